@@ -1,0 +1,144 @@
+//! The tokenizer as llama.cpp keeps it.
+//!
+//! Source: `gguf-py/gguf/vocab.py` and `convert_hf_to_gguf.py` of llama.cpp.
+
+use std::collections::HashMap;
+
+use burnish_models::Pretrained;
+use burnish_models::gguf::{Metadata, Value};
+use serde_json::Value as Json;
+
+use super::{number, set, text};
+use crate::error::{ExportError, Result};
+
+/// Kinds of tokens, `llama_token_type`.
+#[derive(Clone, Copy)]
+enum Kind {
+    Normal = 1,
+    Unknown = 2,
+    Control = 3,
+    UserDefined = 4,
+    Unused = 5,
+    Byte = 6,
+}
+
+pub(super) fn add(metadata: &mut Metadata, model: &Pretrained) -> Result<()> {
+    let json = model
+        .tokenizer
+        .inner()
+        .to_string(false)
+        .ok()
+        .and_then(|text| serde_json::from_str::<Json>(&text).ok())
+        .ok_or_else(|| ExportError::unsupported("the tokenizer can't be written as JSON"))?;
+    let bpe = &json["model"];
+    if bpe["type"].as_str() != Some("BPE") {
+        return Err(ExportError::unsupported(format!("GGUF has no place for a tokenizer of type {}", bpe["type"])));
+    }
+    let size = model.config.vocab_size;
+    let mut tokens: Vec<Option<(String, Kind)>> = vec![None; size.max(model.tokenizer.vocab_size())];
+    let byte_fallback = bpe["byte_fallback"].as_bool() == Some(true);
+    for (token, id) in bpe["vocab"].as_object().into_iter().flatten() {
+        let Some(slot) = id.as_u64().and_then(|id| tokens.get_mut(id as usize)) else { continue };
+        let is_byte = byte_fallback && token.len() == 6 && token.starts_with("<0x") && token.ends_with('>');
+        *slot = Some((token.clone(), if is_byte { Kind::Byte } else { Kind::Normal }));
+    }
+    for added in json["added_tokens"].as_array().into_iter().flatten() {
+        let (Some(id), Some(content)) = (added["id"].as_u64(), added["content"].as_str()) else { continue };
+        let kind = if added["special"].as_bool() == Some(true) { Kind::Control } else { Kind::UserDefined };
+        if let Some(slot) = tokens.get_mut(id as usize) {
+            *slot = Some((content.to_owned(), kind));
+        }
+    }
+    let special = model.tokenizer.special();
+    if let Some(Some(slot)) = special.unk.as_ref().filter(|_| byte_fallback).map(|(_, id)| tokens.get_mut(*id as usize).and_then(Option::as_mut)) {
+        slot.1 = Kind::Unknown;
+    }
+    let named: Vec<(String, Kind)> = tokens
+        .into_iter()
+        .enumerate()
+        .map(|(id, token)| token.unwrap_or_else(|| (format!("[PAD{id}]"), Kind::Unused)))
+        .collect();
+    let merges = merges(bpe);
+    if byte_fallback {
+        set(metadata, "tokenizer.ggml.model", text("llama"));
+        set(metadata, "tokenizer.ggml.scores", scores(&named, &merges));
+        set(metadata, "tokenizer.ggml.add_space_prefix", Value::Bool(has_prefix(&json["normalizer"])));
+    } else {
+        set(metadata, "tokenizer.ggml.model", text("gpt2"));
+        set(metadata, "tokenizer.ggml.pre", text(pre_tokenizer(&json["pre_tokenizer"])?));
+        let joined = merges.iter().map(|(left, right)| text(format!("{left} {right}"))).collect();
+        set(metadata, "tokenizer.ggml.merges", Value::List(joined));
+    }
+    set(metadata, "tokenizer.ggml.token_type", Value::List(named.iter().map(|(_, kind)| Value::Signed(*kind as i64)).collect()));
+    set(metadata, "tokenizer.ggml.tokens", Value::List(named.into_iter().map(|(token, _)| text(token)).collect()));
+    for (key, token) in
+        [("bos", &special.bos), ("eos", &special.eos), ("padding", &special.pad), ("unknown", &special.unk)]
+    {
+        if let Some((_, id)) = token {
+            set(metadata, &format!("tokenizer.ggml.{key}_token_id"), number(*id as usize));
+        }
+    }
+    set(metadata, "tokenizer.ggml.add_bos_token", Value::Bool(special.add_bos));
+    set(metadata, "tokenizer.ggml.add_eos_token", Value::Bool(special.add_eos));
+    if let Some(template) = &model.chat_template {
+        set(metadata, "tokenizer.chat_template", text(template.source()));
+    }
+    Ok(())
+}
+
+/// Merges in order, whichever of the two forms the JSON has.
+fn merges(bpe: &Json) -> Vec<(String, String)> {
+    let pair = |merge: &Json| match merge {
+        Json::String(text) => text.split_once(' ').map(|(left, right)| (left.to_owned(), right.to_owned())),
+        Json::Array(parts) => Some((parts.first()?.as_str()?.to_owned(), parts.get(1)?.as_str()?.to_owned())),
+        _ => None,
+    };
+    bpe["merges"].as_array().into_iter().flatten().filter_map(pair).collect()
+}
+
+/// Scores that make llama.cpp join pieces in the order of the merges: the earlier, the higher.
+fn scores(tokens: &[(String, Kind)], merges: &[(String, String)]) -> Value {
+    let mut rank: HashMap<String, usize> = HashMap::new();
+    for (index, (left, right)) in merges.iter().enumerate() {
+        rank.entry(format!("{left}{right}")).or_insert(index);
+    }
+    let score = |token: &String| match rank.get(token) {
+        Some(index) => -(*index as f64),
+        None => -(merges.len() as f64) - 1.0,
+    };
+    Value::List(tokens.iter().map(|(token, _)| Value::Float(score(token))).collect())
+}
+
+/// Whether the normaliser puts a space before the text.
+fn has_prefix(normalizer: &Json) -> bool {
+    let is_prepend = |step: &Json| step["type"].as_str() == Some("Prepend");
+    is_prepend(normalizer) || normalizer["normalizers"].as_array().is_some_and(|steps| steps.iter().any(is_prepend))
+}
+
+/// llama.cpp's name of a byte-level pre-tokenizer.
+fn pre_tokenizer(json: &Json) -> Result<&'static str> {
+    let steps: Vec<&Json> = match json["pretokenizers"].as_array() {
+        Some(steps) => steps.iter().collect(),
+        None => vec![json],
+    };
+    for step in &steps {
+        match step["type"].as_str() {
+            Some("Digits") if step["individual_digits"].as_bool() == Some(true) => return Ok("smollm"),
+            Some("Split") => {
+                let pattern = step["pattern"]["Regex"].as_str().unwrap_or_default();
+                if pattern.contains("\\p{N}{1,3}") {
+                    return Ok("llama-bpe");
+                }
+                if pattern.contains("|\\p{N}|") {
+                    return Ok("qwen2");
+                }
+                return Err(ExportError::unsupported(format!("llama.cpp has no pre-tokenizer for the pattern {pattern}")));
+            }
+            _ => {}
+        }
+    }
+    if steps.iter().any(|step| step["type"].as_str() == Some("ByteLevel")) {
+        return Ok("gpt-2");
+    }
+    Err(ExportError::unsupported(format!("llama.cpp has no pre-tokenizer like {json}")))
+}

@@ -1,0 +1,87 @@
+//! The bytes of a GGUF header.
+
+use burnish_models::gguf::{GgmlType, Metadata, Value};
+
+use crate::error::{ExportError, Result};
+use crate::place::CountedFile;
+
+/// Where tensors begin, as llama.cpp defaults.
+pub(super) const ALIGNMENT: u64 = 32;
+
+/// A tensor that will follow the header.
+pub(super) struct PlannedTensor {
+    pub name: String,
+    /// The Hugging Face name that it is read under.
+    pub source: Option<String>,
+    /// Slowest dim first.
+    pub shape: Vec<usize>,
+    pub kind: GgmlType,
+}
+
+impl PlannedTensor {
+    fn bytes(&self) -> u64 {
+        let elements: usize = self.shape.iter().product();
+        (elements / self.kind.block_elements() * self.kind.block_bytes()) as u64
+    }
+}
+
+pub(super) fn write_header(file: &mut CountedFile, metadata: &Metadata, tensors: &[PlannedTensor]) -> Result<()> {
+    let mut bytes = b"GGUF".to_vec();
+    bytes.extend(3u32.to_le_bytes());
+    bytes.extend((tensors.len() as u64).to_le_bytes());
+    bytes.extend((metadata.iter().count() as u64).to_le_bytes());
+    for (key, value) in metadata.iter() {
+        put_text(&mut bytes, key);
+        bytes.extend(kind_of(value)?.to_le_bytes());
+        put_value(&mut bytes, value)?;
+    }
+    let mut offset = 0u64;
+    for tensor in tensors {
+        put_text(&mut bytes, &tensor.name);
+        bytes.extend((tensor.shape.len() as u32).to_le_bytes());
+        for dim in tensor.shape.iter().rev() {
+            bytes.extend((*dim as u64).to_le_bytes());
+        }
+        bytes.extend(tensor.kind.id().to_le_bytes());
+        bytes.extend(offset.to_le_bytes());
+        offset += tensor.bytes().next_multiple_of(ALIGNMENT);
+    }
+    file.put(&bytes)?;
+    file.align(ALIGNMENT)
+}
+
+fn put_text(bytes: &mut Vec<u8>, text: &str) {
+    bytes.extend((text.len() as u64).to_le_bytes());
+    bytes.extend(text.as_bytes());
+}
+
+/// The type number; integers are u32 and i32, floats f32, as llama.cpp reads its own keys.
+fn kind_of(value: &Value) -> Result<u32> {
+    Ok(match value {
+        Value::Unsigned(_) => 4,
+        Value::Signed(_) => 5,
+        Value::Float(_) => 6,
+        Value::Bool(_) => 7,
+        Value::Text(_) => 8,
+        Value::List(list) if list.is_empty() => return Err(ExportError::unsupported("an empty list in GGUF metadata")),
+        Value::List(_) => 9,
+    })
+}
+
+fn put_value(bytes: &mut Vec<u8>, value: &Value) -> Result<()> {
+    match value {
+        Value::Unsigned(number) => bytes.extend((*number as u32).to_le_bytes()),
+        Value::Signed(number) => bytes.extend((*number as i32).to_le_bytes()),
+        Value::Float(number) => bytes.extend((*number as f32).to_le_bytes()),
+        Value::Bool(flag) => bytes.push(u8::from(*flag)),
+        Value::Text(text) => put_text(bytes, text),
+        Value::List(list) => {
+            bytes.extend(kind_of(&list[0])?.to_le_bytes());
+            bytes.extend((list.len() as u64).to_le_bytes());
+            for item in list {
+                put_value(bytes, item)?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! Safetensors, written one tensor at a time.
+
+use std::path::Path;
+
+use burnish_models::Checkpoint;
+use serde_json::{Map, Value, json};
+
+use crate::error::{ExportError, Result};
+use crate::float::FloatType;
+use crate::place::{CountedFile, small};
+
+/// Files that `write_shards` makes are no larger, unless one tensor is.
+pub const SHARD_BYTES: u64 = 5_000_000_000;
+
+/// Writes `model.safetensors` into a folder.
+///
+/// # Errors
+/// When a tensor can't be read, is beyond f16, or the disk refuses.
+pub fn write_safetensors(weights: &dyn Checkpoint, folder: &Path, float: FloatType) -> Result<()> {
+    write_shards(weights, folder, float, u64::MAX).map(|_| ())
+}
+
+/// Writes `model.safetensors`, or shards with an index where they would be larger than `most`; returns the bytes.
+///
+/// # Errors
+/// As [`write_safetensors`].
+pub fn write_shards(weights: &dyn Checkpoint, folder: &Path, float: FloatType, most: u64) -> Result<u64> {
+    let mut names = weights.names();
+    names.sort_unstable();
+    let size = |name: &String| -> u64 {
+        let elements: usize = weights.shape(name).unwrap_or_default().iter().product();
+        (elements * float.size()) as u64
+    };
+    let mut shards: Vec<(u64, Vec<&String>)> = vec![(0, Vec::new())];
+    for name in &names {
+        let bytes = size(name);
+        match shards.last_mut() {
+            Some((filled, shard)) if *filled + bytes <= most || shard.is_empty() => {
+                *filled += bytes;
+                shard.push(name);
+            }
+            _ => shards.push((bytes, vec![name])),
+        }
+    }
+    if let [(_, shard)] = shards.as_slice() {
+        return write_file(weights, shard, &folder.join("model.safetensors"), float);
+    }
+    let (count, mut written, mut places) = (shards.len(), 0, Map::new());
+    let total: u64 = shards.iter().map(|(bytes, _)| bytes).sum();
+    for (index, (_, shard)) in shards.iter().enumerate() {
+        let file = format!("model-{:05}-of-{count:05}.safetensors", index + 1);
+        written += write_file(weights, shard, &folder.join(&file), float)?;
+        places.extend(shard.iter().map(|name| ((*name).clone(), Value::from(file.clone()))));
+    }
+    let index = json!({ "metadata": { "total_size": total }, "weight_map": places });
+    written += small(&folder.join("model.safetensors.index.json"), &pretty(&index))?;
+    Ok(written)
+}
+
+fn write_file(weights: &dyn Checkpoint, names: &[&String], path: &Path, float: FloatType) -> Result<u64> {
+    let mut header = Map::new();
+    header.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
+    let mut offset = 0usize;
+    for name in names {
+        let shape = weights.shape(name).ok_or_else(|| ExportError::unsupported(format!("`{name}` has no shape")))?;
+        let end = offset + shape.iter().product::<usize>() * float.size();
+        let entry = json!({ "dtype": float.safetensors_name(), "shape": shape, "data_offsets": [offset, end] });
+        header.insert((*name).clone(), entry);
+        offset = end;
+    }
+    let mut header = Value::Object(header).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let mut file = CountedFile::create(path)?;
+    file.put(&(header.len() as u64).to_le_bytes())?;
+    file.put(&header)?;
+    for name in names {
+        file.put(&float.encode(name, &weights.read_f32(name)?)?)?;
+    }
+    file.finish()
+}
+
+/// JSON for people.
+pub(crate) fn pretty(value: &Value) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_else(|_| value.to_string())
+}

@@ -1,0 +1,79 @@
+//! The optimizer's update of one parameter.
+
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::Tensor;
+
+use crate::FusedBackend;
+use crate::primitive::{raw, typed};
+
+/// The numbers of one AdamW update.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamWStep {
+    /// Step size η.
+    pub learning_rate: f64,
+    /// Decay β₁ of the first moment.
+    pub beta1: f64,
+    /// Decay β₂ of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled decay λ.
+    pub weight_decay: f64,
+    /// Number of this update, from 1; it sets the bias correction.
+    pub step: usize,
+    /// Factor on the gradient: clipping and loss un-scaling in one.
+    pub gradient_factor: f64,
+}
+
+/// One AdamW update; returns the parameter and both moments.
+///
+/// `m ← β₁m + (1-β₁)g`, `v ← β₂v + (1-β₂)g²`,
+/// `p ← (1-ηλ)p - η (m/(1-β₁ᵗ)) / (√v / √(1-β₂ᵗ) + ε)`.
+///
+/// # Shapes
+/// All four tensors have the parameter's shape.
+///
+/// # Precision
+/// f32.
+///
+/// # Source
+/// Loshchilov and Hutter 2019; `torch.optim.AdamW`.
+pub fn adamw<B: FusedBackend, const D: usize>(
+    parameter: Tensor<B, D>,
+    gradient: Tensor<B, D>,
+    first: Tensor<B, D>,
+    second: Tensor<B, D>,
+    step: AdamWStep,
+) -> [Tensor<B, D>; 3] {
+    assert!(
+        parameter.dims() == gradient.dims() && parameter.dims() == first.dims() && parameter.dims() == second.dims(),
+        "adamw: parameter, gradient and moments differ in shape"
+    );
+    B::adamw(raw(parameter), raw(gradient), raw(first), raw(second), step).map(typed)
+}
+
+/// The composed update.
+pub fn reference<B: Backend>(
+    parameter: FloatTensor<B>,
+    gradient: FloatTensor<B>,
+    first: FloatTensor<B>,
+    second: FloatTensor<B>,
+    step: AdamWStep,
+) -> [FloatTensor<B>; 3] {
+    // Rank does not matter to an element-wise update: everything is flattened.
+    let shape = burn::tensor::TensorMetadata::shape(&parameter);
+    let flat = burn::tensor::Shape::from([shape.num_elements()]);
+    let flatten = |t: FloatTensor<B>| typed::<B, 1>(B::float_reshape(t, flat.clone()));
+    let (parameter, first, second) = (flatten(parameter), flatten(first), flatten(second));
+    let gradient = flatten(gradient).mul_scalar(step.gradient_factor);
+    let first = first.mul_scalar(step.beta1) + gradient.clone().mul_scalar(1.0 - step.beta1);
+    let second = second.mul_scalar(step.beta2) + (gradient.clone() * gradient).mul_scalar(1.0 - step.beta2);
+    let count = i32::try_from(step.step).unwrap_or(i32::MAX);
+    let first_correction = 1.0 - step.beta1.powi(count);
+    let second_correction = 1.0 - step.beta2.powi(count);
+    let denominator = second.clone().sqrt().div_scalar(second_correction.sqrt()).add_scalar(step.epsilon);
+    let update = (first.clone() / denominator).mul_scalar(step.learning_rate / first_correction);
+    let parameter = parameter.mul_scalar(1.0 - step.learning_rate * step.weight_decay) - update;
+    [parameter, first, second].map(|t| B::float_reshape(raw(t), shape.clone()))
+}

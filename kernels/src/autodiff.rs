@@ -1,0 +1,54 @@
+//! `FusedBackend` for any backend under burn's autodiff: each operation's own backward rule.
+
+use burn::backend::Autodiff;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::tensor::ops::{FloatTensor, IntTensor};
+
+use crate::attention::AttentionOptions;
+use crate::{FusedBackend, attention, linear, linear_cross_entropy, lora_linear, rms_norm, rotary, swiglu};
+
+impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
+        rms_norm::autodiff::forward::<B, C>(x, weight, epsilon)
+    }
+
+    fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, inverse: bool) -> FloatTensor<Self> {
+        rotary::autodiff::forward::<B, C>(x, cos, sin, inverse)
+    }
+
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        swiglu::autodiff::forward::<B, C>(gate, up)
+    }
+
+    fn segment_attention(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        segments: Option<IntTensor<Self>>,
+        options: AttentionOptions,
+    ) -> FloatTensor<Self> {
+        attention::autodiff::forward::<B, C>(query, key, value, segments, options)
+    }
+
+    fn dense_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        linear::autodiff::forward::<B, C>(x, weight)
+    }
+
+    fn lora_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        lora_a: FloatTensor<Self>,
+        lora_b: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        lora_linear::autodiff::forward::<B, C>(x, weight, lora_a, lora_b, scale)
+    }
+
+    fn linear_cross_entropy(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        labels: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        linear_cross_entropy::autodiff::forward::<B, C>(hidden, weight, labels)
+    }
+}

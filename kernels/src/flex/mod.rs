@@ -1,0 +1,161 @@
+//! What the CPU kernels share: strided products on `gemm`, vector loops, and views of Flex tensors.
+//!
+//! The kernels themselves stand with their operations, in `<operation>/flex.rs`.
+
+pub(crate) mod matrix;
+pub(crate) mod vector;
+
+use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::{DType, TensorData, TensorMetadata};
+use burn_flex::{Flex, FlexTensor};
+
+use crate::attention::AttentionOptions;
+use crate::{FusedBackend, attention, linear, linear_cross_entropy, lora_linear, rms_norm, rotary, swiglu};
+
+/// Whether all tensors are f32, the dtype that the CPU kernels are written for.
+pub(crate) fn all_f32(tensors: &[&FlexTensor]) -> bool {
+    tensors.iter().all(|tensor| tensor.dtype() == DType::F32)
+}
+
+/// A contiguous tensor over values.
+pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<Vec<usize>>) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, shape.into()))
+}
+
+/// Both dims of a matrix.
+pub(crate) fn dims2(tensor: &FlexTensor) -> (usize, usize) {
+    let shape = tensor.shape();
+    (shape[0], shape[1])
+}
+
+impl FusedBackend for Flex {
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
+        if !all_f32(&[&x, &weight]) {
+            return rms_norm::reference::<Self>(x, weight, epsilon);
+        }
+        rms_norm::flex::forward(&x, &weight, epsilon)
+    }
+
+    fn rms_norm_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        epsilon: f64,
+        weight_gradient: bool,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        if weight_gradient || !all_f32(&[&x, &weight, &grad]) {
+            return rms_norm::reference_backward::<Self>(x, weight, grad, epsilon, weight_gradient);
+        }
+        (rms_norm::flex::backward(&x, &weight, &grad, epsilon), None)
+    }
+
+    fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, inverse: bool) -> FloatTensor<Self> {
+        if !all_f32(&[&x, &cos, &sin]) {
+            return rotary::reference::<Self>(x, cos, sin, inverse);
+        }
+        rotary::flex::turn(&x, &cos, &sin, inverse)
+    }
+
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        if !all_f32(&[&gate, &up]) {
+            return swiglu::reference::<Self>(gate, up);
+        }
+        swiglu::flex::forward(&gate, &up)
+    }
+
+    fn swiglu_backward(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if !all_f32(&[&gate, &up, &grad]) {
+            return swiglu::reference_backward::<Self>(gate, up, grad);
+        }
+        swiglu::flex::backward(&gate, &up, &grad)
+    }
+
+    fn segment_attention(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        segments: Option<IntTensor<Self>>,
+        options: AttentionOptions,
+    ) -> FloatTensor<Self> {
+        if options.softcap.is_some() || !all_f32(&[&query, &key, &value]) {
+            return attention::reference::<Self>(query, key, value, segments, options);
+        }
+        attention::flex::forward(&query, &key, &value, segments.as_ref(), options)
+    }
+
+    fn attention_backward(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        segments: Option<IntTensor<Self>>,
+        grad: FloatTensor<Self>,
+        options: AttentionOptions,
+    ) -> [FloatTensor<Self>; 3] {
+        if options.softcap.is_some() || !all_f32(&[&query, &key, &value, &grad]) {
+            return attention::reference_backward::<Self>(query, key, value, segments, grad, options);
+        }
+        attention::flex::backward(&query, &key, &value, segments.as_ref(), &grad, options)
+    }
+
+    fn dense_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        if !all_f32(&[&x, &weight]) || dims2(&x).0 > linear::flex::FEW_ROWS {
+            return linear::reference::<Self>(x, weight);
+        }
+        linear::flex::few_rows(&x, &weight)
+    }
+
+    fn lora_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        lora_a: FloatTensor<Self>,
+        lora_b: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        if dims2(&x).0 <= linear::flex::FEW_ROWS || !all_f32(&[&x, &weight, &lora_a, &lora_b]) {
+            return lora_linear::reference::<Self>(x, weight, lora_a, lora_b, scale);
+        }
+        lora_linear::flex::forward(&x, &weight, &lora_a, &lora_b, scale)
+    }
+
+    fn lora_linear_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        lora_a: FloatTensor<Self>,
+        lora_b: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        scale: f64,
+        input_gradient: bool,
+    ) -> (Option<FloatTensor<Self>>, FloatTensor<Self>, FloatTensor<Self>) {
+        if !all_f32(&[&x, &weight, &lora_a, &lora_b, &grad]) {
+            return lora_linear::reference_backward::<Self>(x, weight, lora_a, lora_b, grad, scale, input_gradient);
+        }
+        lora_linear::flex::backward(&x, &weight, &lora_a, &lora_b, &grad, scale, input_gradient)
+    }
+
+    fn linear_cross_entropy(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        labels: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        if !all_f32(&[&hidden, &weight]) {
+            return linear_cross_entropy::reference::<Self>(hidden, weight, labels);
+        }
+        linear_cross_entropy::flex::loss(&hidden, &weight, labels)
+    }
+
+    fn linear_cross_entropy_with_gradient(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        labels: IntTensor<Self>,
+        weight_gradient: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        if !all_f32(&[&hidden, &weight]) {
+            return linear_cross_entropy::reference_with_gradient::<Self>(hidden, weight, labels, weight_gradient);
+        }
+        linear_cross_entropy::flex::with_gradient(&hidden, &weight, labels, weight_gradient)
+    }
+}

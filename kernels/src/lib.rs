@@ -1,0 +1,32 @@
+//! Fused operations for training and running language models on [burn](https://burn.dev).
+//!
+//! One folder an operation. Each folder holds the composed reference in plain burn operations, which is what any
+//! backend runs by default, the hand-written backward rule, and the kernels of the devices that have one.
+//! [`FusedBackend`] is the trait that models ask for; `impl FusedBackend for YourBackend {}` opts any burn backend in.
+
+#![warn(missing_docs)]
+
+pub mod adamw;
+pub mod attention;
+mod autodiff;
+mod backend;
+mod flex;
+pub mod linear;
+pub mod linear_cross_entropy;
+pub mod lora_linear;
+mod primitive;
+pub mod rms_norm;
+pub mod rotary;
+mod runtime;
+pub mod swiglu;
+pub mod tolerance;
+
+pub use adamw::{AdamWStep, adamw};
+pub use attention::{AttentionOptions, attention};
+pub use backend::{FusedBackend, TrainBackend};
+pub use linear::linear;
+pub use linear_cross_entropy::linear_cross_entropy;
+pub use lora_linear::lora_linear;
+pub use rms_norm::rms_norm;
+pub use rotary::{RotaryTable, rotary};
+pub use swiglu::swiglu;

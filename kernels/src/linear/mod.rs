@@ -1,0 +1,30 @@
+//! The product with a weight kept as the checkpoint keeps it.
+
+pub(crate) mod autodiff;
+pub(crate) mod flex;
+
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::FloatTensor;
+
+use crate::FusedBackend;
+use crate::primitive::{raw, typed};
+
+/// `x · Wᵀ`. The backward is `dx = dy · W` and, where the weight trains, `dW = dyᵀ · x`.
+///
+/// With a frozen weight nothing of `x` is kept for the backward.
+///
+/// # Shapes
+/// `x` `[rows, in]`, `weight` `[out, in]`; the result is `[rows, out]`.
+///
+/// # Panics
+/// When `in` differs.
+pub fn linear<B: FusedBackend>(x: Tensor<B, 2>, weight: Tensor<B, 2>) -> Tensor<B, 2> {
+    assert_eq!(x.dims()[1], weight.dims()[1], "linear: x {:?} against weight {:?}", x.dims(), weight.dims());
+    typed(B::dense_linear(raw(x), raw(weight)))
+}
+
+/// The composed forward.
+pub fn reference<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>) -> FloatTensor<B> {
+    B::float_matmul(x, B::float_transpose(weight))
+}

@@ -1,0 +1,63 @@
+//! Root-mean-square normalisation.
+
+pub(crate) mod autodiff;
+pub(crate) mod flex;
+
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{DType, Tensor, TensorMetadata};
+
+use crate::FusedBackend;
+use crate::primitive::{raw, typed};
+
+/// Normalises each row by its root mean square: `y = x / sqrt(mean(x²) + ε) · w`.
+///
+/// # Shapes
+/// `x` `[rows, features]`, `weight` `[features]`; the result has the shape of `x`.
+///
+/// # Precision
+/// The statistic is f32 whatever the dtype of `x`.
+///
+/// # Panics
+/// When `weight` is not as long as a row.
+///
+/// # Source
+/// Zhang and Sennrich 2019, "Root Mean Square Layer Normalization"; `LlamaRMSNorm` of transformers 5.
+pub fn rms_norm<B: FusedBackend>(x: Tensor<B, 2>, weight: Tensor<B, 1>, epsilon: f64) -> Tensor<B, 2> {
+    assert_eq!(x.dims()[1], weight.dims()[0], "rms_norm: rows of {} against a weight of {}", x.dims()[1], weight.dims()[0]);
+    typed(B::rms_norm(raw(x), raw(weight), epsilon))
+}
+
+/// `1 / sqrt(mean(x²) + ε)` of each row, `[rows, 1]`, f32.
+fn inverse_rms<B: Backend>(x: Tensor<B, 2>, epsilon: f64) -> Tensor<B, 2> {
+    (x.clone() * x).mean_dim(1).add_scalar(epsilon).sqrt().recip()
+}
+
+/// The composed forward.
+pub fn reference<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, epsilon: f64) -> FloatTensor<B> {
+    let dtype = x.dtype();
+    let x = typed::<B, 2>(x).cast(DType::F32);
+    let normalised = x.clone() * inverse_rms(x, epsilon);
+    raw((normalised * typed::<B, 1>(weight).cast(DType::F32).unsqueeze()).cast(dtype))
+}
+
+/// The composed backward: `dx = r (g - x̂ · mean(g x̂))` with `g = dy · w`, and `dw = Σ dy x̂`.
+pub fn reference_backward<B: Backend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    epsilon: f64,
+    weight_gradient: bool,
+) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
+    let (dtype, weight_dtype) = (x.dtype(), weight.dtype());
+    let x = typed::<B, 2>(x).cast(DType::F32);
+    let grad = typed::<B, 2>(grad).cast(DType::F32);
+    let inverse = inverse_rms(x.clone(), epsilon);
+    let normalised = x * inverse.clone();
+    let dw = weight_gradient
+        .then(|| raw((grad.clone() * normalised.clone()).sum_dim(0).squeeze_dim::<1>(0).cast(weight_dtype)));
+    let scaled = grad * typed::<B, 1>(weight).cast(DType::F32).unsqueeze();
+    let mean = (scaled.clone() * normalised.clone()).mean_dim(1);
+    let dx = (scaled - normalised * mean) * inverse;
+    (raw(dx.cast(dtype)), dw)
+}

@@ -1,0 +1,15 @@
+//! Low-rank adapters on frozen weights: configuration, attaching, PEFT folders, merging.
+
+#![warn(missing_docs)]
+
+pub mod attach;
+pub mod config;
+pub mod error;
+pub mod merge;
+pub mod peft;
+
+pub use attach::attach;
+pub use config::{LoraConfig, TargetModules};
+pub use error::{LoraError, Result};
+pub use merge::MergedCheckpoint;
+pub use peft::{load_adapter, read_config, save_adapter};

@@ -1,0 +1,40 @@
+//! Named tensors on disk.
+
+mod safetensors;
+
+pub use self::safetensors::SafetensorsFolder;
+
+use crate::error::{ModelError, Result};
+
+/// Named tensors under their Hugging Face names, read one at a time.
+///
+/// Weights of linear layers are row-major `[out, in]`, as the checkpoints of transformers keep them.
+pub trait Checkpoint: Send + Sync {
+    /// All names.
+    fn names(&self) -> Vec<String>;
+
+    /// The shape of a tensor, if there is one of that name.
+    fn shape(&self, name: &str) -> Option<Vec<usize>>;
+
+    /// The elements of a tensor as f32.
+    ///
+    /// # Errors
+    /// When there is no such tensor, or its bytes can't be read.
+    fn read_f32(&self, name: &str) -> Result<Vec<f32>>;
+}
+
+/// Lists every tensor that is missing or has another shape than the model wants.
+///
+/// # Errors
+/// [`ModelError::Misfit`] with all of them at once.
+pub fn check_fit(checkpoint: &dyn Checkpoint, wanted: &[(String, Vec<usize>)]) -> Result<()> {
+    let problems: Vec<String> = wanted
+        .iter()
+        .filter_map(|(name, shape)| match checkpoint.shape(name) {
+            None => Some(format!("{name}: missing, {shape:?} wanted")),
+            Some(found) if &found != shape => Some(format!("{name}: {found:?} found, {shape:?} wanted")),
+            Some(_) => None,
+        })
+        .collect();
+    if problems.is_empty() { Ok(()) } else { Err(ModelError::Misfit { problems }) }
+}

@@ -1,0 +1,151 @@
+//! A Hugging Face folder: one `model.safetensors`, or shards with an index.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Component, Path, PathBuf};
+
+use ::safetensors::SafeTensors;
+use ::safetensors::tensor::{Dtype, Metadata};
+use half::{bf16, f16};
+use memmap2::Mmap;
+
+use super::Checkpoint;
+use crate::error::{ModelError, Result};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Memory-mapped safetensors, one or many.
+#[derive(Debug)]
+pub struct SafetensorsFolder {
+    shards: Vec<Shard>,
+    /// Name of a tensor to the shard that has it.
+    places: BTreeMap<String, usize>,
+}
+
+#[derive(Debug)]
+struct Shard {
+    path: PathBuf,
+    map: Mmap,
+    header_bytes: usize,
+    metadata: Metadata,
+}
+
+impl Shard {
+    fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|error| ModelError::io(path, error))?;
+        let length = file.metadata().map_err(|error| ModelError::io(path, error))?.len();
+        if length < 8 {
+            return Err(ModelError::format(path, format!("{length} bytes are too few for a safetensors file")));
+        }
+        // SAFETY: the map is read-only; a file that another program truncates meanwhile is that program's fault,
+        // as it is with every memory-mapped reader.
+        let map = unsafe { Mmap::map(&file) }.map_err(|error| ModelError::io(path, error))?;
+        let (header_bytes, metadata) = SafeTensors::read_metadata(&map)
+            .map_err(|error| ModelError::format(path, format!("not a whole safetensors file: {error}")))?;
+        Ok(Self { path: path.to_owned(), map, header_bytes, metadata })
+    }
+}
+
+impl SafetensorsFolder {
+    /// Opens the weights of a folder.
+    ///
+    /// # Errors
+    /// When there are none, a header lies, a shard is missing, or the index names a file outside the folder.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
+        if single.exists() {
+            return Self::from_files(&[single]);
+        }
+        if index.exists() {
+            return Self::from_files(&shard_paths(folder, &index)?);
+        }
+        Err(ModelError::format(folder, format!("has neither {SINGLE} nor {INDEX}")))
+    }
+
+    /// Opens the named files as one checkpoint.
+    ///
+    /// # Errors
+    /// When a file can't be read as safetensors, or two have a tensor of the same name.
+    pub fn from_files(paths: &[PathBuf]) -> Result<Self> {
+        let mut shards = Vec::with_capacity(paths.len());
+        let mut places = BTreeMap::new();
+        for path in paths {
+            let shard = Shard::open(path)?;
+            for name in shard.metadata.tensors().keys() {
+                if places.insert(name.clone(), shards.len()).is_some() {
+                    return Err(ModelError::format(path, format!("has `{name}`, which another shard has too")));
+                }
+            }
+            shards.push(shard);
+        }
+        Ok(Self { shards, places })
+    }
+
+    fn locate(&self, name: &str) -> Option<(&Shard, &::safetensors::tensor::TensorInfo)> {
+        let shard = &self.shards[*self.places.get(name)?];
+        shard.metadata.info(name).map(|info| (shard, info))
+    }
+}
+
+/// The files that an index names, each checked to lie in the folder itself.
+fn shard_paths(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
+    let text = std::fs::read_to_string(index).map_err(|error| ModelError::io(index, error))?;
+    let json: serde_json::Value =
+        serde_json::from_str(&text).map_err(|error| ModelError::format(index, format!("not JSON: {error}")))?;
+    let map = json
+        .get("weight_map")
+        .and_then(serde_json::Value::as_object)
+        .ok_or_else(|| ModelError::format(index, "has no `weight_map`"))?;
+    let mut names: Vec<&str> = Vec::new();
+    for (tensor, file) in map {
+        let file = file.as_str().ok_or_else(|| ModelError::format(index, format!("`{tensor}` names no file")))?;
+        let mut parts = Path::new(file).components();
+        if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
+            return Err(ModelError::format(index, format!("`{tensor}` points outside the folder: {file}")));
+        }
+        names.push(file);
+    }
+    names.sort_unstable();
+    names.dedup();
+    if names.is_empty() {
+        return Err(ModelError::format(index, "names no file"));
+    }
+    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+}
+
+impl Checkpoint for SafetensorsFolder {
+    fn names(&self) -> Vec<String> {
+        self.places.keys().cloned().collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.locate(name).map(|(_, info)| info.shape.clone())
+    }
+
+    fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
+        let (shard, info) = self.locate(name).ok_or_else(|| ModelError::Misfit {
+            problems: vec![format!("{name}: missing")],
+        })?;
+        let (begin, end) = info.data_offsets;
+        let start = 8 + shard.header_bytes;
+        let bytes = shard
+            .map
+            .get(start + begin..start + end)
+            .ok_or_else(|| ModelError::format(&shard.path, format!("`{name}` lies beyond the end of the file")))?;
+        to_f32(bytes, info.dtype)
+            .ok_or_else(|| ModelError::format(&shard.path, format!("`{name}` is {:?}, not a float", info.dtype)))
+    }
+}
+
+/// Little-endian floats as f32; `None` for other dtypes.
+fn to_f32(bytes: &[u8], dtype: Dtype) -> Option<Vec<f32>> {
+    let values = match dtype {
+        Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        Dtype::F64 => bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
+        Dtype::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+        Dtype::BF16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
+        _ => return None,
+    };
+    Some(values)
+}

@@ -1,0 +1,178 @@
+//! Text from a model, token by token.
+
+use burnish_kernels::FusedBackend;
+
+use crate::cache::Cache;
+use crate::error::Result;
+use crate::input::ModelInput;
+use crate::model::LanguageModel;
+use crate::sampling::{Sampler, SamplingOptions};
+use crate::tokenizer::Tokenizer;
+
+/// When to stop, and how to choose.
+#[derive(Debug, Clone, Default)]
+pub struct GenerateOptions {
+    /// Tokens to make at most.
+    pub max_tokens: usize,
+    /// How tokens are chosen.
+    pub sampling: SamplingOptions,
+    /// Tokens that end the text.
+    pub end_tokens: Vec<u32>,
+    /// Strings that end the text; they are not part of it.
+    pub stop: Vec<String>,
+}
+
+/// Why generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended its text.
+    EndToken,
+    /// A stop string came up.
+    Stop,
+    /// As many tokens as were allowed.
+    Length,
+}
+
+/// What was generated.
+#[derive(Debug, Clone)]
+pub struct Generated {
+    /// The text, without end token and stop string.
+    pub text: String,
+    /// The ids, an end token included.
+    pub tokens: Vec<u32>,
+    /// Why it ended.
+    pub finish: Finish,
+}
+
+/// Continues `prompt`, which follows what the cache has seen; `on_text` gets the text as it comes.
+///
+/// The cache afterwards has seen the prompt and every generated token but the last.
+///
+/// # Errors
+/// When the tokenizer can't decode.
+///
+/// # Panics
+/// When the prompt is empty.
+pub fn generate<B: FusedBackend>(
+    model: &LanguageModel<B>,
+    tokenizer: &Tokenizer,
+    cache: &mut Cache<B>,
+    prompt: &[u32],
+    options: &GenerateOptions,
+    device: &B::Device,
+    mut on_text: impl FnMut(&str),
+) -> Result<Generated> {
+    assert!(!prompt.is_empty(), "generation needs a prompt");
+    let mut sampler = Sampler::new(options.sampling.clone());
+    let mut text = StreamedText::new(tokenizer, &options.stop);
+    let (mut seen, mut tokens) = (prompt.to_vec(), Vec::new());
+    let mut next = prompt.to_vec();
+    let finish = loop {
+        if tokens.len() >= options.max_tokens {
+            break Finish::Length;
+        }
+        let logits = last_logits(model, cache, &next, device);
+        let token = sampler.next(&logits, &seen);
+        tokens.push(token);
+        seen.push(token);
+        if options.end_tokens.contains(&token) {
+            break Finish::EndToken;
+        }
+        let stopped = text.push(token, &mut on_text)?;
+        if stopped {
+            break Finish::Stop;
+        }
+        next = vec![token];
+    };
+    let text = text.finish(&mut on_text)?;
+    Ok(Generated { text, tokens, finish })
+}
+
+/// Logits after the last of `tokens`.
+pub fn last_logits<B: FusedBackend>(
+    model: &LanguageModel<B>,
+    cache: &mut Cache<B>,
+    tokens: &[u32],
+    device: &B::Device,
+) -> Vec<f32> {
+    let input = ModelInput::texts(tokens, 1, cache.len(), device);
+    let hidden = model.hidden_states(&input, Some(cache));
+    let last = hidden.narrow(0, tokens.len() - 1, 1);
+    model.logits(last).into_data().iter::<f32>().collect()
+}
+
+/// Turns tokens into text that never changes once it was given out: a character may need several tokens, and a stop
+/// string may be half there.
+struct StreamedText<'a> {
+    tokenizer: &'a Tokenizer,
+    stop: &'a [String],
+    tokens: Vec<u32>,
+    /// Tokens and text already settled, so that decoding stays linear.
+    settled: (usize, String),
+    given: usize,
+    text: String,
+}
+
+impl<'a> StreamedText<'a> {
+    fn new(tokenizer: &'a Tokenizer, stop: &'a [String]) -> Self {
+        Self { tokenizer, stop, tokens: Vec::new(), settled: (0, String::new()), given: 0, text: String::new() }
+    }
+
+    /// Takes a token; true when a stop string is complete.
+    fn push(&mut self, token: u32, on_text: &mut impl FnMut(&str)) -> Result<bool> {
+        self.tokens.push(token);
+        self.decode()?;
+        let stop = self.stop.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| self.text.find(stop.as_str())).min();
+        if let Some(at) = stop {
+            self.text.truncate(at);
+            return Ok(true);
+        }
+        if !self.text.ends_with('\u{fffd}') {
+            let held = self.held_back();
+            self.give(self.text.len() - held, on_text);
+        }
+        Ok(false)
+    }
+
+    fn finish(mut self, on_text: &mut impl FnMut(&str)) -> Result<String> {
+        self.give(self.text.len(), on_text);
+        Ok(self.text)
+    }
+
+    fn give(&mut self, until: usize, on_text: &mut impl FnMut(&str)) {
+        if until > self.given
+            && let Some(piece) = self.text.get(self.given..until)
+        {
+            on_text(piece);
+            self.given = until;
+        }
+    }
+
+    /// Bytes at the end that may be the start of a stop string.
+    fn held_back(&self) -> usize {
+        let longest = self.stop.iter().map(String::len).max().unwrap_or(0);
+        (1..longest.min(self.text.len() + 1))
+            .rev()
+            .find(|length| {
+                let start = self.text.len() - length;
+                self.text.is_char_boundary(start) && self.stop.iter().any(|stop| stop.starts_with(&self.text[start..]))
+            })
+            .unwrap_or(0)
+    }
+
+    /// Decodes from the last settled token; a window of a few tokens is kept so that leading spaces come out right.
+    fn decode(&mut self) -> Result<()> {
+        const WINDOW: usize = 32;
+        let (start, prefix) = &self.settled;
+        let tail = self.tokenizer.decode(&self.tokens[*start..], true)?;
+        let text = format!("{prefix}{tail}");
+        if self.tokens.len() - start >= 2 * WINDOW && !tail.ends_with('\u{fffd}') {
+            let kept = self.tokenizer.decode(&self.tokens[self.tokens.len() - WINDOW..], true)?;
+            if let Some(head) = text.strip_suffix(kept.as_str()) {
+                self.settled = (self.tokens.len() - WINDOW, head.to_owned());
+            }
+        }
+        self.text = text;
+        Ok(())
+    }
+}

@@ -1,0 +1,137 @@
+//! A model on disk or on the hub, opened but not yet on a device.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::chat_template::ChatTemplate;
+use crate::checkpoint::{Checkpoint, SafetensorsFolder};
+use crate::config::ModelConfig;
+use crate::error::{ModelError, Result};
+use crate::gguf::GgufFile;
+use crate::hub;
+use crate::tokenizer::Tokenizer;
+
+/// Everything that a model consists of.
+pub struct Pretrained {
+    /// Hyper-parameters.
+    pub config: ModelConfig,
+    /// `config.json` as it was read, or as the GGUF's metadata gives it.
+    pub config_json: Value,
+    /// Text to ids and back.
+    pub tokenizer: Tokenizer,
+    /// Messages to text, where the model has a template.
+    pub chat_template: Option<ChatTemplate>,
+    /// `generation_config.json`, where there is one.
+    pub generation_config: Option<Value>,
+    /// The weights.
+    pub checkpoint: Box<dyn Checkpoint>,
+    /// What the user named.
+    pub source: String,
+}
+
+impl Pretrained {
+    /// Opens a Hugging Face folder, a `.gguf` file, or a hub id.
+    ///
+    /// # Errors
+    /// A [`ModelError`] that names the file and what is wrong with it.
+    pub fn open(id_or_path: &str) -> Result<Self> {
+        let path = Path::new(id_or_path);
+        let mut opened = if path.is_dir() {
+            Self::from_folder(path)?
+        } else if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+            Self::from_gguf(path)?
+        } else if path.exists() {
+            return Err(ModelError::format(path, "is neither a folder nor a .gguf file"));
+        } else {
+            Self::from_folder(&hub::fetch_model(id_or_path)?)?
+        };
+        id_or_path.clone_into(&mut opened.source);
+        Ok(opened)
+    }
+
+    /// Opens all but the weights of a folder: what training from scratch starts from.
+    ///
+    /// # Errors
+    /// As [`Pretrained::open`].
+    pub fn without_weights(folder: &Path) -> Result<Self> {
+        Self::from_parts(folder, Box::new(NoWeights))
+    }
+
+    fn from_folder(folder: &Path) -> Result<Self> {
+        Self::from_parts(folder, Box::new(SafetensorsFolder::open(folder)?))
+    }
+
+    fn from_parts(folder: &Path, checkpoint: Box<dyn Checkpoint>) -> Result<Self> {
+        let config_json = read_json(&folder.join("config.json"))?;
+        let tokenizer = Tokenizer::from_folder(folder)?;
+        let generation = folder.join("generation_config.json");
+        let generation_config = generation.exists().then(|| read_json(&generation)).transpose()?;
+        let mut config = ModelConfig::from_json(&config_json)?;
+        add_end_tokens(&mut config, generation_config.as_ref(), &tokenizer);
+        Ok(Self {
+            config,
+            chat_template: ChatTemplate::from_folder(folder, tokenizer.special())?,
+            config_json,
+            tokenizer,
+            generation_config,
+            checkpoint,
+            source: folder.display().to_string(),
+        })
+    }
+
+    fn from_gguf(path: &Path) -> Result<Self> {
+        let file = GgufFile::open(path)?;
+        let config_json = file.config_json()?;
+        let tokenizer = file.tokenizer()?;
+        let mut config = ModelConfig::from_json(&config_json)?;
+        add_end_tokens(&mut config, None, &tokenizer);
+        Ok(Self {
+            config,
+            chat_template: file.chat_template()?,
+            config_json,
+            tokenizer,
+            generation_config: None,
+            checkpoint: Box::new(file),
+            source: path.display().to_string(),
+        })
+    }
+}
+
+/// Tokens that end a text may be named in three places; all of them count.
+fn add_end_tokens(config: &mut ModelConfig, generation: Option<&Value>, tokenizer: &Tokenizer) {
+    let named = generation.and_then(|json| json.get("eos_token_id"));
+    let mut more: Vec<u32> = match named {
+        Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_u64).map(|id| id as u32).collect(),
+        Some(id) => id.as_u64().map(|id| id as u32).into_iter().collect(),
+        None => Vec::new(),
+    };
+    more.extend(tokenizer.special().eos.as_ref().map(|(_, id)| *id));
+    for id in more {
+        if !config.eos_token_id.contains(&id) {
+            config.eos_token_id.push(id);
+        }
+    }
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    let text = std::fs::read_to_string(path).map_err(|error| ModelError::io(path, error))?;
+    serde_json::from_str(&text).map_err(|error| ModelError::format(path, format!("not JSON: {error}")))
+}
+
+/// The checkpoint of a model that is yet to be trained.
+struct NoWeights;
+
+impl Checkpoint for NoWeights {
+    fn names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn shape(&self, _name: &str) -> Option<Vec<usize>> {
+        None
+    }
+
+    fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
+        Err(ModelError::Misfit { problems: vec![format!("{name}: missing; the model has no weights yet")] })
+    }
+}

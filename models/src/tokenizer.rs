@@ -1,0 +1,131 @@
+//! Text to token ids and back.
+
+mod folder;
+
+use crate::error::{ModelError, Result};
+
+/// The tokens that mean something beside text.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SpecialTokens {
+    /// Begins a text.
+    pub bos: Option<(String, u32)>,
+    /// Ends a text.
+    pub eos: Option<(String, u32)>,
+    /// Fills short rows.
+    pub pad: Option<(String, u32)>,
+    /// Stands for what the vocabulary lacks.
+    pub unk: Option<(String, u32)>,
+    /// Whether encoding puts `bos` first.
+    pub add_bos: bool,
+    /// Whether encoding puts `eos` last.
+    pub add_eos: bool,
+}
+
+/// Ids with the byte range of the text that each stands for.
+pub type Offsets = (Vec<u32>, Vec<(usize, usize)>);
+
+/// A tokenizer with its special tokens.
+#[derive(Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    special: SpecialTokens,
+    /// Ids put before a text and after it when special tokens are asked for.
+    around: (Vec<u32>, Vec<u32>),
+}
+
+impl Tokenizer {
+    /// Wraps a tokenizer; `special` says what is put around a text, not the tokenizer's own post-processor.
+    pub fn new(inner: tokenizers::Tokenizer, special: SpecialTokens) -> Self {
+        let id = |token: &Option<(String, u32)>, wanted: bool| {
+            token.iter().filter(|_| wanted).map(|(_, id)| *id).collect::<Vec<u32>>()
+        };
+        let around = (id(&special.bos, special.add_bos), id(&special.eos, special.add_eos));
+        Self::with_around(inner, special, around)
+    }
+
+    fn with_around(mut inner: tokenizers::Tokenizer, special: SpecialTokens, around: (Vec<u32>, Vec<u32>)) -> Self {
+        // Some tokenizer.json files carry the truncation and padding of the run that wrote them.
+        inner.with_padding(None);
+        inner.with_truncation(None).ok();
+        Self { inner, special, around }
+    }
+
+    /// Ids of a text. The text of a special token in it becomes that token; `add_special_tokens` asks for the ones that
+    /// the tokenizer puts around every text.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] when the tokenizer refuses the text.
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, false).map_err(|error| refused(&*error))?;
+        let (before, after) = self.added(add_special_tokens);
+        Ok([before, encoding.get_ids(), after].concat())
+    }
+
+    /// As [`Tokenizer::encode`], with the bytes of the text that each token stands for; the range of an added token is
+    /// empty. Tokens that are parts of one character all have that character's range.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] when the tokenizer refuses the text.
+    pub fn encode_with_offsets(&self, text: &str, add_special_tokens: bool) -> Result<Offsets> {
+        let encoding = self.inner.encode(text, false).map_err(|error| refused(&*error))?;
+        let (before, after) = self.added(add_special_tokens);
+        let ids = [before, encoding.get_ids(), after].concat();
+        let mut offsets = vec![(0, 0); before.len()];
+        offsets.extend_from_slice(encoding.get_offsets());
+        offsets.resize(ids.len(), (text.len(), text.len()));
+        Ok((ids, offsets))
+    }
+
+    fn added(&self, wanted: bool) -> (&[u32], &[u32]) {
+        if wanted { (&self.around.0, &self.around.1) } else { (&[], &[]) }
+    }
+
+    /// Text of ids.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] when the decoder fails.
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
+        self.inner.decode(ids, skip_special_tokens).map_err(|error| refused(&*error))
+    }
+
+    /// The wrapped tokenizer, to save or to ask for more.
+    pub fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.inner
+    }
+
+    /// The special tokens.
+    pub fn special(&self) -> &SpecialTokens {
+        &self.special
+    }
+
+    /// One more than the greatest id, or the number of tokens where ids have no gaps.
+    pub fn vocab_size(&self) -> usize {
+        let greatest = self.inner.get_added_tokens_decoder().into_keys().max().map_or(0, |id| id as usize + 1);
+        self.inner.get_vocab_size(true).max(greatest)
+    }
+
+    /// Whether an id is a special token: one that [`Tokenizer::decode`] can skip.
+    pub fn is_special(&self, id: u32) -> bool {
+        let named = [&self.special.bos, &self.special.eos, &self.special.pad];
+        named.into_iter().flatten().any(|(_, special)| *special == id)
+            || self
+                .inner
+                .get_added_vocabulary()
+                .simple_id_to_token(id)
+                .is_some_and(|token| self.inner.get_added_vocabulary().is_special_token(&token))
+    }
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Tokenizer")
+            .field("vocab_size", &self.vocab_size())
+            .field("special", &self.special)
+            .finish_non_exhaustive()
+    }
+}
+
+fn refused(error: &(dyn std::error::Error + Send + Sync)) -> ModelError {
+    ModelError::Tokenizer { reason: error.to_string() }
+}

@@ -1,0 +1,214 @@
+//! The tokenizer of a Hugging Face folder: `tokenizer.json` and the files beside it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value;
+use tokenizers::AddedToken;
+
+use super::{SpecialTokens, Tokenizer};
+use crate::error::{ModelError, Result};
+
+impl Tokenizer {
+    /// Reads `tokenizer.json`, with what `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` say
+    /// where they are present.
+    ///
+    /// # Errors
+    /// A [`ModelError`] naming the file that is missing or malformed.
+    pub fn from_folder(folder: &Path) -> Result<Self> {
+        let path = folder.join("tokenizer.json");
+        let bytes = std::fs::read(&path).map_err(|error| ModelError::io(&path, error))?;
+        let config = read_json(&folder.join("tokenizer_config.json"))?;
+        let map = read_json(&folder.join("special_tokens_map.json"))?;
+        let added = read_json(&folder.join("added_tokens.json"))?;
+        Self::from_json(&bytes, &config, &map, &added)
+            .map_err(|error| ModelError::format(&path, error.to_string().replacen("tokenizer: ", "", 1)))
+    }
+
+    /// Builds a tokenizer from the contents of `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and
+    /// `added_tokens.json`; the last three may be null.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] when the first is no tokenizer, or tokens of the others don't fit it.
+    pub fn from_json(tokenizer: &[u8], config: &Value, map: &Value, added: &Value) -> Result<Self> {
+        let refuse = |reason: String| ModelError::Tokenizer { reason };
+        let mut inner = tokenizers::Tokenizer::from_bytes(tokenizer)
+            .map_err(|error| refuse(format!("not a tokenizer: {error}")))?;
+        add_missing(&mut inner, config, added)?;
+        let named = |key: &str| {
+            let text = [config, map].into_iter().find_map(|file| text_of(file.get(key)?))?;
+            let id = inner.token_to_id(&text)?;
+            Some((text, id))
+        };
+        let mut special = SpecialTokens {
+            bos: named("bos_token"),
+            eos: named("eos_token"),
+            pad: named("pad_token"),
+            unk: named("unk_token"),
+            add_bos: false,
+            add_eos: false,
+        };
+        let (mut before, mut after) = template_of(&inner)?;
+        if let (Some((_, bos)), Some(wanted)) = (&special.bos, flag(config, "add_bos_token")) {
+            before.retain(|id| id != bos);
+            if wanted {
+                before.insert(0, *bos);
+            }
+        }
+        if let (Some((_, eos)), Some(wanted)) = (&special.eos, flag(config, "add_eos_token")) {
+            after.retain(|id| id != eos);
+            if wanted {
+                after.push(*eos);
+            }
+        }
+        special.add_bos = special.bos.as_ref().is_some_and(|(_, id)| before.contains(id));
+        special.add_eos = special.eos.as_ref().is_some_and(|(_, id)| after.contains(id));
+        Ok(Self::with_around(inner, special, (before, after)))
+    }
+}
+
+/// What the tokenizer's own post-processor puts before and after a text.
+fn template_of(inner: &tokenizers::Tokenizer) -> Result<(Vec<u32>, Vec<u32>)> {
+    let encode = |special: bool| {
+        inner
+            .encode("a", special)
+            .map(|encoding| encoding.get_ids().to_vec())
+            .map_err(|error| ModelError::Tokenizer { reason: error.to_string() })
+    };
+    let (bare, full) = (encode(false)?, encode(true)?);
+    let at = (0..=full.len().saturating_sub(bare.len())).find(|at| full[*at..].starts_with(&bare));
+    Ok(match at {
+        Some(at) => (full[..at].to_vec(), full[at + bare.len()..].to_vec()),
+        None => (Vec::new(), Vec::new()),
+    })
+}
+
+/// Adds the tokens that only the configuration names; their ids must be the ones that it gives them.
+fn add_missing(inner: &mut tokenizers::Tokenizer, config: &Value, added: &Value) -> Result<()> {
+    let mut tokens = BTreeMap::new();
+    for (text, id) in added.as_object().into_iter().flatten() {
+        if let Some(id) = id.as_u64() {
+            tokens.insert(id, AddedToken::from(text.as_str(), false).normalized(false));
+        }
+    }
+    for (id, entry) in config.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten() {
+        let (Ok(id), Some(text)) = (id.parse::<u64>(), text_of(entry)) else {
+            return Err(ModelError::Tokenizer { reason: format!("added_tokens_decoder: no token under {id:?}") });
+        };
+        let is = |key: &str| entry.get(key).and_then(Value::as_bool).unwrap_or(false);
+        let token = AddedToken::from(text, is("special"))
+            .normalized(is("normalized"))
+            .single_word(is("single_word"))
+            .lstrip(is("lstrip"))
+            .rstrip(is("rstrip"));
+        tokens.insert(id, token);
+    }
+    for (id, token) in tokens {
+        if inner.token_to_id(&token.content).is_some() {
+            continue;
+        }
+        let text = token.content.clone();
+        if token.special {
+            inner.add_special_tokens(&[token]);
+        } else {
+            inner.add_tokens(&[token]);
+        }
+        let got = inner.token_to_id(&text);
+        if got.map(u64::from) != Some(id) {
+            let reason = format!("the added token {text:?} should have id {id}, and would get {got:?}");
+            return Err(ModelError::Tokenizer { reason });
+        }
+    }
+    Ok(())
+}
+
+/// The text of a token, which is a string or an object with `content`.
+fn text_of(token: &Value) -> Option<String> {
+    token.as_str().or_else(|| token.get("content")?.as_str()).map(str::to_owned)
+}
+
+fn flag(config: &Value, key: &str) -> Option<bool> {
+    config.get(key).and_then(Value::as_bool)
+}
+
+/// The contents of a file, null where there is none.
+fn read_json(path: &Path) -> Result<Value> {
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map_err(|error| ModelError::format(path, format!("not JSON: {error}"))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
+        Err(error) => Err(ModelError::io(path, error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn tokenizer_json() -> Vec<u8> {
+        json!({
+            "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+            "added_tokens": [
+                {"id": 0, "content": "<s>", "special": true, "normalized": false, "single_word": false, "lstrip": false, "rstrip": false},
+                {"id": 1, "content": "</s>", "special": true, "normalized": false, "single_word": false, "lstrip": false, "rstrip": false}
+            ],
+            "pre_tokenizer": {"type": "Whitespace"},
+            "post_processor": {"type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+                "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}},
+            "decoder": null,
+            "model": {"type": "WordLevel", "unk_token": "?", "vocab": {"<s>": 0, "</s>": 1, "?": 2, "hi": 3, "you": 4}}
+        })
+        .to_string()
+        .into_bytes()
+    }
+
+    fn build(config: Value) -> Result<Tokenizer> {
+        Tokenizer::from_json(&tokenizer_json(), &config, &Value::Null, &Value::Null)
+    }
+
+    #[test]
+    fn the_post_processor_says_what_is_added() {
+        let tokenizer = build(json!({"bos_token": "<s>", "eos_token": {"content": "</s>"}})).unwrap();
+        assert_eq!(tokenizer.encode("hi you", true).unwrap(), [0, 3, 4]);
+        assert_eq!(tokenizer.encode("hi you", false).unwrap(), [3, 4]);
+        assert_eq!(tokenizer.special().eos, Some(("</s>".into(), 1)));
+        assert!(tokenizer.special().add_bos && !tokenizer.special().add_eos);
+        let (ids, offsets) = tokenizer.encode_with_offsets("hi you", true).unwrap();
+        assert_eq!((ids.len(), offsets), (3, vec![(0, 0), (0, 2), (3, 6)]));
+    }
+
+    #[test]
+    fn explicit_flags_overrule_the_post_processor() {
+        let config = json!({"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": false, "add_eos_token": true});
+        assert_eq!(build(config).unwrap().encode("hi", true).unwrap(), [3, 1]);
+    }
+
+    #[test]
+    fn tokens_of_the_configuration_are_added_under_their_ids() {
+        let entry = json!({"content": "<|end|>", "special": true});
+        let tokenizer = build(json!({"added_tokens_decoder": {"5": entry}})).unwrap();
+        assert_eq!(tokenizer.encode("hi<|end|>you", false).unwrap(), [3, 5, 4]);
+        assert!(tokenizer.is_special(5) && !tokenizer.is_special(3));
+        assert_eq!(tokenizer.vocab_size(), 6);
+        let wrong = build(json!({"added_tokens_decoder": {"9": entry}})).unwrap_err();
+        assert!(wrong.to_string().contains("should have id 9"), "{wrong}");
+    }
+
+    #[test]
+    fn the_special_tokens_map_serves_where_the_configuration_is_silent() {
+        let map = json!({"eos_token": {"content": "</s>"}});
+        let tokenizer = Tokenizer::from_json(&tokenizer_json(), &Value::Null, &map, &Value::Null).unwrap();
+        assert_eq!(tokenizer.special().eos, Some(("</s>".into(), 1)));
+    }
+
+    #[test]
+    fn garbage_is_an_error() {
+        assert!(Tokenizer::from_json(b"{}", &Value::Null, &Value::Null, &Value::Null).is_err());
+        let nowhere = std::path::Path::new("/nonexistent/folder");
+        assert!(matches!(Tokenizer::from_folder(nowhere), Err(ModelError::Io { .. })));
+    }
+}

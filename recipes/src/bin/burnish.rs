@@ -1,0 +1,5 @@
+//! The program `burnish`.
+
+fn main() -> std::process::ExitCode {
+    burnish_recipes::cli::main()
+}

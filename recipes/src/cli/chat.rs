@@ -1,0 +1,102 @@
+//! `burnish chat`.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use burnish_kernels::FusedBackend;
+use burnish_models::{GenerateOptions, Message, ModelError, Pretrained};
+use rustyline::DefaultEditor;
+use rustyline::error::ReadlineError;
+
+use super::generate::SamplingArgs;
+use crate::backend::{self, BackendJob};
+use crate::generation::Assistant;
+use crate::report::OutputStyle;
+
+/// Arguments of `chat`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Hugging Face folder, hub id, or .gguf file.
+    #[arg(short, long)]
+    model: String,
+    /// A PEFT folder.
+    #[arg(short, long)]
+    adapter: Option<PathBuf>,
+    /// A system message.
+    #[arg(long)]
+    system: Option<String>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// cpu, candle, wgpu or auto.
+    #[arg(long, default_value = "auto", value_parser = backend::NAMES.to_vec())]
+    backend: String,
+}
+
+impl Args {
+    pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
+        let options = self.sampling.options()?;
+        let pretrained = Pretrained::open(&self.model)?;
+        if pretrained.chat_template.is_none() {
+            return Err(ModelError::NoTemplate.into());
+        }
+        let backend = self.backend.clone();
+        backend::run(&backend, ChatJob { args: self, options, pretrained, style })
+    }
+}
+
+struct ChatJob {
+    args: Args,
+    options: GenerateOptions,
+    pretrained: Pretrained,
+    style: OutputStyle,
+}
+
+impl BackendJob for ChatJob {
+    type Output = ExitCode;
+
+    fn run<B: FusedBackend>(self, device: B::Device) -> Result<ExitCode> {
+        let Self { args, options, pretrained, style } = self;
+        let mut assistant = Assistant::<B>::load(pretrained, args.adapter.as_deref(), device)?;
+        let system: Vec<Message> = args.system.iter().map(|text| Message::new("system", text)).collect();
+        let mut messages = system.clone();
+        let mut editor = DefaultEditor::new()?;
+        style.say("type a message; /reset begins anew, /undo takes the last turn back, /quit or Ctrl-D ends");
+        loop {
+            let line = match editor.readline("> ") {
+                Ok(line) => line,
+                Err(ReadlineError::Eof | ReadlineError::Interrupted) => return Ok(ExitCode::SUCCESS),
+                Err(error) => return Err(error.into()),
+            };
+            match line.trim() {
+                "" => continue,
+                "/quit" | "/exit" => return Ok(ExitCode::SUCCESS),
+                "/reset" => {
+                    messages.clone_from(&system);
+                    style.say("a new conversation");
+                    continue;
+                }
+                "/undo" => {
+                    messages.truncate(messages.len().saturating_sub(2).max(system.len()));
+                    continue;
+                }
+                _ => {}
+            }
+            editor.add_history_entry(&line).ok();
+            messages.push(Message::new("user", line));
+            let answer = assistant.answer(&messages, &options, |text| {
+                let mut out = std::io::stdout().lock();
+                out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();
+            });
+            println!();
+            match answer {
+                Ok(answer) => messages.push(Message::new("assistant", answer.text)),
+                Err(error) => {
+                    eprintln!("error: {error:#}");
+                    messages.pop();
+                }
+            }
+        }
+    }
+}

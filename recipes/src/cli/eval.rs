@@ -1,0 +1,97 @@
+//! `burnish eval`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use burnish_kernels::FusedBackend;
+use burnish_models::Pretrained;
+use serde_json::json;
+
+use crate::backend::{self, BackendJob};
+use crate::data::{self, BadRows, BatchOptions, Batches, Preparation, Sources};
+use crate::generation::Assistant;
+use crate::report::OutputStyle;
+use crate::train::{Evaluation, evaluate};
+
+/// Arguments of `eval`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Hugging Face folder, hub id, or .gguf file.
+    #[arg(short, long)]
+    model: String,
+    /// A PEFT folder.
+    #[arg(short, long)]
+    adapter: Option<PathBuf>,
+    /// A .jsonl file, or a folder: its test rows, else its validation rows.
+    #[arg(short, long)]
+    data: String,
+    /// Longer examples are cut.
+    #[arg(long, default_value_t = 2048)]
+    max_seq_length: usize,
+    /// Rows at a time.
+    #[arg(long, default_value_t = 4)]
+    batch_size: usize,
+    /// Put several examples into one row.
+    #[arg(long)]
+    packing: bool,
+    /// Count prompts too.
+    #[arg(long)]
+    no_mask_prompt: bool,
+    /// cpu, candle, wgpu or auto.
+    #[arg(long, default_value = "auto", value_parser = backend::NAMES.to_vec())]
+    backend: String,
+}
+
+impl Args {
+    pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
+        let pretrained = Pretrained::open(&self.model)?;
+        let sources = Sources::locate(&self.data)?;
+        let Some(file) = sources.test.or(sources.valid).or(sources.train) else { bail!("{} has no rows", self.data) };
+        let limit = self.max_seq_length.min(pretrained.config.max_position_embeddings);
+        let preparation = Preparation {
+            tokenizer: &pretrained.tokenizer,
+            template: pretrained.chat_template.as_ref(),
+            mask_prompt: !self.no_mask_prompt,
+            max_seq_length: limit,
+            vocab_size: pretrained.config.vocab_size,
+        };
+        let prepared = data::load(&file, &preparation, BadRows::Stop)?;
+        let batches = Batches::new(
+            prepared.examples,
+            BatchOptions {
+                batch_size: self.batch_size.max(1),
+                max_seq_length: limit,
+                packing: self.packing,
+                shuffle_seed: None,
+                pad_token_id: pretrained.config.pad_token_id.unwrap_or(0),
+            },
+        );
+        let job = EvalJob { pretrained, adapter: self.adapter, batches, style };
+        let evaluation = backend::run(&self.backend, job)?;
+        let line = format!("loss {:.4}, perplexity {:.3}, {} tokens", evaluation.loss, evaluation.perplexity, evaluation.tokens);
+        style.result(line, &json!(evaluation));
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+struct EvalJob {
+    pretrained: Pretrained,
+    adapter: Option<PathBuf>,
+    batches: Batches,
+    style: OutputStyle,
+}
+
+impl BackendJob for EvalJob {
+    type Output = Evaluation;
+
+    fn run<B: FusedBackend>(self, device: B::Device) -> Result<Evaluation> {
+        let assistant = Assistant::<B>::load(self.pretrained, self.adapter.as_deref(), device.clone())?;
+        let style = self.style;
+        Ok(evaluate(&assistant.model, &self.batches, 0, &device, |done, all| {
+            if done % 20 == 0 {
+                style.say(format!("{done} of {all} batches"));
+            }
+        }))
+    }
+}

@@ -1,0 +1,122 @@
+//! `burnish export`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use burn::backend::Flex;
+use burnish_export::{
+    ExportError, ExportReport, FloatType, GgufOptions, GgufType, HuggingFaceOptions, export_gguf, export_hugging_face,
+};
+use burnish_lora::{MergedCheckpoint, load_adapter, save_adapter};
+use burnish_models::{Checkpoint, LanguageModel, Pretrained};
+use clap::ValueEnum;
+use serde_json::json;
+
+use crate::hint::with_hint;
+use crate::report::{OutputStyle, gib};
+use crate::train::write_folder;
+
+/// What to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A Hugging Face folder, the adapter added in.
+    Hf,
+    /// The adapter alone, as a PEFT folder.
+    Peft,
+    /// One file for llama.cpp and Ollama, the adapter added in.
+    Gguf,
+}
+
+/// Arguments of `export`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Hugging Face folder, hub id, or .gguf file.
+    #[arg(short, long)]
+    model: String,
+    /// A PEFT folder.
+    #[arg(short, long)]
+    adapter: Option<PathBuf>,
+    /// What to write.
+    #[arg(long, value_enum)]
+    format: Format,
+    /// Storage: f32, f16, bf16; GGUF also q8_0. Default bf16 for hf, f16 for gguf.
+    #[arg(long)]
+    quant: Option<String>,
+    /// The file or folder to write.
+    #[arg(short, long)]
+    output: PathBuf,
+    /// Replace what is there.
+    #[arg(long)]
+    overwrite: bool,
+}
+
+impl Args {
+    pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
+        let pretrained = Pretrained::open(&self.model)?;
+        if self.format == Format::Peft {
+            return self.peft(&pretrained, style);
+        }
+        let merged = self.adapter.as_deref().map(|folder| MergedCheckpoint::open(&*pretrained.checkpoint, folder));
+        let merged = merged.transpose().context("the adapter can't be merged")?;
+        let weights: &dyn Checkpoint = match &merged {
+            Some(merged) => merged,
+            None => &*pretrained.checkpoint,
+        };
+        let report = match self.format {
+            Format::Gguf => {
+                let kind: GgufType = parse(self.quant.as_deref(), GgufType::F16)?;
+                export_gguf(&pretrained, weights, &self.output, &GgufOptions { kind, overwrite: self.overwrite })
+            }
+            Format::Hf | Format::Peft => {
+                let float: FloatType = parse(self.quant.as_deref(), FloatType::BF16)?;
+                let options = HuggingFaceOptions { float, overwrite: self.overwrite, ..Default::default() };
+                export_hugging_face(&pretrained, weights, &self.output, &options)
+            }
+        };
+        let report = report.map_err(exists_hint)?;
+        style.result(describe(&report), &json!(report));
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Reads the adapter onto the model, which checks it, and writes it anew.
+    fn peft(&self, pretrained: &Pretrained, style: OutputStyle) -> Result<ExitCode> {
+        let Some(adapter) = &self.adapter else { bail!("--format peft needs --adapter") };
+        if self.output.exists() && !self.overwrite {
+            return Err(exists_hint(ExportError::Exists { path: self.output.clone() }));
+        }
+        let device = Default::default();
+        let mut model = LanguageModel::<Flex>::load(&pretrained.config, &*pretrained.checkpoint, &device, false)?;
+        let config = load_adapter(&mut model, adapter, None, &device)?;
+        write_folder(&self.output, |folder| Ok(save_adapter(&model, &config, &pretrained.source, folder)?))?;
+        style.result(format!("wrote {}", self.output.display()), &json!({ "path": self.output }));
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn parse<T: std::str::FromStr<Err = String>>(quant: Option<&str>, default: T) -> Result<T> {
+    quant.map_or(Ok(default), |name| name.parse().map_err(|reason| with_hint(format!("--quant {reason}"), "see burnish export --help")))
+}
+
+/// What was written, for people.
+pub(super) fn describe(report: &ExportReport) -> String {
+    let tensors: Vec<String> = report.tensors.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let mut text = format!("wrote {} ({}, {} tensors)", report.path.display(), gib(report.bytes), tensors.join(" + "));
+    for note in &report.notes {
+        text.push_str("\nnote: ");
+        text.push_str(note);
+    }
+    text
+}
+
+/// An occupied target can be given up.
+pub(super) fn exists_hint(error: ExportError) -> anyhow::Error {
+    match error {
+        ExportError::Exists { path } => occupied(&path),
+        other => other.into(),
+    }
+}
+
+fn occupied(path: &Path) -> anyhow::Error {
+    with_hint(format!("{} exists already", path.display()), "--overwrite replaces it")
+}

@@ -1,0 +1,156 @@
+//! `burnish generate`.
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use burnish_kernels::FusedBackend;
+use burnish_models::{Finish, GenerateOptions, Message, Pretrained, SamplingOptions};
+use serde_json::json;
+
+use crate::backend::{self, BackendJob};
+use crate::generation::Assistant;
+use crate::report::OutputStyle;
+
+/// How tokens are chosen, for `generate` and `chat`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SamplingArgs {
+    /// Tokens to make at most.
+    #[arg(long, default_value_t = 256)]
+    max_tokens: usize,
+    /// 0 takes the most likely token.
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f32,
+    /// Only so many of the most likely tokens; 0 is off.
+    #[arg(long, default_value_t = 0)]
+    top_k: usize,
+    /// Only the most likely tokens that together reach this probability.
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f32,
+    /// Only tokens at least this fraction as likely as the most likely one.
+    #[arg(long, default_value_t = 0.0)]
+    min_p: f32,
+    /// Above 1, tokens seen before become less likely.
+    #[arg(long, default_value_t = 1.0)]
+    repetition_penalty: f32,
+    /// A string that ends the answer; may be given several times.
+    #[arg(long)]
+    stop: Vec<String>,
+    /// Seed of the draws.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+impl SamplingArgs {
+    /// Checks ranges.
+    ///
+    /// # Errors
+    /// A sentence with the flag and its value.
+    pub fn options(&self) -> Result<GenerateOptions> {
+        let within = |name: &str, value: f32, low: f32, high: f32| {
+            if !(low..=high).contains(&value) {
+                bail!("--{name} is {value}, not within {low} and {high}");
+            }
+            Ok(())
+        };
+        within("temperature", self.temperature, 0.0, 100.0)?;
+        within("top-p", self.top_p, f32::MIN_POSITIVE, 1.0)?;
+        within("min-p", self.min_p, 0.0, 1.0)?;
+        within("repetition-penalty", self.repetition_penalty, 0.01, 100.0)?;
+        Ok(GenerateOptions {
+            max_tokens: self.max_tokens,
+            sampling: SamplingOptions {
+                repetition_penalty: self.repetition_penalty,
+                temperature: self.temperature,
+                top_k: self.top_k,
+                top_p: self.top_p,
+                min_p: self.min_p,
+                seed: self.seed,
+            },
+            end_tokens: Vec::new(),
+            stop: self.stop.clone(),
+        })
+    }
+}
+
+/// Arguments of `generate`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Hugging Face folder, hub id, or .gguf file.
+    #[arg(short, long)]
+    model: String,
+    /// A PEFT folder.
+    #[arg(short, long)]
+    adapter: Option<PathBuf>,
+    /// What to answer; `-` reads it from stdin.
+    #[arg(short, long)]
+    prompt: String,
+    /// A system message.
+    #[arg(long)]
+    system: Option<String>,
+    /// Continue the prompt as plain text, without the chat template.
+    #[arg(long)]
+    raw: bool,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// cpu, candle, wgpu or auto.
+    #[arg(long, default_value = "auto", value_parser = backend::NAMES.to_vec())]
+    backend: String,
+}
+
+impl Args {
+    pub(super) fn run(mut self, style: OutputStyle) -> Result<ExitCode> {
+        if self.prompt == "-" {
+            self.prompt.clear();
+            std::io::stdin().read_to_string(&mut self.prompt).context("stdin")?;
+        }
+        let options = self.sampling.options()?;
+        let pretrained = Pretrained::open(&self.model)?;
+        let backend = self.backend.clone();
+        backend::run(&backend, GenerateJob { args: self, options, pretrained, style })
+    }
+}
+
+struct GenerateJob {
+    args: Args,
+    options: GenerateOptions,
+    pretrained: Pretrained,
+    style: OutputStyle,
+}
+
+impl BackendJob for GenerateJob {
+    type Output = ExitCode;
+
+    fn run<B: FusedBackend>(self, device: B::Device) -> Result<ExitCode> {
+        let Self { args, options, pretrained, style } = self;
+        let mut assistant = Assistant::<B>::load(pretrained, args.adapter.as_deref(), device)?;
+        let started = std::time::Instant::now();
+        let mut first = None;
+        let print = |text: &str| {
+            first.get_or_insert_with(|| started.elapsed());
+            if !style.json {
+                let mut out = std::io::stdout().lock();
+                out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();
+            }
+        };
+        let generated = if args.raw {
+            assistant.complete(&args.prompt, &options, print)?
+        } else {
+            let mut messages: Vec<Message> = args.system.iter().map(|text| Message::new("system", text)).collect();
+            messages.push(Message::new("user", &args.prompt));
+            assistant.answer(&messages, &options, print)?
+        };
+        let seconds = started.elapsed().as_secs_f64();
+        let decoding = seconds - first.map_or(0.0, |first| first.as_secs_f64());
+        let rate = (generated.tokens.len().saturating_sub(1)) as f64 / decoding.max(1e-9);
+        let value = json!({
+            "text": generated.text, "tokens": generated.tokens, "finish": format!("{:?}", generated.finish),
+            "tokens_per_second": rate,
+        });
+        style.result("", &value);
+        let remark = if generated.finish == Finish::Length { ", cut at --max-tokens" } else { "" };
+        style.say(format!("{} tokens, {rate:.1} tok/s{remark}", generated.tokens.len()));
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,38 @@
+//! `burnish init`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+use crate::config::commented_toml;
+use crate::hint::with_hint;
+use crate::report::OutputStyle;
+
+/// Arguments of `init`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The file; `-` prints it.
+    #[arg(default_value = "burnish.toml")]
+    file: PathBuf,
+    /// Replace a file that is there.
+    #[arg(long)]
+    overwrite: bool,
+}
+
+impl Args {
+    pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
+        let text = commented_toml();
+        if self.file.as_os_str() == "-" {
+            print!("{text}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        if self.file.exists() && !self.overwrite {
+            return Err(with_hint(format!("{} exists already", self.file.display()), "--overwrite replaces it"));
+        }
+        std::fs::write(&self.file, text).with_context(|| self.file.display().to_string())?;
+        let line = format!("wrote {0}; name a model and data in it, then: burnish train -c {0}", self.file.display());
+        style.result(line, &serde_json::json!({ "path": self.file }));
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,44 @@
+//! `burnish merge`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use burnish_export::{FloatType, HuggingFaceOptions, export_hugging_face};
+use burnish_lora::MergedCheckpoint;
+use burnish_models::Pretrained;
+use serde_json::json;
+
+use super::export::{describe, exists_hint};
+use crate::report::OutputStyle;
+
+/// Arguments of `merge`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Hugging Face folder, hub id, or .gguf file.
+    #[arg(short, long)]
+    model: String,
+    /// A PEFT folder.
+    #[arg(short, long)]
+    adapter: PathBuf,
+    /// The folder to write.
+    #[arg(short, long)]
+    output: PathBuf,
+    /// f32, f16 or bf16.
+    #[arg(long, default_value = "bf16")]
+    dtype: FloatType,
+    /// Replace what is there.
+    #[arg(long)]
+    overwrite: bool,
+}
+
+impl Args {
+    pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
+        let pretrained = Pretrained::open(&self.model)?;
+        let merged = MergedCheckpoint::open(&*pretrained.checkpoint, &self.adapter).context("the adapter can't be merged")?;
+        let options = HuggingFaceOptions { float: self.dtype, overwrite: self.overwrite, ..Default::default() };
+        let report = export_hugging_face(&pretrained, &merged, &self.output, &options).map_err(exists_hint)?;
+        style.result(describe(&report), &json!(report));
+        Ok(ExitCode::SUCCESS)
+    }
+}

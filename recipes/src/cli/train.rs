@@ -1,0 +1,107 @@
+//! `burnish train`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+
+use anyhow::Result;
+use burn_train::Interrupter;
+use serde_json::json;
+
+use super::flags::ConfigFlags;
+use crate::backend;
+use crate::config::load;
+use crate::report::{OutputStyle, TrainReport};
+use crate::train::{End, Events, Plan, Prepared, train};
+
+/// Arguments of `train`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What is taught: `sft` is supervised fine-tuning.
+    #[arg(default_value = "sft", value_parser = ["sft"])]
+    recipe: String,
+    /// A TOML or YAML file; flags overrule it.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Show burn-train's dashboard.
+    #[arg(long)]
+    tui: bool,
+    #[command(flatten)]
+    flags: ConfigFlags,
+}
+
+impl Args {
+    pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
+        let loaded = load(self.config.as_deref(), self.flags.0)?;
+        for note in &loaded.notes {
+            eprintln!("note: {note}");
+        }
+        let config = loaded.config;
+        let (name, why) = backend::choose(&config.backend);
+        let prepared = Prepared::new(config.clone())?;
+        let mut report = TrainReport::new(if self.tui { OutputStyle { quiet: true, ..style } } else { style }, config.steps_per_report);
+        describe(&prepared, name, why, style);
+        for note in &prepared.notes {
+            report.note(note);
+        }
+        let interrupter = Interrupter::new();
+        on_interrupt(interrupter.clone(), style);
+        let events: Arc<Mutex<dyn Events>> = Arc::new(Mutex::new(report));
+        let summary = train(prepared, events, interrupter, self.tui)?;
+        let value = json!({
+            "event": "end", "end": format!("{:?}", summary.end), "step": summary.state.step,
+            "loss": summary.last_loss, "best_loss": summary.state.best_loss, "best_step": summary.state.best_step,
+            "output": summary.output, "checkpoint": summary.checkpoint,
+        });
+        if summary.end == End::Interrupted {
+            let place = summary.checkpoint.map(|path| format!(", saved {}", path.display())).unwrap_or_default();
+            style.result(format!("stopped at step {}{place}; go on with the same command and --resume auto", summary.state.step), &value);
+            return Ok(ExitCode::FAILURE);
+        }
+        if summary.end == End::EarlyStop {
+            style.say(format!("ended early: the validation loss did not fall {} times", config.early_stopping));
+        }
+        if let Some(output) = &summary.output {
+            style.result(format!("wrote {}", output.display()), &value);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The effective run in a few lines.
+fn describe(prepared: &Prepared, backend: &str, why: &str, style: OutputStyle) {
+    let config = &prepared.config;
+    let done = prepared.resume.as_ref().map_or(0, |checkpoint| checkpoint.state.step);
+    let plan = Plan::new(config, prepared.train.clone(), done);
+    let model = &prepared.pretrained;
+    style.say(format!(
+        "model {}: {} {} layers, {:.1} M weights, f32",
+        if model.source.is_empty() { "(fresh)" } else { &model.source },
+        model.config.model_type,
+        model.config.num_hidden_layers,
+        model.config.parameter_count() as f64 / 1e6
+    ));
+    let valid = prepared.valid.as_ref().map_or(0, |valid| valid.examples().len());
+    style.say(format!(
+        "data {}: {} examples to train on, {valid} to validate on; {} steps of {}",
+        config.data,
+        prepared.train.examples().len(),
+        plan.total,
+        config.batch_size * config.grad_accumulation_steps
+    ));
+    style.say(format!("backend {backend} ({why}); the effective configuration is in {}/config.toml", config.output_dir));
+}
+
+/// The first Ctrl-C ends the run after the step; the second ends the program.
+fn on_interrupt(interrupter: Interrupter, style: OutputStyle) {
+    let set = ctrlc::set_handler(move || {
+        if interrupter.should_stop() {
+            std::process::exit(1);
+        }
+        interrupter.stop(Some("interrupted"));
+        style.say("finishing the step and saving; once more ends at once");
+    });
+    if set.is_err() {
+        style.say("Ctrl-C can't be caught here; it will end the program at once");
+    }
+}

@@ -1,0 +1,87 @@
+//! One table that the struct, the flags, the file and their documentation come from.
+
+use burnish_lora::TargetModules;
+
+use super::{FineTuneType, LrScheduler, OptimizerKind};
+
+/// What a value looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `true` or `false`; as a flag `--key` or `--no-key`.
+    Bool,
+    /// A whole number.
+    Integer,
+    /// A number.
+    Float,
+    /// A text.
+    Text,
+    /// A text, or a list of texts; as a flag separated by commas.
+    Texts,
+}
+
+/// A key of the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// In snake case.
+    pub name: &'static str,
+    /// What it does.
+    pub help: &'static str,
+    /// What its value looks like.
+    pub kind: Kind,
+}
+
+impl Key {
+    /// The flag: the same word in kebab case.
+    pub fn flag(&self) -> String {
+        self.name.replace('_', "-")
+    }
+}
+
+/// Types that a key may have.
+pub trait ConfigValue {
+    /// What their values look like.
+    const KIND: Kind;
+}
+
+macro_rules! kinds {
+    ($($type:ty => $kind:ident),* $(,)?) => {
+        $(impl ConfigValue for $type { const KIND: Kind = Kind::$kind; })*
+    };
+}
+
+kinds! {
+    bool => Bool, usize => Integer, u64 => Integer, f64 => Float, String => Text, Option<String> => Text,
+    FineTuneType => Text, LrScheduler => Text, OptimizerKind => Text, TargetModules => Texts,
+}
+
+/// Declares the configuration: for every key its documentation, type and default.
+macro_rules! config {
+    (
+        $(#[$outer:meta])*
+        pub struct $name:ident {
+            $(#[doc = $help:literal] $key:ident : $type:ty = $default:expr,)*
+        }
+    ) => {
+        $(#[$outer])*
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name {
+            $(#[doc = $help] pub $key: $type,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($key: $default,)* }
+            }
+        }
+
+        impl $name {
+            /// Every key, in the order of the documentation.
+            pub const KEYS: &'static [Key] = &[
+                $(Key { name: stringify!($key), help: $help, kind: <$type as ConfigValue>::KIND },)*
+            ];
+        }
+    };
+}
+
+pub(super) use config;

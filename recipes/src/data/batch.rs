@@ -1,0 +1,179 @@
+//! From examples to rows of equal length, in an order that only the seed and the epoch decide.
+
+use std::ops::Range;
+
+use super::IGNORE;
+use super::tokenize::Example;
+use order::shuffle;
+
+mod order;
+mod pack;
+
+/// How batches are laid out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchOptions {
+    /// Rows of a batch.
+    pub batch_size: usize,
+    /// No row is longer.
+    pub max_seq_length: usize,
+    /// Put several examples into a row.
+    pub packing: bool,
+    /// Decides the order of each epoch; `None` keeps that of the file.
+    pub shuffle_seed: Option<u64>,
+    /// Fills short rows; it is never learned nor seen.
+    pub pad_token_id: u32,
+}
+
+/// Rows of tokens, row-major.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// `[rows, length]`: the tokens.
+    pub input_ids: Vec<u32>,
+    /// `[rows, length]`: the token itself where it is learned, else -100; the first of a segment never is. The loss
+    /// compares what position `i` predicts with `labels[i + 1]`.
+    pub labels: Vec<i64>,
+    /// `[rows, length]`: position of each token in its own example.
+    pub position_ids: Vec<u32>,
+    /// `[rows, length]`: which example of its row a token belongs to, from 1; 0 is padding.
+    pub segment_ids: Vec<u32>,
+    /// Number of rows.
+    pub rows: usize,
+    /// Tokens of a row, padding included.
+    pub length: usize,
+    /// Tokens that are not padding.
+    pub tokens: usize,
+    /// Labels that count.
+    pub target_tokens: usize,
+}
+
+/// Rows are padded to a multiple of this many tokens, so that kernels see few shapes.
+const LENGTH_STEP: usize = 8;
+
+impl Batch {
+    fn new<'a>(rows: &[Vec<&'a Example>], options: &BatchOptions) -> Self {
+        let length_of = |row: &Vec<&'a Example>| row.iter().map(|example| example.input_ids.len()).sum::<usize>();
+        let tokens: Vec<usize> = rows.iter().map(length_of).collect();
+        let longest = tokens.iter().copied().max().unwrap_or(0);
+        // An example is never longer than max_seq_length, but a user of this type may not have cut it.
+        let length = longest.next_multiple_of(LENGTH_STEP).min(options.max_seq_length).max(longest);
+        let size = rows.len() * length;
+        let mut batch = Self {
+            input_ids: vec![options.pad_token_id; size],
+            labels: vec![IGNORE; size],
+            position_ids: vec![0; size],
+            segment_ids: vec![0; size],
+            rows: rows.len(),
+            length,
+            tokens: tokens.iter().sum(),
+            target_tokens: 0,
+        };
+        for (row, examples) in rows.iter().enumerate() {
+            let mut start = row * length;
+            for (segment, example) in examples.iter().enumerate() {
+                batch.put(start, segment as u32 + 1, example);
+                start += example.input_ids.len();
+            }
+        }
+        batch
+    }
+
+    fn put(&mut self, start: usize, segment: u32, example: &Example) {
+        let end = start + example.input_ids.len();
+        self.input_ids[start..end].copy_from_slice(&example.input_ids);
+        self.labels[start..end].copy_from_slice(&example.labels);
+        // The token before it belongs to another example, or to none.
+        if let Some(first) = self.labels[start..end].first_mut() {
+            *first = IGNORE;
+        }
+        self.segment_ids[start..end].fill(segment);
+        for (position, id) in self.position_ids[start..end].iter_mut().enumerate() {
+            *id = position as u32;
+        }
+        self.target_tokens += example.target_tokens();
+    }
+}
+
+/// The batches of every epoch, any of which can be had at any time: a run that is resumed at (epoch, index) sees what it
+/// would have seen.
+#[derive(Debug, Clone)]
+pub struct Batches {
+    examples: Vec<Example>,
+    /// Indices of the examples of each row.
+    rows: Vec<Vec<u32>>,
+    options: BatchOptions,
+}
+
+impl Batches {
+    /// Plans the batches of some examples. Packing is done once, so that each epoch has as many batches; the rows are
+    /// shuffled anew.
+    pub fn new(examples: Vec<Example>, options: BatchOptions) -> Self {
+        let lengths: Vec<usize> = examples.iter().map(|example| example.input_ids.len()).collect();
+        let rows = if options.packing {
+            // Otherwise neighbours in the file would always share a row.
+            let order = shuffle(lengths.len(), options.shuffle_seed, order::PACKING);
+            pack::pack(&lengths, &order, options.max_seq_length)
+        } else {
+            (0..lengths.len() as u32).map(|example| vec![example]).collect()
+        };
+        Self { examples, rows, options }
+    }
+
+    /// Batches of an epoch; the last may have fewer rows.
+    pub fn per_epoch(&self) -> usize {
+        self.rows.len().div_ceil(self.options.batch_size.max(1))
+    }
+
+    /// Optimizer steps of an epoch; the last may have fewer batches.
+    pub fn steps_per_epoch(&self, grad_accumulation_steps: usize) -> usize {
+        self.per_epoch().div_ceil(grad_accumulation_steps.max(1))
+    }
+
+    /// Indices of the batches of an epoch's step.
+    pub fn of_step(&self, step: usize, grad_accumulation_steps: usize) -> Range<usize> {
+        let each = grad_accumulation_steps.max(1);
+        let end = self.per_epoch();
+        step.saturating_mul(each).min(end)..step.saturating_add(1).saturating_mul(each).min(end)
+    }
+
+    /// The order of an epoch, from 0.
+    pub fn epoch(&self, epoch: usize) -> Epoch<'_> {
+        Epoch { batches: self, order: shuffle(self.rows.len(), self.options.shuffle_seed, epoch as u64) }
+    }
+
+    /// One batch of an epoch. To go through many, take the [`Batches::epoch`] first: each call here orders all rows.
+    pub fn batch(&self, epoch: usize, index: usize) -> Batch {
+        self.epoch(epoch).batch(index)
+    }
+
+    /// The examples, in the order of the file.
+    pub fn examples(&self) -> &[Example] {
+        &self.examples
+    }
+}
+
+/// The batches of one epoch.
+#[derive(Debug, Clone)]
+pub struct Epoch<'a> {
+    batches: &'a Batches,
+    order: Vec<u32>,
+}
+
+impl Epoch<'_> {
+    /// The batch at `index`; one beyond the epoch has no rows.
+    pub fn batch(&self, index: usize) -> Batch {
+        let Batches { examples, rows, options } = self.batches;
+        let each = options.batch_size.max(1);
+        let chosen = self.order.iter().skip(index.saturating_mul(each)).take(each);
+        let rows: Vec<Vec<&Example>> =
+            chosen.map(|row| rows[*row as usize].iter().map(|example| &examples[*example as usize]).collect()).collect();
+        Batch::new(&rows, options)
+    }
+
+    /// All batches in order.
+    pub fn iter(&self) -> impl Iterator<Item = Batch> + '_ {
+        (0..self.batches.per_epoch()).map(|index| self.batch(index))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,45 @@
+//! From rows of JSON to batches of tokens.
+//!
+//! [`source`] finds and reads the files, [`format`] tells rows apart, [`tokenize`] turns them into [`Example`]s with
+//! labels, and [`batch`] lays those out. [`load`] does the first three.
+
+pub mod batch;
+pub mod error;
+pub mod format;
+pub mod hub;
+pub mod source;
+mod spans;
+pub mod tokenize;
+
+use std::path::Path;
+
+pub use batch::{Batch, BatchOptions, Batches};
+pub use error::DataError;
+pub use format::Row;
+pub use source::{BadRows, Sources};
+pub use tokenize::{Example, Preparation, Prepared, Report};
+
+/// Label of a token that is not learned.
+pub const IGNORE: i64 = -100;
+
+/// Reads a file and tokenises its rows.
+///
+/// # Errors
+/// [`DataError`] when the file can't be read, holds a row that is wrong (and `bad_rows` says to stop), or holds nothing
+/// to learn.
+pub fn load(file: &Path, preparation: &Preparation<'_>, bad_rows: BadRows) -> Result<Prepared, DataError> {
+    let mut prepared = Prepared::new(file);
+    source::read_rows(file, |line, row| {
+        let outcome = row.and_then(|row| preparation.prepare(&row));
+        match (outcome, bad_rows) {
+            (Ok(examples), _) => prepared.take(examples),
+            (Err(reason), BadRows::Skip) => prepared.skip(line, reason),
+            (Err(reason), BadRows::Stop) => return Err(DataError::Row { file: file.to_owned(), line, reason }),
+        }
+        Ok(())
+    })?;
+    prepared.finish()
+}
+
+#[cfg(test)]
+mod tests;

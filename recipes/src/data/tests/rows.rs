@@ -1,0 +1,105 @@
+//! Rows that no template wraps, and whole files.
+
+use super::models::{self, template, tokenizer};
+use super::*;
+
+fn made(json: &str) -> (String, Vec<String>) {
+    let tokenizer = tokenizer();
+    let made = preparation(&tokenizer, None).prepare(&Row::from_json(json).unwrap()).unwrap();
+    assert_eq!(made.examples.len(), 1);
+    read(&tokenizer, &made.examples[0])
+}
+
+#[test]
+fn text_is_learned_with_its_end() {
+    let (text, learned) = made(r#"{"text": "abc"}"#);
+    assert_eq!((text.as_str(), learned), ("<s>abc</s>", vec!["<s>abc</s>".to_owned()]));
+    assert_eq!(made(r#"{"text": "<s>abc</s>"}"#).0, "<s>abc</s>", "what is there is not added again");
+}
+
+#[test]
+fn a_completion_is_learned_with_its_end() {
+    let (text, learned) = made(r#"{"prompt": "q: ", "completion": "yes"}"#);
+    assert_eq!((text.as_str(), learned), ("<s>q: yes</s>", vec!["yes</s>".to_owned()]));
+}
+
+#[test]
+fn prompt_and_completion_have_the_tokens_of_the_joined_text() {
+    let tokenizer = tokenizer();
+    let row = Row::Completion { prompt: "xa".into(), completion: "b c".into() };
+    let made = preparation(&tokenizer, None).prepare(&row).unwrap();
+    let mut joined = tokenizer.encode("xab c", true).unwrap();
+    joined.push(tokenizer.special().eos.as_ref().unwrap().1);
+    assert_eq!(made.examples[0].input_ids, joined);
+    // The token `ab` begins in the prompt, so it is not learned.
+    assert_eq!(read(&tokenizer, &made.examples[0]).1, [" c</s>"]);
+}
+
+#[test]
+fn alpaca_has_its_own_prompt_without_a_template() {
+    let (text, learned) = made(r#"{"instruction": "add", "input": "1 2", "output": "3"}"#);
+    assert!(text.ends_with("### Instruction:\nadd\n\n### Input:\n1 2\n\n### Response:\n3</s>"), "{text}");
+    assert_eq!(learned, ["3</s>"]);
+    let (tokenizer, template) = (tokenizer(), template(models::MISTRAL));
+    let row = Row::from_json(r#"{"instruction": "add", "input": "1 2", "output": "3"}"#).unwrap();
+    let made = preparation(&tokenizer, Some(&template)).prepare(&row).unwrap();
+    assert_eq!(read(&tokenizer, &made.examples[0]).0, "<s>[INST] add\n\n1 2 [/INST]3</s>");
+}
+
+#[test]
+fn tokens_are_taken_as_they_are() {
+    let tokenizer = tokenizer();
+    let preparation = preparation(&tokenizer, None);
+    let made = preparation.prepare(&Row::Tokens { input_ids: vec![5, 6, 7], labels: Some(vec![-100, -100, 7]) }).unwrap();
+    assert_eq!(made.examples[0], Example { input_ids: vec![5, 6, 7], labels: vec![-100, -100, 7] });
+    assert_eq!(made.examples[0].target_tokens(), 1);
+    let outside = preparation.prepare(&Row::Tokens { input_ids: vec![5, 9999], labels: None }).unwrap_err();
+    assert!(outside.contains("9999"), "{outside}");
+    let label = preparation.prepare(&Row::Tokens { input_ids: vec![5, 6], labels: Some(vec![5, -7]) }).unwrap_err();
+    assert!(label.contains("-7"), "{label}");
+}
+
+#[test]
+fn preference_rows_name_their_recipe() {
+    let tokenizer = tokenizer();
+    assert!(preparation(&tokenizer, None).prepare(&Row::Preference).unwrap_err().contains("dpo"));
+}
+
+#[test]
+fn long_examples_are_cut_and_dropped_when_nothing_is_left() {
+    let tokenizer = tokenizer();
+    let short = Preparation { max_seq_length: 6, ..preparation(&tokenizer, None) };
+    let row = |prompt: &str| Row::Completion { prompt: prompt.into(), completion: "yes".into() };
+    let made = short.prepare(&row("qqq")).unwrap();
+    assert_eq!((made.cut, made.dropped, made.examples[0].input_ids.len()), (1, 0, 6));
+    let made = short.prepare(&row("qqqqqqqq")).unwrap();
+    assert_eq!((made.cut, made.dropped, made.examples.len()), (1, 1, 0));
+}
+
+#[test]
+fn a_file_stops_at_a_bad_row_or_counts_it() {
+    let tokenizer = tokenizer();
+    let preparation = preparation(&tokenizer, None);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("train.jsonl");
+    let rows: Vec<&str> = (1..=10).map(|row| if row == 7 { "not json" } else { "{\"text\": \"ab\"}" }).collect();
+    std::fs::write(&file, rows.join("\n")).unwrap();
+    let error = load(&file, &preparation, BadRows::Stop).unwrap_err();
+    assert!(matches!(error, DataError::Row { line: 7, .. }), "{error}");
+    assert!(error.to_string().contains("train.jsonl:7: not JSON"), "{error}");
+    let prepared = load(&file, &preparation, BadRows::Skip).unwrap();
+    let report = &prepared.report;
+    assert_eq!((report.rows, report.examples, report.skipped, prepared.examples.len()), (10, 9, 1, 9));
+    assert_eq!((report.tokens, report.target_tokens), (27, 18));
+    assert!(report.lines()[1].contains("line 7"), "{:?}", report.lines());
+    std::fs::write(&file, "nonsense").unwrap();
+    let error = load(&file, &preparation, BadRows::Skip).unwrap_err();
+    assert!(matches!(error, DataError::NothingLeft { rows: 1, .. }), "{error}");
+}
+
+#[test]
+fn messages_need_a_template() {
+    let tokenizer = tokenizer();
+    let row = Row::from_json(r#"{"messages": [{"role": "assistant", "content": "a"}]}"#).unwrap();
+    assert!(preparation(&tokenizer, None).prepare(&row).unwrap_err().contains("no chat template"));
+}

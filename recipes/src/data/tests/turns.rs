@@ -1,0 +1,131 @@
+//! What is learned of conversations.
+
+use super::models::{self, template, tokenizer};
+use super::*;
+
+const SYSTEM: (&str, &str) = ("system", "be brief");
+
+fn learned(source: &str, turns: &[(&str, &str)]) -> Vec<(String, Vec<String>)> {
+    let (tokenizer, template) = (tokenizer(), template(source));
+    let messages: Vec<_> =
+        turns.iter().map(|(role, content)| serde_json::json!({"role": role, "content": content})).collect();
+    let row = Row::from_value(serde_json::json!({"messages": messages})).unwrap();
+    let made = preparation(&tokenizer, Some(&template)).prepare(&row).unwrap();
+    assert_eq!(made.split, made.examples.len() > 1);
+    made.examples.iter().map(|example| read(&tokenizer, example)).collect()
+}
+
+fn one(source: &str, turns: &[(&str, &str)]) -> (String, Vec<String>) {
+    let mut all = learned(source, turns);
+    assert_eq!(all.len(), 1);
+    all.remove(0)
+}
+
+const TWO_TURNS: [(&str, &str); 4] = [("user", "x"), ("assistant", "one é"), ("user", "y"), ("assistant", "two")];
+
+#[test]
+fn smollm2_learns_every_turn_and_its_end() {
+    let (text, learned) = one(models::SMOLLM2, &TWO_TURNS);
+    assert_eq!(learned, ["one é<|im_end|>\n", "two<|im_end|>\n"]);
+    assert!(text.starts_with("<|im_start|>system\nYou are a helpful"), "{text}");
+    let (text, learned) = one(models::SMOLLM2, &[&[SYSTEM], &TWO_TURNS[..]].concat());
+    assert_eq!(learned, ["one é<|im_end|>\n", "two<|im_end|>\n"]);
+    assert!(text.starts_with("<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\nx<|im_end|>\n"), "{text}");
+}
+
+#[test]
+fn llama3_learns_every_turn_and_its_end() {
+    let (text, learned) = one(models::LLAMA3, &[&[SYSTEM], &TWO_TURNS[..]].concat());
+    assert_eq!(learned, ["one é<|eot_id|>", "two<|eot_id|>"]);
+    let start = "<s><|start_header_id|>system<|end_header_id|>\n\nbe brief<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nx<|eot_id|>";
+    assert!(text.starts_with(start) && text.matches("<s>").count() == 1, "{text}");
+}
+
+#[test]
+fn mistral_learns_every_turn_and_its_end() {
+    let (text, learned) = one(models::MISTRAL, &TWO_TURNS);
+    assert_eq!(text, "<s>[INST] x [/INST]one é</s>[INST] y [/INST]two</s>");
+    assert_eq!(learned, ["one é</s>", "two</s>"]);
+}
+
+#[test]
+fn gemma_learns_every_turn_and_its_end() {
+    let (text, learned) = one(models::GEMMA, &TWO_TURNS);
+    assert!(text.starts_with("<s><start_of_turn>user\nx<end_of_turn>\n<start_of_turn>model\n"), "{text}");
+    assert_eq!(learned, ["one é<end_of_turn>\n", "two<end_of_turn>\n"]);
+}
+
+#[test]
+fn a_template_may_refuse_a_role() {
+    let (tokenizer, template) = (tokenizer(), template(models::GEMMA));
+    let row = Row::from_json(r#"{"messages": [{"role": "system", "content": "s"}, {"role": "assistant", "content": "a"}]}"#).unwrap();
+    let reason = preparation(&tokenizer, Some(&template)).prepare(&row).unwrap_err();
+    assert!(reason.contains("System role not supported"), "{reason}");
+}
+
+#[test]
+fn the_templates_own_marks_win() {
+    let (_, learned) = one(models::MARKED, &TWO_TURNS);
+    assert_eq!(learned, ["one é<|im_end|>", "two<|im_end|>"]);
+}
+
+#[test]
+fn a_template_that_rewrites_history_gives_an_example_a_turn() {
+    let turns =
+        [("user", "x"), ("assistant", "<think>\nhm\n</think>\n\none"), ("user", "y"), ("assistant", "<think>\nah\n</think>\n\ntwo")];
+    let all = learned(models::FORGETFUL, &turns);
+    assert_eq!(all.len(), 2);
+    assert_eq!(all[0].0, "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n<think>\nhm\n</think>\n\none<|im_end|>\n");
+    assert_eq!(all[0].1, ["<think>\nhm\n</think>\n\none<|im_end|>\n"]);
+    assert!(all[1].0.contains("assistant\none<|im_end|>"), "{}", all[1].0);
+    assert_eq!(all[1].1, ["<think>\nah\n</think>\n\ntwo<|im_end|>\n"]);
+}
+
+#[test]
+fn an_end_is_added_where_the_template_has_none() {
+    let (text, learned) = one(models::ENDLESS, &TWO_TURNS);
+    assert_eq!(learned, ["one é\n", "two\n</s>"]);
+    assert!(text.ends_with("two\n</s>"), "{text}");
+}
+
+#[test]
+fn a_conversation_may_begin_with_the_assistant_or_end_with_the_user() {
+    let (_, learned) = one(models::SMOLLM2, &[("assistant", "hello"), ("user", "x")]);
+    assert_eq!(learned, ["hello<|im_end|>\n"]);
+    let (text, learned) = one(models::ENDLESS, &[("user", "x"), ("assistant", "a"), ("user", "y")]);
+    assert_eq!(learned, ["a\n"]);
+    assert!(!text.contains("</s>"), "{text}");
+}
+
+#[test]
+fn nothing_to_learn_is_an_error() {
+    let (tokenizer, template) = (tokenizer(), template(models::SMOLLM2));
+    let row = Row::from_json(r#"{"messages": [{"role": "user", "content": "x"}]}"#).unwrap();
+    assert!(preparation(&tokenizer, Some(&template)).prepare(&row).unwrap_err().contains("no assistant turn"));
+}
+
+#[test]
+fn messages_of_a_prompt_are_not_learned() {
+    let tokenizer = tokenizer();
+    for source in [models::SMOLLM2, models::MARKED] {
+        let template = template(source);
+        let row = Row::from_json(
+            r#"{"prompt": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "old"}, {"role": "user", "content": "y"}],
+                "completion": [{"role": "assistant", "content": "new"}]}"#,
+        )
+        .unwrap();
+        let made = preparation(&tokenizer, Some(&template)).prepare(&row).unwrap();
+        let (_, learned) = read(&tokenizer, &made.examples[0]);
+        assert_eq!(learned.len(), 1);
+        assert!(learned[0].starts_with("new<|im_end|>"), "{learned:?}");
+    }
+}
+
+#[test]
+fn without_masking_all_is_learned() {
+    let (tokenizer, template) = (tokenizer(), template(models::MISTRAL));
+    let row = Row::from_json(r#"{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "a"}]}"#).unwrap();
+    let all = Preparation { mask_prompt: false, ..preparation(&tokenizer, Some(&template)) };
+    let made = all.prepare(&row).unwrap();
+    assert_eq!(read(&tokenizer, &made.examples[0]).1, ["<s>[INST] x [/INST]a</s>"]);
+}

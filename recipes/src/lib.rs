@@ -1,0 +1,11 @@
+//! The recipes and the command line of Burnish.
+
+pub mod backend;
+pub mod cli;
+pub mod config;
+pub mod data;
+pub mod generation;
+pub mod hint;
+pub mod report;
+pub mod train;
+pub mod weights;

@@ -1,0 +1,143 @@
+//! What a run prints while it goes on.
+
+mod quiet;
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+
+pub use quiet::Quiet;
+
+use crate::train::{Evaluation, Events, StepMetrics};
+
+/// How much is printed, and in which form.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OutputStyle {
+    /// One JSON object a line on stdout.
+    pub json: bool,
+    /// Errors only.
+    pub quiet: bool,
+}
+
+impl OutputStyle {
+    /// A line for people, on stderr.
+    pub fn say(self, line: impl AsRef<str>) {
+        if !self.quiet && !self.json {
+            eprintln!("{}", line.as_ref());
+        }
+    }
+
+    /// A result: JSON on stdout when asked for, else the text.
+    pub fn result(self, text: impl AsRef<str>, value: &serde_json::Value) {
+        // A reader that closed its end wants no more of it.
+        let mut out = std::io::stdout().lock();
+        let written = if self.json { writeln!(out, "{value}") } else { writeln!(out, "{}", text.as_ref()) };
+        written.ok();
+    }
+}
+
+/// Follows a training run: a bar on a terminal, plain lines elsewhere, or JSON.
+pub struct TrainReport {
+    style: OutputStyle,
+    bar: Option<ProgressBar>,
+    every: usize,
+    total: usize,
+    started: Instant,
+    first_step: Option<usize>,
+}
+
+impl TrainReport {
+    /// A report with a line every so many steps.
+    pub fn new(style: OutputStyle, every: usize) -> Self {
+        let fancy = std::io::stderr().is_terminal() && !style.json && !style.quiet;
+        let bar = fancy.then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            let style = ProgressStyle::with_template("{bar:24} {pos}/{len} [{elapsed}<{eta}] {msg}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar
+        });
+        Self { style, bar, every: every.max(1), total: 0, started: Instant::now(), first_step: None }
+    }
+
+    fn line(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => self.style.say(line),
+        }
+    }
+
+    fn event(&self, value: &serde_json::Value) {
+        if self.style.json {
+            self.style.result("", value);
+        }
+    }
+
+    /// Time that the rest will take, at the pace so far.
+    fn eta(&self, step: usize) -> Duration {
+        let taken = step + 1 - self.first_step.unwrap_or(step);
+        self.started.elapsed().mul_f64((self.total - step.min(self.total)) as f64 / taken.max(1) as f64)
+    }
+}
+
+impl Events for TrainReport {
+    fn step(&mut self, metrics: &StepMetrics, total: usize) {
+        if self.first_step.is_none() {
+            self.first_step = Some(metrics.step);
+            self.started = Instant::now().checked_sub(Duration::from_secs_f64(metrics.step_ms / 1e3)).unwrap_or(self.started);
+        }
+        self.total = total;
+        if self.style.json {
+            let mut value = json!(metrics);
+            value["event"] = json!("step");
+            self.event(&value);
+        }
+        let memory = metrics.peak_bytes.map(|bytes| format!(", {}", gib(bytes))).unwrap_or_default();
+        let message = format!("loss {:.4}, {:.0} tok/s{memory}", metrics.loss, metrics.tokens_per_second);
+        if let Some(bar) = &self.bar {
+            bar.set_length(total as u64);
+            bar.set_position(metrics.step as u64);
+            bar.set_message(message.clone());
+        }
+        if self.bar.is_none() && (metrics.step.is_multiple_of(self.every) || metrics.step == 1 || metrics.step == total) {
+            let eta = self.eta(metrics.step).as_secs();
+            self.line(&format!(
+                "step {}/{total}: {message}, lr {:.2e}, grad norm {:.3}, {}:{:02} left",
+                metrics.step,
+                metrics.learning_rate,
+                metrics.grad_norm,
+                eta / 60,
+                eta % 60
+            ));
+        }
+        if metrics.step == total
+            && let Some(bar) = &self.bar
+        {
+            bar.finish();
+        }
+    }
+
+    fn evaluation(&mut self, step: usize, evaluation: &Evaluation, best: bool) {
+        self.event(&json!({ "event": "evaluation", "step": step, "loss": evaluation.loss, "perplexity": evaluation.perplexity, "best": best }));
+        let remark = if best { ", the best so far" } else { "" };
+        self.line(&format!("step {step}: validation loss {:.4}, perplexity {:.2}{remark}", evaluation.loss, evaluation.perplexity));
+    }
+
+    fn checkpoint(&mut self, path: &Path) {
+        self.event(&json!({ "event": "checkpoint", "path": path }));
+        self.line(&format!("saved {}", path.display()));
+    }
+
+    fn note(&mut self, line: &str) {
+        self.event(&json!({ "event": "note", "text": line }));
+        self.line(line);
+    }
+}
+
+/// Bytes for people.
+pub fn gib(bytes: u64) -> String {
+    let bytes = bytes as f64;
+    if bytes >= 1e9 { format!("{:.2} GiB", bytes / (1u64 << 30) as f64) } else { format!("{:.0} MiB", bytes / (1u64 << 20) as f64) }
+}

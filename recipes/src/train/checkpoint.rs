@@ -1,0 +1,276 @@
+//! Checkpoints: a folder each, written beside and renamed into place.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use burnish_kernels::TrainBackend;
+use burnish_models::checkpoint::SafetensorsFolder;
+use burnish_models::{AnyTensor, Checkpoint as Tensors, NamedParameter};
+use safetensors::tensor::{Dtype, TensorView};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::optimizer::{AdamW, Moments};
+
+const PREFIX: &str = "checkpoint-";
+const MANIFEST: &str = "manifest.json";
+const STATE: &str = "trainer_state.json";
+const OPTIMIZER: &str = "optimizer.safetensors";
+
+/// Where a run stands. The order of the data and all random draws follow from the seed, the epoch and the step.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct TrainerState {
+    /// Optimizer steps taken.
+    pub step: usize,
+    /// The epoch of the last one.
+    pub epoch: usize,
+    /// Tokens seen.
+    pub tokens: u64,
+    /// Decides order, adapters and dropout.
+    pub seed: u64,
+    /// Lowest validation loss.
+    pub best_loss: Option<f64>,
+    /// Its step.
+    pub best_step: Option<usize>,
+    /// Validations since then.
+    pub without_improvement: usize,
+}
+
+/// Sizes and checksums of the other files.
+#[derive(Debug, Serialize, Deserialize)]
+struct Manifest {
+    files: BTreeMap<String, FileEntry>,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct FileEntry {
+    bytes: u64,
+    sha256: String,
+}
+
+/// A checkpoint whose every byte was verified.
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    /// Its folder.
+    pub path: PathBuf,
+    /// Where the run stood.
+    pub state: TrainerState,
+}
+
+impl Checkpoint {
+    /// Writes a checkpoint; `weights` puts the trained tensors into the folder that it is given.
+    ///
+    /// # Errors
+    /// When the disk refuses. What was there before stays whole.
+    pub fn save<B: TrainBackend>(
+        run: &Path,
+        state: &TrainerState,
+        config_toml: &str,
+        optimizer: &AdamW<B>,
+        parameters: &[NamedParameter<B>],
+        weights: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
+        let target = run.join(format!("{PREFIX}{}", state.step));
+        write_folder(&target, |folder| {
+            weights(folder)?;
+            write_file(&folder.join(OPTIMIZER), &optimizer_bytes(optimizer, parameters)?)?;
+            write_file(&folder.join(STATE), serde_json::to_string_pretty(state)?.as_bytes())?;
+            write_file(&folder.join("config.toml"), config_toml.as_bytes())?;
+            let manifest = Manifest { files: checksums(folder)? };
+            write_file(&folder.join(MANIFEST), serde_json::to_string_pretty(&manifest)?.as_bytes())
+        })?;
+        Ok(target)
+    }
+
+    /// Opens a checkpoint and verifies every file.
+    ///
+    /// # Errors
+    /// When a file is missing, cut, or not what the manifest says.
+    pub fn open(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path.join(MANIFEST)).with_context(|| format!("{}: no readable manifest", path.display()))?;
+        let manifest: Manifest = serde_json::from_str(&text).with_context(|| format!("{}: damaged manifest", path.display()))?;
+        let found = checksums(path)?;
+        for (name, entry) in &manifest.files {
+            match found.get(name) {
+                None => bail!("{}: `{name}` is missing", path.display()),
+                Some(other) if other != entry => bail!("{}: `{name}` is damaged (checksum differs)", path.display()),
+                Some(_) => {}
+            }
+        }
+        let text = fs::read_to_string(path.join(STATE)).with_context(|| format!("{}: no {STATE}", path.display()))?;
+        let state = serde_json::from_str(&text).with_context(|| format!("{}: damaged {STATE}", path.display()))?;
+        Ok(Self { path: path.to_owned(), state })
+    }
+
+    /// The newest whole checkpoint of a run, and a line for each newer one that is damaged.
+    pub fn newest(run: &Path) -> (Option<Self>, Vec<String>) {
+        let mut refused = Vec::new();
+        for (_, path) in list(run).into_iter().rev() {
+            match Self::open(&path) {
+                Ok(checkpoint) => return (Some(checkpoint), refused),
+                Err(error) => refused.push(format!("{error:#}")),
+            }
+        }
+        (None, refused)
+    }
+
+    /// Deletes all but the last `limit` checkpoints and the best one; 0 keeps all.
+    ///
+    /// # Errors
+    /// When a folder can't be deleted.
+    pub fn prune(run: &Path, limit: usize, best: Option<usize>) -> Result<()> {
+        let found = list(run);
+        if limit == 0 || found.len() <= limit {
+            return Ok(());
+        }
+        for (step, path) in &found[..found.len() - limit] {
+            if Some(*step) != best {
+                // Renamed first, so that a crash half way leaves no folder that looks like a checkpoint.
+                let doomed = hidden(path, "old");
+                fs::rename(path, &doomed).with_context(|| path.display().to_string())?;
+                fs::remove_dir_all(&doomed).with_context(|| doomed.display().to_string())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the moments back.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn restore_optimizer<B: TrainBackend>(
+        &self,
+        optimizer: &AdamW<B>,
+        parameters: &[NamedParameter<B>],
+        device: &B::Device,
+    ) -> Result<()> {
+        let file = SafetensorsFolder::from_files(&[self.path.join(OPTIMIZER)])?;
+        let mut state = optimizer.state();
+        state.hyper.step = self.state.step;
+        for parameter in parameters {
+            let shape = parameter.tensor.shape();
+            let read = |moment: &str| -> Result<AnyTensor<B::InnerBackend>> {
+                let name = format!("{}.{moment}", parameter.name);
+                if file.shape(&name).as_ref() != Some(&shape) {
+                    bail!("{}: `{name}` does not fit {shape:?}", self.path.display());
+                }
+                AnyTensor::from_f32(file.read_f32(&name)?, &shape, device).context("a parameter of rank 1 or 2")
+            };
+            let moments = Moments { exp_avg: read("exp_avg")?, exp_avg_sq: read("exp_avg_sq")? };
+            state.moments.insert(parameter.id.val(), moments);
+        }
+        Ok(())
+    }
+}
+
+/// The checkpoints of a run by step, oldest first.
+fn list(run: &Path) -> Vec<(usize, PathBuf)> {
+    let Ok(entries) = fs::read_dir(run) else { return Vec::new() };
+    let mut found: Vec<(usize, PathBuf)> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let step = entry.file_name().to_str()?.strip_prefix(PREFIX)?.parse().ok()?;
+            Some((step, entry.path()))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+fn optimizer_bytes<B: TrainBackend>(optimizer: &AdamW<B>, parameters: &[NamedParameter<B>]) -> Result<Vec<u8>> {
+    let state = optimizer.state();
+    let mut tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
+    for parameter in parameters {
+        let Some(moments) = state.moments.get(&parameter.id.val()) else { continue };
+        for (name, moment) in [("exp_avg", &moments.exp_avg), ("exp_avg_sq", &moments.exp_avg_sq)] {
+            let bytes = moment.to_f32().into_iter().flat_map(f32::to_le_bytes).collect();
+            tensors.insert(format!("{}.{name}", parameter.name), (moment.shape(), bytes));
+        }
+    }
+    let views: Vec<(&String, TensorView)> = tensors
+        .iter()
+        .map(|(name, (shape, bytes))| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
+        .collect::<Result<_>>()?;
+    Ok(safetensors::serialize(views, None)?)
+}
+
+fn checksums(folder: &Path) -> Result<BTreeMap<String, FileEntry>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let entry = entry.with_context(|| folder.display().to_string())?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name == MANIFEST || !entry.path().is_file() {
+            continue;
+        }
+        let mut file = File::open(entry.path()).with_context(|| entry.path().display().to_string())?;
+        let mut hasher = Sha256::new();
+        let bytes = std::io::copy(&mut file, &mut HashWriter(&mut hasher)).with_context(|| entry.path().display().to_string())?;
+        let sha256 = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        files.insert(name, FileEntry { bytes, sha256 });
+    }
+    Ok(files)
+}
+
+/// Lets `io::copy` feed a hash.
+struct HashWriter<'a>(&'a mut Sha256);
+
+impl Write for HashWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes a folder beside its place, syncs it, and renames it; an older one of the name makes way last.
+///
+/// # Errors
+/// When the disk refuses; the older folder then stays, and nothing half-written is left.
+pub fn write_folder(target: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let beside = hidden(target, "new");
+    if beside.exists() {
+        fs::remove_dir_all(&beside).with_context(|| beside.display().to_string())?;
+    }
+    fs::create_dir_all(&beside).with_context(|| beside.display().to_string())?;
+    let filled = fill(&beside).and_then(|()| sync(&beside));
+    if let Err(error) = filled {
+        fs::remove_dir_all(&beside).ok();
+        return Err(error);
+    }
+    if target.exists() {
+        let old = hidden(target, "old");
+        if old.exists() {
+            fs::remove_dir_all(&old).with_context(|| old.display().to_string())?;
+        }
+        fs::rename(target, &old).with_context(|| target.display().to_string())?;
+        fs::rename(&beside, target).with_context(|| target.display().to_string())?;
+        fs::remove_dir_all(&old).with_context(|| old.display().to_string())?;
+    } else {
+        fs::rename(&beside, target).with_context(|| target.display().to_string())?;
+    }
+    target.parent().map_or(Ok(()), sync)
+}
+
+/// `.name.kind` beside a path.
+fn hidden(path: &Path, kind: &str) -> PathBuf {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    path.with_file_name(format!(".{name}.{kind}"))
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = File::create(path).with_context(|| path.display().to_string())?;
+    file.write_all(bytes).with_context(|| path.display().to_string())?;
+    file.sync_all().with_context(|| path.display().to_string())
+}
+
+/// Brings a folder's entries, and the files in it, to the disk.
+fn sync(folder: &Path) -> Result<()> {
+    let open = |path: &Path| File::open(path).and_then(|file| file.sync_all()).with_context(|| path.display().to_string());
+    open(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
+}

@@ -1,0 +1,20 @@
+//! The training loop: burn-train's learner with a strategy that counts optimizer steps.
+
+mod checkpoint;
+mod evaluate;
+mod metrics;
+mod model;
+mod optimizer;
+mod run;
+mod run_folder;
+mod schedule;
+mod strategy;
+
+pub use checkpoint::{Checkpoint, TrainerState, write_folder};
+pub use evaluate::{Evaluation, evaluate};
+pub use metrics::{MetricsFile, StepMetrics};
+pub use model::{StepItem, StepOutput, TrainedModel, batch_loss};
+pub use optimizer::AdamW;
+pub use run::{Prepared, Summary, train};
+pub use schedule::Schedule;
+pub use strategy::{End, Events, Plan, StepStrategy};

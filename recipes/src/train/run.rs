@@ -1,0 +1,263 @@
+//! One training run, from configuration to adapter.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result, anyhow, bail};
+use burn::backend::Autodiff;
+use burn_train::logger::InMemoryMetricLogger;
+use burn_train::metric::LossMetric;
+use burn_train::renderer::tui::TuiMetricsRendererWrapper;
+use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
+use burnish_kernels::FusedBackend;
+use burnish_lora::{attach, load_adapter, save_adapter};
+use burnish_models::checkpoint::SafetensorsFolder;
+use burnish_models::{LanguageModel, ModelConfig, Pretrained};
+
+use super::checkpoint::{Checkpoint, TrainerState, write_folder};
+use super::model::TrainedModel;
+use super::optimizer::AdamW;
+use super::run_folder;
+use super::schedule::Schedule;
+use super::strategy::{Components, End, Events, Plan, Running, StepStrategy, lock};
+use crate::backend::{self, BackendJob};
+use crate::config::{FineTuneType, TrainConfig};
+use crate::data::{self, BadRows, BatchOptions, Batches, Preparation, Sources};
+use crate::hint::with_hint;
+use crate::report::Quiet;
+use crate::weights::ModelWeights;
+
+/// A run that is ready to start.
+pub struct Prepared {
+    /// The effective configuration.
+    pub config: TrainConfig,
+    /// The base.
+    pub pretrained: Pretrained,
+    /// To train on.
+    pub train: Arc<Batches>,
+    /// To validate on.
+    pub valid: Option<Arc<Batches>>,
+    /// Where to go on.
+    pub resume: Option<Checkpoint>,
+    /// Lines for the user.
+    pub notes: Vec<String>,
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Summary {
+    /// How it ended.
+    pub end: End,
+    /// Where it stood then.
+    pub state: TrainerState,
+    /// Loss of the last step.
+    pub last_loss: Option<f64>,
+    /// The PEFT folder, or the model's folder when every weight was trained.
+    pub output: Option<PathBuf>,
+    /// The newest checkpoint.
+    pub checkpoint: Option<PathBuf>,
+}
+
+impl Prepared {
+    /// Opens model and data and looks for a checkpoint; nothing is on a device yet.
+    ///
+    /// # Errors
+    /// Whatever is wrong with them, before anything is written.
+    pub fn new(config: TrainConfig) -> Result<Self> {
+        let pretrained = match &config.model_config {
+            Some(folder) => Pretrained::without_weights(Path::new(folder))?,
+            None => Pretrained::open(&config.model)?,
+        };
+        LanguageModel::<burn::backend::Flex>::tensor_shapes(&pretrained.config)?;
+        let mut notes = Vec::new();
+        let limit = config.max_seq_length.min(pretrained.config.max_position_embeddings);
+        if limit < config.max_seq_length {
+            notes.push(format!("max_seq_length is {limit}: the model has no more positions"));
+        }
+        let preparation = Preparation {
+            tokenizer: &pretrained.tokenizer,
+            template: pretrained.chat_template.as_ref(),
+            mask_prompt: config.mask_prompt,
+            max_seq_length: limit,
+            vocab_size: pretrained.config.vocab_size,
+        };
+        let bad_rows = if config.skip_bad_rows { BadRows::Skip } else { BadRows::Stop };
+        let mut batches = |file: &Path, shuffle_seed: Option<u64>| -> Result<Arc<Batches>> {
+            let prepared = data::load(file, &preparation, bad_rows)?;
+            notes.extend(prepared.report.lines().into_iter().map(|line| format!("{}: {line}", file.display())));
+            let options = BatchOptions {
+                batch_size: config.batch_size,
+                max_seq_length: limit,
+                packing: config.packing,
+                shuffle_seed,
+                pad_token_id: pretrained.config.pad_token_id.unwrap_or(0),
+            };
+            Ok(Arc::new(Batches::new(prepared.examples, options)))
+        };
+        let sources = Sources::locate(&config.data)?;
+        let train = sources.train.ok_or_else(|| {
+            with_hint(format!("{} has nothing to train on", config.data), "name the rows train.jsonl, or give the file itself")
+        })?;
+        let train = batches(&train, config.shuffle.then_some(config.seed))?;
+        let valid = sources.valid.map(|file| batches(&file, None)).transpose()?;
+        let (resume, more) = run_folder::prepare(&config)?;
+        notes.extend(more);
+        Ok(Self { config, pretrained, train, valid, resume, notes })
+    }
+}
+
+/// Trains.
+///
+/// # Errors
+/// What broke the run; the last checkpoint is whole then.
+pub fn train(
+    prepared: Prepared,
+    events: Arc<Mutex<dyn Events>>,
+    interrupter: Interrupter,
+    dashboard: bool,
+) -> Result<Summary> {
+    let name = prepared.config.backend.clone();
+    backend::run(&name, TrainJob { prepared, events, interrupter, dashboard })
+}
+
+struct TrainJob {
+    prepared: Prepared,
+    events: Arc<Mutex<dyn Events>>,
+    interrupter: Interrupter,
+    dashboard: bool,
+}
+
+impl BackendJob for TrainJob {
+    type Output = Summary;
+
+    fn run<B: FusedBackend>(self, device: B::Device) -> Result<Summary> {
+        let Self { prepared, events, interrupter, dashboard } = self;
+        let Prepared { config, pretrained, train, valid, resume, .. } = prepared;
+        let model = build_model::<Autodiff<B>>(&config, &pretrained, resume.as_ref(), &device)?;
+        let done = resume.as_ref().map_or(0, |checkpoint| checkpoint.state.step);
+        let optimizer = AdamW::<Autodiff<B>>::new(&config);
+        if let Some(checkpoint) = &resume {
+            checkpoint.restore_optimizer(&optimizer, &model.parameters(), &device)?;
+        }
+        let plan = Plan::new(&config, train, done);
+        let mut state = resume.as_ref().map(|checkpoint| checkpoint.state.clone()).unwrap_or_default();
+        state.seed = config.seed;
+        let progress = Arc::new(Mutex::new(Running {
+            state,
+            end: End::Finished,
+            error: None,
+            last_loss: None,
+            checkpoint: resume.as_ref().map(|checkpoint| checkpoint.path.clone()),
+        }));
+        let strategy = StepStrategy {
+            config: config.clone(),
+            valid,
+            optimizer: optimizer.clone(),
+            save_weights: weight_writer(&config, &pretrained),
+            progress: progress.clone(),
+            events,
+        };
+        let learner = Learner::new(TrainedModel { model }, optimizer, Schedule::new(&config, plan.total, done));
+        let training = SupervisedTraining::<Components<Autodiff<B>>>::new(&config.output_dir, Arc::new(plan.clone()), Arc::new(plan))
+            .with_training_strategy(TrainingStrategy::Custom(Arc::new(strategy)))
+            .with_application_logger(None)
+            .with_metric_logger(InMemoryMetricLogger::default())
+            .with_interrupter(interrupter.clone())
+            .metric_train_numeric(LossMetric::<burn::backend::Flex>::new());
+        let trained = if dashboard {
+            training.renderer(TuiMetricsRendererWrapper::new(interrupter, None)).launch(learner)
+        } else {
+            training.renderer(Quiet).launch(learner)
+        };
+        let mut running = lock(&progress);
+        if let Some(error) = running.error.take() {
+            return Err(error);
+        }
+        let output = match running.end {
+            End::Interrupted => None,
+            End::Finished | End::EarlyStop => Some(write_result(&config, &pretrained, &trained.model.model)?),
+        };
+        Ok(Summary {
+            end: running.end,
+            state: running.state.clone(),
+            last_loss: running.last_loss,
+            output,
+            checkpoint: running.checkpoint.clone(),
+        })
+    }
+}
+
+fn build_model<B: FusedBackend>(
+    config: &TrainConfig,
+    pretrained: &Pretrained,
+    resume: Option<&Checkpoint>,
+    device: &B::Device,
+) -> Result<LanguageModel<B>> {
+    let shape: &ModelConfig = &pretrained.config;
+    if config.fine_tune_type == FineTuneType::Full {
+        return Ok(match resume {
+            Some(checkpoint) => LanguageModel::load(shape, &SafetensorsFolder::open(&checkpoint.path)?, device, true)?,
+            None if config.model_config.is_some() => LanguageModel::random(shape, config.seed, device)?,
+            None => LanguageModel::load(shape, &*pretrained.checkpoint, device, true)?,
+        });
+    }
+    let mut model = LanguageModel::load(shape, &*pretrained.checkpoint, device, false)?;
+    let folder = resume.map(|checkpoint| checkpoint.path.clone()).or_else(|| config.adapter.as_ref().map(PathBuf::from));
+    match folder {
+        Some(folder) => {
+            load_adapter(&mut model, &folder, Some(config.dropout), device)?;
+        }
+        None => {
+            let attached = attach(&mut model, &config.lora(), config.seed, device)?;
+            if attached == 0 {
+                bail!("no layer got an adapter");
+            }
+        }
+    }
+    Ok(model)
+}
+
+type WeightWriter<B> = Box<dyn Fn(&LanguageModel<B>, &Path) -> Result<()> + Send + Sync>;
+
+/// How the trained tensors of this run are written.
+fn weight_writer<B: FusedBackend>(config: &TrainConfig, pretrained: &Pretrained) -> WeightWriter<B> {
+    match config.fine_tune_type {
+        FineTuneType::Lora => {
+            let (lora, source) = (adapter_config(config), pretrained.source.clone());
+            Box::new(move |model, folder| save_adapter(model, &lora, &source, folder).map_err(|error| anyhow!(error)))
+        }
+        FineTuneType::Full => Box::new(|model, folder| {
+            burnish_export::write_safetensors(&ModelWeights::of(model), folder, burnish_export::FloatType::F32)
+                .map_err(|error| anyhow!(error))
+        }),
+    }
+}
+
+/// The adapter's configuration: that of the folder it came from, where it came from one.
+fn adapter_config(config: &TrainConfig) -> burnish_lora::LoraConfig {
+    let from = config.adapter.as_ref().and_then(|folder| burnish_lora::read_config(Path::new(folder)).ok());
+    from.map_or_else(|| config.lora(), |found| burnish_lora::LoraConfig { dropout: config.dropout, ..found })
+}
+
+fn write_result<B: FusedBackend>(config: &TrainConfig, pretrained: &Pretrained, model: &LanguageModel<B>) -> Result<PathBuf> {
+    let run = PathBuf::from(&config.output_dir);
+    match config.fine_tune_type {
+        FineTuneType::Lora => {
+            let target = run.join("adapter");
+            let lora = adapter_config(config);
+            write_folder(&target, |folder| Ok(save_adapter(model, &lora, &pretrained.source, folder)?))?;
+            Ok(target)
+        }
+        FineTuneType::Full => {
+            let target = run.join("model");
+            burnish_export::export_hugging_face(
+                pretrained,
+                &ModelWeights::of(model),
+                &target,
+                &burnish_export::HuggingFaceOptions { overwrite: true, ..Default::default() },
+            )
+            .with_context(|| target.display().to_string())?;
+            Ok(target)
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! How the learning rate moves.
+
+use burn::lr_scheduler::LrScheduler as BurnScheduler;
+use burn::tensor::backend::Backend;
+
+use crate::config::{LrScheduler, TrainConfig};
+
+/// The learning rate of every optimizer step: a line up from zero, then as asked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Schedule {
+    kind: LrScheduler,
+    peak: f64,
+    warmup: usize,
+    total: usize,
+    /// Steps taken.
+    step: usize,
+}
+
+impl Schedule {
+    /// The schedule of a run of `total` steps, `done` of which are past.
+    pub fn new(config: &TrainConfig, total: usize, done: usize) -> Self {
+        let warmup = if config.warmup < 1.0 { (config.warmup * total as f64).ceil() } else { config.warmup };
+        Self { kind: config.lr_scheduler, peak: config.learning_rate, warmup: warmup as usize, total, step: done }
+    }
+
+    /// The rate of a step, counted from 1.
+    ///
+    /// # Source
+    /// `get_{constant,linear,cosine}_schedule_with_warmup` of transformers 5, whose first step has rate `0` with
+    /// warm-up; here step `s` of the warm-up has `s / warmup`, so that no step is lost.
+    pub fn rate(&self, step: usize) -> f64 {
+        if step <= self.warmup {
+            return self.peak * step as f64 / self.warmup.max(1) as f64;
+        }
+        let past = (step - self.warmup - 1) as f64;
+        let whole = self.total.saturating_sub(self.warmup).max(1) as f64;
+        let progress = (past / whole).min(1.0);
+        match self.kind {
+            LrScheduler::Constant => self.peak,
+            LrScheduler::Linear => self.peak * (1.0 - progress),
+            LrScheduler::Cosine => self.peak * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
+        }
+    }
+}
+
+impl BurnScheduler for Schedule {
+    type Record<B: Backend> = usize;
+
+    fn step(&mut self) -> f64 {
+        self.step += 1;
+        self.rate(self.step)
+    }
+
+    fn to_record<B: Backend>(&self) -> usize {
+        self.step
+    }
+
+    fn load_record<B: Backend>(mut self, record: usize) -> Self {
+        self.step = record;
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rates(kind: LrScheduler, warmup: f64) -> Vec<f64> {
+        let config = TrainConfig { lr_scheduler: kind, learning_rate: 1.0, warmup, ..TrainConfig::default() };
+        let schedule = Schedule::new(&config, 10, 0);
+        (1..=10).map(|step| schedule.rate(step)).collect()
+    }
+
+    #[test]
+    fn warm_up_rises_to_the_peak_and_then_it_falls() {
+        let linear = rates(LrScheduler::Linear, 4.0);
+        assert_eq!(linear[..5], [0.25, 0.5, 0.75, 1.0, 1.0]);
+        assert!(linear[5..].windows(2).all(|pair| pair[1] < pair[0]) && linear[9] > 0.0);
+        assert_eq!(rates(LrScheduler::Linear, 0.4), linear);
+        assert_eq!(rates(LrScheduler::Constant, 0.0), [1.0; 10]);
+        let cosine = rates(LrScheduler::Cosine, 0.0);
+        assert!((cosine[5] - 0.5).abs() < 1e-12 && cosine[0] == 1.0);
+    }
+}

@@ -1,0 +1,345 @@
+//! burn-train's learner, step by step: clipping, metrics, validation, checkpoints, interruption.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use anyhow::Result;
+use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
+use burn::module::AutodiffModule;
+use burn::optim::GradientsParams;
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+use burn_train::{
+    EventProcessorTraining, Learner, LearnerEvent, LearningComponentsMarker, SupervisedLearningStrategy, SupervisedTrainingEventProcessor, TrainLoader,
+    TrainingComponents, TrainingItem, ValidLoader,
+};
+use burnish_kernels::TrainBackend;
+use burnish_models::{AnyTensor, LanguageModel};
+
+use super::checkpoint::{Checkpoint, TrainerState};
+use super::evaluate::{Evaluation, evaluate};
+use super::metrics::{MetricsFile, StepMetrics, peak_bytes};
+use super::model::{StepItem, TrainedModel};
+use super::optimizer::AdamW;
+use super::schedule::Schedule;
+use crate::config::TrainConfig;
+use crate::data::Batches;
+
+/// What the learner is made of.
+pub type Components<B> = LearningComponentsMarker<B, Schedule, TrainedModel<B>, AdamW<B>>;
+
+/// What a run tells whoever watches.
+pub trait Events: Send {
+    /// A step was taken.
+    fn step(&mut self, metrics: &StepMetrics, total: usize);
+    /// A validation ended.
+    fn evaluation(&mut self, step: usize, evaluation: &Evaluation, best: bool);
+    /// A checkpoint was written.
+    fn checkpoint(&mut self, path: &std::path::Path);
+    /// Anything else worth a line.
+    fn note(&mut self, line: &str);
+}
+
+/// Which steps a run takes.
+#[derive(Clone)]
+pub struct Plan {
+    /// The data.
+    pub batches: Arc<Batches>,
+    /// Micro-steps of an optimizer step.
+    pub accumulation: usize,
+    /// Optimizer steps of the whole run.
+    pub total: usize,
+    /// Steps already taken.
+    pub done: usize,
+    /// Seeds dropout.
+    pub seed: u64,
+}
+
+impl Plan {
+    /// Counts the steps: `iters`, or all of the epochs.
+    pub fn new(config: &TrainConfig, batches: Arc<Batches>, done: usize) -> Self {
+        let accumulation = config.grad_accumulation_steps;
+        let total = if config.iters > 0 {
+            config.iters
+        } else {
+            config.epochs * batches.steps_per_epoch(accumulation)
+        };
+        Self { batches, accumulation, total, done, seed: config.seed }
+    }
+}
+
+/// Yields the steps that are left.
+struct Steps {
+    plan: Plan,
+    step: usize,
+}
+
+impl Iterator for Steps {
+    type Item = StepItem;
+
+    fn next(&mut self) -> Option<StepItem> {
+        if self.step >= self.plan.total {
+            return None;
+        }
+        let batches = &self.plan.batches;
+        let each = batches.steps_per_epoch(self.plan.accumulation);
+        let (epoch, within) = (self.step / each, self.step % each);
+        self.step += 1;
+        let order = batches.epoch(epoch);
+        let batches = batches.of_step(within, self.plan.accumulation).map(|index| order.batch(index)).collect();
+        let seed = self.plan.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(self.step as u64);
+        Some(StepItem { step: self.step, epoch, batches, seed })
+    }
+}
+
+impl DataLoaderIterator<StepItem> for Steps {
+    fn progress(&self) -> Progress {
+        Progress::new(self.step, self.plan.total)
+    }
+}
+
+impl<B: Backend> DataLoader<B, StepItem> for Plan {
+    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<StepItem> + 'a> {
+        Box::new(Steps { plan: self.clone(), step: self.done })
+    }
+
+    fn num_items(&self) -> usize {
+        self.total
+    }
+
+    fn to_device(&self, _device: &B::Device) -> Arc<dyn DataLoader<B, StepItem>> {
+        Arc::new(self.clone())
+    }
+
+    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<B, StepItem>> {
+        Arc::new(Self { done: start, total: end.min(self.total), ..self.clone() })
+    }
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// All steps were taken.
+    Finished,
+    /// The validation loss no longer fell.
+    EarlyStop,
+    /// The user asked for it.
+    Interrupted,
+}
+
+/// The loop.
+pub struct StepStrategy<B: TrainBackend> {
+    /// The effective configuration.
+    pub config: TrainConfig,
+    /// Held-out batches.
+    pub valid: Option<Arc<Batches>>,
+    /// Shares its state with the learner's.
+    pub optimizer: AdamW<B>,
+    /// Writes the trained tensors of a checkpoint.
+    pub save_weights: Box<dyn Fn(&LanguageModel<B>, &std::path::Path) -> Result<()> + Send + Sync>,
+    /// Moves while the run goes on.
+    pub progress: Arc<Mutex<Running>>,
+    /// Who watches.
+    pub events: Arc<Mutex<dyn Events>>,
+}
+
+/// What a run knows of itself, and what it ends with.
+#[derive(Debug)]
+pub struct Running {
+    /// Where the run stands.
+    pub state: TrainerState,
+    /// How it ended.
+    pub end: End,
+    /// What broke it.
+    pub error: Option<anyhow::Error>,
+    /// Loss of the last step.
+    pub last_loss: Option<f64>,
+    /// The newest checkpoint.
+    pub checkpoint: Option<PathBuf>,
+}
+
+/// A lock that a panicking thread can't spoil.
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<B: TrainBackend> SupervisedLearningStrategy<Components<B>> for StepStrategy<B> {
+    fn fit(
+        &self,
+        components: TrainingComponents<Components<B>>,
+        mut learner: Learner<Components<B>>,
+        train: TrainLoader<Components<B>>,
+        _valid: ValidLoader<Components<B>>,
+        _starting_epoch: usize,
+    ) -> (TrainedModel<B>, SupervisedTrainingEventProcessor<Components<B>>) {
+        let mut processor = components.event_processor;
+        let outcome = self.steps(&components.interrupter, &mut learner, &train, &mut processor);
+        if let Err(error) = outcome {
+            lock(&self.progress).error = Some(error);
+        }
+        (learner.model(), processor)
+    }
+}
+
+impl<B: TrainBackend> StepStrategy<B> {
+    fn steps(
+        &self,
+        interrupter: &burn_train::Interrupter,
+        learner: &mut Learner<Components<B>>,
+        train: &TrainLoader<Components<B>>,
+        processor: &mut SupervisedTrainingEventProcessor<Components<B>>,
+    ) -> Result<()> {
+        let run = PathBuf::from(&self.config.output_dir);
+        let mut file = MetricsFile::open(&run, lock(&self.progress).state.step)?;
+        let mut steps = train.iter();
+        let total = steps.progress().items_total;
+        let mut saved = lock(&self.progress).state.step;
+        while let Some(item) = steps.next() {
+            let (step, epoch, tokens) = (item.step, item.epoch, item.tokens());
+            let metrics = self.one_step(learner, item, processor, steps.progress())?;
+            file.write(&metrics)?;
+            let previous = {
+                let mut progress = lock(&self.progress);
+                let previous = progress.state.epoch;
+                progress.state.step = step;
+                progress.state.epoch = epoch;
+                progress.state.tokens += tokens as u64;
+                progress.last_loss = Some(metrics.loss);
+                previous
+            };
+            if epoch > previous {
+                processor.process_train(LearnerEvent::EndEpoch(previous + 1));
+            }
+            lock(&self.events).step(&metrics, total);
+            let mut stop = false;
+            if is_due(self.config.steps_per_eval, step) || (step == total && self.config.steps_per_eval > 0) {
+                stop = self.validate(learner, step);
+            }
+            let interrupted = interrupter.should_stop();
+            if interrupted {
+                lock(&self.progress).end = End::Interrupted;
+            } else if stop {
+                lock(&self.progress).end = End::EarlyStop;
+            }
+            let last = step == total || interrupted || stop;
+            if is_due(self.config.save_every, step) || (last && (self.config.save_every > 0 || interrupted)) {
+                self.save(&learner.model().model)?;
+                saved = step;
+            }
+            if interrupted || stop {
+                break;
+            }
+        }
+        // Interrupted before the first step of this process: nothing new to save.
+        if interrupter.should_stop() && saved == lock(&self.progress).state.step {
+            lock(&self.progress).end = End::Interrupted;
+        }
+        Ok(())
+    }
+
+    /// Forward, backward, clipping and update.
+    fn one_step(
+        &self,
+        learner: &mut Learner<Components<B>>,
+        item: StepItem,
+        processor: &mut SupervisedTrainingEventProcessor<Components<B>>,
+        progress: Progress,
+    ) -> Result<StepMetrics> {
+        let started = Instant::now();
+        let (step, epoch, tokens) = (item.step, item.epoch, item.tokens());
+        learner.lr_step();
+        let output = learner.train_step(item);
+        let loss = scalar(output.item.loss.clone());
+        let grad_norm = gradient_norm(&learner.model().model, &output.grads);
+        if !loss.is_finite() || !grad_norm.is_finite() {
+            let what = if loss.is_finite() { "gradient" } else { "loss" };
+            return Err(crate::hint::with_hint(
+                format!("the {what} of step {step} is not a number (loss {loss}, gradient norm {grad_norm}); the step was not taken"),
+                "lower learning_rate, raise warmup, or look at the rows of this step; the last checkpoint is whole",
+            ));
+        }
+        let longest = self.config.max_grad_norm;
+        // torch.nn.utils.clip_grad_norm_ divides by the norm plus 1e-6.
+        let factor = if longest > 0.0 { (longest / (grad_norm + 1e-6)).min(1.0) } else { 1.0 };
+        self.optimizer.state().hyper.gradient_factor = factor;
+        learner.optimizer_step(output.grads);
+        let learning_rate = learner.lr_current();
+        let global = Progress::new(epoch + 1, self.config.epochs.max(epoch + 1));
+        let item = TrainingItem::new(output.item, progress, global, Some(step), Some(learning_rate));
+        processor.process_train(LearnerEvent::ProcessedItem(item));
+        let seconds = started.elapsed().as_secs_f64();
+        Ok(StepMetrics {
+            step,
+            loss,
+            learning_rate,
+            grad_norm,
+            tokens,
+            tokens_per_second: tokens as f64 / seconds,
+            step_ms: seconds * 1e3,
+            peak_bytes: peak_bytes(),
+            skipped: 0,
+        })
+    }
+
+    /// Validates; true when the run should end.
+    fn validate(&self, learner: &Learner<Components<B>>, step: usize) -> bool {
+        let Some(batches) = &self.valid else { return false };
+        let model = learner.model().valid().model;
+        let device = model.head().device();
+        let evaluation = evaluate(&model, batches, self.config.val_batches, &device, |_, _| {});
+        let mut progress = lock(&self.progress);
+        let best = progress.state.best_loss.is_none_or(|best| evaluation.loss < best);
+        if best {
+            progress.state.best_loss = Some(evaluation.loss);
+            progress.state.best_step = Some(step);
+            progress.state.without_improvement = 0;
+        } else {
+            progress.state.without_improvement += 1;
+        }
+        let patience = self.config.early_stopping;
+        let stop = patience > 0 && progress.state.without_improvement >= patience;
+        drop(progress);
+        lock(&self.events).evaluation(step, &evaluation, best);
+        stop
+    }
+
+    fn save(&self, model: &LanguageModel<B>) -> Result<()> {
+        let run = PathBuf::from(&self.config.output_dir);
+        let state = lock(&self.progress).state.clone();
+        let parameters = model.parameters();
+        let path = Checkpoint::save(&run, &state, &self.config.to_toml(), &self.optimizer, &parameters, |folder| {
+            (self.save_weights)(model, folder)
+        })?;
+        Checkpoint::prune(&run, self.config.save_total_limit, state.best_step)?;
+        lock(&self.events).checkpoint(&path);
+        lock(&self.progress).checkpoint = Some(path);
+        Ok(())
+    }
+}
+
+fn is_due(every: usize, step: usize) -> bool {
+    every > 0 && step.is_multiple_of(every)
+}
+
+fn scalar<B: Backend>(tensor: Tensor<B, 1>) -> f64 {
+    tensor.into_data().iter::<f64>().sum()
+}
+
+/// The length of all gradients together.
+fn gradient_norm<B: TrainBackend>(model: &LanguageModel<B>, grads: &GradientsParams) -> f64 {
+    let mut sum: Option<Tensor<B::InnerBackend, 1>> = None;
+    for parameter in model.parameters() {
+        let squares = match parameter.tensor {
+            AnyTensor::Vector(_) => grads.get::<B::InnerBackend, 1>(parameter.id).map(|g| (g.clone() * g).sum()),
+            AnyTensor::Matrix(_) => grads.get::<B::InnerBackend, 2>(parameter.id).map(|g| (g.clone() * g).sum()),
+        };
+        if let Some(squares) = squares {
+            sum = Some(match sum {
+                Some(sum) => sum + squares,
+                None => squares,
+            });
+        }
+    }
+    sum.map_or(0.0, scalar).sqrt()
+}
