@@ -30,7 +30,11 @@ pub(super) fn as_calls(source: &str, function: &str) -> String {
     let mut copied = 0;
     for tag in tags(source) {
         text.push_str(&source[copied..tag.word.start]);
-        text.push_str(&if tag.opens { format!("call {function}()") } else { "endcall".to_owned() });
+        if tag.opens {
+            text.extend(["call ", function, "()"]);
+        } else {
+            text.push_str("endcall");
+        }
         copied = tag.word.end;
     }
     text.push_str(&source[copied..]);

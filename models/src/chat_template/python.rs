@@ -141,7 +141,8 @@ impl JsonWriter {
 
     fn escape(&mut self, character: char) {
         for unit in character.encode_utf16(&mut [0; 2]) {
-            self.text.push_str(&format!("\\u{unit:04x}"));
+            self.text.push_str("\\u");
+            self.text.extend([12, 8, 4, 0].map(|shift| char::from_digit(u32::from(*unit >> shift) & 15, 16).unwrap_or('0')));
         }
     }
 }

@@ -4,13 +4,12 @@ use std::ops::Range;
 
 use super::IGNORE;
 use super::tokenize::Example;
-use order::shuffle;
 
 mod order;
 mod pack;
 
 /// How batches are laid out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchOptions {
     /// Rows of a batch.
     pub batch_size: usize,
@@ -99,7 +98,7 @@ impl Batch {
 pub struct Batches {
     examples: Vec<Example>,
     /// Indices of the examples of each row.
-    rows: Vec<Vec<u32>>,
+    rows: Vec<Vec<usize>>,
     options: BatchOptions,
 }
 
@@ -107,13 +106,13 @@ impl Batches {
     /// Plans the batches of some examples. Packing is done once, so that each epoch has as many batches; the rows are
     /// shuffled anew.
     pub fn new(examples: Vec<Example>, options: BatchOptions) -> Self {
-        let lengths: Vec<usize> = examples.iter().map(|example| example.input_ids.len()).collect();
         let rows = if options.packing {
+            let lengths: Vec<usize> = examples.iter().map(|example| example.input_ids.len()).collect();
             // Otherwise neighbours in the file would always share a row.
-            let order = shuffle(lengths.len(), options.shuffle_seed, order::PACKING);
+            let order = order::order(lengths.len(), options.shuffle_seed, order::PACKING);
             pack::pack(&lengths, &order, options.max_seq_length)
         } else {
-            (0..lengths.len() as u32).map(|example| vec![example]).collect()
+            (0..examples.len()).map(|example| vec![example]).collect()
         };
         Self { examples, rows, options }
     }
@@ -137,7 +136,7 @@ impl Batches {
 
     /// The order of an epoch, from 0.
     pub fn epoch(&self, epoch: usize) -> Epoch<'_> {
-        Epoch { batches: self, order: shuffle(self.rows.len(), self.options.shuffle_seed, epoch as u64) }
+        Epoch { batches: self, order: order::order(self.rows.len(), self.options.shuffle_seed, epoch as u64) }
     }
 
     /// One batch of an epoch. To go through many, take the [`Batches::epoch`] first: each call here orders all rows.
@@ -155,7 +154,7 @@ impl Batches {
 #[derive(Debug, Clone)]
 pub struct Epoch<'a> {
     batches: &'a Batches,
-    order: Vec<u32>,
+    order: Vec<usize>,
 }
 
 impl Epoch<'_> {
@@ -165,7 +164,7 @@ impl Epoch<'_> {
         let each = options.batch_size.max(1);
         let chosen = self.order.iter().skip(index.saturating_mul(each)).take(each);
         let rows: Vec<Vec<&Example>> =
-            chosen.map(|row| rows[*row as usize].iter().map(|example| &examples[*example as usize]).collect()).collect();
+            chosen.map(|row| rows[*row].iter().map(|example| &examples[*example]).collect()).collect();
         Batch::new(&rows, options)
     }
 

@@ -36,7 +36,7 @@ pub enum DataError {
         file: PathBuf,
         /// How many it has.
         rows: usize,
-        /// Why the first can't be used.
+        /// What is wrong with the first bad one.
         first: Option<String>,
     },
     /// `data` names nothing that holds data.
@@ -61,16 +61,19 @@ impl DataError {
     /// The way out, where there is one.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Row { reason, .. } if reason.contains("chat template") => {
-                Some("a model without a chat template learns from prompt/completion or text rows")
+            Self::Row { reason, .. } if reason.contains("no chat template") => {
+                Some("a model without a chat template learns from rows of prompt and completion, or of text")
             }
             Self::Row { .. } => Some("mend the row, or pass --skip-bad-rows to leave such rows out"),
             Self::Empty { .. } => Some("each line is one JSON object, such as {\"text\": \"...\"}"),
-            Self::NothingLeft { .. } => Some("if rows are longer than max_seq_length, raise it"),
+            Self::NothingLeft { .. } => Some("rows longer than max_seq_length are cut: raise it if the answers come late"),
             Self::NotFound { .. } => {
                 Some("data is a .jsonl or .json file, a folder with train.jsonl, or a hub id such as owner/name")
             }
-            Self::Io { .. } | Self::Hub { .. } => None,
+            Self::Hub { .. } => {
+                Some("check the id and the network; HF_TOKEN opens gated data, HF_HUB_OFFLINE=1 uses the cache alone")
+            }
+            Self::Io { .. } => None,
         }
     }
 }

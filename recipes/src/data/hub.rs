@@ -1,6 +1,6 @@
 //! Data sets of the Hugging Face hub.
 
-use burnish_models::HubDataset;
+use burnish_models::{HubDataset, ModelError};
 
 use super::error::DataError;
 use super::source::{EXTENSIONS, Sources, TEST, TRAIN, VALID};
@@ -10,10 +10,10 @@ use super::source::{EXTENSIONS, Sources, TEST, TRAIN, VALID};
 ///
 /// # Errors
 /// [`DataError::Hub`] when the hub fails or the data set has no such files.
-pub fn fetch(id: &str) -> Result<Sources, DataError> {
+pub(super) fn fetch(id: &str) -> Result<Sources, DataError> {
     let refuse = |reason: String| DataError::Hub { id: id.to_owned(), reason };
-    let of_hub = |error: burnish_models::ModelError| match error {
-        burnish_models::ModelError::Hub { id, reason } => DataError::Hub { id, reason },
+    let of_hub = |error: ModelError| match error {
+        ModelError::Hub { id, reason } => DataError::Hub { id, reason },
         other => refuse(other.to_string()),
     };
     let dataset = HubDataset::open(id).map_err(of_hub)?;

@@ -6,7 +6,8 @@
 pub mod batch;
 pub mod error;
 pub mod format;
-pub mod hub;
+mod hub;
+pub mod prepared;
 pub mod source;
 mod spans;
 pub mod tokenize;
@@ -16,8 +17,9 @@ use std::path::Path;
 pub use batch::{Batch, BatchOptions, Batches};
 pub use error::DataError;
 pub use format::Row;
+pub use prepared::{Prepared, Report};
 pub use source::{BadRows, Sources};
-pub use tokenize::{Example, Preparation, Prepared, Report};
+pub use tokenize::{Example, Preparation};
 
 /// Label of a token that is not learned.
 pub const IGNORE: i64 = -100;
@@ -32,7 +34,7 @@ pub fn load(file: &Path, preparation: &Preparation<'_>, bad_rows: BadRows) -> Re
     source::read_rows(file, |line, row| {
         let outcome = row.and_then(|row| preparation.prepare(&row));
         match (outcome, bad_rows) {
-            (Ok(examples), _) => prepared.take(examples),
+            (Ok(made), _) => prepared.take(made),
             (Err(reason), BadRows::Skip) => prepared.skip(line, reason),
             (Err(reason), BadRows::Stop) => return Err(DataError::Row { file: file.to_owned(), line, reason }),
         }

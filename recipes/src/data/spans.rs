@@ -59,7 +59,10 @@ fn each_turn(
     for turn in turns {
         let until = &messages[..=*turn];
         let text = template.render(until, tools, false).map_err(|error| error.to_string())?;
-        let span = turn_span(template, until, tools, *turn, &text)?.or_else(|| content_span(&until[*turn], &text));
+        let span = turn_span(template, until, tools, *turn, &text)?.or_else(|| {
+            let content = until[*turn].content.as_str().map(str::trim).filter(|content| !content.is_empty())?;
+            text.rfind(content).map(|start| start..text.len())
+        });
         let span = span.ok_or_else(|| {
             format!("the chat template writes message {} so that it can't be found in the text", turn + 1)
         })?;
@@ -86,22 +89,29 @@ fn turn_span(
         }
         through.len()
     };
-    // Some templates refuse to render nothing, or a conversation that does not end where they like: the content then
-    // says where the turn is.
-    let before = template.render(&messages[..turn], tools, false);
-    let prompt = template.render(&messages[..turn], tools, true);
-    let (Ok(before), Ok(prompt)) = (before, prompt) else {
-        return Ok(content_span(&messages[turn], &text[..end]).map(|span| span.start..end));
+    // Some templates refuse to render nothing, or a conversation that does not end where they like.
+    let before = template.render(&messages[..turn], tools, false).unwrap_or_default();
+    let prompt = template.render(&messages[..turn], tools, true).unwrap_or_default();
+    if !text.starts_with(&before) {
+        // Nothing rendered is something in templates that give every conversation a system turn.
+        return Ok(if turn == 0 { content_span(&messages[turn], text, 0..end) } else { None });
+    }
+    let start = if !prompt.is_empty() && text.starts_with(&prompt) {
+        Some(prompt.len())
+    } else {
+        // The prompt may go further than the text does: templates that open a thinking block for the answer.
+        let shared = common_prefix(&prompt, text);
+        let written = content_span(&messages[turn], text, before.len()..end).map(|span| span.start);
+        written.or_else(|| (shared > before.len()).then_some(shared))
     };
-    // The prompt may go further than the text does: templates that open a thinking block for the answer.
-    let start = common_prefix(&prompt, text);
-    Ok((start >= before.len() && text.starts_with(&before) && start < end).then_some(start..end))
+    Ok(start.filter(|start| *start < end).map(|start| start..end))
 }
 
-fn content_span(message: &Message, text: &str) -> Option<Range<usize>> {
-    let content = message.content.as_str()?.trim();
-    let start = (!content.is_empty()).then(|| text.rfind(content)).flatten()?;
-    Some(start..text.len())
+/// From where the content of a message first stands in a part of the text, to the end of that part.
+fn content_span(message: &Message, text: &str, within: Range<usize>) -> Option<Range<usize>> {
+    let content = message.content.as_str().map(str::trim).filter(|content| !content.is_empty())?;
+    let start = text.get(within.clone())?.find(content)?;
+    Some(within.start + start..within.end)
 }
 
 fn common_prefix(left: &str, right: &str) -> usize {

@@ -12,6 +12,10 @@ fn preparation<'a>(tokenizer: &'a Tokenizer, template: Option<&'a ChatTemplate>)
     Preparation { tokenizer, template, mask_prompt: true, max_seq_length: 512, vocab_size: tokenizer.vocab_size() }
 }
 
+fn row(json: &str) -> Row {
+    Row::from_json(json).unwrap()
+}
+
 /// Text of all tokens, and of each run of learned ones.
 fn read(tokenizer: &Tokenizer, example: &Example) -> (String, Vec<String>) {
     let text = |ids: &[u32]| tokenizer.decode(ids, false).unwrap();

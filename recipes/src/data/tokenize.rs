@@ -1,14 +1,12 @@
 //! From rows to tokens with labels.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 
 use burnish_models::{ChatTemplate, Message, Tokenizer};
 
-use super::error::DataError;
-use super::format::Row;
 use super::IGNORE;
-use super::spans::{self, Rendered, render};
+use super::format::Row;
+use super::spans::{self, Rendered};
 
 /// Tokens and what is learned of them: `labels[i]` is `input_ids[i]` where that token is learned and -100 where it is
 /// not. Nothing is shifted here: the loss compares what position `i` predicts with `labels[i + 1]`.
@@ -42,11 +40,24 @@ pub struct Preparation<'a> {
     pub vocab_size: usize,
 }
 
+/// What a row became.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// At most `max_seq_length` tokens each, all with something to learn.
+    pub examples: Vec<Example>,
+    /// Examples that were longer.
+    pub cut: usize,
+    /// Examples in which nothing was left to learn.
+    pub dropped: usize,
+    /// Whether each assistant turn became an example of its own.
+    pub split: bool,
+}
+
 impl Preparation<'_> {
-    /// The examples of a row, not yet cut: one, or one an assistant turn where the template asks for it.
+    /// The examples of a row: one, or one an assistant turn where the template asks for it.
     ///
     /// # Errors
-    /// What is wrong with the row.
+    /// What is wrong with the row, for a person who looks at it.
     pub fn prepare(&self, row: &Row) -> Result<Made, String> {
         let mut examples = match row {
             Row::Chat { messages, tools, learn_from } => self.chat(messages, tools.as_ref(), *learn_from)?,
@@ -61,16 +72,13 @@ impl Preparation<'_> {
         for example in &examples {
             self.check(example)?;
         }
-        let split = examples.len() > 1;
+        let (whole, split) = (examples.len(), examples.len() > 1);
         let mut cut = 0;
-        for example in &mut examples {
-            if example.input_ids.len() > self.max_seq_length {
-                example.input_ids.truncate(self.max_seq_length);
-                example.labels.truncate(self.max_seq_length);
-                cut += 1;
-            }
+        for example in examples.iter_mut().filter(|example| example.input_ids.len() > self.max_seq_length) {
+            example.input_ids.truncate(self.max_seq_length);
+            example.labels.truncate(self.max_seq_length);
+            cut += 1;
         }
-        let whole = examples.len();
         examples.retain(|example| example.target_tokens() > 0);
         Ok(Made { dropped: whole - examples.len(), examples, cut, split })
     }
@@ -88,7 +96,7 @@ impl Preparation<'_> {
             let ends_with_assistant = messages.last().is_some_and(spans::is_assistant);
             return Ok(vec![self.label(&Rendered { text, learned: whole, ends_with_assistant })?]);
         }
-        render(template, messages, tools, learn_from)?.iter().map(|rendered| self.label(rendered)).collect()
+        spans::render(template, messages, tools, learn_from)?.iter().map(|rendered| self.label(rendered)).collect()
     }
 
     /// Tokens of a rendered conversation. Its special tokens are in the text already, so none are added, but for an end:
@@ -128,16 +136,12 @@ impl Preparation<'_> {
         let (ids, offsets) = self.tokenizer.encode_with_offsets(text, !begun).map_err(|error| error.to_string())?;
         let learned = learned_from..text.len();
         let mut example = with_labels(ids, &offsets, std::slice::from_ref(&learned));
-        let eos = self.tokenizer.special().eos.as_ref().map(|(_, id)| *id);
-        match (example.input_ids.last(), eos) {
+        if example.input_ids.last().copied().is_some_and(|last| Some(last) == self.eos()) {
             // An end that the tokenizer has put there stands for no byte of the text.
-            (Some(last), Some(eos)) if *last == eos => {
-                if let Some(label) = example.labels.last_mut() {
-                    *label = i64::from(eos);
-                }
-            }
-            _ => self.end(&mut example),
+            example.input_ids.pop();
+            example.labels.pop();
         }
+        self.end(&mut example);
         Ok(example)
     }
 
@@ -152,10 +156,14 @@ impl Preparation<'_> {
     }
 
     fn end(&self, example: &mut Example) {
-        if let Some((_, eos)) = &self.tokenizer.special().eos {
-            example.input_ids.push(*eos);
-            example.labels.push(i64::from(*eos));
+        if let Some(eos) = self.eos() {
+            example.input_ids.push(eos);
+            example.labels.push(i64::from(eos));
         }
+    }
+
+    fn eos(&self) -> Option<u32> {
+        self.tokenizer.special().eos.as_ref().map(|(_, id)| *id)
     }
 
     fn check(&self, example: &Example) -> Result<(), String> {
@@ -195,109 +203,5 @@ fn alpaca_prompt(instruction: &str, input: &str) -> String {
              response that appropriately completes the request.\n\n\
              ### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
         )
-    }
-}
-
-/// What a row became.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Made {
-    /// At most `max_seq_length` tokens each, all with something to learn.
-    pub examples: Vec<Example>,
-    /// Examples that were longer.
-    pub cut: usize,
-    /// Examples in which nothing is left to learn.
-    pub dropped: usize,
-    /// Whether each assistant turn became an example of its own.
-    pub split: bool,
-}
-
-/// What became of a file.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Rows read.
-    pub rows: usize,
-    /// Examples made.
-    pub examples: usize,
-    /// Rows that were wrong and left out.
-    pub skipped: usize,
-    /// Line and reason of the first of them.
-    pub first_skipped: Option<(usize, String)>,
-    /// Examples cut to `max_seq_length`.
-    pub truncated: usize,
-    /// Examples dropped because nothing was left to learn.
-    pub dropped: usize,
-    /// Rows that became one example an assistant turn, because the template rewrites earlier turns.
-    pub split: usize,
-    /// Tokens of all examples.
-    pub tokens: usize,
-    /// Tokens that are learned.
-    pub target_tokens: usize,
-}
-
-impl Report {
-    /// One line for each thing that the user should know.
-    pub fn lines(&self) -> Vec<String> {
-        let mut lines = vec![format!(
-            "{} rows, {} examples, {} tokens, {} of them learned",
-            self.rows, self.examples, self.tokens, self.target_tokens
-        )];
-        if let Some((line, reason)) = &self.first_skipped {
-            lines.push(format!("{} bad rows left out; the first, line {line}: {reason}", self.skipped));
-        }
-        if self.truncated > 0 {
-            lines.push(format!("{} examples cut to max_seq_length", self.truncated));
-        }
-        if self.dropped > 0 {
-            lines.push(format!("{} examples dropped: nothing to learn was left of them", self.dropped));
-        }
-        if self.split > 0 {
-            lines.push(format!(
-                "{} conversations split into one example a turn: the chat template rewrites earlier turns",
-                self.split
-            ));
-        }
-        lines
-    }
-}
-
-/// The examples of a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Prepared {
-    /// The file.
-    pub file: PathBuf,
-    /// In the order of the file.
-    pub examples: Vec<Example>,
-    /// What became of its rows.
-    pub report: Report,
-}
-
-impl Prepared {
-    pub(super) fn new(file: &Path) -> Self {
-        Self { file: file.to_owned(), examples: Vec::new(), report: Report::default() }
-    }
-
-    pub(super) fn take(&mut self, made: Made) {
-        self.report.rows += 1;
-        self.report.examples += made.examples.len();
-        self.report.truncated += made.cut;
-        self.report.dropped += made.dropped;
-        self.report.split += usize::from(made.split);
-        self.report.tokens += made.examples.iter().map(|example| example.input_ids.len()).sum::<usize>();
-        self.report.target_tokens += made.examples.iter().map(Example::target_tokens).sum::<usize>();
-        self.examples.extend(made.examples);
-    }
-
-    pub(super) fn skip(&mut self, line: usize, reason: String) {
-        self.report.rows += 1;
-        self.report.skipped += 1;
-        self.report.first_skipped.get_or_insert((line, reason));
-    }
-
-    pub(super) fn finish(self) -> Result<Self, DataError> {
-        if self.examples.is_empty() {
-            let first = self.report.first_skipped.map(|(_, reason)| reason);
-            return Err(DataError::NothingLeft { file: self.file, rows: self.report.rows, first });
-        }
-        Ok(self)
     }
 }

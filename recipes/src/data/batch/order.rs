@@ -9,8 +9,8 @@ pub(super) const PACKING: u64 = u64::MAX;
 /// The numbers below `count`, shuffled by `seed` and `epoch`; in order when there is no seed.
 ///
 /// Written out, for a library may change its shuffle between versions, and a run must resume as it was.
-pub(super) fn shuffle(count: usize, seed: Option<u64>, epoch: u64) -> Vec<u32> {
-    let mut order: Vec<u32> = (0..count as u32).collect();
+pub(super) fn order(count: usize, seed: Option<u64>, epoch: u64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
     let Some(seed) = seed else { return order };
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());

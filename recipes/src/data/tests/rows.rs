@@ -5,7 +5,7 @@ use super::*;
 
 fn made(json: &str) -> (String, Vec<String>) {
     let tokenizer = tokenizer();
-    let made = preparation(&tokenizer, None).prepare(&Row::from_json(json).unwrap()).unwrap();
+    let made = preparation(&tokenizer, None).prepare(&row(json)).unwrap();
     assert_eq!(made.examples.len(), 1);
     read(&tokenizer, &made.examples[0])
 }
@@ -49,13 +49,13 @@ fn alpaca_has_its_own_prompt_without_a_template() {
 #[test]
 fn tokens_are_taken_as_they_are() {
     let tokenizer = tokenizer();
-    let preparation = preparation(&tokenizer, None);
-    let made = preparation.prepare(&Row::Tokens { input_ids: vec![5, 6, 7], labels: Some(vec![-100, -100, 7]) }).unwrap();
+    let tokens = |input_ids: Vec<u32>, labels| preparation(&tokenizer, None).prepare(&Row::Tokens { input_ids, labels });
+    let made = tokens(vec![5, 6, 7], Some(vec![-100, -100, 7])).unwrap();
     assert_eq!(made.examples[0], Example { input_ids: vec![5, 6, 7], labels: vec![-100, -100, 7] });
     assert_eq!(made.examples[0].target_tokens(), 1);
-    let outside = preparation.prepare(&Row::Tokens { input_ids: vec![5, 9999], labels: None }).unwrap_err();
+    let outside = tokens(vec![5, 9999], None).unwrap_err();
     assert!(outside.contains("9999"), "{outside}");
-    let label = preparation.prepare(&Row::Tokens { input_ids: vec![5, 6], labels: Some(vec![5, -7]) }).unwrap_err();
+    let label = tokens(vec![5, 6], Some(vec![5, -7])).unwrap_err();
     assert!(label.contains("-7"), "{label}");
 }
 
@@ -69,10 +69,13 @@ fn preference_rows_name_their_recipe() {
 fn long_examples_are_cut_and_dropped_when_nothing_is_left() {
     let tokenizer = tokenizer();
     let short = Preparation { max_seq_length: 6, ..preparation(&tokenizer, None) };
-    let row = |prompt: &str| Row::Completion { prompt: prompt.into(), completion: "yes".into() };
-    let made = short.prepare(&row("qqq")).unwrap();
+    let cut = |prompt: &str| {
+        let row = Row::Completion { prompt: prompt.into(), completion: "yes".into() };
+        short.prepare(&row).unwrap()
+    };
+    let made = cut("qqq");
     assert_eq!((made.cut, made.dropped, made.examples[0].input_ids.len()), (1, 0, 6));
-    let made = short.prepare(&row("qqqqqqqq")).unwrap();
+    let made = cut("qqqqqqqq");
     assert_eq!((made.cut, made.dropped, made.examples.len()), (1, 1, 0));
 }
 
@@ -100,6 +103,7 @@ fn a_file_stops_at_a_bad_row_or_counts_it() {
 #[test]
 fn messages_need_a_template() {
     let tokenizer = tokenizer();
-    let row = Row::from_json(r#"{"messages": [{"role": "assistant", "content": "a"}]}"#).unwrap();
-    assert!(preparation(&tokenizer, None).prepare(&row).unwrap_err().contains("no chat template"));
+    let row = row(r#"{"messages": [{"role": "assistant", "content": "a"}]}"#);
+    let reason = preparation(&tokenizer, None).prepare(&row).unwrap_err();
+    assert!(reason.contains("no chat template"), "{reason}");
 }

@@ -58,7 +58,7 @@ fn gemma_learns_every_turn_and_its_end() {
 #[test]
 fn a_template_may_refuse_a_role() {
     let (tokenizer, template) = (tokenizer(), template(models::GEMMA));
-    let row = Row::from_json(r#"{"messages": [{"role": "system", "content": "s"}, {"role": "assistant", "content": "a"}]}"#).unwrap();
+    let row = row(r#"{"messages": [{"role": "system", "content": "s"}, {"role": "assistant", "content": "a"}]}"#);
     let reason = preparation(&tokenizer, Some(&template)).prepare(&row).unwrap_err();
     assert!(reason.contains("System role not supported"), "{reason}");
 }
@@ -100,8 +100,9 @@ fn a_conversation_may_begin_with_the_assistant_or_end_with_the_user() {
 #[test]
 fn nothing_to_learn_is_an_error() {
     let (tokenizer, template) = (tokenizer(), template(models::SMOLLM2));
-    let row = Row::from_json(r#"{"messages": [{"role": "user", "content": "x"}]}"#).unwrap();
-    assert!(preparation(&tokenizer, Some(&template)).prepare(&row).unwrap_err().contains("no assistant turn"));
+    let row = row(r#"{"messages": [{"role": "user", "content": "x"}]}"#);
+    let reason = preparation(&tokenizer, Some(&template)).prepare(&row).unwrap_err();
+    assert!(reason.contains("no assistant turn"), "{reason}");
 }
 
 #[test]
@@ -109,11 +110,10 @@ fn messages_of_a_prompt_are_not_learned() {
     let tokenizer = tokenizer();
     for source in [models::SMOLLM2, models::MARKED] {
         let template = template(source);
-        let row = Row::from_json(
+        let row = row(
             r#"{"prompt": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "old"}, {"role": "user", "content": "y"}],
                 "completion": [{"role": "assistant", "content": "new"}]}"#,
-        )
-        .unwrap();
+        );
         let made = preparation(&tokenizer, Some(&template)).prepare(&row).unwrap();
         let (_, learned) = read(&tokenizer, &made.examples[0]);
         assert_eq!(learned.len(), 1);
@@ -124,7 +124,7 @@ fn messages_of_a_prompt_are_not_learned() {
 #[test]
 fn without_masking_all_is_learned() {
     let (tokenizer, template) = (tokenizer(), template(models::MISTRAL));
-    let row = Row::from_json(r#"{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "a"}]}"#).unwrap();
+    let row = row(r#"{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "a"}]}"#);
     let all = Preparation { mask_prompt: false, ..preparation(&tokenizer, Some(&template)) };
     let made = all.prepare(&row).unwrap();
     assert_eq!(read(&tokenizer, &made.examples[0]).1, ["<s>[INST] x [/INST]a</s>"]);
