@@ -1,1 +1,3 @@
-//! Placeholder while dependencies build.
+//! Small programs that use Burnish as a library; each is a file in `src/bin`.
+
+pub mod bookings;

@@ -8,9 +8,9 @@ use burnish_kernels::FusedBackend;
 pub const NAMES: &[&str] = &["auto", "cpu", "candle", "wgpu"];
 
 /// Work that runs on whichever backend the user names.
-pub trait BackendJob {
+pub trait BackendJob: Send {
     /// What comes of it.
-    type Output;
+    type Output: Send;
 
     /// Does the work.
     ///
@@ -35,7 +35,8 @@ pub fn choose(name: &str) -> (&'static str, &'static str) {
 /// When the name is unknown, the backend is not built in or finds no device, or the job fails.
 pub fn run<J: BackendJob>(name: &str, job: J) -> Result<J::Output> {
     match choose(name).0 {
-        "cpu" => job.run::<Flex>(Default::default()),
+        // On a thread of the pool that the kernels share, a kernel's first part starts without waking anyone.
+        "cpu" => rayon::scope(|_| job.run::<Flex>(Default::default())),
         #[cfg(feature = "candle")]
         #[allow(deprecated)]
         "candle" => job.run::<burn_candle::Candle>(Default::default()),

@@ -92,9 +92,9 @@ impl Preparation<'_> {
         let template = self.template.ok_or("the model has no chat template, which rows of messages need")?;
         if !self.mask_prompt {
             let text = template.render(messages, tools, false).map_err(|error| error.to_string())?;
-            let whole = vec![0..text.len()];
+            let whole = 0..text.len();
             let ends_with_assistant = messages.last().is_some_and(spans::is_assistant);
-            return Ok(vec![self.label(&Rendered { text, learned: whole, ends_with_assistant })?]);
+            return Ok(vec![self.label(&Rendered { text, learned: vec![whole], ends_with_assistant })?]);
         }
         spans::render(template, messages, tools, learn_from)?.iter().map(|rendered| self.label(rendered)).collect()
     }
