@@ -6,6 +6,7 @@ pub mod config;
 pub mod data;
 pub mod generation;
 pub mod hint;
+pub mod quickstart;
 pub mod report;
 pub mod train;
 pub mod weights;

@@ -1,1 +1,102 @@
-//! Placeholder while dependencies build.
+//! What the workspace tests share: the golden files, and where the program is.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use anyhow::{Context, Result};
+use burnish_models::checkpoint::SafetensorsFolder;
+use burnish_models::{Checkpoint, ModelConfig};
+use burnish_recipes::data::{Batch, IGNORE};
+
+/// The folder of a fixture.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+/// A tiny checkpoint, and what transformers and PEFT made of it.
+pub struct Golden {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Its configuration.
+    pub config: ModelConfig,
+    /// Its weights.
+    pub weights: SafetensorsFolder,
+    values: SafetensorsFolder,
+}
+
+impl Golden {
+    /// Opens a case of `make_parity.py`.
+    ///
+    /// # Errors
+    /// When a file is missing.
+    pub fn open(name: &str) -> Result<Self> {
+        let folder = fixture("parity").join(name);
+        let text = std::fs::read_to_string(folder.join("config.json"))?;
+        Ok(Self {
+            config: ModelConfig::from_json(&serde_json::from_str(&text)?)?,
+            weights: SafetensorsFolder::open(&folder)?,
+            values: SafetensorsFolder::from_files(&[folder.join("golden.safetensors")])?,
+            folder,
+        })
+    }
+
+    /// A float tensor of the golden file.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn floats(&self, name: &str) -> Result<Vec<f32>> {
+        self.values.read_f32(name).with_context(|| name.to_owned())
+    }
+
+    /// Names of the golden tensors that begin so, without that beginning.
+    pub fn names(&self, prefix: &str) -> Vec<String> {
+        self.values.names().iter().filter_map(|name| name.strip_prefix(prefix)).map(str::to_owned).collect()
+    }
+
+    /// An integer tensor of the golden file.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn ints(&self, name: &str) -> Result<Vec<i64>> {
+        let bytes = std::fs::read(self.folder.join("golden.safetensors"))?;
+        let file = safetensors::SafeTensors::deserialize(&bytes)?;
+        let view = file.tensor(name)?;
+        Ok(view.data().chunks_exact(4).map(|b| i64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect())
+    }
+
+    /// The batch: two rows, padded on the right, the prompts masked.
+    ///
+    /// # Errors
+    /// When the golden file is not whole.
+    pub fn batch(&self) -> Result<Batch> {
+        let (ids, mask, labels) = (self.ints("input_ids")?, self.ints("attention_mask")?, self.ints("labels")?);
+        let (rows, length) = (2, ids.len() / 2);
+        Ok(Batch {
+            input_ids: ids.iter().map(|id| *id as u32).collect(),
+            position_ids: (0..rows * length).map(|index| (index % length) as u32).collect(),
+            segment_ids: mask.iter().map(|mask| *mask as u32).collect(),
+            tokens: mask.iter().sum::<i64>() as usize,
+            target_tokens: labels.iter().filter(|label| **label != IGNORE).count(),
+            labels,
+            rows,
+            length,
+        })
+    }
+}
+
+/// The program, as built for these tests.
+pub fn burnish() -> Command {
+    let mut path = std::env::current_exe().unwrap_or_default();
+    path.pop();
+    if path.ends_with("deps") {
+        path.pop();
+    }
+    let mut command = Command::new(path.join(format!("burnish{}", std::env::consts::EXE_SUFFIX)));
+    command.env("NO_COLOR", "1").env("HF_HUB_OFFLINE", "1");
+    command
+}
+
+/// Both streams of a finished program as text.
+pub fn text(output: &Output) -> (String, String) {
+    (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
+}

@@ -7,6 +7,7 @@ mod flags;
 mod generate;
 mod init;
 mod merge;
+mod quickstart;
 mod train;
 
 use std::process::ExitCode;
@@ -32,6 +33,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Fine-tune the tiny model that comes with the program, and see what changed.
+    Quickstart(quickstart::Args),
     /// Fine-tune a model, or train one from scratch.
     Train(train::Args),
     /// Loss and perplexity of a model on a data set.
@@ -79,6 +82,7 @@ pub fn main() -> ExitCode {
 
 fn dispatch(command: Command, style: OutputStyle) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Quickstart(args) => args.run(style),
         Command::Train(args) => args.run(style),
         Command::Eval(args) => args.run(style),
         Command::Generate(args) => args.run(style),

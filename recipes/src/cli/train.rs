@@ -93,7 +93,7 @@ fn describe(prepared: &Prepared, backend: &str, why: &str, style: OutputStyle) {
 }
 
 /// The first Ctrl-C ends the run after the step; the second ends the program.
-fn on_interrupt(interrupter: Interrupter, style: OutputStyle) {
+pub(super) fn on_interrupt(interrupter: Interrupter, style: OutputStyle) {
     let set = ctrlc::set_handler(move || {
         if interrupter.should_stop() {
             std::process::exit(1);

@@ -327,7 +327,7 @@ fn scalar<B: Backend>(tensor: Tensor<B, 1>) -> f64 {
 }
 
 /// The length of all gradients together.
-fn gradient_norm<B: TrainBackend>(model: &LanguageModel<B>, grads: &GradientsParams) -> f64 {
+pub fn gradient_norm<B: TrainBackend>(model: &LanguageModel<B>, grads: &GradientsParams) -> f64 {
     let mut sum: Option<Tensor<B::InnerBackend, 1>> = None;
     for parameter in model.parameters() {
         let squares = match parameter.tensor {

@@ -1,0 +1,92 @@
+//! `burnish quickstart`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+
+use anyhow::Result;
+use burn_train::Interrupter;
+use serde_json::json;
+
+use super::train::on_interrupt;
+use crate::backend;
+use crate::hint::with_hint;
+use crate::quickstart::{Outcome, PROMPTS, Score, config, run, score, unpack};
+use crate::report::{OutputStyle, TrainReport};
+use crate::train::Events;
+
+/// Arguments of `quickstart`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where everything is written.
+    #[arg(long, default_value = "runs/quickstart")]
+    output_dir: PathBuf,
+    /// Keep what an earlier quickstart left there, and stop.
+    #[arg(long)]
+    no_overwrite: bool,
+    /// cpu, candle, wgpu or auto.
+    #[arg(long, default_value = "auto", value_parser = backend::NAMES.to_vec())]
+    backend: String,
+    /// Decides order and adapters.
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+}
+
+/// Kept in the folder, so that only a folder that the quickstart made is ever replaced.
+const MARK: &str = ".burnish-quickstart";
+
+impl Args {
+    pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
+        let root = &self.output_dir;
+        self.claim(root)?;
+        let (name, why) = backend::choose(&self.backend);
+        style.say(format!("backend {name} ({why}); everything goes to {}", root.display()));
+        style.say("a tiny chat model that talks about table bookings learns to answer in JSON\n");
+        let folders = unpack(root)?;
+        let before = score(&folders, None, &self.backend)?;
+        style.say(format!("before: {} of {} held-out bookings right", before.right, before.asked));
+        let config = config(&folders, &self.backend, self.seed);
+        let events: Arc<Mutex<dyn Events>> = Arc::new(Mutex::new(TrainReport::new(style, config.steps_per_report)));
+        let interrupter = Interrupter::new();
+        on_interrupt(interrupter.clone(), style);
+        let Some(outcome) = run(&folders, config, before, events, interrupter)? else {
+            style.say("interrupted; run it again to begin anew");
+            return Ok(ExitCode::FAILURE);
+        };
+        style.result(summary(&outcome, root), &json!(outcome));
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Takes the folder, when it is empty or ours.
+    fn claim(&self, root: &Path) -> Result<()> {
+        let occupied = std::fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_some());
+        if occupied && (self.no_overwrite || !root.join(MARK).exists()) {
+            return Err(with_hint(format!("{} is not empty", root.display()), "--output-dir takes another folder"));
+        }
+        let write = || std::fs::create_dir_all(root).and_then(|()| std::fs::write(root.join(MARK), "made by burnish quickstart\n"));
+        write().map_err(|error| anyhow::Error::new(error).context(root.display().to_string()))
+    }
+}
+
+fn summary(outcome: &Outcome, root: &Path) -> String {
+    let percent = |score: &Score| 100.0 * score.right as f64 / score.asked.max(1) as f64;
+    let mut text = String::new();
+    for ((prompt, before), after) in PROMPTS.iter().zip(&outcome.before.answers).zip(&outcome.after.answers) {
+        text.push_str(&format!("\n> {prompt}\n  before: {before}\n  after:  {after}\n"));
+    }
+    text.push_str(&format!(
+        "\nheld-out bookings right: {:.0} % before, {:.0} % after ({:.0} s of training)\n",
+        percent(&outcome.before),
+        percent(&outcome.after),
+        outcome.train_seconds
+    ));
+    text.push_str(&format!("adapter  {}\n", outcome.adapter.display()));
+    text.push_str(&format!("merged   {}\n", outcome.merged.path.display()));
+    text.push_str(&format!("GGUF     {}\n", outcome.gguf.path.display()));
+    text.push_str(&format!(
+        "\ntalk to it: burnish chat --model {} --adapter {}",
+        root.join("base").display(),
+        outcome.adapter.display()
+    ));
+    text
+}

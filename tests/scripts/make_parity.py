@@ -1,0 +1,130 @@
+"""Writes the tiny random checkpoints and what transformers and PEFT make of them.
+
+    python tests/scripts/make_parity.py tests/fixtures/parity
+
+Each folder has a checkpoint, a PEFT adapter, and `golden.safetensors` with inputs, logits, losses, the gradient of
+every adapter tensor, and ten steps of AdamW with the adapter that they end with. Versions: requirements.txt.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+
+BASE = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, max_position_embeddings=64,
+            bos_token_id=1, eos_token_id=2, pad_token_id=0, attn_implementation="eager")
+
+CASES = {
+    "llama": (LlamaForCausalLM, LlamaConfig(**BASE, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False),
+              dict(dtype=torch.float32, shard="40KB"), dict()),
+    "llama3": (LlamaForCausalLM, LlamaConfig(**BASE, num_attention_heads=4, num_key_value_heads=1, tie_word_embeddings=True,
+               rope_parameters=dict(rope_type="llama3", rope_theta=500.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                                    original_max_position_embeddings=16)),
+               dict(dtype=torch.bfloat16), dict(use_rslora=True)),
+    "mistral": (MistralForCausalLM, MistralConfig(**BASE, num_attention_heads=2, num_key_value_heads=1, head_dim=10,
+                sliding_window=6, tie_word_embeddings=False), dict(dtype=torch.float16), dict()),
+    "biased": (LlamaForCausalLM, LlamaConfig(**{**BASE, "hidden_size": 24}, num_attention_heads=3, num_key_value_heads=1,
+               tie_word_embeddings=True, attention_bias=True, mlp_bias=True), dict(dtype=torch.float32),
+               dict(target_modules=["q_proj", "v_proj", "down_proj"])),
+}
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def inputs():
+    """Two rows of 13 and 9 tokens, padded on the right; the prompt is masked."""
+    generator = torch.Generator().manual_seed(5)
+    ids = torch.randint(3, 96, (2, 13), generator=generator)
+    mask = torch.ones_like(ids)
+    ids[1, 9:], mask[1, 9:] = 0, 0
+    labels = ids.clone()
+    labels[mask == 0] = -100
+    labels[0, :4], labels[1, :3] = -100, -100
+    return ids, mask, labels
+
+
+def adapter_tensors(model):
+    return {name.replace(".default", ""): p for name, p in model.named_parameters() if "lora_" in name}
+
+
+def steps(model, batch, clip):
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
+    losses = []
+    for _ in range(10):
+        loss = model(**batch).loss
+        loss.backward()
+        if clip:
+            torch.nn.utils.clip_grad_norm_(parameters, clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return torch.tensor(losses)
+
+
+def make(name, folder):
+    kind, config, saving, lora = CASES[name]
+    torch.manual_seed(list(CASES).index(name) + 1)
+    model = kind(config)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            noise = torch.randn_like(parameter)
+            parameter.copy_(1 + 0.1 * noise if "norm" in key else 0.2 * noise)
+    model = model.to(saving["dtype"])
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder, max_shard_size=saving.get("shard", "5GB"))
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    model = model.to(torch.float32).eval()
+    ids, mask, labels = inputs()
+    batch = dict(input_ids=ids, attention_mask=mask, labels=labels)
+    golden = {"input_ids": ids.to(torch.int32), "attention_mask": mask.to(torch.int32), "labels": labels.to(torch.int32)}
+    with torch.no_grad():
+        golden["logits"] = model(input_ids=ids, attention_mask=mask).logits
+        golden["row_losses"] = torch.stack([
+            torch.nn.functional.cross_entropy(model(input_ids=ids[i:i + 1, :n]).logits[0, :-1], labels[i, 1:n], reduction="sum")
+            for i, n in [(0, 13), (1, 9)]])
+    if name == "llama":
+        full = kind(config)
+        full.load_state_dict(model.state_dict())
+        full.eval()
+        full(**batch).loss.backward()
+        golden.update({f"full_grad.{key}": p.grad.clone() for key, p in full.named_parameters()})
+        full.zero_grad()
+        golden["full_losses"] = steps(full, batch, None)
+    state = model.state_dict()
+    settings = dict(r=4, lora_alpha=8, target_modules=ALL, task_type="CAUSAL_LM") | lora
+
+    def adapted():
+        base = kind(config)
+        base.load_state_dict(state)
+        peft = get_peft_model(base.eval(), LoraConfig(**settings))
+        generator = torch.Generator().manual_seed(11)
+        with torch.no_grad():
+            for parameter in adapter_tensors(peft).values():
+                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+        return peft.eval()
+
+    peft = adapted()
+    peft.save_pretrained(folder / "adapter")
+    (folder / "adapter" / "README.md").unlink(missing_ok=True)
+    output = peft(**batch)
+    output.loss.backward()
+    golden["adapter_logits"], golden["loss"] = output.logits.detach(), output.loss.detach().reshape(1)
+    golden.update({f"grad.{key}": p.grad.clone() for key, p in adapter_tensors(peft).items()})
+    for label, clip in [("plain", None), ("clipped", 0.1)]:
+        peft = adapted()
+        golden[f"{label}.losses"] = steps(peft, batch, clip)
+        golden.update({f"{label}.{key}": p.detach().clone() for key, p in adapter_tensors(peft).items()})
+    save_file({key: value.contiguous() for key, value in golden.items()}, folder / "golden.safetensors")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    for case in CASES:
+        make(case, Path(sys.argv[1]) / case)
+    print(json.dumps(sorted(CASES)))
