@@ -60,13 +60,17 @@ impl Booking {
         }
     }
 
-    /// What the base model learns: plain answers about a booking.
+    /// What the base model learns: plain answers about a booking, and to repeat things.
     pub fn plain_turn(&self, random: &mut ChaCha8Rng) -> Value {
+        if random.next_u32() % 4 == 0 {
+            let text = self.scribble(random);
+            return chat(&format!("Repeat: {text}"), &text);
+        }
         let request = self.request(random);
         let Self { people, place, day, hour } = self;
         let time = self.spoken_time();
         let short = day[..3].to_lowercase();
-        let (question, answer) = match random.next_u32() % 9 {
+        let (question, answer) = match random.next_u32() % 10 {
             0 | 1 => (request, format!("Sure! I noted a table for {people} at {place} on {day} at {time}.")),
             2 => (format!("{request} How many people?"), format!("{people} people.")),
             3 => (format!("{request} Which place?"), format!("At {place}.")),
@@ -74,9 +78,29 @@ impl Booking {
             5 => (format!("{request} Which day, in short?"), format!("{short}.")),
             6 => (format!("{request} At what time?"), format!("At {time}.")),
             7 => (format!("{request} What time in 24 hours?"), format!("{hour}:00.")),
+            8 => (format!("{request} When?"), format!("On {day} at {time}.")),
             _ => (format!("{request} Summary?"), format!("{place}, {people}, {short}, {hour}:00.")),
         };
         chat(&question, &answer)
+    }
+
+    /// A few of the booking's words between keys and marks in any order, so that their tokens are known to the model.
+    fn scribble(&self, random: &mut ChaCha8Rng) -> String {
+        let short = self.day[..3].to_lowercase();
+        let hour = format!("{}:00", self.hour);
+        let mut parts = Vec::new();
+        for _ in 0..2 + random.next_u32() % 3 {
+            let key = pick(random, &["name", "people", "place", "day", "time", "city", "note", "size"]);
+            let value = match random.next_u32() % 5 {
+                0 => self.people.to_string(),
+                1 => format!("\"{}\"", self.place),
+                2 => format!("\"{short}\""),
+                3 => format!("\"{hour}\""),
+                _ => format!("\"{}\"", self.day),
+            };
+            parts.push(format!("\"{key}\": {value}"));
+        }
+        format!("{{{}}}", parts.join(", "))
     }
 
     /// What the fine-tune teaches: the booking as JSON.

@@ -21,7 +21,7 @@ impl Tolerance {
     pub fn of(dtype: DType) -> Self {
         match dtype {
             DType::F64 => Self { relative: 1e-10, absolute: 1e-12 },
-            DType::F32 => Self { relative: 1e-4, absolute: 2e-5 },
+            DType::F32 => Self { relative: 1e-4, absolute: 5e-5 },
             DType::F16 => Self { relative: 4e-3, absolute: 2e-3 },
             DType::BF16 => Self { relative: 2e-2, absolute: 1e-2 },
             other => panic!("no tolerance for {other:?}: not a float"),

@@ -74,12 +74,14 @@ impl ChatTemplate {
         let failed = |error: &Error| ModelError::Template { reason: describe(error) };
         let mut environment = environment().map_err(|error| failed(&error))?;
         let marks = generation::is_marked(&source);
+        // Jinja knows one kind of newline.
+        let lines = source.replace("\r\n", "\n").replace('\r', "\n");
         environment
-            .add_template_owned(PLAIN, generation::as_calls(&source, generation::PLAIN))
+            .add_template_owned(PLAIN, generation::as_filters(&lines, generation::PLAIN))
             .map_err(|error| failed(&error))?;
         if marks {
             environment
-                .add_template_owned(MARKED, generation::as_calls(&source, generation::MARKED))
+                .add_template_owned(MARKED, generation::as_filters(&lines, generation::MARKED))
                 .map_err(|error| failed(&error))?;
         }
         let text = |token: &Option<(String, u32)>| token.as_ref().map(|(text, _)| text.clone()).unwrap_or_default();
@@ -176,9 +178,10 @@ fn environment() -> std::result::Result<Environment<'static>, Error> {
     });
     environment.add_function("strftime_now", strftime_now);
     environment.add_filter("tojson", python::tojson);
-    // Strings and mappings are sequences to Jinja's test, and templates tell them apart in that order.
-    environment.add_test("sequence", |value: &TemplateValue| value.try_iter().is_ok());
-    generation::add_functions(&mut environment);
+    // Strings and mappings are sequences to Jinja's tests, and None is nothing.
+    environment.add_test("sequence", python::is_iterable);
+    environment.add_test("iterable", python::is_iterable);
+    generation::add_filters(&mut environment);
     Ok(environment)
 }
 

@@ -84,14 +84,9 @@ impl Golden {
     }
 }
 
-/// The program, as built for these tests.
-pub fn burnish() -> Command {
-    let mut path = std::env::current_exe().unwrap_or_default();
-    path.pop();
-    if path.ends_with("deps") {
-        path.pop();
-    }
-    let mut command = Command::new(path.join(format!("burnish{}", std::env::consts::EXE_SUFFIX)));
+/// A command that runs the program at `path`, which tests know as `env!("CARGO_BIN_EXE_burnish-under-test")`.
+pub fn burnish(path: &str) -> Command {
+    let mut command = Command::new(path);
     command.env("NO_COLOR", "1").env("HF_HUB_OFFLINE", "1");
     command
 }

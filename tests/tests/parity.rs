@@ -97,7 +97,7 @@ fn run_steps<B: FusedBackend>(model: &mut TrainedModel<Autodiff<B>>, golden: &Go
         let norm = gradient_norm(&model.model, &output.grads);
         let factor = if clip > 0.0 { (clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
         optimizer.state().hyper.gradient_factor = factor;
-        *model = Optimizer::step(&mut optimizer, 1e-2, model.clone(), output.grads);
+        *model = Optimizer::step(&mut optimizer, 1e-3, model.clone(), output.grads);
     }
     losses
 }

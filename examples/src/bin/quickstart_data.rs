@@ -77,7 +77,6 @@ fn write_model(folder: &Path, rows: &[Value]) -> Result<()> {
         .filter_map(|row| row["messages"].as_array())
         .flatten()
         .filter_map(|message| message["content"].as_str().map(str::to_owned))
-        .chain((0..400).map(|index| format!("{{\"key\": {index}, \"name\": \"value\"}}")))
         .collect();
     let mut tokenizer = TokenizerImpl::<BPE, tokenizers::NormalizerWrapper, PreTokenizerWrapper, tokenizers::PostProcessorWrapper, tokenizers::DecoderWrapper>::new(BPE::default());
     let bytes = ByteLevel::new(false, true, true);

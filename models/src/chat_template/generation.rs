@@ -1,18 +1,19 @@
 //! `{% generation %} … {% endgeneration %}`: how a template for transformers marks what the assistant wrote.
 //!
-//! transformers compiles the pair into a call block, so that is what it becomes here too: whitespace control and scopes
-//! then work alike. The function called prints its body, in the marked variant between two characters that are no text.
+//! Both become filter blocks, whose whitespace control works alike. The filter prints its block, in the marked variant
+//! between two characters that are no text. (transformers makes them call blocks; but in minijinja a call block can't
+//! assign to a namespace from outside, which templates do.)
 
 use std::ops::Range;
 
-use minijinja::value::{Kwargs, Value};
-use minijinja::{Environment, Error, State};
+use minijinja::Environment;
+use minijinja::value::Value;
 
 use super::MarkedText;
 
-/// Function that prints its body.
+/// Filter that prints its block.
 pub(super) const PLAIN: &str = "burnish_generation";
-/// Function that prints its body between [`OPEN`] and [`CLOSE`].
+/// Filter that prints its block between [`OPEN`] and [`CLOSE`].
 pub(super) const MARKED: &str = "burnish_marked_generation";
 
 /// Unicode noncharacters, reserved for uses like this.
@@ -24,16 +25,16 @@ pub(super) fn is_marked(source: &str) -> bool {
     tags(source).iter().any(|tag| tag.opens)
 }
 
-/// The template with call blocks in place of generation blocks.
-pub(super) fn as_calls(source: &str, function: &str) -> String {
+/// The template with filter blocks in place of generation blocks.
+pub(super) fn as_filters(source: &str, filter: &str) -> String {
     let mut text = String::with_capacity(source.len());
     let mut copied = 0;
     for tag in tags(source) {
         text.push_str(&source[copied..tag.word.start]);
         if tag.opens {
-            text.extend(["call ", function, "()"]);
+            text.extend(["filter ", filter]);
         } else {
-            text.push_str("endcall");
+            text.push_str("endfilter");
         }
         copied = tag.word.end;
     }
@@ -60,16 +61,10 @@ pub(super) fn read_marks(marked: &str) -> Option<MarkedText> {
     open.is_none().then_some(MarkedText { text, spans })
 }
 
-/// The two functions.
-pub(super) fn add_functions(environment: &mut Environment<'static>) {
-    let body = |state: &mut State, options: Kwargs| -> Result<Value, Error> {
-        let caller: Value = options.get("caller")?;
-        caller.call(state, &[])
-    };
-    environment.add_function(PLAIN, body);
-    environment.add_function(MARKED, move |state: &mut State, options: Kwargs| {
-        body(state, options).map(|body| Value::from_safe_string(format!("{OPEN}{body}{CLOSE}")))
-    });
+/// The two filters.
+pub(super) fn add_filters(environment: &mut Environment<'static>) {
+    environment.add_filter(PLAIN, |block: Value| block);
+    environment.add_filter(MARKED, |block: Value| Value::from_safe_string(format!("{OPEN}{block}{CLOSE}")));
 }
 
 /// The word of a generation tag.

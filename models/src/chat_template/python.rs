@@ -20,6 +20,11 @@ pub(super) fn template_value(json: &Value) -> TemplateValue {
     }
 }
 
+/// Jinja's test: strings, lists, mappings and what is undefined can be iterated over.
+pub(super) fn is_iterable(value: &TemplateValue) -> bool {
+    !value.is_none() && value.try_iter().is_ok()
+}
+
 /// The filter `tojson` of transformers: `json.dumps(value, ensure_ascii, indent, separators, sort_keys)`, whose
 /// `ensure_ascii` is off and which escapes nothing for HTML.
 pub(super) fn tojson(value: &TemplateValue, options: Kwargs) -> Result<TemplateValue, Error> {
