@@ -77,7 +77,7 @@ pub fn config(folders: &Folders, backend: &str, seed: u64) -> TrainConfig {
         overwrite: true,
         max_seq_length: 128,
         batch_size: 16,
-        iters: 300,
+        iters: 250,
         learning_rate: 4e-3,
         warmup: 20.0,
         steps_per_eval: 100,

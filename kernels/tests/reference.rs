@@ -1,0 +1,208 @@
+//! Every CPU kernel against its composed reference, and every backward rule against finite differences.
+#![allow(clippy::unwrap_used)]
+
+use burn::backend::{Autodiff, Flex};
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{DType, Distribution, Int, Tensor, TensorData, TensorPrimitive};
+use burnish_kernels::tolerance::Tolerance;
+use burnish_kernels::{AttentionOptions, FusedBackend, RotaryTable};
+use burnish_kernels::{attention, linear, linear_cross_entropy, lora_linear, rms_norm, rotary, swiglu};
+
+type Train = Autodiff<Flex>;
+
+/// Odd sizes, and sizes beyond one block of the kernels.
+const ROWS: [(usize, usize); 5] = [(1, 1), (3, 23), (23, 77), (130, 64), (199, 777)];
+
+fn random<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<Flex, D> {
+    let device = Default::default();
+    <Flex as burn::tensor::backend::Backend>::seed(&device, seed);
+    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device)
+}
+
+fn raw<const D: usize>(tensor: Tensor<Flex, D>) -> FloatTensor<Flex> {
+    tensor.into_primitive().tensor()
+}
+
+fn typed<const D: usize>(primitive: FloatTensor<Flex>) -> Tensor<Flex, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(primitive))
+}
+
+fn close<const D: usize>(name: &str, value: Tensor<Flex, D>, expected: Tensor<Flex, D>) {
+    let read = |tensor: Tensor<Flex, D>| tensor.into_data().iter::<f32>().collect::<Vec<_>>();
+    Tolerance::of(DType::F32).check(name, &read(value), &read(expected)).unwrap();
+}
+
+#[test]
+fn rms_norm_equals_its_reference() {
+    for (rows, features) in ROWS {
+        let (x, w, g) = (random([rows, features], 1), random([features], 2), random([rows, features], 3));
+        let expected = rms_norm::reference::<Flex>(raw(x.clone()), raw(w.clone()), 1e-5);
+        close::<2>("y", rms_norm(x.clone(), w.clone(), 1e-5), typed(expected));
+        let (dx, _) = Flex::rms_norm_backward(raw(x.clone()), raw(w.clone()), raw(g.clone()), 1e-5, false);
+        let (expected, dw) = rms_norm::reference_backward::<Flex>(raw(x), raw(w), raw(g), 1e-5, true);
+        close::<2>("dx", typed(dx), typed(expected));
+        assert!(dw.is_some());
+    }
+}
+
+#[test]
+fn swiglu_equals_its_reference() {
+    for (rows, features) in ROWS {
+        let (gate, up, g) = (random([rows, features], 1) * 4.0, random([rows, features], 2), random([rows, features], 3));
+        let expected = swiglu::reference::<Flex>(raw(gate.clone()), raw(up.clone()));
+        close::<2>("y", swiglu(gate.clone(), up.clone()), typed(expected));
+        let (d_gate, d_up) = Flex::swiglu_backward(raw(gate.clone()), raw(up.clone()), raw(g.clone()));
+        let expected = swiglu::reference_backward::<Flex>(raw(gate), raw(up), raw(g));
+        close::<2>("dgate", typed(d_gate), typed(expected.0));
+        close::<2>("dup", typed(d_up), typed(expected.1));
+    }
+}
+
+#[test]
+fn rotary_equals_its_reference_and_turns_back() {
+    for (tokens, heads, dim) in [(1, 1, 2), (3, 5, 6), (130, 3, 64)] {
+        let x = random([tokens, heads, dim], 1);
+        let angles = random([tokens, dim / 2], 2);
+        let table = RotaryTable { cos: angles.clone().cos(), sin: angles.sin() };
+        let y = rotary(x.clone(), &table);
+        let expected = rotary::reference::<Flex>(raw(x.clone()), raw(table.cos.clone()), raw(table.sin.clone()), false);
+        close::<3>("y", y.clone(), typed(expected));
+        close::<3>("back", typed(Flex::rotary(raw(y), raw(table.cos), raw(table.sin), true)), x);
+    }
+}
+
+#[test]
+fn linear_layers_equal_their_reference() {
+    for (rows, inputs, outputs) in [(1, 3, 5), (1, 64, 130), (2, 77, 131), (23, 77, 31), (130, 64, 96)] {
+        let (x, w) = (random([rows, inputs], 1), random([outputs, inputs], 2));
+        let expected = linear::reference::<Flex>(raw(x.clone()), raw(w.clone()));
+        close::<2>("y", linear(x.clone(), w.clone()), typed(expected));
+        let (a, b, g) = (random([4, inputs], 3), random([outputs, 4], 4), random([rows, outputs], 5));
+        let inputs = || (raw(x.clone()), raw(w.clone()), raw(a.clone()), raw(b.clone()));
+        let (px, pw, pa, pb) = inputs();
+        let expected = lora_linear::reference::<Flex>(px, pw, pa, pb, 0.5);
+        close::<2>("lora y", lora_linear(x.clone(), w.clone(), a.clone(), b.clone(), 0.5), typed(expected));
+        let (px, pw, pa, pb) = inputs();
+        let (dx, da, db) = Flex::lora_linear_backward(px, pw, pa, pb, raw(g.clone()), 0.5, true);
+        let (px, pw, pa, pb) = inputs();
+        let expected = lora_linear::reference_backward::<Flex>(px, pw, pa, pb, raw(g.clone()), 0.5, true);
+        close::<2>("dx", typed(dx.unwrap()), typed(expected.0.unwrap()));
+        close::<2>("da", typed(da), typed(expected.1));
+        close::<2>("db", typed(db), typed(expected.2));
+    }
+}
+
+#[test]
+fn attention_equals_its_reference() {
+    let cases = [
+        (1, 1, 1, 1, 1, 4, None, false),
+        (2, 5, 5, 4, 2, 8, None, true),
+        (1, 1, 130, 6, 2, 16, None, false),
+        (1, 7, 77, 3, 1, 6, Some(9), false),
+        (2, 130, 130, 4, 1, 32, Some(70), true),
+        (1, 199, 199, 2, 2, 24, None, true),
+    ];
+    for (batch, queries, keys, heads, pairs, dim, sliding_window, packed) in cases {
+        let q = random([batch, queries, heads, dim], 1);
+        let (k, v) = (random([batch, keys, pairs, dim], 2), random([batch, keys, pairs, dim], 3));
+        let g = random([batch, queries, heads, dim], 4);
+        let ids: Vec<i32> = (0..batch * keys).map(|index| (index % keys * 5 / keys) as i32).collect();
+        let segments = packed.then(|| Tensor::<Flex, 2, Int>::from_data(TensorData::new(ids, [batch, keys]), &Default::default()));
+        let segment_ids = || segments.clone().map(Tensor::into_primitive);
+        let options = AttentionOptions { scale: (dim as f64).powf(-0.5), sliding_window, softcap: None };
+        let y = attention(q.clone(), k.clone(), v.clone(), segments.clone(), options);
+        let inputs = || (raw(q.clone()), raw(k.clone()), raw(v.clone()));
+        let (pq, pk, pv) = inputs();
+        close::<4>("y", y, typed(attention::reference::<Flex>(pq, pk, pv, segment_ids(), options)));
+        let (pq, pk, pv) = inputs();
+        let ours = Flex::attention_backward(pq, pk, pv, segment_ids(), raw(g.clone()), options);
+        let (pq, pk, pv) = inputs();
+        let expected = attention::reference_backward::<Flex>(pq, pk, pv, segment_ids(), raw(g), options);
+        for ((name, ours), expected) in ["dq", "dk", "dv"].into_iter().zip(ours).zip(expected) {
+            close::<4>(name, typed(ours), typed(expected));
+        }
+    }
+}
+
+#[test]
+fn cross_entropy_equals_its_reference() {
+    for (tokens, features, vocabulary) in [(1, 3, 5), (23, 16, 77), (130, 32, 199)] {
+        let (h, w) = (random([tokens, features], 1), random([vocabulary, features], 2));
+        let labels: Vec<i32> = (0..tokens).map(|index| (index * 7 % vocabulary) as i32).collect();
+        let labels = Tensor::<Flex, 1, Int>::from_data(TensorData::new(labels, [tokens]), &Default::default());
+        let ids = || labels.clone().into_primitive();
+        let expected = linear_cross_entropy::reference::<Flex>(raw(h.clone()), raw(w.clone()), ids());
+        close::<1>("loss", linear_cross_entropy(h.clone(), w.clone(), labels.clone()), typed(expected));
+        let ours = Flex::linear_cross_entropy_with_gradient(raw(h.clone()), raw(w.clone()), ids(), true);
+        let expected = linear_cross_entropy::reference_with_gradient::<Flex>(raw(h), raw(w), ids(), true);
+        close::<1>("loss", typed(ours.0), typed(expected.0));
+        close::<2>("dh", typed(ours.1), typed(expected.1));
+        close::<2>("dw", typed(ours.2.unwrap()), typed(expected.2.unwrap()));
+    }
+}
+
+/// Central differences of `f` at `x`, against the gradient that autodiff gives.
+fn differences<const D: usize>(name: &str, x: Tensor<Flex, D>, f: impl Fn(Tensor<Train, D>) -> Tensor<Train, 1>) {
+    let input = Tensor::<Train, D>::from_inner(x.clone()).require_grad();
+    let gradient = input.grad(&f(input.clone()).backward()).unwrap().into_data();
+    let gradient: Vec<f32> = gradient.iter::<f32>().collect();
+    let data = x.to_data();
+    let values: Vec<f32> = data.iter::<f32>().collect();
+    let at = |values: Vec<f32>| -> f64 {
+        let x = Tensor::from_inner(Tensor::from_data(TensorData::new(values, data.shape.clone()), &Default::default()));
+        f(x).into_data().iter::<f64>().sum()
+    };
+    let step = 1e-2;
+    for index in 0..values.len() {
+        let moved = |by: f32| {
+            let mut values = values.clone();
+            values[index] += by;
+            at(values)
+        };
+        let slope = (moved(step) - moved(-step)) / (2.0 * f64::from(step));
+        let ours = f64::from(gradient[index]);
+        // Central differences in f32 are good to a few parts in a thousand, whatever the kernel.
+        assert!((slope - ours).abs() <= 1e-2 * (1.0 + ours.abs()), "{name}[{index}]: {ours} against {slope}");
+    }
+}
+
+#[test]
+fn backward_rules_equal_finite_differences() {
+    let fixed = |tensor: Tensor<Flex, 2>| Tensor::<Train, 2>::from_inner(tensor);
+    let (x, w) = (random([3, 6], 1), random([6], 2));
+    let mix = fixed(random([3, 6], 9));
+    let weight = Tensor::<Train, 1>::from_inner(w.clone());
+    differences("rms_norm x", x.clone(), |x| (rms_norm(x, weight.clone(), 1e-5) * mix.clone()).sum());
+    let constant = fixed(x.clone());
+    differences("rms_norm w", w, |w| (rms_norm(constant.clone(), w, 1e-5) * mix.clone()).sum());
+    differences("swiglu gate", x.clone(), |x| (swiglu(x, mix.clone()) * constant.clone()).sum());
+    differences("swiglu up", x.clone(), |x| (swiglu(mix.clone(), x) * constant.clone()).sum());
+    let matrix = fixed(random([5, 6], 3));
+    differences("linear x", x.clone(), |x| linear(x, matrix.clone()).powi_scalar(2).sum());
+    differences("linear w", random([5, 6], 3), |w| linear(constant.clone(), w).powi_scalar(2).sum());
+    let (a, b) = (random([2, 6], 4), random([5, 2], 5));
+    let lora = |x: Tensor<Train, 2>, a: Tensor<Train, 2>, b: Tensor<Train, 2>| {
+        lora_linear(x, matrix.clone(), a, b, 0.5).powi_scalar(2).sum() * 0.1
+    };
+    differences("lora x", x.clone(), |x| lora(x, fixed(a.clone()), fixed(b.clone())));
+    differences("lora a", a.clone(), |a| lora(constant.clone(), a, fixed(b.clone())));
+    differences("lora b", b.clone(), |b| lora(constant.clone(), fixed(a.clone()), b));
+    let labels = Tensor::<Train, 1, Int>::from_data([1, 0, 4], &Default::default());
+    differences("loss h", x, |x| linear_cross_entropy(x, matrix.clone(), labels.clone()) * 0.5);
+    differences("loss w", random([5, 6], 3), |w| linear_cross_entropy(constant.clone(), w, labels.clone()) * 0.5);
+}
+
+#[test]
+fn attention_backward_equals_finite_differences() {
+    let fixed = |tensor: Tensor<Flex, 4>| Tensor::<Train, 4>::from_inner(tensor);
+    let (q, k, v) = (random([1, 4, 2, 3], 1), random([1, 4, 1, 3], 2), random([1, 4, 1, 3], 3));
+    let mix = fixed(random([1, 4, 2, 3], 4));
+    let ids = Tensor::<Train, 2, Int>::from_data([[1, 1, 2, 2]], &Default::default());
+    for softcap in [None, Some(2.0)] {
+        let options = AttentionOptions { scale: 0.6, sliding_window: Some(3), softcap };
+        let f = |q, k, v| (attention(q, k, v, Some(ids.clone()), options) * mix.clone()).sum();
+        differences("q", q.clone(), |q| f(q, fixed(k.clone()), fixed(v.clone())));
+        differences("k", k.clone(), |k| f(fixed(q.clone()), k, fixed(v.clone())));
+        differences("v", v.clone(), |v| f(fixed(q.clone()), fixed(k.clone()), v));
+    }
+}

@@ -1,0 +1,227 @@
+//! The program as a user meets it: bad input is an error with a hint, and a run is never lost.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use burnish_tests::{burnish, fixture, text};
+
+fn program() -> Command {
+    burnish(env!("CARGO_BIN_EXE_burnish-under-test"))
+}
+
+fn assets() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/assets/quickstart")
+}
+
+fn model() -> String {
+    assets().join("model").display().to_string()
+}
+
+/// Runs the program and wants exit code 1, `error:` with every one of the words, and no panic.
+fn fails(arguments: &[&str], words: &[&str]) -> String {
+    let output = program().args(arguments).output().unwrap();
+    let (_, stderr) = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
+    assert!(stderr.lines().any(|line| line.starts_with("error: ")), "{arguments:?}: {stderr}");
+    assert!(!stderr.contains("panicked") && !stderr.contains("internal"), "{arguments:?}: {stderr}");
+    for word in words {
+        assert!(stderr.contains(word), "{arguments:?} does not say `{word}`: {stderr}");
+    }
+    stderr
+}
+
+/// A copy of the tiny model, to be damaged.
+fn damaged(folder: &Path, damage: impl Fn(&Path)) -> String {
+    let copy = folder.join("model");
+    fs::create_dir_all(&copy).unwrap();
+    for entry in fs::read_dir(assets().join("model")).unwrap().flatten() {
+        fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+    }
+    damage(&copy);
+    copy.display().to_string()
+}
+
+fn generate_fails(model: &str, words: &[&str]) {
+    fails(&["generate", "--model", model, "--prompt", "hi"], words);
+}
+
+#[test]
+fn damaged_models_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = |folder: &Path| folder.join("model.safetensors");
+    let cut = damaged(&folder.path().join("cut"), |model| {
+        let bytes = fs::read(weights(model)).unwrap();
+        fs::write(weights(model), &bytes[..bytes.len() / 2]).unwrap();
+    });
+    generate_fails(&cut, &["model.safetensors", "hint: "]);
+    let lying = damaged(&folder.path().join("lying"), |model| {
+        let mut bytes = fs::read(weights(model)).unwrap();
+        bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+        fs::write(weights(model), bytes).unwrap();
+    });
+    generate_fails(&lying, &["model.safetensors", "hint: "]);
+    let outside = damaged(&folder.path().join("outside"), |model| {
+        fs::rename(weights(model), model.join("elsewhere.safetensors")).unwrap();
+        let index = r#"{"weight_map": {"model.norm.weight": "../../etc/passwd"}}"#;
+        fs::write(model.join("model.safetensors.index.json"), index).unwrap();
+    });
+    generate_fails(&outside, &["points outside the folder"]);
+    let missing = damaged(&folder.path().join("missing"), |model| {
+        let text = fs::read_to_string(model.join("config.json")).unwrap();
+        let text = text.replace("\"num_hidden_layers\": 4", "\"num_hidden_layers\": 5").replace("384", "380");
+        fs::write(model.join("config.json"), text).unwrap();
+    });
+    // All misfits at once: a layer that is not there, and a width that is another.
+    generate_fails(&missing, &["model.layers.4.mlp.up_proj.weight: missing", "model.layers.0.mlp.up_proj.weight", "hint: "]);
+    let unknown = damaged(&folder.path().join("unknown"), |model| {
+        let text = fs::read_to_string(model.join("config.json")).unwrap().replace("\"llama\"", "\"mamba\"");
+        fs::write(model.join("config.json"), text).unwrap();
+    });
+    generate_fails(&unknown, &["unknown model type `mamba`", "hint: "]);
+    let mute = damaged(&folder.path().join("mute"), |model| {
+        fs::write(model.join("tokenizer_config.json"), "{}").unwrap();
+    });
+    generate_fails(&mute, &["no chat template", "hint: "]);
+    let gguf = folder.path().join("cut.gguf");
+    fs::write(&gguf, b"GGUF\x03\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff\x01\0\0\0\0\0\0\0").unwrap();
+    generate_fails(&gguf.display().to_string(), &["cut.gguf", "number of tensors"]);
+    generate_fails("no/such/folder", &["hint: "]);
+}
+
+fn train_fails(data: &str, more: &[&str], words: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("run").display().to_string();
+    let mut arguments = vec!["train", "--data", data, "--output-dir", &output, "--iters", "1"];
+    let model = model();
+    if !more.contains(&"--model") {
+        arguments.extend(["--model", &model]);
+    }
+    arguments.extend(more);
+    fails(&arguments, words);
+}
+
+#[test]
+fn bad_data_and_configuration_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let mut rows = vec![r#"{"text": "some words"}"#; 10];
+    rows[6] = "nonsense";
+    train_fails(&file("rows.jsonl", &rows.join("\n")), &[], &["rows.jsonl:7:", "hint: "]);
+    train_fails(&file("empty.jsonl", ""), &[], &["empty.jsonl", "hint: "]);
+    train_fails("no-such-file.jsonl", &[], &["no-such-file.jsonl", "hint: "]);
+    let data = file("good.jsonl", r#"{"text": "some words to learn"}"#);
+    let config = file("c.toml", "learning_rte = 1e-3\n");
+    train_fails(&data, &["-c", &config], &["unknown key `learning_rte`", "hint: did you mean `learning_rate`?"]);
+    train_fails(&data, &["--batch-size", "0", "--dropout", "2"], &["`batch_size` is 0", "`dropout` is 2"]);
+    train_fails(&data, &["--rank", "many"], &["`rank`", "whole number"]);
+    train_fails(&data, &["--target-modules", "query"], &["query", "q_proj", "hint: "]);
+    let other = fixture("parity/llama/adapter").display().to_string();
+    train_fails(&data, &["--adapter", &other], &["does not fit this model", "hint: "]);
+    let usage = program().args(["train", "--no-such-flag"]).output().unwrap();
+    assert_eq!(usage.status.code(), Some(2));
+}
+
+/// A short run on the tiny model.
+fn train(run: &Path, iters: &str, more: &[&str]) -> (bool, String) {
+    let (model, data) = (model(), assets().join("data").display().to_string());
+    let run = run.display().to_string();
+    let mut arguments = vec![
+        "train", "--model", &model, "--data", &data, "--output-dir", &run, "--iters", iters, "--batch-size", "4", "--rank",
+        "4", "--dropout", "0.1", "--save-every", "3", "--steps-per-eval", "4", "--val-batches", "2", "--learning-rate", "1e-3",
+    ];
+    arguments.extend(more);
+    let output = program().args(&arguments).output().unwrap();
+    (output.status.success(), text(&output).1)
+}
+
+fn losses(run: &Path) -> Vec<(u64, f64)> {
+    let lines = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let parse = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+    lines.lines().map(parse).map(|row| (row["step"].as_u64().unwrap(), row["loss"].as_f64().unwrap())).collect()
+}
+
+fn adapter(run: &Path) -> Vec<u8> {
+    fs::read(run.join("adapter/adapter_model.safetensors")).unwrap()
+}
+
+#[test]
+fn a_resumed_run_equals_an_unbroken_one_to_the_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
+    assert!(train(&whole, "10", &["--save-total-limit", "0"]).0);
+    assert_eq!(losses(&whole).len(), 10);
+    // As if killed after step 8: the adapter and the last checkpoint are gone, and the log has lines too many.
+    assert!(train(&broken, "10", &["--save-total-limit", "0"]).0);
+    fs::remove_dir_all(broken.join("adapter")).unwrap();
+    fs::remove_dir_all(broken.join("checkpoint-10")).unwrap();
+    // A damaged checkpoint is refused by name, and the one before is used.
+    let damaged = broken.join("checkpoint-9/optimizer.safetensors");
+    let mut bytes = fs::read(&damaged).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&damaged, bytes).unwrap();
+    let (ok, log) = train(&broken, "10", &["--resume", "auto", "--save-total-limit", "0"]);
+    assert!(ok && log.contains("checkpoint-9") && log.contains("damaged") && log.contains("step 6"), "{log}");
+    assert_eq!(losses(&broken), losses(&whole));
+    assert_eq!(adapter(&broken), adapter(&whole));
+    // With none left it begins anew, and ends the same.
+    for step in [3, 6, 9, 10] {
+        fs::remove_dir_all(broken.join(format!("checkpoint-{step}"))).unwrap();
+    }
+    assert!(train(&broken, "10", &["--resume", "auto"]).0);
+    assert_eq!(losses(&broken), losses(&whole));
+    assert_eq!(adapter(&broken), adapter(&whole));
+}
+
+#[test]
+fn a_run_is_not_overwritten_unasked() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    assert!(train(&run, "2", &[]).0);
+    let before = adapter(&run);
+    let (ok, log) = train(&run, "3", &[]);
+    assert!(!ok && log.contains("already has a run") && log.contains("--resume auto"), "{log}");
+    assert_eq!(adapter(&run), before);
+    assert!(train(&run, "3", &["--overwrite"]).0);
+    assert_ne!(adapter(&run), before);
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "in the way").unwrap();
+    let (ok, log) = train(&file.join("run"), "1", &[]);
+    assert!(!ok && log.contains("error: "), "{log}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "in the way");
+}
+
+#[test]
+fn the_quickstart_teaches_the_model_and_leaves_files_that_load() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("quickstart");
+    let output = program().args(["--json", "quickstart", "--output-dir"]).arg(&root).output().unwrap();
+    let (stdout, stderr) = text(&output);
+    assert!(output.status.success(), "{stderr}");
+    let last: serde_json::Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+    let right = |when: &str| last[when]["right"].as_u64().unwrap();
+    assert!(right("before") <= 5 && right("after") >= 90, "{} before, {} after", right("before"), right("after"));
+    // The same answer from adapter, merged folder and GGUF.
+    let prompt = "Book a table at Sakura for 5, Friday 6 pm.";
+    let answer = |arguments: &[&str]| {
+        let output = program().args(["--json", "generate", "--prompt", prompt]).args(arguments).output().unwrap();
+        let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        value["text"].as_str().unwrap().to_owned()
+    };
+    let path = |name: &str| root.join(name).display().to_string();
+    let expected = r#"{"people": 5, "place": "Sakura", "day": "fri", "time": "18:00"}"#;
+    assert_eq!(answer(&["--model", &path("base"), "--adapter", &path("run/adapter")]), expected);
+    assert_eq!(answer(&["--model", &path("merged")]), expected);
+    assert_eq!(answer(&["--model", &path("bookings-f16.gguf")]), expected);
+}
