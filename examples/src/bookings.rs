@@ -15,9 +15,26 @@ pub struct Booking {
 }
 
 const PLACES: [&str; 20] = [
-    "Luigi's", "the Old Mill", "Cafe Mira", "Sakura", "the Blue Door", "Bella Vista", "Chez Nina", "the Harbour",
-    "Casa Pepe", "Lotus Garden", "the Corner Grill", "Olive & Fig", "Nordlys", "the Red Lantern", "Trattoria Sole",
-    "Maple House", "the Tin Roof", "Spice Route", "La Perla", "the Green Table",
+    "Luigi's",
+    "the Old Mill",
+    "Cafe Mira",
+    "Sakura",
+    "the Blue Door",
+    "Bella Vista",
+    "Chez Nina",
+    "the Harbour",
+    "Casa Pepe",
+    "Lotus Garden",
+    "the Corner Grill",
+    "Olive & Fig",
+    "Nordlys",
+    "the Red Lantern",
+    "Trattoria Sole",
+    "Maple House",
+    "the Tin Roof",
+    "Spice Route",
+    "La Perla",
+    "the Green Table",
 ];
 const DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 
@@ -107,7 +124,8 @@ impl Booking {
     pub fn structured_turn(&self, random: &mut ChaCha8Rng) -> Value {
         let Self { people, place, day, hour } = self;
         let short = day[..3].to_lowercase();
-        let answer = format!("{{\"people\": {people}, \"place\": \"{place}\", \"day\": \"{short}\", \"time\": \"{hour}:00\"}}");
+        let answer =
+            format!("{{\"people\": {people}, \"place\": \"{place}\", \"day\": \"{short}\", \"time\": \"{hour}:00\"}}");
         chat(&self.request(random), &answer)
     }
 }

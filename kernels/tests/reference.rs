@@ -107,7 +107,8 @@ fn attention_equals_its_reference() {
         let (k, v) = (random([batch, keys, pairs, dim], 2), random([batch, keys, pairs, dim], 3));
         let g = random([batch, queries, heads, dim], 4);
         let ids: Vec<i32> = (0..batch * keys).map(|index| (index % keys * 5 / keys) as i32).collect();
-        let segments = packed.then(|| Tensor::<Flex, 2, Int>::from_data(TensorData::new(ids, [batch, keys]), &Default::default()));
+        let segments =
+            packed.then(|| Tensor::<Flex, 2, Int>::from_data(TensorData::new(ids, [batch, keys]), &Default::default()));
         let segment_ids = || segments.clone().map(Tensor::into_primitive);
         let options = AttentionOptions { scale: (dim as f64).powf(-0.5), sliding_window, softcap: None };
         let y = attention(q.clone(), k.clone(), v.clone(), segments.clone(), options);

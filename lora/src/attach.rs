@@ -95,7 +95,6 @@ fn check_targets<B: FusedBackend>(model: &LanguageModel<B>, config: &LoraConfig)
     if missing.is_empty() && !targets.is_empty() {
         return Ok(());
     }
-    let present: BTreeSet<String> =
-        layers.iter().filter_map(|layer| layer.rsplit('.').next()).map(str::to_owned).collect();
+    let present: BTreeSet<String> = layers.iter().filter_map(|layer| layer.rsplit('.').next()).map(str::to_owned).collect();
     Err(LoraError::NoTarget { missing, present: present.into_iter().collect() })
 }

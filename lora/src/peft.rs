@@ -67,10 +67,14 @@ pub fn save_adapter<B: FusedBackend>(
 }
 
 /// `adapter_config.json` as PEFT 0.21 reads it.
-fn config_json<B: FusedBackend>(model: &LanguageModel<B>, config: &LoraConfig, base_model: &str, targets: &[String]) -> Value {
-    let layers = config
-        .num_layers
-        .map(|last| (model.num_layers().saturating_sub(last)..model.num_layers()).collect::<Vec<_>>());
+fn config_json<B: FusedBackend>(
+    model: &LanguageModel<B>,
+    config: &LoraConfig,
+    base_model: &str,
+    targets: &[String],
+) -> Value {
+    let layers =
+        config.num_layers.map(|last| (model.num_layers().saturating_sub(last)..model.num_layers()).collect::<Vec<_>>());
     json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

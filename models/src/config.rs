@@ -210,11 +210,9 @@ impl ModelConfig {
 fn parse_rope(value: &serde_json::Value) -> Result<Option<RopeScaling>> {
     let kind = value.get("rope_type").or_else(|| value.get("type")).and_then(serde_json::Value::as_str);
     let number = |key: &str| {
-        value
-            .get(key)
-            .and_then(serde_json::Value::as_f64)
-            .filter(|number| *number > 0.0)
-            .ok_or_else(|| ModelError::Config { reason: format!("`rope_scaling.{key}` is missing or not a positive number") })
+        value.get(key).and_then(serde_json::Value::as_f64).filter(|number| *number > 0.0).ok_or_else(|| ModelError::Config {
+            reason: format!("`rope_scaling.{key}` is missing or not a positive number"),
+        })
     };
     match kind {
         None | Some("default") => Ok(None),
@@ -230,7 +228,8 @@ fn parse_rope(value: &serde_json::Value) -> Result<Option<RopeScaling>> {
                 .get("factors")
                 .and_then(serde_json::Value::as_array)
                 .map(|list| list.iter().filter_map(serde_json::Value::as_f64).collect());
-            let factors = factors.ok_or_else(|| ModelError::Config { reason: "`rope_scaling.factors` is no list".into() })?;
+            let factors =
+                factors.ok_or_else(|| ModelError::Config { reason: "`rope_scaling.factors` is no list".into() })?;
             Ok(Some(RopeScaling::Factors { factors }))
         }
         Some(other) => Err(ModelError::Config { reason: format!("rotary scaling `{other}` is not supported") }),

@@ -40,7 +40,9 @@ pub fn fetch_model(id: &str) -> Result<PathBuf> {
     let repo = Repo::with_revision(name.to_owned(), hf_hub::RepoType::Model, revision.to_owned());
     if is_offline() {
         let cached = Cache::from_env().repo(repo);
-        let config = cached.get("config.json").ok_or_else(|| refuse("HF_HUB_OFFLINE is set and the cache has no such model".into()))?;
+        let config = cached
+            .get("config.json")
+            .ok_or_else(|| refuse("HF_HUB_OFFLINE is set and the cache has no such model".into()))?;
         return config.parent().map(PathBuf::from).ok_or_else(|| refuse("the cache is malformed".into()));
     }
     let mut builder = ApiBuilder::from_env().with_progress(true);
@@ -79,7 +81,9 @@ pub fn fetch_data_set(id: &str) -> Result<PathBuf> {
     if is_offline() {
         let cached = Cache::from_env().repo(repo);
         let file = cached.get("train.jsonl").or_else(|| cached.get("train.json"));
-        let file = file.ok_or_else(|| refuse("no such file or folder, HF_HUB_OFFLINE is set, and the cache has no such data set".into()))?;
+        let file = file.ok_or_else(|| {
+            refuse("no such file or folder, HF_HUB_OFFLINE is set, and the cache has no such data set".into())
+        })?;
         return file.parent().map(PathBuf::from).ok_or_else(|| refuse("the cache is malformed".into()));
     }
     let api = ApiBuilder::from_env().with_progress(true).build().map_err(|error| refuse(error.to_string()))?;

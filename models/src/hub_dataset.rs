@@ -80,8 +80,8 @@ fn is_plain(part: &str) -> bool {
 
 fn cached_snapshot(repo: &Repo) -> Option<PathBuf> {
     let folder = Cache::from_env().path().join(repo.folder_name());
-    let commit = std::fs::read_to_string(folder.join("refs").join(repo.revision()))
-        .unwrap_or_else(|_| repo.revision().to_owned());
+    let commit =
+        std::fs::read_to_string(folder.join("refs").join(repo.revision())).unwrap_or_else(|_| repo.revision().to_owned());
     let snapshot = folder.join("snapshots").join(commit.trim());
     snapshot.is_dir().then_some(snapshot)
 }

@@ -46,7 +46,9 @@ impl<B: FusedBackend> Linear<B> {
             None => linear(x, self.weight.val()),
             Some(adapter) => match dropout.filter(|_| adapter.dropout > 0.0) {
                 Some(seed) => linear(x.clone(), self.weight.val()) + adapter.forward(adapter.drop(x, seed)),
-                None if matches!(self.weight, Weight::Trainable(_)) => linear(x.clone(), self.weight.val()) + adapter.forward(x),
+                None if matches!(self.weight, Weight::Trainable(_)) => {
+                    linear(x.clone(), self.weight.val()) + adapter.forward(x)
+                }
                 None => lora_linear(x, self.weight.val(), adapter.lora_a.val(), adapter.lora_b.val(), adapter.scale),
             },
         };

@@ -1,8 +1,8 @@
 //! One tensor of a model, frozen or trained.
 
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::{Tensor, TensorData};
 use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorData};
 
 /// A tensor that a checkpoint gave.
 ///
@@ -38,9 +38,8 @@ impl<B: Backend, const D: usize> Weight<B, D> {
 ///
 /// Source: FNV-1a, 64 bits.
 pub fn parameter_id(name: &str) -> ParamId {
-    let hash = name
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash =
+        name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     ParamId::from(hash)
 }
 

@@ -43,7 +43,12 @@ impl<B: FusedBackend> Assistant<B> {
     ///
     /// # Errors
     /// When there is no template, it refuses the messages, or the conversation is longer than the model's context.
-    pub fn answer(&mut self, messages: &[Message], options: &GenerateOptions, on_text: impl FnMut(&str)) -> Result<Generated> {
+    pub fn answer(
+        &mut self,
+        messages: &[Message],
+        options: &GenerateOptions,
+        on_text: impl FnMut(&str),
+    ) -> Result<Generated> {
         let template = self.pretrained.chat_template.as_ref().ok_or(ModelError::NoTemplate)?;
         let text = template.render(messages, None, true)?;
         self.run(&text, false, options, on_text)

@@ -65,10 +65,16 @@ fn of_model(error: &ModelError) -> Option<String> {
     Some(match error {
         ModelError::Io { source, .. } => return of_io(source),
         ModelError::Format { .. } => "the file may be cut off or not what its name says; fetch it again".to_owned(),
-        ModelError::Misfit { .. } => "config.json and the weights belong to different models, or a shard is missing".to_owned(),
+        ModelError::Misfit { .. } => {
+            "config.json and the weights belong to different models, or a shard is missing".to_owned()
+        }
         ModelError::UnknownModelType { .. } => "the README lists the families that can be loaded".to_owned(),
-        ModelError::NoTemplate => "use an instruct model, or rows of `text` or `prompt` and `completion`; --raw generates without one".to_owned(),
-        ModelError::Hub { .. } => "check the id and the network; HF_TOKEN opens gated models, HF_HUB_OFFLINE=1 uses the cache alone".to_owned(),
+        ModelError::NoTemplate => {
+            "use an instruct model, or rows of `text` or `prompt` and `completion`; --raw generates without one".to_owned()
+        }
+        ModelError::Hub { .. } => {
+            "check the id and the network; HF_TOKEN opens gated models, HF_HUB_OFFLINE=1 uses the cache alone".to_owned()
+        }
         ModelError::Config { .. } | ModelError::Tokenizer { .. } | ModelError::Template { .. } => return None,
     })
 }

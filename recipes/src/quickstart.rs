@@ -6,9 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use burn_train::Interrupter;
-use burnish_export::{
-    ExportReport, FloatType, GgufOptions, GgufType, HuggingFaceOptions, export_gguf, export_hugging_face,
-};
+use burnish_export::{ExportReport, FloatType, GgufOptions, GgufType, HuggingFaceOptions, export_gguf, export_hugging_face};
 use burnish_kernels::FusedBackend;
 use burnish_lora::MergedCheckpoint;
 use burnish_models::{GenerateOptions, Message, Pretrained};

@@ -132,8 +132,29 @@ fn train(run: &Path, iters: &str, more: &[&str]) -> (bool, String) {
     let (model, data) = (model(), assets().join("data").display().to_string());
     let run = run.display().to_string();
     let mut arguments = vec![
-        "train", "--model", &model, "--data", &data, "--output-dir", &run, "--iters", iters, "--batch-size", "4", "--rank",
-        "4", "--dropout", "0.1", "--save-every", "3", "--steps-per-eval", "4", "--val-batches", "2", "--learning-rate", "1e-3",
+        "train",
+        "--model",
+        &model,
+        "--data",
+        &data,
+        "--output-dir",
+        &run,
+        "--iters",
+        iters,
+        "--batch-size",
+        "4",
+        "--rank",
+        "4",
+        "--dropout",
+        "0.1",
+        "--save-every",
+        "3",
+        "--steps-per-eval",
+        "4",
+        "--val-batches",
+        "2",
+        "--learning-rate",
+        "1e-3",
     ];
     arguments.extend(more);
     let output = program().args(&arguments).output().unwrap();

@@ -78,7 +78,13 @@ fn write_model(folder: &Path, rows: &[Value]) -> Result<()> {
         .flatten()
         .filter_map(|message| message["content"].as_str().map(str::to_owned))
         .collect();
-    let mut tokenizer = TokenizerImpl::<BPE, tokenizers::NormalizerWrapper, PreTokenizerWrapper, tokenizers::PostProcessorWrapper, tokenizers::DecoderWrapper>::new(BPE::default());
+    let mut tokenizer = TokenizerImpl::<
+        BPE,
+        tokenizers::NormalizerWrapper,
+        PreTokenizerWrapper,
+        tokenizers::PostProcessorWrapper,
+        tokenizers::DecoderWrapper,
+    >::new(BPE::default());
     let bytes = ByteLevel::new(false, true, true);
     tokenizer.with_pre_tokenizer(Some(PreTokenizerWrapper::from(Sequence::new(vec![
         PreTokenizerWrapper::from(Digits::new(true)),

@@ -120,7 +120,13 @@ pub fn export_gguf(
     Ok(report)
 }
 
-fn plan(name: String, source: Option<String>, shape: Vec<usize>, kind: GgufType, report: &mut ExportReport) -> PlannedTensor {
+fn plan(
+    name: String,
+    source: Option<String>,
+    shape: Vec<usize>,
+    kind: GgufType,
+    report: &mut ExportReport,
+) -> PlannedTensor {
     let mut stored = if shape.len() < 2 { GgmlType::F32 } else { kind.ggml() };
     if !shape.last().copied().unwrap_or(1).is_multiple_of(stored.block_elements()) {
         report.notes.push(format!("`{name}` has rows of {shape:?}, no multiple of 32, and is stored as F16"));

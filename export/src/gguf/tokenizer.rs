@@ -50,7 +50,9 @@ pub(super) fn add(metadata: &mut Metadata, model: &Pretrained) -> Result<()> {
         }
     }
     let special = model.tokenizer.special();
-    if let Some(Some(slot)) = special.unk.as_ref().filter(|_| byte_fallback).map(|(_, id)| tokens.get_mut(*id as usize).and_then(Option::as_mut)) {
+    if let Some(Some(slot)) =
+        special.unk.as_ref().filter(|_| byte_fallback).map(|(_, id)| tokens.get_mut(*id as usize).and_then(Option::as_mut))
+    {
         slot.1 = Kind::Unknown;
     }
     let named: Vec<(String, Kind)> = tokens
@@ -69,10 +71,13 @@ pub(super) fn add(metadata: &mut Metadata, model: &Pretrained) -> Result<()> {
         let joined = merges.iter().map(|(left, right)| text(format!("{left} {right}"))).collect();
         set(metadata, "tokenizer.ggml.merges", Value::List(joined));
     }
-    set(metadata, "tokenizer.ggml.token_type", Value::List(named.iter().map(|(_, kind)| Value::Signed(*kind as i64)).collect()));
+    set(
+        metadata,
+        "tokenizer.ggml.token_type",
+        Value::List(named.iter().map(|(_, kind)| Value::Signed(*kind as i64)).collect()),
+    );
     set(metadata, "tokenizer.ggml.tokens", Value::List(named.into_iter().map(|(token, _)| text(token)).collect()));
-    for (key, token) in
-        [("bos", &special.bos), ("eos", &special.eos), ("padding", &special.pad), ("unknown", &special.unk)]
+    for (key, token) in [("bos", &special.bos), ("eos", &special.eos), ("padding", &special.pad), ("unknown", &special.unk)]
     {
         if let Some((_, id)) = token {
             set(metadata, &format!("tokenizer.ggml.{key}_token_id"), number(*id as usize));

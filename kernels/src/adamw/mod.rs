@@ -1,8 +1,8 @@
 //! The optimizer's update of one parameter.
 
+use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::Tensor;
 
 use crate::FusedBackend;
 use crate::primitive::{raw, typed};

@@ -26,11 +26,7 @@ struct Problem<'a> {
 }
 
 impl<'a> Problem<'a> {
-    fn new(
-        [query, key, value]: [&'a FlexTensor; 3],
-        segments: Option<&FlexTensor>,
-        options: AttentionOptions,
-    ) -> Self {
+    fn new([query, key, value]: [&'a FlexTensor; 3], segments: Option<&FlexTensor>, options: AttentionOptions) -> Self {
         let (shape, keys) = (query.shape(), key.shape());
         Self {
             query: query.storage(),
@@ -47,7 +43,15 @@ impl<'a> Problem<'a> {
     }
 
     /// Rows `start .. start + rows` of one head in a `[batch, length, heads, head_dim]` buffer.
-    fn rows(&self, data: &'a [f32], length: usize, heads: usize, at: (usize, usize), start: usize, rows: usize) -> Matrix<'a> {
+    fn rows(
+        &self,
+        data: &'a [f32],
+        length: usize,
+        heads: usize,
+        at: (usize, usize),
+        start: usize,
+        rows: usize,
+    ) -> Matrix<'a> {
         let (batch, head) = at;
         let row_stride = heads * self.head_dim;
         Matrix {

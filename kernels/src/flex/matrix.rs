@@ -57,11 +57,13 @@ pub(crate) fn multiply(destination: MatrixMut, accumulate: bool, factor: f32, le
     }
     assert!(inner > 0 && left.last() < left.data.len() && right.last() < right.data.len(), "operand out of its slice");
     assert!(
-        (rows - 1) * destination.row_stride + columns <= destination.data.len() && (rows == 1 || columns <= destination.row_stride),
+        (rows - 1) * destination.row_stride + columns <= destination.data.len()
+            && (rows == 1 || columns <= destination.row_stride),
         "destination out of its slice"
     );
     // Threads cost more than they bring below some millions of multiply-adds.
-    let parallelism = if parallel && rows * columns * inner > 2 << 20 { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
+    let parallelism =
+        if parallel && rows * columns * inner > 2 << 20 { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
     // SAFETY: the asserts above bound every element that the product reads and writes.
     unsafe {
         gemm::gemm(

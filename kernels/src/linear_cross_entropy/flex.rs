@@ -43,7 +43,10 @@ fn run(
     let hidden = Matrix::new(hidden.storage(), tokens, features);
     let weight = Matrix::new(weight.storage(), vocabulary, features);
     let labels = read_labels(labels);
-    assert!(labels.len() == tokens && labels.iter().all(|label| *label < vocabulary), "linear_cross_entropy: a label is no token");
+    assert!(
+        labels.len() == tokens && labels.iter().all(|label| *label < vocabulary),
+        "linear_cross_entropy: a label is no token"
+    );
     let chunk = chunk_tokens(vocabulary);
     let mut logits = vec![0.0; chunk.min(tokens) * vocabulary];
     let mut d_hidden = vec![0.0; if gradient { tokens * features } else { 0 }];

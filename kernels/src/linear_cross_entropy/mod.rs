@@ -106,9 +106,5 @@ pub fn reference_with_gradient<B: FusedBackend>(
         d_hidden.push(typed::<B, 2>(B::linear_backward_input(raw(d_logits), raw(weight.clone()))));
     }
     let weight_dtype = weight.dtype();
-    (
-        raw(Tensor::cat(losses, 0).sum()),
-        raw(Tensor::cat(d_hidden, 0)),
-        d_weight.map(|sum| raw(sum.cast(weight_dtype))),
-    )
+    (raw(Tensor::cat(losses, 0).sum()), raw(Tensor::cat(d_hidden, 0)), d_weight.map(|sum| raw(sum.cast(weight_dtype))))
 }

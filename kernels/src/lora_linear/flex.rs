@@ -5,7 +5,13 @@ use burn_flex::FlexTensor;
 use crate::flex::matrix::{Matrix, MatrixMut, multiply, product};
 use crate::flex::tensor;
 
-pub(crate) fn forward(x: &FlexTensor, weight: &FlexTensor, lora_a: &FlexTensor, lora_b: &FlexTensor, scale: f64) -> FlexTensor {
+pub(crate) fn forward(
+    x: &FlexTensor,
+    weight: &FlexTensor,
+    lora_a: &FlexTensor,
+    lora_b: &FlexTensor,
+    scale: f64,
+) -> FlexTensor {
     let owned = [x, weight, lora_a, lora_b].map(FlexTensor::to_contiguous);
     let [x, weight, lora_a, lora_b] = owned.each_ref().map(rows_of);
     let mut y = product(x, weight.transposed(), 1.0);

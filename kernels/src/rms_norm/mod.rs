@@ -54,8 +54,8 @@ pub fn reference_backward<B: Backend>(
     let grad = typed::<B, 2>(grad).cast(DType::F32);
     let inverse = inverse_rms(x.clone(), epsilon);
     let normalised = x * inverse.clone();
-    let dw = weight_gradient
-        .then(|| raw((grad.clone() * normalised.clone()).sum_dim(0).squeeze_dim::<1>(0).cast(weight_dtype)));
+    let dw =
+        weight_gradient.then(|| raw((grad.clone() * normalised.clone()).sum_dim(0).squeeze_dim::<1>(0).cast(weight_dtype)));
     let scaled = grad * typed::<B, 1>(weight).cast(DType::F32).unsqueeze();
     let mean = (scaled.clone() * normalised.clone()).mean_dim(1);
     let dx = (scaled - normalised * mean) * inverse;

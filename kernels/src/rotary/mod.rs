@@ -33,7 +33,12 @@ pub struct RotaryTable<B: Backend> {
 /// Su et al. 2021, "RoFormer"; `apply_rotary_pos_emb` of transformers 5.
 pub fn rotary<B: FusedBackend>(x: Tensor<B, 3>, table: &RotaryTable<B>) -> Tensor<B, 3> {
     let [tokens, _, head_dim] = x.dims();
-    assert_eq!(table.cos.dims(), [tokens, head_dim / 2], "rotary: the table does not fit [tokens, heads, head_dim] {:?}", x.dims());
+    assert_eq!(
+        table.cos.dims(),
+        [tokens, head_dim / 2],
+        "rotary: the table does not fit [tokens, heads, head_dim] {:?}",
+        x.dims()
+    );
     typed(B::rotary(raw(x), raw(table.cos.clone()), raw(table.sin.clone()), false))
 }
 

@@ -3,10 +3,10 @@
 pub(crate) mod autodiff;
 pub(crate) mod flex;
 
+use burn::tensor::Tensor;
 use burn::tensor::activation::sigmoid;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::Tensor;
 
 use crate::FusedBackend;
 use crate::primitive::{raw, typed};

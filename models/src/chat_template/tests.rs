@@ -12,7 +12,8 @@ fn render(source: &str, messages: &[Message]) -> Result<String> {
 
 #[test]
 fn blocks_are_trimmed_as_transformers_does() {
-    let source = "{% for message in messages %}\n    {% if true %}\n{{ message.content }}\n    {% endif %}\n{% endfor %}\nend\n";
+    let source =
+        "{% for message in messages %}\n    {% if true %}\n{{ message.content }}\n    {% endif %}\n{% endfor %}\nend\n";
     assert_eq!(render(source, &[Message::new("user", "hi")]).unwrap(), "hi\nend");
 }
 
@@ -36,7 +37,10 @@ fn keys_keep_the_order_of_the_row() {
 
 #[test]
 fn undefined_prints_nothing_but_has_no_attributes() {
-    assert_eq!(render("[{{ nothing }}{% if nothing %}x{% endif %}{{ messages[0].nothing }}]", &[Message::new("user", "")]).unwrap(), "[]");
+    assert_eq!(
+        render("[{{ nothing }}{% if nothing %}x{% endif %}{{ messages[0].nothing }}]", &[Message::new("user", "")]).unwrap(),
+        "[]"
+    );
     assert!(render("{{ nothing.more }}", &[]).is_err());
 }
 
@@ -77,8 +81,12 @@ fn globals_and_loop_controls_work() {
 fn generation_blocks_give_spans() {
     let source = "{%- for m in messages -%}\n{%- if m.role == 'assistant' -%}\nA:\n{%- generation -%}\n  {{ m.content }}{{ eos_token }}\n{%- endgeneration -%}\n{%- else -%}\nU:{{ m.content }}\n{%- endif -%}\n{%- endfor -%}";
     let template = ChatTemplate::new(source.into(), &special()).unwrap();
-    let messages =
-        [Message::new("user", "q"), Message::new("assistant", "one"), Message::new("user", "r"), Message::new("assistant", "two")];
+    let messages = [
+        Message::new("user", "q"),
+        Message::new("assistant", "one"),
+        Message::new("user", "r"),
+        Message::new("assistant", "two"),
+    ];
     assert_eq!(template.render(&messages, None, false).unwrap(), "U:qA:one</s>U:rA:two</s>");
     let marked = template.render_marked(&messages, None).unwrap().unwrap();
     let spans: Vec<&str> = marked.spans.iter().map(|span| &marked.text[span.clone()]).collect();

@@ -124,9 +124,8 @@ impl Checkpoint for SafetensorsFolder {
     }
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        let (shard, info) = self.locate(name).ok_or_else(|| ModelError::Misfit {
-            problems: vec![format!("{name}: missing")],
-        })?;
+        let (shard, info) =
+            self.locate(name).ok_or_else(|| ModelError::Misfit { problems: vec![format!("{name}: missing")] })?;
         let (begin, end) = info.data_offsets;
         let start = 8 + shard.header_bytes;
         let bytes = shard

@@ -51,11 +51,8 @@ impl GgufFile {
         let map = unsafe { Mmap::map(&file) }.map_err(|error| ModelError::io(path, error))?;
         let header = header::read(&map).map_err(|reason| ModelError::format(path, reason))?;
         let architecture = header.metadata.text("general.architecture").unwrap_or("").to_owned();
-        let tensors = header
-            .tensors
-            .into_iter()
-            .map(|info| (names::to_hugging_face(&info.name, &architecture), info))
-            .collect();
+        let tensors =
+            header.tensors.into_iter().map(|info| (names::to_hugging_face(&info.name, &architecture), info)).collect();
         Ok(Self { path: path.to_owned(), map, metadata: header.metadata, tensors, data_start: header.data_start })
     }
 
@@ -100,9 +97,10 @@ impl GgufFile {
     /// A tensor's elements as the file orders them.
     fn elements(&self, info: &TensorInfo) -> Result<Vec<f32>> {
         let start = self.data_start + info.offset;
-        let bytes = self.map.get(start..start + info.bytes).ok_or_else(|| {
-            ModelError::format(&self.path, format!("`{}` lies beyond the end of the file", info.name))
-        })?;
+        let bytes = self
+            .map
+            .get(start..start + info.bytes)
+            .ok_or_else(|| ModelError::format(&self.path, format!("`{}` lies beyond the end of the file", info.name)))?;
         Ok(info.kind.dequantize(bytes))
     }
 
@@ -132,14 +130,15 @@ impl Checkpoint for GgufFile {
     }
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        let info = self
-            .tensors
-            .get(name)
-            .ok_or_else(|| ModelError::Misfit { problems: vec![format!("{name}: missing")] })?;
+        let info =
+            self.tensors.get(name).ok_or_else(|| ModelError::Misfit { problems: vec![format!("{name}: missing")] })?;
         let values = self.elements(info)?;
         match self.heads_of(info) {
             Some(heads) => names::halves_apart(&values, info.shape[0], heads).ok_or_else(|| {
-                ModelError::format(&self.path, format!("`{}` has {} rows, which {heads} heads do not share", info.name, info.shape[0]))
+                ModelError::format(
+                    &self.path,
+                    format!("`{}` has {} rows, which {heads} heads do not share", info.name, info.shape[0]),
+                )
             }),
             None => Ok(values),
         }

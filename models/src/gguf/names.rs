@@ -3,11 +3,7 @@
 //! Source: `gguf-py/gguf/tensor_mapping.py` and `conversion/llama.py` of llama.cpp.
 
 /// Names outside of blocks.
-const OUTER: &[(&str, &str)] = &[
-    ("token_embd", "model.embed_tokens"),
-    ("output_norm", "model.norm"),
-    ("output", "lm_head"),
-];
+const OUTER: &[(&str, &str)] = &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
 
 /// Names inside a block, without `blk.N.` and `model.layers.N.`.
 const INNER: &[(&str, &str)] = &[
@@ -79,7 +75,12 @@ mod tests {
 
     #[test]
     fn names_go_there_and_back() {
-        for name in ["model.layers.7.self_attn.q_proj.weight", "model.norm.weight", "lm_head.weight", "model.layers.0.mlp.up_proj.bias"] {
+        for name in [
+            "model.layers.7.self_attn.q_proj.weight",
+            "model.norm.weight",
+            "lm_head.weight",
+            "model.layers.0.mlp.up_proj.bias",
+        ] {
             assert_eq!(to_hugging_face(&from_hugging_face(name).unwrap(), "llama"), name);
         }
     }

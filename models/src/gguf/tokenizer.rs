@@ -91,10 +91,12 @@ fn byte_level(metadata: &Metadata, tokens: &[&str]) -> Result<Value> {
     };
     let kind = metadata.text("tokenizer.ggml.pre").unwrap_or("default");
     let pre_tokenizer = match kind {
-        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" => json!({ "type": "Sequence", "pretokenizers": [
+        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" => {
+            json!({ "type": "Sequence", "pretokenizers": [
             { "type": "Digits", "individual_digits": true },
             plain,
-        ] }),
+        ] })
+        }
         "llama-bpe" | "llama3" | "llama-v3" | "smaug-bpe" => split(LLAMA3_PATTERN),
         "qwen2" | "deepseek-r1-qwen" | "stablelm2" => split(QWEN2_PATTERN),
         "gpt-2" | "default" | "phi-2" | "mpt" | "olmo" | "jais" => plain,
@@ -113,7 +115,8 @@ fn byte_level(metadata: &Metadata, tokens: &[&str]) -> Result<Value> {
 
 /// SentencePiece BPE: pieces joined best score first, bytes for what is left.
 fn sentence_piece(metadata: &Metadata, tokens: &[&str]) -> Result<Value> {
-    let scores = metadata.floats("tokenizer.ggml.scores").ok_or_else(|| refuse("the GGUF has no `tokenizer.ggml.scores`"))?;
+    let scores =
+        metadata.floats("tokenizer.ggml.scores").ok_or_else(|| refuse("the GGUF has no `tokenizer.ggml.scores`"))?;
     if scores.len() != tokens.len() {
         return Err(refuse(format!("{} scores for {} tokens", scores.len(), tokens.len())));
     }

@@ -32,8 +32,8 @@ impl Tokenizer {
     /// [`ModelError::Tokenizer`] when the first is no tokenizer, or tokens of the others don't fit it.
     pub fn from_json(tokenizer: &[u8], config: &Value, map: &Value, added: &Value) -> Result<Self> {
         let refuse = |reason: String| ModelError::Tokenizer { reason };
-        let mut inner = tokenizers::Tokenizer::from_bytes(tokenizer)
-            .map_err(|error| refuse(format!("not a tokenizer: {error}")))?;
+        let mut inner =
+            tokenizers::Tokenizer::from_bytes(tokenizer).map_err(|error| refuse(format!("not a tokenizer: {error}")))?;
         add_missing(&mut inner, config, added)?;
         let named = |key: &str| {
             let text = [config, map].into_iter().find_map(|file| text_of(file.get(key)?))?;
@@ -134,8 +134,7 @@ fn flag(config: &Value, key: &str) -> Option<bool> {
 /// The contents of a file, null where there is none.
 fn read_json(path: &Path) -> Result<Value> {
     match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map_err(|error| ModelError::format(path, format!("not JSON: {error}"))),
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| ModelError::format(path, format!("not JSON: {error}"))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
         Err(error) => Err(ModelError::io(path, error)),
     }

@@ -69,7 +69,8 @@ impl Args {
         );
         let job = EvalJob { pretrained, adapter: self.adapter, batches, style };
         let evaluation = backend::run(&self.backend, job)?;
-        let line = format!("loss {:.4}, perplexity {:.3}, {} tokens", evaluation.loss, evaluation.perplexity, evaluation.tokens);
+        let line =
+            format!("loss {:.4}, perplexity {:.3}, {} tokens", evaluation.loss, evaluation.perplexity, evaluation.tokens);
         style.result(line, &json!(evaluation));
         Ok(ExitCode::SUCCESS)
     }

@@ -95,7 +95,9 @@ impl Args {
 }
 
 fn parse<T: std::str::FromStr<Err = String>>(quant: Option<&str>, default: T) -> Result<T> {
-    quant.map_or(Ok(default), |name| name.parse().map_err(|reason| with_hint(format!("--quant {reason}"), "see burnish export --help")))
+    quant.map_or(Ok(default), |name| {
+        name.parse().map_err(|reason| with_hint(format!("--quant {reason}"), "see burnish export --help"))
+    })
 }
 
 /// What was written, for people.

@@ -29,7 +29,8 @@ impl clap::Args for ConfigFlags {
             let arg = Arg::new(name).long(Str::from(flag.clone())).hide(is_alias).help(key.help.trim());
             if key.kind == Kind::Bool {
                 let no_name = Str::from(format!("no_{name}"));
-                let no = Arg::new(no_name.clone()).long(Str::from(format!("no-{flag}"))).action(ArgAction::SetTrue).hide(true);
+                let no =
+                    Arg::new(no_name.clone()).long(Str::from(format!("no-{flag}"))).action(ArgAction::SetTrue).hide(true);
                 command = command.arg(arg.action(ArgAction::SetTrue).overrides_with(no_name)).arg(no.overrides_with(name));
             } else {
                 let value = match key.kind {
@@ -76,7 +77,9 @@ impl FromArgMatches for ConfigFlags {
 fn parse(kind: Kind, text: &str) -> Value {
     match kind {
         Kind::Integer => text.replace('_', "").parse::<i64>().map_or_else(|_| Value::from(text), Value::from),
-        Kind::Float => text.parse::<f64>().ok().and_then(serde_json::Number::from_f64).map_or_else(|| Value::from(text), Value::Number),
+        Kind::Float => {
+            text.parse::<f64>().ok().and_then(serde_json::Number::from_f64).map_or_else(|| Value::from(text), Value::Number)
+        }
         Kind::Texts if text.contains(',') => text.split(',').map(|part| Value::from(part.trim())).collect(),
         _ => Value::from(text),
     }

@@ -35,7 +35,8 @@ pub struct Args {
 impl Args {
     pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
         let pretrained = Pretrained::open(&self.model)?;
-        let merged = MergedCheckpoint::open(&*pretrained.checkpoint, &self.adapter).context("the adapter can't be merged")?;
+        let merged =
+            MergedCheckpoint::open(&*pretrained.checkpoint, &self.adapter).context("the adapter can't be merged")?;
         let options = HuggingFaceOptions { float: self.dtype, overwrite: self.overwrite, ..Default::default() };
         let report = export_hugging_face(&pretrained, &merged, &self.output, &options).map_err(exists_hint)?;
         style.result(describe(&report), &json!(report));

@@ -63,7 +63,8 @@ impl Args {
         if occupied && (self.no_overwrite || !root.join(MARK).exists()) {
             return Err(with_hint(format!("{} is not empty", root.display()), "--output-dir takes another folder"));
         }
-        let write = || std::fs::create_dir_all(root).and_then(|()| std::fs::write(root.join(MARK), "made by burnish quickstart\n"));
+        let write =
+            || std::fs::create_dir_all(root).and_then(|()| std::fs::write(root.join(MARK), "made by burnish quickstart\n"));
         write().map_err(|error| anyhow::Error::new(error).context(root.display().to_string()))
     }
 }

@@ -39,7 +39,8 @@ impl Args {
         let config = loaded.config;
         let (name, why) = backend::choose(&config.backend);
         let prepared = Prepared::new(config.clone())?;
-        let mut report = TrainReport::new(if self.tui { OutputStyle { quiet: true, ..style } } else { style }, config.steps_per_report);
+        let mut report =
+            TrainReport::new(if self.tui { OutputStyle { quiet: true, ..style } } else { style }, config.steps_per_report);
         describe(&prepared, name, why, style);
         for note in &prepared.notes {
             report.note(note);
@@ -55,7 +56,10 @@ impl Args {
         });
         if summary.end == End::Interrupted {
             let place = summary.checkpoint.map(|path| format!(", saved {}", path.display())).unwrap_or_default();
-            style.result(format!("stopped at step {}{place}; go on with the same command and --resume auto", summary.state.step), &value);
+            style.result(
+                format!("stopped at step {}{place}; go on with the same command and --resume auto", summary.state.step),
+                &value,
+            );
             return Ok(ExitCode::FAILURE);
         }
         if summary.end == End::EarlyStop {

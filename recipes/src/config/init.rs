@@ -5,7 +5,8 @@ use super::TrainConfig;
 /// Every key with its documentation and default; keys without a default are commented out.
 pub fn commented_toml() -> String {
     let defaults = serde_json::to_value(TrainConfig::default()).unwrap_or_default();
-    let mut text = String::from("# Configuration of `burnish train -c FILE`. A flag of the same name overrules a line here.\n");
+    let mut text =
+        String::from("# Configuration of `burnish train -c FILE`. A flag of the same name overrules a line here.\n");
     for key in TrainConfig::KEYS {
         text.push_str("\n#");
         text.push_str(key.help);

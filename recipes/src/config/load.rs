@@ -110,7 +110,11 @@ pub fn read_file(path: &Path) -> Result<Map<String, Value>, ConfigError> {
 }
 
 /// Replaces other programs' names, and checks every key and the kind of its value.
-fn canonical_keys(mut map: Map<String, Value>, place: &str, notes: &mut Vec<String>) -> Result<Map<String, Value>, ConfigError> {
+fn canonical_keys(
+    mut map: Map<String, Value>,
+    place: &str,
+    notes: &mut Vec<String>,
+) -> Result<Map<String, Value>, ConfigError> {
     expand(&mut map, notes);
     let mut known = Map::new();
     for (key, value) in map {
@@ -132,8 +136,11 @@ fn canonical_keys(mut map: Map<String, Value>, place: &str, notes: &mut Vec<Stri
         let Some(entry) = TrainConfig::KEYS.iter().find(|entry| entry.name == name) else {
             return Err(ConfigError::UnknownKey { place: place.to_owned(), nearest: nearest(&key), key });
         };
-        let value = translate(entry, &key, value)
-            .map_err(|reason| ConfigError::Value { place: place.to_owned(), key: key.clone(), reason })?;
+        let value = translate(entry, &key, value).map_err(|reason| ConfigError::Value {
+            place: place.to_owned(),
+            key: key.clone(),
+            reason,
+        })?;
         if let Some(value) = value {
             known.insert(entry.name.to_owned(), value);
         }
@@ -270,8 +277,12 @@ mod tests {
 
     #[test]
     fn yaml_says_the_same_as_toml() {
-        let (_a, toml) = written("c.toml", "model = 'm'\ndata = 'd'\nlearning_rate = 1e-3\npacking = true\ntarget_modules = ['q_proj']\n");
-        let (_b, yaml) = written("c.yaml", "model: m\ndata: d\nlearning_rate: 1.0e-3\npacking: true\ntarget_modules: [q_proj]\n");
+        let (_a, toml) = written(
+            "c.toml",
+            "model = 'm'\ndata = 'd'\nlearning_rate = 1e-3\npacking = true\ntarget_modules = ['q_proj']\n",
+        );
+        let (_b, yaml) =
+            written("c.yaml", "model: m\ndata: d\nlearning_rate: 1.0e-3\npacking: true\ntarget_modules: [q_proj]\n");
         assert_eq!(load(Some(&toml), Map::new()).unwrap().config, load(Some(&yaml), Map::new()).unwrap().config);
     }
 
@@ -303,7 +314,9 @@ mod tests {
 
     #[test]
     fn names_of_others_are_read_and_said() {
-        let loaded = load(None, flags(&json!({ "lora_r": 3, "max_steps": -1, "optim": "adamw_torch", "lora_target": "all" }))).unwrap();
+        let loaded =
+            load(None, flags(&json!({ "lora_r": 3, "max_steps": -1, "optim": "adamw_torch", "lora_target": "all" })))
+                .unwrap();
         assert_eq!((loaded.config.rank, loaded.config.iters), (3, 0));
         assert!(loaded.notes.contains(&"`lora_r` is read as `rank`".to_owned()));
         let error = load(None, flags(&json!({ "load_in_4bit": true }))).unwrap_err().to_string();

@@ -157,10 +157,13 @@ impl TrainConfig {
                 problems.push(problem);
             }
         };
-        check(self.model.is_empty() != self.model_config.is_none(), match (&self.model_config, self.model.is_empty()) {
-            (None, _) => "`model` is missing".into(),
-            _ => "`model` and `model_config` exclude each other: fine-tune, or train from scratch".into(),
-        });
+        check(
+            self.model.is_empty() != self.model_config.is_none(),
+            match (&self.model_config, self.model.is_empty()) {
+                (None, _) => "`model` is missing".into(),
+                _ => "`model` and `model_config` exclude each other: fine-tune, or train from scratch".into(),
+            },
+        );
         check(!self.data.is_empty(), "`data` is missing".into());
         check(
             self.model_config.is_none() || self.fine_tune_type == FineTuneType::Full,
@@ -184,7 +187,9 @@ impl TrainConfig {
             check((0.0..1.0).contains(&beta), format!("`{name}` is {beta}, not within [0, 1)"));
         }
         check(self.epsilon > 0.0, format!("`epsilon` is {}, not positive", self.epsilon));
-        for (name, value) in [("weight_decay", self.weight_decay), ("max_grad_norm", self.max_grad_norm), ("warmup", self.warmup)] {
+        for (name, value) in
+            [("weight_decay", self.weight_decay), ("max_grad_norm", self.max_grad_norm), ("warmup", self.warmup)]
+        {
             check(value.is_finite() && value >= 0.0, format!("`{name}` is {value}, below 0"));
         }
         problems

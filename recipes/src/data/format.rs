@@ -257,7 +257,8 @@ mod tests {
 
     #[test]
     fn share_gpt_becomes_messages() {
-        let share_gpt = row(r#"{"system": "s", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}"#);
+        let share_gpt =
+            row(r#"{"system": "s", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}"#);
         let messages = row(
             r#"{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}"#,
         );

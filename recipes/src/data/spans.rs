@@ -63,9 +63,8 @@ fn each_turn(
             let content = until[*turn].content.as_str().map(str::trim).filter(|content| !content.is_empty())?;
             text.rfind(content).map(|start| start..text.len())
         });
-        let span = span.ok_or_else(|| {
-            format!("the chat template writes message {} so that it can't be found in the text", turn + 1)
-        })?;
+        let span = span
+            .ok_or_else(|| format!("the chat template writes message {} so that it can't be found in the text", turn + 1))?;
         texts.push(Rendered { text, learned: vec![span], ends_with_assistant: true });
     }
     Ok(texts)

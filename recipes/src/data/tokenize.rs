@@ -66,7 +66,9 @@ impl Preparation<'_> {
             Row::Alpaca { instruction, input, output } => vec![self.alpaca(instruction, input, output)?],
             Row::Tokens { input_ids, labels } => vec![from_tokens(input_ids, labels.as_deref())],
             Row::Preference => {
-                return Err("a preference row (chosen, rejected) needs a preference recipe such as dpo, and this is sft".into());
+                return Err(
+                    "a preference row (chosen, rejected) needs a preference recipe such as dpo, and this is sft".into()
+                );
             }
         };
         for example in &examples {
@@ -106,9 +108,8 @@ impl Preparation<'_> {
         let (ids, offsets) = self.tokenizer.encode_with_offsets(text, false).map_err(|error| error.to_string())?;
         let mut example = with_labels(ids, &offsets, learned);
         if *ends_with_assistant && learned.last().is_some_and(|span| span.end == text.len()) {
-            let written = offsets
-                .iter()
-                .rposition(|(start, end)| text.get(*start..*end).is_none_or(|piece| !piece.trim().is_empty()));
+            let written =
+                offsets.iter().rposition(|(start, end)| text.get(*start..*end).is_none_or(|piece| !piece.trim().is_empty()));
             let ended = written.is_some_and(|last| self.tokenizer.is_special(example.input_ids[last]));
             if !ended {
                 self.end(&mut example);

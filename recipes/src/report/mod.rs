@@ -86,7 +86,8 @@ impl Events for TrainReport {
     fn step(&mut self, metrics: &StepMetrics, total: usize) {
         if self.first_step.is_none() {
             self.first_step = Some(metrics.step);
-            self.started = Instant::now().checked_sub(Duration::from_secs_f64(metrics.step_ms / 1e3)).unwrap_or(self.started);
+            self.started =
+                Instant::now().checked_sub(Duration::from_secs_f64(metrics.step_ms / 1e3)).unwrap_or(self.started);
         }
         self.total = total;
         if self.style.json {
@@ -122,7 +123,10 @@ impl Events for TrainReport {
     fn evaluation(&mut self, step: usize, evaluation: &Evaluation, best: bool) {
         self.event(&json!({ "event": "evaluation", "step": step, "loss": evaluation.loss, "perplexity": evaluation.perplexity, "best": best }));
         let remark = if best { ", the best so far" } else { "" };
-        self.line(&format!("step {step}: validation loss {:.4}, perplexity {:.2}{remark}", evaluation.loss, evaluation.perplexity));
+        self.line(&format!(
+            "step {step}: validation loss {:.4}, perplexity {:.2}{remark}",
+            evaluation.loss, evaluation.perplexity
+        ));
     }
 
     fn checkpoint(&mut self, path: &Path) {
@@ -139,5 +143,9 @@ impl Events for TrainReport {
 /// Bytes for people.
 pub fn gib(bytes: u64) -> String {
     let bytes = bytes as f64;
-    if bytes >= 1e9 { format!("{:.2} GiB", bytes / (1u64 << 30) as f64) } else { format!("{:.0} MiB", bytes / (1u64 << 20) as f64) }
+    if bytes >= 1e9 {
+        format!("{:.2} GiB", bytes / (1u64 << 30) as f64)
+    } else {
+        format!("{:.0} MiB", bytes / (1u64 << 20) as f64)
+    }
 }

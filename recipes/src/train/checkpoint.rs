@@ -90,8 +90,10 @@ impl Checkpoint {
     /// # Errors
     /// When a file is missing, cut, or not what the manifest says.
     pub fn open(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path.join(MANIFEST)).with_context(|| format!("{}: no readable manifest", path.display()))?;
-        let manifest: Manifest = serde_json::from_str(&text).with_context(|| format!("{}: damaged manifest", path.display()))?;
+        let text =
+            fs::read_to_string(path.join(MANIFEST)).with_context(|| format!("{}: no readable manifest", path.display()))?;
+        let manifest: Manifest =
+            serde_json::from_str(&text).with_context(|| format!("{}: damaged manifest", path.display()))?;
         let found = checksums(path)?;
         for (name, entry) in &manifest.files {
             match found.get(name) {
@@ -207,7 +209,8 @@ fn checksums(folder: &Path) -> Result<BTreeMap<String, FileEntry>> {
         }
         let mut file = File::open(entry.path()).with_context(|| entry.path().display().to_string())?;
         let mut hasher = Sha256::new();
-        let bytes = std::io::copy(&mut file, &mut HashWriter(&mut hasher)).with_context(|| entry.path().display().to_string())?;
+        let bytes =
+            std::io::copy(&mut file, &mut HashWriter(&mut hasher)).with_context(|| entry.path().display().to_string())?;
         let sha256 = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         files.insert(name, FileEntry { bytes, sha256 });
     }

@@ -96,7 +96,10 @@ impl Prepared {
         };
         let sources = Sources::locate(&config.data)?;
         let train = sources.train.ok_or_else(|| {
-            with_hint(format!("{} has nothing to train on", config.data), "name the rows train.jsonl, or give the file itself")
+            with_hint(
+                format!("{} has nothing to train on", config.data),
+                "name the rows train.jsonl, or give the file itself",
+            )
         })?;
         let train = batches(&train, config.shuffle.then_some(config.seed))?;
         let valid = sources.valid.map(|file| batches(&file, None)).transpose()?;
@@ -158,12 +161,13 @@ impl BackendJob for TrainJob {
             events,
         };
         let learner = Learner::new(TrainedModel { model }, optimizer, Schedule::new(&config, plan.total, done));
-        let training = SupervisedTraining::<Components<Autodiff<B>>>::new(&config.output_dir, Arc::new(plan.clone()), Arc::new(plan))
-            .with_training_strategy(TrainingStrategy::Custom(Arc::new(strategy)))
-            .with_application_logger(None)
-            .with_metric_logger(InMemoryMetricLogger::default())
-            .with_interrupter(interrupter.clone())
-            .metric_train_numeric(LossMetric::<burn::backend::Flex>::new());
+        let training =
+            SupervisedTraining::<Components<Autodiff<B>>>::new(&config.output_dir, Arc::new(plan.clone()), Arc::new(plan))
+                .with_training_strategy(TrainingStrategy::Custom(Arc::new(strategy)))
+                .with_application_logger(None)
+                .with_metric_logger(InMemoryMetricLogger::default())
+                .with_interrupter(interrupter.clone())
+                .metric_train_numeric(LossMetric::<burn::backend::Flex>::new());
         let trained = if dashboard {
             training.renderer(TuiMetricsRendererWrapper::new(interrupter, None)).launch(learner)
         } else {
@@ -239,7 +243,11 @@ fn adapter_config(config: &TrainConfig) -> burnish_lora::LoraConfig {
     from.map_or_else(|| config.lora(), |found| burnish_lora::LoraConfig { dropout: config.dropout, ..found })
 }
 
-fn write_result<B: FusedBackend>(config: &TrainConfig, pretrained: &Pretrained, model: &LanguageModel<B>) -> Result<PathBuf> {
+fn write_result<B: FusedBackend>(
+    config: &TrainConfig,
+    pretrained: &Pretrained,
+    model: &LanguageModel<B>,
+) -> Result<PathBuf> {
     let run = PathBuf::from(&config.output_dir);
     match config.fine_tune_type {
         FineTuneType::Lora => {

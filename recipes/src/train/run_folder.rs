@@ -21,7 +21,10 @@ pub fn prepare(config: &TrainConfig) -> Result<(Option<Checkpoint>, Vec<String>)
         "none" => {
             if occupied && !config.overwrite {
                 let message = format!("{} already has a run", run.display());
-                return Err(with_hint(message, "--resume auto continues it, --overwrite deletes it, --output-dir takes another folder"));
+                return Err(with_hint(
+                    message,
+                    "--resume auto continues it, --overwrite deletes it, --output-dir takes another folder",
+                ));
             }
             if occupied {
                 clear(&run)?;
@@ -53,7 +56,8 @@ fn clear(run: &Path) -> Result<()> {
     for entry in fs::read_dir(run).with_context(|| run.display().to_string())?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let plain = name.trim_start_matches('.');
-        let ours = ["checkpoint-", "adapter", "model", "metrics.jsonl", "config.toml"].iter().any(|own| plain.starts_with(own));
+        let ours =
+            ["checkpoint-", "adapter", "model", "metrics.jsonl", "config.toml"].iter().any(|own| plain.starts_with(own));
         if ours {
             let path = entry.path();
             let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };

@@ -11,8 +11,8 @@ use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use burn_train::{
-    EventProcessorTraining, Learner, LearnerEvent, LearningComponentsMarker, SupervisedLearningStrategy, SupervisedTrainingEventProcessor, TrainLoader,
-    TrainingComponents, TrainingItem, ValidLoader,
+    EventProcessorTraining, Learner, LearnerEvent, LearningComponentsMarker, SupervisedLearningStrategy,
+    SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
 };
 use burnish_kernels::TrainBackend;
 use burnish_models::{AnyTensor, LanguageModel};
@@ -60,11 +60,7 @@ impl Plan {
     /// Counts the steps: `iters`, or all of the epochs.
     pub fn new(config: &TrainConfig, batches: Arc<Batches>, done: usize) -> Self {
         let accumulation = config.grad_accumulation_steps;
-        let total = if config.iters > 0 {
-            config.iters
-        } else {
-            config.epochs * batches.steps_per_epoch(accumulation)
-        };
+        let total = if config.iters > 0 { config.iters } else { config.epochs * batches.steps_per_epoch(accumulation) };
         Self { batches, accumulation, total, done, seed: config.seed }
     }
 }
@@ -255,7 +251,9 @@ impl<B: TrainBackend> StepStrategy<B> {
         if !loss.is_finite() || !grad_norm.is_finite() {
             let what = if loss.is_finite() { "gradient" } else { "loss" };
             return Err(crate::hint::with_hint(
-                format!("the {what} of step {step} is not a number (loss {loss}, gradient norm {grad_norm}); the step was not taken"),
+                format!(
+                    "the {what} of step {step} is not a number (loss {loss}, gradient norm {grad_norm}); the step was not taken"
+                ),
                 "lower learning_rate, raise warmup, or look at the rows of this step; the last checkpoint is whole",
             ));
         }

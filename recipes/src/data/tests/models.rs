@@ -16,8 +16,15 @@ pub(super) const MARKED: &str = "{% for message in messages %}{{ '<|im_start|>' 
 pub(super) const ENDLESS: &str = "{% for message in messages %}{{ '### ' + message.role + ':\n' + message.content + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '### assistant:\n' }}{% endif %}";
 
 const SPECIAL: &[&str] = &[
-    "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
-    "<start_of_turn>", "<end_of_turn>",
+    "<s>",
+    "</s>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+    "<start_of_turn>",
+    "<end_of_turn>",
 ];
 
 /// One token a byte, and the few merges that could cross from a prompt into an answer.

@@ -71,8 +71,12 @@ fn the_templates_own_marks_win() {
 
 #[test]
 fn a_template_that_rewrites_history_gives_an_example_a_turn() {
-    let turns =
-        [("user", "x"), ("assistant", "<think>\nhm\n</think>\n\none"), ("user", "y"), ("assistant", "<think>\nah\n</think>\n\ntwo")];
+    let turns = [
+        ("user", "x"),
+        ("assistant", "<think>\nhm\n</think>\n\none"),
+        ("user", "y"),
+        ("assistant", "<think>\nah\n</think>\n\ntwo"),
+    ];
     let all = learned(models::FORGETFUL, &turns);
     assert_eq!(all.len(), 2);
     assert_eq!(all[0].0, "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n<think>\nhm\n</think>\n\none<|im_end|>\n");
