@@ -1,7 +1,9 @@
 //! Named tensors on disk.
 
+mod mapped;
 mod safetensors;
 
+pub(crate) use self::mapped::release;
 pub use self::safetensors::SafetensorsFolder;
 
 use crate::error::{ModelError, Result};

@@ -9,7 +9,7 @@ use ::safetensors::tensor::{Dtype, Metadata};
 use half::{bf16, f16};
 use memmap2::Mmap;
 
-use super::Checkpoint;
+use super::{Checkpoint, release};
 use crate::error::{ModelError, Result};
 
 const SINGLE: &str = "model.safetensors";
@@ -132,8 +132,10 @@ impl Checkpoint for SafetensorsFolder {
             .map
             .get(start + begin..start + end)
             .ok_or_else(|| ModelError::format(&shard.path, format!("`{name}` lies beyond the end of the file")))?;
-        to_f32(bytes, info.dtype)
-            .ok_or_else(|| ModelError::format(&shard.path, format!("`{name}` is {:?}, not a float", info.dtype)))
+        let values = to_f32(bytes, info.dtype)
+            .ok_or_else(|| ModelError::format(&shard.path, format!("`{name}` is {:?}, not a float", info.dtype)))?;
+        release(&shard.map, start + begin, end - begin);
+        Ok(values)
     }
 }
 

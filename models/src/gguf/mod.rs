@@ -20,7 +20,7 @@ pub use metadata::{Metadata, Value};
 pub use quants::GgmlType;
 
 use crate::chat_template::ChatTemplate;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, release};
 use crate::error::{ModelError, Result};
 use crate::tokenizer::Tokenizer;
 
@@ -101,7 +101,9 @@ impl GgufFile {
             .map
             .get(start..start + info.bytes)
             .ok_or_else(|| ModelError::format(&self.path, format!("`{}` lies beyond the end of the file", info.name)))?;
-        Ok(info.kind.dequantize(bytes))
+        let values = info.kind.dequantize(bytes);
+        release(&self.map, start, info.bytes);
+        Ok(values)
     }
 
     /// Query and key rows of `llama` files are stored with the two halves of each head interleaved.
