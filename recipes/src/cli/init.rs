@@ -1,6 +1,5 @@
 //! `burnish init`.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -25,8 +24,7 @@ impl Args {
     pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
         let text = commented_toml();
         if self.file.as_os_str() == "-" {
-            // A reader that closed its end wants no more of it.
-            std::io::stdout().lock().write_all(text.as_bytes()).ok();
+            print!("{text}");
             return Ok(ExitCode::SUCCESS);
         }
         if self.file.exists() && !self.overwrite {
