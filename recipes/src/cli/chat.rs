@@ -13,7 +13,7 @@ use rustyline::error::ReadlineError;
 use super::generate::SamplingArgs;
 use crate::backend::{self, BackendJob};
 use crate::generation::Assistant;
-use crate::report::OutputStyle;
+use crate::report::{OutputStyle, complain};
 
 /// Arguments of `chat`.
 #[derive(Debug, clap::Args)]
@@ -25,7 +25,7 @@ pub struct Args {
     #[arg(short, long)]
     adapter: Option<PathBuf>,
     /// A system message.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     system: Option<String>,
     #[command(flatten)]
     sampling: SamplingArgs,
@@ -89,11 +89,11 @@ impl BackendJob for ChatJob {
                 let mut out = std::io::stdout().lock();
                 out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();
             });
-            println!();
+            writeln!(std::io::stdout().lock()).ok();
             match answer {
                 Ok(answer) => messages.push(Message::new("assistant", answer.text)),
                 Err(error) => {
-                    eprintln!("error: {error:#}");
+                    complain(format!("error: {error:#}"));
                     messages.pop();
                 }
             }

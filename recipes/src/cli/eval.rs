@@ -27,10 +27,10 @@ pub struct Args {
     #[arg(short, long)]
     data: String,
     /// Longer examples are cut.
-    #[arg(long, default_value_t = 2048)]
+    #[arg(long, default_value = "2048", value_parser = at_least::<2>)]
     max_seq_length: usize,
     /// Rows at a time.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value = "4", value_parser = at_least::<1>)]
     batch_size: usize,
     /// Put several examples into one row.
     #[arg(long)]
@@ -41,6 +41,13 @@ pub struct Args {
     /// cpu, candle, wgpu or auto.
     #[arg(long, default_value = "auto", value_parser = backend::NAMES.to_vec())]
     backend: String,
+}
+
+fn at_least<const LEAST: usize>(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if (LEAST..=1_000_000_000).contains(&number) => Ok(number),
+        _ => Err(format!("wanted is a whole number from {LEAST}")),
+    }
 }
 
 impl Args {
@@ -60,7 +67,7 @@ impl Args {
         let batches = Batches::new(
             prepared.examples,
             BatchOptions {
-                batch_size: self.batch_size.max(1),
+                batch_size: self.batch_size,
                 max_seq_length: limit,
                 packing: self.packing,
                 shuffle_seed: None,

@@ -85,7 +85,7 @@ impl Args {
         if self.output.exists() && !self.overwrite {
             return Err(exists_hint(ExportError::Exists { path: self.output.clone() }));
         }
-        let device = Default::default();
+        let device = burn::backend::flex::FlexDevice;
         let mut model = LanguageModel::<Flex>::load(&pretrained.config, &*pretrained.checkpoint, &device, false)?;
         let config = load_adapter(&mut model, adapter, None, &device)?;
         write_folder(&self.output, |folder| Ok(save_adapter(&model, &config, &pretrained.source, folder)?))?;

@@ -4,42 +4,56 @@ use clap::builder::Str;
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 use serde_json::{Map, Value};
 
-use crate::config::{ALIASES, Key, Kind, TrainConfig};
+use crate::config::{FOREIGN, Key, Kind, Meaning, TrainConfig};
 
 /// What was given on the command line, by key.
 #[derive(Debug, Clone, Default)]
 pub struct ConfigFlags(pub Map<String, Value>);
 
-/// A name on the command line, with the key that it sets.
-fn names() -> impl Iterator<Item = (&'static str, &'static Key)> {
-    let own = TrainConfig::KEYS.iter().map(|key| (key.name, key));
-    let others = ALIASES.iter().filter_map(|(alias, own)| {
-        // One letter is too short for a long flag.
-        let key = TrainConfig::KEYS.iter().find(|key| key.name == *own)?;
-        (alias.len() > 1).then_some((*alias, key))
+/// A name on the command line.
+struct Flag {
+    name: &'static str,
+    /// The key that it sets; `None` where another program's value has to be translated.
+    key: Option<&'static Key>,
+    is_own: bool,
+}
+
+fn all() -> impl Iterator<Item = Flag> {
+    let own = TrainConfig::KEYS.iter().map(|key| Flag { name: key.name, key: Some(key), is_own: true });
+    let foreign = FOREIGN.iter().map(|(name, meaning)| {
+        let key = match meaning {
+            Meaning::Same(own) => TrainConfig::KEYS.iter().find(|key| key.name == *own),
+            _ => None,
+        };
+        Flag { name, key, is_own: false }
     });
-    own.chain(others)
+    // One letter is too short for a long flag.
+    own.chain(foreign.filter(|flag| flag.name.len() > 1))
 }
 
 impl clap::Args for ConfigFlags {
     fn augment_args(mut command: Command) -> Command {
-        for (name, key) in names() {
-            let is_alias = name != key.name;
+        let defaults = serde_json::to_value(TrainConfig::default()).unwrap_or_default();
+        for Flag { name, key, is_own } in all() {
             let flag = name.replace('_', "-");
-            let arg = Arg::new(name).long(Str::from(flag.clone())).hide(is_alias).help(key.help.trim());
+            let arg = Arg::new(name).long(Str::from(flag.clone())).hide(!is_own).allow_hyphen_values(true);
+            let Some(key) = key else {
+                command = command.arg(arg.num_args(0..=1).default_missing_value("true"));
+                continue;
+            };
+            let default = &defaults[key.name];
+            let arg = arg.help_heading(key.section).help(explained(key, default));
             if key.kind == Kind::Bool {
+                // Of the pair, the one that changes something is shown.
+                let on = default == &Value::Bool(true);
                 let no_name = Str::from(format!("no_{name}"));
-                let no =
-                    Arg::new(no_name.clone()).long(Str::from(format!("no-{flag}"))).action(ArgAction::SetTrue).hide(true);
-                command = command.arg(arg.action(ArgAction::SetTrue).overrides_with(no_name)).arg(no.overrides_with(name));
+                let no = Arg::new(no_name.clone()).long(Str::from(format!("no-{flag}"))).action(ArgAction::SetTrue);
+                let no = no.overrides_with(name).hide(!(is_own && on)).help_heading(key.section);
+                let no = no.help(format!("Turns off --{flag}: {}", key.help.trim()));
+                let yes = arg.action(ArgAction::SetTrue).allow_hyphen_values(false).overrides_with(no_name);
+                command = command.arg(yes.hide(!is_own || on)).arg(no);
             } else {
-                let value = match key.kind {
-                    Kind::Integer => "N",
-                    Kind::Float => "X",
-                    Kind::Texts => "NAMES",
-                    _ => "TEXT",
-                };
-                command = command.arg(arg.value_name(value).allow_hyphen_values(true));
+                command = command.arg(arg.value_name(value_name(key.kind)));
             }
         }
         command
@@ -53,15 +67,15 @@ impl clap::Args for ConfigFlags {
 impl FromArgMatches for ConfigFlags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut map = Map::new();
-        for (name, key) in names() {
-            if key.kind == Kind::Bool {
+        for Flag { name, key, .. } in all() {
+            if key.is_some_and(|key| key.kind == Kind::Bool) {
                 if matches.get_flag(name) {
                     map.insert(name.to_owned(), Value::Bool(true));
                 } else if matches.get_flag(&format!("no_{name}")) {
                     map.insert(name.to_owned(), Value::Bool(false));
                 }
             } else if let Some(text) = matches.get_one::<String>(name) {
-                map.insert(name.to_owned(), parse(key.kind, text));
+                map.insert(name.to_owned(), key.map_or_else(|| guess(text), |key| parse(key.kind, text)));
             }
         }
         Ok(Self(map))
@@ -73,14 +87,105 @@ impl FromArgMatches for ConfigFlags {
     }
 }
 
+fn explained(key: &Key, default: &Value) -> String {
+    let help = key.help.trim();
+    match default {
+        Value::Null | Value::Bool(_) => help.to_owned(),
+        Value::String(text) if text.is_empty() => help.to_owned(),
+        Value::String(text) => format!("{help} [default: {text}]"),
+        other => format!("{help} [default: {other}]"),
+    }
+}
+
+fn value_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Integer => "N",
+        Kind::Float => "X",
+        Kind::Texts => "NAMES",
+        Kind::Text | Kind::Bool => "TEXT",
+    }
+}
+
 /// A value as the key's kind reads it; what does not parse stays text and is refused with the key's name later.
 fn parse(kind: Kind, text: &str) -> Value {
     match kind {
         Kind::Integer => text.replace('_', "").parse::<i64>().map_or_else(|_| Value::from(text), Value::from),
         Kind::Float => {
-            text.parse::<f64>().ok().and_then(serde_json::Number::from_f64).map_or_else(|| Value::from(text), Value::Number)
+            let number = text.parse::<f64>().ok().and_then(serde_json::Number::from_f64);
+            number.map_or_else(|| Value::from(text), Value::Number)
         }
-        Kind::Texts if text.contains(',') => text.split(',').map(|part| Value::from(part.trim())).collect(),
-        _ => Value::from(text),
+        Kind::Bool => text.parse::<bool>().map_or_else(|_| Value::from(text), Value::from),
+        Kind::Text | Kind::Texts => Value::from(text),
+    }
+}
+
+/// A value of which only the other program knows the kind.
+fn guess(text: &str) -> Value {
+    [Kind::Bool, Kind::Integer, Kind::Float]
+        .into_iter()
+        .map(|kind| parse(kind, text))
+        .find(|value| !value.is_string())
+        .unwrap_or_else(|| Value::from(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::load;
+
+    fn parsed(arguments: &[&str]) -> Result<Map<String, Value>, clap::Error> {
+        let command = <ConfigFlags as clap::Args>::augment_args(Command::new("train"));
+        let matches = command.try_get_matches_from(["train"].iter().chain(arguments))?;
+        Ok(ConfigFlags::from_arg_matches(&matches)?.0)
+    }
+
+    #[test]
+    fn every_key_and_every_name_of_others_is_a_flag() {
+        <ConfigFlags as clap::Args>::augment_args(Command::new("train")).debug_assert();
+        for Flag { name, key, .. } in all() {
+            let flag = format!("--{}", name.replace('_', "-"));
+            let (arguments, expected): (Vec<&str>, Value) = match key.map(|key| key.kind) {
+                None | Some(Kind::Bool) => (vec![&flag], json!(true)),
+                Some(Kind::Integer) => (vec![&flag, "1_000"], json!(1000)),
+                Some(Kind::Float) => (vec![&flag, "1e-3"], json!(1e-3)),
+                Some(Kind::Text | Kind::Texts) => (vec![&flag, "a,b"], json!("a,b")),
+            };
+            assert_eq!(Value::Object(parsed(&arguments).unwrap()), json!({ name: expected }), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_switch_goes_both_ways_and_the_last_counts() {
+        assert_eq!(parsed(&["--no-shuffle"]).unwrap()["shuffle"], json!(false));
+        assert_eq!(parsed(&["--no-packing", "--packing"]).unwrap()["packing"], json!(true));
+        assert_eq!(parsed(&["--packing", "--no-packing"]).unwrap()["packing"], json!(false));
+        assert_eq!(parsed(&["--no-sample-packing"]).unwrap()["sample_packing"], json!(false));
+    }
+
+    #[test]
+    fn values_that_do_not_parse_are_refused_by_the_key_that_they_were_for() {
+        for (arguments, expected) in [
+            (["--rank", "many"], "`rank` is \"many\", wanted is a whole number"),
+            (["--rank", "-1"], "`rank` is -1, wanted is a whole number"),
+            (["--learning-rate", "nan"], "`learning_rate` is \"nan\", wanted is a number"),
+            (["--load-in-4bit", "true"], "`load_in_4bit` can't be honoured"),
+            (["--lora-parameters", "8"], "`lora_parameters` is 8"),
+        ] {
+            let error = load(None, parsed(&arguments).unwrap()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        let flags =
+            parsed(&["--model", "m", "--data", "d", "--num-layers", "-1", "--target-modules", "q_proj,v_proj"]).unwrap();
+        let config = load(None, flags).unwrap().config;
+        assert_eq!((config.num_layers, config.target_modules.names()), (0, Some(vec!["q_proj", "v_proj"])));
+    }
+
+    #[test]
+    fn an_unknown_flag_is_a_usage_error_with_a_suggestion() {
+        let error = parsed(&["--lerning-rate", "1"]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("--learning-rate"), "{error}");
     }
 }

@@ -35,7 +35,7 @@ pub struct SamplingArgs {
     #[arg(long, default_value_t = 1.0)]
     repetition_penalty: f32,
     /// A string that ends the answer; may be given several times.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     stop: Vec<String>,
     /// Seed of the draws.
     #[arg(long, default_value_t = 0)]
@@ -84,10 +84,10 @@ pub struct Args {
     #[arg(short, long)]
     adapter: Option<PathBuf>,
     /// What to answer; `-` reads it from stdin.
-    #[arg(short, long)]
+    #[arg(short, long, allow_hyphen_values = true)]
     prompt: String,
     /// A system message.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     system: Option<String>,
     /// Continue the prompt as plain text, without the chat template.
     #[arg(long)]

@@ -1,5 +1,6 @@
 //! `burnish init`.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -24,7 +25,8 @@ impl Args {
     pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
         let text = commented_toml();
         if self.file.as_os_str() == "-" {
-            print!("{text}");
+            // A reader that closed its end wants no more of it.
+            std::io::stdout().lock().write_all(text.as_bytes()).ok();
             return Ok(ExitCode::SUCCESS);
         }
         if self.file.exists() && !self.overwrite {

@@ -10,12 +10,15 @@ mod merge;
 mod quickstart;
 mod train;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use tracing_subscriber::EnvFilter;
 
 use crate::hint::hint;
-use crate::report::OutputStyle;
+use crate::report::{OutputStyle, complain};
 
 /// Fine-tune language models, in Rust.
 #[derive(Debug, Parser)]
@@ -27,6 +30,9 @@ struct Cli {
     /// Print errors only.
     #[arg(short, long, global = true)]
     quiet: bool,
+    /// Say more of what goes on inside; -vv says all. RUST_LOG chooses by module.
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    verbose: u8,
     #[command(subcommand)]
     command: Command,
 }
@@ -62,19 +68,20 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    log(cli.verbose);
     let style = OutputStyle { json: cli.json, quiet: cli.quiet };
     let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| dispatch(cli.command, style)));
     match run {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => {
-            eprintln!("error: {}", chain(&error));
+            complain(format!("error: {}", chain(&error)));
             if let Some(hint) = hint(&error) {
-                eprintln!("hint: {hint}");
+                complain(format!("hint: {hint}"));
             }
             ExitCode::FAILURE
         }
         Err(_) => {
-            eprintln!("hint: this is a fault of burnish; what it printed above belongs into a report");
+            complain("hint: this is a fault of burnish; what it printed above belongs into a report");
             ExitCode::FAILURE
         }
     }
@@ -107,6 +114,21 @@ fn chain(error: &anyhow::Error) -> String {
     text
 }
 
+/// Logs of the libraries go to stderr, when they are asked for.
+fn log(verbose: u8) {
+    let asked = std::env::var_os("RUST_LOG").is_some();
+    let filter = match verbose {
+        0 if !asked => return,
+        _ if asked => EnvFilter::from_default_env(),
+        1 => EnvFilter::new("info"),
+        _ => EnvFilter::new("debug"),
+    };
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let subscriber = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colours).with_env_filter(filter);
+    // Only a subscriber that is set already makes this fail; then that one logs.
+    subscriber.try_init().ok();
+}
+
 /// A panic is a fault of ours: one line, no backtrace unless asked for.
 fn quiet_panics() {
     if std::env::var_os("RUST_BACKTRACE").is_some() {
@@ -120,6 +142,57 @@ fn quiet_panics() {
             .map(String::as_str)
             .or_else(|| payload.downcast_ref::<&str>().copied())
             .unwrap_or("no message");
-        eprintln!("error: internal: {message}{place}");
+        complain(format!("error: internal: {message}{place}"));
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, anyhow};
+
+    use super::*;
+
+    fn exit_code(arguments: &[&str]) -> i32 {
+        Cli::try_parse_from(arguments).map_or_else(|error| error.exit_code(), |_| 0)
+    }
+
+    #[test]
+    fn the_commands_are_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_wrong_call_is_exit_code_2_and_help_is_0() {
+        for wrong in [
+            &["burnish"][..],
+            &["burnish", "fly"],
+            &["burnish", "train", "dpo"],
+            &["burnish", "train", "--no-such-flag"],
+            &["burnish", "generate", "--model", "m"],
+            &["burnish", "eval", "--model", "m", "--data", "d", "--batch-size", "0"],
+            &["burnish", "export", "--model", "m", "--format", "onnx", "--output", "o"],
+            &["burnish", "chat", "--model", "m", "--backend", "gpu"],
+            &["burnish", "-q", "-v", "init"],
+        ] {
+            assert_eq!(exit_code(wrong), 2, "{wrong:?}");
+        }
+        for fine in [
+            &["burnish", "--help"][..],
+            &["burnish", "--version"],
+            &["burnish", "train", "--help"],
+            &["burnish", "train", "-c", "c.toml", "--lora-r", "8", "--no-shuffle"],
+            &["burnish", "train", "sft", "-vv", "--json"],
+            &["burnish", "generate", "--model", "m", "--prompt", "- a list", "--stop", "--"],
+            &["burnish", "init", "-"],
+        ] {
+            assert_eq!(exit_code(fine), 0, "{fine:?}");
+        }
+    }
+
+    #[test]
+    fn causes_are_one_line_and_nothing_is_said_twice() {
+        let error =
+            Err::<(), _>(anyhow!("no space left")).context("a.bin: no space left").context("can't save").unwrap_err();
+        assert_eq!(chain(&error), "can't save: a.bin: no space left");
+    }
 }

@@ -71,23 +71,24 @@ impl Args {
 
 fn summary(outcome: &Outcome, root: &Path) -> String {
     let percent = |score: &Score| 100.0 * score.right as f64 / score.asked.max(1) as f64;
-    let mut text = String::new();
-    for ((prompt, before), after) in PROMPTS.iter().zip(&outcome.before.answers).zip(&outcome.after.answers) {
-        text.push_str(&format!("\n> {prompt}\n  before: {before}\n  after:  {after}\n"));
-    }
-    text.push_str(&format!(
-        "\nheld-out bookings right: {:.0} % before, {:.0} % after ({:.0} s of training)\n",
-        percent(&outcome.before),
-        percent(&outcome.after),
-        outcome.train_seconds
-    ));
-    text.push_str(&format!("adapter  {}\n", outcome.adapter.display()));
-    text.push_str(&format!("merged   {}\n", outcome.merged.path.display()));
-    text.push_str(&format!("GGUF     {}\n", outcome.gguf.path.display()));
-    text.push_str(&format!(
-        "\ntalk to it: burnish chat --model {} --adapter {}",
-        root.join("base").display(),
-        outcome.adapter.display()
-    ));
-    text
+    let answers = PROMPTS.iter().zip(outcome.before.answers.iter().zip(&outcome.after.answers));
+    let mut lines: Vec<String> =
+        answers.map(|(prompt, (before, after))| format!("\n> {prompt}\n  before: {before}\n  after:  {after}")).collect();
+    lines.extend([
+        format!(
+            "\nheld-out bookings right: {:.0} % before, {:.0} % after ({:.0} s of training)",
+            percent(&outcome.before),
+            percent(&outcome.after),
+            outcome.train_seconds
+        ),
+        format!("adapter  {}", outcome.adapter.display()),
+        format!("merged   {}", outcome.merged.path.display()),
+        format!("GGUF     {}", outcome.gguf.path.display()),
+        format!(
+            "\ntalk to it: burnish chat --model {} --adapter {}",
+            root.join("base").display(),
+            outcome.adapter.display()
+        ),
+    ]);
+    lines.join("\n")
 }

@@ -33,14 +33,14 @@ pub struct Args {
 impl Args {
     pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
         let loaded = load(self.config.as_deref(), self.flags.0)?;
-        for note in &loaded.notes {
-            eprintln!("note: {note}");
-        }
         let config = loaded.config;
         let (name, why) = backend::choose(&config.backend);
-        let prepared = Prepared::new(config.clone())?;
         let mut report =
             TrainReport::new(if self.tui { OutputStyle { quiet: true, ..style } } else { style }, config.steps_per_report);
+        for note in &loaded.notes {
+            report.note(note);
+        }
+        let prepared = Prepared::new(config.clone())?;
         describe(&prepared, name, why, style);
         for note in &prepared.notes {
             report.note(note);

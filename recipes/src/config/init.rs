@@ -1,31 +1,33 @@
 //! A configuration file with every key explained.
 
-use super::TrainConfig;
+use super::alias::other_names;
+use super::{Key, TrainConfig};
 
 /// Every key with its documentation and default; keys without a default are commented out.
 pub fn commented_toml() -> String {
     let defaults = serde_json::to_value(TrainConfig::default()).unwrap_or_default();
-    let mut text =
-        String::from("# Configuration of `burnish train -c FILE`. A flag of the same name overrules a line here.\n");
+    let mut lines = vec![
+        "# Configuration of `burnish train -c FILE`. A flag of the same name, in kebab case, overrules a line here."
+            .to_owned(),
+        "# Names in parentheses are what other programs call the same key; they are read too.".to_owned(),
+    ];
+    let mut section = "";
     for key in TrainConfig::KEYS {
-        text.push_str("\n#");
-        text.push_str(key.help);
-        text.push('\n');
-        match defaults.get(key.name) {
-            Some(serde_json::Value::Null) | None => text.push_str(&format!("# {} = \"\"\n", key.name)),
-            Some(value) => text.push_str(&format!("{} = {value}\n", key.name)),
+        if key.section != section {
+            section = key.section;
+            lines.push(format!("\n# ---- {section} ----"));
         }
+        lines.push(format!("\n# {}", explained(key)));
+        lines.push(match defaults.get(key.name) {
+            Some(serde_json::Value::Null) | None => format!("# {} = \"\"", key.name),
+            Some(value) => format!("{} = {value}", key.name),
+        });
     }
-    text
+    lines.join("\n") + "\n"
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn it_reads_back_as_the_defaults() {
-        let config: TrainConfig = toml::from_str(&commented_toml()).unwrap();
-        assert_eq!(config, TrainConfig::default());
-    }
+fn explained(key: &'static Key) -> String {
+    let others: Vec<&str> = other_names(key.name).collect();
+    let help = key.help.trim();
+    if others.is_empty() { help.to_owned() } else { format!("{help} ({})", others.join(", ")) }
 }

@@ -24,6 +24,8 @@ pub enum Kind {
 pub struct Key {
     /// In snake case.
     pub name: &'static str,
+    /// What it belongs to.
+    pub section: &'static str,
     /// What it does.
     pub help: &'static str,
     /// What its value looks like.
@@ -54,31 +56,38 @@ kinds! {
     FineTuneType => Text, LrScheduler => Text, OptimizerKind => Text, TargetModules => Texts,
 }
 
-/// Declares the configuration: for every key its documentation, type and default.
+/// Declares the configuration: by section, for every key its documentation, type and default.
 macro_rules! config {
     (
         $(#[$outer:meta])*
         pub struct $name:ident {
-            $(#[doc = $help:literal] $key:ident : $type:ty = $default:expr,)*
+            $($section:literal {
+                $(#[doc = $help:literal] $key:ident : $type:ty = $default:expr,)*
+            })*
         }
     ) => {
         $(#[$outer])*
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields, default)]
         pub struct $name {
-            $(#[doc = $help] pub $key: $type,)*
+            $($(#[doc = $help] pub $key: $type,)*)*
         }
 
         impl Default for $name {
             fn default() -> Self {
-                Self { $($key: $default,)* }
+                Self { $($($key: $default,)*)* }
             }
         }
 
         impl $name {
             /// Every key, in the order of the documentation.
             pub const KEYS: &'static [Key] = &[
-                $(Key { name: stringify!($key), help: $help, kind: <$type as ConfigValue>::KIND },)*
+                $($(Key {
+                    name: stringify!($key),
+                    section: $section,
+                    help: $help,
+                    kind: <$type as ConfigValue>::KIND,
+                },)*)*
             ];
         }
     };

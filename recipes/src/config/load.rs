@@ -1,12 +1,12 @@
 //! From a file and flags to the configuration.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::alias::{NOT_YET, canonical};
-use super::key::Kind;
-use super::{Key, TrainConfig};
+use super::foreign::{self, Reading, unfit};
+use super::{Key, Kind, TrainConfig};
 
 /// What can be wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
@@ -60,31 +60,33 @@ pub enum ConfigError {
 pub struct Loaded {
     /// The configuration.
     pub config: TrainConfig,
-    /// A line for each alias that was used.
+    /// A line for each name that is not ours, and for what has no effect.
     pub notes: Vec<String>,
 }
 
 /// Merges a file and flags over the defaults and checks the ranges.
 ///
 /// # Errors
-/// A [`ConfigError`] that names file and key.
+/// A [`ConfigError`] that names file and key; several problems come together.
 pub fn load(file: Option<&Path>, flags: Map<String, Value>) -> Result<Loaded, ConfigError> {
-    let mut notes = Vec::new();
-    let mut merged = Map::new();
+    let mut merged = Keys::default();
+    let mut errors = Vec::new();
     if let Some(path) = file {
-        let place = format!("{}: ", path.display());
-        for (key, value) in canonical_keys(read_file(path)?, &place, &mut notes)? {
-            merged.insert(key, value);
-        }
+        merged.take(read_file(path)?, &format!("{}: ", path.display()), &mut errors);
     }
-    for (key, value) in canonical_keys(flags, "", &mut notes)? {
-        merged.insert(key, value);
+    merged.take(flags, "", &mut errors);
+    let Keys { values, mut notes } = merged;
+    if !errors.is_empty() {
+        return Err(together(errors));
     }
-    let config: TrainConfig = serde_json::from_value(Value::Object(merged))
+    let config: TrainConfig = serde_json::from_value(Value::Object(values.clone()))
         .map_err(|error| ConfigError::Problems { problems: vec![error.to_string()] })?;
     let problems = config.problems();
     if !problems.is_empty() {
         return Err(ConfigError::Problems { problems });
+    }
+    if config.iters > 0 && values.get("epochs").is_some_and(|epochs| epochs != 1) {
+        notes.push(format!("`epochs` is not used: `iters` says {} steps", config.iters));
     }
     Ok(Loaded { config, notes })
 }
@@ -103,103 +105,126 @@ pub fn read_file(path: &Path) -> Result<Map<String, Value>, ConfigError> {
         toml::from_str(&text).map_err(|error| syntax(error.to_string()))?
     };
     match value {
+        // TOML has no null: serde_json makes one of `nan` and `inf`.
+        Value::Object(map) if !is_yaml && map.values().any(Value::is_null) => {
+            let keys: Vec<&str> = map.iter().filter(|(_, value)| value.is_null()).map(|(key, _)| key.as_str()).collect();
+            Err(syntax(format!("`{}` is not a finite number", keys.join("`, `"))))
+        }
         Value::Object(map) => Ok(map),
         Value::Null => Ok(Map::new()),
         _ => Err(syntax("is no table of keys".to_owned())),
     }
 }
 
-/// Replaces other programs' names, and checks every key and the kind of its value.
-fn canonical_keys(
-    mut map: Map<String, Value>,
-    place: &str,
-    notes: &mut Vec<String>,
-) -> Result<Map<String, Value>, ConfigError> {
-    expand(&mut map, notes);
-    let mut known = Map::new();
-    for (key, value) in map {
-        let key = key.replace('-', "_");
-        if let Some((_, reason)) = NOT_YET.iter().find(|(name, _)| *name == key) {
-            let off = matches!(value, Value::Bool(false) | Value::Null) || value.as_str() == Some("none");
-            if off {
-                continue;
-            }
-            return Err(ConfigError::Value { place: place.to_owned(), key, reason: format!("can't be honoured: {reason}") });
-        }
-        let name = match canonical(&key) {
-            Some(own) => {
-                notes.push(format!("`{key}` is read as `{own}`"));
-                own
-            }
-            None => key.as_str(),
-        };
-        let Some(entry) = TrainConfig::KEYS.iter().find(|entry| entry.name == name) else {
-            return Err(ConfigError::UnknownKey { place: place.to_owned(), nearest: nearest(&key), key });
-        };
-        let value = translate(entry, &key, value).map_err(|reason| ConfigError::Value {
-            place: place.to_owned(),
-            key: key.clone(),
-            reason,
-        })?;
-        if let Some(value) = value {
-            known.insert(entry.name.to_owned(), value);
-        }
+/// One error as it is, several in one.
+fn together(mut errors: Vec<ConfigError>) -> ConfigError {
+    if errors.len() == 1 {
+        return errors.remove(0);
     }
-    Ok(known)
+    let line = |error: &ConfigError| match error {
+        ConfigError::UnknownKey { nearest: Some(nearest), .. } => format!("{error}, did you mean `{nearest}`?"),
+        other => other.to_string(),
+    };
+    ConfigError::Problems { problems: errors.iter().map(line).collect() }
 }
 
-/// Keys of others that hold several of ours.
-fn expand(map: &mut Map<String, Value>, notes: &mut Vec<String>) {
-    // mlx-lm's `scale` is the factor itself, not alpha: alpha = scale · rank.
-    if let Some(Value::Object(parameters)) = map.remove("lora_parameters") {
-        let rank = parameters.get("rank").and_then(Value::as_f64).unwrap_or(8.0);
-        if let Some(scale) = parameters.get("scale").and_then(Value::as_f64) {
-            notes.push(format!("mlx-lm's `scale` {scale} is read as `alpha` {} (scale · rank)", scale * rank));
-            map.insert("alpha".to_owned(), Value::from(scale * rank));
+/// Values under our own names.
+#[derive(Default)]
+struct Keys {
+    values: Map<String, Value>,
+    notes: Vec<String>,
+}
+
+impl Keys {
+    /// Takes all keys of one source; they overrule those of earlier ones.
+    fn take(&mut self, map: Map<String, Value>, place: &str, errors: &mut Vec<ConfigError>) {
+        let mut source = Source::default();
+        for (key, value) in map {
+            let name = key.replace('-', "_");
+            let wrong = |reason: String| ConfigError::Value { place: place.to_owned(), key: key.clone(), reason };
+            match foreign::read(&name, &value) {
+                Err(reason) => errors.push(wrong(reason)),
+                Ok(Reading::Ignored(note)) => self.notes.extend(note),
+                Ok(Reading::As(keys)) => {
+                    let mut became = Vec::new();
+                    for (own, value) in keys {
+                        match source.set(own, &name, value) {
+                            Ok(Some(value)) => became.push(format!("`{own} = {value}`")),
+                            Ok(None) => {}
+                            Err(reason) => errors.push(wrong(reason)),
+                        }
+                    }
+                    if !became.is_empty() {
+                        let why = if name == "lora_parameters" { " (alpha = scale * rank)" } else { "" };
+                        self.notes.push(format!("`{key}` is read as {}{why}", became.join(", ")));
+                    }
+                }
+                Ok(Reading::Own) if is_key(&name) => {
+                    if let Err(reason) = source.set(&name, &name, value) {
+                        errors.push(wrong(reason));
+                    }
+                }
+                Ok(Reading::Own) => {
+                    errors.push(ConfigError::UnknownKey { place: place.to_owned(), nearest: nearest(&name), key });
+                }
+            }
         }
-        map.insert("rank".to_owned(), Value::from(rank as u64));
-        if let Some(dropout) = parameters.get("dropout") {
-            map.insert("dropout".to_owned(), dropout.clone());
+        let accumulates = source.values.get("grad_accumulation_steps").is_some_and(|steps| steps != 1);
+        if source.is_mlx && accumulates && source.values.contains_key("iters") {
+            self.notes.push("`iters` counts optimizer steps here; mlx-lm counts micro-steps".to_owned());
         }
-    }
-    // axolotl names data sets in a list.
-    if let Some(Value::Array(sets)) = map.get("datasets")
-        && let Some(path) = sets.first().and_then(|set| set.get("path")).cloned()
-    {
-        notes.push("`datasets[0].path` is read as `data`".to_owned());
-        map.remove("datasets");
-        map.insert("data".to_owned(), path);
-    }
-    if map.get("lora_target_linear").and_then(Value::as_bool) == Some(true) {
-        notes.push("`lora_target_linear` is read as `target_modules = \"all-linear\"`".to_owned());
-        map.remove("lora_target_linear");
-        map.insert("target_modules".to_owned(), Value::from("all-linear"));
-    }
-    if let Some(optimizer) = map.remove("optim") {
-        map.entry("optimizer").or_insert(optimizer);
+        self.values.extend(source.values);
     }
 }
 
-/// A value in the form that the key wants; `None` leaves the default.
-fn translate(key: &Key, given_as: &str, value: Value) -> Result<Option<Value>, String> {
-    if value.is_null() {
-        return Ok(None);
+/// The keys of a file, or of the command line.
+#[derive(Default)]
+struct Source {
+    values: Map<String, Value>,
+    /// Under which name each was given.
+    given_as: BTreeMap<String, String>,
+    /// Whether it speaks mlx-lm.
+    is_mlx: bool,
+}
+
+impl Source {
+    /// Sets a key and returns its value; `None` leaves the default.
+    fn set(&mut self, own: &str, given_as: &str, value: Value) -> Result<Option<Value>, String> {
+        let Some(key) = TrainConfig::KEYS.iter().find(|key| key.name == own) else {
+            return Err(format!("leads to `{own}`, which is no key"));
+        };
+        self.is_mlx |= matches!(given_as, "lora_parameters" | "lora_layers" | "adapter_path" | "resume_adapter_file");
+        if value.is_null() {
+            return Ok(None);
+        }
+        let mut value = foreign::value_for(key, value);
+        check(key, &value)?;
+        if key.kind == Kind::Float {
+            // 32 and 32.0 are the same.
+            value = value.as_f64().map_or(value, Value::from);
+        }
+        if let (Some(before), Some(name)) = (self.values.get(own), self.given_as.get(own)) {
+            // Of warmup_steps and warmup_ratio, the one that is 0 says nothing.
+            if own == "warmup" && value.as_f64() == Some(0.0) {
+                return Ok(None);
+            }
+            let silent = own == "warmup" && before.as_f64() == Some(0.0);
+            if !silent && *before != value {
+                return Err(format!("is {value}, but `{name}` says {before}: both are `{own}`"));
+            }
+        }
+        self.values.insert(own.to_owned(), value.clone());
+        self.given_as.insert(own.to_owned(), given_as.to_owned());
+        Ok(Some(value))
     }
-    // "No limit" of the others: -1 steps, -1 layers.
-    if matches!(key.name, "iters" | "num_layers") && value.as_i64() == Some(-1) {
-        return Ok(Some(Value::from(0)));
-    }
-    if key.name == "optimizer" && value.as_str().is_some_and(|name| name.starts_with("adamw_torch")) {
-        return Ok(Some(Value::from("adamw")));
-    }
-    if given_as == "lora_target" && value.as_str() == Some("all") {
-        return Ok(Some(Value::from("all-linear")));
-    }
-    if given_as == "resume_from_checkpoint"
-        && let Some(flag) = value.as_bool()
-    {
-        return Ok(Some(Value::from(if flag { "auto" } else { "none" })));
-    }
+}
+
+fn is_key(name: &str) -> bool {
+    TrainConfig::KEYS.iter().any(|key| key.name == name)
+}
+
+/// Whether a value is what the key takes.
+fn check(key: &Key, value: &Value) -> Result<(), String> {
     let fits = match key.kind {
         Kind::Bool => value.is_boolean(),
         Kind::Integer => value.as_u64().is_some(),
@@ -208,25 +233,26 @@ fn translate(key: &Key, given_as: &str, value: Value) -> Result<Option<Value>, S
         Kind::Texts => value.is_string() || value.as_array().is_some_and(|list| list.iter().all(Value::is_string)),
     };
     if !fits {
-        return Err(format!("is {value}, wanted is {}", wanted(key.kind)));
+        return Err(unfit(value, wanted(key.kind)));
     }
-    choices(key.name, &value)?;
-    Ok(Some(value))
+    match choices(key.name) {
+        Some(known) if !value.as_str().is_some_and(|text| known.contains(&text)) => {
+            Err(unfit(value, &format!("one of {}", known.join(", "))))
+        }
+        _ => Ok(()),
+    }
 }
 
-/// Keys whose text is one of a few.
-fn choices(name: &str, value: &Value) -> Result<(), String> {
-    let known: &[&str] = match name {
+/// What a key may be, where its text is one of a few.
+fn choices(name: &str) -> Option<&'static [&'static str]> {
+    Some(match name {
         "fine_tune_type" => &["lora", "full"],
         "lr_scheduler" => &["constant", "linear", "cosine"],
         "optimizer" => &["adamw"],
+        "dtype" => &["auto", "f32", "f16", "bf16"],
         "backend" => crate::backend::NAMES,
-        _ => return Ok(()),
-    };
-    match value.as_str() {
-        Some(text) if known.contains(&text) => Ok(()),
-        _ => Err(format!("is {value}, wanted is one of {}", known.join(", "))),
-    }
+        _ => return None,
+    })
 }
 
 fn wanted(kind: Kind) -> &'static str {
@@ -241,94 +267,11 @@ fn wanted(kind: Kind) -> &'static str {
 
 /// The key most like a misspelt one.
 fn nearest(key: &str) -> Option<String> {
-    let names = TrainConfig::KEYS.iter().map(|key| key.name).chain(super::ALIASES.iter().map(|(alias, _)| *alias));
+    let names = TrainConfig::KEYS.iter().map(|key| key.name).chain(super::FOREIGN.iter().map(|(name, _)| *name));
     names
         .map(|name| (strsim::jaro_winkler(key, name), name))
-        .filter(|(likeness, _)| *likeness > 0.75)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(likeness, _)| *likeness > 0.8)
+        // Of two equally like, the earlier: our own names come first.
+        .reduce(|best, next| if next.0 > best.0 { next } else { best })
         .map(|(_, name)| name.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn flags(value: &Value) -> Map<String, Value> {
-        let mut map = json!({ "model": "m", "data": "d" }).as_object().cloned().unwrap();
-        map.extend(value.as_object().cloned().unwrap());
-        map
-    }
-
-    fn written(name: &str, text: &str) -> (tempfile::TempDir, PathBuf) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        (folder, path)
-    }
-
-    #[test]
-    fn a_flag_beats_the_file_and_the_file_the_default() {
-        let (_folder, path) = written("c.toml", "model = 'file'\ndata = 'd'\nrank = 4\nbatch_size = 3\n");
-        let loaded = load(Some(&path), json!({ "rank": 2 }).as_object().cloned().unwrap()).unwrap();
-        assert_eq!((loaded.config.rank, loaded.config.batch_size, loaded.config.seed), (2, 3, 42));
-    }
-
-    #[test]
-    fn yaml_says_the_same_as_toml() {
-        let (_a, toml) = written(
-            "c.toml",
-            "model = 'm'\ndata = 'd'\nlearning_rate = 1e-3\npacking = true\ntarget_modules = ['q_proj']\n",
-        );
-        let (_b, yaml) =
-            written("c.yaml", "model: m\ndata: d\nlearning_rate: 1.0e-3\npacking: true\ntarget_modules: [q_proj]\n");
-        assert_eq!(load(Some(&toml), Map::new()).unwrap().config, load(Some(&yaml), Map::new()).unwrap().config);
-    }
-
-    #[test]
-    fn an_unknown_key_suggests_the_nearest() {
-        let (_folder, path) = written("c.toml", "model = 'm'\ndata = 'd'\nlearning_rte = 1e-3\n");
-        match load(Some(&path), Map::new()).unwrap_err() {
-            ConfigError::UnknownKey { key, nearest, .. } => {
-                assert_eq!((key.as_str(), nearest.as_deref()), ("learning_rte", Some("learning_rate")));
-            }
-            other => panic!("{other}"),
-        }
-    }
-
-    #[test]
-    fn every_alias_reaches_a_key_that_exists() {
-        for (alias, own) in crate::config::ALIASES {
-            assert!(TrainConfig::KEYS.iter().any(|key| key.name == *own), "{alias} leads to {own}");
-            assert!(!TrainConfig::KEYS.iter().any(|key| key.name == *alias), "{alias} is a key already");
-        }
-    }
-
-    #[test]
-    fn the_scale_of_mlx_is_not_alpha() {
-        let loaded = load(None, flags(&json!({ "lora_parameters": { "rank": 8, "scale": 20.0, "dropout": 0.1 } }))).unwrap();
-        assert_eq!((loaded.config.rank, loaded.config.alpha, loaded.config.dropout), (8, 160.0, 0.1));
-        assert!(loaded.notes.iter().any(|note| note.contains("alpha")));
-    }
-
-    #[test]
-    fn names_of_others_are_read_and_said() {
-        let loaded =
-            load(None, flags(&json!({ "lora_r": 3, "max_steps": -1, "optim": "adamw_torch", "lora_target": "all" })))
-                .unwrap();
-        assert_eq!((loaded.config.rank, loaded.config.iters), (3, 0));
-        assert!(loaded.notes.contains(&"`lora_r` is read as `rank`".to_owned()));
-        let error = load(None, flags(&json!({ "load_in_4bit": true }))).unwrap_err().to_string();
-        assert!(error.contains("not part of this version"), "{error}");
-    }
-
-    #[test]
-    fn wrong_kinds_and_ranges_are_named() {
-        let error = |value: Value| load(None, flags(&value)).unwrap_err().to_string();
-        assert!(error(json!({ "rank": "many" })).contains("a whole number"));
-        assert!(error(json!({ "lr_scheduler": "zigzag" })).contains("constant, linear, cosine"));
-        let both = error(json!({ "batch_size": 0, "dropout": 1.5 }));
-        assert!(both.contains("`batch_size` is 0") && both.contains("`dropout` is 1.5"), "{both}");
-    }
 }

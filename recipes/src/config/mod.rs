@@ -1,11 +1,13 @@
 //! The configuration of a training run: flag over file over default.
 
 mod alias;
+mod foreign;
 mod init;
 mod key;
 mod load;
+mod problems;
 
-pub use alias::ALIASES;
+pub use alias::{FOREIGN, Meaning};
 pub use init::commented_toml;
 pub use key::{Key, Kind};
 pub use load::{ConfigError, Loaded, load, read_file};
@@ -48,86 +50,102 @@ pub enum OptimizerKind {
 config! {
     /// Everything that `burnish train` can be told.
     pub struct TrainConfig {
-        /// Hugging Face folder, hub id, or .gguf file.
-        model: String = String::new(),
-        /// A .jsonl file, a folder with train.jsonl and valid.jsonl, or a hub id.
-        data: String = String::new(),
-        /// cpu, candle, wgpu or auto.
-        backend: String = "auto".to_owned(),
-        /// Folder with config.json and tokenizer.json: train its model from scratch; needs fine_tune_type = "full".
-        model_config: Option<String> = None,
-        /// lora trains adapters, full trains every weight.
-        fine_tune_type: FineTuneType = FineTuneType::Lora,
-        /// Where the run writes; never overwritten without `overwrite`.
-        output_dir: String = "runs/train".to_owned(),
-        /// Delete what an earlier run left in output_dir.
-        overwrite: bool = false,
-        /// auto continues from the newest whole checkpoint, none begins anew, or a checkpoint's folder.
-        resume: String = "none".to_owned(),
-        /// Start from this PEFT adapter.
-        adapter: Option<String> = None,
-        /// Longer examples are cut.
-        max_seq_length: usize = 2048,
-        /// Learn the answers only, not the prompts.
-        mask_prompt: bool = true,
-        /// Put several examples into one row; they do not see each other.
-        packing: bool = false,
-        /// A new order of the rows each epoch; false keeps file order.
-        shuffle: bool = true,
-        /// Count bad rows and go on, instead of stopping at the first.
-        skip_bad_rows: bool = false,
-        /// Rank of the adapters.
-        rank: usize = 16,
-        /// The update is scaled by alpha / rank.
-        alpha: f64 = 16.0,
-        /// Probability with which an input element of an adapter is dropped.
-        dropout: f64 = 0.0,
-        /// Scale by alpha / sqrt(rank) instead.
-        rslora: bool = false,
-        /// Layers that get adapters: "all-linear" or a list of names such as ["q_proj", "v_proj"].
-        target_modules: TargetModules = TargetModules::all_linear(),
-        /// Only the last so many blocks get adapters; 0 is all.
-        num_layers: usize = 0,
-        /// Rows of one micro-step.
-        batch_size: usize = 4,
-        /// Micro-steps of one optimizer step; their loss is the mean over all their tokens.
-        grad_accumulation_steps: usize = 1,
-        /// Passes over the data; counts when iters is 0.
-        epochs: usize = 1,
-        /// Optimizer steps; 0 leaves it to epochs.
-        iters: usize = 0,
-        /// Peak learning rate.
-        learning_rate: f64 = 2e-4,
-        /// constant, linear or cosine.
-        lr_scheduler: LrScheduler = LrScheduler::Cosine,
-        /// Steps of warm-up; below 1 a share of all steps, 0 is off.
-        warmup: f64 = 0.03,
-        /// The optimizer.
-        optimizer: OptimizerKind = OptimizerKind::Adamw,
-        /// Decay of the first moment.
-        beta1: f64 = 0.9,
-        /// Decay of the second moment.
-        beta2: f64 = 0.999,
-        /// Added to the root of the second moment.
-        epsilon: f64 = 1e-8,
-        /// Decoupled weight decay.
-        weight_decay: f64 = 0.01,
-        /// Longest gradient, all parameters together; 0 is off.
-        max_grad_norm: f64 = 1.0,
-        /// Decides order, adapters and dropout.
-        seed: u64 = 42,
-        /// Optimizer steps between checkpoints; 0 writes the final adapter only.
-        save_every: usize = 100,
-        /// Checkpoints kept, the best one besides; 0 keeps all.
-        save_total_limit: usize = 2,
-        /// Steps between validations; 0 is off.
-        steps_per_eval: usize = 100,
-        /// Validation batches at most; 0 is all.
-        val_batches: usize = 0,
-        /// Steps between lines of the log.
-        steps_per_report: usize = 10,
-        /// Validations without improvement before the run ends; 0 is off.
-        early_stopping: usize = 0,
+        "Model and data" {
+            /// Hugging Face folder, hub id, or .gguf file.
+            model: String = String::new(),
+            /// A .jsonl file, a folder with train.jsonl and valid.jsonl, or a hub id.
+            data: String = String::new(),
+            /// Longer examples are cut.
+            max_seq_length: usize = 2048,
+            /// Learn the answers only, not the prompts.
+            mask_prompt: bool = true,
+            /// Put several examples into one row; they do not see each other.
+            packing: bool = false,
+            /// A new order of the rows each epoch; false keeps file order.
+            shuffle: bool = true,
+            /// Count bad rows and go on, instead of stopping at the first.
+            skip_bad_rows: bool = false,
+        }
+        "Machine" {
+            /// cpu, candle, wgpu or auto.
+            backend: String = "auto".to_owned(),
+            /// What is computed in: auto or f32; f16 and bf16 come later.
+            dtype: String = "auto".to_owned(),
+            /// Decides order, adapters and dropout.
+            seed: u64 = 42,
+        }
+        "Run folder" {
+            /// Where the run writes; never overwritten without overwrite.
+            output_dir: String = "runs/train".to_owned(),
+            /// Delete what an earlier run left in output_dir.
+            overwrite: bool = false,
+            /// auto continues from the newest whole checkpoint, none begins anew, or a checkpoint's folder.
+            resume: String = "none".to_owned(),
+            /// Optimizer steps between checkpoints; 0 writes the final adapter only.
+            save_every: usize = 100,
+            /// Checkpoints kept, the best one besides; 0 keeps all.
+            save_total_limit: usize = 2,
+            /// Steps between lines of the log.
+            steps_per_report: usize = 10,
+        }
+        "What is trained" {
+            /// lora trains adapters, full trains every weight.
+            fine_tune_type: FineTuneType = FineTuneType::Lora,
+            /// Folder with config.json and tokenizer.json: train its model from scratch; needs fine_tune_type = "full".
+            model_config: Option<String> = None,
+            /// Start from this PEFT adapter.
+            adapter: Option<String> = None,
+            /// Rank of the adapters.
+            rank: usize = 16,
+            /// The update is scaled by alpha / rank.
+            alpha: f64 = 16.0,
+            /// Probability with which an input element of an adapter is dropped.
+            dropout: f64 = 0.0,
+            /// Scale by alpha / sqrt(rank) instead.
+            rslora: bool = false,
+            /// Layers that get adapters: "all-linear", or a list of names such as q_proj.
+            target_modules: TargetModules = TargetModules::all_linear(),
+            /// Only the last so many blocks get adapters; 0 is all.
+            num_layers: usize = 0,
+        }
+        "Steps" {
+            /// Rows of one micro-step.
+            batch_size: usize = 4,
+            /// Micro-steps of one optimizer step; their loss is the mean over all their tokens.
+            grad_accumulation_steps: usize = 1,
+            /// Passes over the data; counts when iters is 0.
+            epochs: usize = 1,
+            /// Optimizer steps; 0 leaves it to epochs.
+            iters: usize = 0,
+        }
+        "Optimizer" {
+            /// Peak learning rate.
+            learning_rate: f64 = 2e-4,
+            /// constant, linear or cosine.
+            lr_scheduler: LrScheduler = LrScheduler::Cosine,
+            /// Steps of warm-up; below 1 a share of all steps, 0 is off.
+            warmup: f64 = 0.03,
+            /// adamw keeps its moments in f32.
+            optimizer: OptimizerKind = OptimizerKind::Adamw,
+            /// Decay of the first moment.
+            beta1: f64 = 0.9,
+            /// Decay of the second moment.
+            beta2: f64 = 0.999,
+            /// Added to the root of the second moment.
+            epsilon: f64 = 1e-8,
+            /// Decoupled weight decay.
+            weight_decay: f64 = 0.01,
+            /// Longest gradient, all parameters together; 0 is off.
+            max_grad_norm: f64 = 1.0,
+        }
+        "Validation" {
+            /// Steps between validations; 0 is off.
+            steps_per_eval: usize = 100,
+            /// Validation batches at most; 0 is all.
+            val_batches: usize = 0,
+            /// Validations without improvement before the run ends; 0 is off.
+            early_stopping: usize = 0,
+        }
     }
 }
 
@@ -148,50 +166,7 @@ impl TrainConfig {
     pub fn to_toml(&self) -> String {
         toml::to_string_pretty(self).unwrap_or_default()
     }
-
-    /// Every value that is out of its range, a sentence each.
-    pub fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let mut check = |ok: bool, problem: String| {
-            if !ok {
-                problems.push(problem);
-            }
-        };
-        check(
-            self.model.is_empty() != self.model_config.is_none(),
-            match (&self.model_config, self.model.is_empty()) {
-                (None, _) => "`model` is missing".into(),
-                _ => "`model` and `model_config` exclude each other: fine-tune, or train from scratch".into(),
-            },
-        );
-        check(!self.data.is_empty(), "`data` is missing".into());
-        check(
-            self.model_config.is_none() || self.fine_tune_type == FineTuneType::Full,
-            "training from scratch (`model_config`) needs `fine_tune_type = \"full\"`".into(),
-        );
-        check(
-            self.adapter.is_none() || self.fine_tune_type == FineTuneType::Lora,
-            "`adapter` needs `fine_tune_type = \"lora\"`".into(),
-        );
-        check(self.max_seq_length >= 2, format!("`max_seq_length` is {}, at least 2 are needed", self.max_seq_length));
-        check(self.rank >= 1, "`rank` is 0".into());
-        check((0.0..1.0).contains(&self.dropout), format!("`dropout` is {}, not within [0, 1)", self.dropout));
-        check(self.batch_size >= 1, "`batch_size` is 0".into());
-        check(self.grad_accumulation_steps >= 1, "`grad_accumulation_steps` is 0".into());
-        check(self.epochs >= 1 || self.iters >= 1, "`epochs` and `iters` are both 0: nothing would be trained".into());
-        check(
-            self.learning_rate.is_finite() && self.learning_rate > 0.0,
-            format!("`learning_rate` is {}, not positive", self.learning_rate),
-        );
-        for (name, beta) in [("beta1", self.beta1), ("beta2", self.beta2)] {
-            check((0.0..1.0).contains(&beta), format!("`{name}` is {beta}, not within [0, 1)"));
-        }
-        check(self.epsilon > 0.0, format!("`epsilon` is {}, not positive", self.epsilon));
-        for (name, value) in
-            [("weight_decay", self.weight_decay), ("max_grad_norm", self.max_grad_norm), ("warmup", self.warmup)]
-        {
-            check(value.is_finite() && value >= 0.0, format!("`{name}` is {value}, below 0"));
-        }
-        problems
-    }
 }
+
+#[cfg(test)]
+mod tests;

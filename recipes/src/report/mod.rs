@@ -13,6 +13,11 @@ pub use quiet::Quiet;
 
 use crate::train::{Evaluation, Events, StepMetrics};
 
+/// A line on stderr. Where it is closed, as by `| head`, nobody reads it: that is no reason to end a run.
+pub fn complain(line: impl AsRef<str>) {
+    writeln!(std::io::stderr().lock(), "{}", line.as_ref()).ok();
+}
+
 /// How much is printed, and in which form.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OutputStyle {
@@ -26,7 +31,7 @@ impl OutputStyle {
     /// A line for people, on stderr.
     pub fn say(self, line: impl AsRef<str>) {
         if !self.quiet && !self.json {
-            eprintln!("{}", line.as_ref());
+            complain(line);
         }
     }
 

@@ -1,0 +1,101 @@
+//! Values that are out of range, and values that exclude each other.
+
+use super::{FineTuneType, TargetModules, TrainConfig};
+
+/// Larger counts are mistakes, and products of them would not fit a machine word.
+const MOST: usize = 1_000_000_000;
+
+impl TrainConfig {
+    /// Everything that is wrong with the values, a sentence each.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        self.check_parts(&mut problems);
+        self.check_counts(&mut problems);
+        self.check_numbers(&mut problems);
+        problems
+    }
+
+    fn check_parts(&self, problems: &mut Vec<String>) {
+        let mut check = |ok: bool, problem: &str| {
+            if !ok {
+                problems.push(problem.to_owned());
+            }
+        };
+        let full = self.fine_tune_type == FineTuneType::Full;
+        check(!self.model.is_empty() || self.model_config.is_some(), "`model` is missing");
+        check(
+            self.model.is_empty() || self.model_config.is_none(),
+            "`model` and `model_config` exclude each other: fine-tune, or train from scratch",
+        );
+        check(!self.data.is_empty(), "`data` is missing");
+        check(!self.output_dir.is_empty(), "`output_dir` is empty");
+        check(
+            full || self.model_config.is_none(),
+            "training from scratch (`model_config`) needs `fine_tune_type = \"full\"`",
+        );
+        check(!full || self.adapter.is_none(), "`adapter` needs `fine_tune_type = \"lora\"`");
+        check(
+            matches!(self.dtype.as_str(), "auto" | "f32"),
+            &format!("`dtype` is {}: this version computes in f32 on every backend", self.dtype),
+        );
+        let no_target = match &self.target_modules {
+            TargetModules::One(name) => name.is_empty(),
+            TargetModules::Named(names) => names.is_empty() || names.iter().any(String::is_empty),
+        };
+        check(!no_target, "`target_modules` names no layer");
+        check(
+            self.early_stopping == 0 || self.steps_per_eval > 0,
+            "`early_stopping` needs validations, and `steps_per_eval` is 0",
+        );
+    }
+
+    fn check_counts(&self, problems: &mut Vec<String>) {
+        let counts = [
+            ("max_seq_length", self.max_seq_length, 2),
+            ("rank", self.rank, 1),
+            ("num_layers", self.num_layers, 0),
+            ("batch_size", self.batch_size, 1),
+            ("grad_accumulation_steps", self.grad_accumulation_steps, 1),
+            ("epochs", self.epochs, 0),
+            ("iters", self.iters, 0),
+            ("save_every", self.save_every, 0),
+            ("save_total_limit", self.save_total_limit, 0),
+            ("steps_per_report", self.steps_per_report, 0),
+            ("steps_per_eval", self.steps_per_eval, 0),
+            ("val_batches", self.val_batches, 0),
+            ("early_stopping", self.early_stopping, 0),
+        ];
+        for (name, value, least) in counts {
+            if value < least {
+                problems.push(format!("`{name}` is {value}, at least {least} is needed"));
+            } else if value > MOST {
+                problems.push(format!("`{name}` is {value}, more than {MOST}"));
+            }
+        }
+        if self.epochs == 0 && self.iters == 0 {
+            problems.push("`epochs` and `iters` are both 0: nothing would be trained".to_owned());
+        }
+        if i64::try_from(self.seed).is_err() {
+            problems.push(format!("`seed` is {}, more than a TOML file holds ({})", self.seed, i64::MAX));
+        }
+    }
+
+    fn check_numbers(&self, problems: &mut Vec<String>) {
+        let mut check = |name: &str, value: f64, ok: bool, wanted: &str| {
+            if !(ok && value.is_finite()) {
+                problems.push(format!("`{name}` is {value}, {wanted}"));
+            }
+        };
+        for (name, value) in [("dropout", self.dropout), ("beta1", self.beta1), ("beta2", self.beta2)] {
+            check(name, value, (0.0..1.0).contains(&value), "not within [0, 1)");
+        }
+        for (name, value) in [("alpha", self.alpha), ("learning_rate", self.learning_rate), ("epsilon", self.epsilon)] {
+            check(name, value, value > 0.0, "not positive");
+        }
+        for (name, value) in [("weight_decay", self.weight_decay), ("max_grad_norm", self.max_grad_norm)] {
+            check(name, value, value >= 0.0, "below 0");
+        }
+        let steps = self.warmup < 1.0 || (self.warmup.fract() == 0.0 && self.warmup <= MOST as f64);
+        check("warmup", self.warmup, self.warmup >= 0.0 && steps, "wanted is a share below 1, or whole steps");
+    }
+}

@@ -1,0 +1,282 @@
+//! Every name, every source, every refusal.
+
+use std::path::PathBuf;
+
+use serde_json::{Map, Value, json};
+
+use super::*;
+
+fn given(value: &Value) -> Map<String, Value> {
+    let mut map = json!({ "model": "m", "data": "d" }).as_object().cloned().unwrap();
+    map.extend(value.as_object().cloned().unwrap());
+    map
+}
+
+fn loaded(value: &Value) -> Loaded {
+    load(None, given(value)).unwrap()
+}
+
+fn error(value: &Value) -> String {
+    load(None, given(value)).unwrap_err().to_string()
+}
+
+fn written(name: &str, text: &str) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    (folder, path)
+}
+
+fn from_file(name: &str, text: &str) -> Result<Loaded, ConfigError> {
+    let (_folder, path) = written(name, text);
+    load(Some(&path), Map::new())
+}
+
+/// A value that every key of its kind takes, and that is no key's default.
+fn sample(key: &Key) -> Value {
+    match (key.name, key.kind) {
+        ("fine_tune_type", _) => json!("full"),
+        ("lr_scheduler", _) => json!("linear"),
+        ("optimizer", _) => json!("adamw"),
+        ("backend", _) => json!("cpu"),
+        ("dtype", _) => json!("f32"),
+        (_, Kind::Bool) => json!(true),
+        (_, Kind::Integer) => json!(7),
+        (_, Kind::Float) => json!(0.5),
+        (_, Kind::Text) => json!("some/where"),
+        (_, Kind::Texts) => json!(["q_proj"]),
+    }
+}
+
+fn value_of(config: &TrainConfig, key: &str) -> Value {
+    serde_json::to_value(config).unwrap()[key].clone()
+}
+
+#[test]
+fn a_flag_beats_the_file_and_the_file_the_default() {
+    let (_folder, path) = written("c.toml", "model = 'file'\ndata = 'd'\nrank = 4\nbatch_size = 3\n");
+    // The file's `rank` and the flag's `lora_r` are one key.
+    let loaded = load(Some(&path), json!({ "lora_r": 2 }).as_object().cloned().unwrap()).unwrap();
+    assert_eq!((loaded.config.rank, loaded.config.batch_size, loaded.config.seed), (2, 3, 42));
+}
+
+#[test]
+fn yaml_says_the_same_as_toml() {
+    let toml = "model = 'm'\ndata = 'd'\nlearning_rate = 2e-4\nalpha = 32\npacking = true\ntarget_modules = ['q_proj']\n\
+                [lora_parameters]\nrank = 4\nscale = 8.0\n";
+    let yaml = "model: m\ndata: d\nlearning_rate: 2e-4\nalpha: 32\npacking: true\ntarget_modules: [q_proj]\n\
+                lora_parameters:\n  rank: 4\n  scale: 8.0\nresume_adapter_file: null\nwandb_project:\n";
+    let (toml, yaml) = (from_file("c.toml", toml).unwrap(), from_file("c.yaml", yaml).unwrap());
+    assert_eq!(toml.config, yaml.config);
+    assert_eq!((toml.config.learning_rate, toml.config.alpha), (2e-4, 32.0));
+    assert_eq!(toml.notes, yaml.notes);
+    assert_eq!(from_file("c.yml", "model: m\ndata: d\n").unwrap().config, loaded(&json!({})).config);
+}
+
+#[test]
+fn the_commented_file_reads_back_as_the_defaults() {
+    let text = commented_toml();
+    assert_eq!(toml::from_str::<TrainConfig>(&text).unwrap(), TrainConfig::default());
+    for key in TrainConfig::KEYS {
+        assert!(text.contains(&format!("{} = ", key.name)), "{}", key.name);
+    }
+    let filled = text.replace("model = \"\"", "model = \"m\"").replace("\ndata = \"\"", "\ndata = \"d\"");
+    let filled = filled.replace("# model_config = \"m\"", "");
+    let read = from_file("c.toml", &filled).unwrap();
+    assert_eq!((read.config, read.notes.len()), (loaded(&json!({})).config, 0));
+}
+
+#[test]
+fn the_saved_configuration_reads_back_as_itself() {
+    for key in TrainConfig::KEYS {
+        let mut map = given(&json!({ (key.name): sample(key) }));
+        if key.name == "model_config" {
+            map.remove("model");
+            map.insert("fine_tune_type".into(), "full".into());
+        }
+        let config = load(None, map).unwrap_or_else(|error| panic!("{}: {error}", key.name)).config;
+        assert_eq!(value_of(&config, key.name), sample(key), "{}", key.name);
+        assert_eq!(from_file("c.toml", &config.to_toml()).unwrap().config, config, "{}", key.name);
+    }
+}
+
+#[test]
+fn every_name_of_others_reaches_its_key_and_says_so() {
+    for (index, (name, meaning)) in FOREIGN.iter().enumerate() {
+        assert!(!TrainConfig::KEYS.iter().any(|key| key.name == *name), "{name} is a key already");
+        assert!(!FOREIGN[..index].iter().any(|(earlier, _)| earlier == name), "{name} is there twice");
+        match meaning {
+            Meaning::Same(own) => {
+                let key = TrainConfig::KEYS.iter().find(|key| key.name == *own).unwrap_or_else(|| panic!("{name}"));
+                let mut map = given(&json!({}));
+                map.remove(*own);
+                map.insert((*name).to_owned(), sample(key));
+                let loaded = load(None, map).unwrap_or_else(|error| panic!("{name}: {error}"));
+                assert_eq!(value_of(&loaded.config, own), sample(key), "{name}");
+                assert_eq!(loaded.notes, [format!("`{name}` is read as `{own} = {}`", sample(key))]);
+            }
+            Meaning::Ignored(why) => {
+                let loaded = loaded(&json!({ *name: true }));
+                assert_eq!(loaded.config, self::loaded(&json!({})).config, "{name}");
+                assert!(loaded.notes.len() == 1 && loaded.notes[0].ends_with(why), "{name}: {:?}", loaded.notes);
+                assert!(self::loaded(&json!({ *name: false })).notes.is_empty(), "{name}");
+            }
+            Meaning::NotYet(why) => {
+                let error = error(&json!({ *name: 4 }));
+                assert!(error.contains(name) && error.contains(why), "{error}");
+                assert!(loaded(&json!({ *name: false })).notes.is_empty(), "{name}");
+            }
+            // Each has a line in the test below.
+            Meaning::Translated => {}
+        }
+    }
+}
+
+#[test]
+fn values_of_others_are_translated() {
+    let cases = [
+        (json!({ "datasets": [{ "path": "rows.jsonl", "type": "alpaca" }] }), "data", json!("rows.jsonl")),
+        (json!({ "warmup_steps": 5 }), "warmup", json!(5.0)),
+        (json!({ "warmup_ratio": 0.1 }), "warmup", json!(0.1)),
+        (json!({ "warmup_steps": 0, "warmup_ratio": 0.1 }), "warmup", json!(0.1)),
+        (json!({ "warmup_ratio": 0.0, "warmup_steps": 9 }), "warmup", json!(9.0)),
+        (json!({ "resume_from_checkpoint": true }), "resume", json!("auto")),
+        (json!({ "resume_from_checkpoint": false }), "resume", json!("none")),
+        (json!({ "resume_from_checkpoint": "a/checkpoint-5" }), "resume", json!("a/checkpoint-5")),
+        (json!({ "lora_target_linear": true }), "target_modules", json!("all-linear")),
+        (json!({ "lora_target": "all" }), "target_modules", json!("all-linear")),
+        (json!({ "lora_target": "q_proj, v_proj" }), "target_modules", json!(["q_proj", "v_proj"])),
+        (json!({ "full_finetuning": true }), "fine_tune_type", json!("full")),
+        (json!({ "full_finetuning": false }), "fine_tune_type", json!("lora")),
+        (json!({ "adapter": "lora" }), "fine_tune_type", json!("lora")),
+        (json!({ "train_on_inputs": true }), "mask_prompt", json!(false)),
+        (json!({ "train_on_prompt": false }), "mask_prompt", json!(true)),
+        (json!({ "eval_strategy": "no" }), "steps_per_eval", json!(0)),
+        (json!({ "evaluation_strategy": "steps" }), "steps_per_eval", json!(100)),
+        (json!({ "save_strategy": "no" }), "save_every", json!(0)),
+        (json!({ "stage": "sft", "bias": "none" }), "adapter", json!(null)),
+        (json!({ "max_steps": -1, "lora_layers": -1, "val_batches": -1 }), "iters", json!(0)),
+        (json!({ "optim": "adamw_torch_fused" }), "optimizer", json!("adamw")),
+        (json!({ "lr_scheduler_type": "constant_with_warmup" }), "lr_scheduler", json!("constant")),
+        (json!({ "learning-rate": 1 }), "learning_rate", json!(1.0)),
+    ];
+    for (value, key, expected) in cases {
+        let mut map = given(&value);
+        if value.get("datasets").is_some() {
+            map.remove("data");
+        }
+        let loaded = load(None, map).unwrap_or_else(|error| panic!("{value}: {error}"));
+        assert_eq!(value_of(&loaded.config, key), expected, "{value}");
+    }
+    for value in [
+        json!({ "adapter": "qlora" }),
+        json!({ "warmup_ratio": 3 }),
+        json!({ "warmup_steps": 0.5 }),
+        json!({ "save_strategy": "epoch" }),
+        json!({ "stage": "dpo" }),
+        json!({ "bias": "all" }),
+        json!({ "datasets": [{ "path": "a" }, { "path": "b" }] }),
+        json!({ "datasets": ["a"] }),
+        json!({ "datasets": "a" }),
+        json!({ "train_on_inputs": "no" }),
+        json!({ "optim": "paged_adamw_8bit" }),
+    ] {
+        let name = value.as_object().and_then(|map| map.keys().next()).cloned().unwrap();
+        assert!(error(&value).starts_with(&format!("`{name}` ")), "{value}: {}", error(&value));
+    }
+}
+
+#[test]
+fn the_scale_of_mlx_is_not_alpha() {
+    let parameters = json!({ "rank": 8, "scale": 20.0, "dropout": 0.1, "keys": ["self_attn.q_proj"] });
+    let loaded = loaded(&json!({ "lora_parameters": parameters, "iters": 600, "grad_accumulation_steps": 4 }));
+    let config = loaded.config;
+    assert_eq!((config.rank, config.alpha, config.dropout, config.lora().scale()), (8, 160.0, 0.1, 20.0));
+    assert_eq!(config.target_modules, TargetModules::Named(vec!["self_attn.q_proj".to_owned()]));
+    assert!(loaded.notes[0].contains("`alpha = 160.0`") && loaded.notes[0].contains("scale * rank"), "{:?}", loaded.notes);
+    assert!(loaded.notes[1].contains("mlx-lm counts micro-steps"), "{:?}", loaded.notes);
+    assert!(error(&json!({ "lora_parameters": { "rank": "many" } })).contains("`rank` \"many\""));
+    assert!(error(&json!({ "lora_parameters": { "rnak": 8 } })).contains("`rnak`"));
+    assert!(error(&json!({ "lora_parameters": 8 })).contains("a table"));
+}
+
+#[test]
+fn an_unknown_key_suggests_the_nearest() {
+    for (wrong, right) in [
+        ("learning_rte", "learning_rate"),
+        ("batchsize", "batch_size"),
+        ("max_seq_len", "max_seq_length"),
+        ("gradient_accumulation", "gradient_accumulation_steps"),
+        ("lora_rnak", "lora_rank"),
+        ("modle", "model"),
+        ("seeds", "seed"),
+    ] {
+        match from_file("c.toml", &format!("model = 'm'\ndata = 'd'\n{wrong} = 1\n")).unwrap_err() {
+            ConfigError::UnknownKey { place, key, nearest } => {
+                assert_eq!((key.as_str(), nearest.as_deref()), (wrong, Some(right)));
+                assert!(place.ends_with("c.toml: "), "{place}");
+            }
+            other => panic!("{other}"),
+        }
+    }
+    let far = load(None, given(&json!({ "zzz": 1 }))).unwrap_err();
+    assert!(matches!(far, ConfigError::UnknownKey { nearest: None, .. }), "{far}");
+    let several = error(&json!({ "rnak": 1, "packing": "yes", "load_in_4bit": true }));
+    assert!(
+        ["did you mean `rank`?", "`packing` is \"yes\"", "`load_in_4bit`"].iter().all(|part| several.contains(part)),
+        "{several}"
+    );
+}
+
+#[test]
+fn one_key_under_two_names_must_say_one_thing() {
+    let both = error(&json!({ "r": 8, "lora_rank": 16 }));
+    assert!(both.contains("`rank`") && both.contains("`r` says 8"), "{both}");
+    assert_eq!(loaded(&json!({ "r": 8, "lora_rank": 8 })).config.rank, 8);
+    let notes = loaded(&json!({ "num_train_epochs": 3, "max_steps": 60 })).notes;
+    assert!(notes.iter().any(|note| note.contains("`epochs` is not used")), "{notes:?}");
+}
+
+#[test]
+fn wrong_kinds_and_ranges_are_named_at_once() {
+    for (value, expected) in [
+        (json!({ "rank": "many" }), "`rank` is \"many\", wanted is a whole number"),
+        (json!({ "rank": -3 }), "`rank` is -3, wanted is a whole number"),
+        (json!({ "rank": 2.5 }), "`rank` is 2.5, wanted is a whole number"),
+        (json!({ "packing": 1 }), "`packing` is 1, wanted is true or false"),
+        (json!({ "model": 3 }), "`model` is 3, wanted is a text"),
+        (json!({ "target_modules": [1] }), "a list of texts"),
+        (json!({ "target_modules": [] }), "names no layer"),
+        (json!({ "lr_scheduler": "zigzag" }), "constant, linear, cosine"),
+        (json!({ "backend": "gpu" }), "auto, cpu, candle, wgpu"),
+        (json!({ "dtype": "f64" }), "auto, f32, f16, bf16"),
+        (json!({ "dtype": "f16" }), "computes in f32"),
+        (json!({ "optimizer": "sgd" }), "one of adamw"),
+        (json!({ "epochs": 0 }), "both 0"),
+        (json!({ "warmup": 1.5 }), "`warmup` is 1.5"),
+        (json!({ "batch_size": u64::MAX }), "`batch_size` is 18446744073709551615"),
+        (json!({ "seed": u64::MAX }), "`seed`"),
+        (json!({ "early_stopping": 2, "steps_per_eval": 0 }), "`early_stopping` needs validations"),
+        (json!({ "model_config": "c" }), "exclude each other"),
+        (json!({ "adapter": "a", "fine_tune_type": "full" }), "`adapter` needs"),
+    ] {
+        let error = error(&value);
+        assert!(error.contains(expected), "{value}: {error}");
+    }
+    let all = load(None, json!({ "batch_size": 0, "dropout": 1.5, "alpha": 0 }).as_object().cloned().unwrap()).unwrap_err();
+    let all = all.to_string();
+    for part in ["`model` is missing", "`data` is missing", "`batch_size` is 0", "`dropout` is 1.5", "`alpha` is 0"] {
+        assert!(all.contains(part), "{all}");
+    }
+}
+
+#[test]
+fn files_that_are_no_configuration_are_refused() {
+    let error = |name: &str, text: &str| from_file(name, text).unwrap_err().to_string();
+    assert!(error("c.toml", "model = 'm'\nrank = = 3\n").contains("line 2"));
+    assert!(error("c.toml", "learning_rate = nan\n").contains("`learning_rate` is not a finite number"));
+    assert!(error("c.yaml", "- a\n- b\n").contains("no table"));
+    assert!(error("c.yaml", "model: [\n").contains("c.yaml"));
+    assert!(matches!(load(Some(std::path::Path::new("no/such.toml")), Map::new()), Err(ConfigError::Io { .. })));
+    assert!(error("c.yaml", "").contains("`model` is missing"));
+}
