@@ -79,7 +79,7 @@ impl Booking {
 
     /// What the base model learns: plain answers about a booking, and to repeat things.
     pub fn plain_turn(&self, random: &mut ChaCha8Rng) -> Value {
-        if random.next_u32() % 4 == 0 {
+        if random.next_u32().is_multiple_of(4) {
             let text = self.scribble(random);
             return chat(&format!("Repeat: {text}"), &text);
         }

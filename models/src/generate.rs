@@ -84,7 +84,7 @@ pub fn generate<B: FusedBackend>(
         }
         next = vec![token];
     };
-    let text = text.finish(&mut on_text)?;
+    let text = text.finish(&mut on_text);
     Ok(Generated { text, tokens, finish })
 }
 
@@ -134,9 +134,9 @@ impl<'a> StreamedText<'a> {
         Ok(false)
     }
 
-    fn finish(mut self, on_text: &mut impl FnMut(&str)) -> Result<String> {
+    fn finish(mut self, on_text: &mut impl FnMut(&str)) -> String {
         self.give(self.text.len(), on_text);
-        Ok(self.text)
+        self.text
     }
 
     fn give(&mut self, until: usize, on_text: &mut impl FnMut(&str)) {

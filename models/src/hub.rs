@@ -2,7 +2,7 @@
 //!
 //! `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` mean what they mean to `huggingface_hub`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hf_hub::api::sync::{ApiBuilder, ApiRepo};
 use hf_hub::{Cache, Repo};
@@ -91,7 +91,8 @@ pub fn fetch_data_set(id: &str) -> Result<PathBuf> {
     let info = repo.info().map_err(|error| refuse(error.to_string()))?;
     let mut folder = None;
     for file in info.siblings.iter().map(|file| file.rfilename.as_str()) {
-        if !file.contains('/') && (file.ends_with(".jsonl") || file.ends_with(".json")) {
+        let extension = Path::new(file).extension().and_then(|extension| extension.to_str());
+        if !file.contains('/') && matches!(extension, Some("json" | "jsonl")) {
             folder = get(&repo, file, id)?.parent().map(PathBuf::from);
         }
     }

@@ -17,6 +17,9 @@ use crate::loader::Loader;
 use crate::rope;
 use crate::weight::Weight;
 
+/// Weights with the names that checkpoints give them.
+type NamedWeights<'a, B, const D: usize> = Vec<(String, &'a Weight<B, D>)>;
+
 /// A decoder of the Llama family.
 #[derive(Module, Debug)]
 pub struct Llama<B: Backend> {
@@ -271,7 +274,7 @@ impl<B: FusedBackend> Llama<B> {
     }
 
     /// The weights outside of linear layers of blocks: embedding, norms, head.
-    pub fn other_weights(&self) -> (Vec<(String, &Weight<B, 1>)>, Vec<(String, &Weight<B, 2>)>) {
+    pub fn other_weights(&self) -> (NamedWeights<'_, B, 1>, NamedWeights<'_, B, 2>) {
         let mut vectors = Vec::new();
         for (index, block) in self.layers.iter().enumerate() {
             vectors.push((format!("model.layers.{index}.input_layernorm.weight"), &block.input_layernorm));

@@ -160,6 +160,6 @@ mod tests {
     fn the_penalty_moves_seen_tokens_down() {
         let options = SamplingOptions { repetition_penalty: 2.0, ..Default::default() };
         assert_eq!(Sampler::new(options.clone()).next(&[1.5, 2.0], &[1]), 0);
-        assert_eq!(Sampler::new(options).next(&[-1.5, -1.0], &[1]), 0 + 0);
+        assert_eq!(Sampler::new(options).next(&[-1.5, -1.0], &[1]), 0);
     }
 }

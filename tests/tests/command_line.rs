@@ -110,7 +110,7 @@ fn bad_data_and_configuration_are_refused_by_name() {
         fs::write(&path, text).unwrap();
         path.display().to_string()
     };
-    let mut rows = vec![r#"{"text": "some words"}"#; 10];
+    let mut rows = [r#"{"text": "some words"}"#; 10];
     rows[6] = "nonsense";
     train_fails(&file("rows.jsonl", &rows.join("\n")), &[], &["rows.jsonl:7:", "hint: "]);
     train_fails(&file("empty.jsonl", ""), &[], &["empty.jsonl", "hint: "]);

@@ -5,7 +5,6 @@ use burn::backend::{Autodiff, Flex};
 use burn::module::AutodiffModule;
 use burn::optim::Optimizer;
 use burn::tensor::DType;
-use burn::tensor::backend::Backend;
 use burn_train::TrainStep;
 use burnish_kernels::FusedBackend;
 use burnish_kernels::tolerance::Tolerance;
@@ -158,10 +157,7 @@ fn cached<B: FusedBackend>(case: &str) {
     close(&format!("{case} cached"), &last, &expected[(batch.length - 1) * vocabulary..batch.length * vocabulary]);
 }
 
-fn everything<B: FusedBackend>()
-where
-    B: Backend,
-{
+fn everything<B: FusedBackend>() {
     for case in CASES {
         base_logits::<B>(case);
         gradients::<B>(case);

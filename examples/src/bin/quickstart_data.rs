@@ -65,7 +65,8 @@ fn fill(split: &mut BTreeSet<Booking>, count: usize, random: &mut ChaCha8Rng, ot
 fn write_rows(path: &Path, rows: &[Value]) -> Result<()> {
     let folder = path.parent().context("a folder")?;
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
+    let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
+    let text = lines.join("\n") + "\n";
     fs::write(path, text).with_context(|| path.display().to_string())
 }
 

@@ -135,7 +135,7 @@ impl Shared {
     ///
     /// # Safety
     /// No other task may touch these rows of this head at the same time.
-    unsafe fn put(self, block: &[f32], width: usize, offset: usize, row_stride: usize) {
+    unsafe fn put(&self, block: &[f32], width: usize, offset: usize, row_stride: usize) {
         for (index, row) in block.chunks_exact(width).enumerate() {
             let start = offset + index * row_stride;
             assert!(start + width <= self.1, "attention: write out of the buffer");
@@ -164,7 +164,7 @@ pub(crate) fn forward(
     let group = problem.heads / problem.key_value_heads;
     let row_stride = problem.heads * problem.head_dim;
     (0..shape[0] * problem.heads).into_par_iter().for_each(|task| {
-        let shared = shared;
+        let shared = &shared;
         let (batch, head) = (task / problem.heads, task % problem.heads);
         let (mut scores, mut block) = (Vec::new(), Vec::new());
         for (start, rows) in blocks(problem.queries) {

@@ -1,6 +1,6 @@
 //! From rows of JSON to batches of tokens.
 //!
-//! [`source`] finds and reads the files, [`format`] tells rows apart, [`tokenize`] turns them into [`Example`]s with
+//! [`source`] finds and reads the files, [`mod@format`] tells rows apart, [`tokenize`] turns them into [`Example`]s with
 //! labels, and [`batch`] lays those out. [`load`] does the first three.
 
 pub mod batch;

@@ -152,7 +152,9 @@ fn elements(bytes: &[u8]) -> Vec<(usize, &[u8])> {
 mod tests {
     use super::*;
 
-    fn rows_of(text: &[u8]) -> Result<Vec<(usize, Result<Row, String>)>, DataError> {
+    type NumberedRow = (usize, Result<Row, String>);
+
+    fn rows_of(text: &[u8]) -> Result<Vec<NumberedRow>, DataError> {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("rows.jsonl");
         std::fs::write(&file, text).unwrap();

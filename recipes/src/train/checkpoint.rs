@@ -211,7 +211,7 @@ fn checksums(folder: &Path) -> Result<BTreeMap<String, FileEntry>> {
         let mut hasher = Sha256::new();
         let bytes =
             std::io::copy(&mut file, &mut HashWriter(&mut hasher)).with_context(|| entry.path().display().to_string())?;
-        let sha256 = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = hasher.finalize().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
         files.insert(name, FileEntry { bytes, sha256 });
     }
     Ok(files)

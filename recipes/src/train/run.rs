@@ -19,7 +19,7 @@ use super::model::TrainedModel;
 use super::optimizer::AdamW;
 use super::run_folder;
 use super::schedule::Schedule;
-use super::strategy::{Components, End, Events, Plan, Running, StepStrategy, lock};
+use super::strategy::{Components, End, Events, Plan, Running, StepStrategy, WeightWriter, lock};
 use crate::backend::{self, BackendJob};
 use crate::config::{FineTuneType, TrainConfig};
 use crate::data::{self, BadRows, BatchOptions, Batches, Preparation, Sources};
@@ -207,21 +207,13 @@ fn build_model<B: FusedBackend>(
     }
     let mut model = LanguageModel::load(shape, &*pretrained.checkpoint, device, false)?;
     let folder = resume.map(|checkpoint| checkpoint.path.clone()).or_else(|| config.adapter.as_ref().map(PathBuf::from));
-    match folder {
-        Some(folder) => {
-            load_adapter(&mut model, &folder, Some(config.dropout), device)?;
-        }
-        None => {
-            let attached = attach(&mut model, &config.lora(), config.seed, device)?;
-            if attached == 0 {
-                bail!("no layer got an adapter");
-            }
-        }
+    if let Some(folder) = folder {
+        load_adapter(&mut model, &folder, Some(config.dropout), device)?;
+    } else if attach(&mut model, &config.lora(), config.seed, device)? == 0 {
+        bail!("no layer got an adapter");
     }
     Ok(model)
 }
-
-type WeightWriter<B> = Box<dyn Fn(&LanguageModel<B>, &Path) -> Result<()> + Send + Sync>;
 
 /// How the trained tensors of this run are written.
 fn weight_writer<B: FusedBackend>(config: &TrainConfig, pretrained: &Pretrained) -> WeightWriter<B> {

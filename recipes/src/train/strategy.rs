@@ -1,6 +1,6 @@
 //! burn-train's learner, step by step: clipping, metrics, validation, checkpoints, interruption.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -36,7 +36,7 @@ pub trait Events: Send {
     /// A validation ended.
     fn evaluation(&mut self, step: usize, evaluation: &Evaluation, best: bool);
     /// A checkpoint was written.
-    fn checkpoint(&mut self, path: &std::path::Path);
+    fn checkpoint(&mut self, path: &Path);
     /// Anything else worth a line.
     fn note(&mut self, line: &str);
 }
@@ -124,6 +124,9 @@ pub enum End {
     Interrupted,
 }
 
+/// Writes the trained tensors of a model into a folder.
+pub type WeightWriter<B> = Box<dyn Fn(&LanguageModel<B>, &Path) -> Result<()> + Send + Sync>;
+
 /// The loop.
 pub struct StepStrategy<B: TrainBackend> {
     /// The effective configuration.
@@ -133,7 +136,7 @@ pub struct StepStrategy<B: TrainBackend> {
     /// Shares its state with the learner's.
     pub optimizer: AdamW<B>,
     /// Writes the trained tensors of a checkpoint.
-    pub save_weights: Box<dyn Fn(&LanguageModel<B>, &std::path::Path) -> Result<()> + Send + Sync>,
+    pub save_weights: WeightWriter<B>,
     /// Moves while the run goes on.
     pub progress: Arc<Mutex<Running>>,
     /// Who watches.

@@ -70,7 +70,7 @@ fn segments(batch: &Batch) -> Vec<Vec<u32>> {
                 assert_eq!((batch.labels[at], batch.position_ids[at]), (IGNORE, 0));
                 continue;
             }
-            if segment != last {
+            if segment > last {
                 assert_eq!((segment, batch.position_ids[at], batch.labels[at]), (last + 1, 0, IGNORE));
                 found.push(Vec::new());
                 last = segment;
