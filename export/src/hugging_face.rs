@@ -63,7 +63,6 @@ pub fn export_hugging_face(
 
 fn config(model: &Pretrained, float: FloatType) -> Value {
     let mut config = model.config_json.clone();
-    // GGUF's divisors of frequencies have no name in transformers; a model that came from one keeps its own kind.
     if let Value::Object(map) = &mut config {
         map.insert("torch_dtype".to_owned(), json!(float.torch_name()));
         map.remove("quantization_config");

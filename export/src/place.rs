@@ -42,17 +42,30 @@ pub(crate) fn folder(target: &Path, overwrite: bool, fill: impl FnOnce(&Path) ->
         .tempdir_in(parent(target))
         .map_err(|error| ExportError::io(parent(target), error))?;
     fill(beside.path())?;
-    if target.exists() {
-        let old = tempfile::Builder::new()
-            .prefix(".burnish-")
-            .tempdir_in(parent(target))
-            .map_err(|error| ExportError::io(parent(target), error))?;
-        fs::rename(target, old.path().join("old")).map_err(|error| ExportError::io(target, error))?;
+    let old = target.exists().then(|| set_aside(target)).transpose()?;
+    if let Err(error) = fs::rename(beside.path(), target) {
+        if let Some(old) = &old {
+            fs::rename(old.path().join(OLD), target).ok();
+        }
+        return Err(ExportError::io(target, error));
     }
-    let path = beside.keep();
-    fs::rename(&path, target).map_err(|error| ExportError::io(target, error))?;
+    // It has another name now, and nothing is to be deleted under the old one.
+    let _ = beside.keep();
     readable(target);
     Ok(())
+}
+
+/// The name of what is to be replaced, in the folder where it waits.
+const OLD: &str = "old";
+
+/// Moves what is to be replaced into a folder that deletes itself.
+fn set_aside(target: &Path) -> Result<tempfile::TempDir> {
+    let old = tempfile::Builder::new()
+        .prefix(".burnish-")
+        .tempdir_in(parent(target))
+        .map_err(|error| ExportError::io(parent(target), error))?;
+    fs::rename(target, old.path().join(OLD)).map_err(|error| ExportError::io(target, error))?;
+    Ok(old)
 }
 
 /// Temporary files are for their owner alone; what was exported is for everyone who may see its folder.

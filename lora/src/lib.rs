@@ -12,4 +12,4 @@ pub use attach::attach;
 pub use config::{LoraConfig, TargetModules};
 pub use error::{LoraError, Result};
 pub use merge::MergedCheckpoint;
-pub use peft::{load_adapter, read_config, save_adapter};
+pub use peft::{ADAPTER_FILES, load_adapter, read_config, save_adapter};

@@ -17,6 +17,8 @@ use crate::error::{LoraError, Result};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
+/// The files of a PEFT folder.
+pub const ADAPTER_FILES: [&str; 2] = [CONFIG, WEIGHTS];
 /// What PEFT puts before the names of the base model.
 const PREFIX: &str = "base_model.model.";
 

@@ -64,6 +64,8 @@ pub struct ChatTemplate {
 /// Name of the template that prints the conversation, and of the one that also prints where the assistant speaks.
 const PLAIN: &str = "chat_template";
 const MARKED: &str = "chat_template, marked";
+/// The global that fixes the date; no template can name it.
+const NOW: &str = "now, fixed";
 
 impl ChatTemplate {
     /// Compiles a template.
@@ -86,6 +88,12 @@ impl ChatTemplate {
         }
         let text = |token: &Option<(String, u32)>| token.as_ref().map(|(text, _)| text.clone()).unwrap_or_default();
         Ok(Self { source, environment, bos: text(&special.bos), eos: text(&special.eos), marks })
+    }
+
+    /// Lets templates that print the date print that of `seconds` since 1970, so that a run that is resumed on another
+    /// day sees the same text.
+    pub fn fix_now(&mut self, seconds: i64) {
+        self.environment.add_global(NOW, seconds);
     }
 
     /// Reads `chat_template.jinja`, or else the key of `tokenizer_config.json`; `None` where there is neither.
@@ -185,10 +193,10 @@ fn environment() -> std::result::Result<Environment<'static>, Error> {
     Ok(environment)
 }
 
-/// Today in UTC; `SOURCE_DATE_EPOCH` fixes it, so that a run that is resumed on another day sees the same text.
+/// Today in UTC, or the day of [`ChatTemplate::fix_now`].
 fn strftime_now(state: &State, format: String) -> std::result::Result<String, Error> {
-    let fixed = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.parse::<i64>().ok());
-    let now = fixed.map_or_else(minijinja_contrib::globals::now, TemplateValue::from);
+    let fixed = state.lookup(NOW).filter(|now| !now.is_undefined());
+    let now = fixed.unwrap_or_else(minijinja_contrib::globals::now);
     let options = Kwargs::from_iter([("format", TemplateValue::from(format))]);
     minijinja_contrib::filters::datetimeformat(state, now, options)
 }

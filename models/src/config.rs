@@ -223,14 +223,20 @@ fn parse_rope(value: &serde_json::Value) -> Result<Option<RopeScaling>> {
             high_freq_factor: number("high_freq_factor")?,
             original_max_position_embeddings: number("original_max_position_embeddings")? as usize,
         })),
-        Some("factors") => {
-            let factors: Option<Vec<f64>> = value
-                .get("factors")
-                .and_then(serde_json::Value::as_array)
-                .map(|list| list.iter().filter_map(serde_json::Value::as_f64).collect());
-            let factors =
-                factors.ok_or_else(|| ModelError::Config { reason: "`rope_scaling.factors` is no list".into() })?;
-            Ok(Some(RopeScaling::Factors { factors }))
+        // What GGUF's `rope_freqs` is in transformers' terms: one list for every length, and no factor on the scores.
+        Some("longrope") => {
+            let list = |key: &str| -> Option<Vec<f64>> {
+                value.get(key)?.as_array()?.iter().map(serde_json::Value::as_f64).collect()
+            };
+            let attention = value.get("attention_factor").and_then(serde_json::Value::as_f64);
+            match (list("short_factor"), list("long_factor")) {
+                (Some(short), Some(long)) if short == long && attention == Some(1.0) => {
+                    Ok(Some(RopeScaling::Factors { factors: short }))
+                }
+                _ => Err(ModelError::Config {
+                    reason: "`longrope` with factors that depend on the length is not supported".into(),
+                }),
+            }
         }
         Some(other) => Err(ModelError::Config { reason: format!("rotary scaling `{other}` is not supported") }),
     }

@@ -127,37 +127,19 @@ fn bad_data_and_configuration_are_refused_by_name() {
     assert_eq!(usage.status.code(), Some(2));
 }
 
-/// A short run on the tiny model.
-fn train(run: &Path, iters: &str, more: &[&str]) -> (bool, String) {
+/// The arguments of a short run on the tiny model.
+fn train_arguments(run: &Path, iters: &str, more: &[&str]) -> Vec<String> {
     let (model, data) = (model(), assets().join("data").display().to_string());
     let run = run.display().to_string();
-    let mut arguments = vec![
-        "train",
-        "--model",
-        &model,
-        "--data",
-        &data,
-        "--output-dir",
-        &run,
-        "--iters",
-        iters,
-        "--batch-size",
-        "4",
-        "--rank",
-        "4",
-        "--dropout",
-        "0.1",
-        "--save-every",
-        "3",
-        "--steps-per-eval",
-        "4",
-        "--val-batches",
-        "2",
-        "--learning-rate",
-        "1e-3",
-    ];
-    arguments.extend(more);
-    let output = program().args(&arguments).output().unwrap();
+    let fixed = ["--batch-size", "4", "--rank", "4", "--dropout", "0.1", "--save-every", "3", "--steps-per-eval", "4"];
+    let last = ["--val-batches", "2", "--learning-rate", "1e-3"];
+    let mut arguments = vec!["train", "--model", &model, "--data", &data, "--output-dir", &run, "--iters", iters];
+    arguments.extend(fixed.iter().chain(&last).chain(more));
+    arguments.into_iter().map(str::to_owned).collect()
+}
+
+fn train(run: &Path, iters: &str, more: &[&str]) -> (bool, String) {
+    let output = program().args(train_arguments(run, iters, more)).output().unwrap();
     (output.status.success(), text(&output).1)
 }
 
@@ -188,16 +170,117 @@ fn a_resumed_run_equals_an_unbroken_one_to_the_bit() {
     bytes[middle] ^= 1;
     fs::write(&damaged, bytes).unwrap();
     let (ok, log) = train(&broken, "10", &["--resume", "auto", "--save-total-limit", "0"]);
-    assert!(ok && log.contains("checkpoint-9") && log.contains("damaged") && log.contains("step 6"), "{log}");
+    assert!(ok && log.contains("checkpoint-9") && log.contains("damaged") && log.contains("step 8"), "{log}");
     assert_eq!(losses(&broken), losses(&whole));
     assert_eq!(adapter(&broken), adapter(&whole));
     // With none left it begins anew, and ends the same.
-    for step in [3, 6, 9, 10] {
+    for step in [3, 4, 6, 8, 9, 10] {
         fs::remove_dir_all(broken.join(format!("checkpoint-{step}"))).unwrap();
     }
     assert!(train(&broken, "10", &["--resume", "auto"]).0);
     assert_eq!(losses(&broken), losses(&whole));
     assert_eq!(adapter(&broken), adapter(&whole));
+}
+
+#[test]
+#[cfg(unix)]
+fn ctrl_c_finishes_the_step_saves_and_says_how_to_go_on() {
+    use std::io::{BufRead, BufReader};
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
+    assert!(train(&whole, "400", &["--save-every", "0"]).0);
+    let mut child = program()
+        .args(train_arguments(&broken, "400", &["--steps-per-report", "1", "--save-every", "0"]))
+        .stderr(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(log.any(|line| line.starts_with("step 5/")), "the run did not start");
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let log: Vec<String> = log.collect();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{log:?}");
+    let said = text(&output).0;
+    assert!(said.contains("stopped at step") && said.contains("--resume auto") && said.contains("checkpoint-"), "{said}");
+    assert!(log.iter().any(|line| line.contains("finishing the step")), "{log:?}");
+    let taken = losses(&broken).len();
+    assert!(taken < 400 && broken.join(format!("checkpoint-{taken}")).exists(), "{taken} steps");
+    assert!(train(&broken, "400", &["--resume", "auto", "--save-every", "0"]).0);
+    assert_eq!(losses(&broken), losses(&whole));
+    assert_eq!(adapter(&broken), adapter(&whole));
+}
+
+#[test]
+fn the_best_checkpoint_is_kept_and_may_be_the_result() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    // The rate climbs until it destroys what was learned.
+    let rate = ["--learning-rate", "0.5", "--lr-scheduler", "constant", "--warmup", "12"];
+    let more = ["--steps-per-eval", "1", "--save-every", "50", "--load-best-model-at-end"];
+    let (ok, log) = train(&run, "12", &[&rate[..], &more[..]].concat());
+    assert!(ok, "{log}");
+    let state = fs::read_to_string(run.join("checkpoint-12/trainer_state.json")).unwrap();
+    let best = serde_json::from_str::<serde_json::Value>(&state).unwrap()["best_step"].as_u64().unwrap();
+    assert!(best < 12, "the last step is the best: {log}");
+    let kept = fs::read(run.join(format!("checkpoint-{best}/adapter_model.safetensors"))).unwrap();
+    assert_eq!(adapter(&run), kept);
+}
+
+/// Runs the program in a name space with a file system of a few megabytes at `disk`; `None` where that is not allowed.
+#[cfg(target_os = "linux")]
+fn on_a_small_disk(disk: &Path, arguments: &[String]) -> Option<(bool, String)> {
+    let script = "mount -t tmpfs -o size=2m none \"$0\" || exit 77; \"$@\"; code=$?; cp -r \"$0\" \"$0.after\"; exit $code";
+    let mut command = Command::new("unshare");
+    command.args(["--map-root-user", "--mount", "sh", "-c", script]).arg(disk);
+    command.arg(env!("CARGO_BIN_EXE_burnish-under-test")).args(arguments).env("NO_COLOR", "1");
+    let output = command.output().ok()?;
+    let log = text(&output).1;
+    let refused = output.status.code() == Some(77) || log.contains("unshare");
+    (!refused).then(|| (output.status.success(), log))
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_is_an_error_and_the_last_checkpoint_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let run = disk.join("run");
+    let arguments = train_arguments(&run, "60", &["--save-total-limit", "0", "--save-every", "2", "--steps-per-eval", "0"]);
+    let Some((ok, log)) = on_a_small_disk(&disk, &arguments) else {
+        eprintln!("not tested: this system lets nobody mount a small disk");
+        return;
+    };
+    assert!(!ok && log.contains("error: ") && log.contains("No space left") && log.contains("hint: "), "{log}");
+    assert!(!log.contains("panicked") && !log.contains("internal"), "{log}");
+    let after = folder.path().join("disk.after/run");
+    let (ok, log) = train(&after, "60", &["--resume", "auto", "--save-every", "0", "--steps-per-eval", "0"]);
+    assert!(ok && log.contains("resuming from") && !log.contains("refused"), "{log}");
+    assert_eq!(losses(&after).len(), 60);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_folder_of_another_is_an_error() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let locked = folder.path().join("locked");
+    fs::create_dir(&locked).unwrap();
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o555)).unwrap();
+    let arguments = train_arguments(&locked.join("run"), "1", &[]);
+    let program = env!("CARGO_BIN_EXE_burnish-under-test");
+    // Permissions don't bind root, unless it lets go of the right to pass them by.
+    let is_root = fs::write(locked.join("probe"), "").is_ok();
+    let output = if is_root {
+        let drop = ["--bounding-set", "-dac_override", "--inh-caps", "-dac_override"];
+        Command::new("setpriv").args(drop).arg(program).args(&arguments).output().unwrap()
+    } else {
+        Command::new(program).args(&arguments).output().unwrap()
+    };
+    let log = text(&output).1;
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.contains("error: ") && log.contains("ermission denied") && log.contains("hint: "), "{log}");
 }
 
 #[test]

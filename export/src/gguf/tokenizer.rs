@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use burnish_models::Pretrained;
-use burnish_models::gguf::{Metadata, Value};
+use burnish_models::gguf::{LLAMA3_PATTERN, Metadata, QWEN2_PATTERN, Value};
 use serde_json::Value as Json;
 
 use super::{number, set, text};
@@ -35,7 +35,13 @@ pub(super) fn add(metadata: &mut Metadata, model: &Pretrained) -> Result<()> {
         return Err(ExportError::unsupported(format!("GGUF has no place for a tokenizer of type {}", bpe["type"])));
     }
     let size = model.config.vocab_size;
-    let mut tokens: Vec<Option<(String, Kind)>> = vec![None; size.max(model.tokenizer.vocab_size())];
+    if model.tokenizer.vocab_size() > size {
+        return Err(ExportError::unsupported(format!(
+            "the tokenizer has {} tokens, but the embedding only {size} rows: llama.cpp refuses such a file",
+            model.tokenizer.vocab_size()
+        )));
+    }
+    let mut tokens: Vec<Option<(String, Kind)>> = vec![None; size];
     let byte_fallback = bpe["byte_fallback"].as_bool() == Some(true);
     for (token, id) in bpe["vocab"].as_object().into_iter().flatten() {
         let Some(slot) = id.as_u64().and_then(|id| tokens.get_mut(id as usize)) else { continue };
@@ -64,7 +70,7 @@ pub(super) fn add(metadata: &mut Metadata, model: &Pretrained) -> Result<()> {
     if byte_fallback {
         set(metadata, "tokenizer.ggml.model", text("llama"));
         set(metadata, "tokenizer.ggml.scores", scores(&named, &merges));
-        set(metadata, "tokenizer.ggml.add_space_prefix", Value::Bool(has_prefix(&json["normalizer"])));
+        set(metadata, "tokenizer.ggml.add_space_prefix", Value::Bool(has_prefix(&json)));
     } else {
         set(metadata, "tokenizer.ggml.model", text("gpt2"));
         set(metadata, "tokenizer.ggml.pre", text(pre_tokenizer(&json["pre_tokenizer"])?));
@@ -114,30 +120,40 @@ fn scores(tokens: &[(String, Kind)], merges: &[(String, String)]) -> Value {
     Value::List(tokens.iter().map(|(token, _)| Value::Float(score(token))).collect())
 }
 
-/// Whether the normaliser puts a space before the text.
-fn has_prefix(normalizer: &Json) -> bool {
-    let is_prepend = |step: &Json| step["type"].as_str() == Some("Prepend");
-    is_prepend(normalizer) || normalizer["normalizers"].as_array().is_some_and(|steps| steps.iter().any(is_prepend))
+/// The steps of a normalizer or pre-tokenizer: one, or a `Sequence` of them.
+fn steps<'a>(json: &'a Json, list: &str) -> Vec<&'a Json> {
+    json[list].as_array().map_or_else(|| vec![json], |steps| steps.iter().collect())
 }
 
-/// llama.cpp's name of a byte-level pre-tokenizer.
-fn pre_tokenizer(json: &Json) -> Result<&'static str> {
-    let steps: Vec<&Json> = match json["pretokenizers"].as_array() {
-        Some(steps) => steps.iter().collect(),
-        None => vec![json],
+/// Whether normalizer or pre-tokenizer put a space before the text.
+fn has_prefix(json: &Json) -> bool {
+    let prepends = |step: &&Json| match step["type"].as_str() {
+        Some("Prepend") => true,
+        Some("Metaspace") => match step["prepend_scheme"].as_str() {
+            Some(scheme) => scheme != "never",
+            None => step["add_prefix_space"].as_bool() != Some(false),
+        },
+        _ => false,
     };
+    steps(&json["normalizer"], "normalizers").iter().any(prepends)
+        || steps(&json["pre_tokenizer"], "pretokenizers").iter().any(prepends)
+}
+
+/// llama.cpp's name of a byte-level pre-tokenizer. Patterns that look alike split differently, so they must be equal.
+fn pre_tokenizer(json: &Json) -> Result<&'static str> {
+    let steps = steps(json, "pretokenizers");
     for step in &steps {
         match step["type"].as_str() {
             Some("Digits") if step["individual_digits"].as_bool() == Some(true) => return Ok("smollm"),
             Some("Split") => {
-                let pattern = step["pattern"]["Regex"].as_str().unwrap_or_default();
-                if pattern.contains("\\p{N}{1,3}") {
-                    return Ok("llama-bpe");
-                }
-                if pattern.contains("|\\p{N}|") {
-                    return Ok("qwen2");
-                }
-                return Err(ExportError::unsupported(format!("llama.cpp has no pre-tokenizer for the pattern {pattern}")));
+                return match step["pattern"]["Regex"].as_str() {
+                    Some(LLAMA3_PATTERN) => Ok("llama-bpe"),
+                    Some(QWEN2_PATTERN) => Ok("qwen2"),
+                    pattern => Err(ExportError::unsupported(format!(
+                        "llama.cpp has no pre-tokenizer for the pattern {}",
+                        pattern.unwrap_or_default()
+                    ))),
+                };
             }
             _ => {}
         }
@@ -146,4 +162,36 @@ fn pre_tokenizer(json: &Json) -> Result<&'static str> {
         return Ok("gpt-2");
     }
     Err(ExportError::unsupported(format!("llama.cpp has no pre-tokenizer like {json}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn split(pattern: &str) -> Json {
+        json!({ "type": "Sequence", "pretokenizers": [
+            { "type": "Split", "pattern": { "Regex": pattern } }, { "type": "ByteLevel", "use_regex": false },
+        ] })
+    }
+
+    #[test]
+    fn pre_tokenizers_are_named_by_their_whole_pattern() {
+        assert_eq!(pre_tokenizer(&split(LLAMA3_PATTERN)).unwrap(), "llama-bpe");
+        assert_eq!(pre_tokenizer(&split(QWEN2_PATTERN)).unwrap(), "qwen2");
+        assert_eq!(pre_tokenizer(&json!({ "type": "ByteLevel", "use_regex": true })).unwrap(), "gpt-2");
+        // As o200k does: numbers alike, letters by case.
+        let other = "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}]*[\\p{Ll}]+|\\p{N}{1,3}|\\s+";
+        assert!(pre_tokenizer(&split(other)).unwrap_err().to_string().contains(other));
+    }
+
+    #[test]
+    fn a_space_before_the_text_comes_from_either_part() {
+        let prefix = |json: &Json| has_prefix(json);
+        assert!(prefix(&json!({ "normalizer": { "type": "Sequence", "normalizers": [{ "type": "Prepend" }] } })));
+        assert!(prefix(&json!({ "pre_tokenizer": { "type": "Metaspace", "prepend_scheme": "first" } })));
+        assert!(!prefix(&json!({ "pre_tokenizer": { "type": "Metaspace", "prepend_scheme": "never" } })));
+        assert!(!prefix(&json!({ "normalizer": { "type": "Replace" }, "pre_tokenizer": null })));
+    }
 }

@@ -68,6 +68,9 @@ fn content_may_be_a_string_or_parts() {
 fn the_date_has_the_format_asked_for() {
     let text = render("{{ strftime_now('%d %b %Y') }}", &[]).unwrap();
     assert_eq!(text.len(), "23 Nov 2026".len(), "{text}");
+    let mut template = ChatTemplate::new("{{ strftime_now('%d %b %Y') }}".into(), &SpecialTokens::default()).unwrap();
+    template.fix_now(951_782_400);
+    assert_eq!(template.render(&[], None, false).unwrap(), "29 Feb 2000");
 }
 
 #[test]

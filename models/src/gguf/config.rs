@@ -50,7 +50,12 @@ fn shortest(value: f64) -> f64 {
 
 fn rope_scaling(file: &GgufFile, architecture: &str) -> Result<Option<Value>> {
     if file.shape("rope_freqs.weight").is_some() {
-        return Ok(Some(json!({ "rope_type": "factors", "factors": file.read_f32("rope_freqs.weight")? })));
+        // transformers knows divisors of frequencies as `longrope`, where they may differ by length.
+        let factors = file.read_f32("rope_freqs.weight")?;
+        return Ok(Some(json!({
+            "rope_type": "longrope", "short_factor": factors, "long_factor": factors, "attention_factor": 1.0,
+            "original_max_position_embeddings": file.metadata().number(&format!("{architecture}.context_length")),
+        })));
     }
     let metadata = file.metadata();
     let factor = metadata.float(&format!("{architecture}.rope.scaling.factor"));

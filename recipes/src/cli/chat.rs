@@ -53,6 +53,8 @@ struct ChatJob {
     style: OutputStyle,
 }
 
+const HELP: &str = "type a message; /reset begins anew, /undo takes the last turn back, /quit or Ctrl-D ends";
+
 impl BackendJob for ChatJob {
     type Output = ExitCode;
 
@@ -62,7 +64,7 @@ impl BackendJob for ChatJob {
         let system: Vec<Message> = args.system.iter().map(|text| Message::new("system", text)).collect();
         let mut messages = system.clone();
         let mut editor = DefaultEditor::new()?;
-        style.say("type a message; /reset begins anew, /undo takes the last turn back, /quit or Ctrl-D ends");
+        style.say(HELP);
         loop {
             let line = match editor.readline("> ") {
                 Ok(line) => line,
@@ -79,6 +81,15 @@ impl BackendJob for ChatJob {
                 }
                 "/undo" => {
                     messages.truncate(messages.len().saturating_sub(2).max(system.len()));
+                    continue;
+                }
+                "/help" => {
+                    style.say(HELP);
+                    continue;
+                }
+                // A path is a word with a slash too, but more than the first letter of it.
+                word if word.starts_with('/') && !word[1..].contains(['/', ' ']) => {
+                    complain(format!("no such command: {word}; {HELP}"));
                     continue;
                 }
                 _ => {}

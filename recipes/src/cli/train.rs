@@ -14,8 +14,9 @@ use crate::config::load;
 use crate::report::{OutputStyle, TrainReport};
 use crate::train::{End, Events, Plan, Prepared, train};
 
-/// Arguments of `train`.
+/// Arguments of `train`. Of a flag given twice, the last counts.
 #[derive(Debug, clap::Args)]
+#[command(args_override_self = true)]
 pub struct Args {
     /// What is taught: `sft` is supervised fine-tuning.
     #[arg(default_value = "sft", value_parser = ["sft"])]
@@ -52,7 +53,7 @@ impl Args {
         let value = json!({
             "event": "end", "end": format!("{:?}", summary.end), "step": summary.state.step,
             "loss": summary.last_loss, "best_loss": summary.state.best_loss, "best_step": summary.state.best_step,
-            "output": summary.output, "checkpoint": summary.checkpoint,
+            "output": summary.output, "output_step": summary.output_step, "checkpoint": summary.checkpoint,
         });
         if summary.end == End::Interrupted {
             let place = summary.checkpoint.map(|path| format!(", saved {}", path.display())).unwrap_or_default();
@@ -66,7 +67,15 @@ impl Args {
             style.say(format!("ended early: the validation loss did not fall {} times", config.early_stopping));
         }
         if let Some(output) = &summary.output {
-            style.result(format!("wrote {}", output.display()), &value);
+            let (step, best) = (summary.output_step, summary.state.best_step);
+            let which = if step == summary.state.step { String::new() } else { format!(" of step {step}, the best") };
+            style.result(format!("wrote {}{which}", output.display()), &value);
+            if let Some(best) = best.filter(|best| *best != step && config.save_every > 0) {
+                style.say(format!(
+                    "the validation loss was lowest at step {best}: {}/checkpoint-{best} is kept; load_best_model_at_end would take it",
+                    config.output_dir
+                ));
+            }
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -85,6 +85,8 @@ config! {
             save_every: usize = 100,
             /// Checkpoints kept, the best one besides; 0 keeps all.
             save_total_limit: usize = 2,
+            /// End with the weights of the lowest validation loss instead of the last; early_stopping always does.
+            load_best_model_at_end: bool = false,
             /// Steps between lines of the log.
             steps_per_report: usize = 10,
         }

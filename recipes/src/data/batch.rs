@@ -1,5 +1,6 @@
 //! From examples to rows of equal length, in an order that only the seed and the epoch decide.
 
+use std::borrow::Borrow;
 use std::ops::Range;
 
 use super::IGNORE;
@@ -134,14 +135,16 @@ impl Batches {
         step.saturating_mul(each).min(end)..step.saturating_add(1).saturating_mul(each).min(end)
     }
 
-    /// The order of an epoch, from 0.
-    pub fn epoch(&self, epoch: usize) -> Epoch<'_> {
-        Epoch { batches: self, order: order::order(self.rows.len(), self.options.shuffle_seed, epoch as u64) }
+    /// The order of an epoch, from 0. `self` may be a reference or an `Arc`, which the epoch keeps.
+    pub fn epoch<A: Borrow<Self>>(this: A, epoch: usize) -> Epoch<A> {
+        let batches: &Self = this.borrow();
+        let order = order::order(batches.rows.len(), batches.options.shuffle_seed, epoch as u64);
+        Epoch { batches: this, number: epoch, order }
     }
 
     /// One batch of an epoch. To go through many, take the [`Batches::epoch`] first: each call here orders all rows.
     pub fn batch(&self, epoch: usize, index: usize) -> Batch {
-        self.epoch(epoch).batch(index)
+        Self::epoch(self, epoch).batch(index)
     }
 
     /// The examples, in the order of the file.
@@ -152,15 +155,21 @@ impl Batches {
 
 /// The batches of one epoch.
 #[derive(Debug, Clone)]
-pub struct Epoch<'a> {
-    batches: &'a Batches,
+pub struct Epoch<A> {
+    batches: A,
+    number: usize,
     order: Vec<usize>,
 }
 
-impl Epoch<'_> {
+impl<A: Borrow<Batches>> Epoch<A> {
+    /// Its number, from 0.
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
     /// The batch at `index`; one beyond the epoch has no rows.
     pub fn batch(&self, index: usize) -> Batch {
-        let Batches { examples, rows, options } = self.batches;
+        let Batches { examples, rows, options } = self.batches.borrow();
         let each = options.batch_size.max(1);
         let chosen = self.order.iter().skip(index.saturating_mul(each)).take(each);
         let rows: Vec<Vec<&Example>> =
@@ -170,7 +179,7 @@ impl Epoch<'_> {
 
     /// All batches in order.
     pub fn iter(&self) -> impl Iterator<Item = Batch> + '_ {
-        (0..self.batches.per_epoch()).map(|index| self.batch(index))
+        (0..self.batches.borrow().per_epoch()).map(|index| self.batch(index))
     }
 }
 

@@ -14,7 +14,7 @@ pub mod tokenize;
 
 use std::path::Path;
 
-pub use batch::{Batch, BatchOptions, Batches};
+pub use batch::{Batch, BatchOptions, Batches, Epoch};
 pub use error::DataError;
 pub use format::Row;
 pub use prepared::{Prepared, Report};

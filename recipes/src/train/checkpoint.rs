@@ -31,6 +31,9 @@ pub struct TrainerState {
     pub tokens: u64,
     /// Decides order, adapters and dropout.
     pub seed: u64,
+    /// When the run began, in seconds since 1970: the day that chat templates may print.
+    #[serde(default)]
+    pub started: i64,
     /// Lowest validation loss.
     pub best_loss: Option<f64>,
     /// Its step.
@@ -73,7 +76,7 @@ impl Checkpoint {
         parameters: &[NamedParameter<B>],
         weights: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<PathBuf> {
-        let target = run.join(format!("{PREFIX}{}", state.step));
+        let target = Self::folder(run, state.step);
         write_folder(&target, |folder| {
             weights(folder)?;
             write_file(&folder.join(OPTIMIZER), &optimizer_bytes(optimizer, parameters)?)?;
@@ -83,6 +86,11 @@ impl Checkpoint {
             write_file(&folder.join(MANIFEST), serde_json::to_string_pretty(&manifest)?.as_bytes())
         })?;
         Ok(target)
+    }
+
+    /// Where a run keeps the checkpoint of a step.
+    pub fn folder(run: &Path, step: usize) -> PathBuf {
+        run.join(format!("{PREFIX}{step}"))
     }
 
     /// Opens a checkpoint and verifies every file.

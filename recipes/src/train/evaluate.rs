@@ -26,7 +26,7 @@ pub fn evaluate<B: FusedBackend>(
     device: &B::Device,
     mut on_batch: impl FnMut(usize, usize),
 ) -> Evaluation {
-    let epoch = batches.epoch(0);
+    let epoch = Batches::epoch(batches, 0);
     let all = batches.per_epoch();
     let count = if most == 0 { all } else { all.min(most) };
     let (mut sum, mut tokens) = (0.0, 0);

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, anyhow, bail};
 use burn::backend::Autodiff;
@@ -39,6 +40,8 @@ pub struct Prepared {
     pub valid: Option<Arc<Batches>>,
     /// Where to go on.
     pub resume: Option<Checkpoint>,
+    /// Where the run stands.
+    pub state: TrainerState,
     /// Lines for the user.
     pub notes: Vec<String>,
 }
@@ -54,6 +57,8 @@ pub struct Summary {
     pub last_loss: Option<f64>,
     /// The PEFT folder, or the model's folder when every weight was trained.
     pub output: Option<PathBuf>,
+    /// The step that it is of: the last, or the best.
+    pub output_step: usize,
     /// The newest checkpoint.
     pub checkpoint: Option<PathBuf>,
 }
@@ -64,11 +69,17 @@ impl Prepared {
     /// # Errors
     /// Whatever is wrong with them, before anything is written.
     pub fn new(config: TrainConfig) -> Result<Self> {
-        let pretrained = match &config.model_config {
+        let found = run_folder::find(&config)?;
+        let mut pretrained = match &config.model_config {
             Some(folder) => Pretrained::without_weights(Path::new(folder))?,
             None => Pretrained::open(&config.model)?,
         };
         LanguageModel::<burn::backend::Flex>::tensor_shapes(&pretrained.config)?;
+        let state = found.checkpoint.as_ref().map(|checkpoint| checkpoint.state.clone());
+        let state = state.unwrap_or_else(|| TrainerState { started: now(), seed: config.seed, ..Default::default() });
+        if let Some(template) = &mut pretrained.chat_template {
+            template.fix_now(state.started);
+        }
         let mut notes = Vec::new();
         let limit = config.max_seq_length.min(pretrained.config.max_position_embeddings);
         if limit < config.max_seq_length {
@@ -103,10 +114,16 @@ impl Prepared {
         })?;
         let train = batches(&train, config.shuffle.then_some(config.seed))?;
         let valid = sources.valid.map(|file| batches(&file, None)).transpose()?;
-        let (resume, more) = run_folder::prepare(&config)?;
-        notes.extend(more);
-        Ok(Self { config, pretrained, train, valid, resume, notes })
+        notes.extend(run_folder::prepare(&config, &found)?);
+        Ok(Self { config, pretrained, train, valid, resume: found.checkpoint, state, notes })
     }
+}
+
+/// Seconds since 1970; `SOURCE_DATE_EPOCH` fixes them.
+fn now() -> i64 {
+    let fixed = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.parse().ok());
+    let clock = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |passed| passed.as_secs() as i64);
+    fixed.unwrap_or_else(clock)
 }
 
 /// Trains.
@@ -135,7 +152,7 @@ impl BackendJob for TrainJob {
 
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<Summary> {
         let Self { prepared, events, interrupter, dashboard } = self;
-        let Prepared { config, pretrained, train, valid, resume, .. } = prepared;
+        let Prepared { config, pretrained, train, valid, resume, mut state, .. } = prepared;
         let model = build_model::<Autodiff<B>>(&config, &pretrained, resume.as_ref(), &device)?;
         let done = resume.as_ref().map_or(0, |checkpoint| checkpoint.state.step);
         let optimizer = AdamW::<Autodiff<B>>::new(&config);
@@ -143,13 +160,13 @@ impl BackendJob for TrainJob {
             checkpoint.restore_optimizer(&optimizer, &model.parameters(), &device)?;
         }
         let plan = Plan::new(&config, train, done);
-        let mut state = resume.as_ref().map(|checkpoint| checkpoint.state.clone()).unwrap_or_default();
         state.seed = config.seed;
         let progress = Arc::new(Mutex::new(Running {
             state,
             end: End::Finished,
             error: None,
             last_loss: None,
+            best_taken: None,
             checkpoint: resume.as_ref().map(|checkpoint| checkpoint.path.clone()),
         }));
         let strategy = StepStrategy {
@@ -179,13 +196,18 @@ impl BackendJob for TrainJob {
         }
         let output = match running.end {
             End::Interrupted => None,
-            End::Finished | End::EarlyStop => Some(write_result(&config, &pretrained, &trained.model.model)?),
+            End::Finished | End::EarlyStop => {
+                let best = best_checkpoint(&config, &running.state);
+                running.best_taken = best.as_ref().map(|best| best.state.step);
+                Some(write_result(&config, &pretrained, &trained.model.model, best.as_ref())?)
+            }
         };
         Ok(Summary {
             end: running.end,
             state: running.state.clone(),
             last_loss: running.last_loss,
             output,
+            output_step: running.best_taken.unwrap_or(running.state.step),
             checkpoint: running.checkpoint.clone(),
         })
     }
@@ -215,6 +237,14 @@ fn build_model<B: FusedBackend>(
     Ok(model)
 }
 
+fn copy_adapter(from: &Path, to: &Path) -> Result<()> {
+    for name in burnish_lora::ADAPTER_FILES {
+        let file = from.join(name);
+        std::fs::copy(&file, to.join(name)).with_context(|| file.display().to_string())?;
+    }
+    Ok(())
+}
+
 /// How the trained tensors of this run are written.
 fn weight_writer<B: FusedBackend>(config: &TrainConfig, pretrained: &Pretrained) -> WeightWriter<B> {
     match config.fine_tune_type {
@@ -235,24 +265,42 @@ fn adapter_config(config: &TrainConfig) -> burnish_lora::LoraConfig {
     from.map_or_else(|| config.lora(), |found| burnish_lora::LoraConfig { dropout: config.dropout, ..found })
 }
 
+/// The checkpoint of the lowest validation loss, where the run shall end with it and the last step is not it.
+fn best_checkpoint(config: &TrainConfig, state: &TrainerState) -> Option<Checkpoint> {
+    let wanted = config.load_best_model_at_end || config.early_stopping > 0;
+    let step = state.best_step.filter(|step| wanted && *step != state.step)?;
+    Checkpoint::open(&Checkpoint::folder(Path::new(&config.output_dir), step)).ok()
+}
+
+/// Writes what the run is for, from the model or from a checkpoint.
 fn write_result<B: FusedBackend>(
     config: &TrainConfig,
     pretrained: &Pretrained,
     model: &LanguageModel<B>,
+    best: Option<&Checkpoint>,
 ) -> Result<PathBuf> {
     let run = PathBuf::from(&config.output_dir);
     match config.fine_tune_type {
         FineTuneType::Lora => {
             let target = run.join("adapter");
             let lora = adapter_config(config);
-            write_folder(&target, |folder| Ok(save_adapter(model, &lora, &pretrained.source, folder)?))?;
+            write_folder(&target, |folder| match best {
+                Some(best) => copy_adapter(&best.path, folder),
+                None => Ok(save_adapter(model, &lora, &pretrained.source, folder)?),
+            })?;
             Ok(target)
         }
         FineTuneType::Full => {
             let target = run.join("model");
+            let saved = best.map(|best| SafetensorsFolder::open(&best.path)).transpose()?;
+            let trained = ModelWeights::of(model);
+            let weights: &dyn burnish_models::Checkpoint = match &saved {
+                Some(saved) => saved,
+                None => &trained,
+            };
             burnish_export::export_hugging_face(
                 pretrained,
-                &ModelWeights::of(model),
+                weights,
                 &target,
                 &burnish_export::HuggingFaceOptions { overwrite: true, ..Default::default() },
             )

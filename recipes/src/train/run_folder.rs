@@ -9,15 +9,24 @@ use super::checkpoint::Checkpoint;
 use crate::config::TrainConfig;
 use crate::hint::with_hint;
 
-/// Prepares `output_dir` and finds the checkpoint to resume from; lines for the user come with it.
+/// What `output_dir` holds.
+pub struct Found {
+    /// Where to go on.
+    pub checkpoint: Option<Checkpoint>,
+    /// Something has to be deleted first.
+    occupied: bool,
+    notes: Vec<String>,
+}
+
+/// Finds the checkpoint to resume from; nothing is written.
 ///
 /// # Errors
 /// When the folder has a run and neither `resume` nor `overwrite` is set, or a named checkpoint is damaged.
-pub fn prepare(config: &TrainConfig) -> Result<(Option<Checkpoint>, Vec<String>)> {
+pub fn find(config: &TrainConfig) -> Result<Found> {
     let run = PathBuf::from(&config.output_dir);
     let mut notes = Vec::new();
     let occupied = fs::read_dir(&run).is_ok_and(|mut entries| entries.next().is_some());
-    let found = match config.resume.as_str() {
+    let checkpoint = match config.resume.as_str() {
         "none" => {
             if occupied && !config.overwrite {
                 let message = format!("{} already has a run", run.display());
@@ -25,9 +34,6 @@ pub fn prepare(config: &TrainConfig) -> Result<(Option<Checkpoint>, Vec<String>)
                     message,
                     "--resume auto continues it, --overwrite deletes it, --output-dir takes another folder",
                 ));
-            }
-            if occupied {
-                clear(&run)?;
             }
             None
         }
@@ -41,14 +47,26 @@ pub fn prepare(config: &TrainConfig) -> Result<(Option<Checkpoint>, Vec<String>)
         }
         path => Some(Checkpoint::open(Path::new(path))?),
     };
-    fs::create_dir_all(&run).with_context(|| run.display().to_string())?;
-    if let Some(checkpoint) = &found {
+    if let Some(checkpoint) = &checkpoint {
         notes.push(format!("resuming from {} (step {})", checkpoint.path.display(), checkpoint.state.step));
         notes.extend(changed_keys(config, &checkpoint.path));
     }
+    Ok(Found { checkpoint, occupied: occupied && config.resume == "none", notes })
+}
+
+/// Makes `output_dir` ready for the run; lines for the user come back.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn prepare(config: &TrainConfig, found: &Found) -> Result<Vec<String>> {
+    let run = PathBuf::from(&config.output_dir);
+    if found.occupied {
+        clear(&run)?;
+    }
+    fs::create_dir_all(&run).with_context(|| run.display().to_string())?;
     let path = run.join("config.toml");
     fs::write(&path, config.to_toml()).with_context(|| path.display().to_string())?;
-    Ok((found, notes))
+    Ok(found.notes.clone())
 }
 
 /// Deletes what a run leaves, and only that: a folder with other things keeps them.

@@ -24,7 +24,7 @@ use super::model::{StepItem, TrainedModel};
 use super::optimizer::AdamW;
 use super::schedule::Schedule;
 use crate::config::TrainConfig;
-use crate::data::Batches;
+use crate::data::{Batches, Epoch};
 
 /// What the learner is made of.
 pub type Components<B> = LearningComponentsMarker<B, Schedule, TrainedModel<B>, AdamW<B>>;
@@ -69,6 +69,8 @@ impl Plan {
 struct Steps {
     plan: Plan,
     step: usize,
+    /// The epoch of the last step: ordering all rows takes a while.
+    epoch: Option<Epoch<Arc<Batches>>>,
 }
 
 impl Iterator for Steps {
@@ -82,8 +84,12 @@ impl Iterator for Steps {
         let each = batches.steps_per_epoch(self.plan.accumulation);
         let (epoch, within) = (self.step / each, self.step % each);
         self.step += 1;
-        let order = batches.epoch(epoch);
+        let order = match self.epoch.take() {
+            Some(order) if order.number() == epoch => order,
+            _ => Batches::epoch(batches.clone(), epoch),
+        };
         let batches = batches.of_step(within, self.plan.accumulation).map(|index| order.batch(index)).collect();
+        self.epoch = Some(order);
         let seed = self.plan.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(self.step as u64);
         Some(StepItem { step: self.step, epoch, batches, seed })
     }
@@ -97,7 +103,7 @@ impl DataLoaderIterator<StepItem> for Steps {
 
 impl<B: Backend> DataLoader<B, StepItem> for Plan {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<StepItem> + 'a> {
-        Box::new(Steps { plan: self.clone(), step: self.done })
+        Box::new(Steps { plan: self.clone(), step: self.done, epoch: None })
     }
 
     fn num_items(&self) -> usize {
@@ -154,6 +160,8 @@ pub struct Running {
     pub error: Option<anyhow::Error>,
     /// Loss of the last step.
     pub last_loss: Option<f64>,
+    /// The best step, where the run ended with its weights and not with the last.
+    pub best_taken: Option<usize>,
     /// The newest checkpoint.
     pub checkpoint: Option<PathBuf>,
 }
@@ -211,9 +219,9 @@ impl<B: TrainBackend> StepStrategy<B> {
                 processor.process_train(LearnerEvent::EndEpoch(previous + 1));
             }
             lock(&self.events).step(&metrics, total);
-            let mut stop = false;
+            let (mut stop, mut best) = (false, false);
             if is_due(self.config.steps_per_eval, step) || (step == total && self.config.steps_per_eval > 0) {
-                stop = self.validate(learner, step);
+                (stop, best) = self.validate(learner, step);
             }
             let interrupted = interrupter.should_stop();
             if interrupted {
@@ -222,7 +230,8 @@ impl<B: TrainBackend> StepStrategy<B> {
                 lock(&self.progress).end = End::EarlyStop;
             }
             let last = step == total || interrupted || stop;
-            if is_due(self.config.save_every, step) || (last && (self.config.save_every > 0 || interrupted)) {
+            let due = is_due(self.config.save_every, step) || (self.config.save_every > 0 && (best || last));
+            if due || interrupted {
                 self.save(&learner.model().model)?;
                 saved = step;
             }
@@ -283,9 +292,9 @@ impl<B: TrainBackend> StepStrategy<B> {
         })
     }
 
-    /// Validates; true when the run should end.
-    fn validate(&self, learner: &Learner<Components<B>>, step: usize) -> bool {
-        let Some(batches) = &self.valid else { return false };
+    /// Validates; whether the run should end, and whether no step before was better.
+    fn validate(&self, learner: &Learner<Components<B>>, step: usize) -> (bool, bool) {
+        let Some(batches) = &self.valid else { return (false, false) };
         let model = learner.model().valid().model;
         let device = model.head().device();
         let evaluation = evaluate(&model, batches, self.config.val_batches, &device, |_, _| {});
@@ -302,7 +311,7 @@ impl<B: TrainBackend> StepStrategy<B> {
         let stop = patience > 0 && progress.state.without_improvement >= patience;
         drop(progress);
         lock(&self.events).evaluation(step, &evaluation, best);
-        stop
+        (stop, best)
     }
 
     fn save(&self, model: &LanguageModel<B>) -> Result<()> {

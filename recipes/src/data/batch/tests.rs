@@ -105,7 +105,7 @@ proptest! {
         let batches = Batches::new(examples.clone(), options(batch_size, 40, packing, seed));
         let mut found = Vec::new();
         let (mut tokens, mut targets) = (0, 0);
-        let order = batches.epoch(epoch);
+        let order = Batches::epoch(&batches, epoch);
         for (index, batch) in order.iter().enumerate() {
             prop_assert!(batch.rows <= batch_size && batch.length <= 40);
             prop_assert_eq!(&batch, &batches.batch(epoch, index));

@@ -1,0 +1,38 @@
+//! Every storage type of ggml, against what the gguf package reads from the same blocks (`make_quants.py`).
+#![allow(clippy::unwrap_used)]
+
+use burnish_models::gguf::GgmlType;
+use safetensors::SafeTensors;
+
+const TYPES: [(&str, GgmlType); 10] = [
+    ("Q4_0", GgmlType::Q4_0),
+    ("Q4_1", GgmlType::Q4_1),
+    ("Q5_0", GgmlType::Q5_0),
+    ("Q5_1", GgmlType::Q5_1),
+    ("Q8_0", GgmlType::Q8_0),
+    ("Q2_K", GgmlType::Q2K),
+    ("Q3_K", GgmlType::Q3K),
+    ("Q4_K", GgmlType::Q4K),
+    ("Q5_K", GgmlType::Q5K),
+    ("Q6_K", GgmlType::Q6K),
+];
+
+#[test]
+fn blocks_hold_what_the_gguf_package_reads() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/quants.safetensors");
+    let bytes = std::fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    for (name, kind) in TYPES {
+        let blocks = file.tensor(&format!("{name}.bytes")).unwrap();
+        let expected = file.tensor(&format!("{name}.values")).unwrap();
+        let expected: Vec<f32> =
+            expected.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        assert_eq!(blocks.shape()[1], kind.block_bytes(), "{name}");
+        let found = kind.dequantize(blocks.data());
+        assert_eq!(found.len(), expected.len(), "{name}");
+        let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+        for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            assert!((found - expected).abs() <= 1e-6 * largest, "{name}[{at}]: {found} is not {expected}");
+        }
+    }
+}
