@@ -1,0 +1,90 @@
+// Who touched which memory: finds accesses that nothing orders.
+#pragma once
+#include <cstring>
+#include <memory>
+#include <unordered_map>
+#include "abi.h"
+
+/// One access to a granule of two bytes, the smallest that kernels of half precision share.
+struct Access {
+  uint32_t launch = 0, group = 0;
+  uint16_t thread = 0;
+  uint8_t mask = 0, atomic = 0;
+  uint32_t epoch = 0, simd_epoch = 0;
+  uint32_t site = 0;
+};
+
+/// The last write and the last read of a granule, and which bytes this launch has touched.
+struct Cell {
+  Access write, read;
+  uint32_t launch = 0;
+  uint8_t read_bytes = 0, written_bytes = 0;
+  bool many_readers = false, readers_of_many_simdgroups = false;
+};
+
+constexpr uintptr_t GRANULE = 2, PAGE_CELLS = 2048;
+
+/// Cells by address, made when they are first touched.
+class Shadow {
+  struct Page { Cell cells[PAGE_CELLS]; };
+  std::unordered_map<uintptr_t, std::unique_ptr<Page>> pages;
+  uintptr_t last_key = 0;
+  Page* last = nullptr;
+
+ public:
+  Cell& at(uintptr_t address) {
+    const uintptr_t granule = address / GRANULE, key = granule / PAGE_CELLS + 1;
+    if (key != last_key) {
+      auto& page = pages[key];
+      if (!page) page = std::make_unique<Page>();
+      last = page.get();
+      last_key = key;
+    }
+    return last->cells[granule % PAGE_CELLS];
+  }
+  /// Forgets everything when it has grown large; launches are told apart by their number anyway.
+  void trim() {
+    if (pages.size() > 4096) { pages.clear(); last_key = 0; last = nullptr; }
+  }
+};
+
+/// Whether two accesses of different threads are ordered, by a barrier of their threadgroup or of their SIMD-group.
+inline bool ordered(const Access& before, const Access& now) {
+  if (before.launch != now.launch) return true;
+  if (before.group != now.group) return false;
+  if (before.thread == now.thread || before.epoch != now.epoch) return true;
+  return before.thread / 32 == now.thread / 32 && before.simd_epoch != now.simd_epoch;
+}
+
+/// The access that `now` races with, if there is one. Two writes are given back too: equal values are no race.
+inline const Access* conflict(const Cell& cell, const Access& now, bool is_write) {
+  const auto against = [&](const Access& other) {
+    return (other.mask & now.mask) && !(other.atomic && now.atomic) && !ordered(other, now);
+  };
+  if (against(cell.write)) return &cell.write;
+  if (!is_write || !(cell.read.mask & now.mask) || (cell.read.atomic && now.atomic)) return nullptr;
+  const Access& read = cell.read;
+  if (!ordered(read, now)) return &read;
+  const bool same_interval = read.launch == now.launch && read.group == now.group && read.epoch == now.epoch;
+  if (!same_interval || !cell.many_readers) return nullptr;
+  // Several threads have read; the last one is remembered by name, but others are not ordered by its being so.
+  const bool simd_orders = !cell.readers_of_many_simdgroups && read.thread / 32 == now.thread / 32 && read.simd_epoch != now.simd_epoch;
+  return simd_orders ? nullptr : &read;
+}
+
+/// Keeps an access.
+inline void record(Cell& cell, const Access& now, bool is_write) {
+  if (is_write) {
+    cell.write = now;
+    return;
+  }
+  const Access& read = cell.read;
+  const bool same_interval = read.launch == now.launch && read.group == now.group && read.epoch == now.epoch && read.mask;
+  if (!same_interval || !(read.mask & now.mask)) {
+    cell.many_readers = cell.readers_of_many_simdgroups = false;
+  } else if (read.thread != now.thread) {
+    cell.many_readers = true;
+    cell.readers_of_many_simdgroups |= read.thread / 32 != now.thread / 32;
+  }
+  cell.read = now;
+}

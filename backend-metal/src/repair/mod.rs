@@ -1,0 +1,193 @@
+//! Mends what cubecl's Metal dialect emits.
+//!
+//! cubecl 0.10 has faults that Apple's compiler refuses, or that compile and do the wrong thing. Most are mended in cubecl
+//! 0.11, which burn 0.21 can't use. Every kernel of [`MetalRuntime`](crate) and of the emulator passes here before anyone
+//! compiles it, those of burn and cubek too. A rule is a function from text to text that changes nothing where its fault is
+//! absent; line numbers stay as they are.
+
+mod barriers;
+mod bfloat;
+mod matrices;
+mod order;
+mod pointers;
+mod scalars;
+
+/// One known fault, and what mends it.
+pub struct Rule {
+    /// A word for reports.
+    pub name: &'static str,
+    /// What is wrong.
+    pub fault: &'static str,
+    /// Where it comes from, and where it was reported or mended.
+    pub upstream: &'static str,
+    /// The mended text, where the fault is there.
+    apply: fn(&str) -> Option<String>,
+}
+
+impl std::fmt::Debug for Rule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rule").field("name", &self.name).field("fault", &self.fault).finish_non_exhaustive()
+    }
+}
+
+/// Every rule, in the order in which they are applied.
+pub const RULES: &[Rule] = &[
+    Rule {
+        name: "scalar_braces",
+        fault: "a SIMD-group reduction of a scalar is initialised by braces, which Apple's compiler refuses",
+        upstream: "cubecl-cpp 0.10 metal/dialect.rs `warp_op_vectorized`; tracel-ai/cubecl#1428; mended in 0.11",
+        apply: scalars::braces,
+    },
+    Rule {
+        name: "vector_negation",
+        fault: "a vector is a struct, and a struct has no unary minus",
+        upstream: "cubecl-cpp 0.10 shared/instruction.rs `Instruction::Neg`",
+        apply: scalars::negation,
+    },
+    Rule {
+        name: "plane_elect",
+        fault: "the elected lane is found by CUDA's names",
+        upstream: "cubecl-cpp 0.10 shared/warp.rs `WarpInstruction::ElectFallback`",
+        apply: scalars::elect,
+    },
+    Rule {
+        name: "printf",
+        fault: "os_log needs a header and a compiler option that no caller gives: the print is left out",
+        upstream: "cubecl-cpp 0.10 metal/dialect.rs `compile_instruction_printf`",
+        apply: scalars::print,
+    },
+    Rule {
+        name: "atomic_pointer",
+        fault: "a copy of a pointer to an atomic loses its address space, or the buffer is declared const",
+        upstream: "cubecl-cpp 0.10 shared/binary.rs `Index`; tracel-ai/cubecl#1428; mended in 0.11",
+        apply: pointers::atomics,
+    },
+    Rule {
+        name: "slice_cast",
+        fault: "the cast of a slice to vectors of another size loses its address space",
+        upstream: "cubecl-cpp 0.10 shared/binary.rs `Index` and `IndexAssign` with a vector size",
+        apply: pointers::slices,
+    },
+    Rule {
+        name: "fragment_cast",
+        fault: "a cast of a fragment goes over 8 elements a lane, and there are 2",
+        upstream: "cubecl-cpp 0.10 metal/dialect.rs `WmmaInstruction::Cast`; perhaps tracel-ai/burn#5351",
+        apply: matrices::cast,
+    },
+    Rule {
+        name: "fragment_store",
+        fault: "a fragment that is stored as vectors to a buffer is cast to threadgroup memory, and bfloat is cast to half",
+        upstream: "cubecl-cpp 0.10 metal/dialect.rs `WmmaInstruction::Store`",
+        apply: matrices::store,
+    },
+    Rule {
+        name: "sync_plane",
+        fault: "the barrier of a SIMD-group orders no memory",
+        upstream: "cubecl-cpp 0.10 metal/dialect.rs `compile_instruction_sync_warp`",
+        apply: barriers::plane,
+    },
+    Rule {
+        name: "sync_storage",
+        fault: "the fence of device memory is a function that Metal does not have",
+        upstream: "cubecl-cpp 0.10 metal/dialect.rs `compile_instruction_thread_fence`",
+        apply: barriers::storage,
+    },
+    Rule {
+        name: "sync_cube",
+        fault: "the barrier of a threadgroup does not order device memory, in a kernel that reads what it has written",
+        upstream: "cubecl-cpp 0.10 metal/dialect.rs `compile_instruction_sync_threads`",
+        apply: barriers::cube,
+    },
+    Rule {
+        name: "bfloat_math",
+        fault: "bfloat has no mathematical and no SIMD-group functions: they go by float",
+        upstream: "Metal Shading Language Specification 3.2, 2.1 and 6.5",
+        apply: bfloat::functions,
+    },
+    Rule {
+        name: "struct_order",
+        fault: "vector types are declared in an order that changes from run to run, so that no cache finds the text again",
+        upstream: "cubecl-cpp 0.10 metal/dialect.rs `compile_type_definitions` goes over a HashSet",
+        apply: order::structs,
+    },
+];
+
+/// A mended text, with the names of the rules that changed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repaired {
+    source: String,
+    applied: Vec<&'static str>,
+}
+
+impl Repaired {
+    /// The text.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The rules.
+    pub fn applied(&self) -> &[&'static str] {
+        &self.applied
+    }
+
+    /// Both.
+    pub fn into_parts(self) -> (String, Vec<&'static str>) {
+        (self.source, self.applied)
+    }
+}
+
+/// Applies every rule to emitted MSL.
+pub fn repair(source: &str) -> Repaired {
+    let mut repaired = Repaired { source: source.to_owned(), applied: Vec::new() };
+    for rule in RULES {
+        if let Some(mended) = (rule.apply)(&repaired.source).filter(|mended| *mended != repaired.source) {
+            repaired.source = mended;
+            repaired.applied.push(rule.name);
+        }
+    }
+    repaired
+}
+
+/// Rewrites lines one by one; `None` when none changes.
+fn by_line(source: &str, mut change: impl FnMut(&str) -> Option<String>) -> Option<String> {
+    let mut changed = false;
+    let lines: Vec<String> = source
+        .split('\n')
+        .map(|line| match change(line) {
+            Some(new) => {
+                changed = true;
+                new
+            }
+            None => line.to_owned(),
+        })
+        .collect();
+    changed.then(|| lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sound_text_stays_as_it_is() {
+        let source = "\n#include <metal_stdlib>\nusing namespace metal;\n\n[[kernel]]\nvoid f(\n    device float * buffer_0 \
+                      [[buffer(0)]]\n) {\nbuffer_0[0] = -buffer_0[0];\n}\n";
+        assert_eq!(repair(source), Repaired { source: source.to_owned(), applied: Vec::new() });
+    }
+
+    #[test]
+    fn repair_is_settled_after_one_pass() {
+        let source = "simdgroup_barrier(mem_flags::mem_none);\nconst float l_1 = float {simd_sum(l_0)\n};\n";
+        let once = repair(source);
+        assert_eq!(once.applied(), ["scalar_braces", "sync_plane"]);
+        assert!(repair(once.source()).applied().is_empty(), "{}", once.source());
+    }
+
+    #[test]
+    fn rules_have_names_of_their_own() {
+        for (index, rule) in RULES.iter().enumerate() {
+            assert!(RULES[..index].iter().all(|earlier| earlier.name != rule.name), "{}", rule.name);
+            assert!(rule.upstream.contains("cubecl") || rule.upstream.contains("Metal"), "{}", rule.name);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Faults of single instructions.
+
+use super::by_line;
+
+/// The width of a vector type such as `float_4`; `None` for a scalar.
+fn width(kind: &str) -> Option<usize> {
+    kind.rsplit_once('_')?.1.parse().ok()
+}
+
+/// `float {simd_sum(x)` and `};` in the next line become `float (simd_sum(x)` and `);`.
+pub(super) fn braces(source: &str) -> Option<String> {
+    let mut open = false;
+    by_line(source, |line| {
+        if std::mem::take(&mut open) && line.trim() == "};" {
+            return Some(");".to_owned());
+        }
+        let (left, right) = line.split_once(" {simd_")?;
+        let kind = left.split_whitespace().last()?;
+        if width(kind).is_some() || !left.contains('=') {
+            return None;
+        }
+        open = true;
+        Some(format!("{left} (simd_{right}"))
+    })
+}
+
+/// `const float_4 l_2 = -l_1;` becomes the negation of each part.
+pub(super) fn negation(source: &str) -> Option<String> {
+    by_line(source, |line| {
+        let (left, right) = line.split_once(" = -")?;
+        let operand = right.strip_suffix(';')?;
+        let is_name = operand.starts_with(|c: char| c.is_alphabetic() || c == '_')
+            && operand.chars().all(|c| c.is_alphanumeric() || c == '_');
+        if !is_name {
+            return None;
+        }
+        let words: Vec<&str> = left.trim().trim_start_matches("const ").split_whitespace().collect();
+        let kind = match words.as_slice() {
+            [kind, _] => (*kind).to_owned(),
+            [name] => declared_type(source, name)?,
+            _ => return None,
+        };
+        let parts: Vec<String> = (0..width(&kind)?).map(|part| format!("-{operand}.i_{part}")).collect();
+        Some(format!("{left} = {kind}{{{}}};", parts.join(", ")))
+    })
+}
+
+/// The type in `TYPE name;`.
+fn declared_type(source: &str, name: &str) -> Option<String> {
+    let ending = format!(" {name};");
+    source.lines().find_map(|line| line.trim().strip_suffix(&ending)).map(str::to_owned)
+}
+
+/// The lane that `plane_elect` chooses: the first one that is active.
+pub(super) fn elect(source: &str) -> Option<String> {
+    by_line(source, |line| {
+        if line.contains("= __activemask();") || line.contains("= __ffs(mask) - 1;") {
+            return Some(String::new());
+        }
+        let (left, right) = line.split_once(" = threadIdx.x % warpSize == leader")?;
+        Some(format!("{left} = simd_is_first(){right}"))
+    })
+}
+
+/// A print becomes a comment.
+pub(super) fn print(source: &str) -> Option<String> {
+    by_line(source, |line| {
+        let trimmed = line.trim_start();
+        trimmed.starts_with("os_log_default.log(").then(|| format!("// {trimmed}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scalars_are_reduced_without_braces_and_vectors_with() {
+        let scalar = "const float l_1 = float {simd_sum(l_0)\n};\nconst bool l_2 = bool {simd_and(l_1? 1u : 0u) != 0u\n};";
+        let mended = "const float l_1 = float (simd_sum(l_0)\n);\nconst bool l_2 = bool (simd_and(l_1? 1u : 0u) != 0u\n);";
+        assert_eq!(braces(scalar).as_deref(), Some(mended));
+        assert_eq!(braces("const half_4 l_1 = half_4 {simd_sum(l_0.i_0),\nsimd_sum(l_0.i_1)\n};"), None);
+    }
+
+    #[test]
+    fn each_part_of_a_vector_is_negated() {
+        let mended = negation("const float_2 l_2 = -l_1;");
+        assert_eq!(mended.as_deref(), Some("const float_2 l_2 = float_2{-l_1.i_0, -l_1.i_1};"));
+        let mended = negation("half_2 l_mut_3;\nl_mut_3 = -l_1;");
+        assert_eq!(mended.as_deref(), Some("half_2 l_mut_3;\nl_mut_3 = half_2{-l_1.i_0, -l_1.i_1};"));
+        assert_eq!(negation("const float l_2 = -l_1;"), None);
+        assert_eq!(negation("const int_2 l_2 = -1;"), None);
+    }
+
+    #[test]
+    fn the_first_active_lane_is_elected() {
+        let emitted = "\nunsigned int mask = __activemask();\nunsigned int leader = __ffs(mask) - 1;\n\
+                       const bool l_0 = threadIdx.x % warpSize == leader;\n            ";
+        assert_eq!(elect(emitted).as_deref(), Some("\n\n\nconst bool l_0 = simd_is_first();\n            "));
+    }
+
+    #[test]
+    fn prints_are_left_out() {
+        let mended = print("os_log_default.log(\"x %f\", l_1);");
+        assert_eq!(mended.as_deref(), Some("// os_log_default.log(\"x %f\", l_1);"));
+    }
+}
