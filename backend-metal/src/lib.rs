@@ -8,5 +8,18 @@ pub mod lint;
 pub mod msl;
 pub mod repair;
 
+pub mod chip;
+
 #[cfg(feature = "emulator")]
 pub mod emulator;
+#[cfg(feature = "gpu")]
+mod runtime;
+#[cfg(feature = "gpu")]
+mod server;
+mod watchdog;
+
+#[cfg(feature = "gpu")]
+pub use runtime::{Metal, MetalRuntime};
+#[cfg(feature = "gpu")]
+pub use server::MetalServer;
+pub use watchdog::relax_watchdog;

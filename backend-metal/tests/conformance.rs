@@ -1,5 +1,5 @@
 //! cubecl's own tests, those that cubecl-wgpu runs for `msl`, on emitted, repaired MSL in the emulator.
-#![allow(missing_docs, unexpected_cfgs, unused, clippy::all, clippy::pedantic)]
+#![allow(missing_docs, unexpected_cfgs, unused, clippy::all, clippy::pedantic, clippy::unwrap_used)]
 
 type TestRuntime = burnish_metal::emulator::EmulatorRuntime;
 

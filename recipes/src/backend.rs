@@ -1,11 +1,15 @@
 //! The backends that a user can name.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use burn::backend::Flex;
+use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorData};
 use burnish_kernels::FusedBackend;
 
+use crate::hint::with_hint;
+
 /// What `--backend` accepts.
-pub const NAMES: &[&str] = &["auto", "cpu", "candle", "wgpu"];
+pub const NAMES: &[&str] = &["auto", "cpu", "candle", "wgpu", "metal", "vulkan", "emulator"];
 
 /// Work that runs on whichever backend the user names.
 pub trait BackendJob: Send {
@@ -21,11 +25,11 @@ pub trait BackendJob: Send {
 
 /// Resolves `auto` and says why.
 pub fn choose(name: &str) -> (&'static str, &'static str) {
-    match name {
-        "cpu" => ("cpu", "asked for"),
-        "candle" => ("candle", "asked for"),
-        "wgpu" => ("wgpu", "asked for"),
-        _ => ("cpu", "auto: it runs everywhere; --backend wgpu uses a GPU"),
+    match NAMES.iter().find(|known| **known == name && name != "auto") {
+        Some(&"emulator") => ("emulator", "asked for: Metal's code on the CPU, checked at every access, and very slow"),
+        Some(known) => (known, "asked for"),
+        None if cfg!(target_os = "macos") => ("cpu", "auto: it runs everywhere; --backend metal uses the GPU"),
+        None => ("cpu", "auto: it runs everywhere; --backend vulkan uses a GPU"),
     }
 }
 
@@ -41,24 +45,70 @@ pub fn run<J: BackendJob>(name: &str, job: J) -> Result<J::Output> {
         #[allow(deprecated)]
         "candle" => job.run::<burn_candle::Candle>(Default::default()),
         #[cfg(feature = "wgpu")]
-        "wgpu" => {
-            check_wgpu()?;
-            job.run::<burn_wgpu::Wgpu>(Default::default())
+        "wgpu" => tested::<burn_wgpu::Wgpu, J>("wgpu", job),
+        "metal" if !cfg!(target_os = "macos") => {
+            Err(with_hint("the backend `metal` is for macOS", "--backend vulkan is for this system"))
         }
+        "vulkan" if cfg!(target_os = "macos") => Err(with_hint("macOS has no Vulkan", "--backend metal is for this system")),
+        #[cfg(feature = "metal")]
+        name @ ("metal" | "vulkan") => tested::<burnish_metal::Metal, J>(name, job),
+        #[cfg(feature = "emulator")]
+        "emulator" => tested::<burnish_metal::emulator::MetalCpu, J>("emulator", job),
         other => bail!("the backend `{other}` is not built in; rebuild with --features {other}"),
     }
 }
 
-/// burn-wgpu panics where there is no adapter; here that is an error before anything else runs.
-#[cfg(feature = "wgpu")]
-fn check_wgpu() -> Result<()> {
-    let probe = std::panic::catch_unwind(|| {
-        let device = Default::default();
-        burn::tensor::Tensor::<burn_wgpu::Wgpu, 1>::ones([4], &device).sum().into_scalar()
-    });
-    match probe {
-        Ok(sum) if (sum - 4.0).abs() < 1e-6 => Ok(()),
-        Ok(sum) => bail!("the wgpu device computes wrongly: 1 + 1 + 1 + 1 gave {sum}"),
-        Err(_) => bail!("wgpu finds no usable GPU; --backend cpu runs everywhere"),
+/// Runs a job on a device that has computed a known product rightly: where there is no adapter, or its kernels do not compile,
+/// that is an error before anything else runs.
+#[cfg(any(feature = "wgpu", feature = "metal", feature = "emulator"))]
+fn tested<B: FusedBackend, J: BackendJob>(name: &str, job: J) -> Result<J::Output> {
+    let device = B::Device::default();
+    let computed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| known_product::<B>(&device)));
+    let problem = match computed {
+        Ok(Ok(())) => return job.run::<B>(device),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "it finds no usable GPU".to_owned(),
+    };
+    Err(with_hint(format!("the backend `{name}` does not work here: {problem}"), "--backend cpu runs everywhere"))
+}
+
+/// `A·Aᵀ` of whole numbers, which every float type holds exactly.
+fn known_product<B: Backend>(device: &B::Device) -> Result<()> {
+    const SIZE: usize = 16;
+    let value = |index: usize| ((index * 7) % 5) as f32 - 2.0;
+    let values: Vec<f32> = (0..SIZE * SIZE).map(value).collect();
+    let matrix = Tensor::<B, 2>::from_data(TensorData::new(values.clone(), [SIZE, SIZE]), device);
+    let product = matrix.clone().matmul(matrix.transpose()).try_into_data().map_err(|error| anyhow!("{error}"))?;
+    for (at, found) in product.iter::<f32>().enumerate() {
+        let (row, column) = (at / SIZE, at % SIZE);
+        let expected: f32 = (0..SIZE).map(|k| values[row * SIZE + k] * values[column * SIZE + k]).sum();
+        if (found - expected).abs() > 1e-3 {
+            bail!("its self-test gave {found} where {expected} is right");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_self_test_passes_on_the_cpu() {
+        known_product::<Flex>(&Default::default()).unwrap();
+    }
+
+    #[test]
+    fn a_backend_of_another_system_is_an_error() {
+        struct Nothing;
+        impl BackendJob for Nothing {
+            type Output = ();
+            fn run<B: FusedBackend>(self, _: B::Device) -> Result<()> {
+                Ok(())
+            }
+        }
+        let other = if cfg!(target_os = "macos") { "vulkan" } else { "metal" };
+        assert!(run(other, Nothing).is_err());
+        run("cpu", Nothing).unwrap();
     }
 }

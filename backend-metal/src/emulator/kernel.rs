@@ -205,7 +205,9 @@ impl Lines {
         let mut frames = self.0.as_ref()?.find_frames(site.checked_sub(1)?).ok()?;
         while let Ok(Some(frame)) = frames.next() {
             if let Some(location) = frame.location
-                && location.file.is_some_and(|file| file.ends_with(".metal"))
+                && location
+                    .file
+                    .is_some_and(|file| Path::new(file).extension().is_some_and(|extension| extension == "metal"))
             {
                 return location.line;
             }

@@ -88,7 +88,7 @@ impl ArithmeticCounter {
         if self.is_float {
             self.count += operations(trimmed);
         }
-        self.open = !trimmed.ends_with([';', '{', '}']) || trimmed.ends_with("{") && trimmed.contains(" = ");
+        self.open = !trimmed.ends_with([';', '{', '}']) || (trimmed.ends_with('{') && trimmed.contains(" = "));
         if trimmed.ends_with(';') && !trimmed.starts_with("for") {
             let count = std::mem::take(&mut self.count);
             if count > 0 {

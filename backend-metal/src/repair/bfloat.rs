@@ -31,24 +31,25 @@ pub(super) fn functions(source: &str) -> Option<String> {
             .match_indices(&format!("{name}("))
             .any(|(at, _)| !source[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_'))
     };
-    let mut overloads = String::new();
+    let mut overloads = Vec::new();
     for name in ONE.into_iter().chain(GROUP).filter(|name| called(name)) {
-        overloads += &format!(" inline bfloat {name}(bfloat x) {{ return bfloat({name}(float(x))); }}");
+        overloads.push(format!(" inline bfloat {name}(bfloat x) {{ return bfloat({name}(float(x))); }}"));
     }
     for name in TWO.into_iter().filter(|name| called(name)) {
-        overloads += &format!(" inline bfloat {name}(bfloat x, bfloat y) {{ return bfloat({name}(float(x), float(y))); }}");
+        overloads
+            .push(format!(" inline bfloat {name}(bfloat x, bfloat y) {{ return bfloat({name}(float(x), float(y))); }}"));
     }
     for name in LANE.into_iter().filter(|name| called(name)) {
-        overloads += &format!(" inline bfloat {name}(bfloat x, ushort lane) {{ return bfloat({name}(float(x), lane)); }}");
+        overloads.push(format!(" inline bfloat {name}(bfloat x, ushort lane) {{ return bfloat({name}(float(x), lane)); }}"));
     }
     if called("fma") {
-        overloads +=
-            " inline bfloat fma(bfloat x, bfloat y, bfloat z) { return bfloat(fma(float(x), float(y), float(z))); }";
+        let body = "return bfloat(fma(float(x), float(y), float(z)));";
+        overloads.push(format!(" inline bfloat fma(bfloat x, bfloat y, bfloat z) {{ {body} }}"));
     }
     for name in ["isnan", "isinf"].into_iter().filter(|name| called(name)) {
-        overloads += &format!(" inline bool {name}(bfloat x) {{ return {name}(float(x)); }}");
+        overloads.push(format!(" inline bool {name}(bfloat x) {{ return {name}(float(x)); }}"));
     }
-    (!overloads.is_empty()).then(|| source.replacen(USING, &format!("{}{overloads}\n", USING.trim_end()), 1))
+    (!overloads.is_empty()).then(|| source.replacen(USING, &format!("{}{}\n", USING.trim_end(), overloads.concat()), 1))
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ pub struct Args {
     /// Count prompts too.
     #[arg(long)]
     no_mask_prompt: bool,
-    /// cpu, candle, wgpu or auto.
+    /// cpu, candle, wgpu, metal (macOS), vulkan (elsewhere), emulator or auto.
     #[arg(long, default_value = "auto", value_parser = backend::NAMES.to_vec())]
     backend: String,
 }
@@ -96,10 +96,10 @@ impl BackendJob for EvalJob {
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<Evaluation> {
         let assistant = Assistant::<B>::load(self.pretrained, self.adapter.as_deref(), device.clone())?;
         let style = self.style;
-        Ok(evaluate(&assistant.model, &self.batches, 0, &device, |done, all| {
+        evaluate(&assistant.model, &self.batches, 0, &device, |done, all| {
             if done % 20 == 0 {
                 style.say(format!("{done} of {all} batches"));
             }
-        }))
+        })
     }
 }

@@ -94,7 +94,7 @@ pub struct Args {
     raw: bool,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// cpu, candle, wgpu or auto.
+    /// cpu, candle, wgpu, metal (macOS), vulkan (elsewhere), emulator or auto.
     #[arg(long, default_value = "auto", value_parser = backend::NAMES.to_vec())]
     backend: String,
 }

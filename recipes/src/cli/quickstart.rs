@@ -24,7 +24,7 @@ pub struct Args {
     /// Keep what an earlier quickstart left there, and stop.
     #[arg(long)]
     no_overwrite: bool,
-    /// cpu, candle, wgpu or auto.
+    /// cpu, candle, wgpu, metal (macOS), vulkan (elsewhere), emulator or auto.
     #[arg(long, default_value = "auto", value_parser = backend::NAMES.to_vec())]
     backend: String,
     /// Decides order and adapters.

@@ -67,7 +67,7 @@ config! {
             skip_bad_rows: bool = false,
         }
         "Machine" {
-            /// cpu, candle, wgpu or auto.
+            /// cpu, candle, wgpu, metal (macOS), vulkan (elsewhere), emulator or auto.
             backend: String = "auto".to_owned(),
             /// What is computed in: auto or f32; f16 and bf16 come later.
             dtype: String = "auto".to_owned(),

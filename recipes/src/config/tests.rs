@@ -248,7 +248,7 @@ fn wrong_kinds_and_ranges_are_named_at_once() {
         (json!({ "target_modules": [1] }), "a list of texts"),
         (json!({ "target_modules": [] }), "names no layer"),
         (json!({ "lr_scheduler": "zigzag" }), "constant, linear, cosine"),
-        (json!({ "backend": "gpu" }), "auto, cpu, candle, wgpu"),
+        (json!({ "backend": "gpu" }), "auto, cpu, candle, wgpu, metal, vulkan, emulator"),
         (json!({ "dtype": "f64" }), "auto, f32, f16, bf16"),
         (json!({ "dtype": "f16" }), "computes in f32"),
         (json!({ "optimizer": "sgd" }), "one of adamw"),

@@ -221,7 +221,7 @@ impl<B: TrainBackend> StepStrategy<B> {
             lock(&self.events).step(&metrics, total);
             let (mut stop, mut best) = (false, false);
             if is_due(self.config.steps_per_eval, step) || (step == total && self.config.steps_per_eval > 0) {
-                (stop, best) = self.validate(learner, step);
+                (stop, best) = self.validate(learner, step)?;
             }
             let interrupted = interrupter.should_stop();
             if interrupted {
@@ -258,8 +258,8 @@ impl<B: TrainBackend> StepStrategy<B> {
         let (step, epoch, tokens) = (item.step, item.epoch, item.tokens());
         learner.lr_step();
         let output = learner.train_step(item);
-        let loss = scalar(output.item.loss.clone());
-        let grad_norm = gradient_norm(&learner.model().model, &output.grads);
+        let loss = scalar(output.item.loss.clone())?;
+        let grad_norm = gradient_norm(&learner.model().model, &output.grads)?;
         if !loss.is_finite() || !grad_norm.is_finite() {
             let what = if loss.is_finite() { "gradient" } else { "loss" };
             return Err(crate::hint::with_hint(
@@ -293,11 +293,11 @@ impl<B: TrainBackend> StepStrategy<B> {
     }
 
     /// Validates; whether the run should end, and whether no step before was better.
-    fn validate(&self, learner: &Learner<Components<B>>, step: usize) -> (bool, bool) {
-        let Some(batches) = &self.valid else { return (false, false) };
+    fn validate(&self, learner: &Learner<Components<B>>, step: usize) -> Result<(bool, bool)> {
+        let Some(batches) = &self.valid else { return Ok((false, false)) };
         let model = learner.model().valid().model;
         let device = model.head().device();
-        let evaluation = evaluate(&model, batches, self.config.val_batches, &device, |_, _| {});
+        let evaluation = evaluate(&model, batches, self.config.val_batches, &device, |_, _| {})?;
         let mut progress = lock(&self.progress);
         let best = progress.state.best_loss.is_none_or(|best| evaluation.loss < best);
         if best {
@@ -311,7 +311,7 @@ impl<B: TrainBackend> StepStrategy<B> {
         let stop = patience > 0 && progress.state.without_improvement >= patience;
         drop(progress);
         lock(&self.events).evaluation(step, &evaluation, best);
-        (stop, best)
+        Ok((stop, best))
     }
 
     fn save(&self, model: &LanguageModel<B>) -> Result<()> {
@@ -332,12 +332,26 @@ fn is_due(every: usize, step: usize) -> bool {
     every > 0 && step.is_multiple_of(every)
 }
 
-fn scalar<B: Backend>(tensor: Tensor<B, 1>) -> f64 {
-    tensor.into_data().iter::<f64>().sum()
+/// Reads a number back. What broke on the device since the last read is said here.
+///
+/// # Errors
+/// The device's own words.
+pub fn scalar<B: Backend>(tensor: Tensor<B, 1>) -> Result<f64> {
+    let data = tensor.try_into_data().map_err(|error| {
+        crate::hint::with_hint(
+            format!("the device failed: {error}"),
+            "the last checkpoint is whole: --resume auto continues; --backend cpu runs everywhere; if memory ran out, lower \
+             batch_size or max_seq_length",
+        )
+    })?;
+    Ok(data.iter::<f64>().sum())
 }
 
 /// The length of all gradients together.
-pub fn gradient_norm<B: TrainBackend>(model: &LanguageModel<B>, grads: &GradientsParams) -> f64 {
+///
+/// # Errors
+/// As [`scalar`].
+pub fn gradient_norm<B: TrainBackend>(model: &LanguageModel<B>, grads: &GradientsParams) -> Result<f64> {
     let mut sum: Option<Tensor<B::InnerBackend, 1>> = None;
     for parameter in model.parameters() {
         let squares = match parameter.tensor {
@@ -351,5 +365,5 @@ pub fn gradient_norm<B: TrainBackend>(model: &LanguageModel<B>, grads: &Gradient
             });
         }
     }
-    sum.map_or(0.0, scalar).sqrt()
+    Ok(sum.map_or(Ok(0.0), scalar)?.sqrt())
 }

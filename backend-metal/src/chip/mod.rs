@@ -1,0 +1,9 @@
+//! Apple's chips: what is known of each, which one this machine has, and how much of its memory a run may take.
+
+mod memory;
+mod probe;
+mod table;
+
+pub use memory::{MemoryBudget, working_set};
+pub use probe::{Machine, machine};
+pub use table::{CHIPS, Chip, Generation, chip};

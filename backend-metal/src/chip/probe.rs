@@ -1,0 +1,74 @@
+//! Which chip this is.
+
+use std::process::Command;
+
+use serde::Serialize;
+
+use super::memory::MemoryBudget;
+use super::table::{Chip, chip};
+
+/// What is known of this machine.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Machine {
+    /// The processor's name, as macOS gives it.
+    pub name: String,
+    /// GPU cores, where they could be counted.
+    pub gpu_cores: Option<u32>,
+    /// The row of the table, where there is one.
+    pub chip: Option<&'static Chip>,
+    /// What a run may plan with.
+    pub budget: MemoryBudget,
+}
+
+/// Asks macOS; `None` on other systems, or where it does not answer.
+pub fn machine() -> Option<Machine> {
+    if !cfg!(target_os = "macos") {
+        return None;
+    }
+    let answer = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let sysctl = |key: &str| answer("/usr/sbin/sysctl", &["-n", key]);
+    let cores = answer("/usr/sbin/ioreg", &["-rc", "AGXAccelerator", "-d", "1"]);
+    of(
+        &sysctl("machdep.cpu.brand_string")?,
+        &sysctl("hw.memsize")?,
+        sysctl("iogpu.wired_limit_mb").as_deref(),
+        cores.as_deref(),
+    )
+}
+
+fn of(name: &str, memory: &str, wired_limit: Option<&str>, accelerator: Option<&str>) -> Option<Machine> {
+    let gpu_cores = accelerator.and_then(gpu_cores);
+    Some(Machine {
+        name: name.trim().to_owned(),
+        gpu_cores,
+        chip: chip(name, gpu_cores),
+        budget: MemoryBudget::new(memory.trim().parse().ok()?, wired_limit.and_then(|limit| limit.trim().parse().ok())),
+    })
+}
+
+/// From the lines of `ioreg`: `"gpu-core-count" = 10`.
+fn gpu_cores(accelerator: &str) -> Option<u32> {
+    let line = accelerator.lines().find(|line| line.contains("\"gpu-core-count\""))?;
+    line.rsplit('=').next()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_of_macos_are_read() {
+        let ioreg = "+-o AGXAcceleratorG13X  <class AGXAcceleratorG13X>\n    {\n      \"model\" = \"Apple M1 Pro\"\n      \
+                     \"gpu-core-count\" = 14\n    }\n";
+        let machine = of("Apple M1 Pro\n", "17179869184\n", Some("0\n"), Some(ioreg)).unwrap();
+        assert_eq!((machine.name.as_str(), machine.gpu_cores), ("Apple M1 Pro", Some(14)));
+        assert_eq!(machine.chip.unwrap().gpu_cores, 14);
+        assert_eq!(machine.budget.working_set >> 20, 10922);
+        let unknown = of("Apple M9 Giga", "68719476736", None, None).unwrap();
+        assert_eq!((unknown.chip, unknown.gpu_cores), (None, None));
+        assert!(of("Apple M1", "much", None, None).is_none());
+    }
+}

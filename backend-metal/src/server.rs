@@ -1,0 +1,295 @@
+//! The compute server of the GPU: wgpu's, with every kernel's text repaired on its way, and every failure kept for the caller.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use cubecl_common::bytes::Bytes;
+use cubecl_common::device::{DeviceId, DeviceService};
+use cubecl_common::profile::ProfileDuration;
+use cubecl_common::stream_id::StreamId;
+use cubecl_core::CompilationError;
+use cubecl_core::CubeCount;
+use cubecl_core::device::ServerUtilitiesHandle;
+use cubecl_core::future::DynFut;
+use cubecl_core::server::{
+    Binding, ComputeServer, CopyDescriptor, ExecutionMode, KernelArguments, ProfileError, ProfilingToken,
+    ServerCommunication, ServerError, ServerUtilities,
+};
+use cubecl_ir::StorageType;
+use cubecl_runtime::allocator::ContiguousMemoryLayoutPolicy;
+use cubecl_runtime::compiler::{Compiler, CubeTask};
+use cubecl_runtime::id::KernelId;
+use cubecl_runtime::kernel::{CompiledKernel, KernelMetadata};
+use cubecl_runtime::logging::ServerLogger;
+use cubecl_runtime::memory_management::{ManagedMemoryHandle, MemoryAllocationMode, MemoryUsage};
+use cubecl_runtime::storage::{ComputeStorage, ManagedResource};
+use cubecl_wgpu::{AutoCompiler, WgpuServer};
+
+use crate::errors::{Errors, message_of};
+use crate::lint::lint;
+use crate::repair::repair;
+
+/// A kernel whose emitted Metal text is repaired. Its identity is that of the kernel within, so that pipelines and tuning
+/// results are found again.
+struct RepairedTask(Box<dyn CubeTask<AutoCompiler>>);
+
+impl KernelMetadata for RepairedTask {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn id(&self) -> KernelId {
+        self.0.id()
+    }
+
+    fn address_type(&self) -> StorageType {
+        self.0.address_type()
+    }
+}
+
+impl CubeTask<AutoCompiler> for RepairedTask {
+    fn compile(
+        &self,
+        compiler: &mut AutoCompiler,
+        options: &<AutoCompiler as Compiler>::CompilationOptions,
+        mode: ExecutionMode,
+        address_type: StorageType,
+    ) -> Result<CompiledKernel<AutoCompiler>, CompilationError> {
+        let mut kernel = self.0.compile(compiler, options, mode, address_type)?;
+        // WGSL and SPIR-V have none of Metal's words.
+        if kernel.source.contains("#include <metal_stdlib>") {
+            kernel.source = metal_source(&kernel.entrypoint_name, &kernel.source)?;
+        }
+        Ok(kernel)
+    }
+}
+
+/// What Metal gets to see: the repaired text, which must pass the lint.
+fn metal_source(name: &str, emitted: &str) -> Result<String, CompilationError> {
+    let (source, applied) = repair(emitted).into_parts();
+    if !applied.is_empty() {
+        tracing::debug!(kernel = name, rules = ?applied, "repaired");
+    }
+    let findings = lint(&source);
+    if findings.is_empty() {
+        return Ok(source);
+    }
+    let findings: Vec<String> = findings.iter().map(ToString::to_string).collect();
+    Err(CompilationError::Generic {
+        reason: format!("{name}: {}", findings.join("; ")),
+        backtrace: cubecl_common::backtrace::BackTrace::capture(),
+    })
+}
+
+/// wgpu's server behind repair and error keeping.
+#[derive(Debug)]
+pub struct MetalServer {
+    inner: WgpuServer,
+    utilities: Arc<ServerUtilities<Self>>,
+    errors: Errors,
+}
+
+impl MetalServer {
+    /// Calls the server within. It runs on the device's thread, where a panic reaches nobody: wgpu panics at a text that does
+    /// not compile, a lost device, memory that is not there, and cubecl at what it can't expand. All are errors of the stream.
+    fn guarded<T>(&mut self, stream: StreamId, call: impl FnOnce(&mut WgpuServer) -> T) -> Option<T> {
+        match catch_unwind(AssertUnwindSafe(|| call(&mut self.inner))) {
+            Ok(value) => Some(value),
+            Err(payload) => {
+                self.errors.push(stream, Errors::generic(message_of(&*payload)));
+                None
+            }
+        }
+    }
+
+    /// As [`Self::guarded`], for a call that may say itself what went wrong.
+    fn result<T>(
+        &mut self,
+        stream: StreamId,
+        call: impl FnOnce(&mut WgpuServer) -> Result<T, ServerError>,
+    ) -> Result<T, ServerError> {
+        let called = self.guarded(stream, call);
+        self.errors.take([stream])?;
+        called.unwrap_or_else(|| Err(Errors::generic("the device does not answer")))
+    }
+
+    /// A future whose panic is an error.
+    fn awaited<T: 'static>(
+        future: Option<DynFut<Result<T, ServerError>>>,
+        earlier: Result<(), ServerError>,
+    ) -> DynFut<Result<T, ServerError>> {
+        Box::pin(async move {
+            earlier?;
+            match future {
+                Some(future) => future.await,
+                None => Err(Errors::generic("the device does not answer")),
+            }
+        })
+    }
+}
+
+impl DeviceService for MetalServer {
+    fn init(id: DeviceId) -> Self {
+        let inner = <WgpuServer as DeviceService>::init(id);
+        let own = ComputeServer::utilities(&inner);
+        let policy = ContiguousMemoryLayoutPolicy::new(own.properties.memory.alignment as usize);
+        let utilities = ServerUtilities::new(own.properties.clone(), own.logger.clone(), own.info, policy);
+        Self { inner, utilities: Arc::new(utilities), errors: Errors::default() }
+    }
+
+    fn utilities(&self) -> ServerUtilitiesHandle {
+        self.utilities.clone()
+    }
+}
+
+impl ServerCommunication for MetalServer {
+    const SERVER_COMM_ENABLED: bool = false;
+}
+
+impl ComputeServer for MetalServer {
+    type Kernel = Box<dyn CubeTask<AutoCompiler>>;
+    type Info = <WgpuServer as ComputeServer>::Info;
+    type MemoryLayoutPolicy = ContiguousMemoryLayoutPolicy;
+    type Storage = <WgpuServer as ComputeServer>::Storage;
+
+    fn initialize_memory(&mut self, memory: ManagedMemoryHandle, size: u64, stream: StreamId) {
+        self.guarded(stream, |inner| inner.initialize_memory(memory, size, stream));
+    }
+
+    fn staging(&mut self, sizes: &[usize], stream: StreamId) -> Result<Vec<Bytes>, ServerError> {
+        self.inner.staging(sizes, stream)
+    }
+
+    fn logger(&self) -> Arc<ServerLogger> {
+        self.inner.logger()
+    }
+
+    fn utilities(&self) -> Arc<ServerUtilities<Self>> {
+        self.utilities.clone()
+    }
+
+    fn read(&mut self, descriptors: Vec<CopyDescriptor>, stream: StreamId) -> DynFut<Result<Vec<Bytes>, ServerError>> {
+        let streams: Vec<StreamId> = descriptors.iter().map(|descriptor| descriptor.handle.stream).chain([stream]).collect();
+        let future = self.guarded(stream, |inner| inner.read(descriptors, stream));
+        Self::awaited(future, self.errors.take(streams))
+    }
+
+    fn write(&mut self, descriptors: Vec<(CopyDescriptor, Bytes)>, stream: StreamId) {
+        self.guarded(stream, |inner| inner.write(descriptors, stream));
+    }
+
+    fn sync(&mut self, stream: StreamId) -> DynFut<Result<(), ServerError>> {
+        let future = self.guarded(stream, |inner| inner.sync(stream));
+        Self::awaited(future, self.errors.take([stream]))
+    }
+
+    fn get_resource(
+        &mut self,
+        binding: Binding,
+        stream: StreamId,
+    ) -> Result<ManagedResource<<Self::Storage as ComputeStorage>::Resource>, ServerError> {
+        self.result(stream, |inner| inner.get_resource(binding, stream))
+    }
+
+    unsafe fn launch(
+        &mut self,
+        kernel: Self::Kernel,
+        count: CubeCount,
+        arguments: KernelArguments,
+        mode: ExecutionMode,
+        stream: StreamId,
+    ) {
+        self.guarded(stream, |inner| {
+            // SAFETY: the caller's promise is passed on: the arguments are what the kernel expects.
+            unsafe { inner.launch(Box::new(RepairedTask(kernel)), count, arguments, mode, stream) };
+        });
+    }
+
+    fn flush(&mut self, stream: StreamId) -> Result<(), ServerError> {
+        self.result(stream, |inner| inner.flush(stream))
+    }
+
+    fn memory_usage(&mut self, stream: StreamId) -> Result<MemoryUsage, ServerError> {
+        self.result(stream, |inner| inner.memory_usage(stream))
+    }
+
+    fn memory_cleanup(&mut self, stream: StreamId) {
+        self.guarded(stream, |inner| inner.memory_cleanup(stream));
+    }
+
+    fn start_profile(&mut self, stream: StreamId) -> Result<ProfilingToken, ServerError> {
+        self.result(stream, |inner| inner.start_profile(stream))
+    }
+
+    fn end_profile(&mut self, stream: StreamId, token: ProfilingToken) -> Result<ProfileDuration, ProfileError> {
+        self.inner.end_profile(stream, token)
+    }
+
+    fn allocation_mode(&mut self, mode: MemoryAllocationMode, stream: StreamId) {
+        self.guarded(stream, |inner| inner.allocation_mode(mode, stream));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cubecl_core::CubeDim;
+    use cubecl_cpp::MslCompiler;
+
+    use super::*;
+
+    /// A kernel of fixed text.
+    struct Text(&'static str);
+
+    impl KernelMetadata for Text {
+        fn name(&self) -> &'static str {
+            "text"
+        }
+        fn id(&self) -> KernelId {
+            KernelId::new::<Self>()
+        }
+        fn address_type(&self) -> StorageType {
+            cubecl_ir::AddressType::U32.unsigned_type()
+        }
+    }
+
+    impl CubeTask<AutoCompiler> for Text {
+        fn compile(
+            &self,
+            _: &mut AutoCompiler,
+            _: &<AutoCompiler as Compiler>::CompilationOptions,
+            _: ExecutionMode,
+            _: StorageType,
+        ) -> Result<CompiledKernel<AutoCompiler>, CompilationError> {
+            Ok(CompiledKernel {
+                entrypoint_name: "text".into(),
+                debug_name: None,
+                source: self.0.into(),
+                repr: None,
+                cube_dim: CubeDim::new_single(),
+                debug_info: None,
+            })
+        }
+    }
+
+    fn compiled(text: &'static str) -> Result<String, CompilationError> {
+        let task = RepairedTask(Box::new(Text(text)));
+        let mut compiler = AutoCompiler::Msl(MslCompiler::default());
+        let kernel = task.compile(&mut compiler, &Default::default(), ExecutionMode::Checked, task.address_type())?;
+        assert_eq!((task.name(), task.id()), ("text", KernelId::new::<Text>()));
+        Ok(kernel.source)
+    }
+
+    #[test]
+    fn metal_is_repaired_on_its_way_and_other_languages_are_not() {
+        let metal = compiled("#include <metal_stdlib>\nsimdgroup_barrier(mem_flags::mem_none);\n").unwrap();
+        assert_eq!(metal, "#include <metal_stdlib>\nsimdgroup_barrier(mem_flags::mem_threadgroup);\n");
+        let other = "simdgroup_barrier(mem_flags::mem_none);";
+        assert_eq!(compiled(other).unwrap(), other);
+    }
+
+    #[test]
+    fn what_no_rule_mends_is_an_error_before_metal_sees_it() {
+        let error = compiled("#include <metal_stdlib>\nx = #error type double not supported!\n").unwrap_err().to_string();
+        assert!(error.contains("text: line 2") && error.contains("double"), "{error}");
+    }
+}

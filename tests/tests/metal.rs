@@ -1,0 +1,78 @@
+//! The main job on the runtime of our own and in the emulator, beside the CPU.
+#![cfg(all(feature = "metal", feature = "emulator"))]
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use burn_train::Interrupter;
+use burnish_metal::emulator::take_reports;
+use burnish_recipes::config::TrainConfig;
+use burnish_recipes::train::{Evaluation, Events, Prepared, StepMetrics, train};
+
+/// Keeps what a run says.
+#[derive(Default)]
+struct Losses(Vec<f64>);
+
+impl Events for Losses {
+    fn step(&mut self, metrics: &StepMetrics, _: usize) {
+        self.0.push(metrics.loss);
+    }
+    fn evaluation(&mut self, _: usize, _: &Evaluation, _: bool) {}
+    fn checkpoint(&mut self, _: &Path) {}
+    fn note(&mut self, _: &str) {}
+}
+
+fn losses(backend: &str, iters: usize, batch_size: usize) -> anyhow::Result<Vec<f64>> {
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/assets/quickstart");
+    let folder = tempfile::tempdir()?;
+    let path = |path: PathBuf| path.display().to_string();
+    let prepared = Prepared::new(TrainConfig {
+        model: path(assets.join("model")),
+        data: path(assets.join("data/train.jsonl")),
+        output_dir: path(folder.path().join("run")),
+        backend: backend.to_owned(),
+        iters,
+        batch_size,
+        rank: 4,
+        learning_rate: 1e-3,
+        save_every: 0,
+        steps_per_eval: 0,
+        ..TrainConfig::default()
+    })?;
+    let kept = Arc::new(Mutex::new(Losses::default()));
+    train(prepared, kept.clone(), Interrupter::new(), false)?;
+    let losses = std::mem::take(&mut kept.lock().unwrap().0);
+    Ok(losses)
+}
+
+fn assert_equal(found: &[f64], expected: &[f64]) {
+    assert_eq!(found.len(), expected.len());
+    for (step, (found, expected)) in found.iter().zip(expected).enumerate() {
+        assert!((found - expected).abs() <= 1e-4 * expected.abs() + 5e-5, "step {step}: {found} is not {expected}");
+    }
+}
+
+#[test]
+fn a_run_on_our_runtime_equals_one_on_the_cpu() {
+    let ours = if cfg!(target_os = "macos") { "metal" } else { "vulkan" };
+    assert_equal(&losses(ours, 10, 4).unwrap(), &losses("cpu", 10, 4).unwrap());
+}
+
+/// The first steps of the quickstart as a Mac would run them: every kernel repaired, read by clang in both modes, linted, and
+/// checked at every access; otherwise its launch is an error. `--no-capture` prints the kernels with their counts.
+#[test]
+fn steps_of_the_main_job_in_the_emulator_equal_the_cpu() {
+    let expected = losses("cpu", 2, 2).unwrap();
+    take_reports();
+    let found = losses("emulator", 2, 2).unwrap();
+    let reports = take_reports();
+    assert_equal(&found, &expected);
+    let launches: u64 = reports.values().map(|report| report.launches).sum();
+    let matrix: u64 = reports.values().map(|report| report.counters.matrix_operations).sum();
+    assert!(launches > 100 && matrix > 0, "{launches} launches, {matrix} matrix operations");
+    println!("{launches} launches of {} kernels in two steps", reports.len());
+    for (name, report) in &reports {
+        println!("{:6} {name} {}", report.launches, report.repairs.join(", "));
+    }
+}
