@@ -119,11 +119,12 @@ impl MetalServer {
         earlier: Result<(), ServerError>,
     ) -> DynFut<Result<T, ServerError>> {
         Box::pin(async move {
-            earlier?;
-            match future {
+            // It is awaited even when its result is not wanted: what it has mapped is unmapped at its end.
+            let result = match future {
                 Some(future) => future.await,
                 None => Err(Errors::generic("the device does not answer")),
-            }
+            };
+            earlier.and(result)
         })
     }
 }

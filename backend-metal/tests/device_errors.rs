@@ -53,7 +53,7 @@ fn memory_that_is_not_there_is_an_error() {
 #[test]
 fn burn_gets_the_error_too() {
     let device = Default::default();
-    let too_large = Tensor::<Metal, 1>::empty([1 << 45], &device);
+    let too_large = Tensor::<Metal, 1>::empty([1_usize << 45], &device);
     assert!(too_large.try_into_data().is_err());
     let sum: f32 = Tensor::<Metal, 1>::ones([8], &device).sum().into_scalar();
     assert!((sum - 8.0).abs() < 1e-6);
