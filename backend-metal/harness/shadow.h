@@ -80,7 +80,10 @@ inline void record(Cell& cell, const Access& now, bool is_write) {
   }
   const Access& read = cell.read;
   const bool same_interval = read.launch == now.launch && read.group == now.group && read.epoch == now.epoch && read.mask;
-  if (!same_interval || !(read.mask & now.mask)) {
+  // Readers of one SIMD-group that a barrier of it has ordered before this read: whoever races with them races with this one.
+  const bool ordered_by_simd =
+      !cell.readers_of_many_simdgroups && read.thread / 32 == now.thread / 32 && read.simd_epoch != now.simd_epoch;
+  if (!same_interval || ordered_by_simd || !(read.mask & now.mask)) {
     cell.many_readers = cell.readers_of_many_simdgroups = false;
   } else if (read.thread != now.thread) {
     cell.many_readers = true;

@@ -49,3 +49,7 @@ impl Runtime for MetalRuntime {
 
 /// burn on [`MetalRuntime`].
 pub type Metal = burn_cubecl::CubeBackend<MetalRuntime, f32, i32, u8>;
+
+impl burnish_kernels::KernelRuntime for MetalRuntime {
+    const FUSED: bool = true;
+}

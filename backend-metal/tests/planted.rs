@@ -93,6 +93,18 @@ fn a_barrier_of_the_simdgroup_orders_the_simdgroup_only() {
     assert!(matches!(fault(&kernel(across)).kind, FaultKind::Race { buffer: None, .. }));
 }
 
+/// Lanes read each other's elements; after a barrier of their group each reads its own, and writes it.
+#[test]
+fn reads_that_a_simdgroup_has_ordered_do_not_race_with_its_writes() {
+    let source = "s[t] = x[t];\nsimdgroup_barrier(mem_flags::mem_threadgroup);\nconst float l_0 = s[t ^ 1];\nsimdgroup_barrier(mem_flags::mem_threadgroup);\ns[t] = s[t] * 2.0f;\ny[t] = s[t] + l_0;";
+    for device in DEVICES {
+        run_on(device, &kernel(source), 1).unwrap();
+    }
+    // Without the second barrier the neighbour may not have read yet.
+    let torn = "s[t] = x[t];\nsimdgroup_barrier(mem_flags::mem_threadgroup);\nconst float l_0 = s[t ^ 1];\ns[t] = s[t] * 2.0f;\ny[t] = s[t] + l_0;";
+    assert!(matches!(fault(&kernel(torn)).kind, FaultKind::Race { buffer: None, .. }));
+}
+
 #[test]
 fn a_race_between_threadgroups() {
     let source = kernel("y[t] = x[t] + float(g.x);");

@@ -5,19 +5,29 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
 use crate::attention::AttentionOptions;
-use crate::{FusedBackend, attention, linear, linear_cross_entropy, lora_linear, rms_norm, rotary, swiglu};
+use crate::glu::{self, Activation};
+use crate::{DeviceMemory, FusedBackend, attention, linear, linear_cross_entropy, lora_linear, rms_norm, rotary};
 
 impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
         rms_norm::autodiff::forward::<B, C>(x, weight, epsilon)
     }
 
+    fn add_rms_norm(
+        x: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        rms_norm::autodiff::add_forward::<B, C>(x, residual, weight, epsilon)
+    }
+
     fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, inverse: bool) -> FloatTensor<Self> {
         rotary::autodiff::forward::<B, C>(x, cos, sin, inverse)
     }
 
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        swiglu::autodiff::forward::<B, C>(gate, up)
+    fn glu(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        glu::autodiff::forward::<B, C>(gate, up, activation)
     }
 
     fn segment_attention(
@@ -40,8 +50,14 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
         lora_a: FloatTensor<Self>,
         lora_b: FloatTensor<Self>,
         scale: f64,
-    ) -> FloatTensor<Self> {
-        lora_linear::autodiff::forward::<B, C>(x, weight, lora_a, lora_b, scale)
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        // The narrow product has no gradient of its own: only a backward on the inner backend reads it.
+        let y = lora_linear::autodiff::forward::<B, C>(x, weight, lora_a, lora_b, scale);
+        (y.clone(), y)
+    }
+
+    fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {
+        B::device_memory(device)
     }
 
     fn linear_cross_entropy(

@@ -4,8 +4,10 @@ use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
 use crate::adamw::{self, AdamWStep};
-use crate::attention::{self, AttentionOptions};
-use crate::{linear, linear_cross_entropy, lora_linear, rms_norm, rotary, swiglu};
+use crate::attention::{self, AttentionOptions, Statistics};
+use crate::glu::{self, Activation};
+use crate::lora_linear::{self, LoraGradients, LoraSaved};
+use crate::{linear, linear_cross_entropy, rms_norm, rotary};
 
 /// A burn backend with the fused operations of Burnish.
 ///
@@ -18,15 +20,28 @@ pub trait FusedBackend: Backend {
         rms_norm::reference::<Self>(x, weight, epsilon)
     }
 
-    /// Gradients of [`FusedBackend::rms_norm`] for `x` and, where asked for, `weight`.
+    /// See [`crate::add_rms_norm()`]: the sum, and its norm.
+    fn add_rms_norm(
+        x: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let sum = Self::float_add(x, residual);
+        (sum.clone(), Self::rms_norm(sum, weight, epsilon))
+    }
+
+    /// Gradients of [`FusedBackend::rms_norm`] for `x` and, where asked for, `weight`. A `residual` is a gradient that `x` has
+    /// from elsewhere, and is added to that of `x`.
     fn rms_norm_backward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         grad: FloatTensor<Self>,
+        residual: Option<FloatTensor<Self>>,
         epsilon: f64,
         weight_gradient: bool,
     ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
-        rms_norm::reference_backward::<Self>(x, weight, grad, epsilon, weight_gradient)
+        rms_norm::reference_backward::<Self>(x, weight, grad, residual, epsilon, weight_gradient)
     }
 
     /// See [`crate::rotary()`]; `inverse` turns the other way, which is the backward.
@@ -34,18 +49,19 @@ pub trait FusedBackend: Backend {
         rotary::reference::<Self>(x, cos, sin, inverse)
     }
 
-    /// See [`crate::swiglu()`].
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        swiglu::reference::<Self>(gate, up)
+    /// See [`crate::swiglu()`] and [`crate::geglu()`].
+    fn glu(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        glu::reference::<Self>(gate, up, activation)
     }
 
-    /// Gradients of [`FusedBackend::swiglu`] for `gate` and `up`.
-    fn swiglu_backward(
+    /// Gradients of [`FusedBackend::glu`] for `gate` and `up`.
+    fn glu_backward(
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
         grad: FloatTensor<Self>,
+        activation: Activation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        swiglu::reference_backward::<Self>(gate, up, grad)
+        glu::reference_backward::<Self>(gate, up, grad, activation)
     }
 
     /// See [`crate::attention()`].
@@ -59,15 +75,28 @@ pub trait FusedBackend: Backend {
         attention::reference::<Self>(query, key, value, segments, options)
     }
 
+    /// As [`FusedBackend::segment_attention`], with what the backward of this backend wants to know of the forward.
+    fn attention_for_backward(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        segments: Option<IntTensor<Self>>,
+        options: AttentionOptions,
+    ) -> (FloatTensor<Self>, Option<Statistics<Self>>) {
+        (Self::segment_attention(query, key, value, segments, options), None)
+    }
+
     /// Gradients of [`FusedBackend::segment_attention`] for query, key and value.
     fn attention_backward(
         query: FloatTensor<Self>,
         key: FloatTensor<Self>,
         value: FloatTensor<Self>,
         segments: Option<IntTensor<Self>>,
+        statistics: Option<Statistics<Self>>,
         grad: FloatTensor<Self>,
         options: AttentionOptions,
     ) -> [FloatTensor<Self>; 3] {
+        let _ = statistics;
         attention::reference_backward::<Self>(query, key, value, segments, grad, options)
     }
 
@@ -78,36 +107,28 @@ pub trait FusedBackend: Backend {
 
     /// Gradient of [`FusedBackend::dense_linear`] for `x`: `dy · W`.
     fn linear_backward_input(grad: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::float_matmul(grad, weight)
+        linear::reference_backward_input::<Self>(grad, weight)
     }
 
     /// Gradient of [`FusedBackend::dense_linear`] for `weight`: `dyᵀ · x`.
     fn linear_backward_weight(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::float_matmul(Self::float_transpose(grad), x)
+        linear::reference_backward_weight::<Self>(x, grad)
     }
 
-    /// See [`crate::lora_linear()`].
+    /// See [`crate::lora_linear()`]. Beside the result stands `scale · x Aᵀ`, which the backward may use.
     fn lora_linear(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         lora_a: FloatTensor<Self>,
         lora_b: FloatTensor<Self>,
         scale: f64,
-    ) -> FloatTensor<Self> {
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         lora_linear::reference::<Self>(x, weight, lora_a, lora_b, scale)
     }
 
-    /// Gradients of [`FusedBackend::lora_linear`] for `x` (where asked for), `lora_a` and `lora_b`.
-    fn lora_linear_backward(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        lora_a: FloatTensor<Self>,
-        lora_b: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        scale: f64,
-        input_gradient: bool,
-    ) -> (Option<FloatTensor<Self>>, FloatTensor<Self>, FloatTensor<Self>) {
-        lora_linear::reference_backward::<Self>(x, weight, lora_a, lora_b, grad, scale, input_gradient)
+    /// Gradients of [`FusedBackend::lora_linear`]; `saved.x`'s where it is asked for.
+    fn lora_linear_backward(saved: LoraSaved<Self>, grad: FloatTensor<Self>, input_gradient: bool) -> LoraGradients<Self> {
+        lora_linear::reference_backward::<Self>(saved, grad, input_gradient)
     }
 
     /// See [`crate::linear_cross_entropy()`].
@@ -139,6 +160,21 @@ pub trait FusedBackend: Backend {
     ) -> [FloatTensor<Self>; 3] {
         adamw::reference::<Self>(parameter, gradient, first, second, step)
     }
+
+    /// What the backend holds of the device's memory, where it knows.
+    fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {
+        let _ = device;
+        None
+    }
+}
+
+/// Memory of a device, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// Of tensors that are alive.
+    pub in_use: u64,
+    /// Taken from the device, with what is kept for tensors to come.
+    pub reserved: u64,
 }
 
 /// A backend that trains: fused operations with gradients, and fused operations on the inner backend.

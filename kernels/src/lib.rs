@@ -10,23 +10,29 @@ pub mod adamw;
 pub mod attention;
 mod autodiff;
 mod backend;
+#[cfg(feature = "cube")]
+mod cube;
 mod flex;
+pub mod glu;
 pub mod linear;
 pub mod linear_cross_entropy;
 pub mod lora_linear;
+#[cfg(feature = "cube")]
+mod matrix;
 mod primitive;
 pub mod rms_norm;
 pub mod rotary;
-mod runtime;
-pub mod swiglu;
+pub mod runtime;
 pub mod tolerance;
 
 pub use adamw::{AdamWStep, adamw};
 pub use attention::{AttentionOptions, attention};
-pub use backend::{FusedBackend, TrainBackend};
+pub use backend::{DeviceMemory, FusedBackend, TrainBackend};
+pub use glu::{geglu, swiglu};
 pub use linear::linear;
 pub use linear_cross_entropy::linear_cross_entropy;
 pub use lora_linear::lora_linear;
-pub use rms_norm::rms_norm;
+pub use rms_norm::{add_rms_norm, rms_norm};
 pub use rotary::{RotaryTable, rotary};
-pub use swiglu::swiglu;
+#[cfg(feature = "cube")]
+pub use runtime::KernelRuntime;

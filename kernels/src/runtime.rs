@@ -1,6 +1,6 @@
 //! Which backends exist here, and which of their operations run as kernels of our own.
 
-#[cfg(any(feature = "candle", feature = "cube"))]
+#[cfg(feature = "candle")]
 use crate::FusedBackend;
 
 // burn 0.21 marks its Candle backend deprecated; it is one of the backends that users compare.
@@ -8,12 +8,21 @@ use crate::FusedBackend;
 #[allow(deprecated)]
 impl FusedBackend for burn_candle::Candle {}
 
+/// A cubecl runtime, and whether the kernels of this crate run on it.
+///
+/// Stock runtimes answer no, so that their backends stay burn's own and comparing with them is honest.
 #[cfg(feature = "cube")]
-impl<R, F, I, BT> FusedBackend for burn_cubecl::CubeBackend<R, F, I, BT>
-where
-    R: burn_cubecl::CubeRuntime,
-    F: burn_cubecl::FloatElement,
-    I: burn_cubecl::IntElement,
-    BT: burn_cubecl::BoolElement,
-{
+pub trait KernelRuntime: burn_cubecl::CubeRuntime {
+    /// Whether operations run as kernels of ours.
+    const FUSED: bool;
+}
+
+#[cfg(feature = "wgpu")]
+impl KernelRuntime for cubecl::wgpu::WgpuRuntime {
+    const FUSED: bool = false;
+}
+
+#[cfg(all(feature = "cuda", not(target_os = "macos")))]
+impl KernelRuntime for cubecl_cuda::CudaRuntime {
+    const FUSED: bool = true;
 }

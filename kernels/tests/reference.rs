@@ -4,9 +4,11 @@
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Distribution, Int, Tensor, TensorData, TensorPrimitive};
+use burnish_kernels::glu::{self, Activation};
+use burnish_kernels::lora_linear::LoraSaved;
 use burnish_kernels::tolerance::Tolerance;
 use burnish_kernels::{AttentionOptions, FusedBackend, RotaryTable};
-use burnish_kernels::{attention, linear, linear_cross_entropy, lora_linear, rms_norm, rotary, swiglu};
+use burnish_kernels::{add_rms_norm, attention, geglu, linear, linear_cross_entropy, lora_linear, rms_norm, rotary, swiglu};
 
 type Train = Autodiff<Flex>;
 
@@ -38,8 +40,8 @@ fn rms_norm_equals_its_reference() {
         let (x, w, g) = (random([rows, features], 1), random([features], 2), random([rows, features], 3));
         let expected = rms_norm::reference::<Flex>(raw(x.clone()), raw(w.clone()), 1e-5);
         close::<2>("y", rms_norm(x.clone(), w.clone(), 1e-5), typed(expected));
-        let (dx, _) = Flex::rms_norm_backward(raw(x.clone()), raw(w.clone()), raw(g.clone()), 1e-5, false);
-        let (expected, dw) = rms_norm::reference_backward::<Flex>(raw(x), raw(w), raw(g), 1e-5, true);
+        let (dx, _) = Flex::rms_norm_backward(raw(x.clone()), raw(w.clone()), raw(g.clone()), None, 1e-5, false);
+        let (expected, dw) = rms_norm::reference_backward::<Flex>(raw(x), raw(w), raw(g), None, 1e-5, true);
         close::<2>("dx", typed(dx), typed(expected));
         assert!(dw.is_some());
     }
@@ -49,10 +51,10 @@ fn rms_norm_equals_its_reference() {
 fn swiglu_equals_its_reference() {
     for (rows, features) in ROWS {
         let (gate, up, g) = (random([rows, features], 1) * 4.0, random([rows, features], 2), random([rows, features], 3));
-        let expected = swiglu::reference::<Flex>(raw(gate.clone()), raw(up.clone()));
+        let expected = glu::reference::<Flex>(raw(gate.clone()), raw(up.clone()), Activation::Silu);
         close::<2>("y", swiglu(gate.clone(), up.clone()), typed(expected));
-        let (d_gate, d_up) = Flex::swiglu_backward(raw(gate.clone()), raw(up.clone()), raw(g.clone()));
-        let expected = swiglu::reference_backward::<Flex>(raw(gate), raw(up), raw(g));
+        let (d_gate, d_up) = Flex::glu_backward(raw(gate.clone()), raw(up.clone()), raw(g.clone()), Activation::Silu);
+        let expected = glu::reference_backward::<Flex>(raw(gate), raw(up), raw(g), Activation::Silu);
         close::<2>("dgate", typed(d_gate), typed(expected.0));
         close::<2>("dup", typed(d_up), typed(expected.1));
     }
@@ -80,15 +82,17 @@ fn linear_layers_equal_their_reference() {
         let (a, b, g) = (random([4, inputs], 3), random([outputs, 4], 4), random([rows, outputs], 5));
         let inputs = || (raw(x.clone()), raw(w.clone()), raw(a.clone()), raw(b.clone()));
         let (px, pw, pa, pb) = inputs();
-        let expected = lora_linear::reference::<Flex>(px, pw, pa, pb, 0.5);
+        let (expected, hidden) = lora_linear::reference::<Flex>(px, pw, pa, pb, 0.5);
         close::<2>("lora y", lora_linear(x.clone(), w.clone(), a.clone(), b.clone(), 0.5), typed(expected));
-        let (px, pw, pa, pb) = inputs();
-        let (dx, da, db) = Flex::lora_linear_backward(px, pw, pa, pb, raw(g.clone()), 0.5, true);
-        let (px, pw, pa, pb) = inputs();
-        let expected = lora_linear::reference_backward::<Flex>(px, pw, pa, pb, raw(g.clone()), 0.5, true);
-        close::<2>("dx", typed(dx.unwrap()), typed(expected.0.unwrap()));
-        close::<2>("da", typed(da), typed(expected.1));
-        close::<2>("db", typed(db), typed(expected.2));
+        let saved = || {
+            let (x, weight, lora_a, lora_b) = inputs();
+            LoraSaved::<Flex> { x, weight, lora_a, lora_b, hidden: hidden.clone(), scale: 0.5 }
+        };
+        let found = Flex::lora_linear_backward(saved(), raw(g.clone()), true);
+        let expected = lora_linear::reference_backward::<Flex>(saved(), raw(g.clone()), true);
+        close::<2>("dx", typed(found.x.unwrap()), typed(expected.x.unwrap()));
+        close::<2>("da", typed(found.lora_a), typed(expected.lora_a));
+        close::<2>("db", typed(found.lora_b), typed(expected.lora_b));
     }
 }
 
@@ -116,7 +120,7 @@ fn attention_equals_its_reference() {
         let (pq, pk, pv) = inputs();
         close::<4>("y", y, typed(attention::reference::<Flex>(pq, pk, pv, segment_ids(), options)));
         let (pq, pk, pv) = inputs();
-        let ours = Flex::attention_backward(pq, pk, pv, segment_ids(), raw(g.clone()), options);
+        let ours = Flex::attention_backward(pq, pk, pv, segment_ids(), None, raw(g.clone()), options);
         let (pq, pk, pv) = inputs();
         let expected = attention::reference_backward::<Flex>(pq, pk, pv, segment_ids(), raw(g), options);
         for ((name, ours), expected) in ["dq", "dk", "dv"].into_iter().zip(ours).zip(expected) {
@@ -176,6 +180,14 @@ fn backward_rules_equal_finite_differences() {
     differences("rms_norm x", x.clone(), |x| (rms_norm(x, weight.clone(), 1e-5) * mix.clone()).sum());
     let constant = fixed(x.clone());
     differences("rms_norm w", w, |w| (rms_norm(constant.clone(), w, 1e-5) * mix.clone()).sum());
+    let sum_of = |x, r| {
+        let (sum, y) = add_rms_norm(x, r, weight.clone(), 1e-5);
+        (y * mix.clone() + sum.powi_scalar(2)).sum()
+    };
+    differences("add_rms_norm x", x.clone(), |x| sum_of(x, mix.clone()));
+    differences("add_rms_norm residual", x.clone(), |r| sum_of(mix.clone(), r));
+    differences("geglu gate", x.clone(), |x| (geglu(x, mix.clone()) * constant.clone()).sum());
+    differences("geglu up", x.clone(), |x| (geglu(mix.clone(), x) * constant.clone()).sum());
     differences("swiglu gate", x.clone(), |x| (swiglu(x, mix.clone()) * constant.clone()).sum());
     differences("swiglu up", x.clone(), |x| (swiglu(mix.clone(), x) * constant.clone()).sum());
     let matrix = fixed(random([5, 6], 3));

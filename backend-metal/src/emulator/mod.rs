@@ -147,6 +147,51 @@ impl Runtime for EmulatorRuntime {
     }
 }
 
+impl burnish_kernels::KernelRuntime for EmulatorRuntime {
+    const FUSED: bool = true;
+}
+
+/// The emulator with burn's own kernels only: what a training step would launch without those of Burnish.
+#[derive(Debug, Clone)]
+pub struct StockEmulatorRuntime;
+
+/// burn's own operations on the emulator.
+pub type StockMetalCpu = burn_cubecl::CubeBackend<StockEmulatorRuntime, f32, i32, u8>;
+
+impl Runtime for StockEmulatorRuntime {
+    type Compiler = Compiler;
+    type Server = EmulatorServer;
+    type Device = EmulatorDevice;
+
+    fn client(device: &Self::Device) -> ComputeClient<Self> {
+        ComputeClient::load(device)
+    }
+
+    fn name(_: &ComputeClient<Self>) -> &'static str {
+        "emulator-stock"
+    }
+
+    fn max_cube_count() -> (u32, u32, u32) {
+        EmulatorRuntime::max_cube_count()
+    }
+
+    fn can_read_tensor(shape: &Shape, strides: &Strides) -> bool {
+        EmulatorRuntime::can_read_tensor(shape, strides)
+    }
+
+    fn target_properties() -> TargetProperties {
+        EmulatorRuntime::target_properties()
+    }
+
+    fn enumerate_devices(kind: u16, info: &<Self::Server as ComputeServer>::Info) -> Vec<DeviceId> {
+        EmulatorRuntime::enumerate_devices(kind, info)
+    }
+}
+
+impl burnish_kernels::KernelRuntime for StockEmulatorRuntime {
+    const FUSED: bool = false;
+}
+
 /// Runs MSL that did not come from cubecl: `count` threadgroups of `dim` threads over some buffers. The text is linted, but
 /// stays as it is.
 ///

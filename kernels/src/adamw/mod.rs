@@ -1,5 +1,8 @@
 //! The optimizer's update of one parameter.
 
+#[cfg(feature = "cube")]
+pub(crate) mod cube;
+
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;

@@ -6,7 +6,7 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
-use super::AttentionOptions;
+use super::{AttentionOptions, Statistics};
 use crate::FusedBackend;
 
 #[derive(Debug)]
@@ -18,6 +18,7 @@ struct Saved<B: FusedBackend> {
     key: FloatTensor<B>,
     value: FloatTensor<B>,
     segments: Option<IntTensor<B>>,
+    statistics: Option<Statistics<B>>,
     options: AttentionOptions,
 }
 
@@ -26,8 +27,8 @@ impl<B: FusedBackend> Backward<B, 3> for Attention {
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
-        let Saved { query, key, value, segments, options } = ops.state;
-        let gradients = B::attention_backward(query, key, value, segments, grad, options);
+        let Saved { query, key, value, segments, statistics, options } = ops.state;
+        let gradients = B::attention_backward(query, key, value, segments, statistics, grad, options);
         for (node, gradient) in ops.parents.into_iter().zip(gradients) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, gradient);
@@ -45,9 +46,12 @@ pub(crate) fn forward<B: FusedBackend, C: CheckpointStrategy>(
 ) -> FloatTensor<Autodiff<B, C>> {
     let nodes = [query.node.clone(), key.node.clone(), value.node.clone()];
     let (query, key, value) = (query.primitive, key.primitive, value.primitive);
-    let output = B::segment_attention(query.clone(), key.clone(), value.clone(), segments.clone(), options);
     match Attention.prepare::<C>(nodes).compute_bound().stateful() {
-        OpsKind::Tracked(prep) => prep.finish(Saved { query, key, value, segments, options }, output),
-        OpsKind::UnTracked(prep) => prep.finish(output),
+        OpsKind::Tracked(prep) => {
+            let inputs = (query.clone(), key.clone(), value.clone(), segments.clone());
+            let (output, statistics) = B::attention_for_backward(inputs.0, inputs.1, inputs.2, inputs.3, options);
+            prep.finish(Saved { query, key, value, segments, statistics, options }, output)
+        }
+        OpsKind::UnTracked(prep) => prep.finish(B::segment_attention(query, key, value, segments, options)),
     }
 }

@@ -1,6 +1,8 @@
 //! Scaled dot-product attention over packed rows.
 
 pub(crate) mod autodiff;
+#[cfg(feature = "cube")]
+pub(crate) mod cube;
 pub(crate) mod flex;
 
 use burn::tensor::activation::softmax;
@@ -22,11 +24,20 @@ pub struct AttentionOptions {
     pub softcap: Option<f64>,
 }
 
+/// What a forward keeps for its backward beside the inputs.
+#[derive(Debug, Clone)]
+pub struct Statistics<B: Backend> {
+    /// The result, of the shape of the query.
+    pub output: FloatTensor<B>,
+    /// `log Σ exp(score)` of each query, `[batch, heads, queries]`, f32.
+    pub log_sum_exp: FloatTensor<B>,
+}
+
 /// Causal attention with grouped key and value heads.
 ///
 /// `O = softmax(mask(scale · Q Kᵀ)) V`. Queries are the last `queries` positions of the `keys` positions, so that
 /// a forward with a key-value cache and one without are the same operation. With `segments`, a token sees tokens of
-/// its own segment only: that is what lets several examples share a row.
+/// its own segment only: that is what lets several examples share a row. The tokens of a segment stand side by side.
 ///
 /// # Shapes
 /// `query` `[batch, queries, heads, head_dim]`, `key` and `value` `[batch, keys, key_value_heads, head_dim]`,

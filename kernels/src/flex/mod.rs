@@ -5,12 +5,14 @@
 pub(crate) mod matrix;
 pub(crate) mod vector;
 
-use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
 use burn::tensor::{DType, TensorData, TensorMetadata};
 use burn_flex::{Flex, FlexTensor};
 
-use crate::attention::AttentionOptions;
-use crate::{FusedBackend, attention, linear, linear_cross_entropy, lora_linear, rms_norm, rotary, swiglu};
+use crate::attention::{AttentionOptions, Statistics};
+use crate::glu::{self, Activation};
+use crate::lora_linear::{LoraGradients, LoraSaved};
+use crate::{FusedBackend, attention, linear, linear_cross_entropy, lora_linear, rms_norm, rotary};
 
 /// Whether all tensors are f32, the dtype that the CPU kernels are written for.
 pub(crate) fn all_f32(tensors: &[&FlexTensor]) -> bool {
@@ -40,38 +42,46 @@ impl FusedBackend for Flex {
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         grad: FloatTensor<Self>,
+        residual: Option<FloatTensor<Self>>,
         epsilon: f64,
         weight_gradient: bool,
     ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
         if weight_gradient || !all_f32(&[&x, &weight, &grad]) {
-            return rms_norm::reference_backward::<Self>(x, weight, grad, epsilon, weight_gradient);
+            return rms_norm::reference_backward::<Self>(x, weight, grad, residual, epsilon, weight_gradient);
         }
-        (rms_norm::flex::backward(&x, &weight, &grad, epsilon), None)
+        let dx = rms_norm::flex::backward(&x, &weight, &grad, epsilon);
+        let dx = match residual {
+            Some(residual) => <Self as FloatTensorOps<Self>>::float_add(dx, residual),
+            None => dx,
+        };
+        (dx, None)
     }
 
     fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, inverse: bool) -> FloatTensor<Self> {
-        if !all_f32(&[&x, &cos, &sin]) {
+        let turns_wholly = 2 * dims2(&cos).1 == x.shape()[2];
+        if !turns_wholly || !all_f32(&[&x, &cos, &sin]) {
             return rotary::reference::<Self>(x, cos, sin, inverse);
         }
         rotary::flex::turn(&x, &cos, &sin, inverse)
     }
 
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        if !all_f32(&[&gate, &up]) {
-            return swiglu::reference::<Self>(gate, up);
+    fn glu(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        if activation != Activation::Silu || !all_f32(&[&gate, &up]) {
+            return glu::reference::<Self>(gate, up, activation);
         }
-        swiglu::flex::forward(&gate, &up)
+        glu::flex::forward(&gate, &up)
     }
 
-    fn swiglu_backward(
+    fn glu_backward(
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
         grad: FloatTensor<Self>,
+        activation: Activation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if !all_f32(&[&gate, &up, &grad]) {
-            return swiglu::reference_backward::<Self>(gate, up, grad);
+        if activation != Activation::Silu || !all_f32(&[&gate, &up, &grad]) {
+            return glu::reference_backward::<Self>(gate, up, grad, activation);
         }
-        swiglu::flex::backward(&gate, &up, &grad)
+        glu::flex::backward(&gate, &up, &grad)
     }
 
     fn segment_attention(
@@ -92,6 +102,7 @@ impl FusedBackend for Flex {
         key: FloatTensor<Self>,
         value: FloatTensor<Self>,
         segments: Option<IntTensor<Self>>,
+        _statistics: Option<Statistics<Self>>,
         grad: FloatTensor<Self>,
         options: AttentionOptions,
     ) -> [FloatTensor<Self>; 3] {
@@ -114,26 +125,18 @@ impl FusedBackend for Flex {
         lora_a: FloatTensor<Self>,
         lora_b: FloatTensor<Self>,
         scale: f64,
-    ) -> FloatTensor<Self> {
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         if dims2(&x).0 <= linear::flex::FEW_ROWS || !all_f32(&[&x, &weight, &lora_a, &lora_b]) {
             return lora_linear::reference::<Self>(x, weight, lora_a, lora_b, scale);
         }
         lora_linear::flex::forward(&x, &weight, &lora_a, &lora_b, scale)
     }
 
-    fn lora_linear_backward(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        lora_a: FloatTensor<Self>,
-        lora_b: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        scale: f64,
-        input_gradient: bool,
-    ) -> (Option<FloatTensor<Self>>, FloatTensor<Self>, FloatTensor<Self>) {
-        if !all_f32(&[&x, &weight, &lora_a, &lora_b, &grad]) {
-            return lora_linear::reference_backward::<Self>(x, weight, lora_a, lora_b, grad, scale, input_gradient);
+    fn lora_linear_backward(saved: LoraSaved<Self>, grad: FloatTensor<Self>, input_gradient: bool) -> LoraGradients<Self> {
+        if !all_f32(&[&saved.x, &saved.weight, &saved.lora_a, &saved.lora_b, &saved.hidden, &grad]) {
+            return lora_linear::reference_backward::<Self>(saved, grad, input_gradient);
         }
-        lora_linear::flex::backward(&x, &weight, &lora_a, &lora_b, &grad, scale, input_gradient)
+        lora_linear::flex::backward(&saved, &grad, input_gradient)
     }
 
     fn linear_cross_entropy(

@@ -28,3 +28,13 @@ pub fn linear<B: FusedBackend>(x: Tensor<B, 2>, weight: Tensor<B, 2>) -> Tensor<
 pub fn reference<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>) -> FloatTensor<B> {
     B::float_matmul(x, B::float_transpose(weight))
 }
+
+/// The composed gradient for the input: `dy · W`.
+pub fn reference_backward_input<B: Backend>(grad: FloatTensor<B>, weight: FloatTensor<B>) -> FloatTensor<B> {
+    B::float_matmul(grad, weight)
+}
+
+/// The composed gradient for the weight: `dyᵀ · x`.
+pub fn reference_backward_weight<B: Backend>(x: FloatTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B> {
+    B::float_matmul(B::float_transpose(grad), x)
+}

@@ -5,6 +5,7 @@ use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::Checkpoi
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::{DType, Tensor, TensorMetadata};
 
 use crate::FusedBackend;
 use crate::primitive::{raw, typed};
@@ -20,16 +21,18 @@ impl<B: FusedBackend> Backward<B, 2> for LinearCrossEntropy {
         let (d_hidden, d_weight) = ops.state;
         let [hidden_node, weight_node] = ops.parents;
         if let Some(node) = hidden_node {
-            let d_hidden = typed::<B, 2>(d_hidden);
-            let factor = factor.clone().cast(d_hidden.dtype());
-            grads.register::<B>(node.id, raw(d_hidden * factor));
+            grads.register::<B>(node.id, scaled::<B>(d_hidden, factor.clone()));
         }
         if let (Some(node), Some(d_weight)) = (weight_node, d_weight) {
-            let d_weight = typed::<B, 2>(d_weight);
-            let factor = factor.cast(d_weight.dtype());
-            grads.register::<B>(node.id, raw(d_weight * factor));
+            grads.register::<B>(node.id, scaled::<B>(d_weight, factor));
         }
     }
+}
+
+/// The gradient times the factor, which a 16-bit dtype might not hold.
+fn scaled<B: FusedBackend>(gradient: FloatTensor<B>, factor: Tensor<B, 2>) -> FloatTensor<B> {
+    let dtype = gradient.dtype();
+    raw((typed::<B, 2>(gradient).cast(DType::F32) * factor).cast(dtype))
 }
 
 pub(crate) fn forward<B: FusedBackend, C: CheckpointStrategy>(

@@ -1,9 +1,12 @@
 //! The loss straight from hidden states and head, without the logits of all tokens at once.
 
 pub(crate) mod autodiff;
+#[cfg(feature = "cube")]
+pub(crate) mod cube;
 pub(crate) mod flex;
 
 use burn::tensor::activation::log_softmax;
+use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, Int, Tensor, TensorMetadata};
 
@@ -44,6 +47,34 @@ pub fn linear_cross_entropy<B: FusedBackend>(
 /// Tokens whose logits are computed together.
 pub(crate) fn chunk_tokens(vocabulary: usize) -> usize {
     (CHUNK_ELEMENTS / vocabulary.max(1)).max(1)
+}
+
+/// Tokens with their labels, so many at a time.
+#[cfg(feature = "cube")]
+pub(crate) fn chunks<B: Backend>(
+    hidden: FloatTensor<B>,
+    labels: IntTensor<B>,
+    chunk: usize,
+) -> impl Iterator<Item = (FloatTensor<B>, IntTensor<B>)> {
+    let hidden = typed::<B, 2>(hidden);
+    let labels = Tensor::<B, 1, Int>::from_primitive(labels);
+    let tokens = hidden.dims()[0];
+    (0..tokens).step_by(chunk).map(move |start| {
+        let length = chunk.min(tokens - start);
+        if length == tokens {
+            return (raw(hidden.clone()), labels.clone().into_primitive());
+        }
+        (raw(hidden.clone().narrow(0, start, length)), labels.clone().narrow(0, start, length).into_primitive())
+    })
+}
+
+/// The sum of the losses of all chunks, `[1]`.
+#[cfg(feature = "cube")]
+pub(crate) fn total<B: Backend>(mut losses: Vec<FloatTensor<B>>) -> FloatTensor<B> {
+    if losses.len() == 1 {
+        return raw(typed::<B, 1>(losses.remove(0)).sum());
+    }
+    raw(Tensor::cat(losses.into_iter().map(typed::<B, 1>).collect(), 0).sum())
 }
 
 /// Negative log-probabilities of the labels, `[tokens, 1]`, beside all log-probabilities, `[tokens, vocabulary]`.

@@ -1,18 +1,52 @@
 //! A frozen linear layer with a low-rank adapter.
 
 pub(crate) mod autodiff;
+#[cfg(feature = "cube")]
+pub(crate) mod cube;
 pub(crate) mod flex;
 
-use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
+use burn::tensor::{DType, Tensor, TensorMetadata};
 
 use crate::FusedBackend;
 use crate::primitive::{raw, typed};
+
+/// What a forward keeps for its backward.
+#[derive(Debug, Clone)]
+pub struct LoraSaved<B: Backend> {
+    /// `[rows, in]`.
+    pub x: FloatTensor<B>,
+    /// `[out, in]`.
+    pub weight: FloatTensor<B>,
+    /// `[rank, in]`, f32.
+    pub lora_a: FloatTensor<B>,
+    /// `[out, rank]`, f32.
+    pub lora_b: FloatTensor<B>,
+    /// `scale · x Aᵀ`, `[rows, rank]`.
+    pub hidden: FloatTensor<B>,
+    /// Factor on the update.
+    pub scale: f64,
+}
+
+/// Gradients of a layer with an adapter.
+#[derive(Debug, Clone)]
+pub struct LoraGradients<B: Backend> {
+    /// For the input, where it was asked for.
+    pub x: Option<FloatTensor<B>>,
+    /// For `A`, f32.
+    pub lora_a: FloatTensor<B>,
+    /// For `B`, f32.
+    pub lora_b: FloatTensor<B>,
+}
 
 /// `y = x Wᵀ + scale · (x Aᵀ) Bᵀ`; the dense `W + scale · B A` is never formed.
 ///
 /// # Shapes
 /// `x` `[rows, in]`, `weight` `[out, in]` (frozen), `lora_a` `[rank, in]`, `lora_b` `[out, rank]`, as PEFT stores them.
+///
+/// # Precision
+/// `x` and `weight` have the dtype that is computed in, and so has the result; the factors and their gradients are f32.
 ///
 /// # Panics
 /// When shapes do not fit.
@@ -36,39 +70,42 @@ pub fn lora_linear<B: FusedBackend>(
         lora_a.dims(),
         lora_b.dims()
     );
-    typed(B::lora_linear(raw(x), raw(weight), raw(lora_a), raw(lora_b), scale))
+    typed(B::lora_linear(raw(x), raw(weight), raw(lora_a), raw(lora_b), scale).0)
 }
 
-/// The composed forward.
+/// A tensor of rank 2 in another dtype.
+fn cast<B: Backend>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+    if tensor.dtype() == dtype { tensor } else { B::float_cast(tensor, dtype.into()) }
+}
+
+/// The composed forward, with `scale · x Aᵀ` beside the result.
 pub fn reference<B: FusedBackend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     lora_a: FloatTensor<B>,
     lora_b: FloatTensor<B>,
     scale: f64,
-) -> FloatTensor<B> {
-    let hidden = B::dense_linear(x.clone(), lora_a);
-    let low_rank = typed::<B, 2>(B::dense_linear(hidden, lora_b)).mul_scalar(scale);
-    raw(typed::<B, 2>(B::dense_linear(x, weight)) + low_rank)
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let dtype = x.dtype();
+    let hidden = typed::<B, 2>(B::dense_linear(x.clone(), cast::<B>(lora_a, dtype))).mul_scalar(scale);
+    let low_rank = typed::<B, 2>(B::dense_linear(raw(hidden.clone()), cast::<B>(lora_b, dtype)));
+    (raw(typed::<B, 2>(B::dense_linear(x, weight)) + low_rank), raw(hidden))
 }
 
-/// The composed backward: with `g = scale · dy B`, `dx = dy W + g A`, `dA = gᵀ x`, `dB = scale · dyᵀ (x Aᵀ)`.
+/// The composed backward: with `g = scale · dy B` and `h = scale · x Aᵀ`, `dx = dy W + g A`, `dA = gᵀ x`, `dB = dyᵀ h`.
 pub fn reference_backward<B: FusedBackend>(
-    x: FloatTensor<B>,
-    weight: FloatTensor<B>,
-    lora_a: FloatTensor<B>,
-    lora_b: FloatTensor<B>,
+    saved: LoraSaved<B>,
     grad: FloatTensor<B>,
-    scale: f64,
     input_gradient: bool,
-) -> (Option<FloatTensor<B>>, FloatTensor<B>, FloatTensor<B>) {
-    let scaled = raw(typed::<B, 2>(B::linear_backward_input(grad.clone(), lora_b)).mul_scalar(scale));
-    let hidden = B::dense_linear(x.clone(), lora_a.clone());
-    let d_b = raw(typed::<B, 2>(B::linear_backward_weight(hidden, grad.clone())).mul_scalar(scale));
-    let d_a = B::linear_backward_weight(x, scaled.clone());
-    let dx = input_gradient.then(|| {
-        let base = typed::<B, 2>(B::linear_backward_input(grad, weight));
-        raw(base + typed(B::linear_backward_input(scaled, lora_a)))
+) -> LoraGradients<B> {
+    let dtype = saved.x.dtype();
+    let (factor_a, factor_b) = (cast::<B>(saved.lora_a, dtype), cast::<B>(saved.lora_b, dtype));
+    let scaled = raw(typed::<B, 2>(B::linear_backward_input(grad.clone(), factor_b)).mul_scalar(saved.scale));
+    let lora_b = cast::<B>(B::linear_backward_weight(saved.hidden, grad.clone()), DType::F32);
+    let lora_a = cast::<B>(B::linear_backward_weight(saved.x, scaled.clone()), DType::F32);
+    let x = input_gradient.then(|| {
+        let base = typed::<B, 2>(B::linear_backward_input(grad, saved.weight));
+        raw(base + typed(B::linear_backward_input(scaled, factor_a)))
     });
-    (dx, d_a, d_b)
+    LoraGradients { x, lora_a, lora_b }
 }

@@ -1,6 +1,8 @@
 //! Root-mean-square normalisation.
 
 pub(crate) mod autodiff;
+#[cfg(feature = "cube")]
+pub(crate) mod cube;
 pub(crate) mod flex;
 
 use burn::tensor::backend::Backend;
@@ -28,6 +30,30 @@ pub fn rms_norm<B: FusedBackend>(x: Tensor<B, 2>, weight: Tensor<B, 1>, epsilon:
     typed(B::rms_norm(raw(x), raw(weight), epsilon))
 }
 
+/// Adds and normalises: `s = x + residual`, and [`rms_norm`] of `s`. Returns both.
+///
+/// # Shapes
+/// As [`rms_norm`]; `residual` and the sum have the shape of `x`.
+///
+/// # Panics
+/// When shapes do not fit.
+pub fn add_rms_norm<B: FusedBackend>(
+    x: Tensor<B, 2>,
+    residual: Tensor<B, 2>,
+    weight: Tensor<B, 1>,
+    epsilon: f64,
+) -> (Tensor<B, 2>, Tensor<B, 2>) {
+    assert!(
+        x.dims() == residual.dims() && x.dims()[1] == weight.dims()[0],
+        "add_rms_norm: {:?} and {:?} against a weight of {}",
+        x.dims(),
+        residual.dims(),
+        weight.dims()[0]
+    );
+    let (sum, normed) = B::add_rms_norm(raw(x), raw(residual), raw(weight), epsilon);
+    (typed(sum), typed(normed))
+}
+
 /// `1 / sqrt(mean(x²) + ε)` of each row, `[rows, 1]`, f32.
 fn inverse_rms<B: Backend>(x: Tensor<B, 2>, epsilon: f64) -> Tensor<B, 2> {
     (x.clone() * x).mean_dim(1).add_scalar(epsilon).sqrt().recip()
@@ -46,6 +72,7 @@ pub fn reference_backward<B: Backend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     grad: FloatTensor<B>,
+    residual: Option<FloatTensor<B>>,
     epsilon: f64,
     weight_gradient: bool,
 ) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
@@ -58,6 +85,9 @@ pub fn reference_backward<B: Backend>(
         weight_gradient.then(|| raw((grad.clone() * normalised.clone()).sum_dim(0).squeeze_dim::<1>(0).cast(weight_dtype)));
     let scaled = grad * typed::<B, 1>(weight).cast(DType::F32).unsqueeze();
     let mean = (scaled.clone() * normalised.clone()).mean_dim(1);
-    let dx = (scaled - normalised * mean) * inverse;
+    let mut dx = (scaled - normalised * mean) * inverse;
+    if let Some(residual) = residual {
+        dx = dx + typed::<B, 2>(residual).cast(DType::F32);
+    }
     (raw(dx.cast(dtype)), dw)
 }

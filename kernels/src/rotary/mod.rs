@@ -1,6 +1,8 @@
 //! Rotary position embedding.
 
 pub(crate) mod autodiff;
+#[cfg(feature = "cube")]
+pub(crate) mod cube;
 pub(crate) mod flex;
 
 use burn::tensor::backend::Backend;
@@ -13,15 +15,16 @@ use crate::primitive::{raw, typed};
 /// Cosine and sine of every token's angles, made once a forward pass and shared by all layers.
 #[derive(Debug, Clone)]
 pub struct RotaryTable<B: Backend> {
-    /// `[tokens, head_dim / 2]`, f32.
+    /// `[tokens, rotary_dim / 2]`, f32.
     pub cos: Tensor<B, 2>,
-    /// `[tokens, head_dim / 2]`, f32.
+    /// `[tokens, rotary_dim / 2]`, f32.
     pub sin: Tensor<B, 2>,
 }
 
-/// Turns the pairs `(x[i], x[i + d/2])` of each head by the token's angles.
+/// Turns the pairs `(x[i], x[i + d/2])` of the first `d = rotary_dim` elements of each head by the token's angles.
 ///
-/// `y₁ = x₁ cos - x₂ sin`, `y₂ = x₂ cos + x₁ sin`, with `x₁`, `x₂` the two halves of a head.
+/// `y₁ = x₁ cos - x₂ sin`, `y₂ = x₂ cos + x₁ sin`, with `x₁`, `x₂` the two halves of those elements; what is beyond them stays.
+/// The table decides how much of a head turns.
 ///
 /// # Shapes
 /// `x` `[tokens, heads, head_dim]`; the table's rows are the tokens.
@@ -33,9 +36,9 @@ pub struct RotaryTable<B: Backend> {
 /// Su et al. 2021, "RoFormer"; `apply_rotary_pos_emb` of transformers 5.
 pub fn rotary<B: FusedBackend>(x: Tensor<B, 3>, table: &RotaryTable<B>) -> Tensor<B, 3> {
     let [tokens, _, head_dim] = x.dims();
-    assert_eq!(
-        table.cos.dims(),
-        [tokens, head_dim / 2],
+    let [rows, half] = table.cos.dims();
+    assert!(
+        rows == tokens && half * 2 <= head_dim && table.sin.dims() == [rows, half],
         "rotary: the table does not fit [tokens, heads, head_dim] {:?}",
         x.dims()
     );
@@ -46,13 +49,18 @@ pub fn rotary<B: FusedBackend>(x: Tensor<B, 3>, table: &RotaryTable<B>) -> Tenso
 pub fn reference<B: Backend>(x: FloatTensor<B>, cos: FloatTensor<B>, sin: FloatTensor<B>, inverse: bool) -> FloatTensor<B> {
     let dtype = x.dtype();
     let x = typed::<B, 3>(x).cast(DType::F32);
-    let half = x.dims()[2] / 2;
+    let [_, _, head_dim] = x.dims();
+    let half = cos.shape()[1];
     let cos = typed::<B, 2>(cos).unsqueeze_dim::<3>(1);
     let sin = typed::<B, 2>(sin).unsqueeze_dim::<3>(1);
     let sin = if inverse { sin.neg() } else { sin };
     let first = x.clone().narrow(2, 0, half);
-    let second = x.narrow(2, half, half);
+    let second = x.clone().narrow(2, half, half);
     let turned_first = first.clone() * cos.clone() - second.clone() * sin.clone();
     let turned_second = second * cos + first * sin;
-    raw(Tensor::cat(vec![turned_first, turned_second], 2).cast(dtype))
+    let mut parts = vec![turned_first, turned_second];
+    if 2 * half < head_dim {
+        parts.push(x.narrow(2, 2 * half, head_dim - 2 * half));
+    }
+    raw(Tensor::cat(parts, 2).cast(dtype))
 }

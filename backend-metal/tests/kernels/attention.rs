@@ -1,0 +1,40 @@
+//! Attention over packed rows.
+
+use burn::backend::Flex;
+use burn::tensor::{DType, Int, Tensor, TensorData};
+use burnish_kernels::{self as ops, AttentionOptions, FusedBackend};
+
+use crate::sample::{close, random};
+
+pub fn attention<B: FusedBackend>(dtype: DType) {
+    let cases = [
+        // batch, queries, keys, heads, key-value heads, head_dim, window, packed, soft-cap
+        (1, 1, 1, 1, 1, 4, None, false, None),
+        (2, 5, 5, 4, 2, 8, None, true, None),
+        (1, 1, 130, 6, 2, 16, None, false, None),
+        (1, 7, 77, 3, 1, 6, Some(9), false, None),
+        (2, 70, 70, 4, 1, 32, Some(40), true, Some(3.0)),
+        (1, 99, 99, 2, 2, 64, None, true, None),
+        (1, 40, 40, 2, 1, 128, None, false, None),
+    ];
+    for (batch, queries, keys, heads, pairs, dim, sliding_window, packed, softcap) in cases {
+        let q = random::<B, 4>([batch, queries, heads, dim], 1, dtype);
+        let k = random::<B, 4>([batch, keys, pairs, dim], 2, dtype);
+        let v = random::<B, 4>([batch, keys, pairs, dim], 3, dtype);
+        let g = random::<B, 4>([batch, queries, heads, dim], 4, dtype);
+        let ids: Vec<i32> = (0..batch * keys).map(|index| (index % keys * 5 / keys) as i32).collect();
+        let data = TensorData::new(ids, [batch, keys]);
+        let on_device = packed.then(|| Tensor::<B, 2, Int>::from_data(data.clone(), &Default::default()).into_primitive());
+        let on_cpu = packed.then(|| Tensor::<Flex, 2, Int>::from_data(data, &Default::default()).into_primitive());
+        let options = AttentionOptions { scale: (dim as f64).powf(-0.5), sliding_window, softcap };
+        let name = |part: &str| format!("{part} of {batch} x {queries} x {keys}, {heads} of {pairs} heads of {dim}");
+        let expected = ops::attention::reference::<Flex>(q.cpu(), k.cpu(), v.cpu(), on_cpu.clone(), options);
+        let (y, statistics) = B::attention_for_backward(q.raw(), k.raw(), v.raw(), on_device.clone(), options);
+        close::<B, 4>(&name("attention"), y, expected, dtype);
+        let found = B::attention_backward(q.raw(), k.raw(), v.raw(), on_device, statistics, g.raw(), options);
+        let expected = ops::attention::reference_backward::<Flex>(q.cpu(), k.cpu(), v.cpu(), on_cpu, g.cpu(), options);
+        for ((part, found), expected) in ["dq", "dk", "dv"].into_iter().zip(found).zip(expected) {
+            close::<B, 4>(&name(part), found, expected, dtype);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Norms, activations, rotary embedding, the optimizer's update, the loss.
+
+use burn::backend::Flex;
+use burn::tensor::{DType, Int, Tensor, TensorData};
+use burnish_kernels::glu::Activation;
+use burnish_kernels::{self as ops, AdamWStep, FusedBackend};
+
+use crate::sample::{Pair, ROWS, close, numbers, product_row, random, raw};
+
+pub fn rms_norm<B: FusedBackend>(dtype: DType) {
+    for (rows, features) in ROWS.into_iter().chain([(3, 2048)]) {
+        let x = random::<B, 2>([rows, features], 1, dtype);
+        let (w, g) = (random::<B, 1>([features], 2, dtype), random::<B, 2>([rows, features], 3, dtype));
+        let expected = ops::rms_norm::reference::<Flex>(x.cpu(), w.cpu(), 1e-5);
+        close::<B, 2>("rms_norm", B::rms_norm(x.raw(), w.raw(), 1e-5), expected, dtype);
+        for weight_gradient in [false, true] {
+            let (dx, dw) = B::rms_norm_backward(x.raw(), w.raw(), g.raw(), None, 1e-5, weight_gradient);
+            let expected = ops::rms_norm::reference_backward::<Flex>(x.cpu(), w.cpu(), g.cpu(), None, 1e-5, true);
+            close::<B, 2>("rms_norm dx", dx, expected.0, dtype);
+            assert_eq!(dw.is_some(), weight_gradient);
+            if let Some(dw) = dw {
+                close::<B, 1>("rms_norm dw", dw, expected.1.unwrap(), dtype);
+            }
+        }
+    }
+}
+
+pub fn add_rms_norm<B: FusedBackend>(dtype: DType) {
+    for (rows, features) in ROWS {
+        let (x, r) = (random::<B, 2>([rows, features], 1, dtype), random::<B, 2>([rows, features], 2, dtype));
+        let (w, g) = (random::<B, 1>([features], 3, dtype), random::<B, 2>([rows, features], 4, dtype));
+        let (sum, y) = B::add_rms_norm(x.raw(), r.raw(), w.raw(), 1e-5);
+        let added = x.cpu.clone() + r.cpu.clone();
+        close::<B, 2>("sum", sum, raw(added.clone()), dtype);
+        close::<B, 2>("norm of sum", y, ops::rms_norm::reference::<Flex>(raw(added), w.cpu(), 1e-5), dtype);
+        let (dx, _) = B::rms_norm_backward(x.raw(), w.raw(), g.raw(), Some(r.raw()), 1e-5, false);
+        let expected = ops::rms_norm::reference_backward::<Flex>(x.cpu(), w.cpu(), g.cpu(), Some(r.cpu()), 1e-5, false);
+        close::<B, 2>("dx with residual", dx, expected.0, dtype);
+    }
+}
+
+pub fn rotary<B: FusedBackend>(dtype: DType) {
+    for (tokens, heads, dim, half) in [(1, 1, 2, 1), (3, 5, 6, 3), (77, 3, 64, 32), (9, 2, 32, 8), (5, 3, 20, 5)] {
+        let x = random::<B, 3>([tokens, heads, dim], 1, dtype);
+        let angles = numbers(tokens * half, 2, 3.0);
+        let of = |f: fn(f32) -> f32| {
+            Pair::<B, 2>::from(angles.iter().map(|angle| f(*angle)).collect(), [tokens, half], DType::F32)
+        };
+        let (cos, sin) = (of(f32::cos), of(f32::sin));
+        for inverse in [false, true] {
+            let expected = ops::rotary::reference::<Flex>(x.cpu(), cos.cpu(), sin.cpu(), inverse);
+            // Held elsewhere it is turned into a new tensor, else in place.
+            close::<B, 3>("rotary", B::rotary(x.raw(), cos.raw(), sin.raw(), inverse), expected.clone(), dtype);
+            let own = raw(x.device.clone().mul_scalar(1.0));
+            close::<B, 3>("rotary in place", B::rotary(own, cos.raw(), sin.raw(), inverse), expected, dtype);
+        }
+        close::<B, 3>("rotary's input", x.raw(), x.cpu(), dtype);
+    }
+}
+
+pub fn glu<B: FusedBackend>(dtype: DType) {
+    for (rows, features) in ROWS {
+        let count = rows * features;
+        let gate = Pair::<B, 2>::from(numbers(count, 1, 4.0), [rows, features], dtype);
+        let (up, g) = (random::<B, 2>([rows, features], 2, dtype), random::<B, 2>([rows, features], 3, dtype));
+        for kind in [Activation::Silu, Activation::GeluTanh] {
+            let expected = ops::glu::reference::<Flex>(gate.cpu(), up.cpu(), kind);
+            close::<B, 2>("glu", B::glu(gate.raw(), up.raw(), kind), expected, dtype);
+            let found = B::glu_backward(gate.raw(), up.raw(), g.raw(), kind);
+            let expected = ops::glu::reference_backward::<Flex>(gate.cpu(), up.cpu(), g.cpu(), kind);
+            close::<B, 2>("dgate", found.0, expected.0, dtype);
+            close::<B, 2>("dup", found.1, expected.1, dtype);
+        }
+    }
+}
+
+pub fn adamw<B: FusedBackend>(dtype: DType) {
+    if dtype != DType::F32 {
+        return;
+    }
+    let step = AdamWStep {
+        learning_rate: 1e-2,
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+        weight_decay: 0.1,
+        step: 3,
+        gradient_factor: 0.5,
+    };
+    for (rows, columns) in ROWS {
+        let shape = [rows, columns];
+        let [p, g, m] = [1, 2, 3].map(|seed| random::<B, 2>(shape, seed, dtype));
+        let v = Pair::<B, 2>::from(numbers(rows * columns, 4, 1.0).iter().map(|x| x * x).collect(), shape, dtype);
+        let expected = ops::adamw::reference::<Flex>(p.cpu(), g.cpu(), m.cpu(), v.cpu(), step);
+        let found = B::adamw(p.raw(), g.raw(), m.raw(), v.raw(), step);
+        for ((name, found), expected) in ["parameter", "first", "second"].into_iter().zip(found).zip(expected) {
+            close::<B, 2>(name, found, expected, dtype);
+        }
+        close::<B, 2>("the parameter that is held elsewhere", p.raw(), p.cpu(), dtype);
+    }
+}
+
+pub fn cross_entropy<B: FusedBackend>(dtype: DType) {
+    for (tokens, features, vocabulary) in [(1, 3, 5), (23, 16, 77), (50, 32, 1024)] {
+        let (h, w) = (random::<B, 2>([tokens, features], 1, dtype), random::<B, 2>([vocabulary, features], 2, dtype));
+        let labels: Vec<i32> = (0..tokens).map(|index| (index * 7 % vocabulary) as i32).collect();
+        let data = TensorData::new(labels, [tokens]);
+        let on_device = Tensor::<B, 1, Int>::from_data(data.clone(), &Default::default());
+        let on_cpu = Tensor::<Flex, 1, Int>::from_data(data, &Default::default());
+        let ids = || (on_device.clone().into_primitive(), on_cpu.clone().into_primitive());
+        let expected = ops::linear_cross_entropy::reference_with_gradient::<Flex>(h.cpu(), w.cpu(), ids().1, false);
+        close::<B, 1>(
+            "loss",
+            B::linear_cross_entropy(h.raw(), w.raw(), ids().0),
+            expected.0.clone(),
+            product_row::<B>(dtype),
+        );
+        let found = B::linear_cross_entropy_with_gradient(h.raw(), w.raw(), ids().0, false);
+        close::<B, 1>("loss", found.0, expected.0, product_row::<B>(dtype));
+        // The logits are rounded to the dtype on their way, so that a gradient is off by as much as they are.
+        let row = if product_row::<B>(dtype) == DType::F32 { DType::F32 } else { DType::BF16 };
+        close::<B, 2>("dh", found.1, expected.1, row);
+    }
+}

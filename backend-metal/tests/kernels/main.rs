@@ -1,0 +1,60 @@
+//! Every GPU kernel, forward and each gradient, against the composed operation on the CPU: on the runtime of our own (MSL on
+//! macOS, SPIR-V elsewhere) and in the emulator, which executes the MSL.
+#![allow(clippy::unwrap_used)]
+
+mod attention;
+mod elements;
+mod products;
+mod sample;
+mod speed;
+
+/// The tests of a backend, in each of the dtypes that it computes in.
+macro_rules! on {
+    ($name:ident: $backend:ty $(; $ignored:meta)?) => {
+        mod $name {
+            use super::*;
+
+            on!(@tests $backend; $(#[$ignored])?; elements: rms_norm, add_rms_norm, rotary, glu, adamw, cross_entropy);
+            on!(@tests $backend; $(#[$ignored])?; products: linear, lora_linear);
+            on!(@tests $backend; $(#[$ignored])?; attention: attention);
+        }
+    };
+    (@tests $backend:ty; #[$ignored:meta]; $module:ident: $($test:ident),*) => {
+        $(
+            #[test]
+            #[$ignored]
+            fn $test() {
+                for dtype in sample::dtypes::<$backend>() {
+                    $module::$test::<$backend>(dtype);
+                }
+            }
+        )*
+    };
+    (@tests $backend:ty; ; $module:ident: $($test:ident),*) => {
+        $(
+            #[test]
+            fn $test() {
+                for dtype in sample::dtypes::<$backend>() {
+                    $module::$test::<$backend>(dtype);
+                }
+            }
+        )*
+    };
+}
+
+on!(gpu: burnish_metal::Metal);
+on!(emulator: burnish_metal::emulator::MetalCpu);
+
+/// On a machine with an NVIDIA GPU: `cargo test --release -p burnish-metal --features emulator --test kernels -- --ignored cuda`.
+#[cfg(not(target_os = "macos"))]
+mod nvidia {
+    use super::*;
+
+    on!(cuda: burn_cuda::Cuda; ignore = "needs an NVIDIA GPU");
+
+    #[test]
+    #[ignore = "needs an NVIDIA GPU"]
+    fn speed() {
+        speed::print::<burn_cuda::Cuda>(burn::tensor::DType::BF16);
+    }
+}

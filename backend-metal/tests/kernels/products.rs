@@ -1,0 +1,61 @@
+//! Matrix products, and layers with adapters.
+
+use burn::backend::Flex;
+use burn::tensor::DType;
+use burnish_kernels::lora_linear::LoraSaved;
+use burnish_kernels::{self as ops, FusedBackend};
+
+use crate::sample::{Pair, close, numbers, product_row, random};
+
+/// Rows, inputs, outputs: one row, odd ones, whole tiles, and more than a tile.
+const SIZES: [(usize, usize, usize); 6] =
+    [(1, 3, 5), (2, 77, 131), (23, 77, 31), (64, 64, 64), (130, 72, 200), (70, 1032, 24)];
+
+/// Sums over many terms keep their size.
+fn scaled<B: FusedBackend>(shape: [usize; 2], seed: u32, dtype: DType, terms: usize) -> Pair<B, 2> {
+    Pair::from(numbers(shape[0] * shape[1], seed, (terms as f32).powf(-0.5)), shape, dtype)
+}
+
+pub fn linear<B: FusedBackend>(dtype: DType) {
+    for (rows, inputs, outputs) in SIZES {
+        let (x, g) = (random::<B, 2>([rows, inputs], 1, dtype), random::<B, 2>([rows, outputs], 2, dtype));
+        let w = scaled::<B>([outputs, inputs], 3, dtype, inputs.max(outputs));
+        let name = |part: &str| format!("{part} of {rows} x {inputs} x {outputs}");
+        let expected = ops::linear::reference::<Flex>(x.cpu(), w.cpu());
+        close::<B, 2>(&name("linear"), B::dense_linear(x.raw(), w.raw()), expected, product_row::<B>(dtype));
+        let expected = ops::linear::reference_backward_input::<Flex>(g.cpu(), w.cpu());
+        close::<B, 2>(&name("linear dx"), B::linear_backward_input(g.raw(), w.raw()), expected, product_row::<B>(dtype));
+        let g = scaled::<B>([rows, outputs], 2, dtype, rows);
+        let expected = ops::linear::reference_backward_weight::<Flex>(x.cpu(), g.cpu());
+        close::<B, 2>(&name("linear dw"), B::linear_backward_weight(x.raw(), g.raw()), expected, product_row::<B>(dtype));
+    }
+}
+
+pub fn lora_linear<B: FusedBackend>(dtype: DType) {
+    for ((rows, inputs, outputs), rank) in SIZES.into_iter().zip([1, 3, 4, 16, 8, 64]) {
+        let x = random::<B, 2>([rows, inputs], 1, dtype);
+        let w = scaled::<B>([outputs, inputs], 2, dtype, inputs.max(outputs));
+        let a = scaled::<B>([rank, inputs], 3, DType::F32, inputs);
+        let b = scaled::<B>([outputs, rank], 4, DType::F32, outputs.max(rank));
+        let g = scaled::<B>([rows, outputs], 5, dtype, rows);
+        let name = |part: &str| format!("{part} of {rows} x {inputs} x {outputs}, rank {rank}");
+        let (y, hidden) = B::lora_linear(x.raw(), w.raw(), a.raw(), b.raw(), 0.5);
+        let (expected, expected_hidden) = ops::lora_linear::reference::<Flex>(x.cpu(), w.cpu(), a.cpu(), b.cpu(), 0.5);
+        close::<B, 2>(&name("lora y"), y, expected, product_row::<B>(dtype));
+        close::<B, 2>(&name("lora hidden"), hidden.clone(), expected_hidden.clone(), product_row::<B>(dtype));
+        let saved = LoraSaved::<B> { x: x.raw(), weight: w.raw(), lora_a: a.raw(), lora_b: b.raw(), hidden, scale: 0.5 };
+        let found = B::lora_linear_backward(saved, g.raw(), true);
+        let saved = LoraSaved::<Flex> {
+            x: x.cpu(),
+            weight: w.cpu(),
+            lora_a: a.cpu(),
+            lora_b: b.cpu(),
+            hidden: expected_hidden,
+            scale: 0.5,
+        };
+        let expected = ops::lora_linear::reference_backward::<Flex>(saved, g.cpu(), true);
+        close::<B, 2>(&name("lora dx"), found.x.unwrap(), expected.x.unwrap(), product_row::<B>(dtype));
+        close::<B, 2>(&name("lora da"), found.lora_a, expected.lora_a, product_row::<B>(dtype));
+        close::<B, 2>(&name("lora db"), found.lora_b, expected.lora_b, product_row::<B>(dtype));
+    }
+}

@@ -1,0 +1,82 @@
+//! Random tensors on two backends, and comparing what they become.
+
+use burn::backend::Flex;
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{DType, Tensor, TensorData, TensorPrimitive};
+use burnish_kernels::tolerance::Tolerance;
+
+/// What the device computes in: bf16 is not on Metal (cubecl 0.10), nor on software Vulkan.
+pub fn dtypes<B: Backend>() -> Vec<DType> {
+    let device = B::Device::default();
+    let all = [DType::F32, DType::F16, DType::BF16];
+    let dtypes: Vec<DType> = all.into_iter().filter(|dtype| B::supports_dtype(&device, *dtype)).collect();
+    assert!(dtypes.contains(&DType::F32), "{dtypes:?}");
+    dtypes
+}
+
+/// Rows and features: odd ones, and ones beyond a block.
+pub const ROWS: [(usize, usize); 5] = [(1, 1), (3, 23), (23, 77), (130, 64), (50, 777)];
+
+pub fn raw<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
+    tensor.into_primitive().tensor()
+}
+
+pub fn typed<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(primitive))
+}
+
+/// The same numbers, rounded to a dtype, on the backend under test and as f32 on the CPU.
+pub struct Pair<B: Backend, const D: usize> {
+    pub device: Tensor<B, D>,
+    pub cpu: Tensor<Flex, D>,
+}
+
+impl<B: Backend, const D: usize> Pair<B, D> {
+    pub fn from(values: Vec<f32>, shape: [usize; D], dtype: DType) -> Self {
+        let rounded = TensorData::new(values, shape).convert_dtype(dtype).convert_dtype(DType::F32);
+        let device = Tensor::<B, D>::from_data(rounded.clone(), &Default::default()).cast(dtype);
+        Self { device, cpu: Tensor::from_data(rounded, &Default::default()) }
+    }
+
+    pub fn raw(&self) -> FloatTensor<B> {
+        raw(self.device.clone())
+    }
+
+    pub fn cpu(&self) -> FloatTensor<Flex> {
+        raw(self.cpu.clone())
+    }
+}
+
+/// Numbers of about a normal distribution.
+pub fn numbers(count: usize, seed: u32, scale: f32) -> Vec<f32> {
+    let mut state = u64::from(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+    };
+    (0..count).map(|_| (0..4).map(|_| next()).sum::<f32>() * 1.7 * scale).collect()
+}
+
+pub fn random<B: Backend, const D: usize>(shape: [usize; D], seed: u32, dtype: DType) -> Pair<B, D> {
+    Pair::from(numbers(shape.iter().product(), seed, 1.0), shape, dtype)
+}
+
+/// Compares within the table's row of a dtype.
+pub fn close<B: Backend, const D: usize>(name: &str, found: FloatTensor<B>, expected: FloatTensor<Flex>, dtype: DType) {
+    let read = |data: TensorData| data.iter::<f32>().collect::<Vec<_>>();
+    let found = typed::<B, D>(found);
+    let expected = typed::<Flex, D>(expected);
+    assert_eq!(found.dims(), expected.dims(), "{name}");
+    let found = found.cast(DType::F32).try_into_data().unwrap_or_else(|error| panic!("{name}: {error}"));
+    let name = format!("{name} in {dtype:?}");
+    Tolerance::of(dtype).check(&name, &read(found), &read(expected.into_data())).unwrap();
+}
+
+/// The row of the table for matrix products: burn's own on CUDA, which ours leave f32 to, are tf32, as coarse as f16.
+pub fn product_row<B: Backend>(dtype: DType) -> DType {
+    let is_cuda = B::name(&B::Device::default()).contains("cuda");
+    if is_cuda && dtype == DType::F32 { DType::F16 } else { dtype }
+}

@@ -1,0 +1,275 @@
+//! The launches of attention.
+
+use burn::tensor::{DType, TensorMetadata};
+use burn_cubecl::CubeRuntime;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+use super::lanes;
+use super::scores::{Sight, SizesLaunch};
+use super::units::{self, AttentionTiles};
+use super::units_backward;
+use crate::attention::AttentionOptions;
+use crate::cube::launch::{contiguous, cubes, empty, empty_like, vector_size};
+use crate::matrix::{Route, route};
+
+/// Longest head that the kernels hold.
+const MAX_HEAD_DIM: usize = 256;
+const DELTA_UNITS: usize = 128;
+
+/// Whether the kernels hold heads of that length.
+pub(crate) fn fits(head_dim: usize) -> bool {
+    head_dim <= MAX_HEAD_DIM
+}
+
+/// What all kernels are told.
+struct Call<R: CubeRuntime> {
+    query: CubeTensor<R>,
+    key: CubeTensor<R>,
+    value: CubeTensor<R>,
+    segments: CubeTensor<R>,
+    sight: Sight,
+    sizes: [usize; 6],
+    options: AttentionOptions,
+}
+
+impl<R: CubeRuntime> Call<R> {
+    fn new([query, key, value]: [CubeTensor<R>; 3], segments: Option<CubeTensor<R>>, options: AttentionOptions) -> Self {
+        let [query, key, value] = [query, key, value].map(contiguous);
+        let (shape, key_shape) = (query.shape(), key.shape());
+        let sizes = [shape[0], shape[1], key_shape[1], shape[2], key_shape[2], shape[3]];
+        let sight = Sight {
+            segments: segments.is_some(),
+            window: options.sliding_window.is_some_and(|window| window < sizes[2]),
+            softcap: options.softcap.is_some(),
+        };
+        let segments = segments.map_or_else(|| empty(&query, [1], DType::I32), contiguous);
+        Self { query, key, value, segments, sight, sizes, options }
+    }
+
+    fn sizes(&self) -> SizesLaunch<R> {
+        let [_, queries, keys, heads, pairs, _] = self.sizes;
+        let window = self.options.sliding_window.unwrap_or(keys).min(keys);
+        SizesLaunch::new(
+            queries as u32,
+            keys as u32,
+            heads as u32,
+            pairs as u32,
+            window as u32,
+            self.options.scale as f32,
+            self.options.softcap.unwrap_or(1.0) as f32,
+        )
+    }
+
+    /// Tiles on matrix units, where the device has them for the dtype and the head is whole fragments.
+    fn tiles(&self, backward: bool) -> Option<AttentionTiles> {
+        let Route::MatrixUnits(fragment) = route(&self.query.client, self.query.dtype) else { return None };
+        let head_dim = self.sizes[5];
+        if head_dim % fragment.k != 0 || head_dim % fragment.n != 0 {
+            return None;
+        }
+        let vector = vector_size(&[&self.query, &self.key, &self.value], gcd(head_dim, fragment.k));
+        let limit = self.query.client.properties().hardware.max_shared_memory_size;
+        let element = self.query.dtype.size();
+        let candidates = if backward {
+            [(32, 4), (32, 2), (16, 4), (16, 2), (16, 1)]
+        } else {
+            [(64, 4), (32, 4), (32, 2), (16, 2), (16, 1)]
+        };
+        candidates
+            .into_iter()
+            .map(|(columns, planes)| AttentionTiles { head_dim, columns, planes, fragment, vector })
+            .find(|tiles| tiles.shared_bytes(element, 1 + usize::from(backward)) <= limit)
+    }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// The result, and `log Σ exp(score)` `[batch, heads, queries]`, f32.
+pub(crate) fn forward<R: CubeRuntime>(
+    inputs: [CubeTensor<R>; 3],
+    segments: Option<CubeTensor<R>>,
+    options: AttentionOptions,
+) -> (CubeTensor<R>, CubeTensor<R>) {
+    let call = Call::new(inputs, segments, options);
+    let [batch, queries, _, heads, _, head_dim] = call.sizes;
+    let out = empty_like(&call.query);
+    let log_sums = empty(&call.query, [batch, heads, queries], DType::F32);
+    let (client, dtype, segment_dtype) = (call.query.client.clone(), call.query.dtype, call.segments.dtype);
+    let (sizes, sight) = (call.sizes(), call.sight);
+    // SAFETY: rows and columns beyond the tensors are compared with the sizes before they are read or written.
+    unsafe {
+        if let Some(tiles) = call.tiles(false) {
+            units::forward_kernel::launch_unchecked::<R>(
+                &client,
+                CubeCount::Static(queries.div_ceil(tiles.rows()) as u32, heads as u32, batch as u32),
+                CubeDim::new_1d(tiles.units() as u32),
+                tiles.vector,
+                call.query.into_array_arg(),
+                call.key.into_array_arg(),
+                call.value.into_array_arg(),
+                call.segments.into_array_arg(),
+                out.clone().into_array_arg(),
+                log_sums.clone().into_array_arg(),
+                sizes,
+                tiles,
+                sight,
+                dtype.into(),
+                segment_dtype.into(),
+            );
+        } else {
+            lanes::forward_kernel::launch_unchecked::<R>(
+                &client,
+                CubeCount::Static(queries.div_ceil(lanes::ROWS) as u32, heads as u32, batch as u32),
+                CubeDim::new_1d(lanes::ROWS as u32),
+                call.query.into_array_arg(),
+                call.key.into_array_arg(),
+                call.value.into_array_arg(),
+                call.segments.into_array_arg(),
+                out.clone().into_array_arg(),
+                log_sums.clone().into_array_arg(),
+                sizes,
+                head_dim,
+                sight,
+                dtype.into(),
+                segment_dtype.into(),
+            );
+        }
+    }
+    (out, log_sums)
+}
+
+/// `Σ dO O` of each query, `[batch, heads, queries]`, f32.
+fn deltas<R: CubeRuntime>(out: CubeTensor<R>, grad: &CubeTensor<R>) -> CubeTensor<R> {
+    let shape = out.shape();
+    let (batch, queries, heads, head_dim) = (shape[0], shape[1], shape[2], shape[3]);
+    let deltas = empty(&out, [batch, heads, queries], DType::F32);
+    let size = vector_size(&[&out, grad], head_dim);
+    let (client, dtype, count) = (out.client.clone(), out.dtype, batch * queries * heads);
+    // SAFETY: a unit reads one of `count` rows and writes one of `count` sums.
+    unsafe {
+        lanes::delta_kernel::launch_unchecked::<R>(
+            &client,
+            cubes(count.div_ceil(DELTA_UNITS)),
+            CubeDim::new_1d(DELTA_UNITS as u32),
+            size,
+            out.into_array_arg(),
+            grad.clone().into_array_arg(),
+            deltas.clone().into_array_arg(),
+            count as u32,
+            queries as u32,
+            heads as u32,
+            head_dim / size,
+            dtype.into(),
+        );
+    }
+    deltas
+}
+
+/// Gradients for query, key and value.
+pub(crate) fn backward<R: CubeRuntime>(
+    inputs: [CubeTensor<R>; 3],
+    segments: Option<CubeTensor<R>>,
+    [out, log_sums, grad]: [CubeTensor<R>; 3],
+    options: AttentionOptions,
+) -> [CubeTensor<R>; 3] {
+    let call = Call::new(inputs, segments, options);
+    let [out, log_sums, grad] = [out, log_sums, grad].map(contiguous);
+    let [batch, queries, keys, heads, pairs, head_dim] = call.sizes;
+    let deltas = deltas(out, &grad);
+    let (d_query, d_key, d_value) = (empty_like(&call.query), empty_like(&call.key), empty_like(&call.value));
+    let (client, dtype, segment_dtype) = (call.query.client.clone(), call.query.dtype, call.segments.dtype);
+    let sight = call.sight;
+    let tiles = call.tiles(true);
+    let rows = tiles.map_or(lanes::ROWS, |tiles| tiles.rows());
+    let by_query = CubeCount::Static(queries.div_ceil(rows) as u32, heads as u32, batch as u32);
+    let by_key = CubeCount::Static(keys.div_ceil(rows) as u32, pairs as u32, batch as u32);
+    let argument = |tensor: &CubeTensor<R>| tensor.clone().into_array_arg();
+    // SAFETY: rows and columns beyond the tensors are compared with the sizes before they are read or written.
+    unsafe {
+        if let Some(tiles) = tiles {
+            let dim = CubeDim::new_1d(tiles.units() as u32);
+            units_backward::query_kernel::launch_unchecked::<R>(
+                &client,
+                by_query,
+                dim,
+                tiles.vector,
+                argument(&call.query),
+                argument(&call.key),
+                argument(&call.value),
+                argument(&grad),
+                argument(&call.segments),
+                argument(&log_sums),
+                argument(&deltas),
+                argument(&d_query),
+                call.sizes(),
+                tiles,
+                sight,
+                dtype.into(),
+                segment_dtype.into(),
+            );
+            units_backward::key_kernel::launch_unchecked::<R>(
+                &client,
+                by_key,
+                dim,
+                tiles.vector,
+                argument(&call.query),
+                argument(&call.key),
+                argument(&call.value),
+                argument(&grad),
+                argument(&call.segments),
+                argument(&log_sums),
+                argument(&deltas),
+                argument(&d_key),
+                argument(&d_value),
+                call.sizes(),
+                tiles,
+                sight,
+                dtype.into(),
+                segment_dtype.into(),
+            );
+        } else {
+            let dim = CubeDim::new_1d(lanes::ROWS as u32);
+            lanes::query_kernel::launch_unchecked::<R>(
+                &client,
+                by_query,
+                dim,
+                argument(&call.query),
+                argument(&call.key),
+                argument(&call.value),
+                argument(&grad),
+                argument(&call.segments),
+                argument(&log_sums),
+                argument(&deltas),
+                argument(&d_query),
+                call.sizes(),
+                head_dim,
+                sight,
+                dtype.into(),
+                segment_dtype.into(),
+            );
+            lanes::key_kernel::launch_unchecked::<R>(
+                &client,
+                by_key,
+                dim,
+                argument(&call.query),
+                argument(&call.key),
+                argument(&call.value),
+                argument(&grad),
+                argument(&call.segments),
+                argument(&log_sums),
+                argument(&deltas),
+                argument(&d_key),
+                argument(&d_value),
+                call.sizes(),
+                head_dim,
+                sight,
+                dtype.into(),
+                segment_dtype.into(),
+            );
+        }
+    }
+    [d_query, d_key, d_value]
+}

@@ -1,0 +1,263 @@
+//! `FusedBackend` for burn's CubeCL backends: kernels of ours where the runtime asks for them, else the composed operations.
+
+use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
+use burn::tensor::{DType, TensorMetadata};
+use burn_cubecl::tensor::CubeTensor;
+use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
+
+use crate::adamw::AdamWStep;
+use crate::attention::{AttentionOptions, Statistics};
+use crate::backend::DeviceMemory;
+use crate::glu::{self, Activation};
+use crate::lora_linear::{self, LoraGradients, LoraSaved};
+use crate::matrix::{Product, multiply};
+use crate::primitive::{raw, typed};
+use crate::runtime::KernelRuntime;
+use crate::{FusedBackend, adamw, attention, linear, linear_cross_entropy, rms_norm, rotary};
+
+/// Whether all tensors are of one float dtype that kernels are written for.
+fn alike<R: CubeRuntime>(tensors: &[&CubeTensor<R>]) -> bool {
+    let dtype = tensors[0].dtype;
+    matches!(dtype, DType::F32 | DType::F16 | DType::BF16) && tensors.iter().all(|tensor| tensor.dtype == dtype)
+}
+
+fn is_f32<R: CubeRuntime>(tensors: &[&CubeTensor<R>]) -> bool {
+    tensors.iter().all(|tensor| tensor.dtype == DType::F32)
+}
+
+impl<R, F, I, BT> FusedBackend for CubeBackend<R, F, I, BT>
+where
+    R: KernelRuntime,
+    F: FloatElement,
+    I: IntElement,
+    BT: BoolElement,
+{
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
+        if !R::FUSED || !alike(&[&x, &weight]) || !rms_norm::cube::fits(x.shape()[1]) {
+            return rms_norm::reference::<Self>(x, weight, epsilon);
+        }
+        rms_norm::cube::forward(x, None, weight, epsilon).0
+    }
+
+    fn add_rms_norm(
+        x: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if R::FUSED && alike(&[&x, &residual, &weight]) && rms_norm::cube::fits(x.shape()[1]) {
+            let (y, sum) = rms_norm::cube::forward(x, Some(residual), weight, epsilon);
+            if let Some(sum) = sum {
+                return (sum, y);
+            }
+            unreachable!("a residual was given");
+        }
+        let sum = <Self as FloatTensorOps<Self>>::float_add(x, residual);
+        (sum.clone(), Self::rms_norm(sum, weight, epsilon))
+    }
+
+    fn rms_norm_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        residual: Option<FloatTensor<Self>>,
+        epsilon: f64,
+        weight_gradient: bool,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        let residual_fits = residual.as_ref().is_none_or(|residual| alike(&[&x, residual]));
+        if !R::FUSED || !residual_fits || !alike(&[&x, &weight, &grad]) || !rms_norm::cube::fits(x.shape()[1]) {
+            return rms_norm::reference_backward::<Self>(x, weight, grad, residual, epsilon, weight_gradient);
+        }
+        let dtype = weight.dtype;
+        let (dx, partial) = rms_norm::cube::backward(x, weight, grad, residual, epsilon, weight_gradient);
+        (dx, partial.map(|partial| raw(typed::<Self, 2>(partial).sum_dim(0).squeeze_dim::<1>(0).cast(dtype))))
+    }
+
+    fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, inverse: bool) -> FloatTensor<Self> {
+        if !R::FUSED || !alike(&[&x]) || !is_f32(&[&cos, &sin]) {
+            return rotary::reference::<Self>(x, cos, sin, inverse);
+        }
+        rotary::cube::turn(x, cos, sin, inverse)
+    }
+
+    fn glu(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        if !R::FUSED || !alike(&[&gate, &up]) {
+            return glu::reference::<Self>(gate, up, activation);
+        }
+        glu::cube::forward(gate, up, activation)
+    }
+
+    fn glu_backward(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        activation: Activation,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if !R::FUSED || !alike(&[&gate, &up, &grad]) {
+            return glu::reference_backward::<Self>(gate, up, grad, activation);
+        }
+        glu::cube::backward(gate, up, grad, activation)
+    }
+
+    fn segment_attention(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        segments: Option<IntTensor<Self>>,
+        options: AttentionOptions,
+    ) -> FloatTensor<Self> {
+        if !R::FUSED || !alike(&[&query, &key, &value]) || !attention::cube::fits(query.shape()[3]) {
+            return attention::reference::<Self>(query, key, value, segments, options);
+        }
+        attention::cube::forward([query, key, value], segments, options).0
+    }
+
+    fn attention_for_backward(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        segments: Option<IntTensor<Self>>,
+        options: AttentionOptions,
+    ) -> (FloatTensor<Self>, Option<Statistics<Self>>) {
+        if !R::FUSED || !alike(&[&query, &key, &value]) || !attention::cube::fits(query.shape()[3]) {
+            return (attention::reference::<Self>(query, key, value, segments, options), None);
+        }
+        let (output, log_sum_exp) = attention::cube::forward([query, key, value], segments, options);
+        (output.clone(), Some(Statistics { output, log_sum_exp }))
+    }
+
+    fn attention_backward(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        segments: Option<IntTensor<Self>>,
+        statistics: Option<Statistics<Self>>,
+        grad: FloatTensor<Self>,
+        options: AttentionOptions,
+    ) -> [FloatTensor<Self>; 3] {
+        match statistics {
+            Some(Statistics { output, log_sum_exp }) if alike(&[&query, &grad]) => {
+                attention::cube::backward([query, key, value], segments, [output, log_sum_exp, grad], options)
+            }
+            _ => attention::reference_backward::<Self>(query, key, value, segments, grad, options),
+        }
+    }
+
+    fn dense_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        if R::FUSED && alike(&[&x, &weight]) {
+            let out = x.dtype;
+            let (a, b) = (x.clone(), weight.clone());
+            let product = Product { a, b, transposed_a: false, transposed_b: true, more: None, alpha: 1.0, out };
+            if let Some(y) = multiply(product) {
+                return y;
+            }
+        }
+        linear::reference::<Self>(x, weight)
+    }
+
+    fn linear_backward_input(grad: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        if R::FUSED && alike(&[&grad, &weight]) {
+            let out = grad.dtype;
+            let (a, b) = (grad.clone(), weight.clone());
+            let product = Product { a, b, transposed_a: false, transposed_b: false, more: None, alpha: 1.0, out };
+            if let Some(dx) = multiply(product) {
+                return dx;
+            }
+        }
+        linear::reference_backward_input::<Self>(grad, weight)
+    }
+
+    fn linear_backward_weight(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        if R::FUSED && alike(&[&grad, &x]) {
+            let out = grad.dtype;
+            let (a, b) = (grad.clone(), x.clone());
+            let product = Product { a, b, transposed_a: true, transposed_b: false, more: None, alpha: 1.0, out };
+            if let Some(dw) = multiply(product) {
+                return dw;
+            }
+        }
+        linear::reference_backward_weight::<Self>(x, grad)
+    }
+
+    fn lora_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        lora_a: FloatTensor<Self>,
+        lora_b: FloatTensor<Self>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if R::FUSED && alike(&[&x, &weight]) && lora_linear::cube::fits(&x, &weight, [&lora_a, &lora_b]) {
+            let inputs = (x.clone(), weight.clone(), lora_a.clone(), lora_b.clone());
+            if let Some(found) = lora_linear::cube::forward(inputs.0, inputs.1, inputs.2, inputs.3, scale) {
+                return found;
+            }
+        }
+        lora_linear::reference::<Self>(x, weight, lora_a, lora_b, scale)
+    }
+
+    fn lora_linear_backward(saved: LoraSaved<Self>, grad: FloatTensor<Self>, input_gradient: bool) -> LoraGradients<Self> {
+        let LoraSaved { x, weight, lora_a, lora_b, hidden, scale } = saved.clone();
+        if R::FUSED && alike(&[&x, &weight, &hidden, &grad]) && lora_linear::cube::fits(&x, &weight, [&lora_a, &lora_b]) {
+            let saved = lora_linear::cube::Saved { x, weight, lora_a, lora_b, hidden, scale };
+            if let Some((x, lora_a, lora_b)) = lora_linear::cube::backward(saved, grad.clone(), input_gradient) {
+                return LoraGradients { x, lora_a, lora_b };
+            }
+        }
+        lora_linear::reference_backward::<Self>(saved, grad, input_gradient)
+    }
+
+    fn linear_cross_entropy(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        labels: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        if !R::FUSED || !alike(&[&hidden, &weight]) {
+            return linear_cross_entropy::reference::<Self>(hidden, weight, labels);
+        }
+        let logits = |hidden| Self::dense_linear(hidden, weight.clone());
+        let gradient = false;
+        let chunk = linear_cross_entropy::cube::chunk_tokens(weight.shape()[0]);
+        let chunks = linear_cross_entropy::chunks::<Self>(hidden, labels, chunk);
+        let losses = chunks.map(|(hidden, labels)| linear_cross_entropy::cube::losses(logits(hidden), labels, gradient).0);
+        linear_cross_entropy::total::<Self>(losses.collect())
+    }
+
+    fn linear_cross_entropy_with_gradient(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        labels: IntTensor<Self>,
+        weight_gradient: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        if !R::FUSED || weight_gradient || !alike(&[&hidden, &weight]) {
+            return linear_cross_entropy::reference_with_gradient::<Self>(hidden, weight, labels, weight_gradient);
+        }
+        let chunk = linear_cross_entropy::cube::chunk_tokens(weight.shape()[0]);
+        let (mut losses, mut gradients) = (Vec::new(), Vec::new());
+        for (hidden, labels) in linear_cross_entropy::chunks::<Self>(hidden, labels, chunk) {
+            let logits = Self::dense_linear(hidden, weight.clone());
+            let (loss, d_logits) = linear_cross_entropy::cube::losses(logits, labels, true);
+            losses.push(loss);
+            gradients.push(typed::<Self, 2>(Self::linear_backward_input(d_logits, weight.clone())));
+        }
+        let d_hidden = if gradients.len() == 1 { gradients.remove(0) } else { burn::tensor::Tensor::cat(gradients, 0) };
+        (linear_cross_entropy::total::<Self>(losses), raw(d_hidden), None)
+    }
+
+    fn adamw(
+        parameter: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        step: AdamWStep,
+    ) -> [FloatTensor<Self>; 3] {
+        if !R::FUSED || !is_f32(&[&parameter, &gradient, &first, &second]) {
+            return adamw::reference::<Self>(parameter, gradient, first, second, step);
+        }
+        adamw::cube::update(parameter, gradient, first, second, step)
+    }
+
+    fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {
+        let usage = R::client(device).memory_usage().ok()?;
+        Some(DeviceMemory { in_use: usage.bytes_in_use, reserved: usage.bytes_reserved })
+    }
+}

@@ -1,0 +1,65 @@
+//! From burn's tensors to the arguments of a launch.
+
+use burn::tensor::DType;
+use burn::tensor::Shape;
+use burn_cubecl::CubeRuntime;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+/// Most cubes along one axis of a launch.
+const MAX_CUBES: usize = 65_535;
+
+/// A tensor whose rows follow each other without gaps, copied only where it is not one already. CUDA's allocations of burn have
+/// gaps where rows are no multiple of its alignment.
+pub(crate) fn contiguous<R: CubeRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
+    if tensor.is_contiguous() {
+        return tensor;
+    }
+    let packed = empty(&tensor, tensor.meta.shape().clone(), tensor.dtype);
+    let (client, dtype) = (tensor.client.clone(), tensor.dtype);
+    cubecl::std::tensor::copy_into(&client, tensor.binding(), packed.clone().binding(), dtype.into());
+    packed
+}
+
+/// An uninitialised tensor without gaps, on the device of another.
+pub(crate) fn empty<R: CubeRuntime>(beside: &CubeTensor<R>, shape: impl Into<Shape>, dtype: DType) -> CubeTensor<R> {
+    let (shape, client) = (shape.into(), beside.client.clone());
+    let handle = client.empty(shape.num_elements() * dtype.size());
+    CubeTensor::new_contiguous(client, beside.device.clone(), shape, handle, dtype)
+}
+
+/// An uninitialised tensor of the same shape and dtype.
+pub(crate) fn empty_like<R: CubeRuntime>(tensor: &CubeTensor<R>) -> CubeTensor<R> {
+    empty(tensor, tensor.meta.shape().clone(), tensor.dtype)
+}
+
+/// The widest vector in which the device moves elements of the widest dtype, such that rows of `length` are whole vectors and
+/// every tensor begins at one.
+pub(crate) fn vector_size<R: CubeRuntime>(tensors: &[&CubeTensor<R>], length: usize) -> usize {
+    let bytes = tensors.iter().map(|tensor| tensor.dtype.size()).max().unwrap_or(4);
+    let narrowest = tensors.iter().map(|tensor| tensor.dtype.size()).min().unwrap_or(4);
+    let offset = |tensor: &CubeTensor<R>| tensor.handle.offset_start.unwrap_or(0) as usize;
+    let aligned = |size: usize| tensors.iter().all(|tensor| offset(tensor).is_multiple_of(size * tensor.dtype.size()));
+    let fits = |size: &usize| length.is_multiple_of(*size) && aligned(*size);
+    let client = &tensors[0].client;
+    // Vectors as wide as the narrowest dtype allows: the wider one then takes two loads.
+    let widest = if bytes == narrowest { bytes } else { narrowest.max(bytes / 2) };
+    client.io_optimized_vector_sizes(widest).find(fits).unwrap_or(1)
+}
+
+/// A launch of at least `count` cubes; kernels compare `CUBE_POS` with the count.
+pub(crate) fn cubes(count: usize) -> CubeCount {
+    let x = count.clamp(1, MAX_CUBES);
+    CubeCount::Static(x as u32, count.div_ceil(x).max(1) as u32, 1)
+}
+
+/// Whether planes can add up among themselves.
+pub(crate) fn has_planes<R: CubeRuntime>(tensor: &CubeTensor<R>) -> bool {
+    use cubecl::ir::features::Plane;
+    tensor.client.features().plane.contains(Plane::Ops)
+}
+
+/// Units for a row of so many vectors: a power of two from 32 to 256.
+pub(crate) fn row_units(vectors: usize) -> usize {
+    vectors.next_power_of_two().clamp(32, 256)
+}

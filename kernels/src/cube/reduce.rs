@@ -1,0 +1,86 @@
+//! Sums and maxima over the units of a cube.
+
+use cubecl::prelude::*;
+
+/// The sum of `value` over all units of the cube, in each of them. `units` is a power of two.
+///
+/// Every unit must call it; it ends with a barrier, so that the next call may reuse the memory.
+#[cube]
+pub(crate) fn cube_sum(value: f32, #[comptime] units: usize, #[comptime] planes: bool) -> f32 {
+    let mut shared = SharedMemory::<f32>::new(units);
+    let mut total = 0.0f32;
+    if comptime!(planes) {
+        let sum = plane_sum(value);
+        if UNIT_POS_PLANE == 0 {
+            shared[PLANE_POS as usize] = sum;
+        }
+        sync_cube();
+        let count = (CUBE_DIM + PLANE_DIM - 1) / PLANE_DIM;
+        for plane in 0..count {
+            total += shared[plane as usize];
+        }
+    } else {
+        shared[UNIT_POS as usize] = value;
+        sync_cube();
+        let mut left = comptime!(units as u32 / 2).runtime();
+        while left > 0 {
+            if UNIT_POS < left {
+                let other = shared[(UNIT_POS + left) as usize];
+                shared[UNIT_POS as usize] += other;
+            }
+            sync_cube();
+            left /= 2;
+        }
+        total += shared[0];
+    }
+    sync_cube();
+    total
+}
+
+/// The largest `value` over all units of the cube, in each of them; as [`cube_sum`].
+#[cube]
+pub(crate) fn cube_max(value: f32, #[comptime] units: usize, #[comptime] planes: bool) -> f32 {
+    let mut shared = SharedMemory::<f32>::new(units);
+    if comptime!(planes) {
+        let largest = plane_max(value);
+        if UNIT_POS_PLANE == 0 {
+            shared[PLANE_POS as usize] = largest;
+        }
+        sync_cube();
+        let mut total = shared[0];
+        let count = (CUBE_DIM + PLANE_DIM - 1) / PLANE_DIM;
+        for plane in 1..count {
+            total = max(total, shared[plane as usize]);
+        }
+        sync_cube();
+        total
+    } else {
+        shared[UNIT_POS as usize] = value;
+        sync_cube();
+        let mut left = comptime!(units as u32 / 2).runtime();
+        while left > 0 {
+            if UNIT_POS < left {
+                let other = shared[(UNIT_POS + left) as usize];
+                let own = shared[UNIT_POS as usize];
+                shared[UNIT_POS as usize] = max(own, other);
+            }
+            sync_cube();
+            left /= 2;
+        }
+        let total = shared[0];
+        sync_cube();
+        total
+    }
+}
+
+/// The sum of the elements of a vector.
+#[cube]
+pub(crate) fn vector_sum<N: Size>(value: Vector<f32, N>) -> f32 {
+    let size = value.size().comptime();
+    let mut sum = 0.0f32;
+    #[unroll]
+    for i in 0..size {
+        sum += value[i];
+    }
+    sum
+}

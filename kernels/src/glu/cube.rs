@@ -1,0 +1,125 @@
+//! The GPU kernels: a unit a vector; the backward computes the activation anew.
+
+use burn::tensor::TensorMetadata;
+use burn_cubecl::CubeRuntime;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+use super::Activation;
+use crate::cube::launch::{contiguous, cubes, empty_like, vector_size};
+
+const UNITS: usize = 256;
+
+/// `f(z)` and `f'(z)` of the gate's activation.
+#[cube]
+fn activation<N: Size>(z: Vector<f32, N>, #[comptime] kind: Activation) -> (Vector<f32, N>, Vector<f32, N>) {
+    let one = Vector::<f32, N>::new(1.0f32);
+    match comptime!(kind) {
+        Activation::Silu => {
+            let s = one / (one + Vector::exp(z * Vector::<f32, N>::new(-1.0f32)));
+            (z * s, s * (one + z * (one - s)))
+        }
+        Activation::GeluTanh => {
+            // tanh(u) = 2σ(2u) - 1, with u = √(2/π) (z + 0.044715 z³).
+            let root = Vector::<f32, N>::new(0.797_884_56f32);
+            let cubic = Vector::<f32, N>::new(0.044_715f32);
+            let u = root * (z + cubic * z * z * z);
+            let two = Vector::<f32, N>::new(2.0f32);
+            let t = two / (one + Vector::exp(u * Vector::<f32, N>::new(-2.0f32))) - one;
+            let half = Vector::<f32, N>::new(0.5f32);
+            let slope = root * (one + Vector::<f32, N>::new(3.0f32) * cubic * z * z);
+            (half * z * (one + t), half * (one + t) + half * z * (one - t * t) * slope)
+        }
+    }
+}
+
+#[cube(launch_unchecked)]
+fn forward_kernel<F: Float, N: Size>(
+    gate: &Array<Vector<F, N>>,
+    up: &Array<Vector<F, N>>,
+    y: &mut Array<Vector<F, N>>,
+    count: u32,
+    #[comptime] kind: Activation,
+    #[define(F)] _dtype: StorageType,
+) {
+    let at = ABSOLUTE_POS;
+    if at < count as usize {
+        let (value, _slope) = activation::<N>(Vector::<f32, N>::cast_from(gate[at]), kind);
+        y[at] = Vector::<F, N>::cast_from(value * Vector::<f32, N>::cast_from(up[at]));
+    }
+}
+
+#[cube(launch_unchecked)]
+fn backward_kernel<F: Float, N: Size>(
+    gate: &Array<Vector<F, N>>,
+    up: &Array<Vector<F, N>>,
+    grad: &Array<Vector<F, N>>,
+    d_gate: &mut Array<Vector<F, N>>,
+    d_up: &mut Array<Vector<F, N>>,
+    count: u32,
+    #[comptime] kind: Activation,
+    #[define(F)] _dtype: StorageType,
+) {
+    let at = ABSOLUTE_POS;
+    if at < count as usize {
+        let (value, slope) = activation::<N>(Vector::<f32, N>::cast_from(gate[at]), kind);
+        let grad = Vector::<f32, N>::cast_from(grad[at]);
+        d_gate[at] = Vector::<F, N>::cast_from(grad * Vector::<f32, N>::cast_from(up[at]) * slope);
+        d_up[at] = Vector::<F, N>::cast_from(grad * value);
+    }
+}
+
+pub(crate) fn forward<R: CubeRuntime>(gate: CubeTensor<R>, up: CubeTensor<R>, kind: Activation) -> CubeTensor<R> {
+    let (gate, up) = (contiguous(gate), contiguous(up));
+    let elements = gate.shape().num_elements();
+    let size = vector_size(&[&gate, &up], elements);
+    let y = empty_like(&gate);
+    let (client, dtype, count) = (gate.client.clone(), gate.dtype, elements / size);
+    // SAFETY: all three hold `count` vectors, and no unit goes beyond.
+    unsafe {
+        forward_kernel::launch_unchecked::<R>(
+            &client,
+            cubes(count.div_ceil(UNITS)),
+            CubeDim::new_1d(UNITS as u32),
+            size,
+            gate.into_array_arg(),
+            up.into_array_arg(),
+            y.clone().into_array_arg(),
+            count as u32,
+            kind,
+            dtype.into(),
+        );
+    }
+    y
+}
+
+pub(crate) fn backward<R: CubeRuntime>(
+    gate: CubeTensor<R>,
+    up: CubeTensor<R>,
+    grad: CubeTensor<R>,
+    kind: Activation,
+) -> (CubeTensor<R>, CubeTensor<R>) {
+    let (gate, up, grad) = (contiguous(gate), contiguous(up), contiguous(grad));
+    let elements = gate.shape().num_elements();
+    let size = vector_size(&[&gate, &up, &grad], elements);
+    let (d_gate, d_up) = (empty_like(&gate), empty_like(&gate));
+    let (client, dtype, count) = (gate.client.clone(), gate.dtype, elements / size);
+    // SAFETY: all five hold `count` vectors, and no unit goes beyond.
+    unsafe {
+        backward_kernel::launch_unchecked::<R>(
+            &client,
+            cubes(count.div_ceil(UNITS)),
+            CubeDim::new_1d(UNITS as u32),
+            size,
+            gate.into_array_arg(),
+            up.into_array_arg(),
+            grad.into_array_arg(),
+            d_gate.clone().into_array_arg(),
+            d_up.clone().into_array_arg(),
+            count as u32,
+            kind,
+            dtype.into(),
+        );
+    }
+    (d_gate, d_up)
+}
