@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use burn::module::Param;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use burnish_kernels::FusedBackend;
 use burnish_models::weight::parameter_id;
 use burnish_models::{LanguageModel, LowRank};
@@ -13,7 +13,8 @@ use rand_chacha::ChaCha8Rng;
 use crate::config::LoraConfig;
 use crate::error::{LoraError, Result};
 
-/// Attaches an adapter to every target: `A` uniform in `±1/√in`, `B` zero, so that the model starts unchanged.
+/// Attaches an adapter to every target: `A` uniform in `±1/√in`, `B` zero, so that the model starts unchanged. Both are f32,
+/// whatever the model's dtype.
 ///
 /// Returns how many layers got one.
 ///
@@ -45,8 +46,8 @@ pub fn attach<B: FusedBackend>(
         let lora_a: Vec<f32> = (0..config.rank * inputs).map(|_| (bound * uniform(&mut random)) as f32).collect();
         linear.adapter = Some(low_rank(
             &name,
-            Tensor::from_data(TensorData::new(lora_a, [config.rank, inputs]), device),
-            Tensor::zeros([outputs, config.rank], device),
+            Tensor::from_data(TensorData::new(lora_a, [config.rank, inputs]), (device, DType::F32)),
+            Tensor::zeros([outputs, config.rank], (device, DType::F32)),
             config,
         ));
         attached += 1;

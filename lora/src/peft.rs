@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use burnish_kernels::FusedBackend;
 use burnish_models::checkpoint::SafetensorsFolder;
 use burnish_models::{Checkpoint, LanguageModel};
@@ -142,7 +142,7 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig> {
     Ok(config)
 }
 
-/// Attaches the adapters of a PEFT folder; `dropout` replaces that of its configuration.
+/// Attaches the adapters of a PEFT folder, in f32; `dropout` replaces that of its configuration.
 ///
 /// # Errors
 /// [`LoraError::Misfit`] with every tensor that has no layer, no partner, or another shape.
@@ -170,7 +170,7 @@ pub fn load_adapter<B: FusedBackend>(
         let Some([a, b]) = found.layers.get(&name) else { continue };
         let [outputs, inputs] = linear.dims();
         let read = |tensor: &str, shape: [usize; 2]| -> Result<Tensor<B, 2>> {
-            Ok(Tensor::from_data(TensorData::new(tensors.read_f32(tensor)?, shape), device))
+            Ok(Tensor::from_data(TensorData::new(tensors.read_f32(tensor)?, shape), (device, DType::F32)))
         };
         let lora_a = read(a, [config.rank, inputs])?;
         let lora_b = read(b, [outputs, config.rank])?;

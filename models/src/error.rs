@@ -41,6 +41,14 @@ pub enum ModelError {
         /// One line a tensor.
         problems: Vec<String>,
     },
+    /// A weight that the dtype does not hold.
+    #[error("`{tensor}` has the weight {value}, and f16 holds at most 65504")]
+    Overflow {
+        /// The tensor.
+        tensor: String,
+        /// Its weight.
+        value: f32,
+    },
     /// The tokenizer can't be built or refuses a text.
     #[error("tokenizer: {reason}")]
     Tokenizer {

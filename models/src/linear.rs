@@ -25,9 +25,9 @@ pub struct Linear<B: Backend> {
 /// Source: Hu et al. 2021, "LoRA"; names and shapes as PEFT keeps them.
 #[derive(Module, Debug)]
 pub struct LowRank<B: Backend> {
-    /// `[rank, in]`.
+    /// `[rank, in]`, f32 whatever the layer's dtype.
     pub lora_a: Param<Tensor<B, 2>>,
-    /// `[out, rank]`.
+    /// `[out, rank]`, f32 too.
     pub lora_b: Param<Tensor<B, 2>>,
     /// `alpha / rank`, or `alpha / √rank`.
     pub scale: f64,
@@ -65,9 +65,10 @@ impl<B: FusedBackend> Linear<B> {
 }
 
 impl<B: FusedBackend> LowRank<B> {
-    /// The update alone: `scale · (x Aᵀ) Bᵀ`.
+    /// The update alone: `scale · (x Aᵀ) Bᵀ`, in the dtype of `x`.
     fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        linear(linear(x, self.lora_a.val()), self.lora_b.val()).mul_scalar(self.scale)
+        let (lora_a, lora_b) = (self.lora_a.val().cast(x.dtype()), self.lora_b.val().cast(x.dtype()));
+        linear(linear(x, lora_a), lora_b).mul_scalar(self.scale)
     }
 
     /// Zeroes elements of `x` and scales the others up, by a mask that the seed and the layer's name decide.
@@ -78,7 +79,7 @@ impl<B: FusedBackend> LowRank<B> {
         let threshold = (self.dropout * 2f64.powi(32)) as u32;
         let mask: Vec<f32> =
             (0..rows * features).map(|_| if random.next_u32() < threshold { 0.0 } else { keep as f32 }).collect();
-        let mask = Tensor::<B, 2>::from_data(TensorData::new(mask, [rows, features]), &x.device());
-        x.clone() * mask.cast(x.dtype())
+        let mask = Tensor::<B, 2>::from_data(TensorData::new(mask, [rows, features]), (&x.device(), x.dtype()));
+        x * mask
     }
 }

@@ -6,7 +6,7 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burnish_kernels::{AttentionOptions, FusedBackend, RotaryTable, attention, rms_norm, rotary, swiglu};
+use burnish_kernels::{AttentionOptions, FusedBackend, RotaryTable, add_rms_norm, attention, rms_norm, rotary, swiglu};
 
 use crate::cache::{Cache, LayerCache};
 use crate::config::ModelConfig;
@@ -156,11 +156,29 @@ impl<B: FusedBackend> Block<B> {
     }
 
     /// The block on `[batch · length, hidden_size]`.
-    pub fn forward(&self, x: Tensor<B, 2>, state: &BlockState<B>, cache: Option<&mut LayerCache<B>>) -> Tensor<B, 2> {
-        let normed = rms_norm(x.clone(), self.input_layernorm.val(), self.epsilon);
-        let x = x + self.self_attn.forward(normed, state, cache);
-        let normed = rms_norm(x.clone(), self.post_attention_layernorm.val(), self.epsilon);
-        x + self.mlp.forward(normed, state.dropout)
+    pub fn forward(&self, stream: Stream<B>, state: &BlockState<B>, cache: Option<&mut LayerCache<B>>) -> Stream<B> {
+        let (x, normed) = stream.normed(self.input_layernorm.val(), self.epsilon);
+        let update = self.self_attn.forward(normed, state, cache);
+        let stream = Stream { x, update: Some(update) };
+        let (x, normed) = stream.normed(self.post_attention_layernorm.val(), self.epsilon);
+        Stream { x, update: Some(self.mlp.forward(normed, state.dropout)) }
+    }
+}
+
+/// The residual stream, and what is about to be added to it: adding and normalising are one operation.
+#[derive(Debug, Clone)]
+pub struct Stream<B: Backend> {
+    x: Tensor<B, 2>,
+    update: Option<Tensor<B, 2>>,
+}
+
+impl<B: FusedBackend> Stream<B> {
+    /// The stream with its update, and its norm.
+    fn normed(self, weight: Tensor<B, 1>, epsilon: f64) -> (Tensor<B, 2>, Tensor<B, 2>) {
+        match self.update {
+            Some(update) => add_rms_norm(self.x, update, weight, epsilon),
+            None => (self.x.clone(), rms_norm(self.x, weight, epsilon)),
+        }
     }
 }
 
@@ -223,11 +241,12 @@ impl<B: FusedBackend> Llama<B> {
             segments: input.segments.clone(),
             dropout: input.dropout,
         };
-        let mut x = self.embed_tokens.val().select(0, input.tokens.clone().reshape([batch * length]));
+        let x = self.embed_tokens.val().select(0, input.tokens.clone().reshape([batch * length]));
+        let mut stream = Stream { x, update: None };
         for (index, block) in self.layers.iter().enumerate() {
-            x = block.forward(x, &state, cache.as_deref_mut().map(|cache| cache.layer(index)));
+            stream = block.forward(stream, &state, cache.as_deref_mut().map(|cache| cache.layer(index)));
         }
-        rms_norm(x, self.norm.val(), self.epsilon)
+        stream.normed(self.norm.val(), self.epsilon).1
     }
 
     /// The weight that turns hidden states into logits, `[vocab_size, hidden_size]`.

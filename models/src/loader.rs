@@ -6,12 +6,34 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::checkpoint::Checkpoint;
+use crate::dtype::ComputeType;
 use crate::error::{ModelError, Result};
 use crate::linear::Linear;
 use crate::weight::{Weight, parameter_id};
 
 /// Standard deviation of fresh weights, `initializer_range` of transformers.
 const INITIAL_DEVIATION: f64 = 0.02;
+
+/// What becomes of the weights on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LoadOptions {
+    /// What they are kept and computed in.
+    pub dtype: ComputeType,
+    /// Whether they train; then they are f32.
+    pub trainable: bool,
+}
+
+impl LoadOptions {
+    /// Weights that never change, under adapters or none.
+    pub fn frozen(dtype: ComputeType) -> Self {
+        Self { dtype, trainable: false }
+    }
+
+    /// Weights that train.
+    pub fn trainable() -> Self {
+        Self { dtype: ComputeType::F32, trainable: true }
+    }
+}
 
 /// Where the weights come from.
 enum Origin<'a> {
@@ -23,18 +45,24 @@ enum Origin<'a> {
 pub struct Loader<'a, B: FusedBackend> {
     origin: Origin<'a>,
     device: B::Device,
-    trainable: bool,
+    options: LoadOptions,
 }
 
 impl<'a, B: FusedBackend> Loader<'a, B> {
-    /// Reads from a checkpoint; with `trainable` every weight becomes a parameter.
-    pub fn from_checkpoint(checkpoint: &'a dyn Checkpoint, device: B::Device, trainable: bool) -> Self {
-        Self { origin: Origin::Checkpoint(checkpoint), device, trainable }
+    /// Reads from a checkpoint.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] when weights shall train in another dtype than f32.
+    pub fn from_checkpoint(checkpoint: &'a dyn Checkpoint, device: B::Device, options: LoadOptions) -> Result<Self> {
+        if options.trainable && options.dtype != ComputeType::F32 {
+            return Err(ModelError::Config { reason: format!("weights that train are f32, not {}", options.dtype) });
+        }
+        Ok(Self { origin: Origin::Checkpoint(checkpoint), device, options })
     }
 
     /// Draws fresh weights, all of them trainable.
     pub fn random(seed: u64, device: B::Device) -> Self {
-        Self { origin: Origin::Random(seed), device, trainable: true }
+        Self { origin: Origin::Random(seed), device, options: LoadOptions::trainable() }
     }
 
     /// A matrix.
@@ -42,9 +70,7 @@ impl<'a, B: FusedBackend> Loader<'a, B> {
     /// # Errors
     /// When it can't be read or has another size.
     pub fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Weight<B, 2>> {
-        let values = self.values(name, &[rows, columns], |random| INITIAL_DEVIATION * normal(random))?;
-        let tensor = Tensor::from_data(TensorData::new(values, [rows, columns]), &self.device);
-        Ok(Weight::new(name, tensor, self.trainable))
+        self.weight(name, [rows, columns], |random| INITIAL_DEVIATION * normal(random))
     }
 
     /// The weight of a norm.
@@ -52,8 +78,7 @@ impl<'a, B: FusedBackend> Loader<'a, B> {
     /// # Errors
     /// When it can't be read or has another size.
     pub fn norm(&mut self, name: &str, features: usize) -> Result<Weight<B, 1>> {
-        let values = self.values(name, &[features], |_| 1.0)?;
-        Ok(Weight::new(name, Tensor::from_data(TensorData::new(values, [features]), &self.device), self.trainable))
+        self.weight(name, [features], |_| 1.0)
     }
 
     /// A linear layer; `name` is without `.weight`.
@@ -62,33 +87,33 @@ impl<'a, B: FusedBackend> Loader<'a, B> {
     /// When it can't be read or has another size.
     pub fn linear(&mut self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Result<Linear<B>> {
         let weight = self.matrix(&format!("{name}.weight"), outputs, inputs)?;
-        let bias = bias
-            .then(|| {
-                let name = format!("{name}.bias");
-                let values = self.values(&name, &[outputs], |_| 0.0)?;
-                let tensor = Tensor::from_data(TensorData::new(values, [outputs]), &self.device);
-                Ok::<_, ModelError>(Weight::new(&name, tensor, self.trainable))
-            })
-            .transpose()?;
+        let bias = bias.then(|| self.weight(&format!("{name}.bias"), [outputs], |_| 0.0)).transpose()?;
         Ok(Linear { weight, bias, adapter: None })
     }
 
-    fn values(&self, name: &str, shape: &[usize], fresh: impl Fn(&mut ChaCha8Rng) -> f64) -> Result<Vec<f32>> {
-        match self.origin {
-            Origin::Checkpoint(checkpoint) => {
-                let values = checkpoint.read_f32(name)?;
-                if values.len() != shape.iter().product::<usize>() {
-                    let problem = format!("{name}: {} elements found, {shape:?} wanted", values.len());
-                    return Err(ModelError::Misfit { problems: vec![problem] });
-                }
-                Ok(values)
-            }
+    /// One tensor, on the device. On the host no more of it is kept than the checkpoint hands over.
+    fn weight<const D: usize>(
+        &self,
+        name: &str,
+        shape: [usize; D],
+        fresh: impl Fn(&mut ChaCha8Rng) -> f64,
+    ) -> Result<Weight<B, D>> {
+        let LoadOptions { dtype, trainable } = self.options;
+        let wanted = shape.iter().product::<usize>();
+        let data = match self.origin {
+            Origin::Checkpoint(checkpoint) => checkpoint.read(name, dtype)?,
             // Each tensor has a stream of its own, so that its values don't depend on the order of loading.
             Origin::Random(seed) => {
                 let mut random = ChaCha8Rng::seed_from_u64(seed ^ parameter_id(name).val());
-                Ok((0..shape.iter().product::<usize>()).map(|_| fresh(&mut random) as f32).collect())
+                dtype.convert(name, (0..wanted).map(|_| fresh(&mut random) as f32).collect())?
             }
+        };
+        if data.num_elements() != wanted {
+            let problem = format!("{name}: {} elements found, {shape:?} wanted", data.num_elements());
+            return Err(ModelError::Misfit { problems: vec![problem] });
         }
+        let data = TensorData { shape: shape.into(), ..data };
+        Ok(Weight::new(name, Tensor::from_data(data, (&self.device, dtype.into())), trainable))
     }
 }
 

@@ -12,7 +12,7 @@ use crate::error::{ModelError, Result};
 use crate::input::ModelInput;
 use crate::linear::Linear;
 use crate::llama::Llama;
-use crate::loader::Loader;
+use crate::loader::{LoadOptions, Loader};
 use crate::weight::{AnyTensor, NamedParameter, Weight};
 
 /// The `model_type`s that have a family here.
@@ -29,14 +29,19 @@ impl<B: FusedBackend> LanguageModel<B> {
     /// Reads the weights of a checkpoint to the device.
     ///
     /// # Errors
-    /// [`ModelError::UnknownModelType`], [`ModelError::Misfit`] with every tensor that is missing or misshapen, or a
-    /// file that can't be read.
-    pub fn load(config: &ModelConfig, checkpoint: &dyn Checkpoint, device: &B::Device, trainable: bool) -> Result<Self> {
+    /// [`ModelError::UnknownModelType`], [`ModelError::Misfit`] with every tensor that is missing or misshapen,
+    /// [`ModelError::Overflow`] with a weight that the dtype does not hold, or a file that can't be read.
+    pub fn load(
+        config: &ModelConfig,
+        checkpoint: &dyn Checkpoint,
+        device: &B::Device,
+        options: LoadOptions,
+    ) -> Result<Self> {
         check_fit(checkpoint, &Self::tensor_shapes(config)?)?;
-        Self::build(config, &mut Loader::from_checkpoint(checkpoint, device.clone(), trainable))
+        Self::build(config, &mut Loader::from_checkpoint(checkpoint, device.clone(), options)?)
     }
 
-    /// Fresh weights, all trainable.
+    /// Fresh weights, all trainable, in f32.
     ///
     /// # Errors
     /// [`ModelError::UnknownModelType`].

@@ -1,6 +1,6 @@
 //! Angles of the rotary position embedding.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use burnish_kernels::{FusedBackend, RotaryTable};
 
 use crate::config::{ModelConfig, RopeScaling};
@@ -30,11 +30,11 @@ pub fn inverse_frequencies(config: &ModelConfig) -> Vec<f64> {
     }
 }
 
-/// Cosines and sines for tokens at the given positions.
+/// Cosines and sines for tokens at the given positions, f32 whatever the model's dtype.
 pub fn table<B: FusedBackend>(frequencies: &[f64], positions: &[u32], device: &B::Device) -> RotaryTable<B> {
     let shape = [positions.len(), frequencies.len()];
     let angles = || positions.iter().flat_map(|position| frequencies.iter().map(move |f| f64::from(*position) * f));
-    let upload = |values: Vec<f32>| Tensor::from_data(TensorData::new(values, shape), device);
+    let upload = |values: Vec<f32>| Tensor::from_data(TensorData::new(values, shape), (device, DType::F32));
     RotaryTable {
         cos: upload(angles().map(|angle| angle.cos() as f32).collect()),
         sin: upload(angles().map(|angle| angle.sin() as f32).collect()),

@@ -2,7 +2,7 @@
 
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::backend::Backend;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 
 /// A tensor that a checkpoint gave.
 ///
@@ -83,12 +83,12 @@ impl<B: Backend> AnyTensor<B> {
 }
 
 impl<B: Backend> AnyTensor<B> {
-    /// A tensor from the host; `None` for ranks other than 1 and 2.
+    /// An f32 tensor from the host; `None` for ranks other than 1 and 2.
     pub fn from_f32(values: Vec<f32>, shape: &[usize], device: &B::Device) -> Option<Self> {
         let data = TensorData::new(values, shape.to_vec());
         match shape.len() {
-            1 => Some(Self::Vector(Tensor::from_data(data, device))),
-            2 => Some(Self::Matrix(Tensor::from_data(data, device))),
+            1 => Some(Self::Vector(Tensor::from_data(data, (device, DType::F32)))),
+            2 => Some(Self::Matrix(Tensor::from_data(data, (device, DType::F32)))),
             _ => None,
         }
     }

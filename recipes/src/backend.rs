@@ -3,13 +3,13 @@
 use anyhow::{Result, anyhow, bail};
 use burn::backend::Flex;
 use burn::tensor::backend::Backend;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use burnish_kernels::FusedBackend;
 
 use crate::hint::with_hint;
 
 /// What `--backend` accepts.
-pub const NAMES: &[&str] = &["auto", "cpu", "candle", "wgpu", "metal", "vulkan", "emulator"];
+pub const NAMES: &[&str] = &["auto", "cpu", "candle", "wgpu", "metal", "vulkan", "cuda", "emulator", "emulator-stock"];
 
 /// Work that runs on whichever backend the user names.
 pub trait BackendJob: Send {
@@ -27,6 +27,7 @@ pub trait BackendJob: Send {
 pub fn choose(name: &str) -> (&'static str, &'static str) {
     match NAMES.iter().find(|known| **known == name && name != "auto") {
         Some(&"emulator") => ("emulator", "asked for: Metal's code on the CPU, checked at every access, and very slow"),
+        Some(&"emulator-stock") => ("emulator-stock", "asked for: as emulator, on burn's own kernels"),
         Some(known) => (known, "asked for"),
         None if cfg!(target_os = "macos") => ("cpu", "auto: it runs everywhere; --backend metal uses the GPU"),
         None => ("cpu", "auto: it runs everywhere; --backend vulkan uses a GPU"),
@@ -52,18 +53,22 @@ pub fn run<J: BackendJob>(name: &str, job: J) -> Result<J::Output> {
         "vulkan" if cfg!(target_os = "macos") => Err(with_hint("macOS has no Vulkan", "--backend metal is for this system")),
         #[cfg(feature = "metal")]
         name @ ("metal" | "vulkan") => tested::<burnish_metal::Metal, J>(name, job),
+        #[cfg(all(feature = "cuda", not(target_os = "macos")))]
+        "cuda" => tested::<burn_cuda::Cuda, J>("cuda", job),
         #[cfg(feature = "emulator")]
         "emulator" => tested::<burnish_metal::emulator::MetalCpu, J>("emulator", job),
+        #[cfg(feature = "emulator")]
+        "emulator-stock" => tested::<burnish_metal::emulator::StockMetalCpu, J>("emulator-stock", job),
         other => bail!("the backend `{other}` is not built in; rebuild with --features {other}"),
     }
 }
 
 /// Runs a job on a device that has computed a known product rightly: where there is no adapter, or its kernels do not compile,
 /// that is an error before anything else runs.
-#[cfg(any(feature = "wgpu", feature = "metal", feature = "emulator"))]
+#[cfg(any(feature = "wgpu", feature = "metal", feature = "cuda", feature = "emulator"))]
 fn tested<B: FusedBackend, J: BackendJob>(name: &str, job: J) -> Result<J::Output> {
     let device = B::Device::default();
-    let computed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| known_product::<B>(&device)));
+    let computed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| known_product::<B>(&device, DType::F32)));
     let problem = match computed {
         Ok(Ok(())) => return job.run::<B>(device),
         Ok(Err(error)) => error.to_string(),
@@ -73,11 +78,11 @@ fn tested<B: FusedBackend, J: BackendJob>(name: &str, job: J) -> Result<J::Outpu
 }
 
 /// `A·Aᵀ` of whole numbers, which every float type holds exactly.
-fn known_product<B: Backend>(device: &B::Device) -> Result<()> {
+pub(crate) fn known_product<B: Backend>(device: &B::Device, dtype: DType) -> Result<()> {
     const SIZE: usize = 16;
     let value = |index: usize| ((index * 7) % 5) as f32 - 2.0;
     let values: Vec<f32> = (0..SIZE * SIZE).map(value).collect();
-    let matrix = Tensor::<B, 2>::from_data(TensorData::new(values.clone(), [SIZE, SIZE]), device);
+    let matrix = Tensor::<B, 2>::from_data(TensorData::new(values.clone(), [SIZE, SIZE]), (device, dtype));
     let product = matrix.clone().matmul(matrix.transpose()).try_into_data().map_err(|error| anyhow!("{error}"))?;
     for (at, found) in product.iter::<f32>().enumerate() {
         let (row, column) = (at / SIZE, at % SIZE);
@@ -95,7 +100,9 @@ mod tests {
 
     #[test]
     fn the_self_test_passes_on_the_cpu() {
-        known_product::<Flex>(&Default::default()).unwrap();
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            known_product::<Flex>(&Default::default(), dtype).unwrap();
+        }
     }
 
     #[test]

@@ -6,7 +6,9 @@ use anyhow::{Result, bail};
 use burnish_kernels::FusedBackend;
 use burnish_lora::load_adapter;
 use burnish_models::generate::Generated;
-use burnish_models::{Cache, GenerateOptions, LanguageModel, Message, ModelError, Pretrained, generate};
+use burnish_models::{
+    Cache, ComputeType, GenerateOptions, LanguageModel, LoadOptions, Message, ModelError, Pretrained, generate,
+};
 
 /// A model that answers.
 pub struct Assistant<B: FusedBackend> {
@@ -25,8 +27,9 @@ impl<B: FusedBackend> Assistant<B> {
     ///
     /// # Errors
     /// Whatever is wrong with the model or the adapter.
-    pub fn load(pretrained: Pretrained, adapter: Option<&Path>, device: B::Device) -> Result<Self> {
-        let mut model = LanguageModel::load(&pretrained.config, &*pretrained.checkpoint, &device, false)?;
+    pub fn load(pretrained: Pretrained, adapter: Option<&Path>, dtype: ComputeType, device: B::Device) -> Result<Self> {
+        let options = LoadOptions::frozen(dtype);
+        let mut model = LanguageModel::load(&pretrained.config, &*pretrained.checkpoint, &device, options)?;
         if let Some(folder) = adapter {
             load_adapter(&mut model, folder, None, &device)?;
         }

@@ -9,12 +9,13 @@ use burn_train::Interrupter;
 use burnish_export::{ExportReport, FloatType, GgufOptions, GgufType, HuggingFaceOptions, export_gguf, export_hugging_face};
 use burnish_kernels::FusedBackend;
 use burnish_lora::MergedCheckpoint;
-use burnish_models::{GenerateOptions, Message, Pretrained};
+use burnish_models::{ComputeType, GenerateOptions, Message, Pretrained};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::backend::{self, BackendJob};
 use crate::config::TrainConfig;
+use crate::dtype;
 use crate::generation::Assistant;
 use crate::train::{End, Events, Prepared, Summary, train};
 
@@ -96,7 +97,7 @@ pub struct Score {
     pub answers: Vec<String>,
 }
 
-/// Asks a model the held-out questions and the three prompts.
+/// Asks a model the held-out questions and the three prompts, in the dtype that the backend's device is best at.
 ///
 /// # Errors
 /// When the model or the questions can't be read.
@@ -105,12 +106,14 @@ pub fn score(folders: &Folders, adapter: Option<&Path>, backend: &str) -> Result
     let path = folders.data.join("test.jsonl");
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let questions = text.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
-    backend::run(backend, ScoreJob { pretrained, adapter: adapter.map(Path::to_owned), questions })
+    let dtype = dtype::choose(backend, "auto")?.dtype;
+    backend::run(backend, ScoreJob { pretrained, adapter: adapter.map(Path::to_owned), dtype, questions })
 }
 
 struct ScoreJob {
     pretrained: Pretrained,
     adapter: Option<PathBuf>,
+    dtype: ComputeType,
     questions: Vec<Value>,
 }
 
@@ -118,7 +121,7 @@ impl BackendJob for ScoreJob {
     type Output = Score;
 
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<Score> {
-        let mut assistant = Assistant::<B>::load(self.pretrained, self.adapter.as_deref(), device)?;
+        let mut assistant = Assistant::<B>::load(self.pretrained, self.adapter.as_deref(), self.dtype, device)?;
         let options = GenerateOptions { max_tokens: 64, ..GenerateOptions::default() };
         let mut ask = |question: &str| -> Result<String> {
             Ok(assistant.answer(&[Message::new("user", question)], &options, |_| {})?.text)

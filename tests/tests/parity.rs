@@ -9,7 +9,7 @@ use burn_train::TrainStep;
 use burnish_kernels::FusedBackend;
 use burnish_kernels::tolerance::Tolerance;
 use burnish_lora::load_adapter;
-use burnish_models::{AnyTensor, LanguageModel, ModelInput};
+use burnish_models::{AnyTensor, LanguageModel, LoadOptions, ModelInput};
 use burnish_recipes::config::TrainConfig;
 use burnish_recipes::data::Batch;
 use burnish_recipes::train::{AdamW, StepItem, TrainedModel, batch_loss, gradient_norm};
@@ -34,19 +34,19 @@ fn unpadded(values: &[f32], batch: &Batch) -> Vec<f32> {
 }
 
 fn adapted<B: FusedBackend>(golden: &Golden, device: &B::Device) -> LanguageModel<B> {
-    let mut model = LanguageModel::load(&golden.config, &golden.weights, device, false).unwrap();
+    let mut model = LanguageModel::load(&golden.config, &golden.weights, device, LoadOptions::default()).unwrap();
     load_adapter(&mut model, &golden.folder.join("adapter"), None, device).unwrap();
     model
 }
 
 fn item(golden: &Golden) -> StepItem {
-    StepItem { step: 1, epoch: 0, batches: vec![golden.batch().unwrap()], seed: 0 }
+    StepItem { step: 1, epoch: 0, batches: vec![golden.batch().unwrap()], seed: 0, loss_scale: 1.0 }
 }
 
 fn base_logits<B: FusedBackend>(case: &str) {
     let (golden, device) = (Golden::open(case).unwrap(), B::Device::default());
     let batch = golden.batch().unwrap();
-    let model = LanguageModel::<B>::load(&golden.config, &golden.weights, &device, false).unwrap();
+    let model = LanguageModel::<B>::load(&golden.config, &golden.weights, &device, LoadOptions::default()).unwrap();
     let expected = unpadded(&golden.floats("logits").unwrap(), &batch);
     close(&format!("{case} logits"), &unpadded(&logits(&model, &batch, &device), &batch), &expected);
     let model = adapted::<B>(&golden, &device);
@@ -104,7 +104,8 @@ fn run_steps<B: FusedBackend>(model: &mut TrainedModel<Autodiff<B>>, golden: &Go
 /// Every weight trains: its gradient, and ten steps.
 fn full<B: FusedBackend>() {
     let (golden, device) = (Golden::open("llama").unwrap(), B::Device::default());
-    let base = LanguageModel::<Autodiff<B>>::load(&golden.config, &golden.weights, &device, true).unwrap();
+    let base =
+        LanguageModel::<Autodiff<B>>::load(&golden.config, &golden.weights, &device, LoadOptions::trainable()).unwrap();
     let mut model = TrainedModel { model: base };
     let output = TrainStep::step(&model, item(&golden));
     let parameters = model.model.parameters();
@@ -136,7 +137,7 @@ fn packed<B: FusedBackend>(case: &str) {
         tokens: kept.len(),
         target_tokens: batch.target_tokens,
     };
-    let model = LanguageModel::<B>::load(&golden.config, &golden.weights, &device, false).unwrap();
+    let model = LanguageModel::<B>::load(&golden.config, &golden.weights, &device, LoadOptions::default()).unwrap();
     let loss = batch_loss(&model, &row, None, &device).into_data().iter::<f32>().sum::<f32>();
     close(&format!("{case} packed"), &[loss], &[golden.floats("row_losses").unwrap().iter().sum()]);
 }
@@ -145,7 +146,7 @@ fn packed<B: FusedBackend>(case: &str) {
 fn cached<B: FusedBackend>(case: &str) {
     let (golden, device) = (Golden::open(case).unwrap(), B::Device::default());
     let batch = golden.batch().unwrap();
-    let model = LanguageModel::<B>::load(&golden.config, &golden.weights, &device, false).unwrap();
+    let model = LanguageModel::<B>::load(&golden.config, &golden.weights, &device, LoadOptions::default()).unwrap();
     let mut cache = burnish_models::Cache::new(model.num_layers());
     let (head, tail) = batch.input_ids[..batch.length].split_at(5);
     let mut last = burnish_models::generate::last_logits(&model, &mut cache, head, &device);

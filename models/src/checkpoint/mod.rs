@@ -6,6 +6,9 @@ mod safetensors;
 pub(crate) use self::mapped::release;
 pub use self::safetensors::SafetensorsFolder;
 
+use burn::tensor::TensorData;
+
+use crate::dtype::ComputeType;
 use crate::error::{ModelError, Result};
 
 /// Named tensors under their Hugging Face names, read one at a time.
@@ -23,6 +26,14 @@ pub trait Checkpoint: Send + Sync {
     /// # Errors
     /// When there is no such tensor, or its bytes can't be read.
     fn read_f32(&self, name: &str) -> Result<Vec<f32>>;
+
+    /// The elements in a dtype that models compute in, in a row: converted, or as the file has them where it has them so.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::read_f32`], and [`ModelError::Overflow`] when an element is beyond the dtype.
+    fn read(&self, name: &str, dtype: ComputeType) -> Result<TensorData> {
+        dtype.convert(name, self.read_f32(name)?)
+    }
 }
 
 /// Lists every tensor that is missing or has another shape than the model wants.

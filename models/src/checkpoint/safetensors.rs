@@ -6,10 +6,12 @@ use std::path::{Component, Path, PathBuf};
 
 use ::safetensors::SafeTensors;
 use ::safetensors::tensor::{Dtype, Metadata};
+use burn::tensor::TensorData;
 use half::{bf16, f16};
 use memmap2::Mmap;
 
 use super::{Checkpoint, release};
+use crate::dtype::ComputeType;
 use crate::error::{ModelError, Result};
 
 const SINGLE: &str = "model.safetensors";
@@ -86,6 +88,22 @@ impl SafetensorsFolder {
         let shard = &self.shards[*self.places.get(name)?];
         shard.metadata.info(name).map(|info| (shard, info))
     }
+
+    /// Hands the bytes of a tensor and their dtype to a reader; `None` from it means that they are no floats.
+    fn with_bytes<T>(&self, name: &str, read: impl FnOnce(&[u8], Dtype) -> Option<T>) -> Result<T> {
+        let (shard, info) =
+            self.locate(name).ok_or_else(|| ModelError::Misfit { problems: vec![format!("{name}: missing")] })?;
+        let (begin, end) = info.data_offsets;
+        let start = 8 + shard.header_bytes;
+        let bytes = shard
+            .map
+            .get(start + begin..start + end)
+            .ok_or_else(|| ModelError::format(&shard.path, format!("`{name}` lies beyond the end of the file")))?;
+        let values = read(bytes, info.dtype)
+            .ok_or_else(|| ModelError::format(&shard.path, format!("`{name}` is {:?}, not a float", info.dtype)))?;
+        release(&shard.map, start + begin, end - begin);
+        Ok(values)
+    }
 }
 
 /// The files that an index names, each checked to lie in the folder itself.
@@ -124,18 +142,17 @@ impl Checkpoint for SafetensorsFolder {
     }
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        let (shard, info) =
-            self.locate(name).ok_or_else(|| ModelError::Misfit { problems: vec![format!("{name}: missing")] })?;
-        let (begin, end) = info.data_offsets;
-        let start = 8 + shard.header_bytes;
-        let bytes = shard
-            .map
-            .get(start + begin..start + end)
-            .ok_or_else(|| ModelError::format(&shard.path, format!("`{name}` lies beyond the end of the file")))?;
-        let values = to_f32(bytes, info.dtype)
-            .ok_or_else(|| ModelError::format(&shard.path, format!("`{name}` is {:?}, not a float", info.dtype)))?;
-        release(&shard.map, start + begin, end - begin);
-        Ok(values)
+        self.with_bytes(name, to_f32)
+    }
+
+    fn read(&self, name: &str, dtype: ComputeType) -> Result<TensorData> {
+        let stored = self.locate(name).map(|(_, info)| info.dtype);
+        match (stored, dtype) {
+            (Some(Dtype::F32), ComputeType::F32)
+            | (Some(Dtype::F16), ComputeType::F16)
+            | (Some(Dtype::BF16), ComputeType::BF16) => self.with_bytes(name, |bytes, _| Some(dtype.read(bytes))),
+            _ => dtype.convert(name, self.read_f32(name)?),
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use burn::tensor::TensorData;
 use memmap2::Mmap;
 
 pub use header::TensorInfo;
@@ -22,6 +23,7 @@ pub use tokenizer::{LLAMA3_PATTERN, QWEN2_PATTERN};
 
 use crate::chat_template::ChatTemplate;
 use crate::checkpoint::{Checkpoint, release};
+use crate::dtype::ComputeType;
 use crate::error::{ModelError, Result};
 use crate::tokenizer::Tokenizer;
 
@@ -95,16 +97,32 @@ impl GgufFile {
             .transpose()
     }
 
-    /// A tensor's elements as the file orders them.
-    fn elements(&self, info: &TensorInfo) -> Result<Vec<f32>> {
+    fn info(&self, name: &str) -> Result<&TensorInfo> {
+        self.tensors.get(name).ok_or_else(|| ModelError::Misfit { problems: vec![format!("{name}: missing")] })
+    }
+
+    /// Hands the bytes of a tensor to a reader.
+    fn with_bytes<T>(&self, info: &TensorInfo, read: impl FnOnce(&[u8]) -> T) -> Result<T> {
         let start = self.data_start + info.offset;
         let bytes = self
             .map
             .get(start..start + info.bytes)
             .ok_or_else(|| ModelError::format(&self.path, format!("`{}` lies beyond the end of the file", info.name)))?;
-        let values = info.kind.dequantize(bytes);
+        let values = read(bytes);
         release(&self.map, start, info.bytes);
         Ok(values)
+    }
+
+    /// Elements, or their bytes, as Hugging Face orders the rows; `None` leaves them as they are.
+    fn reordered<T: Copy + Default>(&self, info: &TensorInfo, values: &[T]) -> Result<Option<Vec<T>>> {
+        let Some(heads) = self.heads_of(info) else { return Ok(None) };
+        let moved = names::halves_apart(values, info.shape[0], heads).ok_or_else(|| {
+            ModelError::format(
+                &self.path,
+                format!("`{}` has {} rows, which {heads} heads do not share", info.name, info.shape[0]),
+            )
+        })?;
+        Ok(Some(moved))
     }
 
     /// Query and key rows of `llama` files are stored with the two halves of each head interleaved.
@@ -133,17 +151,21 @@ impl Checkpoint for GgufFile {
     }
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        let info =
-            self.tensors.get(name).ok_or_else(|| ModelError::Misfit { problems: vec![format!("{name}: missing")] })?;
-        let values = self.elements(info)?;
-        match self.heads_of(info) {
-            Some(heads) => names::halves_apart(&values, info.shape[0], heads).ok_or_else(|| {
-                ModelError::format(
-                    &self.path,
-                    format!("`{}` has {} rows, which {heads} heads do not share", info.name, info.shape[0]),
-                )
-            }),
-            None => Ok(values),
+        let info = self.info(name)?;
+        let values = self.with_bytes(info, |bytes| info.kind.dequantize(bytes))?;
+        Ok(self.reordered(info, &values)?.unwrap_or(values))
+    }
+
+    fn read(&self, name: &str, dtype: ComputeType) -> Result<TensorData> {
+        let info = self.info(name)?;
+        match (info.kind, dtype) {
+            (GgmlType::F32, ComputeType::F32) | (GgmlType::F16, ComputeType::F16) | (GgmlType::BF16, ComputeType::BF16) => {
+                self.with_bytes(info, |bytes| {
+                    let moved = self.reordered(info, bytes)?;
+                    Ok(dtype.read(moved.as_deref().unwrap_or(bytes)))
+                })?
+            }
+            _ => dtype.convert(name, self.read_f32(name)?),
         }
     }
 }

@@ -46,22 +46,27 @@ pub fn from_hugging_face(name: &str) -> Option<String> {
 
 /// Rows of a query or key weight with the halves of each head apart, as Hugging Face keeps them, from the interleaved
 /// rows of a `llama` file.
-pub(super) fn halves_apart(values: &[f32], rows: usize, heads: usize) -> Option<Vec<f32>> {
+pub(super) fn halves_apart<T: Copy + Default>(values: &[T], rows: usize, heads: usize) -> Option<Vec<T>> {
     reorder(values, rows, heads, |row, half| row / 2 + (row % 2) * half)
 }
 
 /// The inverse: rows interleaved, as a `llama` file keeps them.
-pub fn halves_interleaved(values: &[f32], rows: usize, heads: usize) -> Option<Vec<f32>> {
+pub fn halves_interleaved<T: Copy + Default>(values: &[T], rows: usize, heads: usize) -> Option<Vec<T>> {
     reorder(values, rows, heads, |row, half| if row < half { 2 * row } else { 2 * (row - half) + 1 })
 }
 
 /// Moves row `r` of every head to row `to(r, head_dim / 2)`.
-fn reorder(values: &[f32], rows: usize, heads: usize, to: impl Fn(usize, usize) -> usize) -> Option<Vec<f32>> {
+fn reorder<T: Copy + Default>(
+    values: &[T],
+    rows: usize,
+    heads: usize,
+    to: impl Fn(usize, usize) -> usize,
+) -> Option<Vec<T>> {
     if heads == 0 || rows == 0 || !rows.is_multiple_of(2 * heads) {
         return None;
     }
     let (columns, head_dim) = (values.len() / rows, rows / heads);
-    let mut moved = vec![0.0; values.len()];
+    let mut moved = vec![T::default(); values.len()];
     for (row, source) in values.chunks_exact(columns).enumerate() {
         let target = row / head_dim * head_dim + to(row % head_dim, head_dim / 2);
         moved[target * columns..(target + 1) * columns].copy_from_slice(source);

@@ -12,6 +12,7 @@ use rustyline::error::ReadlineError;
 
 use super::generate::SamplingArgs;
 use crate::backend::{self, BackendJob};
+use crate::dtype::{self, DtypeChoice};
 use crate::generation::Assistant;
 use crate::report::{OutputStyle, complain};
 
@@ -29,9 +30,12 @@ pub struct Args {
     system: Option<String>,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// cpu, candle, wgpu, metal (macOS), vulkan (elsewhere), emulator or auto.
+    /// cpu, candle, wgpu, metal (macOS), vulkan (elsewhere), cuda, emulator or auto.
     #[arg(long, default_value = "auto", value_parser = backend::NAMES.to_vec())]
     backend: String,
+    /// What is computed in: f32, f16, bf16, or auto, which takes what the device is best at.
+    #[arg(long, default_value = "auto", value_parser = dtype::NAMES.to_vec())]
+    dtype: String,
 }
 
 impl Args {
@@ -41,8 +45,9 @@ impl Args {
         if pretrained.chat_template.is_none() {
             return Err(ModelError::NoTemplate.into());
         }
+        let dtype = dtype::choose(&self.backend, &self.dtype)?;
         let backend = self.backend.clone();
-        backend::run(&backend, ChatJob { args: self, options, pretrained, style })
+        backend::run(&backend, ChatJob { args: self, options, pretrained, dtype, style })
     }
 }
 
@@ -50,6 +55,7 @@ struct ChatJob {
     args: Args,
     options: GenerateOptions,
     pretrained: Pretrained,
+    dtype: DtypeChoice,
     style: OutputStyle,
 }
 
@@ -59,11 +65,12 @@ impl BackendJob for ChatJob {
     type Output = ExitCode;
 
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<ExitCode> {
-        let Self { args, options, pretrained, style } = self;
-        let mut assistant = Assistant::<B>::load(pretrained, args.adapter.as_deref(), device)?;
+        let Self { args, options, pretrained, dtype, style } = self;
+        let mut assistant = Assistant::<B>::load(pretrained, args.adapter.as_deref(), dtype.dtype, device)?;
         let system: Vec<Message> = args.system.iter().map(|text| Message::new("system", text)).collect();
         let mut messages = system.clone();
         let mut editor = DefaultEditor::new()?;
+        style.say(format!("the model computes in {} ({})", dtype.dtype, dtype.why));
         style.say(HELP);
         loop {
             let line = match editor.readline("> ") {

@@ -5,11 +5,12 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use burnish_kernels::FusedBackend;
-use burnish_models::Pretrained;
+use burnish_models::{ComputeType, Pretrained};
 use serde_json::json;
 
 use crate::backend::{self, BackendJob};
 use crate::data::{self, BadRows, BatchOptions, Batches, Preparation, Sources};
+use crate::dtype;
 use crate::generation::Assistant;
 use crate::report::OutputStyle;
 use crate::train::{Evaluation, evaluate};
@@ -38,9 +39,12 @@ pub struct Args {
     /// Count prompts too.
     #[arg(long)]
     no_mask_prompt: bool,
-    /// cpu, candle, wgpu, metal (macOS), vulkan (elsewhere), emulator or auto.
+    /// cpu, candle, wgpu, metal (macOS), vulkan (elsewhere), cuda, emulator or auto.
     #[arg(long, default_value = "auto", value_parser = backend::NAMES.to_vec())]
     backend: String,
+    /// What is computed in: f32, f16, bf16, or auto, which takes what the device is best at.
+    #[arg(long, default_value = "auto", value_parser = dtype::NAMES.to_vec())]
+    dtype: String,
 }
 
 fn at_least<const LEAST: usize>(text: &str) -> Result<usize, String> {
@@ -74,7 +78,9 @@ impl Args {
                 pad_token_id: pretrained.config.pad_token_id.unwrap_or(0),
             },
         );
-        let job = EvalJob { pretrained, adapter: self.adapter, batches, style };
+        let dtype = dtype::choose(&self.backend, &self.dtype)?;
+        style.say(format!("the model computes in {} ({})", dtype.dtype, dtype.why));
+        let job = EvalJob { pretrained, adapter: self.adapter, dtype: dtype.dtype, batches, style };
         let evaluation = backend::run(&self.backend, job)?;
         let line =
             format!("loss {:.4}, perplexity {:.3}, {} tokens", evaluation.loss, evaluation.perplexity, evaluation.tokens);
@@ -86,6 +92,7 @@ impl Args {
 struct EvalJob {
     pretrained: Pretrained,
     adapter: Option<PathBuf>,
+    dtype: ComputeType,
     batches: Batches,
     style: OutputStyle,
 }
@@ -94,7 +101,7 @@ impl BackendJob for EvalJob {
     type Output = Evaluation;
 
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<Evaluation> {
-        let assistant = Assistant::<B>::load(self.pretrained, self.adapter.as_deref(), device.clone())?;
+        let assistant = Assistant::<B>::load(self.pretrained, self.adapter.as_deref(), self.dtype, device.clone())?;
         let style = self.style;
         evaluate(&assistant.model, &self.batches, 0, &device, |done, all| {
             if done % 20 == 0 {

@@ -9,7 +9,7 @@ use burnish_export::{
     ExportError, ExportReport, FloatType, GgufOptions, GgufType, HuggingFaceOptions, export_gguf, export_hugging_face,
 };
 use burnish_lora::{MergedCheckpoint, load_adapter, save_adapter};
-use burnish_models::{Checkpoint, LanguageModel, Pretrained};
+use burnish_models::{Checkpoint, LanguageModel, LoadOptions, Pretrained};
 use clap::ValueEnum;
 use serde_json::json;
 
@@ -86,7 +86,8 @@ impl Args {
             return Err(exists_hint(ExportError::Exists { path: self.output.clone() }));
         }
         let device = burn::backend::flex::FlexDevice;
-        let mut model = LanguageModel::<Flex>::load(&pretrained.config, &*pretrained.checkpoint, &device, false)?;
+        let options = LoadOptions::default();
+        let mut model = LanguageModel::<Flex>::load(&pretrained.config, &*pretrained.checkpoint, &device, options)?;
         let config = load_adapter(&mut model, adapter, None, &device)?;
         write_folder(&self.output, |folder| Ok(save_adapter(&model, &config, &pretrained.source, folder)?))?;
         style.result(format!("wrote {}", self.output.display()), &json!({ "path": self.output }));

@@ -38,6 +38,8 @@ impl clap::Args for ConfigFlags {
             let flag = name.replace('_', "-");
             let arg = Arg::new(name).long(Str::from(flag.clone())).hide(!is_own).allow_hyphen_values(true);
             let Some(key) = key else {
+                // A flag that follows is no value of this one.
+                let arg = arg.allow_hyphen_values(false).allow_negative_numbers(true);
                 command = command.arg(arg.num_args(0..=1).default_missing_value("true"));
                 continue;
             };
@@ -162,6 +164,7 @@ mod tests {
         assert_eq!(parsed(&["--no-packing", "--packing"]).unwrap()["packing"], json!(true));
         assert_eq!(parsed(&["--packing", "--no-packing"]).unwrap()["packing"], json!(false));
         assert_eq!(parsed(&["--no-sample-packing"]).unwrap()["sample_packing"], json!(false));
+        assert_eq!(parsed(&["--bf16", "--rank", "8"]).unwrap(), *json!({ "bf16": true, "rank": 8 }).as_object().unwrap());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use burnish_models::{Finish, GenerateOptions, Message, Pretrained, SamplingOptio
 use serde_json::json;
 
 use crate::backend::{self, BackendJob};
+use crate::dtype::{self, DtypeChoice};
 use crate::generation::Assistant;
 use crate::report::OutputStyle;
 
@@ -94,9 +95,12 @@ pub struct Args {
     raw: bool,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// cpu, candle, wgpu, metal (macOS), vulkan (elsewhere), emulator or auto.
+    /// cpu, candle, wgpu, metal (macOS), vulkan (elsewhere), cuda, emulator or auto.
     #[arg(long, default_value = "auto", value_parser = backend::NAMES.to_vec())]
     backend: String,
+    /// What is computed in: f32, f16, bf16, or auto, which takes what the device is best at.
+    #[arg(long, default_value = "auto", value_parser = dtype::NAMES.to_vec())]
+    dtype: String,
 }
 
 impl Args {
@@ -107,8 +111,9 @@ impl Args {
         }
         let options = self.sampling.options()?;
         let pretrained = Pretrained::open(&self.model)?;
+        let dtype = dtype::choose(&self.backend, &self.dtype)?;
         let backend = self.backend.clone();
-        backend::run(&backend, GenerateJob { args: self, options, pretrained, style })
+        backend::run(&backend, GenerateJob { args: self, options, pretrained, dtype, style })
     }
 }
 
@@ -116,6 +121,7 @@ struct GenerateJob {
     args: Args,
     options: GenerateOptions,
     pretrained: Pretrained,
+    dtype: DtypeChoice,
     style: OutputStyle,
 }
 
@@ -123,8 +129,8 @@ impl BackendJob for GenerateJob {
     type Output = ExitCode;
 
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<ExitCode> {
-        let Self { args, options, pretrained, style } = self;
-        let mut assistant = Assistant::<B>::load(pretrained, args.adapter.as_deref(), device)?;
+        let Self { args, options, pretrained, dtype, style } = self;
+        let mut assistant = Assistant::<B>::load(pretrained, args.adapter.as_deref(), dtype.dtype, device)?;
         let started = std::time::Instant::now();
         let mut first = None;
         let print = |text: &str| {
@@ -150,7 +156,7 @@ impl BackendJob for GenerateJob {
         });
         style.result("", &value);
         let remark = if generated.finish == Finish::Length { ", cut at --max-tokens" } else { "" };
-        style.say(format!("{} tokens, {rate:.1} tok/s{remark}", generated.tokens.len()));
+        style.say(format!("{} tokens, {rate:.1} tok/s{remark}, {} ({})", generated.tokens.len(), dtype.dtype, dtype.why));
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -1,5 +1,6 @@
 //! The command line. Data goes to stdout, progress and logs to stderr.
 
+mod bench;
 mod chat;
 mod eval;
 mod export;
@@ -10,6 +11,7 @@ mod merge;
 mod quickstart;
 mod train;
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -53,14 +55,27 @@ enum Command {
     Merge(merge::Args),
     /// Write a model as a Hugging Face folder, a PEFT folder or a GGUF file.
     Export(export::Args),
+    /// Compare backends and kernels: times, rates, memory, training steps.
+    Bench(bench::Args),
     /// Write a configuration file with every key explained.
     Init(init::Args),
 }
 
 /// Runs the program: exit code 0 is success, 1 failure, 2 a wrong call.
 pub fn main() -> ExitCode {
+    run(std::env::args_os())
+}
+
+/// Runs `burnish bench`, the command being understood.
+pub fn bench_main() -> ExitCode {
+    let mut arguments = std::env::args_os();
+    let program = arguments.next().unwrap_or_default();
+    run([program, "bench".into()].into_iter().chain(arguments))
+}
+
+fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     quiet_panics();
-    let parsed = Cli::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let parsed = Cli::command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
@@ -96,6 +111,7 @@ fn dispatch(command: Command, style: OutputStyle) -> anyhow::Result<ExitCode> {
         Command::Chat(args) => args.run(style),
         Command::Merge(args) => args.run(style),
         Command::Export(args) => args.run(style),
+        Command::Bench(args) => args.run(style),
         Command::Init(args) => args.run(style),
     }
 }

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::train::on_interrupt;
 use crate::backend;
+use crate::dtype;
 use crate::hint::with_hint;
 use crate::quickstart::{Outcome, PROMPTS, Score, config, run, score, unpack};
 use crate::report::{OutputStyle, TrainReport};
@@ -24,7 +25,7 @@ pub struct Args {
     /// Keep what an earlier quickstart left there, and stop.
     #[arg(long)]
     no_overwrite: bool,
-    /// cpu, candle, wgpu, metal (macOS), vulkan (elsewhere), emulator or auto.
+    /// cpu, candle, wgpu, metal (macOS), vulkan (elsewhere), cuda, emulator or auto.
     #[arg(long, default_value = "auto", value_parser = backend::NAMES.to_vec())]
     backend: String,
     /// Decides order and adapters.
@@ -40,7 +41,9 @@ impl Args {
         let root = &self.output_dir;
         self.claim(root)?;
         let (name, why) = backend::choose(&self.backend);
-        style.say(format!("backend {name} ({why}); everything goes to {}", root.display()));
+        let dtype = dtype::choose(&self.backend, "auto")?;
+        style.say(format!("backend {name} ({why}), {} ({})", dtype.dtype, dtype.why));
+        style.say(format!("everything goes to {}", root.display()));
         style.say("a tiny chat model that talks about table bookings learns to answer in JSON\n");
         let folders = unpack(root)?;
         let before = score(&folders, None, &self.backend)?;

@@ -88,7 +88,7 @@ fn describe(prepared: &Prepared, backend: &str, why: &str, style: OutputStyle) {
     let plan = Plan::new(config, prepared.train.clone(), done);
     let model = &prepared.pretrained;
     style.say(format!(
-        "model {}: {} {} layers, {:.1} M weights, f32",
+        "model {}: {} {} layers, {:.1} M weights",
         if model.source.is_empty() { "(fresh)" } else { &model.source },
         model.config.model_type,
         model.config.num_hidden_layers,
@@ -102,7 +102,9 @@ fn describe(prepared: &Prepared, backend: &str, why: &str, style: OutputStyle) {
         plan.total,
         config.batch_size * config.grad_accumulation_steps
     ));
-    style.say(format!("backend {backend} ({why}); the effective configuration is in {}/config.toml", config.output_dir));
+    style.say(format!("backend {backend} ({why})"));
+    style.say(format!("dtype {} ({})", prepared.dtype.dtype, prepared.dtype.why));
+    style.say(format!("the effective configuration is in {}/config.toml", config.output_dir));
 }
 
 /// The first Ctrl-C ends the run after the step; the second ends the program.

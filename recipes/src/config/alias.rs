@@ -21,7 +21,7 @@ const NO_CHECKPOINTING: &str = "activation checkpointing is not part of this ver
 const NO_DORA: &str = "only LoRA and rsLoRA are part of this version; leave it out";
 const NO_OTHER_MODULES: &str = "adapters or all weights are trained, nothing between; see fine_tune_type";
 const NO_SPLIT: &str = "validation rows come from valid.jsonl in the folder that `data` names";
-const F32: &str = "this version computes in f32; see dtype";
+const NO_TF32: &str = "f32 is computed as the backend does it; see dtype";
 const OWN_ATTENTION: &str = "each backend has its own attention";
 const OWN_LOG: &str = "each step is a line of metrics.jsonl";
 const OWN_ROWS: &str = "rows are told apart by their keys, and prepared anew each time";
@@ -84,9 +84,10 @@ pub const FOREIGN: &[(&str, Meaning)] = &[
     ("layers_to_transform", NotYet("num_layers takes the last so many blocks")),
     ("neftune_noise_alpha", NotYet("noise on embeddings is not part of this version; leave it out")),
     ("memory_limit", NotYet("it is not part of this version; leave it out")),
-    ("bf16", Ignored(F32)),
-    ("fp16", Ignored(F32)),
-    ("tf32", Ignored(F32)),
+    ("torch_dtype", Same("dtype")),
+    ("bf16", Translated),
+    ("fp16", Translated),
+    ("tf32", Ignored(NO_TF32)),
     ("report_to", Ignored(OWN_LOG)),
     ("logging_strategy", Ignored(OWN_LOG)),
     ("per_device_eval_batch_size", Ignored("validation takes batch_size")),

@@ -73,6 +73,10 @@ fn translated(name: &str, value: &Value) -> Result<Reading, String> {
         "full_finetuning" if boolean(value)? => one("fine_tune_type", "full".into()),
         "lora_target_linear" | "full_finetuning" => nothing,
         "train_on_inputs" | "train_on_prompt" => one("mask_prompt", (!boolean(value)?).into()),
+        "bf16" | "fp16" if value == "auto" => one("dtype", "auto".into()),
+        "bf16" if boolean(value)? => one("dtype", "bf16".into()),
+        "fp16" if boolean(value)? => one("dtype", "f16".into()),
+        "bf16" | "fp16" => nothing,
         "eval_strategy" | "evaluation_strategy" => strategy(value, "steps_per_eval"),
         "save_strategy" => strategy(value, "save_every"),
         "stage" if value == "sft" => nothing,
@@ -156,6 +160,7 @@ pub(super) fn value_for(key: &Key, value: Value) -> Value {
         // "No limit" of the others.
         "iters" | "num_layers" | "val_batches" | "save_total_limit" if value.as_i64() == Some(-1) => 0.into(),
         "optimizer" if text.starts_with("adamw_torch") || text == "adamw_hf" => "adamw".into(),
+        "dtype" if matches!(text, "float32" | "float16" | "bfloat16") => text.replace("float", "f").into(),
         "lr_scheduler" if text == "constant_with_warmup" => "constant".into(),
         "target_modules" if text == "all" => "all-linear".into(),
         _ if key.kind == Kind::Texts && text.contains(',') => text.split(',').map(|part| Value::from(part.trim())).collect(),

@@ -249,7 +249,7 @@ fn choices(name: &str) -> Option<&'static [&'static str]> {
         "fine_tune_type" => &["lora", "full"],
         "lr_scheduler" => &["constant", "linear", "cosine"],
         "optimizer" => &["adamw"],
-        "dtype" => &["auto", "f32", "f16", "bf16"],
+        "dtype" => crate::dtype::NAMES,
         "backend" => crate::backend::NAMES,
         _ => return None,
     })

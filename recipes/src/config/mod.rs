@@ -67,9 +67,9 @@ config! {
             skip_bad_rows: bool = false,
         }
         "Machine" {
-            /// cpu, candle, wgpu, metal (macOS), vulkan (elsewhere), emulator or auto.
+            /// cpu, candle, wgpu, metal (macOS), vulkan (elsewhere), cuda, emulator or auto.
             backend: String = "auto".to_owned(),
-            /// What is computed in: auto or f32; f16 and bf16 come later.
+            /// What the frozen model computes in: auto (what the device is best at), f32, f16 or bf16; adapters are f32.
             dtype: String = "auto".to_owned(),
             /// Decides order, adapters and dropout.
             seed: u64 = 42,

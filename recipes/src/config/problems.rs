@@ -34,10 +34,6 @@ impl TrainConfig {
             "training from scratch (`model_config`) needs `fine_tune_type = \"full\"`",
         );
         check(!full || self.adapter.is_none(), "`adapter` needs `fine_tune_type = \"lora\"`");
-        check(
-            matches!(self.dtype.as_str(), "auto" | "f32"),
-            &format!("`dtype` is {}: this version computes in f32 on every backend", self.dtype),
-        );
         let no_target = match &self.target_modules {
             TargetModules::One(name) => name.is_empty(),
             TargetModules::Named(names) => names.is_empty() || names.iter().any(String::is_empty),

@@ -13,6 +13,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::loss_scale::LossScale;
 use super::optimizer::{AdamW, Moments};
 
 const PREFIX: &str = "checkpoint-";
@@ -23,8 +24,14 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 /// Where a run stands. The order of the data and all random draws follow from the seed, the epoch and the step.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrainerState {
-    /// Optimizer steps taken.
+    /// Optimizer steps behind it, those that were skipped among them.
     pub step: usize,
+    /// Steps that were not taken, because their gradient overflowed f16.
+    #[serde(default)]
+    pub skipped: usize,
+    /// The factor on the loss, in f16.
+    #[serde(default)]
+    pub loss_scale: Option<LossScale>,
     /// The epoch of the last one.
     pub epoch: usize,
     /// Tokens seen.
@@ -147,7 +154,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Puts the moments back.
+    /// Puts the moments back, and counts the updates that they are of.
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
@@ -157,9 +164,13 @@ impl Checkpoint {
         parameters: &[NamedParameter<B>],
         device: &B::Device,
     ) -> Result<()> {
-        let file = SafetensorsFolder::from_files(&[self.path.join(OPTIMIZER)])?;
         let mut state = optimizer.state();
-        state.hyper.step = self.state.step;
+        state.hyper.step = self.state.step - self.state.skipped.min(self.state.step);
+        if state.hyper.step == 0 {
+            // No step was taken yet: there are no moments.
+            return Ok(());
+        }
+        let file = SafetensorsFolder::from_files(&[self.path.join(OPTIMIZER)])?;
         for parameter in parameters {
             let shape = parameter.tensor.shape();
             let read = |moment: &str| -> Result<AnyTensor<B::InnerBackend>> {

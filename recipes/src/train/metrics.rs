@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// What is known of a step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -16,7 +16,8 @@ pub struct StepMetrics {
     pub loss: f64,
     /// Of this step.
     pub learning_rate: f64,
-    /// All parameters together, before clipping.
+    /// All parameters together, before clipping and without the loss scale; no number where the step was skipped.
+    #[serde(deserialize_with = "number_or_nan")]
     pub grad_norm: f64,
     /// Tokens of the step, padding left out.
     pub tokens: usize,
@@ -26,8 +27,13 @@ pub struct StepMetrics {
     pub step_ms: f64,
     /// Most memory that the process had, where the system tells.
     pub peak_bytes: Option<u64>,
-    /// Steps that were not taken so far, because their loss was no number.
+    /// Steps that were not taken so far, this one included, because their gradient overflowed f16.
     pub skipped: usize,
+}
+
+/// JSON has no NaN and no infinity: they are written as null.
+fn number_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// The file, open to append.
@@ -92,4 +98,33 @@ pub fn peak_bytes() -> Option<u64> {
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
     let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_skipped_step_is_kept_when_a_run_is_resumed() {
+        let folder = tempfile::tempdir().unwrap();
+        let metrics = |step, grad_norm| StepMetrics {
+            step,
+            loss: 2.0,
+            learning_rate: 1e-3,
+            grad_norm,
+            tokens: 8,
+            tokens_per_second: 1.0,
+            step_ms: 1.0,
+            peak_bytes: None,
+            skipped: 1,
+        };
+        let mut file = MetricsFile::open(folder.path(), 0).unwrap();
+        for (step, grad_norm) in [(1, f64::INFINITY), (2, 0.5), (3, 0.25)] {
+            file.write(&metrics(step, grad_norm)).unwrap();
+        }
+        MetricsFile::open(folder.path(), 2).unwrap();
+        let kept = MetricsFile::read(folder.path()).unwrap();
+        assert_eq!(kept.len(), 2);
+        assert!(kept[0].grad_norm.is_nan() && kept[1].grad_norm == 0.5);
+    }
 }

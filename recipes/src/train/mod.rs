@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod evaluate;
+mod loss_scale;
 mod metrics;
 mod model;
 mod optimizer;
@@ -12,6 +13,7 @@ mod strategy;
 
 pub use checkpoint::{Checkpoint, TrainerState, write_folder};
 pub use evaluate::{Evaluation, evaluate};
+pub use loss_scale::LossScale;
 pub use metrics::{MetricsFile, StepMetrics};
 pub use model::{StepItem, StepOutput, TrainedModel, batch_loss};
 pub use optimizer::AdamW;

@@ -29,6 +29,8 @@ pub struct StepItem {
     pub batches: Vec<Batch>,
     /// Seeds the dropout of the step.
     pub seed: u64,
+    /// Factor on the loss for the backward, and so on the gradients; 1 but for f16.
+    pub loss_scale: f64,
 }
 
 impl StepItem {
@@ -91,7 +93,7 @@ impl<B: TrainBackend> TrainStep for TrainedModel<B> {
     type Output = StepOutput<B::InnerBackend>;
 
     /// Forward and backward of every micro-batch. Each loss is divided by the tokens of the whole step, so that the
-    /// step does not depend on how its rows were split.
+    /// step does not depend on how its rows were split. Gradients are those of the scaled loss, the loss is not scaled.
     fn step(&self, item: StepItem) -> TrainOutput<Self::Output> {
         let device = self.model.head().device();
         let tokens = item.target_tokens() as f64;
@@ -101,7 +103,8 @@ impl<B: TrainBackend> TrainStep for TrainedModel<B> {
             let seed = DropoutSeed(item.seed.wrapping_add((index as u64) << 48));
             let loss = batch_loss(&self.model, batch, Some(seed), &device).div_scalar(tokens);
             let value = loss.clone().inner();
-            accumulator.accumulate(self, GradientsParams::from_grads(loss.backward(), self));
+            let scaled = if item.loss_scale == 1.0 { loss } else { loss.mul_scalar(item.loss_scale) };
+            accumulator.accumulate(self, GradientsParams::from_grads(scaled.backward(), self));
             total = Some(match total {
                 Some(total) => total + value,
                 None => value,

@@ -13,7 +13,7 @@ use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 use burnish_kernels::FusedBackend;
 use burnish_lora::{attach, load_adapter, save_adapter};
 use burnish_models::checkpoint::SafetensorsFolder;
-use burnish_models::{LanguageModel, ModelConfig, Pretrained};
+use burnish_models::{ComputeType, LanguageModel, LoadOptions, ModelConfig, Pretrained};
 
 use super::checkpoint::{Checkpoint, TrainerState, write_folder};
 use super::model::TrainedModel;
@@ -24,14 +24,17 @@ use super::strategy::{Components, End, Events, Plan, Running, StepStrategy, Weig
 use crate::backend::{self, BackendJob};
 use crate::config::{FineTuneType, TrainConfig};
 use crate::data::{self, BadRows, BatchOptions, Batches, Preparation, Sources};
+use crate::dtype::{self, DtypeChoice};
 use crate::hint::with_hint;
 use crate::report::Quiet;
 use crate::weights::ModelWeights;
 
 /// A run that is ready to start.
 pub struct Prepared {
-    /// The effective configuration.
+    /// The effective configuration: `dtype` is no longer `auto`.
     pub config: TrainConfig,
+    /// What the model computes in.
+    pub dtype: DtypeChoice,
     /// The base.
     pub pretrained: Pretrained,
     /// To train on.
@@ -64,11 +67,13 @@ pub struct Summary {
 }
 
 impl Prepared {
-    /// Opens model and data and looks for a checkpoint; nothing is on a device yet.
+    /// Chooses the dtype, opens model and data and looks for a checkpoint; nothing is on a device yet.
     ///
     /// # Errors
     /// Whatever is wrong with them, before anything is written.
-    pub fn new(config: TrainConfig) -> Result<Self> {
+    pub fn new(mut config: TrainConfig) -> Result<Self> {
+        let dtype = dtype::of_run(&config)?;
+        dtype.dtype.name().clone_into(&mut config.dtype);
         let found = run_folder::find(&config)?;
         let mut pretrained = match &config.model_config {
             Some(folder) => Pretrained::without_weights(Path::new(folder))?,
@@ -115,7 +120,7 @@ impl Prepared {
         let train = batches(&train, config.shuffle.then_some(config.seed))?;
         let valid = sources.valid.map(|file| batches(&file, None)).transpose()?;
         notes.extend(run_folder::prepare(&config, &found)?);
-        Ok(Self { config, pretrained, train, valid, resume: found.checkpoint, state, notes })
+        Ok(Self { config, dtype, pretrained, train, valid, resume: found.checkpoint, state, notes })
     }
 }
 
@@ -152,8 +157,8 @@ impl BackendJob for TrainJob {
 
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<Summary> {
         let Self { prepared, events, interrupter, dashboard } = self;
-        let Prepared { config, pretrained, train, valid, resume, mut state, .. } = prepared;
-        let model = build_model::<Autodiff<B>>(&config, &pretrained, resume.as_ref(), &device)?;
+        let Prepared { config, dtype, pretrained, train, valid, resume, mut state, .. } = prepared;
+        let model = build_model::<Autodiff<B>>(&config, dtype.dtype, &pretrained, resume.as_ref(), &device)?;
         let done = resume.as_ref().map_or(0, |checkpoint| checkpoint.state.step);
         let optimizer = AdamW::<Autodiff<B>>::new(&config);
         if let Some(checkpoint) = &resume {
@@ -161,6 +166,8 @@ impl BackendJob for TrainJob {
         }
         let plan = Plan::new(&config, train, done);
         state.seed = config.seed;
+        let is_half = dtype.dtype == ComputeType::F16;
+        state.loss_scale = is_half.then(|| state.loss_scale.take().unwrap_or_default());
         let progress = Arc::new(Mutex::new(Running {
             state,
             end: End::Finished,
@@ -215,19 +222,21 @@ impl BackendJob for TrainJob {
 
 fn build_model<B: FusedBackend>(
     config: &TrainConfig,
+    dtype: ComputeType,
     pretrained: &Pretrained,
     resume: Option<&Checkpoint>,
     device: &B::Device,
 ) -> Result<LanguageModel<B>> {
     let shape: &ModelConfig = &pretrained.config;
     if config.fine_tune_type == FineTuneType::Full {
+        let options = LoadOptions::trainable();
         return Ok(match resume {
-            Some(checkpoint) => LanguageModel::load(shape, &SafetensorsFolder::open(&checkpoint.path)?, device, true)?,
+            Some(checkpoint) => LanguageModel::load(shape, &SafetensorsFolder::open(&checkpoint.path)?, device, options)?,
             None if config.model_config.is_some() => LanguageModel::random(shape, config.seed, device)?,
-            None => LanguageModel::load(shape, &*pretrained.checkpoint, device, true)?,
+            None => LanguageModel::load(shape, &*pretrained.checkpoint, device, options)?,
         });
     }
-    let mut model = LanguageModel::load(shape, &*pretrained.checkpoint, device, false)?;
+    let mut model = LanguageModel::load(shape, &*pretrained.checkpoint, device, LoadOptions::frozen(dtype))?;
     let folder = resume.map(|checkpoint| checkpoint.path.clone()).or_else(|| config.adapter.as_ref().map(PathBuf::from));
     if let Some(folder) = folder {
         load_adapter(&mut model, &folder, Some(config.dropout), device)?;

@@ -91,7 +91,7 @@ impl Iterator for Steps {
         let batches = batches.of_step(within, self.plan.accumulation).map(|index| order.batch(index)).collect();
         self.epoch = Some(order);
         let seed = self.plan.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(self.step as u64);
-        Some(StepItem { step: self.step, epoch, batches, seed })
+        Some(StepItem { step: self.step, epoch, batches, seed, loss_scale: 1.0 })
     }
 }
 
@@ -250,30 +250,25 @@ impl<B: TrainBackend> StepStrategy<B> {
     fn one_step(
         &self,
         learner: &mut Learner<Components<B>>,
-        item: StepItem,
+        mut item: StepItem,
         processor: &mut SupervisedTrainingEventProcessor<Components<B>>,
         progress: Progress,
     ) -> Result<StepMetrics> {
         let started = Instant::now();
         let (step, epoch, tokens) = (item.step, item.epoch, item.tokens());
         learner.lr_step();
+        let loss_scale = lock(&self.progress).state.loss_scale.as_ref().map_or(1.0, |loss_scale| loss_scale.scale);
+        item.loss_scale = loss_scale;
         let output = learner.train_step(item);
         let loss = scalar(output.item.loss.clone())?;
-        let grad_norm = gradient_norm(&learner.model().model, &output.grads)?;
-        if !loss.is_finite() || !grad_norm.is_finite() {
-            let what = if loss.is_finite() { "gradient" } else { "loss" };
-            return Err(crate::hint::with_hint(
-                format!(
-                    "the {what} of step {step} is not a number (loss {loss}, gradient norm {grad_norm}); the step was not taken"
-                ),
-                "lower learning_rate, raise warmup, or look at the rows of this step; the last checkpoint is whole",
-            ));
+        let grad_norm = gradient_norm(&learner.model().model, &output.grads)? / loss_scale;
+        if self.is_taken(step, loss, grad_norm)? {
+            let longest = self.config.max_grad_norm;
+            // torch.nn.utils.clip_grad_norm_ divides by the norm plus 1e-6.
+            let factor = if longest > 0.0 { (longest / (grad_norm + 1e-6)).min(1.0) } else { 1.0 };
+            self.optimizer.state().hyper.gradient_factor = factor / loss_scale;
+            learner.optimizer_step(output.grads);
         }
-        let longest = self.config.max_grad_norm;
-        // torch.nn.utils.clip_grad_norm_ divides by the norm plus 1e-6.
-        let factor = if longest > 0.0 { (longest / (grad_norm + 1e-6)).min(1.0) } else { 1.0 };
-        self.optimizer.state().hyper.gradient_factor = factor;
-        learner.optimizer_step(output.grads);
         let learning_rate = learner.lr_current();
         let global = Progress::new(epoch + 1, self.config.epochs.max(epoch + 1));
         let item = TrainingItem::new(output.item, progress, global, Some(step), Some(learning_rate));
@@ -288,8 +283,39 @@ impl<B: TrainBackend> StepStrategy<B> {
             tokens_per_second: tokens as f64 / seconds,
             step_ms: seconds * 1e3,
             peak_bytes: peak_bytes(),
-            skipped: 0,
+            skipped: lock(&self.progress).state.skipped,
         })
+    }
+
+    /// Whether a step is taken: its loss and its gradient are numbers. Where the gradient of a scaled loss overflowed, the
+    /// step is skipped, and the scale halved.
+    ///
+    /// # Errors
+    /// When the loss is no number, or the gradient is none and no scale helps.
+    fn is_taken(&self, step: usize, loss: f64, grad_norm: f64) -> Result<bool> {
+        let is_finite = loss.is_finite() && grad_norm.is_finite();
+        let mut progress = lock(&self.progress);
+        let state = &mut progress.state;
+        let is_half = state.loss_scale.is_some();
+        match &mut state.loss_scale {
+            Some(loss_scale) if is_finite => loss_scale.step_taken(),
+            // The scale comes after the loss: one that is no number would stay none.
+            Some(loss_scale) if loss.is_finite() => {
+                loss_scale.step_skipped();
+                if !loss_scale.is_exhausted() {
+                    state.skipped += 1;
+                    let line = format!(
+                        "step {step} is skipped, {} so far: its gradient overflowed f16; the loss scale is {} now",
+                        state.skipped, loss_scale.scale
+                    );
+                    drop(progress);
+                    lock(&self.events).note(&line);
+                    return Ok(false);
+                }
+            }
+            _ => {}
+        }
+        if is_finite { Ok(true) } else { Err(no_number(step, loss, grad_norm, is_half)) }
     }
 
     /// Validates; whether the run should end, and whether no step before was better.
@@ -330,6 +356,18 @@ impl<B: TrainBackend> StepStrategy<B> {
 
 fn is_due(every: usize, step: usize) -> bool {
     every > 0 && step.is_multiple_of(every)
+}
+
+/// What ends a run whose numbers are none.
+fn no_number(step: usize, loss: f64, grad_norm: f64, is_half: bool) -> anyhow::Error {
+    let what = if loss.is_finite() { "gradient" } else { "loss" };
+    let dtype = if is_half { "take dtype bf16 or f32, which reach further than f16, " } else { "" };
+    crate::hint::with_hint(
+        format!(
+            "the {what} of step {step} is not a number (loss {loss}, gradient norm {grad_norm}); the step was not taken"
+        ),
+        format!("{dtype}lower learning_rate, raise warmup, or look at the rows of this step; the last checkpoint is whole"),
+    )
 }
 
 /// Reads a number back. What broke on the device since the last read is said here.

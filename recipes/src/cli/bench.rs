@@ -1,0 +1,152 @@
+//! `burnish bench`, which is also the program `burnish-bench`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use crate::bench::entry::Kernel;
+use crate::bench::{Options, plot, render, run};
+use crate::report::OutputStyle;
+use crate::{backend, dtype};
+
+/// Arguments of `bench`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Backends to compare, such as wgpu,vulkan; `emulator` counts instead of timing.
+    #[arg(long, value_delimiter = ',', value_parser = backend::NAMES.to_vec(), default_value = "auto", default_value_if("predict", "true", None))]
+    backends: Vec<String>,
+    /// Operations to measure, all or none; several with commas.
+    #[arg(long, value_delimiter = ',', value_parser = kernel_names(), default_value = "all")]
+    kernels: Vec<String>,
+    /// Measure whole LoRA training steps too.
+    #[arg(long)]
+    step: bool,
+    /// Whose sizes: llama-3.2-1b, llama-3.1-8b, a config.json, a Hugging Face folder, hub id or .gguf file. Weights are random.
+    #[arg(short, long, default_value = "llama-3.2-1b")]
+    model: String,
+    /// Rows of a step.
+    #[arg(long, default_value_t = 4, value_parser = at_least_one)]
+    batch_size: usize,
+    /// Tokens of a row.
+    #[arg(long, default_value_t = 2048, value_parser = at_least_two, alias = "max-seq-length")]
+    seq: usize,
+    /// Rank of the adapters.
+    #[arg(long, default_value_t = 16, value_parser = at_least_one)]
+    rank: usize,
+    /// What is computed in.
+    #[arg(long, default_value = "auto", value_parser = dtype::NAMES.to_vec())]
+    dtype: String,
+    /// Samples of each row at most.
+    #[arg(long, default_value_t = 20, value_parser = at_least_one)]
+    repeats: usize,
+    /// Launches or steps before the first sample.
+    #[arg(long, default_value_t = 3)]
+    warmup: usize,
+    /// Write a dated file of what was found into this folder.
+    #[arg(short, long, value_name = "FOLDER")]
+    output: Option<PathBuf>,
+    /// Draw bars.
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+    /// Predict a step on Apple's chips from what the emulator counts; nothing is measured on them.
+    #[arg(long)]
+    predict: bool,
+}
+
+fn kernel_names() -> Vec<&'static str> {
+    ["all", "none"].into_iter().chain(Kernel::ALL.map(Kernel::name)).collect()
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    at_least(1, text)
+}
+
+/// The first token of a row is never learned.
+fn at_least_two(text: &str) -> Result<usize, String> {
+    at_least(2, text)
+}
+
+fn at_least(least: usize, text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if (least..=1_000_000_000).contains(&number) => Ok(number),
+        _ => Err(format!("wanted is a whole number from {least}")),
+    }
+}
+
+impl Args {
+    pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
+        let document = run(&self.options(), style)?;
+        style.result(render::text(&document), &json!(document));
+        if let Some(folder) = &self.output {
+            style.say(format!("wrote {}", document.save(folder)?.display()));
+        }
+        if let Some(file) = &self.plot {
+            std::fs::write(file, plot::svg(&document)).with_context(|| file.display().to_string())?;
+            style.say(format!("wrote {}", file.display()));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn options(&self) -> Options {
+        let is_asked = |kernel: &Kernel| self.kernels.iter().any(|name| name == "all" || name == kernel.name());
+        Options {
+            backends: self.backends.clone(),
+            kernels: Kernel::ALL.into_iter().filter(is_asked).collect(),
+            step: self.step,
+            model: self.model.clone(),
+            batch_size: self.batch_size,
+            seq: self.seq,
+            rank: self.rank,
+            dtype: self.dtype.clone(),
+            repeats: self.repeats,
+            warmup: self.warmup,
+            predict: self.predict,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn options(arguments: &[&str]) -> Options {
+        Line::try_parse_from(std::iter::once("bench").chain(arguments.iter().copied())).unwrap().args.options()
+    }
+
+    #[test]
+    fn lists_are_taken_apart() {
+        let found = options(&["--backends", "cpu,wgpu", "--kernels", "rms_norm,attention", "--step"]);
+        assert_eq!(
+            (found.backends, found.kernels),
+            (vec!["cpu".into(), "wgpu".into()], vec![Kernel::RmsNorm, Kernel::Attention])
+        );
+        assert!(found.step && !found.predict);
+    }
+
+    #[test]
+    fn a_prediction_alone_measures_nothing() {
+        assert_eq!(options(&[]).backends, ["auto"]);
+        assert_eq!(options(&[]).kernels, Kernel::ALL);
+        assert!(options(&["--predict"]).backends.is_empty());
+        assert_eq!(options(&["--predict", "--backends", "cpu"]).backends, ["cpu"]);
+        assert!(options(&["--kernels", "none"]).kernels.is_empty());
+    }
+
+    #[test]
+    fn wrong_values_are_refused() {
+        for wrong in [["--backends", "gpu"], ["--kernels", "gemm"], ["--seq", "1"], ["--batch-size", "0"], ["--dtype", "f8"]]
+        {
+            assert!(Line::try_parse_from(std::iter::once("bench").chain(wrong)).is_err(), "{wrong:?}");
+        }
+    }
+}
