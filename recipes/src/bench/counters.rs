@@ -1,0 +1,230 @@
+//! What the kernels do, counted by the emulator: launches, bytes, operations. No time is measured here.
+//!
+//! The model is shrunk: a CPU executes every GPU thread. Launches depend on sizes only where a kernel's strategy does: few tiles are
+//! split along their sums, which takes a launch more. What grows with sizes is scaled by [`super::predict`].
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use burn::backend::Autodiff;
+use burnish_lora::{LoraConfig, attach};
+use burnish_metal::emulator::{EmulatorDevice, KernelReport, MetalCpu, take_reports};
+use burnish_models::ComputeType;
+use serde::Serialize;
+
+use super::action::{Launch, actions};
+use super::entry::{Entry, Kernel, entries};
+use super::kernels::guarded;
+use super::random_model::random_model;
+use super::setup::Setup;
+use super::shape::Shape;
+use super::sizes::Sizes;
+use super::step::random_batch;
+use super::stopwatch::wait;
+use crate::train::batch_loss;
+
+/// Operations of a product of 8×8 matrices.
+const MATRIX_FLOPS: f64 = 1024.0;
+
+/// Tokens of the longer run at most; tiles of matrices are full at this length.
+const MOST_TOKENS: usize = 128;
+
+/// Sums over kernels.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Totals {
+    /// Kernels launched.
+    pub launches: f64,
+    /// Bytes read and written, as issued.
+    pub bytes: f64,
+    /// Bytes read and written, each once a launch.
+    pub unique_bytes: f64,
+    /// Operations of products on matrix units.
+    pub matrix_flops: f64,
+    /// Other operations on floats.
+    pub arithmetic: f64,
+    /// Barriers, once a threadgroup.
+    pub barriers: f64,
+}
+
+impl Totals {
+    fn of(reports: &BTreeMap<String, KernelReport>) -> Self {
+        reports.values().fold(Self::default(), |sum, KernelReport { launches, counters, .. }| Self {
+            launches: sum.launches + *launches as f64,
+            bytes: sum.bytes + (counters.bytes_read + counters.bytes_written) as f64,
+            unique_bytes: sum.unique_bytes + (counters.unique_bytes_read + counters.unique_bytes_written) as f64,
+            matrix_flops: sum.matrix_flops + counters.matrix_operations as f64 * MATRIX_FLOPS,
+            arithmetic: sum.arithmetic + counters.arithmetic as f64,
+            barriers: sum.barriers + counters.barriers as f64,
+        })
+    }
+
+    /// `self + factor · other`, never below 0.
+    pub fn plus(self, factor: f64, other: Self) -> Self {
+        let add = |a: f64, b: f64| (a + factor * b).max(0.0);
+        Self {
+            launches: add(self.launches, other.launches),
+            bytes: add(self.bytes, other.bytes),
+            unique_bytes: add(self.unique_bytes, other.unique_bytes),
+            matrix_flops: add(self.matrix_flops, other.matrix_flops),
+            arithmetic: add(self.arithmetic, other.arithmetic),
+            barriers: add(self.barriers, other.barriers),
+        }
+    }
+
+    /// All operations.
+    pub fn flops(self) -> f64 {
+        self.matrix_flops + self.arithmetic
+    }
+}
+
+/// What one launch of an operation did.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct OperationCount {
+    /// The operation at its shrunk sizes.
+    #[serde(flatten)]
+    pub entry: Entry,
+    /// What its kernels did.
+    pub totals: Totals,
+    /// What the composed operation does.
+    pub composed: Option<Totals>,
+}
+
+/// What a transformer block does, forward and backward.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BlockCount {
+    /// A model of two blocks less a model of one.
+    pub totals: Totals,
+    /// Launches by kernel.
+    pub kernels: BTreeMap<String, i64>,
+    /// Launches if every operation were composed of burn's, counted operation by operation.
+    pub composed_launches: f64,
+}
+
+/// All counts.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Counters {
+    /// The shrunk sizes.
+    pub sizes: Sizes,
+    /// What was computed in.
+    pub dtype: &'static str,
+    /// By operation.
+    pub operations: Vec<OperationCount>,
+    /// Attention at half the length: its work does not grow in a line.
+    pub attention_at_half: Vec<OperationCount>,
+    /// A block, or why it could not be counted.
+    pub block: Result<BlockCount, String>,
+}
+
+/// Counts every operation, and a block. `say` hears what is being done.
+///
+/// # Errors
+/// When the emulator does not run here, or an operation fails in it.
+pub fn count(shape: &Shape, full: &Sizes, kernels: &[Kernel], dtype: ComputeType, say: &dyn Fn(&str)) -> Result<Counters> {
+    let length = full.length.clamp(2, MOST_TOKENS);
+    let sizes = full.grouped_as(&shape.shrunk(1).config, 1, length);
+    let setup = |length: usize| Setup::<MetalCpu> {
+        sizes: Sizes { length, ..sizes.clone() },
+        dtype: dtype.into(),
+        // Races are looked for by the tests; here things are counted.
+        device: EmulatorDevice::Quick,
+        rotation: 0.0,
+    };
+    let whole = setup(length);
+    let mut operations = Vec::new();
+    for kernel in kernels {
+        say(&format!("counting {}", kernel.name()));
+        operations.extend(count_kernel(*kernel, &whole).with_context(|| kernel.name())?);
+    }
+    let attention_at_half = if kernels.contains(&Kernel::Attention) {
+        count_kernel(Kernel::Attention, &setup(length / 2)).context("attention")?
+    } else {
+        Vec::new()
+    };
+    say("counting a block, forward and backward");
+    let block = guarded(|| count_block(shape, &sizes, dtype, &operations)).map_err(|error| format!("{error:#}"));
+    Ok(Counters { sizes, dtype: dtype.name(), operations, attention_at_half, block })
+}
+
+fn count_kernel(kernel: Kernel, setup: &Setup<MetalCpu>) -> Result<Vec<OperationCount>> {
+    guarded(|| {
+        let entries = entries(kernel, &setup.sizes, setup.element());
+        let counted = entries.into_iter().zip(actions(kernel, setup)).map(|(entry, mut action)| {
+            let totals = count_launch(&setup.device, &mut action.run)?;
+            let mut rival = action.composed.or(action.matmul.map(|matmul| matmul.run));
+            let composed = rival.as_mut().map(|launch| count_launch(&setup.device, launch)).transpose()?;
+            Ok(OperationCount { entry, totals, composed })
+        });
+        counted.collect()
+    })
+}
+
+fn count_launch(device: &EmulatorDevice, launch: &mut Launch) -> Result<Totals> {
+    Ok(Totals::of(&reports_of(device, || {
+        launch();
+        Ok(())
+    })?))
+}
+
+/// What the kernels did that some work launched.
+fn reports_of(device: &EmulatorDevice, work: impl FnOnce() -> Result<()>) -> Result<BTreeMap<String, KernelReport>> {
+    wait::<MetalCpu>(device)?;
+    take_reports();
+    work()?;
+    wait::<MetalCpu>(device)?;
+    Ok(take_reports())
+}
+
+fn count_block(shape: &Shape, sizes: &Sizes, dtype: ComputeType, operations: &[OperationCount]) -> Result<BlockCount> {
+    let one = count_model(shape, sizes, dtype, 1)?;
+    let two = count_model(shape, sizes, dtype, 2)?;
+    let totals = Totals::of(&two).plus(-1.0, Totals::of(&one));
+    let launches =
+        |reports: &BTreeMap<String, KernelReport>, name: &str| reports.get(name).map_or(0, |report| report.launches as i64);
+    let names = one.keys().chain(two.keys());
+    let kernels =
+        names.map(|name| (name.clone(), launches(&two, name) - launches(&one, name))).filter(|(_, more)| *more != 0);
+    let saved: f64 = operations
+        .iter()
+        .filter_map(|count| Some(count.entry.per_block as f64 * (count.composed?.launches - count.totals.launches)))
+        .sum();
+    Ok(BlockCount { totals, kernels: kernels.collect(), composed_launches: totals.launches + saved })
+}
+
+/// Forward and backward of a model of so many blocks.
+fn count_model(shape: &Shape, sizes: &Sizes, dtype: ComputeType, layers: usize) -> Result<BTreeMap<String, KernelReport>> {
+    let device = EmulatorDevice::Quick;
+    let config = shape.shrunk(layers).config;
+    let mut model = random_model::<Autodiff<MetalCpu>>(&config, dtype, &device)?;
+    attach(&mut model, &LoraConfig { rank: sizes.rank, ..LoraConfig::default() }, 1, &device)?;
+    let batch = random_batch(sizes);
+    reports_of(&device, || {
+        drop(batch_loss(&model, &batch, None, &device).backward());
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_never_fall_below_zero() {
+        let totals = |launches, unique_bytes| Totals { launches, unique_bytes, ..Totals::default() };
+        assert_eq!(totals(5.0, 10.0).plus(-2.0, totals(1.0, 7.0)), totals(3.0, 0.0));
+    }
+
+    #[test]
+    fn norms_and_products_are_counted() {
+        let shape = Shape::open("llama-3.2-1b").unwrap();
+        let full = Sizes::new(&shape.config, 1, 16, 4);
+        let kernels = [Kernel::RmsNorm, Kernel::Linear];
+        let counters = count(&shape, &full, &kernels, ComputeType::F32, &|_| ()).unwrap();
+        for count in &counters.operations {
+            let Totals { launches, unique_bytes, .. } = count.totals;
+            assert!(launches >= 1.0 && unique_bytes >= 0.9 * count.entry.work.bytes, "{count:?}");
+            assert!(count.totals.flops() >= 0.9 * count.entry.work.flops, "{count:?}");
+        }
+        let block = counters.block.unwrap();
+        assert!(block.totals.launches > 10.0 && block.totals.flops() > 0.0, "{block:?}");
+    }
+}

@@ -1,0 +1,204 @@
+//! Times the operations one by one, on one backend.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use anyhow::{Result, anyhow};
+use burn::tensor::{Distribution, Tensor};
+use burnish_kernels::FusedBackend;
+use serde::Serialize;
+
+use super::action::{Action, Launch, actions};
+use super::entry::{Entry, Kernel, entries};
+use super::memory::reserved;
+use super::setup::Setup;
+use super::stopwatch::{Pace, Timing, wait};
+
+/// A row of the table.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct KernelRow {
+    /// What ran.
+    #[serde(flatten)]
+    pub entry: Entry,
+    /// How long it took.
+    pub timing: Option<Timing>,
+    /// Fewest bytes over time, GB/s.
+    pub gb_per_second: Option<f64>,
+    /// Of the bandwidth of a copy.
+    pub copy_share: Option<f64>,
+    /// Matrix operations over time, TFLOP/s.
+    pub tflops: Option<f64>,
+    /// What burn takes: its matrix product of these sizes, or the composed operation where there is none.
+    pub burn: Option<Rival>,
+    /// What the user should know, such as why there is no time.
+    pub note: Option<String>,
+}
+
+/// burn's own way.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Rival {
+    /// How long it took.
+    pub timing: Timing,
+    /// Matrix operations over time, TFLOP/s.
+    pub tflops: Option<f64>,
+    /// How many times faster the operation is; by rates where the rival's product is smaller.
+    pub speedup: Option<f64>,
+}
+
+/// Device memory around the rows of an operation.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct KernelMemory {
+    /// Which one.
+    pub kernel: Kernel,
+    /// Inputs, results and scratch of all its rows, where the device tells.
+    pub bytes: Option<u64>,
+    /// The same after burn's own way ran besides.
+    pub burn_bytes: Option<u64>,
+}
+
+/// Rows of an operation.
+pub fn measure<B: FusedBackend>(
+    kernel: Kernel,
+    setup: &Setup<B>,
+    pace: &Pace,
+    copy: Option<f64>,
+) -> (Vec<KernelRow>, KernelMemory) {
+    let device = &setup.device;
+    B::memory_cleanup(device);
+    let before = reserved::<B>(device);
+    let entries = entries(kernel, &setup.sizes, setup.element());
+    let taken = || Some(reserved::<B>(device)?.saturating_sub(before?));
+    let made = guarded(|| {
+        let made = actions(kernel, setup);
+        wait::<B>(device).map(|()| made)
+    });
+    let mut actions = match made {
+        Ok(actions) => actions,
+        Err(error) => {
+            let note = Some(format!("no inputs: {error}"));
+            let rows = entries.into_iter().map(|entry| row(entry, Err(anyhow!("{error}")), copy, note.clone()));
+            return (rows.collect(), KernelMemory { kernel, bytes: None, burn_bytes: None });
+        }
+    };
+    let time = |launch: &mut Launch| guarded(|| pace.time::<B>(device, launch.as_mut()));
+    let ours: Vec<Result<Timing>> = actions.iter_mut().map(|action| time(&mut action.run)).collect();
+    let bytes = taken();
+    let mut rows = Vec::new();
+    for ((entry, timing), action) in entries.into_iter().zip(ours).zip(actions) {
+        let Action { composed, matmul, note, .. } = action;
+        let mut row = row(entry, timing, copy, note);
+        let flops = row.entry.work.flops;
+        let rival = matmul.map(|matmul| (matmul.flops, matmul.run)).or(composed.map(|run| (flops, run)));
+        if let (Some(timing), Some((rival_flops, mut run))) = (row.timing, rival) {
+            match time(&mut run) {
+                Ok(found) => row.burn = Some(against(timing, flops, found, rival_flops)),
+                Err(error) => row.note = Some(format!("burn's own way: {error}")),
+            }
+        }
+        rows.push(row);
+    }
+    (rows, KernelMemory { kernel, bytes, burn_bytes: taken() })
+}
+
+fn row(entry: Entry, timing: Result<Timing>, copy: Option<f64>, note: Option<String>) -> KernelRow {
+    let (timing, note) = match timing {
+        Ok(timing) => (Some(timing), note),
+        Err(error) => (None, Some(note.unwrap_or_else(|| error.to_string()))),
+    };
+    let gb_per_second = timing.map(|timing| per_second(entry.work.bytes, timing) / 1e9);
+    KernelRow {
+        copy_share: gb_per_second.zip(copy).map(|(rate, copy)| rate / copy),
+        tflops: timing.and_then(|timing| tflops(entry.work.flops, timing)),
+        gb_per_second,
+        timing,
+        entry,
+        burn: None,
+        note,
+    }
+}
+
+fn against(timing: Timing, flops: f64, found: Timing, rival_flops: f64) -> Rival {
+    // What a launch does may differ: products are compared by their rates.
+    let amount = if flops > 0.0 && rival_flops > 0.0 { flops / rival_flops } else { 1.0 };
+    let speedup = (timing.ms > 0.0).then(|| found.ms * amount / timing.ms);
+    Rival { timing: found, tflops: tflops(rival_flops, found), speedup }
+}
+
+fn per_second(amount: f64, timing: Timing) -> f64 {
+    amount / (timing.ms / 1e3).max(1e-12)
+}
+
+fn tflops(flops: f64, timing: Timing) -> Option<f64> {
+    (flops > 0.0).then(|| per_second(flops, timing) / 1e12)
+}
+
+/// Bandwidth of the device in GB/s: reads and writes `elements` of f32.
+///
+/// # Errors
+/// What broke on the device.
+pub fn copy_bandwidth<B: FusedBackend>(device: &B::Device, elements: usize, pace: &Pace) -> Result<f64> {
+    let timing = guarded(|| {
+        let x = Tensor::<B, 1>::random([elements], Distribution::Uniform(-1.0, 1.0), device);
+        pace.time::<B>(device, &mut || drop(x.clone().mul_scalar(2.0)))
+    })?;
+    B::memory_cleanup(device);
+    Ok(per_second((2 * size_of::<f32>() * elements) as f64, timing) / 1e9)
+}
+
+/// Turns a panic into an error: a row that fails must not take the others with it.
+///
+/// # Errors
+/// That of the work, or the words of the panic.
+pub fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
+        let said = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
+        Err(anyhow!("it panicked: {}", said.unwrap_or("no message").lines().next().unwrap_or_default()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use burn::backend::Flex;
+    use burn::tensor::DType;
+
+    use super::*;
+    use crate::bench::shape::Shape;
+    use crate::bench::sizes::Sizes;
+
+    fn timing(ms: f64) -> Timing {
+        Timing { first_ms: ms, ms, samples: 1, launches: 1 }
+    }
+
+    #[test]
+    fn rivals_are_compared_by_what_they_do() {
+        // The same product in twice the time, a fourth of it in half the time, and no product at all.
+        assert_eq!(against(timing(1.0), 8e9, timing(2.0), 8e9).speedup, Some(2.0));
+        assert_eq!(against(timing(1.0), 8e9, timing(0.5), 2e9).speedup, Some(2.0));
+        assert_eq!(against(timing(1.0), 0.0, timing(3.0), 0.0).speedup, Some(3.0));
+        assert_eq!(against(timing(1.0), 8e9, timing(2.0), 8e9).tflops, Some(4.0));
+    }
+
+    #[test]
+    fn a_panic_is_an_error_of_its_row() {
+        assert_eq!(guarded(|| Ok(3)).unwrap(), 3);
+        let error = guarded(|| -> Result<()> { panic!("out of {}\nmore", "memory") }).unwrap_err();
+        assert_eq!(error.to_string(), "it panicked: out of memory");
+    }
+
+    #[test]
+    fn rows_have_times_rates_and_rivals() {
+        let sizes = Sizes::new(&Shape::open("llama-3.2-1b").unwrap().shrunk(1).config, 1, 16, 4);
+        let setup = Setup::<Flex> { sizes, dtype: DType::F32, device: Default::default(), rotation: 0.0 };
+        let pace = Pace { repeats: 3, warmup: 1, budget: Duration::from_secs(1) };
+        let copy = copy_bandwidth::<Flex>(&setup.device, 1 << 16, &pace).unwrap();
+        let (rows, _) = measure(Kernel::Linear, &setup, &pace, Some(copy));
+        assert_eq!(rows.len(), 10);
+        for row in rows {
+            assert!(row.timing.unwrap().ms > 0.0 && row.tflops.unwrap() > 0.0 && row.copy_share.unwrap() > 0.0);
+            assert!(row.burn.unwrap().speedup.unwrap() > 0.0 && row.note.is_none());
+        }
+        let (rows, _) = measure(Kernel::Swiglu, &setup, &pace, None);
+        assert!(rows.iter().all(|row| row.tflops.is_none() && row.copy_share.is_none() && row.burn.is_some()));
+    }
+}

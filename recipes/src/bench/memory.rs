@@ -1,0 +1,93 @@
+//! How much memory a run takes at most.
+
+use burnish_kernels::FusedBackend;
+use serde::Serialize;
+
+use super::stopwatch::wait;
+
+/// Most memory that was held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Peak {
+    /// Bytes.
+    pub bytes: u64,
+    /// Of what.
+    pub of: MemoryOf,
+}
+
+/// What a number of bytes is counted of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemoryOf {
+    /// What the backend took from its device, pools included.
+    Device,
+    /// The resident memory of this process: the backend does not say what is its own.
+    Process,
+}
+
+/// Follows the memory of a device, or of the process where the device does not tell.
+#[derive(Debug)]
+pub struct MemoryWatch {
+    peak: Option<Peak>,
+}
+
+impl MemoryWatch {
+    /// Lets go of what the pools hold unused, and starts anew.
+    pub fn new<B: FusedBackend>(device: &B::Device) -> Self {
+        B::memory_cleanup(device);
+        wait::<B>(device).ok();
+        // Linux: lets the process' peak fall to what it holds now.
+        std::fs::write("/proc/self/clear_refs", "5").ok();
+        Self { peak: None }
+    }
+
+    /// Looks, and keeps the larger. Call it when a step has ended: pools keep what the step had.
+    pub fn look<B: FusedBackend>(&mut self, device: &B::Device) {
+        let now = held::<B>(device);
+        self.peak = match (self.peak, now) {
+            (Some(peak), Some(now)) if peak.bytes >= now.bytes => Some(peak),
+            (peak, now) => now.or(peak),
+        };
+    }
+
+    /// The most that was seen.
+    pub fn peak(&self) -> Option<Peak> {
+        self.peak
+    }
+}
+
+/// What the backend holds of its device; `None` where it does not tell.
+pub fn reserved<B: FusedBackend>(device: &B::Device) -> Option<u64> {
+    B::device_memory(device).map(|memory| memory.reserved)
+}
+
+fn held<B: FusedBackend>(device: &B::Device) -> Option<Peak> {
+    match reserved::<B>(device) {
+        Some(bytes) => Some(Peak { bytes, of: MemoryOf::Device }),
+        None => Some(Peak { bytes: process_peak()?, of: MemoryOf::Process }),
+    }
+}
+
+/// Most resident memory of this process, in bytes, where the system tells.
+fn process_peak() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::backend::Flex;
+
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_backend_that_does_not_tell_counts_the_process() {
+        let mut watch = MemoryWatch::new::<Flex>(&Default::default());
+        assert_eq!(watch.peak(), None);
+        watch.look::<Flex>(&Default::default());
+        let peak = watch.peak().unwrap();
+        assert!(peak.of == MemoryOf::Process && peak.bytes > 1 << 20, "{peak:?}");
+    }
+}
