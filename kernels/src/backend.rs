@@ -27,8 +27,7 @@ pub trait FusedBackend: Backend {
         weight: FloatTensor<Self>,
         epsilon: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let sum = Self::float_add(x, residual);
-        (sum.clone(), Self::rms_norm(sum, weight, epsilon))
+        rms_norm::reference_add::<Self>(x, residual, weight, epsilon)
     }
 
     /// Gradients of [`FusedBackend::rms_norm`] for `x` and, where asked for, `weight`. A `residual` is a gradient that `x` has

@@ -1,6 +1,6 @@
 //! `FusedBackend` for burn's CubeCL backends: kernels of ours where the runtime asks for them, else the composed operations.
 
-use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
+use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, TensorMetadata};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
@@ -36,7 +36,7 @@ where
         if !R::FUSED || !alike(&[&x, &weight]) || !rms_norm::cube::fits(x.shape()[1]) {
             return rms_norm::reference::<Self>(x, weight, epsilon);
         }
-        rms_norm::cube::forward(x, None, weight, epsilon).0
+        rms_norm::cube::forward(x, weight, epsilon)
     }
 
     fn add_rms_norm(
@@ -45,15 +45,10 @@ where
         weight: FloatTensor<Self>,
         epsilon: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if R::FUSED && alike(&[&x, &residual, &weight]) && rms_norm::cube::fits(x.shape()[1]) {
-            let (y, sum) = rms_norm::cube::forward(x, Some(residual), weight, epsilon);
-            if let Some(sum) = sum {
-                return (sum, y);
-            }
-            unreachable!("a residual was given");
+        if !R::FUSED || !alike(&[&x, &residual, &weight]) || !rms_norm::cube::fits(x.shape()[1]) {
+            return rms_norm::reference_add::<Self>(x, residual, weight, epsilon);
         }
-        let sum = <Self as FloatTensorOps<Self>>::float_add(x, residual);
-        (sum.clone(), Self::rms_norm(sum, weight, epsilon))
+        rms_norm::cube::add_forward(x, residual, weight, epsilon)
     }
 
     fn rms_norm_backward(

@@ -47,6 +47,11 @@ pub(crate) fn vector_size<R: CubeRuntime>(tensors: &[&CubeTensor<R>], length: us
     client.io_optimized_vector_sizes(widest).find(fits).unwrap_or(1)
 }
 
+/// The largest number that divides both; 0 is divided by all.
+pub(crate) fn greatest_common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
+
 /// A launch of at least `count` cubes; kernels compare `CUBE_POS` with the count.
 pub(crate) fn cubes(count: usize) -> CubeCount {
     let x = count.clamp(1, MAX_CUBES);

@@ -9,7 +9,7 @@ use super::lanes::{self, LanesPlan};
 use super::plan::{Fragment, Route, has_registers, route, tiles};
 use super::tile::TilePlan;
 use super::{mma, units};
-use crate::cube::launch::{contiguous, empty, vector_size};
+use crate::cube::launch::{contiguous, cubes, empty, greatest_common_divisor, vector_size};
 
 /// Cubes below which a long sum is taken in parts.
 const BUSY_CUBES: usize = 256;
@@ -207,10 +207,6 @@ impl<R: CubeRuntime> Call<R> {
     }
 }
 
-fn greatest_common_divisor(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
-}
-
 const SUM_UNITS: usize = 256;
 
 #[cube(launch_unchecked)]
@@ -246,7 +242,7 @@ fn summed<R: CubeRuntime>(out: CubeTensor<R>, parts: usize, dtype: DType) -> Cub
     unsafe {
         sum_kernel::launch_unchecked::<R>(
             &client,
-            crate::cube::launch::cubes(count.div_ceil(SUM_UNITS)),
+            cubes(count.div_ceil(SUM_UNITS)),
             CubeDim::new_1d(SUM_UNITS as u32),
             size,
             out.into_array_arg(),

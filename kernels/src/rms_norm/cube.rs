@@ -159,13 +159,28 @@ fn backward_kernel<F: Float, N: Size>(
     }
 }
 
-/// The norm of `x`, or of `x + residual`; with a residual the sum comes second.
-pub(crate) fn forward<R: CubeRuntime>(
+/// The norm of `x`.
+pub(crate) fn forward<R: CubeRuntime>(x: CubeTensor<R>, weight: CubeTensor<R>, epsilon: f64) -> CubeTensor<R> {
+    launch_forward(x, None, weight, epsilon).1
+}
+
+/// `x + residual`, and its norm.
+pub(crate) fn add_forward<R: CubeRuntime>(
+    x: CubeTensor<R>,
+    residual: CubeTensor<R>,
+    weight: CubeTensor<R>,
+    epsilon: f64,
+) -> (CubeTensor<R>, CubeTensor<R>) {
+    launch_forward(x, Some(residual), weight, epsilon)
+}
+
+/// The sum, of no meaning without a residual, and the norm.
+fn launch_forward<R: CubeRuntime>(
     x: CubeTensor<R>,
     residual: Option<CubeTensor<R>>,
     weight: CubeTensor<R>,
     epsilon: f64,
-) -> (CubeTensor<R>, Option<CubeTensor<R>>) {
+) -> (CubeTensor<R>, CubeTensor<R>) {
     let (x, weight) = (contiguous(x), contiguous(weight));
     let residual = residual.map(contiguous);
     let shape = x.shape();
@@ -175,12 +190,11 @@ pub(crate) fn forward<R: CubeRuntime>(
     let size = vector_size(&tensors, features);
     let plan = RowPlan::new(&x, features / size);
     let y = empty_like(&x);
-    let sum = residual.as_ref().map(|_| empty_like(&x));
     let (client, dtype) = (x.client.clone(), x.dtype);
     let adds = residual.is_some();
     // A kernel's bindings are fixed: what is not there is bound to something that is.
     let residual_argument = residual.unwrap_or_else(|| x.clone());
-    let sum_argument = sum.clone().unwrap_or_else(|| empty(&x, [size], dtype));
+    let sum = if adds { empty_like(&x) } else { empty(&x, [size], dtype) };
     // SAFETY: every index is below the rows and vectors that the tensors were made with.
     unsafe {
         forward_kernel::launch_unchecked::<R>(
@@ -192,7 +206,7 @@ pub(crate) fn forward<R: CubeRuntime>(
             residual_argument.into_array_arg(),
             weight.into_array_arg(),
             y.clone().into_array_arg(),
-            sum_argument.into_array_arg(),
+            sum.clone().into_array_arg(),
             rows as u32,
             features as f32,
             epsilon as f32,
@@ -201,7 +215,7 @@ pub(crate) fn forward<R: CubeRuntime>(
             dtype.into(),
         );
     }
-    (y, sum)
+    (sum, y)
 }
 
 /// `dx`, plus `residual` where one is given; and the weight's gradient in partial sums `[cubes, features]`, f32.

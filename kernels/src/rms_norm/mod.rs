@@ -67,6 +67,17 @@ pub fn reference<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, epsilon:
     raw((normalised * typed::<B, 1>(weight).cast(DType::F32).unsqueeze()).cast(dtype))
 }
 
+/// The sum, and its norm: what [`FusedBackend::add_rms_norm`] is without a kernel of its own.
+pub fn reference_add<B: FusedBackend>(
+    x: FloatTensor<B>,
+    residual: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    epsilon: f64,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let sum = B::float_add(x, residual);
+    (sum.clone(), B::rms_norm(sum, weight, epsilon))
+}
+
 /// The composed backward: `dx = r (g - x̂ · mean(g x̂))` with `g = dy · w`, and `dw = Σ dy x̂`.
 pub fn reference_backward<B: Backend>(
     x: FloatTensor<B>,

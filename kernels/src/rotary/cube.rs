@@ -5,7 +5,7 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use crate::cube::launch::{contiguous, cubes, empty_like, vector_size};
+use crate::cube::launch::{contiguous, cubes, empty_like, greatest_common_divisor, vector_size};
 
 const UNITS: usize = 128;
 
@@ -94,9 +94,4 @@ pub(crate) fn turn<R: CubeRuntime>(
         );
     }
     y
-}
-
-/// The largest number that divides both.
-fn greatest_common_divisor(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }

@@ -4,6 +4,7 @@ use burnish_kernels::FusedBackend;
 use serde::Serialize;
 
 use super::stopwatch::wait;
+use crate::train::peak_bytes;
 
 /// Most memory that was held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -63,16 +64,8 @@ pub fn reserved<B: FusedBackend>(device: &B::Device) -> Option<u64> {
 fn held<B: FusedBackend>(device: &B::Device) -> Option<Peak> {
     match reserved::<B>(device) {
         Some(bytes) => Some(Peak { bytes, of: MemoryOf::Device }),
-        None => Some(Peak { bytes: process_peak()?, of: MemoryOf::Process }),
+        None => Some(Peak { bytes: peak_bytes()?, of: MemoryOf::Process }),
     }
-}
-
-/// Most resident memory of this process, in bytes, where the system tells.
-fn process_peak() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib * 1024)
 }
 
 #[cfg(test)]

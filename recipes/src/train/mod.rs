@@ -14,7 +14,7 @@ mod strategy;
 pub use checkpoint::{Checkpoint, TrainerState, write_folder};
 pub use evaluate::{Evaluation, evaluate};
 pub use loss_scale::LossScale;
-pub use metrics::{MetricsFile, StepMetrics};
+pub use metrics::{MetricsFile, StepMetrics, peak_bytes};
 pub use model::{StepItem, StepOutput, TrainedModel, batch_loss};
 pub use optimizer::AdamW;
 pub use run::{Prepared, Summary, train};

@@ -10,7 +10,7 @@ use super::scores::{Sight, SizesLaunch};
 use super::units::{self, AttentionTiles};
 use super::units_backward;
 use crate::attention::AttentionOptions;
-use crate::cube::launch::{contiguous, cubes, empty, empty_like, vector_size};
+use crate::cube::launch::{contiguous, cubes, empty, empty_like, greatest_common_divisor, vector_size};
 use crate::matrix::{Route, route};
 
 /// Longest head that the kernels hold.
@@ -68,7 +68,7 @@ impl<R: CubeRuntime> Call<R> {
         if head_dim % fragment.k != 0 || head_dim % fragment.n != 0 {
             return None;
         }
-        let vector = vector_size(&[&self.query, &self.key, &self.value], gcd(head_dim, fragment.k));
+        let vector = vector_size(&[&self.query, &self.key, &self.value], greatest_common_divisor(head_dim, fragment.k));
         let limit = self.query.client.properties().hardware.max_shared_memory_size;
         let element = self.query.dtype.size();
         let candidates = if backward {
@@ -81,10 +81,6 @@ impl<R: CubeRuntime> Call<R> {
             .map(|(columns, planes)| AttentionTiles { head_dim, columns, planes, fragment, vector })
             .find(|tiles| tiles.shared_bytes(element, 1 + usize::from(backward)) <= limit)
     }
-}
-
-fn gcd(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// The result, and `log Σ exp(score)` `[batch, heads, queries]`, f32.
