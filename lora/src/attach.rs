@@ -31,7 +31,8 @@ pub fn attach<B: FusedBackend>(
 ) -> Result<usize> {
     config.check()?;
     let first_layer = config.num_layers.map_or(0, |last| model.num_layers().saturating_sub(last));
-    check_targets(model, config)?;
+    let layers: Vec<String> = model.linears().into_iter().map(|(name, _)| name).collect();
+    check_targets(config, &layers)?;
     let names = config.target_modules.names();
     let mut attached = 0;
     for (name, linear) in model.linears_mut() {
@@ -79,15 +80,18 @@ fn is_named(layer: &str, target: &str) -> bool {
 }
 
 /// The block that a layer belongs to.
-fn layer_index(name: &str) -> Option<usize> {
+pub(crate) fn layer_index(name: &str) -> Option<usize> {
     let mut parts = name.split('.');
     parts.find(|part| *part == "layers")?;
     parts.next()?.parse().ok()
 }
 
-fn check_targets<B: FusedBackend>(model: &LanguageModel<B>, config: &LoraConfig) -> Result<()> {
+/// Checks that every target names one of the linear layers.
+///
+/// # Errors
+/// [`LoraError::NoTarget`] with the names that don't.
+pub fn check_targets(config: &LoraConfig, layers: &[String]) -> Result<()> {
     let Some(targets) = config.target_modules.names() else { return Ok(()) };
-    let layers: Vec<String> = model.linears().into_iter().map(|(name, _)| name).collect();
     let missing: Vec<String> = targets
         .iter()
         .filter(|target| !layers.iter().any(|layer| is_named(layer, target)))

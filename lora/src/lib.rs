@@ -8,7 +8,7 @@ pub mod error;
 pub mod merge;
 pub mod peft;
 
-pub use attach::attach;
+pub use attach::{attach, check_targets};
 pub use config::{LoraConfig, TargetModules};
 pub use error::{LoraError, Result};
 pub use merge::MergedCheckpoint;

@@ -1,6 +1,6 @@
 //! PEFT folders: `adapter_config.json` and `adapter_model.safetensors`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use burnish_models::{Checkpoint, LanguageModel};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
-use crate::attach::low_rank;
+use crate::attach::{layer_index, low_rank};
 use crate::config::{LoraConfig, TargetModules};
 use crate::error::{LoraError, Result};
 
@@ -35,7 +35,7 @@ pub fn save_adapter<B: FusedBackend>(
     folder: &Path,
 ) -> Result<()> {
     let mut tensors: BTreeMap<String, (Vec<u8>, Vec<usize>)> = BTreeMap::new();
-    let mut targets: Vec<String> = Vec::new();
+    let mut adapted: Vec<String> = Vec::new();
     for (name, linear) in model.linears() {
         let Some(adapter) = &linear.adapter else { continue };
         for (part, param) in [("lora_A", &adapter.lora_a), ("lora_B", &adapter.lora_b)] {
@@ -44,13 +44,11 @@ pub fn save_adapter<B: FusedBackend>(
             let bytes = data.iter::<f32>().flat_map(f32::to_le_bytes).collect();
             tensors.insert(format!("{PREFIX}{name}.{part}.weight"), (bytes, shape));
         }
-        targets.extend(name.rsplit('.').next().map(str::to_owned));
+        adapted.push(name);
     }
     if tensors.is_empty() {
         return Err(LoraError::Config { reason: "the model has no adapter to save".into() });
     }
-    targets.sort_unstable();
-    targets.dedup();
     fs::create_dir_all(folder).map_err(|error| LoraError::io(folder, error))?;
     let weights = folder.join(WEIGHTS);
     let views: Vec<(&String, TensorView)> = tensors
@@ -61,22 +59,44 @@ pub fn save_adapter<B: FusedBackend>(
     let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
     let bytes = safetensors::serialize(views, metadata).map_err(|error| LoraError::format(&weights, error.to_string()))?;
     write(&weights, &bytes)?;
-    let mut text = config_json(model, config, base_model, &targets).to_string();
-    if let Ok(pretty) = serde_json::from_str::<Value>(&text).and_then(|value| serde_json::to_string_pretty(&value)) {
-        text = pretty;
-    }
+    let layers: Vec<String> = model.linears().into_iter().map(|(name, _)| name).collect();
+    let text = format!("{:#}", config_json(config, base_model, &Adapted::of(&adapted, &layers)));
     write(&folder.join(CONFIG), text.as_bytes())
 }
 
+/// Which layers have an adapter, as PEFT's configuration says it.
+#[derive(Debug, PartialEq, Eq)]
+struct Adapted {
+    target_modules: Vec<String>,
+    /// The blocks, where not all of them.
+    layers_to_transform: Option<Vec<usize>>,
+}
+
+impl Adapted {
+    /// From the layers that have one, and all layers that might. Names and blocks apart serve where every block has the same
+    /// ones; else each layer is named in full.
+    fn of(adapted: &[String], layers: &[String]) -> Self {
+        let split = |names: &[String]| -> (BTreeSet<usize>, BTreeSet<String>) {
+            let last = |name: &String| name.rsplit('.').next().unwrap_or_default().to_owned();
+            (names.iter().filter_map(|name| layer_index(name)).collect(), names.iter().map(last).collect())
+        };
+        let (blocks, parts) = split(adapted);
+        let (all_blocks, _) = split(layers);
+        let meant = layers.iter().filter(|layer| {
+            layer_index(layer).is_some_and(|block| blocks.contains(&block))
+                && layer.rsplit('.').next().is_some_and(|part| parts.contains(part))
+        });
+        if meant.count() != adapted.len() {
+            return Self { target_modules: adapted.to_vec(), layers_to_transform: None };
+        }
+        let some = (blocks != all_blocks).then(|| blocks.into_iter().collect());
+        Self { target_modules: parts.into_iter().collect(), layers_to_transform: some }
+    }
+}
+
 /// `adapter_config.json` as PEFT 0.21 reads it.
-fn config_json<B: FusedBackend>(
-    model: &LanguageModel<B>,
-    config: &LoraConfig,
-    base_model: &str,
-    targets: &[String],
-) -> Value {
-    let layers =
-        config.num_layers.map(|last| (model.num_layers().saturating_sub(last)..model.num_layers()).collect::<Vec<_>>());
+fn config_json(config: &LoraConfig, base_model: &str, adapted: &Adapted) -> Value {
+    let layers = &adapted.layers_to_transform;
     json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -90,14 +110,14 @@ fn config_json<B: FusedBackend>(
         "bias": "none",
         "fan_in_fan_out": false,
         "init_lora_weights": true,
-        "target_modules": targets,
+        "target_modules": adapted.target_modules,
         "layers_to_transform": layers,
         "layers_pattern": layers.as_ref().map(|_| "layers"),
         "modules_to_save": null,
     })
 }
 
-/// Reads `adapter_config.json`.
+/// Reads `adapter_config.json`. Which blocks have adapters, their tensors say: `num_layers` stays unset.
 ///
 /// # Errors
 /// When it is missing, malformed, or asks for something that is not LoRA as computed here.
@@ -124,7 +144,15 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig> {
         .and_then(Value::as_u64)
         .filter(|rank| (1..=65_536).contains(rank))
         .ok_or_else(|| refuse("`r` is missing or no positive number".into()))?;
-    let number = |key: &str, default: f64| json.get(key).and_then(Value::as_f64).unwrap_or(default);
+    // Absent keys have PEFT's defaults.
+    let number = |key: &str, default: f64| match json.get(key) {
+        None | Some(Value::Null) => Ok(default),
+        Some(value) => value.as_f64().ok_or_else(|| refuse(format!("`{key}` is {value}, which is no number"))),
+    };
+    let rslora = match json.get("use_rslora") {
+        None | Some(Value::Null) => false,
+        Some(value) => value.as_bool().ok_or_else(|| refuse(format!("`use_rslora` is {value}, not true or false")))?,
+    };
     let target_modules = match json.get("target_modules") {
         Some(value @ (Value::String(_) | Value::Array(_))) => serde_json::from_value(value.clone())
             .map_err(|_| refuse("`target_modules` is neither a name nor a list of names".into()))?,
@@ -132,11 +160,11 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig> {
     };
     let config = LoraConfig {
         rank: rank as usize,
-        alpha: number("lora_alpha", 8.0),
-        dropout: number("lora_dropout", 0.0),
-        rslora: json.get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
+        alpha: number("lora_alpha", 8.0)?,
+        dropout: number("lora_dropout", 0.0)?,
+        rslora,
         target_modules,
-        num_layers: json.get("layers_to_transform").and_then(Value::as_array).map(Vec::len),
+        num_layers: None,
     };
     config.check()?;
     Ok(config)
@@ -159,10 +187,7 @@ pub fn load_adapter<B: FusedBackend>(
     }
     let tensors = SafetensorsFolder::from_files(&[folder.join(WEIGHTS)])?;
     let found = AdapterTensors::new(&tensors, config.rank);
-    let mut problems = found.problems(model);
-    if tensors.names().is_empty() {
-        problems.push("it has no tensors".to_owned());
-    }
+    let problems = found.problems(model);
     if !problems.is_empty() {
         return Err(LoraError::Misfit { path: folder.to_owned(), problems });
     }
@@ -217,6 +242,9 @@ impl<'a> AdapterTensors<'a> {
     /// As `problems`, with the dims of a layer given by a function.
     pub(crate) fn misfits(&self, dims: impl Fn(&str) -> Option<[usize; 2]>) -> Vec<String> {
         let mut problems = self.strange.clone();
+        if self.layers.is_empty() {
+            problems.push("it has no tensors".to_owned());
+        }
         for (layer, [a, b]) in &self.layers {
             if a.is_empty() || b.is_empty() {
                 problems.push(format!("{layer}: only one of lora_A and lora_B is there"));
@@ -245,4 +273,23 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         file.sync_all()
     };
     run().map_err(|error| LoraError::io(path, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_said_as_peft_reads_them() {
+        let name = |block: usize, part: &str| format!("model.layers.{block}.self_attn.{part}");
+        let layers: Vec<String> = (0..3).flat_map(|block| ["q_proj", "v_proj"].map(|part| name(block, part))).collect();
+        let of = |names: &[String]| Adapted::of(names, &layers);
+        let parts = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let all = Adapted { target_modules: parts(&["q_proj", "v_proj"]), layers_to_transform: None };
+        assert_eq!(of(&layers), all);
+        let some = [name(0, "v_proj"), name(2, "v_proj")];
+        assert_eq!(of(&some), Adapted { target_modules: parts(&["v_proj"]), layers_to_transform: Some(vec![0, 2]) });
+        let mixed = [name(0, "q_proj"), name(1, "v_proj")];
+        assert_eq!(of(&mixed), Adapted { target_modules: mixed.to_vec(), layers_to_transform: None });
+    }
 }
