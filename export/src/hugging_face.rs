@@ -5,7 +5,7 @@ use std::path::Path;
 use burnish_models::{Checkpoint, Pretrained};
 use serde_json::{Map, Value, json};
 
-use crate::error::{ExportError, Result};
+use crate::error::Result;
 use crate::float::FloatType;
 use crate::place::{folder, small};
 use crate::report::ExportReport;
@@ -44,11 +44,7 @@ pub fn export_hugging_face(
         if let Some(generation) = &model.generation_config {
             report.bytes += small(&folder.join("generation_config.json"), &pretty(generation))?;
         }
-        let tokenizer = model
-            .tokenizer
-            .inner()
-            .to_string(true)
-            .map_err(|error| ExportError::unsupported(format!("the tokenizer can't be written: {error}")))?;
+        let tokenizer = model.tokenizer.to_json()?;
         report.bytes += small(&folder.join("tokenizer.json"), &tokenizer)?;
         report.bytes += small(&folder.join("tokenizer_config.json"), &pretty(&tokenizer_config(model)))?;
         if let Some(template) = &model.chat_template {

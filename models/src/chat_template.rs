@@ -64,6 +64,8 @@ pub struct ChatTemplate {
 /// Name of the template that prints the conversation, and of the one that also prints where the assistant speaks.
 const PLAIN: &str = "chat_template";
 const MARKED: &str = "chat_template, marked";
+/// Instructions of a rendering; long conversations take thousands, and loops within loops of a bad template any number.
+const FUEL: u64 = 20_000_000;
 /// The global that fixes the date; no template can name it.
 const NOW: &str = "now, fixed";
 
@@ -177,6 +179,7 @@ impl std::fmt::Debug for ChatTemplate {
 /// Jinja as transformers sets it up.
 fn environment() -> std::result::Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
+    environment.set_fuel(Some(FUEL));
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
@@ -203,6 +206,9 @@ fn strftime_now(state: &State, format: String) -> std::result::Result<String, Er
 
 fn describe(error: &Error) -> String {
     let line = error.line().map(|line| format!(" (line {line})")).unwrap_or_default();
+    if error.kind() == ErrorKind::OutOfFuel {
+        return format!("it does not come to an end within {FUEL} instructions{line}");
+    }
     match error.detail() {
         // What `raise_exception` says is meant for people as it stands.
         Some(detail) if error.kind() == ErrorKind::InvalidOperation => format!("{detail}{line}"),

@@ -99,6 +99,7 @@ struct RawConfig {
     attention_bias: bool,
     #[serde(default)]
     mlp_bias: bool,
+    hidden_act: Option<String>,
     sliding_window: Option<usize>,
     bos_token_id: Option<OneOrMany>,
     eos_token_id: Option<OneOrMany>,
@@ -116,16 +117,18 @@ fn default_positions() -> usize {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum OneOrMany {
-    One(u32),
-    Many(Vec<u32>),
+    One(i64),
+    Many(Vec<i64>),
 }
 
 impl OneOrMany {
+    /// The ids; some files say -1 for none.
     fn into_vec(self) -> Vec<u32> {
-        match self {
+        let ids = match self {
             Self::One(id) => vec![id],
             Self::Many(ids) => ids,
-        }
+        };
+        ids.into_iter().filter_map(|id| u32::try_from(id).ok()).collect()
     }
 }
 
@@ -137,6 +140,9 @@ impl ModelConfig {
     pub fn from_json(value: &serde_json::Value) -> Result<Self> {
         let raw: RawConfig = serde::Deserialize::deserialize(value)
             .map_err(|error: serde_json::Error| ModelError::Config { reason: error.to_string() })?;
+        if let Some(other) = raw.hidden_act.as_deref().filter(|name| !matches!(*name, "silu" | "swish")) {
+            return Err(ModelError::Config { reason: format!("`hidden_act` is `{other}`; this family computes silu") });
+        }
         // transformers 5 moved theta and scaling into `rope_parameters`.
         let rope = raw.rope_parameters.as_ref().or(raw.rope_scaling.as_ref()).filter(|value| !value.is_null());
         let rope_theta = rope.and_then(|rope| rope.get("rope_theta")).and_then(serde_json::Value::as_f64);
@@ -168,7 +174,11 @@ impl ModelConfig {
             sliding_window: raw.sliding_window.filter(|_| raw.model_type == "mistral"),
             bos_token_id: raw.bos_token_id.and_then(|ids| ids.into_vec().first().copied()),
             eos_token_id: raw.eos_token_id.map(OneOrMany::into_vec).unwrap_or_default(),
-            pad_token_id: raw.pad_token_id.and_then(|id| u32::try_from(id).ok()),
+            // Some files name a token that the embedding has no row for.
+            pad_token_id: raw
+                .pad_token_id
+                .and_then(|id| u32::try_from(id).ok())
+                .filter(|id| (*id as usize) < raw.vocab_size),
             model_type: raw.model_type,
         };
         config.check()?;
@@ -185,15 +195,29 @@ impl ModelConfig {
             format!("`head_dim` {} is odd, so its elements can't be turned in pairs", self.head_dim)
         } else if self.rope_theta <= 0.0 || self.rms_norm_eps < 0.0 {
             format!("`rope_theta` {} and `rms_norm_eps` {} must be positive", self.rope_theta, self.rms_norm_eps)
-        } else if self.head_dim > 1024 || self.hidden_size > 1 << 20 || self.vocab_size > 1 << 24 {
-            format!(
-                "sizes beyond reason: head_dim {}, hidden_size {}, vocab_size {}",
-                self.head_dim, self.hidden_size, self.vocab_size
-            )
+        } else if let Some((name, size)) = self.beyond_reason() {
+            format!("`{name}` is {size}, which is beyond reason")
+        } else if let Some(RopeScaling::Factors { factors }) = &self.rope_scaling
+            && factors.len() != self.head_dim / 2
+        {
+            format!("`rope_scaling` has {} factors for heads of {} elements: one a pair", factors.len(), self.head_dim)
         } else {
             return Ok(());
         };
         Err(ModelError::Config { reason })
+    }
+
+    /// A size that no model has: names and products of such sizes would not fit the memory.
+    fn beyond_reason(&self) -> Option<(&'static str, usize)> {
+        let most = [
+            ("head_dim", self.head_dim, 1024),
+            ("num_attention_heads", self.num_attention_heads, 1 << 12),
+            ("hidden_size", self.hidden_size, 1 << 20),
+            ("intermediate_size", self.intermediate_size, 1 << 22),
+            ("vocab_size", self.vocab_size, 1 << 24),
+            ("num_hidden_layers", self.num_hidden_layers, 1 << 12),
+        ];
+        most.into_iter().find(|(_, size, most)| size > most).map(|(name, size, _)| (name, size))
     }
 
     /// Number of weights of the model.
@@ -239,5 +263,47 @@ fn parse_rope(value: &serde_json::Value) -> Result<Option<RopeScaling>> {
             }
         }
         Some(other) => Err(ModelError::Config { reason: format!("rotary scaling `{other}` is not supported") }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read(key: &str, value: Value) -> Result<ModelConfig> {
+        let mut config = json!({
+            "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "vocab_size": 100,
+        });
+        config[key] = value;
+        ModelConfig::from_json(&config)
+    }
+
+    #[test]
+    fn tokens_that_are_none_are_left_out() {
+        assert!(read("eos_token_id", json!(-1)).unwrap().eos_token_id.is_empty());
+        assert_eq!(read("eos_token_id", json!([2, -1])).unwrap().eos_token_id, [2]);
+        assert_eq!(read("pad_token_id", json!(99)).unwrap().pad_token_id, Some(99));
+        assert_eq!(read("pad_token_id", json!(100)).unwrap().pad_token_id, None);
+    }
+
+    #[test]
+    fn what_is_not_computed_or_beyond_reason_is_refused_by_name() {
+        let longrope = |count: usize| {
+            let factors = vec![1.5; count];
+            json!({"rope_type": "longrope", "short_factor": factors, "long_factor": factors, "attention_factor": 1.0})
+        };
+        assert!(read("rope_scaling", longrope(8)).is_ok() && read("hidden_act", json!("silu")).is_ok());
+        for (key, value, word) in [
+            ("hidden_act", json!("gelu"), "gelu"),
+            ("num_hidden_layers", json!(1_000_000_000), "num_hidden_layers"),
+            ("vocab_size", json!(u64::MAX), "vocab_size"),
+            ("rope_scaling", longrope(7), "7 factors"),
+        ] {
+            let error = read(key, value).unwrap_err().to_string();
+            assert!(error.contains(word), "{key}: {error}");
+        }
     }
 }

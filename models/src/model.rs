@@ -37,7 +37,7 @@ impl<B: FusedBackend> LanguageModel<B> {
         device: &B::Device,
         options: LoadOptions,
     ) -> Result<Self> {
-        check_fit(checkpoint, &Self::tensor_shapes(config)?)?;
+        Self::check_checkpoint(config, checkpoint)?;
         Self::build(config, &mut Loader::from_checkpoint(checkpoint, device.clone(), options)?)
     }
 
@@ -65,6 +65,24 @@ impl<B: FusedBackend> LanguageModel<B> {
             "llama" | "mistral" => Ok(Llama::<B>::tensor_shapes(config)),
             other => Err(unknown(other)),
         }
+    }
+
+    /// Names of [`LanguageModel::linears`], before there is a model.
+    ///
+    /// # Errors
+    /// [`ModelError::UnknownModelType`].
+    pub fn linear_names(config: &ModelConfig) -> Result<Vec<String>> {
+        let shapes = Self::tensor_shapes(config)?.into_iter();
+        let of_blocks = shapes.filter(|(name, shape)| shape.len() == 2 && name.contains(".layers."));
+        Ok(of_blocks.filter_map(|(name, _)| name.strip_suffix(".weight").map(str::to_owned)).collect())
+    }
+
+    /// Checks that a checkpoint has every tensor of the configuration.
+    ///
+    /// # Errors
+    /// [`ModelError::UnknownModelType`], or [`ModelError::Misfit`] with every tensor that is missing or misshapen.
+    pub fn check_checkpoint(config: &ModelConfig, checkpoint: &dyn Checkpoint) -> Result<()> {
+        check_fit(checkpoint, &Self::tensor_shapes(config)?)
     }
 
     /// Hidden states after the last norm, `[batch · length, hidden_size]`.

@@ -2,6 +2,8 @@
 
 mod folder;
 
+use serde_json::{Map, Value, json};
+
 use crate::error::{ModelError, Result};
 
 /// The tokens that mean something beside text.
@@ -88,7 +90,43 @@ impl Tokenizer {
         self.inner.decode(ids, skip_special_tokens).map_err(|error| refused(&*error))
     }
 
-    /// The wrapped tokenizer, to save or to ask for more.
+    /// `tokenizer.json`. Its post-processor puts around a text what [`Tokenizer::encode`] does, also where only
+    /// `tokenizer_config.json` or a GGUF's metadata said so.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] when a part of the tokenizer can't be written.
+    pub fn to_json(&self) -> Result<String> {
+        if folder::template_of(&self.inner)? == self.around {
+            return self.inner.to_string(true).map_err(|error| refused(&*error));
+        }
+        let mut json = serde_json::to_value(&self.inner).map_err(|error| refused(&error))?;
+        json["post_processor"] = self.post_processor()?;
+        Ok(format!("{json:#}"))
+    }
+
+    fn post_processor(&self) -> Result<Value> {
+        let (before, after) = &self.around;
+        let mut tokens = Map::new();
+        let mut pieces = |ids: &[u32]| -> Result<Vec<Value>> {
+            let piece = |id: &u32| {
+                let unknown = || ModelError::Tokenizer { reason: format!("no token has the id {id}") };
+                let text = self.inner.id_to_token(*id).ok_or_else(unknown)?;
+                tokens.insert(text.clone(), json!({ "id": text, "ids": [id], "tokens": [text] }));
+                Ok(json!({ "SpecialToken": { "id": text, "type_id": 0 } }))
+            };
+            ids.iter().map(piece).collect()
+        };
+        let (before, after) = (pieces(before)?, pieces(after)?);
+        if tokens.is_empty() {
+            return Ok(Value::Null);
+        }
+        let sequence = |id: &str| vec![json!({ "Sequence": { "id": id, "type_id": 0 } })];
+        let single = [before.clone(), sequence("A"), after.clone()].concat();
+        let pair = [single.clone(), before, sequence("B"), after].concat();
+        Ok(json!({ "type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens }))
+    }
+
+    /// The wrapped tokenizer, to ask for more.
     pub fn inner(&self) -> &tokenizers::Tokenizer {
         &self.inner
     }

@@ -106,6 +106,18 @@ fn marks_inside_a_message_do_not_confuse() {
 }
 
 #[test]
+fn a_template_without_end_is_an_error() {
+    let loops =
+        "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}";
+    let error = render(loops, &[Message::new("user", "a")]).unwrap_err();
+    assert!(error.to_string().contains("does not come to an end"), "{error}");
+    // Long conversations are far from it.
+    let messages: Vec<Message> = (0..2000).map(|turn| Message::new("user", turn.to_string())).collect();
+    render("{% for m in messages %}{% if m.role == 'user' %}{{ m.content | trim }}{% endif %}{% endfor %}", &messages)
+        .unwrap();
+}
+
+#[test]
 fn templates_of_a_folder_are_found() {
     let folder = tempfile::tempdir().unwrap();
     assert!(ChatTemplate::from_folder(folder.path(), &special()).unwrap().is_none());

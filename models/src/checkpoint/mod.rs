@@ -1,7 +1,7 @@
 //! Named tensors on disk.
 
 mod mapped;
-mod safetensors;
+pub(crate) mod safetensors;
 
 pub(crate) use self::mapped::release;
 pub use self::safetensors::SafetensorsFolder;

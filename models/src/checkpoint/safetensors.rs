@@ -14,8 +14,10 @@ use super::{Checkpoint, release};
 use crate::dtype::ComputeType;
 use crate::error::{ModelError, Result};
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+/// All weights in one file.
+pub(crate) const SINGLE: &str = "model.safetensors";
+/// Names the shards.
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// Memory-mapped safetensors, one or many.
 #[derive(Debug)]
@@ -107,7 +109,7 @@ impl SafetensorsFolder {
 }
 
 /// The files that an index names, each checked to lie in the folder itself.
-fn shard_paths(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn shard_paths(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
     let text = std::fs::read_to_string(index).map_err(|error| ModelError::io(index, error))?;
     let json: serde_json::Value =
         serde_json::from_str(&text).map_err(|error| ModelError::format(index, format!("not JSON: {error}")))?;

@@ -68,7 +68,7 @@ impl Tokenizer {
 }
 
 /// What the tokenizer's own post-processor puts before and after a text.
-fn template_of(inner: &tokenizers::Tokenizer) -> Result<(Vec<u32>, Vec<u32>)> {
+pub(super) fn template_of(inner: &tokenizers::Tokenizer) -> Result<(Vec<u32>, Vec<u32>)> {
     let encode = |special: bool| {
         inner
             .encode("a", special)
@@ -209,5 +209,16 @@ mod tests {
         assert!(Tokenizer::from_json(b"{}", &Value::Null, &Value::Null, &Value::Null).is_err());
         let nowhere = std::path::Path::new("/nonexistent/folder");
         assert!(matches!(Tokenizer::from_folder(nowhere), Err(ModelError::Io { .. })));
+    }
+
+    #[test]
+    fn what_is_put_around_a_text_is_written() {
+        for (bos, eos, expected) in [(true, true, &[0, 3, 1][..]), (false, true, &[3, 1]), (false, false, &[3])] {
+            let flags = json!({"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": bos, "add_eos_token": eos});
+            let written = build(flags).unwrap().to_json().unwrap();
+            // The file alone says it, to a reader that knows no flags.
+            let read = tokenizers::Tokenizer::from_bytes(written.as_bytes()).unwrap();
+            assert_eq!(read.encode("hi", true).unwrap().get_ids(), expected);
+        }
     }
 }
