@@ -6,7 +6,9 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 
 use crate::attention::AttentionOptions;
 use crate::glu::{self, Activation};
-use crate::{DeviceMemory, FusedBackend, attention, linear, linear_cross_entropy, lora_linear, rms_norm, rotary};
+use crate::{
+    DeviceMemory, FusedBackend, attention, layer_norm, linear, linear_cross_entropy, lora_linear, rms_norm, rotary,
+};
 
 impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
@@ -20,6 +22,15 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
         epsilon: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         rms_norm::autodiff::add_forward::<B, C>(x, residual, weight, epsilon)
+    }
+
+    fn row_layer_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        layer_norm::autodiff::forward::<B, C>(x, weight, bias, epsilon)
     }
 
     fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, inverse: bool) -> FloatTensor<Self> {

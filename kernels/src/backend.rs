@@ -7,7 +7,7 @@ use crate::adamw::{self, AdamWStep};
 use crate::attention::{self, AttentionOptions, Statistics};
 use crate::glu::{self, Activation};
 use crate::lora_linear::{self, LoraGradients, LoraSaved};
-use crate::{linear, linear_cross_entropy, rms_norm, rotary};
+use crate::{layer_norm, linear, linear_cross_entropy, rms_norm, rotary};
 
 /// A burn backend with the fused operations of Burnish.
 ///
@@ -41,6 +41,27 @@ pub trait FusedBackend: Backend {
         weight_gradient: bool,
     ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
         rms_norm::reference_backward::<Self>(x, weight, grad, residual, epsilon, weight_gradient)
+    }
+
+    /// See [`crate::layer_norm()`].
+    fn row_layer_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        layer_norm::reference::<Self>(x, weight, bias, epsilon)
+    }
+
+    /// Gradients of [`FusedBackend::row_layer_norm`] for `x` and, where asked for, `weight` and `bias`.
+    fn row_layer_norm_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        epsilon: f64,
+        weight_gradients: bool,
+    ) -> (FloatTensor<Self>, Option<[FloatTensor<Self>; 2]>) {
+        layer_norm::reference_backward::<Self>(x, weight, grad, epsilon, weight_gradients)
     }
 
     /// See [`crate::rotary()`]; `inverse` turns the other way, which is the backward.

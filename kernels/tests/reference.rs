@@ -8,7 +8,9 @@ use burnish_kernels::glu::{self, Activation};
 use burnish_kernels::lora_linear::LoraSaved;
 use burnish_kernels::tolerance::Tolerance;
 use burnish_kernels::{AttentionOptions, FusedBackend, RotaryTable};
-use burnish_kernels::{add_rms_norm, attention, geglu, linear, linear_cross_entropy, lora_linear, rms_norm, rotary, swiglu};
+use burnish_kernels::{
+    add_rms_norm, attention, geglu, layer_norm, linear, linear_cross_entropy, lora_linear, rms_norm, rotary, swiglu,
+};
 
 type Train = Autodiff<Flex>;
 
@@ -186,6 +188,14 @@ fn backward_rules_equal_finite_differences() {
     };
     differences("add_rms_norm x", x.clone(), |x| sum_of(x, mix.clone()));
     differences("add_rms_norm residual", x.clone(), |r| sum_of(mix.clone(), r));
+    let bias = Tensor::<Train, 1>::from_inner(random([6], 7));
+    differences("layer_norm x", x.clone(), |x| (layer_norm(x, weight.clone(), bias.clone(), 1e-5) * mix.clone()).sum());
+    differences("layer_norm w", random([6], 2), |w| {
+        (layer_norm(constant.clone(), w, bias.clone(), 1e-5) * mix.clone()).sum()
+    });
+    differences("layer_norm b", random([6], 2), |b| {
+        (layer_norm(constant.clone(), weight.clone(), b, 1e-5) * mix.clone()).sum()
+    });
     differences("geglu gate", x.clone(), |x| (geglu(x, mix.clone()) * constant.clone()).sum());
     differences("geglu up", x.clone(), |x| (geglu(mix.clone(), x) * constant.clone()).sum());
     differences("swiglu gate", x.clone(), |x| (swiglu(x, mix.clone()) * constant.clone()).sum());

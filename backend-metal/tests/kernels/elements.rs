@@ -39,6 +39,24 @@ pub fn add_rms_norm<B: FusedBackend>(dtype: DType) {
     }
 }
 
+pub fn layer_norm<B: FusedBackend>(dtype: DType) {
+    for (rows, features) in ROWS.into_iter().chain([(300, 8)]) {
+        let [x, g] = [1, 2].map(|seed| random::<B, 2>([rows, features], seed, dtype));
+        let [w, b] = [3, 4].map(|seed| random::<B, 1>([features], seed, dtype));
+        let expected = ops::layer_norm::reference::<Flex>(x.cpu(), w.cpu(), b.cpu(), 1e-5);
+        close::<B, 2>("layer_norm", B::row_layer_norm(x.raw(), w.raw(), b.raw(), 1e-5), expected, dtype);
+        for weight_gradients in [false, true] {
+            let (dx, found) = B::row_layer_norm_backward(x.raw(), w.raw(), g.raw(), 1e-5, weight_gradients);
+            let expected = ops::layer_norm::reference_backward::<Flex>(x.cpu(), w.cpu(), g.cpu(), 1e-5, true);
+            close::<B, 2>("layer_norm dx", dx, expected.0, dtype);
+            assert_eq!(found.is_some(), weight_gradients);
+            for (found, expected) in found.into_iter().flatten().zip(expected.1.unwrap()) {
+                close::<B, 1>("layer_norm dw or db", found, expected, dtype);
+            }
+        }
+    }
+}
+
 pub fn rotary<B: FusedBackend>(dtype: DType) {
     for (tokens, heads, dim, half) in [(1, 1, 2, 1), (3, 5, 6, 3), (77, 3, 64, 32), (9, 2, 32, 8), (5, 3, 20, 5)] {
         let x = random::<B, 3>([tokens, heads, dim], 1, dtype);

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod attention;
+mod differences;
 mod elements;
 mod products;
 mod sample;
@@ -14,9 +15,10 @@ macro_rules! on {
         mod $name {
             use super::*;
 
-            on!(@tests $backend; $(#[$ignored])?; elements: rms_norm, add_rms_norm, rotary, glu, adamw, cross_entropy);
+            on!(@tests $backend; $(#[$ignored])?; elements: rms_norm, add_rms_norm, layer_norm, rotary, glu, adamw, cross_entropy);
             on!(@tests $backend; $(#[$ignored])?; products: linear, lora_linear);
             on!(@tests $backend; $(#[$ignored])?; attention: attention);
+            on!(@tests $backend; $(#[$ignored])?; differences: gradients);
         }
     };
     (@tests $backend:ty; #[$ignored:meta]; $module:ident: $($test:ident),*) => {

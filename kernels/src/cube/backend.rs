@@ -5,6 +5,7 @@ use burn::tensor::{DType, TensorMetadata};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
 
+use super::rows;
 use crate::adamw::AdamWStep;
 use crate::attention::{AttentionOptions, Statistics};
 use crate::backend::DeviceMemory;
@@ -13,7 +14,7 @@ use crate::lora_linear::{self, LoraGradients, LoraSaved};
 use crate::matrix::{Product, multiply};
 use crate::primitive::{raw, typed};
 use crate::runtime::KernelRuntime;
-use crate::{FusedBackend, adamw, attention, linear, linear_cross_entropy, rms_norm, rotary};
+use crate::{FusedBackend, adamw, attention, layer_norm, linear, linear_cross_entropy, rms_norm, rotary};
 
 /// Whether all tensors are of one float dtype that kernels are written for.
 fn alike<R: CubeRuntime>(tensors: &[&CubeTensor<R>]) -> bool {
@@ -33,7 +34,7 @@ where
     BT: BoolElement,
 {
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
-        if !R::FUSED || !alike(&[&x, &weight]) || !rms_norm::cube::fits(x.shape()[1]) {
+        if !R::FUSED || !alike(&[&x, &weight]) || !rows::fits(x.shape()[1]) {
             return rms_norm::reference::<Self>(x, weight, epsilon);
         }
         rms_norm::cube::forward(x, weight, epsilon)
@@ -45,7 +46,7 @@ where
         weight: FloatTensor<Self>,
         epsilon: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if !R::FUSED || !alike(&[&x, &residual, &weight]) || !rms_norm::cube::fits(x.shape()[1]) {
+        if !R::FUSED || !alike(&[&x, &residual, &weight]) || !rows::fits(x.shape()[1]) {
             return rms_norm::reference_add::<Self>(x, residual, weight, epsilon);
         }
         rms_norm::cube::add_forward(x, residual, weight, epsilon)
@@ -60,12 +61,40 @@ where
         weight_gradient: bool,
     ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
         let residual_fits = residual.as_ref().is_none_or(|residual| alike(&[&x, residual]));
-        if !R::FUSED || !residual_fits || !alike(&[&x, &weight, &grad]) || !rms_norm::cube::fits(x.shape()[1]) {
+        if !R::FUSED || !residual_fits || !alike(&[&x, &weight, &grad]) || !rows::fits(x.shape()[1]) {
             return rms_norm::reference_backward::<Self>(x, weight, grad, residual, epsilon, weight_gradient);
         }
         let dtype = weight.dtype;
         let (dx, partial) = rms_norm::cube::backward(x, weight, grad, residual, epsilon, weight_gradient);
         (dx, partial.map(|partial| raw(typed::<Self, 2>(partial).sum_dim(0).squeeze_dim::<1>(0).cast(dtype))))
+    }
+
+    fn row_layer_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        if !R::FUSED || !alike(&[&x, &weight, &bias]) || !rows::fits(x.shape()[1]) {
+            return layer_norm::reference::<Self>(x, weight, bias, epsilon);
+        }
+        layer_norm::cube::forward(x, weight, bias, epsilon)
+    }
+
+    fn row_layer_norm_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        epsilon: f64,
+        weight_gradients: bool,
+    ) -> (FloatTensor<Self>, Option<[FloatTensor<Self>; 2]>) {
+        if !R::FUSED || !alike(&[&x, &weight, &grad]) || !rows::fits(x.shape()[1]) {
+            return layer_norm::reference_backward::<Self>(x, weight, grad, epsilon, weight_gradients);
+        }
+        let dtype = weight.dtype;
+        let sum = |partial| raw(typed::<Self, 2>(partial).sum_dim(0).squeeze_dim::<1>(0).cast(dtype));
+        let (dx, partial) = layer_norm::cube::backward(x, weight, grad, epsilon, weight_gradients);
+        (dx, partial.map(|partial| partial.map(sum)))
     }
 
     fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, inverse: bool) -> FloatTensor<Self> {

@@ -6,3 +6,4 @@
 mod backend;
 pub(crate) mod launch;
 pub(crate) mod reduce;
+pub(crate) mod rows;

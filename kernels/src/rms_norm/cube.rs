@@ -1,43 +1,13 @@
-//! The GPU kernels: a cube a row, which is read once and kept in registers.
+//! The GPU kernels: a cube a row.
 
 use burn::tensor::TensorMetadata;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use crate::cube::launch::{contiguous, cubes, empty, empty_like, has_planes, row_units, vector_size};
+use crate::cube::launch::{contiguous, cubes, empty, empty_like, vector_size};
 use crate::cube::reduce::{cube_sum, vector_sum};
-
-/// Vectors that a unit keeps at most; longer rows go by the composed operation.
-const MAX_HELD: usize = 32;
-/// Cubes of a backward that also wants the weight's gradient: each writes a partial sum.
-const WEIGHT_CUBES: usize = 256;
-
-/// How a row is spread over a cube.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct RowPlan {
-    /// Vectors of a row.
-    vectors: usize,
-    /// Units of a cube.
-    units: usize,
-    /// Vectors of a unit.
-    held: usize,
-    /// Whether planes add up among themselves.
-    planes: bool,
-}
-
-impl RowPlan {
-    fn new<R: CubeRuntime>(x: &CubeTensor<R>, vectors: usize) -> Self {
-        let units = row_units(vectors);
-        Self { vectors, units, held: vectors.div_ceil(units), planes: has_planes(x) }
-    }
-}
-
-/// Whether a row of so many features fits into registers.
-pub(crate) fn fits(features: usize) -> bool {
-    // The narrowest vector is one element.
-    features <= MAX_HELD * 256
-}
+use crate::cube::rows::{RowPlan, WEIGHT_CUBES};
 
 #[cube(launch_unchecked)]
 fn forward_kernel<F: Float, N: Size>(

@@ -1,0 +1,127 @@
+//! Every backward, as autodiff calls it, against the difference of two forwards: no reference of ours comes into it.
+
+use burn::backend::Autodiff;
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Int, Tensor, TensorData};
+use burnish_kernels::{
+    AttentionOptions, FusedBackend, RotaryTable, add_rms_norm, attention, geglu, layer_norm, linear, linear_cross_entropy,
+    lora_linear, rms_norm, rotary, swiglu,
+};
+
+use crate::sample::{numbers, product_row};
+
+/// Half the way between the two forwards.
+const STEP: f32 = 1e-2;
+/// Of a slope: a forward of a few units is known to about 1e-6, the difference quotient to 1e-4, and the curve bends within it.
+const TOLERANCE: f64 = 5e-3;
+
+fn tensor<B: Backend, const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<B, D> {
+    Tensor::from_data(TensorData::new(values, shape), (&B::Device::default(), DType::F32))
+}
+
+fn random<B: Backend, const D: usize>(shape: [usize; D], seed: u32) -> Tensor<B, D> {
+    tensor(numbers(shape.iter().product(), seed, 1.0), shape)
+}
+
+/// The slope of `f` along a direction, by its gradient and by two forwards.
+fn check<B: FusedBackend, const D: usize>(
+    name: &str,
+    shape: [usize; D],
+    f: impl Fn(Tensor<Autodiff<B>, D>) -> Tensor<Autodiff<B>, 1>,
+) {
+    let count = shape.iter().product();
+    let (point, direction) = (numbers(count, 31, 1.0), numbers(count, 32, 1.0));
+    let value = |step: f32| {
+        let moved = point.iter().zip(&direction).map(|(at, along)| at + step * along).collect();
+        f(tensor(moved, shape)).into_data().iter::<f64>().sum::<f64>()
+    };
+    let measured = (value(STEP) - value(-STEP)) / f64::from(2.0 * STEP);
+    let leaf = tensor::<Autodiff<B>, D>(point.clone(), shape).require_grad();
+    let gradients = f(leaf.clone()).backward();
+    let gradient = leaf.grad(&gradients).unwrap_or_else(|| panic!("{name}: no gradient")).into_data();
+    let slope: f64 = gradient.iter::<f64>().zip(&direction).map(|(gradient, along)| gradient * f64::from(*along)).sum();
+    let steepness: f64 = gradient.iter::<f64>().map(|gradient| gradient * gradient).sum::<f64>().sqrt();
+    // tf32 products know less.
+    let tolerance = if product_row::<B>(DType::F32) == DType::F32 { TOLERANCE } else { 10.0 * TOLERANCE };
+    assert!(
+        (slope - measured).abs() <= tolerance * (1.0 + steepness),
+        "{name}: {slope} by its gradient, {measured} measured"
+    );
+}
+
+pub fn gradients<B: FusedBackend>(dtype: DType) {
+    if dtype != DType::F32 {
+        return;
+    }
+    elements::<B>();
+    products::<B>();
+    attentions::<B>();
+}
+
+fn elements<B: FusedBackend>() {
+    type T<B, const D: usize> = Tensor<Autodiff<B>, D>;
+    let shape = [5, 37];
+    let (x, mix): (T<B, 2>, T<B, 2>) = (random(shape, 1), random(shape, 2));
+    let (w, b): (T<B, 1>, T<B, 1>) = (random([37], 3), random([37], 4));
+    let mixed = |y: T<B, 2>| (y * mix.clone()).sum() * 0.3;
+    check::<B, 2>("rms_norm x", shape, |x| mixed(rms_norm(x, w.clone(), 1e-5)));
+    check::<B, 1>("rms_norm w", [37], |w| mixed(rms_norm(x.clone(), w, 1e-5)));
+    check::<B, 2>("layer_norm x", shape, |x| mixed(layer_norm(x, w.clone(), b.clone(), 1e-5)));
+    check::<B, 1>("layer_norm w", [37], |w| mixed(layer_norm(x.clone(), w, b.clone(), 1e-5)));
+    check::<B, 1>("layer_norm b", [37], |b| mixed(layer_norm(x.clone(), w.clone(), b, 1e-5)));
+    check::<B, 2>("add_rms_norm", shape, |r| {
+        let (sum, y) = add_rms_norm(x.clone(), r, w.clone(), 1e-5);
+        mixed(y) + mixed(sum.clone() * sum) * 0.1
+    });
+    check::<B, 2>("swiglu gate", shape, |gate| mixed(swiglu(gate, x.clone())));
+    check::<B, 2>("swiglu up", shape, |up| mixed(swiglu(x.clone(), up)));
+    check::<B, 2>("geglu gate", shape, |gate| mixed(geglu(gate, x.clone())));
+    check::<B, 2>("geglu up", shape, |up| mixed(geglu(x.clone(), up)));
+    let angles: Tensor<B, 2> = random([5, 3], 5);
+    let table = RotaryTable { cos: angles.clone().cos(), sin: angles.sin() };
+    let table = RotaryTable { cos: Tensor::from_inner(table.cos), sin: Tensor::from_inner(table.sin) };
+    let turned: T<B, 3> = random([5, 2, 8], 6);
+    check::<B, 3>("rotary", [5, 2, 8], |x| (rotary(x, &table) * turned.clone()).sum());
+}
+
+fn products<B: FusedBackend>() {
+    type T<B, const D: usize> = Tensor<Autodiff<B>, D>;
+    let (rows, inputs, outputs, rank) = (9, 33, 21, 4);
+    let x: T<B, 2> = random([rows, inputs], 1);
+    let w: T<B, 2> = random([outputs, inputs], 2) * 0.2;
+    let (a, b): (T<B, 2>, T<B, 2>) = (random([rank, inputs], 3) * 0.2, random([outputs, rank], 4));
+    let mix: T<B, 2> = random([rows, outputs], 5);
+    let mixed = |y: T<B, 2>| (y * mix.clone()).sum() * 0.3;
+    check::<B, 2>("linear x", [rows, inputs], |x| mixed(linear(x, w.clone())));
+    check::<B, 2>("linear w", [outputs, inputs], |w| mixed(linear(x.clone(), w)) * 0.3);
+    check::<B, 2>("lora x", [rows, inputs], |x| mixed(lora_linear(x, w.clone(), a.clone(), b.clone(), 0.5)));
+    check::<B, 2>("lora a", [rank, inputs], |a| mixed(lora_linear(x.clone(), w.clone(), a, b.clone(), 0.5)) * 0.3);
+    check::<B, 2>("lora b", [outputs, rank], |b| mixed(lora_linear(x.clone(), w.clone(), a.clone(), b, 0.5)));
+    let labels: Vec<i32> = (0..rows as i32).map(|row| row * 7 % outputs as i32).collect();
+    let labels = Tensor::<Autodiff<B>, 1, Int>::from_data(TensorData::new(labels, [rows]), &Default::default());
+    check::<B, 2>("loss h", [rows, inputs], |h| linear_cross_entropy(h, w.clone(), labels.clone()));
+    check::<B, 2>("loss w", [outputs, inputs], |w| linear_cross_entropy(x.clone(), w * 0.2, labels.clone()) * 0.5);
+}
+
+fn attentions<B: FusedBackend>() {
+    type T<B> = Tensor<Autodiff<B>, 4>;
+    // One query head, a group of them, and packed rows, a window and a cap.
+    for (heads, shared, packed) in [(1, 1, false), (4, 2, true)] {
+        let (length, dim) = (19, 32);
+        let [query, keys] = [[2, length, heads, dim], [2, length, shared, dim]];
+        let (q, k, v): (T<B>, T<B>, T<B>) = (random(query, 1), random(keys, 2), random(keys, 3));
+        let mix: T<B> = random(query, 4);
+        let ids: Vec<i32> = (0..2 * length as i32).map(|at| 1 + at % length as i32 / 8).collect();
+        let ids = Tensor::<Autodiff<B>, 2, Int>::from_data(TensorData::new(ids, [2, length]), &Default::default());
+        let segments = packed.then_some(ids);
+        let options = AttentionOptions {
+            scale: (dim as f64).powf(-0.5),
+            sliding_window: packed.then_some(5),
+            softcap: packed.then_some(3.0),
+        };
+        let f = |q: T<B>, k: T<B>, v: T<B>| (attention(q, k, v, segments.clone(), options) * mix.clone()).sum() * 0.3;
+        check::<B, 4>("attention q", query, |q| f(q, k.clone(), v.clone()));
+        check::<B, 4>("attention k", keys, |k| f(q.clone(), k, v.clone()));
+        check::<B, 4>("attention v", keys, |v| f(q.clone(), k.clone(), v));
+    }
+}
