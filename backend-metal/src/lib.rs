@@ -3,6 +3,8 @@
 
 #![warn(missing_docs)]
 
+#[cfg(feature = "gpu")]
+mod adapters;
 mod errors;
 pub mod lint;
 pub mod msl;
@@ -18,6 +20,8 @@ mod runtime;
 mod server;
 mod watchdog;
 
+#[cfg(feature = "gpu")]
+pub use adapters::has_gpu;
 #[cfg(feature = "gpu")]
 pub use runtime::{Metal, MetalRuntime};
 #[cfg(feature = "gpu")]

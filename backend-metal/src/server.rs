@@ -113,6 +113,16 @@ impl MetalServer {
         called.unwrap_or_else(|| Err(Errors::generic("the device does not answer")))
     }
 
+    /// Takes over what the server within keeps of some streams: that a kernel did not compile it says at a flush or a sync alone,
+    /// and hands out at a read what was in the memory before.
+    fn collect(&mut self, streams: &[StreamId]) {
+        for stream in streams {
+            if let Some(Err(error)) = self.guarded(*stream, |inner| inner.flush(*stream)) {
+                self.errors.push(*stream, error);
+            }
+        }
+    }
+
     /// A future whose panic is an error.
     fn awaited<T: 'static>(
         future: Option<DynFut<Result<T, ServerError>>>,
@@ -171,6 +181,7 @@ impl ComputeServer for MetalServer {
 
     fn read(&mut self, descriptors: Vec<CopyDescriptor>, stream: StreamId) -> DynFut<Result<Vec<Bytes>, ServerError>> {
         let streams: Vec<StreamId> = descriptors.iter().map(|descriptor| descriptor.handle.stream).chain([stream]).collect();
+        self.collect(&streams);
         let future = self.guarded(stream, |inner| inner.read(descriptors, stream));
         Self::awaited(future, self.errors.take(streams))
     }
@@ -233,8 +244,13 @@ impl ComputeServer for MetalServer {
 
 #[cfg(test)]
 mod tests {
+    use cubecl_common::device::Device;
+    use cubecl_common::future;
+    use cubecl_common::profile::TimingMethod;
     use cubecl_core::CubeDim;
     use cubecl_cpp::MslCompiler;
+    use cubecl_runtime::memory_management::MemoryConfiguration;
+    use cubecl_wgpu::{AutoGraphicsApi, RuntimeOptions, WgpuDevice, WgpuSetup};
 
     use super::*;
 
@@ -292,5 +308,41 @@ mod tests {
     fn what_no_rule_mends_is_an_error_before_metal_sees_it() {
         let error = compiled("#include <metal_stdlib>\nx = #error type double not supported!\n").unwrap_err().to_string();
         assert!(error.contains("text: line 2") && error.contains("double"), "{error}");
+    }
+
+    /// A server on a device that can be taken from under it.
+    fn on(setup: &WgpuSetup) -> MetalServer {
+        let template = <WgpuServer as DeviceService>::init(WgpuDevice::DefaultDevice.to_id());
+        let own = ComputeServer::utilities(&template);
+        let policy = || ContiguousMemoryLayoutPolicy::new(own.properties.memory.alignment as usize);
+        let inner = WgpuServer::new(
+            own.properties.memory.clone(),
+            MemoryConfiguration::default(),
+            template.compilation_options,
+            setup.device.clone(),
+            setup.queue.clone(),
+            32,
+            setup.backend,
+            TimingMethod::System,
+            ServerUtilities::new(own.properties.clone(), own.logger.clone(), own.info, policy()),
+        );
+        let utilities = ServerUtilities::new(own.properties.clone(), own.logger.clone(), own.info, policy());
+        MetalServer { inner, utilities: Arc::new(utilities), errors: Errors::default() }
+    }
+
+    #[test]
+    fn a_lost_device_is_an_error_at_the_next_sync() {
+        let setup = cubecl_wgpu::init_setup::<AutoGraphicsApi>(&WgpuDevice::DefaultDevice, RuntimeOptions::default());
+        let mut server = on(&setup);
+        let stream = StreamId::current();
+        let mut allocate_and_sync = |bytes| {
+            server.initialize_memory(ManagedMemoryHandle::new(), bytes, stream);
+            future::block_on(server.sync(stream))
+        };
+        allocate_and_sync(1 << 12).unwrap();
+        setup.device.destroy();
+        // More than the pool has at hand.
+        let error = allocate_and_sync(1 << 27).unwrap_err().to_string();
+        assert!(error.to_lowercase().contains("lost") || error.contains("destroyed"), "{error}");
     }
 }

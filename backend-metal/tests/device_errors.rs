@@ -4,6 +4,13 @@
 use burn::tensor::Tensor;
 use burnish_metal::{Metal, MetalRuntime};
 use cubecl::prelude::*;
+use cubecl_core::CompilationError;
+use cubecl_core::ir::{AddressType, StorageType};
+use cubecl_core::server::{ExecutionMode, KernelArguments};
+use cubecl_runtime::compiler::{Compiler, CubeTask};
+use cubecl_runtime::id::KernelId;
+use cubecl_runtime::kernel::{CompiledKernel, KernelMetadata};
+use cubecl_wgpu::AutoCompiler;
 
 type Client = cubecl::client::ComputeClient<MetalRuntime>;
 
@@ -19,6 +26,40 @@ fn fill(out: &mut Array<f32>) {
 fn broken(out: &mut Array<f32>, #[comptime] wanted: u32) {
     comptime!(assert!(wanted < 1, "this kernel can't be expanded"));
     out[0] = 1.0;
+}
+
+/// A kernel of fixed text.
+struct Text(&'static str);
+
+impl KernelMetadata for Text {
+    fn name(&self) -> &'static str {
+        "text"
+    }
+    fn id(&self) -> KernelId {
+        KernelId::new::<Self>().info(self.0.len())
+    }
+    fn address_type(&self) -> StorageType {
+        AddressType::U32.unsigned_type()
+    }
+}
+
+impl CubeTask<AutoCompiler> for Text {
+    fn compile(
+        &self,
+        _: &mut AutoCompiler,
+        _: &<AutoCompiler as Compiler>::CompilationOptions,
+        _: ExecutionMode,
+        _: StorageType,
+    ) -> Result<CompiledKernel<AutoCompiler>, CompilationError> {
+        Ok(CompiledKernel {
+            entrypoint_name: "text".into(),
+            debug_name: None,
+            source: self.0.into(),
+            repr: None,
+            cube_dim: CubeDim::new_single(),
+            debug_info: None,
+        })
+    }
 }
 
 fn filled(client: &Client) -> Vec<f32> {
@@ -40,6 +81,23 @@ fn a_kernel_that_cannot_be_expanded_is_an_error_and_not_zeros() {
     assert!(error.contains("can't be expanded"), "{error}");
     // It was said once, and the device goes on.
     assert_eq!(filled(&client), [3.0; 4]);
+}
+
+/// What Apple's compiler refuses comes back on this way; here naga refuses, and our lint of Metal's text.
+#[test]
+fn a_text_that_does_not_compile_is_an_error_and_not_zeros() {
+    let client = MetalRuntime::client(&Default::default());
+    for (text, word) in [
+        ("fn text() { this is no shader }", "text"),
+        ("#include <metal_stdlib>\nx = #error type double not supported!\n", "double"),
+    ] {
+        let out = client.empty(4 * size_of::<f32>());
+        let arguments = KernelArguments::new().with_buffer(out.clone().binding());
+        client.launch(Box::new(Text(text)), CubeCount::Static(1, 1, 1), arguments);
+        let error = client.read_one(out).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+        assert_eq!(filled(&client), [3.0; 4]);
+    }
 }
 
 #[test]

@@ -117,7 +117,7 @@ impl Clang {
         let short: String = name.chars().take(80).collect();
         let stem = self.folder.join(format!("{short}-{key}"));
         let library = stem.with_extension("so");
-        if library.exists() {
+        if is_whole(&library) {
             return Ok(library);
         }
         let metal = stem.with_extension("metal");
@@ -184,7 +184,7 @@ fn major(version: &str) -> Option<u32> {
 
 /// Makes a file beside its place and renames it: several processes may want the same one.
 fn place(target: &Path, make: impl FnOnce(&Path) -> Result<(), EmulatorError>) -> Result<(), EmulatorError> {
-    if target.exists() {
+    if is_whole(target) {
         return Ok(());
     }
     let folder = target.parent().unwrap_or(Path::new("."));
@@ -193,6 +193,11 @@ fn place(target: &Path, make: impl FnOnce(&Path) -> Result<(), EmulatorError>) -
     let path = beside.path().join(target.file_name().unwrap_or_default());
     make(&path)?;
     fs::rename(&path, target).map_err(|error| EmulatorError::io(target, &error))
+}
+
+/// Whether a file of the cache is there. Some that clean up leave empty ones.
+fn is_whole(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.len() > 0)
 }
 
 fn run(command: &mut Command, kernel: &str) -> Result<(), EmulatorError> {
