@@ -1,5 +1,9 @@
 //! The backends that a user can name.
 
+mod auto;
+
+use std::sync::{Mutex, TryLockError};
+
 use anyhow::{Result, anyhow, bail};
 use burn::backend::Flex;
 use burn::tensor::backend::Backend;
@@ -29,43 +33,56 @@ pub fn choose(name: &str) -> (&'static str, &'static str) {
         Some(&"emulator") => ("emulator", "asked for: Metal's code on the CPU, checked at every access, and very slow"),
         Some(&"emulator-stock") => ("emulator-stock", "asked for: as emulator, on burn's own kernels"),
         Some(known) => (known, "asked for"),
-        None if cfg!(target_os = "macos") => ("cpu", "auto: it runs everywhere; --backend metal uses the GPU"),
-        None => ("cpu", "auto: it runs everywhere; --backend vulkan uses a GPU"),
+        None => auto::choose(),
     }
 }
 
-/// Runs a job on the backend of that name.
+/// Runs a job on the backend of that name. The tests of this crate know those of the CPU alone: building every recipe for
+/// every GPU once more would take longer than all else, and `tests/` has them all.
 ///
 /// # Errors
 /// When the name is unknown, the backend is not built in or finds no device, or the job fails.
 pub fn run<J: BackendJob>(name: &str, job: J) -> Result<J::Output> {
     match choose(name).0 {
-        // On a thread of the pool that the kernels share, a kernel's first part starts without waking anyone.
-        "cpu" => rayon::scope(|_| job.run::<Flex>(Default::default())),
+        "cpu" => on_the_pool(|| job.run::<Flex>(Default::default())),
         #[cfg(feature = "candle")]
         #[allow(deprecated)]
         "candle" => job.run::<burn_candle::Candle>(Default::default()),
-        #[cfg(feature = "wgpu")]
+        #[cfg(all(feature = "wgpu", not(test)))]
         "wgpu" => tested::<burn_wgpu::Wgpu, J>("wgpu", job),
         "metal" if !cfg!(target_os = "macos") => {
             Err(with_hint("the backend `metal` is for macOS", "--backend vulkan is for this system"))
         }
         "vulkan" if cfg!(target_os = "macos") => Err(with_hint("macOS has no Vulkan", "--backend metal is for this system")),
-        #[cfg(feature = "metal")]
+        #[cfg(all(feature = "metal", not(test)))]
         name @ ("metal" | "vulkan") => tested::<burnish_metal::Metal, J>(name, job),
-        #[cfg(all(feature = "cuda", not(target_os = "macos")))]
+        #[cfg(all(feature = "cuda", not(target_os = "macos"), not(test)))]
         "cuda" => tested::<burn_cuda::Cuda, J>("cuda", job),
-        #[cfg(feature = "emulator")]
+        #[cfg(all(feature = "emulator", not(test)))]
         "emulator" => tested::<burnish_metal::emulator::MetalCpu, J>("emulator", job),
-        #[cfg(feature = "emulator")]
+        #[cfg(all(feature = "emulator", not(test)))]
         "emulator-stock" => tested::<burnish_metal::emulator::StockMetalCpu, J>("emulator-stock", job),
         other => bail!("the backend `{other}` is not built in; rebuild with --features {other}"),
     }
 }
 
+/// Runs work on a thread of the pool that the kernels share, where a kernel's first part starts without waking anyone.
+///
+/// One work alone is there at a time; others stay on their own threads. A thread of the pool that waits for a part of one would
+/// else take up another whole, and hold what the first has locked until that one's end.
+fn on_the_pool<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    static POOL: Mutex<()> = Mutex::new(());
+    let alone = match POOL.try_lock() {
+        Ok(alone) => Some(alone),
+        Err(TryLockError::Poisoned(error)) => Some(error.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    };
+    if alone.is_some() { rayon::scope(|_| work()) } else { work() }
+}
+
 /// Runs a job on a device that has computed a known product rightly: where there is no adapter, or its kernels do not compile,
 /// that is an error before anything else runs.
-#[cfg(any(feature = "wgpu", feature = "metal", feature = "cuda", feature = "emulator"))]
+#[cfg(all(any(feature = "wgpu", feature = "metal", feature = "cuda", feature = "emulator"), not(test)))]
 fn tested<B: FusedBackend, J: BackendJob>(name: &str, job: J) -> Result<J::Output> {
     let device = B::Device::default();
     let computed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| known_product::<B>(&device, DType::F32)));

@@ -88,7 +88,7 @@ impl BackendJob for Question {
 }
 
 fn automatic<B: FusedBackend>(backend: &'static str, device: &B::Device) -> DtypeChoice {
-    if backend == "vulkan" && is_software::<B>() {
+    if backend == "vulkan" && is_software() {
         return DtypeChoice { dtype: ComputeType::F32, why: "auto: this Vulkan is software on the CPU" };
     }
     let found = preferred(backend).iter().find(|dtype| computes_in::<B>(backend, **dtype, device).is_ok());
@@ -112,10 +112,12 @@ fn computes_in<B: FusedBackend>(backend: &str, dtype: ComputeType, device: &B::D
     backend::known_product::<B>(device, dtype.into())
 }
 
-/// Whether there is no GPU but the CPU posing as one, as Mesa's lavapipe does.
-fn is_software<B: FusedBackend>() -> bool {
-    // The kinds of wgpu's devices: discrete, integrated and virtual GPUs; 3 is a CPU.
-    (0..3).all(|kind| B::device_count(kind) == 0)
+/// Whether there is no GPU but the CPU posing as one.
+fn is_software() -> bool {
+    #[cfg(feature = "metal")]
+    return !burnish_metal::has_gpu();
+    #[cfg(not(feature = "metal"))]
+    false
 }
 
 #[cfg(test)]

@@ -71,6 +71,12 @@ impl<B: FusedBackend> Assistant<B> {
         if let Some((_, bos)) = special.bos.filter(|(_, bos)| special.add_bos && tokens.first() != Some(bos)) {
             tokens.insert(0, bos);
         }
+        let rows = self.pretrained.config.vocab_size;
+        if let Some(token) = tokens.iter().find(|token| **token as usize >= rows) {
+            bail!(
+                "the tokenizer gives the token {token}, and the embedding has {rows} rows: they belong to different models"
+            );
+        }
         let context = self.pretrained.config.max_position_embeddings;
         if tokens.is_empty() {
             bail!("the prompt is empty");

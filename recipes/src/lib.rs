@@ -8,6 +8,7 @@ pub mod data;
 pub mod dtype;
 pub mod generation;
 pub mod hint;
+pub mod memory;
 pub mod quickstart;
 pub mod report;
 pub mod train;

@@ -131,7 +131,20 @@ fn bad_data_and_configuration_are_refused_by_name() {
 fn train_arguments(run: &Path, iters: &str, more: &[&str]) -> Vec<String> {
     let (model, data) = (model(), assets().join("data").display().to_string());
     let run = run.display().to_string();
-    let fixed = ["--batch-size", "4", "--rank", "4", "--dropout", "0.1", "--save-every", "3", "--steps-per-eval", "4"];
+    let fixed = [
+        "--backend",
+        "cpu",
+        "--batch-size",
+        "4",
+        "--rank",
+        "4",
+        "--dropout",
+        "0.1",
+        "--save-every",
+        "3",
+        "--steps-per-eval",
+        "4",
+    ];
     let last = ["--val-batches", "2", "--learning-rate", "1e-3"];
     let mut arguments = vec!["train", "--model", &model, "--data", &data, "--output-dir", &run, "--iters", iters];
     arguments.extend(fixed.iter().chain(&last).chain(more));
@@ -225,6 +238,58 @@ fn the_best_checkpoint_is_kept_and_may_be_the_result() {
     assert!(best < 12, "the last step is the best: {log}");
     let kept = fs::read(run.join(format!("checkpoint-{best}/adapter_model.safetensors"))).unwrap();
     assert_eq!(adapter(&run), kept);
+}
+
+#[test]
+fn a_run_that_no_longer_improves_ends_early_with_its_best_and_stays_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    // The rate climbs until it destroys what was learned.
+    let rate = ["--learning-rate", "0.5", "--lr-scheduler", "constant", "--warmup", "12"];
+    // No checkpoint is asked for: the best is kept all the same.
+    let more = ["--steps-per-eval", "1", "--save-every", "0", "--early-stopping", "2"];
+    let (ok, log) = train(&run, "40", &[&rate[..], &more[..]].concat());
+    assert!(ok && log.contains("ended early") && log.contains("the best"), "{log}");
+    let (taken, result) = (losses(&run), adapter(&run));
+    assert!(taken.len() < 40);
+    let state = fs::read_to_string(run.join(format!("checkpoint-{}/trainer_state.json", taken.len()))).unwrap();
+    let best = serde_json::from_str::<serde_json::Value>(&state).unwrap()["best_step"].as_u64().unwrap();
+    assert_eq!(best as usize, taken.len() - 2);
+    assert_eq!(fs::read(run.join(format!("checkpoint-{best}/adapter_model.safetensors"))).unwrap(), result);
+    let (ok, log) = train(&run, "40", &[&rate[..], &more[..], &["--resume", "auto"]].concat());
+    assert!(ok && log.contains("ended early"), "{log}");
+    assert_eq!((losses(&run), adapter(&run)), (taken, result));
+}
+
+#[test]
+fn what_would_lose_something_is_refused_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    assert!(train(&run, "6", &["--save-total-limit", "0"]).0);
+    let (before, result) = (losses(&run), adapter(&run));
+    let checkpoint = run.join("checkpoint-3").display().to_string();
+    let from = |more: &[&str]| train(&run, "6", more);
+    let other = fixture("parity/llama/adapter").display().to_string();
+    let own = run.join("adapter").display().to_string();
+    for (more, words) in [
+        (&["--resume", &checkpoint][..], &["checkpoints after step 3", "--overwrite"][..]),
+        (&["--resume", "auto", "--rank", "8"], &["`rank` was 4", "hint: "]),
+        (&["--resume", "auto", "--alpha", "3"], &["`alpha` was 16", "hint: "]),
+        (&["--overwrite", "--adapter", &own], &["`adapter` is ", "hint: "]),
+        (&["--overwrite", "--adapter", &other], &["does not fit this model"]),
+        (&["--overwrite", "--target-modules", "query"], &["query", "q_proj"]),
+    ] {
+        let (ok, log) = from(more);
+        assert!(!ok && words.iter().all(|word| log.contains(word)), "{more:?}: {log}");
+        assert!(losses(&run) == before && adapter(&run) == result, "{more:?} changed the run");
+    }
+    // A folder that nothing was written to may be tried again.
+    let fresh = folder.path().join("fresh");
+    assert!(!train(&fresh, "2", &["--target-modules", "query"]).0);
+    assert!(train(&fresh, "2", &[]).0);
+    // From an older checkpoint, its successors given up, the run ends as before.
+    assert!(from(&["--resume", &checkpoint, "--overwrite"]).0);
+    assert!(losses(&run) == before && adapter(&run) == result);
 }
 
 /// Runs the program in a name space with a file system of a few megabytes at `disk`; `None` where that is not allowed.

@@ -59,6 +59,7 @@ impl Totals {
     }
 
     /// `self + factor · other`, never below 0.
+    #[must_use]
     pub fn plus(self, factor: f64, other: Self) -> Self {
         let add = |a: f64, b: f64| (a + factor * b).max(0.0);
         Self {
@@ -149,16 +150,16 @@ fn count_kernel(kernel: Kernel, setup: &Setup<MetalCpu>) -> Result<Vec<Operation
     guarded(|| {
         let entries = entries(kernel, &setup.sizes, setup.element());
         let counted = entries.into_iter().zip(actions(kernel, setup)).map(|(entry, mut action)| {
-            let totals = count_launch(&setup.device, &mut action.run)?;
+            let totals = count_launch(setup.device, &mut action.run)?;
             let mut rival = action.composed.or(action.matmul.map(|matmul| matmul.run));
-            let composed = rival.as_mut().map(|launch| count_launch(&setup.device, launch)).transpose()?;
+            let composed = rival.as_mut().map(|launch| count_launch(setup.device, launch)).transpose()?;
             Ok(OperationCount { entry, totals, composed })
         });
         counted.collect()
     })
 }
 
-fn count_launch(device: &EmulatorDevice, launch: &mut Launch) -> Result<Totals> {
+fn count_launch(device: EmulatorDevice, launch: &mut Launch) -> Result<Totals> {
     Ok(Totals::of(&reports_of(device, || {
         launch();
         Ok(())
@@ -166,11 +167,11 @@ fn count_launch(device: &EmulatorDevice, launch: &mut Launch) -> Result<Totals> 
 }
 
 /// What the kernels did that some work launched.
-fn reports_of(device: &EmulatorDevice, work: impl FnOnce() -> Result<()>) -> Result<BTreeMap<String, KernelReport>> {
-    wait::<MetalCpu>(device)?;
+fn reports_of(device: EmulatorDevice, work: impl FnOnce() -> Result<()>) -> Result<BTreeMap<String, KernelReport>> {
+    wait::<MetalCpu>(&device)?;
     take_reports();
     work()?;
-    wait::<MetalCpu>(device)?;
+    wait::<MetalCpu>(&device)?;
     Ok(take_reports())
 }
 
@@ -197,7 +198,7 @@ fn count_model(shape: &Shape, sizes: &Sizes, dtype: ComputeType, layers: usize) 
     let mut model = random_model::<Autodiff<MetalCpu>>(&config, dtype, &device)?;
     attach(&mut model, &LoraConfig { rank: sizes.rank, ..LoraConfig::default() }, 1, &device)?;
     let batch = random_batch(sizes);
-    reports_of(&device, || {
+    reports_of(device, || {
         drop(batch_loss(&model, &batch, None, &device).backward());
         Ok(())
     })

@@ -119,7 +119,7 @@ impl Document {
             1 => folder.join(format!("{stem}.json")),
             number => folder.join(format!("{stem}-{number}.json")),
         };
-        let path = (1..).map(numbered).find(|path| !path.exists()).unwrap_or_else(|| numbered(1));
+        let path = (1..10_000).map(numbered).find(|path| !path.exists()).unwrap_or_else(|| numbered(1));
         std::fs::write(&path, layout(&serde_json::to_value(self)?)).with_context(|| path.display().to_string())?;
         Ok(path)
     }

@@ -5,6 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+#[cfg(feature = "metal")]
+use crate::report::gib;
+
 /// The machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Machine {
@@ -57,6 +60,11 @@ fn cpu() -> Option<String> {
 }
 
 fn gpus() -> Vec<String> {
+    #[cfg(feature = "metal")]
+    if let Some(machine) = burnish_metal::chip::machine() {
+        let cores = machine.gpu_cores.map_or_else(String::new, |cores| format!(" with {cores} GPU cores"));
+        return vec![format!("{}{cores}, {} for tensors", machine.name, gib(machine.budget.available()))];
+    }
     let driver = answer("nvidia-smi", &["--query-gpu=name,driver_version", "--format=csv,noheader"]);
     driver.map(|text| text.lines().map(str::to_owned).collect()).unwrap_or_default()
 }

@@ -82,7 +82,7 @@ impl Options {
 const ROW_BUDGET: Duration = Duration::from_secs(3);
 
 /// No further step begins after this long.
-const STEP_BUDGET: Duration = Duration::from_secs(60);
+const STEP_BUDGET: Duration = Duration::from_mins(1);
 
 /// Measures. A backend that is not there or fails has a line that says so; the others go on.
 ///

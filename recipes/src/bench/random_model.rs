@@ -40,7 +40,7 @@ impl Checkpoint for RandomWeights {
             values.par_chunks_mut(STRETCH).enumerate().for_each(|(index, stretch)| {
                 let mut random = Splitmix(seed.wrapping_add((index as u64) << 32));
                 for pair in stretch.chunks_mut(2) {
-                    let bits = random.next();
+                    let bits = random.draw();
                     pair.iter_mut().zip([bits >> 40, bits & 0xff_ffff]).for_each(|(value, bits)| *value = uniform(bits));
                 }
             });

@@ -109,13 +109,14 @@ fn step(step: &StepRow) -> String {
         step.losses[1]
     );
     if let Some(found) = step.efficiency {
-        text.push_str(&format!(
+        let line = format!(
             "\nstep efficiency {}: its {} TFLOP of products take {} ms at the rates above; {} TFLOP/s overall",
             digits(found.step_efficiency),
             digits(found.model_flops.total() / 1e12),
             digits(found.matmul_ms),
             digits(found.model_tflops)
-        ));
+        );
+        text.push_str(&line);
     }
     text
 }

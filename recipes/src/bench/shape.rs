@@ -41,6 +41,7 @@ impl Shape {
 
     /// The shape with widths so small that an emulator gets through it: one key-value head with its group of queries,
     /// the proportions of the rest kept. Widths stay multiples of 64, so that tiles fill.
+    #[must_use]
     pub fn shrunk(&self, layers: usize) -> Self {
         let full = &self.config;
         let heads = full.num_attention_heads / full.num_key_value_heads;

@@ -94,6 +94,7 @@ impl Sizes {
     }
 
     /// Sizes of a smaller model, its linear layers grouped as here, so that each group finds its own.
+    #[must_use]
     pub fn grouped_as(&self, config: &ModelConfig, batch: usize, length: usize) -> Self {
         let all = linears(config);
         let small = |shape: &LinearShape| {

@@ -14,6 +14,7 @@ use super::generate::SamplingArgs;
 use crate::backend::{self, BackendJob};
 use crate::dtype::{self, DtypeChoice};
 use crate::generation::Assistant;
+use crate::memory;
 use crate::report::{OutputStyle, complain};
 
 /// Arguments of `chat`.
@@ -46,6 +47,7 @@ impl Args {
             return Err(ModelError::NoTemplate.into());
         }
         let dtype = dtype::choose(&self.backend, &self.dtype)?;
+        memory::check(&self.backend, &pretrained.config, dtype.dtype, false)?;
         let backend = self.backend.clone();
         backend::run(&backend, ChatJob { args: self, options, pretrained, dtype, style })
     }

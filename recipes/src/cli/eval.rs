@@ -12,6 +12,7 @@ use crate::backend::{self, BackendJob};
 use crate::data::{self, BadRows, BatchOptions, Batches, Preparation, Sources};
 use crate::dtype;
 use crate::generation::Assistant;
+use crate::memory;
 use crate::report::OutputStyle;
 use crate::train::{Evaluation, evaluate};
 
@@ -79,6 +80,7 @@ impl Args {
             },
         );
         let dtype = dtype::choose(&self.backend, &self.dtype)?;
+        memory::check(&self.backend, &pretrained.config, dtype.dtype, false)?;
         style.say(format!("the model computes in {} ({})", dtype.dtype, dtype.why));
         let job = EvalJob { pretrained, adapter: self.adapter, dtype: dtype.dtype, batches, style };
         let evaluation = backend::run(&self.backend, job)?;

@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::backend::{self, BackendJob};
 use crate::dtype::{self, DtypeChoice};
 use crate::generation::Assistant;
+use crate::memory;
 use crate::report::OutputStyle;
 
 /// How tokens are chosen, for `generate` and `chat`.
@@ -112,6 +113,7 @@ impl Args {
         let options = self.sampling.options()?;
         let pretrained = Pretrained::open(&self.model)?;
         let dtype = dtype::choose(&self.backend, &self.dtype)?;
+        memory::check(&self.backend, &pretrained.config, dtype.dtype, false)?;
         let backend = self.backend.clone();
         backend::run(&backend, GenerateJob { args: self, options, pretrained, dtype, style })
     }

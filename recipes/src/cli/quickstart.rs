@@ -25,8 +25,8 @@ pub struct Args {
     /// Keep what an earlier quickstart left there, and stop.
     #[arg(long)]
     no_overwrite: bool,
-    /// cpu, candle, wgpu, metal (macOS), vulkan (elsewhere), cuda, emulator or auto.
-    #[arg(long, default_value = "auto", value_parser = backend::NAMES.to_vec())]
+    /// cpu, which such a small model is fastest on, candle, wgpu, metal (macOS), vulkan (elsewhere), cuda, emulator or auto.
+    #[arg(long, default_value = "cpu", value_parser = backend::NAMES.to_vec())]
     backend: String,
     /// Decides order and adapters.
     #[arg(long, default_value_t = 42)]

@@ -1,5 +1,6 @@
 //! `burnish train`.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -10,7 +11,8 @@ use serde_json::json;
 
 use super::flags::ConfigFlags;
 use crate::backend;
-use crate::config::load;
+use crate::config::{TrainConfig, load};
+use crate::hint::with_hint;
 use crate::report::{OutputStyle, TrainReport};
 use crate::train::{End, Events, Plan, Prepared, train};
 
@@ -33,11 +35,15 @@ pub struct Args {
 
 impl Args {
     pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
+        if self.tui && !(std::io::stdout().is_terminal() && std::io::stdin().is_terminal()) {
+            return Err(with_hint("--tui needs a terminal", "without it the run prints lines"));
+        }
         let loaded = load(self.config.as_deref(), self.flags.0)?;
         let config = loaded.config;
         let (name, why) = backend::choose(&config.backend);
-        let mut report =
-            TrainReport::new(if self.tui { OutputStyle { quiet: true, ..style } } else { style }, config.steps_per_report);
+        // The dashboard has the whole terminal.
+        let while_it_runs = if self.tui { OutputStyle { quiet: true, ..style } } else { style };
+        let mut report = TrainReport::new(while_it_runs, config.steps_per_report);
         for note in &loaded.notes {
             report.note(note);
         }
@@ -47,7 +53,7 @@ impl Args {
             report.note(note);
         }
         let interrupter = Interrupter::new();
-        on_interrupt(interrupter.clone(), style);
+        on_interrupt(interrupter.clone(), while_it_runs);
         let events: Arc<Mutex<dyn Events>> = Arc::new(Mutex::new(report));
         let summary = train(prepared, events, interrupter, self.tui)?;
         let value = json!({
@@ -104,7 +110,25 @@ fn describe(prepared: &Prepared, backend: &str, why: &str, style: OutputStyle) {
     ));
     style.say(format!("backend {backend} ({why})"));
     style.say(format!("dtype {} ({})", prepared.dtype.dtype, prepared.dtype.why));
-    style.say(format!("the effective configuration is in {}/config.toml", config.output_dir));
+    for line in effective(config) {
+        style.say(line);
+    }
+    style.say(format!("this configuration is in {}/config.toml", config.output_dir));
+}
+
+/// Every key with its value, a section a line.
+fn effective(config: &TrainConfig) -> Vec<String> {
+    let values: toml::Table = toml::from_str(&config.to_toml()).unwrap_or_default();
+    let mut lines: Vec<(&str, Vec<String>)> = Vec::new();
+    for key in TrainConfig::KEYS {
+        let Some(value) = values.get(key.name) else { continue };
+        let said = format!("{} {value}", key.name);
+        match lines.last_mut().filter(|(section, _)| *section == key.section) {
+            Some((_, keys)) => keys.push(said),
+            None => lines.push((key.section, vec![said])),
+        }
+    }
+    lines.into_iter().map(|(section, keys)| format!("{}: {}", section.to_lowercase(), keys.join(", "))).collect()
 }
 
 /// The first Ctrl-C ends the run after the step; the second ends the program.
@@ -118,5 +142,19 @@ pub(super) fn on_interrupt(interrupter: Interrupter, style: OutputStyle) {
     });
     if set.is_err() {
         style.say("Ctrl-C can't be caught here; it will end the program at once");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_that_has_a_value_is_said() {
+        let lines = effective(&TrainConfig { rank: 7, model: "m".to_owned(), ..TrainConfig::default() });
+        let said = lines.join("\n");
+        assert!(said.contains("rank 7") && said.contains("model \"m\"") && said.contains("optimizer: "), "{said}");
+        let absent = ["model_config", "adapter"];
+        assert!(TrainConfig::KEYS.iter().all(|key| absent.contains(&key.name) || said.contains(key.name)), "{said}");
     }
 }

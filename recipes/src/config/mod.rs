@@ -81,7 +81,7 @@ config! {
             overwrite: bool = false,
             /// auto continues from the newest whole checkpoint, none begins anew, or a checkpoint's folder.
             resume: String = "none".to_owned(),
-            /// Optimizer steps between checkpoints; 0 writes the final adapter only.
+            /// Optimizer steps between checkpoints; 0 writes none, but for the best where it shall be the result.
             save_every: usize = 100,
             /// Checkpoints kept, the best one besides; 0 keeps all.
             save_total_limit: usize = 2,
@@ -162,6 +162,11 @@ impl TrainConfig {
             target_modules: self.target_modules.clone(),
             num_layers: (self.num_layers > 0).then_some(self.num_layers),
         }
+    }
+
+    /// Whether the result is that of the lowest validation loss, not that of the last step.
+    pub fn ends_with_best(&self) -> bool {
+        self.load_best_model_at_end || self.early_stopping > 0
     }
 
     /// The configuration as a TOML file.

@@ -1,6 +1,6 @@
 //! Data sets of the Hugging Face hub.
 
-use burnish_models::{HubDataset, ModelError};
+use burnish_models::{HubRepository, ModelError};
 
 use super::error::DataError;
 use super::source::{EXTENSIONS, Sources, TEST, TRAIN, VALID};
@@ -16,7 +16,7 @@ pub(super) fn fetch(id: &str) -> Result<Sources, DataError> {
         ModelError::Hub { id, reason } => DataError::Hub { id, reason },
         other => refuse(other.to_string()),
     };
-    let dataset = HubDataset::open(id).map_err(of_hub)?;
+    let dataset = HubRepository::dataset(id).map_err(of_hub)?;
     let parts = choose(dataset.files()).map_err(refuse)?;
     let fetch = |file: Option<&str>| file.map(|file| dataset.fetch(file).map_err(of_hub)).transpose();
     Ok(Sources { train: fetch(parts.train)?, valid: fetch(parts.valid)?, test: fetch(parts.test)? })

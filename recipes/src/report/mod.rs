@@ -1,5 +1,6 @@
 //! What a run prints while it goes on.
 
+mod dashboard;
 mod quiet;
 
 use std::io::{IsTerminal, Write};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
+pub use dashboard::Dashboard;
 pub use quiet::Quiet;
 
 use crate::train::{Evaluation, Events, StepMetrics};

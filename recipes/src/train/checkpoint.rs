@@ -187,16 +187,16 @@ impl Checkpoint {
     }
 }
 
+/// The step of a checkpoint's folder, by its name.
+pub(super) fn step_of(name: &str) -> Option<usize> {
+    name.strip_prefix(PREFIX)?.parse().ok()
+}
+
 /// The checkpoints of a run by step, oldest first.
-fn list(run: &Path) -> Vec<(usize, PathBuf)> {
+pub(super) fn list(run: &Path) -> Vec<(usize, PathBuf)> {
     let Ok(entries) = fs::read_dir(run) else { return Vec::new() };
-    let mut found: Vec<(usize, PathBuf)> = entries
-        .flatten()
-        .filter_map(|entry| {
-            let step = entry.file_name().to_str()?.strip_prefix(PREFIX)?.parse().ok()?;
-            Some((step, entry.path()))
-        })
-        .collect();
+    let mut found: Vec<(usize, PathBuf)> =
+        entries.flatten().filter_map(|entry| Some((step_of(entry.file_name().to_str()?)?, entry.path()))).collect();
     found.sort();
     found
 }

@@ -103,7 +103,9 @@ impl<B: TrainBackend> TrainStep for TrainedModel<B> {
             let seed = DropoutSeed(item.seed.wrapping_add((index as u64) << 48));
             let loss = batch_loss(&self.model, batch, Some(seed), &device).div_scalar(tokens);
             let value = loss.clone().inner();
-            let scaled = if item.loss_scale == 1.0 { loss } else { loss.mul_scalar(item.loss_scale) };
+            // Only f16 scales: times 1 is a launch for nothing.
+            let is_scaled = (item.loss_scale - 1.0).abs() > 0.0;
+            let scaled = if is_scaled { loss.mul_scalar(item.loss_scale) } else { loss };
             accumulator.accumulate(self, GradientsParams::from_grads(scaled.backward(), self));
             total = Some(match total {
                 Some(total) => total + value,

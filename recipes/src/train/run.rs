@@ -8,10 +8,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use burn::backend::Autodiff;
 use burn_train::logger::InMemoryMetricLogger;
 use burn_train::metric::LossMetric;
-use burn_train::renderer::tui::TuiMetricsRendererWrapper;
 use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 use burnish_kernels::FusedBackend;
-use burnish_lora::{attach, load_adapter, save_adapter};
+use burnish_lora::{LoraConfig, MergedCheckpoint, attach, check_targets, load_adapter, save_adapter};
 use burnish_models::checkpoint::SafetensorsFolder;
 use burnish_models::{ComputeType, LanguageModel, LoadOptions, ModelConfig, Pretrained};
 
@@ -26,12 +25,13 @@ use crate::config::{FineTuneType, TrainConfig};
 use crate::data::{self, BadRows, BatchOptions, Batches, Preparation, Sources};
 use crate::dtype::{self, DtypeChoice};
 use crate::hint::with_hint;
-use crate::report::Quiet;
+use crate::memory;
+use crate::report::{Dashboard, Quiet};
 use crate::weights::ModelWeights;
 
 /// A run that is ready to start.
 pub struct Prepared {
-    /// The effective configuration: `dtype` is no longer `auto`.
+    /// The effective configuration: neither `backend` nor `dtype` is `auto` any longer.
     pub config: TrainConfig,
     /// What the model computes in.
     pub dtype: DtypeChoice,
@@ -67,19 +67,21 @@ pub struct Summary {
 }
 
 impl Prepared {
-    /// Chooses the dtype, opens model and data and looks for a checkpoint; nothing is on a device yet.
+    /// Chooses backend and dtype, opens model and data and looks for a checkpoint; nothing is on a device yet.
     ///
     /// # Errors
     /// Whatever is wrong with them, before anything is written.
     pub fn new(mut config: TrainConfig) -> Result<Self> {
         let dtype = dtype::of_run(&config)?;
+        backend::choose(&config.backend).0.clone_into(&mut config.backend);
         dtype.dtype.name().clone_into(&mut config.dtype);
         let found = run_folder::find(&config)?;
         let mut pretrained = match &config.model_config {
             Some(folder) => Pretrained::without_weights(Path::new(folder))?,
             None => Pretrained::open(&config.model)?,
         };
-        LanguageModel::<burn::backend::Flex>::tensor_shapes(&pretrained.config)?;
+        check_model(&config, &pretrained, found.checkpoint.is_some())?;
+        memory::check(&config.backend, &pretrained.config, dtype.dtype, config.fine_tune_type == FineTuneType::Full)?;
         let state = found.checkpoint.as_ref().map(|checkpoint| checkpoint.state.clone());
         let state = state.unwrap_or_else(|| TrainerState { started: now(), seed: config.seed, ..Default::default() });
         if let Some(template) = &mut pretrained.chat_template {
@@ -122,6 +124,22 @@ impl Prepared {
         notes.extend(run_folder::prepare(&config, &found)?);
         Ok(Self { config, dtype, pretrained, train, valid, resume: found.checkpoint, state, notes })
     }
+}
+
+/// What can be known to be wrong with model, adapter and targets before anything is written.
+fn check_model(config: &TrainConfig, pretrained: &Pretrained, resumed: bool) -> Result<()> {
+    // The backend decides nothing here.
+    type Model = LanguageModel<burn::backend::Flex>;
+    let layers = Model::linear_names(&pretrained.config)?;
+    if config.model_config.is_none() {
+        Model::check_checkpoint(&pretrained.config, &*pretrained.checkpoint)?;
+    }
+    match &config.adapter {
+        _ if resumed || config.fine_tune_type == FineTuneType::Full => {}
+        Some(folder) => drop(MergedCheckpoint::open(&*pretrained.checkpoint, Path::new(folder))?),
+        None => check_targets(&config.lora(), &layers)?,
+    }
+    Ok(())
 }
 
 /// Seconds since 1970; `SOURCE_DATE_EPOCH` fixes them.
@@ -176,11 +194,12 @@ impl BackendJob for TrainJob {
             best_taken: None,
             checkpoint: resume.as_ref().map(|checkpoint| checkpoint.path.clone()),
         }));
+        let lora = adapter_config(&config, resume.as_ref())?;
         let strategy = StepStrategy {
             config: config.clone(),
             valid,
             optimizer: optimizer.clone(),
-            save_weights: weight_writer(&config, &pretrained),
+            save_weights: weight_writer(&config, &lora, &pretrained),
             progress: progress.clone(),
             events,
         };
@@ -193,7 +212,7 @@ impl BackendJob for TrainJob {
                 .with_interrupter(interrupter.clone())
                 .metric_train_numeric(LossMetric::<burn::backend::Flex>::new());
         let trained = if dashboard {
-            training.renderer(TuiMetricsRendererWrapper::new(interrupter, None)).launch(learner)
+            training.renderer(Dashboard::new(interrupter)).launch(learner)
         } else {
             training.renderer(Quiet).launch(learner)
         };
@@ -206,7 +225,7 @@ impl BackendJob for TrainJob {
             End::Finished | End::EarlyStop => {
                 let best = best_checkpoint(&config, &running.state);
                 running.best_taken = best.as_ref().map(|best| best.state.step);
-                Some(write_result(&config, &pretrained, &trained.model.model, best.as_ref())?)
+                Some(write_result(&config, &lora, &pretrained, &trained.model.model, best.as_ref())?)
             }
         };
         Ok(Summary {
@@ -239,6 +258,7 @@ fn build_model<B: FusedBackend>(
     let mut model = LanguageModel::load(shape, &*pretrained.checkpoint, device, LoadOptions::frozen(dtype))?;
     let folder = resume.map(|checkpoint| checkpoint.path.clone()).or_else(|| config.adapter.as_ref().map(PathBuf::from));
     if let Some(folder) = folder {
+        // What its configuration says of dropout is the former run's.
         load_adapter(&mut model, &folder, Some(config.dropout), device)?;
     } else if attach(&mut model, &config.lora(), config.seed, device)? == 0 {
         bail!("no layer got an adapter");
@@ -255,10 +275,10 @@ fn copy_adapter(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// How the trained tensors of this run are written.
-fn weight_writer<B: FusedBackend>(config: &TrainConfig, pretrained: &Pretrained) -> WeightWriter<B> {
+fn weight_writer<B: FusedBackend>(config: &TrainConfig, lora: &LoraConfig, pretrained: &Pretrained) -> WeightWriter<B> {
     match config.fine_tune_type {
         FineTuneType::Lora => {
-            let (lora, source) = (adapter_config(config), pretrained.source.clone());
+            let (lora, source) = (lora.clone(), pretrained.source.clone());
             Box::new(move |model, folder| save_adapter(model, &lora, &source, folder).map_err(|error| anyhow!(error)))
         }
         FineTuneType::Full => Box::new(|model, folder| {
@@ -268,22 +288,29 @@ fn weight_writer<B: FusedBackend>(config: &TrainConfig, pretrained: &Pretrained)
     }
 }
 
-/// The adapter's configuration: that of the folder it came from, where it came from one.
-fn adapter_config(config: &TrainConfig) -> burnish_lora::LoraConfig {
-    let from = config.adapter.as_ref().and_then(|folder| burnish_lora::read_config(Path::new(folder)).ok());
-    from.map_or_else(|| config.lora(), |found| burnish_lora::LoraConfig { dropout: config.dropout, ..found })
+/// The adapter's configuration: that of the checkpoint or the folder it comes from, where it comes from one.
+///
+/// # Errors
+/// When that folder's configuration can't be read.
+fn adapter_config(config: &TrainConfig, resume: Option<&Checkpoint>) -> Result<LoraConfig> {
+    if config.fine_tune_type == FineTuneType::Full {
+        return Ok(config.lora());
+    }
+    let folder = resume.map(|checkpoint| checkpoint.path.as_path()).or(config.adapter.as_deref().map(Path::new));
+    let found = folder.map(burnish_lora::read_config).transpose()?;
+    Ok(found.map_or_else(|| config.lora(), |found| LoraConfig { dropout: config.dropout, ..found }))
 }
 
 /// The checkpoint of the lowest validation loss, where the run shall end with it and the last step is not it.
 fn best_checkpoint(config: &TrainConfig, state: &TrainerState) -> Option<Checkpoint> {
-    let wanted = config.load_best_model_at_end || config.early_stopping > 0;
-    let step = state.best_step.filter(|step| wanted && *step != state.step)?;
+    let step = state.best_step.filter(|step| config.ends_with_best() && *step != state.step)?;
     Checkpoint::open(&Checkpoint::folder(Path::new(&config.output_dir), step)).ok()
 }
 
 /// Writes what the run is for, from the model or from a checkpoint.
 fn write_result<B: FusedBackend>(
     config: &TrainConfig,
+    lora: &LoraConfig,
     pretrained: &Pretrained,
     model: &LanguageModel<B>,
     best: Option<&Checkpoint>,
@@ -292,10 +319,9 @@ fn write_result<B: FusedBackend>(
     match config.fine_tune_type {
         FineTuneType::Lora => {
             let target = run.join("adapter");
-            let lora = adapter_config(config);
             write_folder(&target, |folder| match best {
                 Some(best) => copy_adapter(&best.path, folder),
-                None => Ok(save_adapter(model, &lora, &pretrained.source, folder)?),
+                None => Ok(save_adapter(model, lora, &pretrained.source, folder)?),
             })?;
             Ok(target)
         }

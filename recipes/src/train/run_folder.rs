@@ -4,54 +4,58 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use toml::{Table, Value};
 
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{self, Checkpoint};
 use crate::config::TrainConfig;
 use crate::hint::with_hint;
 
+const CONFIG: &str = "config.toml";
+const METRICS: &str = "metrics.jsonl";
+
 /// What `output_dir` holds.
+#[derive(Debug)]
 pub struct Found {
     /// Where to go on.
     pub checkpoint: Option<Checkpoint>,
-    /// Something has to be deleted first.
-    occupied: bool,
+    /// What has to be deleted first.
+    doomed: Vec<PathBuf>,
     notes: Vec<String>,
 }
 
 /// Finds the checkpoint to resume from; nothing is written.
 ///
 /// # Errors
-/// When the folder has a run and neither `resume` nor `overwrite` is set, or a named checkpoint is damaged.
+/// When the folder has a run or other files and they may not be deleted, an input lies in what would be, a named checkpoint
+/// is damaged, or it is of another adapter than the configuration asks for.
 pub fn find(config: &TrainConfig) -> Result<Found> {
     let run = PathBuf::from(&config.output_dir);
     let mut notes = Vec::new();
-    let occupied = fs::read_dir(&run).is_ok_and(|mut entries| entries.next().is_some());
-    let checkpoint = match config.resume.as_str() {
-        "none" => {
-            if occupied && !config.overwrite {
-                let message = format!("{} already has a run", run.display());
-                return Err(with_hint(
-                    message,
-                    "--resume auto continues it, --overwrite deletes it, --output-dir takes another folder",
-                ));
-            }
-            None
-        }
+    let (checkpoint, doomed) = match config.resume.as_str() {
+        "none" => (None, replaced(&run, config.overwrite)?),
         "auto" => {
+            refuse_strangers(&run, config.overwrite)?;
             let (found, refused) = Checkpoint::newest(&run);
             notes.extend(refused.iter().map(|reason| format!("refused a checkpoint: {reason}")));
             if found.is_none() {
                 notes.push("no whole checkpoint to resume from; beginning at step 1".to_owned());
             }
-            found
+            (found, Vec::new())
         }
-        path => Some(Checkpoint::open(Path::new(path))?),
+        path => {
+            let found = Checkpoint::open(Path::new(path))?;
+            let own = is_same(found.path.parent().unwrap_or(Path::new("")), &run);
+            let doomed =
+                if own { later(&run, found.state.step, config.overwrite)? } else { replaced(&run, config.overwrite)? };
+            (Some(found), doomed)
+        }
     };
+    refuse_inputs(config, &doomed)?;
     if let Some(checkpoint) = &checkpoint {
         notes.push(format!("resuming from {} (step {})", checkpoint.path.display(), checkpoint.state.step));
-        notes.extend(changed_keys(config, &checkpoint.path));
+        notes.extend(changed_keys(config, &checkpoint.path)?);
     }
-    Ok(Found { checkpoint, occupied: occupied && config.resume == "none", notes })
+    Ok(Found { checkpoint, doomed, notes })
 }
 
 /// Makes `output_dir` ready for the run; lines for the user come back.
@@ -60,43 +64,244 @@ pub fn find(config: &TrainConfig) -> Result<Found> {
 /// When the disk refuses.
 pub fn prepare(config: &TrainConfig, found: &Found) -> Result<Vec<String>> {
     let run = PathBuf::from(&config.output_dir);
-    if found.occupied {
-        clear(&run)?;
+    for path in &found.doomed {
+        let gone = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        gone.with_context(|| path.display().to_string())?;
     }
     fs::create_dir_all(&run).with_context(|| run.display().to_string())?;
-    let path = run.join("config.toml");
+    let path = run.join(CONFIG);
     fs::write(&path, config.to_toml()).with_context(|| path.display().to_string())?;
     Ok(found.notes.clone())
 }
 
-/// Deletes what a run leaves, and only that: a folder with other things keeps them.
-fn clear(run: &Path) -> Result<()> {
-    for entry in fs::read_dir(run).with_context(|| run.display().to_string())?.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let plain = name.trim_start_matches('.');
-        let ours =
-            ["checkpoint-", "adapter", "model", "metrics.jsonl", "config.toml"].iter().any(|own| plain.starts_with(own));
-        if ours {
-            let path = entry.path();
-            let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            gone.with_context(|| path.display().to_string())?;
+/// What an earlier run has to give way with.
+///
+/// # Errors
+/// When there is any and it may not be deleted.
+fn replaced(run: &Path, overwrite: bool) -> Result<Vec<PathBuf>> {
+    refuse_strangers(run, overwrite)?;
+    let products = products(run);
+    let is_something = |path: &PathBuf| path.is_dir() || fs::metadata(path).is_ok_and(|file| file.len() > 0);
+    let has_begun = products.iter().any(|path| !path.ends_with(CONFIG) && is_something(path));
+    if has_begun && !overwrite {
+        return Err(with_hint(
+            format!("{} already has a run", run.display()),
+            "--resume auto continues it, --overwrite deletes it, --output-dir takes another folder",
+        ));
+    }
+    Ok(products)
+}
+
+/// What was written after a step from which the run goes on once more.
+///
+/// # Errors
+/// When there is any and it may not be deleted.
+fn later(run: &Path, step: usize, overwrite: bool) -> Result<Vec<PathBuf>> {
+    let newer: Vec<(usize, PathBuf)> = checkpoint::list(run).into_iter().filter(|(other, _)| *other > step).collect();
+    match newer.last() {
+        Some((last, _)) if !overwrite => Err(with_hint(
+            format!("{} has checkpoints after step {step}, up to step {last}", run.display()),
+            "--resume auto goes on from the newest, --overwrite deletes those after this one, --output-dir takes another folder",
+        )),
+        _ => Ok(newer.into_iter().map(|(_, path)| path).collect()),
+    }
+}
+
+/// Files under the names that a run writes, in a folder that has no run.
+///
+/// # Errors
+/// When there are any; without `overwrite`, also when there is anything else.
+fn refuse_strangers(run: &Path, overwrite: bool) -> Result<()> {
+    if !products(run).is_empty() {
+        return Ok(());
+    }
+    let names = names(run);
+    let in_the_way = names.iter().find(|name| !overwrite || is_written(name, true));
+    in_the_way.map_or(Ok(()), |name| {
+        Err(with_hint(
+            format!("{} has no run, but other things, such as `{name}`", run.display()),
+            "--output-dir takes another folder",
+        ))
+    })
+}
+
+/// An input that the run would delete before it starts.
+///
+/// # Errors
+/// When there is one.
+fn refuse_inputs(config: &TrainConfig, doomed: &[PathBuf]) -> Result<()> {
+    let inputs = [
+        ("model", Some(&config.model)),
+        ("model_config", config.model_config.as_ref()),
+        ("adapter", config.adapter.as_ref()),
+        ("data", Some(&config.data)),
+        ("resume", Some(&config.resume)),
+    ];
+    for (key, input) in inputs {
+        let Some(Ok(input)) = input.filter(|path| !path.is_empty()).map(|path| Path::new(path).canonicalize()) else {
+            continue;
+        };
+        for path in doomed {
+            if path.canonicalize().is_ok_and(|path| input.starts_with(path)) {
+                return Err(with_hint(
+                    format!("`{key}` is {}, which --overwrite would delete", input.display()),
+                    "--output-dir takes another folder",
+                ));
+            }
         }
     }
     Ok(())
 }
 
-/// Keys that changed since the checkpoint and make the rest of the run another one.
-fn changed_keys(config: &TrainConfig, checkpoint: &Path) -> Vec<String> {
-    let read = |text: &str| toml::from_str::<toml::Table>(text).unwrap_or_default();
-    let Ok(old) = fs::read_to_string(checkpoint.join("config.toml")) else { return Vec::new() };
-    let (old, new) = (read(&old), read(&config.to_toml()));
-    // These decide where and when something is written, not what is learned.
-    let harmless = ["resume", "overwrite", "output_dir", "save_every", "save_total_limit", "steps_per_report"];
-    new.iter()
-        .filter(|(key, value)| !harmless.contains(&key.as_str()) && old.get(*key) != Some(value))
-        .map(|(key, value)| match old.get(key) {
-            Some(before) => format!("`{key}` was {before} and is now {value}: the run will differ from an unbroken one"),
-            None => format!("`{key}` is now {value}: the run will differ from an unbroken one"),
-        })
-        .collect()
+/// Everything in a folder that a run wrote, and that alone: other things stay. None where there is no run.
+fn products(run: &Path) -> Vec<PathBuf> {
+    let Some(config) = run_config(&run.join(CONFIG)) else { return Vec::new() };
+    let is_full = config.get("fine_tune_type").and_then(Value::as_str) == Some("full");
+    names(run).into_iter().filter(|name| is_written(name, is_full)).map(|name| run.join(name)).collect()
+}
+
+/// Whether a run writes a file or folder of that name, or leaves it when it is killed.
+fn is_written(name: &str, is_full: bool) -> bool {
+    let hidden = name.strip_prefix('.').and_then(|name| name.strip_suffix(".new").or_else(|| name.strip_suffix(".old")));
+    let name = hidden.unwrap_or(name);
+    matches!(name, CONFIG | METRICS | "adapter") || (is_full && name == "model") || checkpoint::step_of(name).is_some()
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort_unstable();
+    names
+}
+
+/// The configuration of a run; `None` for a file that is none.
+fn run_config(path: &Path) -> Option<Table> {
+    let table: Table = toml::from_str(&fs::read_to_string(path).ok()?).ok()?;
+    let is_run = ["output_dir", "fine_tune_type", "resume"].iter().all(|key| table.contains_key(*key));
+    is_run.then_some(table)
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    let path = |path: &Path| if path.as_os_str().is_empty() { Path::new(".") } else { path }.canonicalize();
+    matches!((path(one), path(other)), (Ok(one), Ok(other)) if one == other)
+}
+
+/// Lines for keys that changed since the checkpoint and make the rest of the run another one.
+///
+/// # Errors
+/// When what is trained would be another thing than the checkpoint has.
+fn changed_keys(config: &TrainConfig, checkpoint: &Path) -> Result<Vec<String>> {
+    // These decide where and when something is written or where it began, not what is learned from here.
+    const HARMLESS: [&str; 7] =
+        ["resume", "overwrite", "output_dir", "save_every", "save_total_limit", "steps_per_report", "adapter"];
+    const FIXED: [&str; 6] = ["fine_tune_type", "rank", "alpha", "rslora", "target_modules", "num_layers"];
+    let Some(old) = run_config(&checkpoint.join(CONFIG)) else { return Ok(Vec::new()) };
+    let new: Table = toml::from_str(&config.to_toml()).unwrap_or_default();
+    // A run that began with an adapter has its shape, whatever these keys say.
+    let from_adapter = old.contains_key("adapter");
+    let mut lines = Vec::new();
+    for (key, value) in new.iter().filter(|(key, value)| old.get(*key) != Some(value)) {
+        let key = key.as_str();
+        let before = old.get(key).map_or_else(String::new, |before| format!("was {before} and "));
+        if FIXED.contains(&key) && (key == "fine_tune_type" || !from_adapter) {
+            return Err(with_hint(
+                format!("`{key}` {before}is now {value}: {} has the former", checkpoint.display()),
+                "resume with the former value, or begin a new run in another --output-dir",
+            ));
+        }
+        if !HARMLESS.contains(&key) && !FIXED.contains(&key) {
+            lines.push(format!("`{key}` {before}is now {value}: the run will differ from an unbroken one"));
+        }
+    }
+    Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hint::hint;
+
+    /// A run that left files, with things of the user beside them.
+    fn occupied(folder: &Path, config: &TrainConfig) {
+        for name in ["checkpoint-5", "adapter", ".checkpoint-6.new", "models", "model", "adapter_notes", "checkpoint-best"] {
+            fs::create_dir_all(folder.join(name)).unwrap();
+            fs::write(folder.join(name).join("file"), "x").unwrap();
+        }
+        for name in [METRICS, "modelcard.md", "rows.jsonl"] {
+            fs::write(folder.join(name), "x").unwrap();
+        }
+        fs::write(folder.join(CONFIG), config.to_toml()).unwrap();
+    }
+
+    fn config(folder: &Path) -> TrainConfig {
+        TrainConfig { output_dir: folder.display().to_string(), overwrite: true, ..TrainConfig::default() }
+    }
+
+    #[test]
+    fn only_what_a_run_wrote_is_deleted() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        occupied(folder.path(), &config);
+        let error = find(&TrainConfig { overwrite: false, ..config.clone() }).unwrap_err();
+        assert!(error.to_string().contains("already has a run"), "{error}");
+        prepare(&config, &find(&config).unwrap()).unwrap();
+        let left = ["adapter_notes", "checkpoint-best", CONFIG, "model", "modelcard.md", "models", "rows.jsonl"];
+        assert_eq!(names(folder.path()), left);
+    }
+
+    #[test]
+    fn inputs_are_not_deleted() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        occupied(folder.path(), &config);
+        let inside = |name: &str| folder.path().join(name).display().to_string();
+        for (key, config) in [
+            ("adapter", TrainConfig { adapter: Some(inside("adapter")), ..config.clone() }),
+            ("model", TrainConfig { model: inside("checkpoint-5"), ..config.clone() }),
+            ("data", TrainConfig { data: inside("checkpoint-5/file"), ..config.clone() }),
+        ] {
+            let error = find(&config).unwrap_err();
+            assert!(error.to_string().contains(&format!("`{key}` is ")) && hint(&error).is_some(), "{error}");
+        }
+        // The user's own folders are no part of the run.
+        find(&TrainConfig { model: inside("model"), data: inside("rows.jsonl"), ..config }).unwrap();
+    }
+
+    #[test]
+    fn a_folder_of_other_things_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        fs::write(folder.path().join("notes"), "x").unwrap();
+        for resume in ["none", "auto"] {
+            let asked = TrainConfig { overwrite: false, resume: resume.to_owned(), ..config.clone() };
+            let error = find(&asked).unwrap_err();
+            assert!(error.to_string().contains("`notes`"), "{error}");
+        }
+        find(&config).unwrap();
+        fs::write(folder.path().join(CONFIG), "mine = 1").unwrap();
+        let error = find(&config).unwrap_err();
+        assert!(error.to_string().contains("`config.toml`"), "{error}");
+    }
+
+    #[test]
+    fn a_run_that_never_began_is_no_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = TrainConfig { overwrite: false, ..config(folder.path()) };
+        prepare(&config, &find(&config).unwrap()).unwrap();
+        find(&config).unwrap();
+    }
+
+    #[test]
+    fn what_is_trained_can_not_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        fs::write(folder.path().join(CONFIG), config.to_toml()).unwrap();
+        let changed = |config: &TrainConfig| changed_keys(config, folder.path());
+        assert!(changed(&config).unwrap().is_empty());
+        let lines = changed(&TrainConfig { learning_rate: 1.0, save_every: 7, ..config.clone() }).unwrap();
+        assert!(lines.len() == 1 && lines[0].contains("`learning_rate` was"), "{lines:?}");
+        for other in [TrainConfig { rank: 3, ..config.clone() }, TrainConfig { alpha: 3.0, ..config.clone() }] {
+            assert!(changed(&other).unwrap_err().to_string().contains("is now 3"));
+        }
+    }
 }

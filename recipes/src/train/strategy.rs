@@ -198,6 +198,11 @@ impl<B: TrainBackend> StepStrategy<B> {
         processor: &mut SupervisedTrainingEventProcessor<Components<B>>,
     ) -> Result<()> {
         let run = PathBuf::from(&self.config.output_dir);
+        if self.has_lost_patience() {
+            // Resumed after it had ended.
+            lock(&self.progress).end = End::EarlyStop;
+            return Ok(());
+        }
         let mut file = MetricsFile::open(&run, lock(&self.progress).state.step)?;
         let mut steps = train.iter();
         let total = steps.progress().items_total;
@@ -230,8 +235,10 @@ impl<B: TrainBackend> StepStrategy<B> {
                 lock(&self.progress).end = End::EarlyStop;
             }
             let last = step == total || interrupted || stop;
+            // What the run shall end with is on the disk, and so is its end.
+            let result = self.config.ends_with_best() && (best || stop);
             let due = is_due(self.config.save_every, step) || (self.config.save_every > 0 && (best || last));
-            if due || interrupted {
+            if due || interrupted || result {
                 self.save(&learner.model().model)?;
                 saved = step;
             }
@@ -333,11 +340,15 @@ impl<B: TrainBackend> StepStrategy<B> {
         } else {
             progress.state.without_improvement += 1;
         }
-        let patience = self.config.early_stopping;
-        let stop = patience > 0 && progress.state.without_improvement >= patience;
         drop(progress);
         lock(&self.events).evaluation(step, &evaluation, best);
-        Ok((stop, best))
+        Ok((self.has_lost_patience(), best))
+    }
+
+    /// Whether the validation loss did not fall often enough for the run to end.
+    fn has_lost_patience(&self) -> bool {
+        let patience = self.config.early_stopping;
+        patience > 0 && lock(&self.progress).state.without_improvement >= patience
     }
 
     fn save(&self, model: &LanguageModel<B>) -> Result<()> {
