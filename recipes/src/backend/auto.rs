@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 pub(super) fn choose() -> (&'static str, &'static str) {
     static CHOICE: OnceLock<(&str, &str)> = OnceLock::new();
     *CHOICE.get_or_init(|| {
-        if cfg!(all(feature = "metal", target_os = "macos", target_arch = "aarch64")) {
+        if cfg!(all(feature = "metal", target_os = "macos", target_arch = "aarch64", not(test))) {
             ("metal", "auto: Apple's GPU; --backend cpu runs everywhere")
         } else if has_nvidia() {
             ("cuda", "auto: an NVIDIA GPU; --backend cpu runs everywhere")
