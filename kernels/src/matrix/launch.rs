@@ -2,13 +2,14 @@
 
 use burn::tensor::{DType, TensorMetadata};
 use burn_cubecl::CubeRuntime;
+use burn_cubecl::kernel::cast;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::lanes::{self, LanesPlan};
 use super::plan::{Fragment, Route, has_registers, route, tiles};
 use super::tile::TilePlan;
-use super::{mma, units};
+use super::{mma, registers, units};
 use crate::cube::launch::{contiguous, cubes, empty, greatest_common_divisor, vector_size};
 
 /// Cubes below which a long sum is taken in parts.
@@ -96,7 +97,7 @@ impl<R: CubeRuntime> Call<R> {
         if parts == 1 { empty(&self.a, [m, n], self.out) } else { empty(&self.a, [parts, m, n], DType::F32) }
     }
 
-    fn on_units(self, fragment: Fragment, transposed_a: bool, transposed_b: bool) -> CubeTensor<R> {
+    fn on_units(mut self, fragment: Fragment, transposed_a: bool, transposed_b: bool) -> CubeTensor<R> {
         let [m, n, k] = self.sizes;
         let client = self.a.client.clone();
         let mut operands = vec![&self.a, &self.b];
@@ -109,15 +110,16 @@ impl<R: CubeRuntime> Call<R> {
         let inner = [inner_a, inner_b, self.more_k, fragment.k, fragment.n];
         let length = inner.into_iter().fold(0, greatest_common_divisor);
         let vector = vector_size(&operands, length);
-        // With a second pair beside a transposed `B`, NVRTC's code for the registers falls to 6 TFLOP/s on an H200; why is not
-        // known yet, and the fragments' does not.
-        let slow = self.more.is_some() && transposed_b;
-        let registers = vector == mma::ROW && !slow && has_registers(&client, self.a.dtype);
-        let tiles = tiles(&client, fragment, registers, self.a.dtype.size(), [m, n]);
+        let in_registers = vector == registers::ROW && has_registers(&client, self.a.dtype);
+        if in_registers && self.b.dtype != self.a.dtype {
+            // An adapter's factor, which is small.
+            self.b = contiguous(cast(self.b, self.a.dtype));
+        }
+        let tiles = tiles(&client, fragment, in_registers, self.a.dtype.size(), [m, n, k]);
         let cubes = m.div_ceil(tiles.m) * n.div_ceil(tiles.n);
         let (parts, part) = self.parts(cubes, tiles.k);
         let out = self.target(parts);
-        let out_vector = match registers {
+        let out_vector = match in_registers {
             true => 2 - n % 2,
             false => vector_size(&[&out], greatest_common_divisor(n, fragment.n)),
         };
@@ -136,13 +138,12 @@ impl<R: CubeRuntime> Call<R> {
             None => (self.a.clone(), self.b.clone()),
         };
         macro_rules! launch {
-            ($kernel:ident) => {
+            ($kernel:ident, [$($vector:expr),*], [$($dtype:expr),*]) => {
                 $kernel::product_kernel::launch_unchecked::<R>(
                     &client,
                     CubeCount::Static(cubes as u32, parts as u32, 1),
                     CubeDim::new_1d(tiles.units() as u32),
-                    vector,
-                    out_vector,
+                    $($vector,)*
                     self.a.into_array_arg(),
                     self.b.into_array_arg(),
                     more_a.into_array_arg(),
@@ -155,15 +156,18 @@ impl<R: CubeRuntime> Call<R> {
                     part as u32,
                     self.alpha as f32,
                     plan,
-                    dtypes[0].into(),
-                    dtypes[1].into(),
-                    dtypes[2].into(),
-                    dtypes[3].into(),
+                    $($dtype.into(),)*
                 )
             };
         }
         // SAFETY: tiles that reach beyond a matrix are marked ragged, and their units compare before they read or write.
-        unsafe { if registers { launch!(mma) } else { launch!(units) } }
+        unsafe {
+            if in_registers {
+                launch!(mma, [vector, 2, out_vector], [dtypes[0], dtypes[2], dtypes[3]]);
+            } else {
+                launch!(units, [vector, out_vector], [dtypes[0], dtypes[1], dtypes[2], dtypes[3]]);
+            }
+        }
         summed(out, parts, self.out)
     }
 

@@ -58,11 +58,11 @@ impl Tiles {
         self.fragments().1.min(32 / self.fragment.n).max(1)
     }
 
-    /// Bytes of shared memory.
-    pub(crate) fn shared_bytes(&self, element: usize) -> usize {
-        let tiles = (self.m.max(self.n) * (self.k + PADDING)).max(self.k * (self.m.max(self.n) + PADDING));
+    /// Bytes of shared memory, on fragments or on the registers of matrix units.
+    pub(crate) fn shared_bytes(&self, element: usize, registers: bool) -> usize {
+        let tile = |along: usize| (along * (self.k + PADDING)).max(self.k * (along + PADDING));
         let scratch = self.planes_m * self.planes_n * self.fragment.m * self.fragment.n * self.strip() * 4;
-        2 * tiles * element * self.stages + scratch
+        (tile(self.m) + tile(self.n)) * element * self.stages + if registers { 0 } else { scratch }
     }
 }
 
@@ -111,40 +111,65 @@ pub(crate) fn has_registers<R: CubeRuntime>(client: &ComputeClient<R>, dtype: DT
         a_type: element,
         b_type: element,
         cd_type: ElemType::Float(FloatKind::F32).into(),
-        m: super::mma::M as u32,
-        n: super::mma::N as u32,
-        k: super::mma::K as u32,
+        m: super::registers::M as u32,
+        n: super::registers::N as u32,
+        k: super::registers::K as u32,
     };
-    dtype.size() == 2 && features.mma.contains(&configuration) && features.ldmatrix.contains(&element)
+    let reads = client.features().copy_async && features.ldmatrix.contains(&element);
+    dtype.size() == 2 && features.mma.contains(&configuration) && reads
 }
 
-/// Tiles for a product of that shape.
+/// Rows, columns and depth of a tile, planes along rows and columns, and stages.
+type Shape = (usize, usize, usize, usize, usize, usize);
+
+/// Tiles on the registers of matrix units, from the largest to the smallest. Measured on an H100, bf16, at the shapes of
+/// Llama-3.2-1B: wide tiles read least from the cache, and win where they are many and deep enough.
+fn register_shapes(processors: usize, [m, n, k]: [usize; 3]) -> Vec<Shape> {
+    if n <= 16 {
+        return vec![(64, 16, 64, 4, 1, 2), (32, 16, 32, 2, 1, 2)];
+    }
+    if m <= 16 {
+        return vec![(16, 64, 64, 1, 4, 2), (16, 32, 32, 1, 2, 2)];
+    }
+    let mut shapes = vec![(128, 128, 64, 2, 2, 3), (128, 64, 64, 2, 2, 3), (64, 64, 64, 2, 2, 3), (32, 32, 32, 2, 2, 3)];
+    if m.div_ceil(128) * n.div_ceil(256) >= 2 * processors && k >= 1024 {
+        shapes.insert(0, (128, 256, 64, 2, 4, 3));
+    }
+    shapes
+}
+
+/// Tiles on fragments, from the largest to the smallest.
+fn fragment_shapes(fragment: Fragment, [m, n, _]: [usize; 3]) -> Vec<Shape> {
+    let large = [(128, 128, 32, 2, 2, 2), (128, 64, 32, 2, 2, 2), (64, 64, 32, 2, 2, 2)];
+    let small = [(64, 64, 32, 2, 2, 1), (32, 32, 32, 2, 2, 1)];
+    if n <= 16 {
+        vec![(64, 16, 64, 4, 1, 2), (32, 16, 32, 2, 1, 1)]
+    } else if m <= 16 {
+        vec![(16, 64, 64, 1, 4, 2), (16, 32, 32, 1, 2, 1)]
+    } else if fragment.m == 16 {
+        large.into_iter().chain(small).collect()
+    } else {
+        small.to_vec()
+    }
+}
+
+/// Tiles for a product of that shape: the first that the product fills and the device holds.
 pub(crate) fn tiles<R: CubeRuntime>(
     client: &ComputeClient<R>,
     fragment: Fragment,
     registers: bool,
     element: usize,
-    [m, n]: [usize; 2],
+    [m, n, k]: [usize; 3],
 ) -> Tiles {
-    let limit = client.properties().hardware.max_shared_memory_size;
-    let wide = fragment.m == 16;
-    // From the largest to the smallest; the first that the product fills and the device holds.
-    // Measured on an H200, bf16, at the shapes of Llama-3.2-1B: deep tiles win where operands come by `ldmatrix`.
-    let depth = if registers { 64 } else { 32 };
-    let large = [(128, 128, depth, 2, 2, 2), (128, 64, depth, 2, 2, 2), (64, 64, depth, 2, 2, 2)];
-    let small = [(64, 64, 32, 2, 2, 1), (32, 32, 32, 2, 2, 1)];
-    let narrow_n = [(64, 16, 64, 4, 1, 2), (32, 16, 32, 2, 1, 1)];
-    let narrow_m = [(16, 64, 64, 1, 4, 2), (16, 32, 32, 1, 2, 1)];
-    let candidates: Vec<_> = if n <= 16 {
-        narrow_n.to_vec()
-    } else if m <= 16 {
-        narrow_m.to_vec()
-    } else if wide {
-        large.into_iter().chain(small).collect()
+    let hardware = &client.properties().hardware;
+    let shapes = if registers {
+        let processors = hardware.num_streaming_multiprocessors.unwrap_or(1) as usize;
+        register_shapes(processors, [m, n, k])
     } else {
-        small.to_vec()
+        fragment_shapes(fragment, [m, n, k])
     };
-    let made = candidates.into_iter().map(|(m, n, k, planes_m, planes_n, stages)| Tiles {
+    let limit = hardware.max_shared_memory_size;
+    let made = shapes.into_iter().map(|(m, n, k, planes_m, planes_n, stages)| Tiles {
         m,
         n,
         k,
@@ -153,7 +178,7 @@ pub(crate) fn tiles<R: CubeRuntime>(
         fragment,
         stages,
     });
-    let all: Vec<Tiles> = made.filter(|tiles| tiles.shared_bytes(element) <= limit).collect();
+    let all: Vec<Tiles> = made.filter(|tiles| tiles.shared_bytes(element, registers) <= limit).collect();
     let fitting = |tiles: &&Tiles| tiles.m <= m.next_multiple_of(16) && tiles.n <= n.next_multiple_of(16);
     all.iter().find(fitting).or(all.last()).copied().unwrap_or(Tiles {
         m: fragment.m,

@@ -3,6 +3,7 @@
 use cubecl::prelude::*;
 
 use super::plan::{PADDING, Tiles};
+use super::registers::{CopiedTile, M, N, ROW};
 
 /// What the kernel is compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,7 +45,21 @@ impl Tile {
     }
 }
 
+impl Tile {
+    /// How it is copied without a stay in registers.
+    pub(super) fn copied(&self) -> CopiedTile {
+        let Self { rows, vectors, units, ragged_rows, ragged_vectors } = *self;
+        CopiedTile { rows, vectors, stride: self.stride(ROW), units, checked: ragged_rows || ragged_vectors }
+    }
+}
+
 impl TilePlan {
+    /// Fragments of a plane along rows and columns, on the registers of matrix units.
+    pub(super) fn fragments(&self) -> (usize, usize) {
+        let tiles = self.tiles;
+        (tiles.m / tiles.planes_m / M, tiles.n / tiles.planes_n / N)
+    }
+
     pub(super) fn tile_a(&self) -> Tile {
         let (tiles, [m, _, k]) = (self.tiles, self.ragged);
         let units = tiles.units();

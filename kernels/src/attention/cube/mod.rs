@@ -5,6 +5,9 @@
 
 mod lanes;
 mod launch;
+mod registers;
+mod registers_backward;
+mod registers_forward;
 mod scores;
 mod units;
 mod units_backward;

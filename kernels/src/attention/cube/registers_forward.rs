@@ -1,0 +1,191 @@
+//! The forward on matrix units whose registers a kernel may see.
+
+use cubecl::prelude::barrier::Barrier;
+use cubecl::prelude::*;
+
+use super::registers::{RegisterTiles, accumulate, copy_rows, hide, leave, own_rows, products, quick_exp, row_of};
+use super::scores::{HIDDEN, Sight, Sizes, all_seen, key_range, next_keys, score};
+use crate::matrix::registers::{K, M, N, commit, zeros};
+
+/// How much a row's maximum may grow before the sums are scaled anew: weights stay below e⁸, far from the end of f16.
+const SLACK: f32 = 8.0;
+
+/// Turns products into capped scores.
+#[cube]
+fn cap<NC: Size>(
+    products: &mut Sequence<Array<Vector<f32, NC>>>,
+    sizes: &Sizes,
+    #[comptime] tiles: RegisterTiles,
+    #[comptime] sight: Sight,
+) {
+    #[unroll]
+    for j in 0..comptime!(tiles.fragments * tiles.columns / N) {
+        let fragment = products.index_mut(j);
+        #[unroll]
+        for half in 0..2usize {
+            let mut two = fragment[half];
+            #[unroll]
+            for e in 0..2usize {
+                let (own_score, _slope) = score(two[e], sizes, sight);
+                two[e] = own_score;
+            }
+            fragment[half] = two;
+        }
+    }
+}
+
+#[cube(launch_unchecked)]
+#[allow(clippy::too_many_arguments)]
+pub(super) fn forward_kernel<F: Float, I: Int, S: Size, V: Size>(
+    query: &Array<Vector<F, S>>,
+    key: &Array<Vector<F, S>>,
+    value: &Array<Vector<F, S>>,
+    segments: &Array<I>,
+    out: &mut Array<Vector<F, V>>,
+    log_sums: &mut Array<f32>,
+    sizes: Sizes,
+    #[comptime] tiles: RegisterTiles,
+    #[comptime] sight: Sight,
+    #[define(F)] _dtype: StorageType,
+    #[define(I)] _segment_dtype: StorageType,
+) {
+    let rows = comptime!(tiles.rows());
+    let stage = comptime!(tiles.stage() as u32);
+    let mut own_tile = SharedMemory::<Vector<F, S>>::new_aligned(comptime!(rows * tiles.stride()), 16usize);
+    let mut tile_k = SharedMemory::<Vector<F, S>>::new_aligned(comptime!(2 * tiles.stage()), 16usize);
+    let mut tile_v = SharedMemory::<Vector<F, S>>::new_aligned(comptime!(2 * tiles.stage()), 16usize);
+    let own_barrier = Barrier::shared(comptime!(tiles.planes as u32).runtime(), UNIT_POS == 0);
+    let barrier = Barrier::shared(comptime!(tiles.planes as u32).runtime(), UNIT_POS == 0);
+    sync_cube();
+    let definition = cmma::MmaDefinition::<F, F, f32>::new(M, N, K);
+    let size!(NA) = definition.vector_size(cmma::MatrixIdent::A);
+    let size!(NB) = definition.vector_size(cmma::MatrixIdent::B);
+    let size!(NC) = definition.vector_size(cmma::MatrixIdent::Accumulator);
+
+    let (head, batch) = (CUBE_POS_Y, CUBE_POS_Z);
+    let pair = head / (sizes.heads / sizes.pairs);
+    // The last rows see the most keys: they begin first.
+    let first = (sizes.queries.div_ceil(comptime!(rows as u32)) - CUBE_POS_X - 1) * comptime!(rows as u32);
+    let vectors = comptime!(tiles.vectors() as u32);
+    let query_stride = sizes.heads * vectors;
+    let key_stride = sizes.pairs * vectors;
+    let query_offset = batch * sizes.queries * query_stride + head * vectors;
+    let key_offset = batch * sizes.keys * key_stride + pair * vectors;
+    let base = batch * sizes.keys;
+    let (begin, end) = key_range(first, first + comptime!(rows as u32), &sizes, sight);
+    let columns = comptime!(tiles.columns as u32);
+    let mut column = next_keys::<I>(segments, base, begin / columns * columns, end, first, columns, sight);
+
+    copy_rows::<F, S>(query, query_offset, first, sizes.queries, query_stride, &mut own_tile, 0u32, rows, tiles);
+    commit(&own_barrier);
+    copy_rows::<F, S>(key, key_offset, column, sizes.keys, key_stride, &mut tile_k, 0u32, tiles.columns, tiles);
+    copy_rows::<F, S>(value, key_offset, column, sizes.keys, key_stride, &mut tile_v, 0u32, tiles.columns, tiles);
+    commit(&barrier);
+    own_barrier.wait_parity(0u32);
+    let own = own_rows::<F, S, NA>(&definition, &own_tile, tiles);
+
+    let mut sums = zeros::<NC>(comptime!(tiles.fragments * tiles.head_dim / N));
+    let mut largest = Array::<f32>::new(comptime!(tiles.fragments * 2));
+    let mut total = Array::<f32>::new(comptime!(tiles.fragments * 2));
+    #[unroll]
+    for i in 0..comptime!(tiles.fragments * 2) {
+        largest[i] = f32::new(HIDDEN);
+        total[i] = 0.0f32;
+    }
+    // What makes a score of a product, and of a capped score itself.
+    let factor = if comptime!(sight.softcap) { 1.0f32.runtime() } else { sizes.scale };
+    let mut parity = 0u32;
+    while column < end {
+        let next = next_keys::<I>(segments, base, column + columns, end, first, columns, sight);
+        barrier.wait_parity(parity);
+        // All units are done with the tiles that are filled next.
+        sync_cube();
+        if next < end {
+            let ahead = (1 - parity) * stage;
+            copy_rows::<F, S>(key, key_offset, next, sizes.keys, key_stride, &mut tile_k, ahead, tiles.columns, tiles);
+            copy_rows::<F, S>(value, key_offset, next, sizes.keys, key_stride, &mut tile_v, ahead, tiles.columns, tiles);
+        }
+        commit(&barrier);
+        let mut scores = products::<F, S, NA, NB, NC>(&definition, &own, &tile_k, parity * stage, tiles);
+        if comptime!(sight.softcap) {
+            cap::<NC>(&mut scores, &sizes, tiles, sight);
+        }
+        if !all_seen::<I>(segments, base, first, comptime!(rows as u32), column, columns, &sizes, sight) {
+            hide::<I, NC>(&mut scores, f32::new(HIDDEN), segments, base, first, column, &sizes, false, tiles, sight);
+        }
+        let mut grown = false;
+        let mut top = Array::<f32>::new(comptime!(tiles.fragments * 2));
+        #[unroll]
+        for i in 0..comptime!(tiles.fragments * 2) {
+            let mut own_top = f32::new(HIDDEN);
+            #[unroll]
+            for j in 0..comptime!(tiles.columns / N) {
+                let two = scores.index(comptime!(i / 2 * (tiles.columns / N) + j))[comptime!(i % 2)];
+                own_top = max(own_top, max(two[0], two[1]));
+            }
+            // The four lanes of a row.
+            #[unroll]
+            for s in 0..2usize {
+                own_top = max(own_top, plane_shuffle_xor(own_top, comptime!(1u32 << s)));
+            }
+            top[i] = own_top * factor;
+            grown = grown || top[i] > largest[i] + SLACK;
+        }
+        // Sums are scaled anew only where a maximum has grown by much; all rows of the plane go along.
+        if plane_max(u32::cast_from(grown)) > 0 {
+            #[unroll]
+            for i in 0..comptime!(tiles.fragments * 2) {
+                let newest = max(largest[i], top[i]);
+                let shrink = quick_exp(largest[i] - newest);
+                largest[i] = newest;
+                total[i] *= shrink;
+                #[unroll]
+                for j in 0..comptime!(tiles.head_dim / N) {
+                    let fragment = sums.index_mut(comptime!(i / 2 * (tiles.head_dim / N) + j));
+                    fragment[comptime!(i % 2)] = fragment[comptime!(i % 2)] * Vector::<f32, NC>::new(shrink);
+                }
+            }
+        }
+        #[unroll]
+        for i in 0..comptime!(tiles.fragments * 2) {
+            #[unroll]
+            for j in 0..comptime!(tiles.columns / N) {
+                let fragment = scores.index_mut(comptime!(i / 2 * (tiles.columns / N) + j));
+                let mut two = fragment[comptime!(i % 2)];
+                #[unroll]
+                for e in 0..2usize {
+                    two[e] = quick_exp(two[e] * factor - largest[i]);
+                    total[i] += two[e];
+                }
+                fragment[comptime!(i % 2)] = two;
+            }
+        }
+        accumulate::<F, S, NA, NB, NC>(&definition, &scores, &tile_v, parity * stage, &mut sums, tiles);
+        column = next;
+        parity = 1 - parity;
+    }
+
+    let mut factors = Array::<f32>::new(comptime!(tiles.fragments * 2));
+    #[unroll]
+    for i in 0..tiles.fragments {
+        #[unroll]
+        for half in 0..2usize {
+            let at = comptime!(i * 2 + half);
+            let mut whole = total[at];
+            #[unroll]
+            for s in 0..2usize {
+                whole += plane_shuffle_xor(whole, comptime!(1u32 << s));
+            }
+            let whole = max(whole, 1.0e-30f32);
+            factors[at] = 1.0f32 / whole;
+            let row = first + row_of(i, half, tiles);
+            if UNIT_POS_PLANE % 4 == 0 && row < sizes.queries {
+                let to = (batch * sizes.heads + head) * sizes.queries + row;
+                log_sums[to as usize] = largest[at] + f32::ln(whole);
+            }
+        }
+    }
+    let pairs = comptime!((tiles.head_dim / 2) as u32);
+    let out_offset = batch * sizes.queries * sizes.heads * pairs + head * pairs;
+    leave::<F, V, NC>(&sums, &factors, out, out_offset, first, sizes.queries, sizes.heads * pairs, tiles);
+}
