@@ -2,9 +2,16 @@
 
 /// Whether there is a GPU for [`crate::MetalRuntime`], and not only the CPU posing as one, as Mesa's lavapipe does.
 pub fn has_gpu() -> bool {
-    let backends = if cfg!(target_os = "macos") { wgpu::Backends::METAL } else { wgpu::Backends::VULKAN };
-    let instance =
-        wgpu::Instance::new(wgpu::InstanceDescriptor { backends, ..wgpu::InstanceDescriptor::new_without_display_handle() });
-    let adapters = cubecl_common::future::block_on(instance.enumerate_adapters(backends));
-    adapters.iter().any(|adapter| !matches!(adapter.get_info().device_type, wgpu::DeviceType::Cpu | wgpu::DeviceType::Other))
+    static FOUND: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
+        let backends = if cfg!(target_os = "macos") { wgpu::Backends::METAL } else { wgpu::Backends::VULKAN };
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+            backends,
+            ..wgpu::InstanceDescriptor::new_without_display_handle()
+        });
+        let adapters = cubecl_common::future::block_on(instance.enumerate_adapters(backends));
+        adapters
+            .iter()
+            .any(|adapter| !matches!(adapter.get_info().device_type, wgpu::DeviceType::Cpu | wgpu::DeviceType::Other))
+    });
+    *FOUND
 }
