@@ -16,6 +16,7 @@ pub fn attention<B: FusedBackend>(dtype: DType) {
         (2, 70, 70, 4, 1, 32, Some(40), true, Some(3.0)),
         (1, 99, 99, 2, 2, 64, None, true, None),
         (1, 40, 40, 2, 1, 128, None, false, None),
+        (1, 170, 170, 2, 1, 64, Some(100), true, None),
     ];
     for (batch, queries, keys, heads, pairs, dim, sliding_window, packed, softcap) in cases {
         let q = random::<B, 4>([batch, queries, heads, dim], 1, dtype);

@@ -56,6 +56,12 @@ mod nvidia {
 
     #[test]
     #[ignore = "needs an NVIDIA GPU"]
+    fn wide_linear() {
+        products::wide_linear::<burn_cuda::Cuda>(burn::tensor::DType::BF16);
+    }
+
+    #[test]
+    #[ignore = "needs an NVIDIA GPU"]
     fn speed() {
         speed::print::<burn_cuda::Cuda>(burn::tensor::DType::BF16);
     }

@@ -17,7 +17,16 @@ fn scaled<B: FusedBackend>(shape: [usize; 2], seed: u32, dtype: DType, terms: us
 }
 
 pub fn linear<B: FusedBackend>(dtype: DType) {
-    for (rows, inputs, outputs) in SIZES {
+    linear_of::<B>(dtype, &SIZES);
+}
+
+/// Large enough for the widest tiles, whole and cut, on a device of up to 150 processors.
+pub fn wide_linear<B: FusedBackend>(dtype: DType) {
+    linear_of::<B>(dtype, &[(2570, 1032, 4104)]);
+}
+
+fn linear_of<B: FusedBackend>(dtype: DType, sizes: &[(usize, usize, usize)]) {
+    for &(rows, inputs, outputs) in sizes {
         let (x, g) = (random::<B, 2>([rows, inputs], 1, dtype), random::<B, 2>([rows, outputs], 2, dtype));
         let w = scaled::<B>([outputs, inputs], 3, dtype, inputs.max(outputs));
         let name = |part: &str| format!("{part} of {rows} x {inputs} x {outputs}");
