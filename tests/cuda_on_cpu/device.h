@@ -139,6 +139,7 @@ uint32_t __umulhi(uint32_t a, uint32_t b) { return uint64_t(a) * b >> 32; }
 template <class A, class B> auto min(A a, B b) { return a < b ? a : b; }
 template <class A, class B> auto max(A a, B b) { return a > b ? a : b; }
 float __fdividef(float a, float b) { return a / b; }
+float rsqrt(float x) { return 1 / sqrtf(x); }
 #define __expf expf
 #define __logf logf
 
@@ -311,17 +312,26 @@ struct accumulator {};
 struct row_major {};
 struct col_major {};
 enum layout_t { mem_row_major, mem_col_major };
+namespace precision {
+struct tf32 {};
+} // namespace precision
+inline float __float_to_tf32(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    bits = (bits + 0x1000) & ~0x1fffu; // 10 bits of mantissa are left
+    memcpy(&value, &bits, sizeof bits);
+    return value;
+}
 
 template <class Use, int M, int N, int K, class T, class Layout = row_major> struct fragment {
     static constexpr int ROWS = std::is_same_v<Use, matrix_b> ? K : M;
     static constexpr int COLUMNS = std::is_same_v<Use, matrix_a> ? K : N;
     static constexpr layout_t LAYOUT = std::is_same_v<Layout, col_major> ? mem_col_major : mem_row_major;
-    static constexpr int num_elements = ROWS * COLUMNS / WARP;
-    float x[ROWS][COLUMNS];
+    static constexpr int num_elements = ROWS * COLUMNS;
+    float x[num_elements];
 };
 template <class F> void fill_fragment(F &fragment, float value) {
-    for (auto &row : fragment.x)
-        for (float &element : row) element = value;
+    for (float &element : fragment.x) element = value;
 }
 inline int at(int row, int column, unsigned stride, layout_t layout) {
     return layout == mem_col_major ? column * stride + row : row * stride + column;
@@ -329,21 +339,22 @@ inline int at(int row, int column, unsigned stride, layout_t layout) {
 template <class F, class T> void load_matrix_sync(F &fragment, const T *from, unsigned stride, layout_t layout = F::LAYOUT) {
     sync_warp();
     for (int i = 0; i < F::ROWS; i++)
-        for (int j = 0; j < F::COLUMNS; j++) fragment.x[i][j] = float(from[at(i, j, stride, layout)]);
+        for (int j = 0; j < F::COLUMNS; j++) fragment.x[i * F::COLUMNS + j] = float(from[at(i, j, stride, layout)]);
     sync_warp();
 }
 template <class F, class T> void store_matrix_sync(T *to, const F &fragment, unsigned stride, layout_t layout) {
     sync_warp();
     for (int i = 0; current->lane == 0 && i < F::ROWS; i++)
-        for (int j = 0; j < F::COLUMNS; j++) to[at(i, j, stride, layout)] = T(fragment.x[i][j]);
+        for (int j = 0; j < F::COLUMNS; j++) to[at(i, j, stride, layout)] = T(fragment.x[i * F::COLUMNS + j]);
     sync_warp();
 }
 template <class D, class A, class B, class C> void mma_sync(D &d, const A &a, const B &b, const C &c) {
     D sums;
     for (int i = 0; i < D::ROWS; i++)
         for (int j = 0; j < D::COLUMNS; j++) {
-            sums.x[i][j] = c.x[i][j];
-            for (int k = 0; k < A::COLUMNS; k++) sums.x[i][j] += a.x[i][k] * b.x[k][j];
+            float &sum = sums.x[i * D::COLUMNS + j];
+            sum = c.x[i * D::COLUMNS + j];
+            for (int k = 0; k < A::COLUMNS; k++) sum += a.x[i * A::COLUMNS + k] * b.x[k * B::COLUMNS + j];
         }
     d = sums;
 }

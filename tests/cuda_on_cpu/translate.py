@@ -66,7 +66,7 @@ def main():
     made.write_text(translate(source.read_text()))
     built = library.with_suffix(f".{os.getpid()}")
     includes = [f"-I{here.parent}", f"-I{os.environ['CUDA_PATH']}/include"]
-    subprocess.run([clang, "-std=c++20", "-O1", "-w", "-fPIC", "-shared", *includes, str(made), "-o", str(built)], check=True)
+    subprocess.run([clang, "-std=c++20", "-O1", "-w", "-Wno-narrowing", "-fPIC", "-shared", *includes, str(made), "-o", str(built)], check=True)
     built.rename(library)
 
 
