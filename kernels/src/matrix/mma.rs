@@ -153,11 +153,11 @@ fn multiply_more<F: Float, X: Float, P: Size, NA: Size, NB: Size, NC: Size>(
             let mut pair = Vector::<F, NB>::new(F::new(0.0));
             if column < n && deep < more_k {
                 if comptime!(plan.transposed_b) {
-                    pair = Vector::<F, NB>::cast_from(more_b[((column * more_k + deep) / 2) as usize]);
+                    pair = Vector::<F, NB>::cast_from(more_b[(column * (more_k / 2) + deep / 2) as usize]);
                 } else {
                     #[unroll]
                     for e in 0..2usize {
-                        let neighbours = more_b[(((deep + e as u32) * n + column) / 2) as usize];
+                        let neighbours = more_b[((deep + e as u32) * (n / 2) + column / 2) as usize];
                         pair[e] = F::cast_from(select(column % 2 == 0, neighbours[0], neighbours[1]));
                     }
                 }
@@ -175,7 +175,7 @@ fn multiply_more<F: Float, X: Float, P: Size, NA: Size, NB: Size, NC: Size>(
             let deep = lane_depth + comptime!((quarter / 2 * 8) as u32);
             four[quarter] = Vector::<F, NA>::new(F::new(0.0));
             if row < m && deep < more_k {
-                four[quarter] = Vector::<F, NA>::cast_from(more_a[((row * more_k + deep) / 2) as usize]);
+                four[quarter] = Vector::<F, NA>::cast_from(more_a[(row * (more_k / 2) + deep / 2) as usize]);
             }
         }
         #[unroll]

@@ -81,8 +81,7 @@ impl<R: CubeRuntime> Call<R> {
         // Measured on an H100, bf16, 4 x 2048 tokens, 32 heads of 64 and of 128.
         let (columns, planes, fragments) = match (backward, head_dim <= 64) {
             (false, true) => (64, 4, 2),
-            (false, false) => (64, 4, 1),
-            (true, true) => (64, 4, 1),
+            (false, false) | (true, true) => (64, 4, 1),
             (true, false) => (32, 4, 1),
         };
         let tiles = RegisterTiles { head_dim, columns, planes, fragments };
