@@ -125,60 +125,33 @@ pub(crate) fn forward<R: CubeRuntime>(
     let (sizes, sight) = (call.sizes(), call.sight);
     // SAFETY: rows and columns beyond the tensors are compared with the sizes before they are read or written.
     unsafe {
+        macro_rules! launch {
+            ($module:ident, $rows:expr, $units:expr, [$($vector:expr),*], $shape:expr) => {
+                $module::forward_kernel::launch_unchecked::<R>(
+                    &client,
+                    CubeCount::Static(queries.div_ceil($rows) as u32, heads as u32, batch as u32),
+                    CubeDim::new_1d($units as u32),
+                    $($vector,)*
+                    call.query.into_array_arg(),
+                    call.key.into_array_arg(),
+                    call.value.into_array_arg(),
+                    call.segments.into_array_arg(),
+                    out.clone().into_array_arg(),
+                    log_sums.clone().into_array_arg(),
+                    sizes,
+                    $shape,
+                    sight,
+                    dtype.into(),
+                    segment_dtype.into(),
+                )
+            };
+        }
         if let Some(tiles) = call.register_tiles(false) {
-            registers_forward::forward_kernel::launch_unchecked::<R>(
-                &client,
-                CubeCount::Static(queries.div_ceil(tiles.rows()) as u32, heads as u32, batch as u32),
-                CubeDim::new_1d(tiles.units() as u32),
-                ROW,
-                2,
-                call.query.into_array_arg(),
-                call.key.into_array_arg(),
-                call.value.into_array_arg(),
-                call.segments.into_array_arg(),
-                out.clone().into_array_arg(),
-                log_sums.clone().into_array_arg(),
-                sizes,
-                tiles,
-                sight,
-                dtype.into(),
-                segment_dtype.into(),
-            );
+            launch!(registers_forward, tiles.rows(), tiles.units(), [ROW, 2], tiles);
         } else if let Some(tiles) = call.tiles(false) {
-            units::forward_kernel::launch_unchecked::<R>(
-                &client,
-                CubeCount::Static(queries.div_ceil(tiles.rows()) as u32, heads as u32, batch as u32),
-                CubeDim::new_1d(tiles.units() as u32),
-                tiles.vector,
-                call.query.into_array_arg(),
-                call.key.into_array_arg(),
-                call.value.into_array_arg(),
-                call.segments.into_array_arg(),
-                out.clone().into_array_arg(),
-                log_sums.clone().into_array_arg(),
-                sizes,
-                tiles,
-                sight,
-                dtype.into(),
-                segment_dtype.into(),
-            );
+            launch!(units, tiles.rows(), tiles.units(), [tiles.vector], tiles);
         } else {
-            lanes::forward_kernel::launch_unchecked::<R>(
-                &client,
-                CubeCount::Static(queries.div_ceil(lanes::ROWS) as u32, heads as u32, batch as u32),
-                CubeDim::new_1d(lanes::ROWS as u32),
-                call.query.into_array_arg(),
-                call.key.into_array_arg(),
-                call.value.into_array_arg(),
-                call.segments.into_array_arg(),
-                out.clone().into_array_arg(),
-                log_sums.clone().into_array_arg(),
-                sizes,
-                head_dim,
-                sight,
-                dtype.into(),
-                segment_dtype.into(),
-            );
+            launch!(lanes, lanes::ROWS, lanes::ROWS, [], head_dim);
         }
     }
     (out, log_sums)
@@ -226,136 +199,44 @@ pub(crate) fn backward<R: CubeRuntime>(
     let (client, dtype, segment_dtype) = (call.query.client.clone(), call.query.dtype, call.segments.dtype);
     let sight = call.sight;
     let in_registers = call.register_tiles(true).filter(|_| vector_size(&[&grad], head_dim) >= ROW);
-    let tiles = call.tiles(true);
-    let rows = in_registers.map_or(tiles.map_or(lanes::ROWS, |tiles| tiles.rows()), |tiles| tiles.rows());
-    let by_query = CubeCount::Static(queries.div_ceil(rows) as u32, heads as u32, batch as u32);
-    let by_key = CubeCount::Static(keys.div_ceil(rows) as u32, pairs as u32, batch as u32);
     let argument = |tensor: &CubeTensor<R>| tensor.clone().into_array_arg();
     // SAFETY: rows and columns beyond the tensors are compared with the sizes before they are read or written.
     unsafe {
+        macro_rules! launch {
+            ($module:ident::$kernel:ident, $length:expr, $heads:expr, $rows:expr, $units:expr, [$($vector:expr),*], $shape:expr, [$($out:expr),*]) => {
+                $module::$kernel::launch_unchecked::<R>(
+                    &client,
+                    CubeCount::Static($length.div_ceil($rows) as u32, $heads as u32, batch as u32),
+                    CubeDim::new_1d($units as u32),
+                    $($vector,)*
+                    argument(&call.query),
+                    argument(&call.key),
+                    argument(&call.value),
+                    argument(&grad),
+                    argument(&call.segments),
+                    argument(&log_sums),
+                    argument(&deltas),
+                    $(argument($out),)*
+                    call.sizes(),
+                    $shape,
+                    sight,
+                    dtype.into(),
+                    segment_dtype.into(),
+                )
+            };
+        }
+        macro_rules! launch_both {
+            ($module:ident, $rows:expr, $units:expr, $vectors:tt, $shape:expr) => {
+                launch!($module::query_kernel, queries, heads, $rows, $units, $vectors, $shape, [&d_query]);
+                launch!($module::key_kernel, keys, pairs, $rows, $units, $vectors, $shape, [&d_key, &d_value]);
+            };
+        }
         if let Some(tiles) = in_registers {
-            let dim = CubeDim::new_1d(tiles.units() as u32);
-            registers_backward::query_kernel::launch_unchecked::<R>(
-                &client,
-                by_query,
-                dim,
-                ROW,
-                2,
-                argument(&call.query),
-                argument(&call.key),
-                argument(&call.value),
-                argument(&grad),
-                argument(&call.segments),
-                argument(&log_sums),
-                argument(&deltas),
-                argument(&d_query),
-                call.sizes(),
-                tiles,
-                sight,
-                dtype.into(),
-                segment_dtype.into(),
-            );
-            registers_backward::key_kernel::launch_unchecked::<R>(
-                &client,
-                by_key,
-                dim,
-                ROW,
-                2,
-                argument(&call.query),
-                argument(&call.key),
-                argument(&call.value),
-                argument(&grad),
-                argument(&call.segments),
-                argument(&log_sums),
-                argument(&deltas),
-                argument(&d_key),
-                argument(&d_value),
-                call.sizes(),
-                tiles,
-                sight,
-                dtype.into(),
-                segment_dtype.into(),
-            );
-        } else if let Some(tiles) = tiles {
-            let dim = CubeDim::new_1d(tiles.units() as u32);
-            units_backward::query_kernel::launch_unchecked::<R>(
-                &client,
-                by_query,
-                dim,
-                tiles.vector,
-                argument(&call.query),
-                argument(&call.key),
-                argument(&call.value),
-                argument(&grad),
-                argument(&call.segments),
-                argument(&log_sums),
-                argument(&deltas),
-                argument(&d_query),
-                call.sizes(),
-                tiles,
-                sight,
-                dtype.into(),
-                segment_dtype.into(),
-            );
-            units_backward::key_kernel::launch_unchecked::<R>(
-                &client,
-                by_key,
-                dim,
-                tiles.vector,
-                argument(&call.query),
-                argument(&call.key),
-                argument(&call.value),
-                argument(&grad),
-                argument(&call.segments),
-                argument(&log_sums),
-                argument(&deltas),
-                argument(&d_key),
-                argument(&d_value),
-                call.sizes(),
-                tiles,
-                sight,
-                dtype.into(),
-                segment_dtype.into(),
-            );
+            launch_both!(registers_backward, tiles.rows(), tiles.units(), [ROW, 2], tiles);
+        } else if let Some(tiles) = call.tiles(true) {
+            launch_both!(units_backward, tiles.rows(), tiles.units(), [tiles.vector], tiles);
         } else {
-            let dim = CubeDim::new_1d(lanes::ROWS as u32);
-            lanes::query_kernel::launch_unchecked::<R>(
-                &client,
-                by_query,
-                dim,
-                argument(&call.query),
-                argument(&call.key),
-                argument(&call.value),
-                argument(&grad),
-                argument(&call.segments),
-                argument(&log_sums),
-                argument(&deltas),
-                argument(&d_query),
-                call.sizes(),
-                head_dim,
-                sight,
-                dtype.into(),
-                segment_dtype.into(),
-            );
-            lanes::key_kernel::launch_unchecked::<R>(
-                &client,
-                by_key,
-                dim,
-                argument(&call.query),
-                argument(&call.key),
-                argument(&call.value),
-                argument(&grad),
-                argument(&call.segments),
-                argument(&log_sums),
-                argument(&deltas),
-                argument(&d_key),
-                argument(&d_value),
-                call.sizes(),
-                head_dim,
-                sight,
-                dtype.into(),
-                segment_dtype.into(),
-            );
+            launch_both!(lanes, lanes::ROWS, lanes::ROWS, [], head_dim);
         }
     }
     [d_query, d_key, d_value]

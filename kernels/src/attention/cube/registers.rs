@@ -1,5 +1,7 @@
 //! What attention does on matrix units whose registers a kernel may see: scores become weights where they are.
 
+use std::ops::Range;
+
 use cubecl::prelude::*;
 
 use super::scores::{Sight, Sizes, sees};
@@ -42,9 +44,12 @@ impl RegisterTiles {
         self.columns * self.stride()
     }
 
-    /// How many loads of the right operand go ahead of their use.
-    fn ahead(&self) -> usize {
-        (4 / self.fragments).max(1)
+    /// Which of so many loads of the right operand are written before product `now`: they go some products ahead of their use.
+    fn due(&self, now: usize, loads: usize) -> Range<usize> {
+        let ahead = (4 / self.fragments).max(1);
+        let end = (now + ahead + 1).min(loads);
+        let start = if now == 0 { 0 } else { (now + ahead).min(end) };
+        start..end
     }
 
     /// Bytes of shared memory: `own` tiles of rows, and two tiles of columns, two of each.
@@ -90,6 +95,25 @@ pub(super) fn copy_rows<F: Float, S: Size>(
     );
 }
 
+/// [`copy_rows`] of two tensors that lie alike: keys and values, or queries and the result's gradient.
+#[cube]
+pub(super) fn copy_both<F: Float, S: Size>(
+    one: &Array<Vector<F, S>>,
+    other: &Array<Vector<F, S>>,
+    offset: u32,
+    first: u32,
+    end: u32,
+    row_stride: u32,
+    to_one: &mut SharedMemory<Vector<F, S>>,
+    to_other: &mut SharedMemory<Vector<F, S>>,
+    base: u32,
+    #[comptime] rows: usize,
+    #[comptime] tiles: RegisterTiles,
+) {
+    copy_rows::<F, S>(one, offset, first, end, row_stride, to_one, base, rows, tiles);
+    copy_rows::<F, S>(other, offset, first, end, row_stride, to_other, base, rows, tiles);
+}
+
 /// A plane's own rows, as fragments of the left operand.
 #[cube]
 pub(super) fn own_rows<F: Float, S: Size, NA: Size>(
@@ -122,21 +146,17 @@ pub(super) fn products<F: Float, S: Size, NA: Size, NB: Size, NC: Size>(
     let (count, depths) = comptime!((tiles.columns / N, tiles.head_dim / K));
     let mut sums = zeros::<NC>(comptime!(tiles.fragments * count));
     let start = base + lane_row(tiles.stride(), true);
-    // Loads go some products ahead of their use; without the barrier NVIDIA's assembler moves them back to it.
-    let (loads, ahead) = comptime!((count / 2 * depths, tiles.ahead()));
+    let loads = comptime!(count / 2 * depths);
     let mut columns = Sequence::<Array<Vector<F, NB>>>::new();
     #[unroll]
-    for load in 0..comptime!(ahead.min(loads)) {
-        let at = comptime!(fragment_at(load / depths * 2 * N, load % depths * K, tiles.stride(), true));
-        right::<F, S, NB>(&mut columns, definition, tile, start, at, true);
-    }
-    #[unroll]
     for now in 0..loads {
-        if comptime!(now + ahead < loads) {
-            let load = comptime!(now + ahead);
+        let due = comptime!(tiles.due(now, loads));
+        #[unroll]
+        for load in comptime!(due.start)..comptime!(due.end) {
             let at = comptime!(fragment_at(load / depths * 2 * N, load % depths * K, tiles.stride(), true));
             right::<F, S, NB>(&mut columns, definition, tile, start, at, true);
         }
+        // Without it NVIDIA's assembler moves the loads back to their use.
         sync_plane();
         #[unroll]
         for i in 0..tiles.fragments {
@@ -165,13 +185,8 @@ pub(super) fn accumulate<F: Float, S: Size, NA: Size, NB: Size, NC: Size>(
 ) {
     let (count, columns) = comptime!((tiles.head_dim / N, tiles.columns / N));
     let start = base + lane_row(tiles.stride(), false);
-    let (across, loads, ahead) = comptime!((count / 2, tiles.columns / K * (count / 2), tiles.ahead()));
+    let (across, loads) = comptime!((count / 2, tiles.columns / K * (count / 2)));
     let mut right_two = Sequence::<Array<Vector<F, NB>>>::new();
-    #[unroll]
-    for load in 0..comptime!(ahead.min(loads)) {
-        let at = comptime!(fragment_at(load % across * 2 * N, load / across * K, tiles.stride(), false));
-        right::<F, S, NB>(&mut right_two, definition, tile, start, at, false);
-    }
     #[unroll]
     for depth in 0..comptime!(tiles.columns / K) {
         // What a lane holds of two fragments of sums is what it needs of one fragment of the left operand.
@@ -192,8 +207,9 @@ pub(super) fn accumulate<F: Float, S: Size, NA: Size, NB: Size, NC: Size>(
         #[unroll]
         for j in 0..across {
             let now = comptime!(depth * across + j);
-            if comptime!(now + ahead < loads) {
-                let load = comptime!(now + ahead);
+            let due = comptime!(tiles.due(now, loads));
+            #[unroll]
+            for load in comptime!(due.start)..comptime!(due.end) {
                 let at = comptime!(fragment_at(load % across * 2 * N, load / across * K, tiles.stride(), false));
                 right::<F, S, NB>(&mut right_two, definition, tile, start, at, false);
             }

@@ -3,8 +3,8 @@
 use cubecl::prelude::barrier::{Barrier, copy_async_checked};
 use cubecl::prelude::*;
 
-use super::registers::{RegisterTiles, accumulate, copy_rows, hide, leave, own_rows, products, quick_exp, row_of};
-use super::scores::{Sight, Sizes, all_seen, key_range, next_keys, next_queries, query_range, score};
+use super::registers::{RegisterTiles, accumulate, copy_both, hide, leave, own_rows, products, quick_exp, row_of};
+use super::scores::{Sight, Sizes, all_seen, key_range, next_keys, next_queries, query_place, query_range, score};
 use crate::matrix::registers::{K, M, N, commit, zeros};
 
 /// `P = exp(S - L)` of a product, and `dS = P (dP - D)` times the score's slope but for the scale, which is the sums' factor.
@@ -52,34 +52,47 @@ pub(super) fn query_kernel<F: Float, I: Int, S: Size, V: Size>(
     let size!(NB) = definition.vector_size(cmma::MatrixIdent::B);
     let size!(NC) = definition.vector_size(cmma::MatrixIdent::Accumulator);
 
-    let (head, batch) = (CUBE_POS_Y, CUBE_POS_Z);
-    let pair = head / (sizes.heads / sizes.pairs);
-    let first = (sizes.queries.div_ceil(comptime!(rows as u32)) - CUBE_POS_X - 1) * comptime!(rows as u32);
-    let vectors = comptime!(tiles.vectors() as u32);
-    let query_stride = sizes.heads * vectors;
-    let key_stride = sizes.pairs * vectors;
-    let query_offset = batch * sizes.queries * query_stride + head * vectors;
-    let key_offset = batch * sizes.keys * key_stride + pair * vectors;
-    let base = batch * sizes.keys;
-    let (begin, end) = key_range(first, first + comptime!(rows as u32), &sizes, sight);
+    let place = query_place(&sizes, rows, comptime!(tiles.vectors()));
+    let (begin, end) = key_range(place.first, place.first + comptime!(rows as u32), &sizes, sight);
     let columns = comptime!(tiles.columns as u32);
-    let mut column = next_keys::<I>(segments, base, begin / columns * columns, end, first, columns, sight);
+    let mut column = next_keys::<I>(segments, place.base, begin / columns * columns, end, place.first, columns, sight);
 
-    copy_rows::<F, S>(query, query_offset, first, sizes.queries, query_stride, &mut own_q, 0u32, rows, tiles);
-    copy_rows::<F, S>(grad, query_offset, first, sizes.queries, query_stride, &mut own_g, 0u32, rows, tiles);
+    copy_both::<F, S>(
+        query,
+        grad,
+        place.query_offset,
+        place.first,
+        sizes.queries,
+        place.query_stride,
+        &mut own_q,
+        &mut own_g,
+        0u32,
+        rows,
+        tiles,
+    );
     commit(&own_barrier);
-    copy_rows::<F, S>(key, key_offset, column, sizes.keys, key_stride, &mut tile_k, 0u32, tiles.columns, tiles);
-    copy_rows::<F, S>(value, key_offset, column, sizes.keys, key_stride, &mut tile_v, 0u32, tiles.columns, tiles);
+    copy_both::<F, S>(
+        key,
+        value,
+        place.key_offset,
+        column,
+        sizes.keys,
+        place.key_stride,
+        &mut tile_k,
+        &mut tile_v,
+        0u32,
+        tiles.columns,
+        tiles,
+    );
     commit(&barrier);
 
-    let statistics = (batch * sizes.heads + head) * sizes.queries;
     let mut log_sum = Array::<f32>::new(comptime!(tiles.fragments * 2));
     let mut delta = Array::<f32>::new(comptime!(tiles.fragments * 2));
     #[unroll]
     for i in 0..comptime!(tiles.fragments * 2) {
-        let row = min(first + row_of(comptime!(i / 2), comptime!(i % 2), tiles), sizes.queries - 1);
-        log_sum[i] = log_sums[(statistics + row) as usize];
-        delta[i] = deltas[(statistics + row) as usize];
+        let row = min(place.first + row_of(comptime!(i / 2), comptime!(i % 2), tiles), sizes.queries - 1);
+        log_sum[i] = log_sums[(place.statistics + row) as usize];
+        delta[i] = deltas[(place.statistics + row) as usize];
     }
     own_barrier.wait_parity(0u32);
     let own_query = own_rows::<F, S, NA>(&definition, &own_q, tiles);
@@ -87,14 +100,25 @@ pub(super) fn query_kernel<F: Float, I: Int, S: Size, V: Size>(
     let mut sums = zeros::<NC>(comptime!(tiles.fragments * tiles.head_dim / N));
     let mut parity = 0u32;
     while column < end {
-        let next = next_keys::<I>(segments, base, column + columns, end, first, columns, sight);
+        let next = next_keys::<I>(segments, place.base, column + columns, end, place.first, columns, sight);
         barrier.wait_parity(parity);
         // All units are done with the tiles that are filled next.
         sync_cube();
         if next < end {
             let ahead = (1 - parity) * stage;
-            copy_rows::<F, S>(key, key_offset, next, sizes.keys, key_stride, &mut tile_k, ahead, tiles.columns, tiles);
-            copy_rows::<F, S>(value, key_offset, next, sizes.keys, key_stride, &mut tile_v, ahead, tiles.columns, tiles);
+            copy_both::<F, S>(
+                key,
+                value,
+                place.key_offset,
+                next,
+                sizes.keys,
+                place.key_stride,
+                &mut tile_k,
+                &mut tile_v,
+                ahead,
+                tiles.columns,
+                tiles,
+            );
         }
         commit(&barrier);
         let scores = products::<F, S, NA, NB, NC>(&definition, &own_query, &tile_k, parity * stage, tiles);
@@ -114,8 +138,8 @@ pub(super) fn query_kernel<F: Float, I: Int, S: Size, V: Size>(
                 fragment[comptime!(i % 2)] = slope;
             }
         }
-        if !all_seen::<I>(segments, base, first, comptime!(rows as u32), column, columns, &sizes, sight) {
-            hide::<I, NC>(&mut slopes, 0.0f32, segments, base, first, column, &sizes, false, tiles, sight);
+        if !all_seen::<I>(segments, place.base, place.first, comptime!(rows as u32), column, columns, &sizes, sight) {
+            hide::<I, NC>(&mut slopes, 0.0f32, segments, place.base, place.first, column, &sizes, false, tiles, sight);
         }
         accumulate::<F, S, NA, NB, NC>(&definition, &slopes, &tile_k, parity * stage, &mut sums, tiles);
         column = next;
@@ -123,8 +147,8 @@ pub(super) fn query_kernel<F: Float, I: Int, S: Size, V: Size>(
     }
     let factors = alike(sizes.scale, tiles);
     let pairs = comptime!((tiles.head_dim / 2) as u32);
-    let out_offset = batch * sizes.queries * sizes.heads * pairs + head * pairs;
-    leave::<F, V, NC>(&sums, &factors, d_query, out_offset, first, sizes.queries, sizes.heads * pairs, tiles);
+    let out_offset = place.batch * sizes.queries * sizes.heads * pairs + place.head * pairs;
+    leave::<F, V, NC>(&sums, &factors, d_query, out_offset, place.first, sizes.queries, sizes.heads * pairs, tiles);
 }
 
 /// The same factor for each row.
@@ -201,8 +225,7 @@ pub(super) fn key_kernel<F: Float, I: Int, S: Size, V: Size>(
     let key_stride = sizes.pairs * vectors;
     let key_offset = batch * sizes.keys * key_stride + pair * vectors;
     let base = batch * sizes.keys;
-    copy_rows::<F, S>(key, key_offset, first, sizes.keys, key_stride, &mut own_k, 0u32, rows, tiles);
-    copy_rows::<F, S>(value, key_offset, first, sizes.keys, key_stride, &mut own_v, 0u32, rows, tiles);
+    copy_both::<F, S>(key, value, key_offset, first, sizes.keys, key_stride, &mut own_k, &mut own_v, 0u32, rows, tiles);
     commit(&own_barrier);
     own_barrier.wait_parity(0u32);
     let own_key = own_rows::<F, S, NA>(&definition, &own_k, tiles);
@@ -223,8 +246,19 @@ pub(super) fn key_kernel<F: Float, I: Int, S: Size, V: Size>(
         // The last tile of the head before may still be read.
         sync_cube();
         let now = parity * stage;
-        copy_rows::<F, S>(query, query_offset, column, sizes.queries, query_stride, &mut tile_q, now, tiles.columns, tiles);
-        copy_rows::<F, S>(grad, query_offset, column, sizes.queries, query_stride, &mut tile_g, now, tiles.columns, tiles);
+        copy_both::<F, S>(
+            query,
+            grad,
+            query_offset,
+            column,
+            sizes.queries,
+            query_stride,
+            &mut tile_q,
+            &mut tile_g,
+            now,
+            tiles.columns,
+            tiles,
+        );
         copy_statistics(log_sums, statistics, column, sizes.queries, &mut log_sum, parity * columns, tiles);
         copy_statistics(deltas, statistics, column, sizes.queries, &mut delta, parity * columns, tiles);
         commit(&barrier);
@@ -235,23 +269,14 @@ pub(super) fn key_kernel<F: Float, I: Int, S: Size, V: Size>(
             let (now, ahead) = (parity * stage, (1 - parity) * stage);
             if next < end {
                 let to = (1 - parity) * columns;
-                copy_rows::<F, S>(
+                copy_both::<F, S>(
                     query,
-                    query_offset,
-                    next,
-                    sizes.queries,
-                    query_stride,
-                    &mut tile_q,
-                    ahead,
-                    tiles.columns,
-                    tiles,
-                );
-                copy_rows::<F, S>(
                     grad,
                     query_offset,
                     next,
                     sizes.queries,
                     query_stride,
+                    &mut tile_q,
                     &mut tile_g,
                     ahead,
                     tiles.columns,

@@ -3,8 +3,10 @@
 use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
 
-use super::registers::{RegisterTiles, accumulate, copy_rows, hide, leave, own_rows, products, quick_exp, row_of};
-use super::scores::{HIDDEN, Sight, Sizes, all_seen, key_range, next_keys, score};
+use super::registers::{
+    RegisterTiles, accumulate, copy_both, copy_rows, hide, leave, own_rows, products, quick_exp, row_of,
+};
+use super::scores::{HIDDEN, Sight, Sizes, all_seen, key_range, next_keys, query_place, score};
 use crate::matrix::registers::{K, M, N, commit, zeros};
 
 /// How much a row's maximum may grow before the sums are scaled anew: weights stay below e⁸, far from the end of f16.
@@ -62,24 +64,36 @@ pub(super) fn forward_kernel<F: Float, I: Int, S: Size, V: Size>(
     let size!(NB) = definition.vector_size(cmma::MatrixIdent::B);
     let size!(NC) = definition.vector_size(cmma::MatrixIdent::Accumulator);
 
-    let (head, batch) = (CUBE_POS_Y, CUBE_POS_Z);
-    let pair = head / (sizes.heads / sizes.pairs);
-    // The last rows see the most keys: they begin first.
-    let first = (sizes.queries.div_ceil(comptime!(rows as u32)) - CUBE_POS_X - 1) * comptime!(rows as u32);
-    let vectors = comptime!(tiles.vectors() as u32);
-    let query_stride = sizes.heads * vectors;
-    let key_stride = sizes.pairs * vectors;
-    let query_offset = batch * sizes.queries * query_stride + head * vectors;
-    let key_offset = batch * sizes.keys * key_stride + pair * vectors;
-    let base = batch * sizes.keys;
-    let (begin, end) = key_range(first, first + comptime!(rows as u32), &sizes, sight);
+    let place = query_place(&sizes, rows, comptime!(tiles.vectors()));
+    let (begin, end) = key_range(place.first, place.first + comptime!(rows as u32), &sizes, sight);
     let columns = comptime!(tiles.columns as u32);
-    let mut column = next_keys::<I>(segments, base, begin / columns * columns, end, first, columns, sight);
+    let mut column = next_keys::<I>(segments, place.base, begin / columns * columns, end, place.first, columns, sight);
 
-    copy_rows::<F, S>(query, query_offset, first, sizes.queries, query_stride, &mut own_tile, 0u32, rows, tiles);
+    copy_rows::<F, S>(
+        query,
+        place.query_offset,
+        place.first,
+        sizes.queries,
+        place.query_stride,
+        &mut own_tile,
+        0u32,
+        rows,
+        tiles,
+    );
     commit(&own_barrier);
-    copy_rows::<F, S>(key, key_offset, column, sizes.keys, key_stride, &mut tile_k, 0u32, tiles.columns, tiles);
-    copy_rows::<F, S>(value, key_offset, column, sizes.keys, key_stride, &mut tile_v, 0u32, tiles.columns, tiles);
+    copy_both::<F, S>(
+        key,
+        value,
+        place.key_offset,
+        column,
+        sizes.keys,
+        place.key_stride,
+        &mut tile_k,
+        &mut tile_v,
+        0u32,
+        tiles.columns,
+        tiles,
+    );
     commit(&barrier);
     own_barrier.wait_parity(0u32);
     let own = own_rows::<F, S, NA>(&definition, &own_tile, tiles);
@@ -96,22 +110,44 @@ pub(super) fn forward_kernel<F: Float, I: Int, S: Size, V: Size>(
     let factor = if comptime!(sight.softcap) { 1.0f32.runtime() } else { sizes.scale };
     let mut parity = 0u32;
     while column < end {
-        let next = next_keys::<I>(segments, base, column + columns, end, first, columns, sight);
+        let next = next_keys::<I>(segments, place.base, column + columns, end, place.first, columns, sight);
         barrier.wait_parity(parity);
         // All units are done with the tiles that are filled next.
         sync_cube();
         if next < end {
             let ahead = (1 - parity) * stage;
-            copy_rows::<F, S>(key, key_offset, next, sizes.keys, key_stride, &mut tile_k, ahead, tiles.columns, tiles);
-            copy_rows::<F, S>(value, key_offset, next, sizes.keys, key_stride, &mut tile_v, ahead, tiles.columns, tiles);
+            copy_both::<F, S>(
+                key,
+                value,
+                place.key_offset,
+                next,
+                sizes.keys,
+                place.key_stride,
+                &mut tile_k,
+                &mut tile_v,
+                ahead,
+                tiles.columns,
+                tiles,
+            );
         }
         commit(&barrier);
         let mut scores = products::<F, S, NA, NB, NC>(&definition, &own, &tile_k, parity * stage, tiles);
         if comptime!(sight.softcap) {
             cap::<NC>(&mut scores, &sizes, tiles, sight);
         }
-        if !all_seen::<I>(segments, base, first, comptime!(rows as u32), column, columns, &sizes, sight) {
-            hide::<I, NC>(&mut scores, f32::new(HIDDEN), segments, base, first, column, &sizes, false, tiles, sight);
+        if !all_seen::<I>(segments, place.base, place.first, comptime!(rows as u32), column, columns, &sizes, sight) {
+            hide::<I, NC>(
+                &mut scores,
+                f32::new(HIDDEN),
+                segments,
+                place.base,
+                place.first,
+                column,
+                &sizes,
+                false,
+                tiles,
+                sight,
+            );
         }
         let mut grown = false;
         let mut top = Array::<f32>::new(comptime!(tiles.fragments * 2));
@@ -178,14 +214,14 @@ pub(super) fn forward_kernel<F: Float, I: Int, S: Size, V: Size>(
             }
             let whole = max(whole, 1.0e-30f32);
             factors[at] = 1.0f32 / whole;
-            let row = first + row_of(i, half, tiles);
+            let row = place.first + row_of(i, half, tiles);
             if UNIT_POS_PLANE % 4 == 0 && row < sizes.queries {
-                let to = (batch * sizes.heads + head) * sizes.queries + row;
+                let to = place.statistics + row;
                 log_sums[to as usize] = largest[at] + f32::ln(whole);
             }
         }
     }
     let pairs = comptime!((tiles.head_dim / 2) as u32);
-    let out_offset = batch * sizes.queries * sizes.heads * pairs + head * pairs;
-    leave::<F, V, NC>(&sums, &factors, out, out_offset, first, sizes.queries, sizes.heads * pairs, tiles);
+    let out_offset = place.batch * sizes.queries * sizes.heads * pairs + place.head * pairs;
+    leave::<F, V, NC>(&sums, &factors, out, out_offset, place.first, sizes.queries, sizes.heads * pairs, tiles);
 }

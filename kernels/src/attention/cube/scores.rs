@@ -30,6 +30,48 @@ pub(super) struct Sizes {
     pub cap: f32,
 }
 
+/// Where the queries of a cube lie, and the keys that they may see, in vectors.
+#[derive(CubeType, Clone, Copy)]
+pub(super) struct QueryPlace {
+    pub batch: u32,
+    pub head: u32,
+    /// The first query.
+    pub first: u32,
+    /// The head's first vector.
+    pub query_offset: u32,
+    /// Vectors from one query to the next.
+    pub query_stride: u32,
+    /// The key-value head's first vector.
+    pub key_offset: u32,
+    /// Vectors from one key to the next.
+    pub key_stride: u32,
+    /// The first of the batch's segment ids.
+    pub base: u32,
+    /// The head's first statistics.
+    pub statistics: u32,
+}
+
+/// The place of this cube's `rows` queries, of so many vectors each. The last rows see the most keys: they begin first.
+#[cube]
+pub(super) fn query_place(sizes: &Sizes, #[comptime] rows: usize, #[comptime] vectors: usize) -> QueryPlace {
+    let (head, batch) = (CUBE_POS_Y, CUBE_POS_Z);
+    let (rows, vectors) = comptime!((rows as u32, vectors as u32));
+    let pair = head / (sizes.heads / sizes.pairs);
+    let query_stride = sizes.heads * vectors;
+    let key_stride = sizes.pairs * vectors;
+    QueryPlace {
+        batch,
+        head,
+        first: (sizes.queries.div_ceil(rows) - CUBE_POS_X - 1) * rows,
+        query_offset: batch * sizes.queries * query_stride + head * vectors,
+        query_stride,
+        key_offset: batch * sizes.keys * key_stride + pair * vectors,
+        key_stride,
+        base: batch * sizes.keys,
+        statistics: (batch * sizes.heads + head) * sizes.queries,
+    }
+}
+
 /// The score of a product, and its slope.
 #[cube]
 pub(super) fn score(product: f32, sizes: &Sizes, #[comptime] sight: Sight) -> (f32, f32) {

@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::scores::{HIDDEN, Sight, Sizes, all_seen, key_range, next_keys, score, sees};
+use super::scores::{HIDDEN, Sight, Sizes, all_seen, key_range, next_keys, query_place, score, sees};
 use crate::matrix::{Fragment, PADDING, PLANE};
 
 /// How much a row's maximum may grow before the sums are scaled anew: weights stay below e⁸, far from the end of f16.
@@ -290,7 +290,6 @@ pub(super) fn forward_kernel<F: Float, I: Int, N: Size>(
 ) {
     let f = comptime!(tiles.fragment);
     let rows = comptime!(tiles.rows());
-    let vectors = comptime!((tiles.head_dim / tiles.vector) as u32);
     let deepest = comptime!(tiles.columns.max(rows));
     let shared = comptime!(deepest * tiles.stride() / tiles.vector);
     let mut tile_k = SharedMemory::<Vector<F, N>>::new_aligned(shared, 32usize);
@@ -299,17 +298,9 @@ pub(super) fn forward_kernel<F: Float, I: Int, N: Size>(
     let mut weights = SharedMemory::<F>::new_aligned(comptime!(rows * tiles.weight_stride()), 32usize);
     let mut factors = SharedMemory::<f32>::new(rows);
 
-    let (head, batch) = (CUBE_POS_Y, CUBE_POS_Z);
-    let pair = head / (sizes.heads / sizes.pairs);
-    // The last rows see the most keys: they begin first.
-    let first = (sizes.queries.div_ceil(comptime!(rows as u32)) - CUBE_POS_X - 1) * comptime!(rows as u32);
-    let query_stride = sizes.heads * vectors;
-    let key_stride = sizes.pairs * vectors;
-    let query_offset = batch * sizes.queries * query_stride + head * vectors;
-    let key_offset = batch * sizes.keys * key_stride + pair * vectors;
-    let base = batch * sizes.keys;
+    let place = query_place(&sizes, rows, comptime!(tiles.head_dim / tiles.vector));
 
-    bring::<F, N>(query, &mut tile_k, query_offset, first, sizes.queries, query_stride, rows, tiles);
+    bring::<F, N>(query, &mut tile_k, place.query_offset, place.first, sizes.queries, place.query_stride, rows, tiles);
     sync_cube();
     let own = own_rows::<F, N>(&tile_k, tiles);
     sync_cube();
@@ -322,20 +313,21 @@ pub(super) fn forward_kernel<F: Float, I: Int, N: Size>(
     let sharing = comptime!(tiles.sharing() as u32);
     let own_row = PLANE_POS * comptime!(f.m as u32) + UNIT_POS_PLANE / sharing;
     let part = UNIT_POS_PLANE % sharing;
-    let row = first + own_row;
+    let row = place.first + own_row;
     let mut largest = f32::new(HIDDEN);
     let mut total = 0.0f32;
     let mut begun = false;
 
-    let (begin, end) = key_range(first, first + comptime!(rows as u32), &sizes, sight);
+    let (begin, end) = key_range(place.first, place.first + comptime!(rows as u32), &sizes, sight);
     let columns = comptime!(tiles.columns as u32);
-    let mut column = next_keys::<I>(segments, base, begin / columns * columns, end, first, columns, sight);
-    bring::<F, N>(key, &mut tile_k, key_offset, column, sizes.keys, key_stride, tiles.columns, tiles);
+    let mut column = next_keys::<I>(segments, place.base, begin / columns * columns, end, place.first, columns, sight);
+    bring::<F, N>(key, &mut tile_k, place.key_offset, column, sizes.keys, place.key_stride, tiles.columns, tiles);
     while column < end {
         sync_cube();
         // Values are on their way while keys are multiplied, and the next keys while values are.
-        let held_v = fetch::<F, N>(value, key_offset, column, sizes.keys, key_stride, tiles.columns, tiles);
-        let inside = all_seen::<I>(segments, base, first, comptime!(rows as u32), column, columns, &sizes, sight);
+        let held_v = fetch::<F, N>(value, place.key_offset, column, sizes.keys, place.key_stride, tiles.columns, tiles);
+        let inside =
+            all_seen::<I>(segments, place.base, place.first, comptime!(rows as u32), column, columns, &sizes, sight);
         products::<F, N>(&own, &tile_k, &mut scores, tiles);
         sync_plane();
 
@@ -349,7 +341,7 @@ pub(super) fn forward_kernel<F: Float, I: Int, N: Size>(
             held[i] = f32::new(HIDDEN);
             let mut seen = inside;
             if !inside {
-                seen = sees::<I>(segments, base, row, column + c, &sizes, sight);
+                seen = sees::<I>(segments, place.base, row, column + c, &sizes, sight);
             }
             if seen {
                 held[i] = own_score;
@@ -385,8 +377,8 @@ pub(super) fn forward_kernel<F: Float, I: Int, N: Size>(
             weights[(own_row * comptime!(tiles.weight_stride() as u32) + c) as usize] = F::cast_from(weight);
         }
         put_tile::<F, N>(&held_v, &mut tile_v, tiles.columns, tiles);
-        let next = next_keys::<I>(segments, base, column + columns, end, first, columns, sight);
-        let held_k = fetch::<F, N>(key, key_offset, next, sizes.keys, key_stride, tiles.columns, tiles);
+        let next = next_keys::<I>(segments, place.base, column + columns, end, place.first, columns, sight);
+        let held_k = fetch::<F, N>(key, place.key_offset, next, sizes.keys, place.key_stride, tiles.columns, tiles);
         sync_cube();
         accumulate::<F, N>(&weights, &tile_v, &sums, tiles);
         put_tile::<F, N>(&held_k, &mut tile_k, tiles.columns, tiles);
@@ -399,12 +391,12 @@ pub(super) fn forward_kernel<F: Float, I: Int, N: Size>(
     }
     factors[own_row as usize] = 1.0f32 / max(total, 1.0e-30f32);
     if part == 0 && row < sizes.queries {
-        log_sums[((batch * sizes.heads + head) * sizes.queries + row) as usize] = largest + f32::ln(max(total, 1.0e-30f32));
+        log_sums[(place.statistics + row) as usize] = largest + f32::ln(max(total, 1.0e-30f32));
     }
     sync_plane();
     let wide = comptime!(tiles.head_dim as u32);
-    let out_offset = batch * sizes.queries * sizes.heads * wide + head * wide;
-    leave::<F>(&sums, &factors, &mut scores, out, out_offset, first, sizes.queries, sizes.heads * wide, tiles);
+    let out_offset = place.batch * sizes.queries * sizes.heads * wide + place.head * wide;
+    leave::<F>(&sums, &factors, &mut scores, out, out_offset, place.first, sizes.queries, sizes.heads * wide, tiles);
 }
 
 /// Multiplies each row of a plane's sums by its factor.

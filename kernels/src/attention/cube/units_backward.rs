@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::scores::{Sight, Sizes, all_seen, key_range, next_keys, next_queries, query_range, score, sees};
+use super::scores::{Sight, Sizes, all_seen, key_range, next_keys, next_queries, query_place, query_range, score, sees};
 use super::units::{AttentionTiles, accumulate, bring, fetch, leave, own_rows, products, put_tile, zeros};
 
 /// Weights and slopes of a plane's scores: `P = exp(S - L)` and `dS = P (dP - D)` times the score's slope.
@@ -81,7 +81,6 @@ pub(super) fn query_kernel<F: Float, I: Int, N: Size>(
 ) {
     let f = comptime!(tiles.fragment);
     let rows = comptime!(tiles.rows());
-    let vectors = comptime!((tiles.head_dim / tiles.vector) as u32);
     let shared = comptime!(tiles.columns.max(rows) * tiles.stride() / tiles.vector);
     let mut tile_k = SharedMemory::<Vector<F, N>>::new_aligned(shared, 32usize);
     let mut tile_v = SharedMemory::<Vector<F, N>>::new_aligned(shared, 32usize);
@@ -90,18 +89,10 @@ pub(super) fn query_kernel<F: Float, I: Int, N: Size>(
     let mut weights = SharedMemory::<F>::new_aligned(comptime!(rows * tiles.weight_stride()), 32usize);
     let mut factors = SharedMemory::<f32>::new(rows);
 
-    let (head, batch) = (CUBE_POS_Y, CUBE_POS_Z);
-    let pair = head / (sizes.heads / sizes.pairs);
-    let first = (sizes.queries.div_ceil(comptime!(rows as u32)) - CUBE_POS_X - 1) * comptime!(rows as u32);
-    let query_stride = sizes.heads * vectors;
-    let key_stride = sizes.pairs * vectors;
-    let query_offset = batch * sizes.queries * query_stride + head * vectors;
-    let key_offset = batch * sizes.keys * key_stride + pair * vectors;
-    let base = batch * sizes.keys;
-    let statistics = (batch * sizes.heads + head) * sizes.queries;
+    let place = query_place(&sizes, rows, comptime!(tiles.head_dim / tiles.vector));
 
-    bring::<F, N>(query, &mut tile_k, query_offset, first, sizes.queries, query_stride, rows, tiles);
-    bring::<F, N>(grad, &mut tile_v, query_offset, first, sizes.queries, query_stride, rows, tiles);
+    bring::<F, N>(query, &mut tile_k, place.query_offset, place.first, sizes.queries, place.query_stride, rows, tiles);
+    bring::<F, N>(grad, &mut tile_v, place.query_offset, place.first, sizes.queries, place.query_stride, rows, tiles);
     sync_cube();
     let own_query = own_rows::<F, N>(&tile_k, tiles);
     let own_grad = own_rows::<F, N>(&tile_v, tiles);
@@ -114,24 +105,25 @@ pub(super) fn query_kernel<F: Float, I: Int, N: Size>(
     }
     let sharing = comptime!(tiles.sharing() as u32);
     let own_row = PLANE_POS * comptime!(f.m as u32) + UNIT_POS_PLANE / sharing;
-    let row = first + own_row;
-    let (begin, end) = key_range(first, first + comptime!(rows as u32), &sizes, sight);
+    let row = place.first + own_row;
+    let (begin, end) = key_range(place.first, place.first + comptime!(rows as u32), &sizes, sight);
     let columns = comptime!(tiles.columns as u32);
-    let mut column = next_keys::<I>(segments, base, begin / columns * columns, end, first, columns, sight);
-    bring::<F, N>(key, &mut tile_k, key_offset, column, sizes.keys, key_stride, tiles.columns, tiles);
-    bring::<F, N>(value, &mut tile_v, key_offset, column, sizes.keys, key_stride, tiles.columns, tiles);
+    let mut column = next_keys::<I>(segments, place.base, begin / columns * columns, end, place.first, columns, sight);
+    bring::<F, N>(key, &mut tile_k, place.key_offset, column, sizes.keys, place.key_stride, tiles.columns, tiles);
+    bring::<F, N>(value, &mut tile_v, place.key_offset, column, sizes.keys, place.key_stride, tiles.columns, tiles);
     while column < end {
         sync_cube();
         // The next tiles are on their way while these are used.
-        let next = next_keys::<I>(segments, base, column + columns, end, first, columns, sight);
-        let held_k = fetch::<F, N>(key, key_offset, next, sizes.keys, key_stride, tiles.columns, tiles);
-        let held_v = fetch::<F, N>(value, key_offset, next, sizes.keys, key_stride, tiles.columns, tiles);
+        let next = next_keys::<I>(segments, place.base, column + columns, end, place.first, columns, sight);
+        let held_k = fetch::<F, N>(key, place.key_offset, next, sizes.keys, place.key_stride, tiles.columns, tiles);
+        let held_v = fetch::<F, N>(value, place.key_offset, next, sizes.keys, place.key_stride, tiles.columns, tiles);
         products::<F, N>(&own_query, &tile_k, &mut scores, tiles);
         products::<F, N>(&own_grad, &tile_v, &mut d_weights, tiles);
         sync_plane();
         let mut weight = Array::<f32>::new(comptime!(tiles.columns / tiles.sharing()));
         let mut slope = Array::<f32>::new(comptime!(tiles.columns / tiles.sharing()));
-        let inside = all_seen::<I>(segments, base, first, comptime!(rows as u32), column, columns, &sizes, sight);
+        let inside =
+            all_seen::<I>(segments, place.base, place.first, comptime!(rows as u32), column, columns, &sizes, sight);
         slopes::<I>(
             &scores,
             &d_weights,
@@ -140,8 +132,8 @@ pub(super) fn query_kernel<F: Float, I: Int, N: Size>(
             segments,
             &mut weight,
             &mut slope,
-            base,
-            statistics,
+            place.base,
+            place.statistics,
             row,
             own_row,
             column,
@@ -162,8 +154,8 @@ pub(super) fn query_kernel<F: Float, I: Int, N: Size>(
     factors[own_row as usize] = 1.0f32;
     sync_plane();
     let wide = comptime!(tiles.head_dim as u32);
-    let out_offset = batch * sizes.queries * sizes.heads * wide + head * wide;
-    leave::<F>(&sums, &factors, &mut scores, d_query, out_offset, first, sizes.queries, sizes.heads * wide, tiles);
+    let out_offset = place.batch * sizes.queries * sizes.heads * wide + place.head * wide;
+    leave::<F>(&sums, &factors, &mut scores, d_query, out_offset, place.first, sizes.queries, sizes.heads * wide, tiles);
 }
 
 /// `dK = dSᵀ Q` and `dV = Pᵀ dO`, over all query heads of a key-value head.
