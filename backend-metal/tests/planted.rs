@@ -151,6 +151,27 @@ fn a_divergent_barrier() {
     assert!(matches!(found.kind, FaultKind::DifferentBarriers { other_line: Some(16 | 18) }), "{found}");
 }
 
+/// What clang would double: it knows on the way to the second barrier who went which way before it.
+#[test]
+fn barriers_between_two_branches_of_one_condition() {
+    let source = kernel(
+        "s[t] = x[t];
+threadgroup_barrier(mem_flags::mem_threadgroup);
+const bool first = t < 2u;
+if (first) y[t] = s[t + 62];
+threadgroup_barrier(mem_flags::mem_threadgroup);
+s[t] = 2.0f * x[t];
+threadgroup_barrier(mem_flags::mem_threadgroup);
+const bool second = t < 2u;
+if (second) y[t + 2] = s[t + 62];
+threadgroup_barrier(mem_flags::mem_threadgroup);",
+    );
+    for device in DEVICES {
+        let (y, counters) = run_on(device, &source, 1).unwrap();
+        assert_eq!((y[..4].to_vec(), counters.barriers), (vec![62.0, 63.0, 124.0, 126.0], 4));
+    }
+}
+
 #[test]
 fn out_of_bounds() {
     let found = fault(&kernel("y[t] = x[t + 1];"));
