@@ -113,7 +113,11 @@ impl<'a, B: FusedBackend> Loader<'a, B> {
             return Err(ModelError::Misfit { problems: vec![problem] });
         }
         let data = TensorData { shape: shape.into(), ..data };
-        Ok(Weight::new(name, Tensor::from_data(data, (&self.device, dtype.into())), trainable))
+        // Weights stay: beside activations in the pages of a pool they would hold gigabytes that nothing uses.
+        let tensor = B::memory_persistent_allocations(&self.device, data, |data| {
+            Tensor::from_data(data, (&self.device, dtype.into()))
+        });
+        Ok(Weight::new(name, tensor, trainable))
     }
 }
 
