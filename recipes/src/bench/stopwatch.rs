@@ -20,8 +20,10 @@ pub struct Pace {
 /// Samples that are taken whatever they cost.
 const LEAST_SAMPLES: usize = 3;
 
-/// A sample holds so many launches that waiting for the device does not count.
-const SAMPLE: Duration = Duration::from_millis(4);
+/// A sample holds so many launches that waiting for the device, some tenths of a millisecond, does not count.
+const SAMPLE: Duration = Duration::from_millis(20);
+/// Most launches of a sample: short ones are timed by how fast they can be handed over, not by how fast they run.
+const MOST_LAUNCHES: f64 = 2_000.0;
 
 /// What was measured of a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -57,9 +59,12 @@ impl Pace {
         };
         sample(0)?;
         let first = sample(1)?;
-        let warm = self.warmup.max(1);
-        let each = sample(warm)?.div_f64(warm as f64);
-        let launches = (SAMPLE.as_secs_f64() / each.as_secs_f64().max(1e-9)).ceil().clamp(1.0, 100.0) as usize;
+        let mut launches = self.warmup.max(1);
+        // Few launches hide behind the wait for them: how many fill a sample shows once there are more.
+        for _ in 0..2 {
+            let each = sample(launches)?.as_secs_f64() / launches as f64;
+            launches = (SAMPLE.as_secs_f64() / each.max(1e-9)).ceil().clamp(1.0, MOST_LAUNCHES) as usize;
+        }
         let (mut samples, started) = (Vec::new(), Instant::now());
         while self.wants_more(samples.len(), started) {
             samples.push(milliseconds(sample(launches)?) / launches as f64);
@@ -111,11 +116,11 @@ mod tests {
         let mut count = 0;
         let mut launch = || {
             count += 1;
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(25));
         };
         let timing = pace.time::<Flex>(&Default::default(), &mut launch).unwrap();
-        assert!(timing.ms >= 5.0 && timing.first_ms >= 5.0);
-        assert_eq!((timing.samples, timing.launches, count), (5, 1, 1 + 2 + 5));
+        assert!(timing.ms >= 25.0 && timing.first_ms >= 25.0);
+        assert_eq!((timing.samples, timing.launches, count), (5, 1, 1 + 2 + 1 + 5));
     }
 
     #[test]
