@@ -8,6 +8,7 @@ use crate::attention::AttentionOptions;
 use crate::glu::{self, Activation};
 use crate::{
     DeviceMemory, FusedBackend, attention, layer_norm, linear, linear_cross_entropy, lora_linear, rms_norm, rotary,
+    select_rows,
 };
 
 impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
@@ -77,5 +78,9 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
         labels: IntTensor<Self>,
     ) -> FloatTensor<Self> {
         linear_cross_entropy::autodiff::forward::<B, C>(hidden, weight, labels)
+    }
+
+    fn select_rows(x: FloatTensor<Self>, places: IntTensor<Self>) -> FloatTensor<Self> {
+        select_rows::autodiff::forward::<B, C>(x, places)
     }
 }

@@ -3,11 +3,11 @@
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
-use crate::adamw::{self, AdamWStep};
+use crate::adamw::{self, AdamWStep, AdamWTensors};
 use crate::attention::{self, AttentionOptions, Statistics};
 use crate::glu::{self, Activation};
 use crate::lora_linear::{self, LoraGradients, LoraSaved};
-use crate::{layer_norm, linear, linear_cross_entropy, rms_norm, rotary};
+use crate::{layer_norm, linear, linear_cross_entropy, rms_norm, rotary, select_rows, squared_norm};
 
 /// A burn backend with the fused operations of Burnish.
 ///
@@ -170,15 +170,24 @@ pub trait FusedBackend: Backend {
         linear_cross_entropy::reference_with_gradient::<Self>(hidden, weight, labels, weight_gradient)
     }
 
+    /// See [`crate::select_rows()`].
+    fn select_rows(x: FloatTensor<Self>, places: IntTensor<Self>) -> FloatTensor<Self> {
+        Self::float_select(x, 0, places)
+    }
+
+    /// Gradient of [`FusedBackend::select_rows`], `[rows, features]`.
+    fn select_rows_backward(grad: FloatTensor<Self>, places: IntTensor<Self>, rows: usize) -> FloatTensor<Self> {
+        select_rows::reference_backward::<Self>(grad, places, rows)
+    }
+
     /// See [`crate::adamw()`].
-    fn adamw(
-        parameter: FloatTensor<Self>,
-        gradient: FloatTensor<Self>,
-        first: FloatTensor<Self>,
-        second: FloatTensor<Self>,
-        step: AdamWStep,
-    ) -> [FloatTensor<Self>; 3] {
-        adamw::reference::<Self>(parameter, gradient, first, second, step)
+    fn adamw(parameters: Vec<AdamWTensors<Self>>, step: AdamWStep) -> Vec<[FloatTensor<Self>; 3]> {
+        parameters.into_iter().map(|tensors| adamw::reference::<Self>(tensors, step)).collect()
+    }
+
+    /// See [`crate::squared_norm()`].
+    fn squared_norm(tensors: Vec<FloatTensor<Self>>, device: &Self::Device) -> FloatTensor<Self> {
+        squared_norm::reference::<Self>(tensors, device)
     }
 
     /// What the backend holds of the device's memory, where it knows.

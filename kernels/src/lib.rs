@@ -39,9 +39,11 @@ mod primitive;
 pub mod rms_norm;
 pub mod rotary;
 pub mod runtime;
+pub mod select_rows;
+pub mod squared_norm;
 pub mod tolerance;
 
-pub use adamw::{AdamWStep, adamw};
+pub use adamw::{AdamWStep, AdamWTensors, adamw};
 pub use attention::{AttentionOptions, attention};
 pub use backend::{DeviceMemory, FusedBackend, TrainBackend};
 pub use glu::{geglu, swiglu};
@@ -53,3 +55,5 @@ pub use rms_norm::{add_rms_norm, rms_norm};
 pub use rotary::{RotaryTable, rotary};
 #[cfg(feature = "cube")]
 pub use runtime::KernelRuntime;
+pub use select_rows::select_rows;
+pub use squared_norm::squared_norm;

@@ -3,7 +3,7 @@
 use burn::backend::Flex;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use burnish_kernels::glu::Activation;
-use burnish_kernels::{self as ops, AdamWStep, FusedBackend};
+use burnish_kernels::{self as ops, AdamWStep, AdamWTensors, FusedBackend};
 
 use crate::sample::{Pair, ROWS, close, numbers, product_row, random, raw};
 
@@ -105,16 +105,62 @@ pub fn adamw<B: FusedBackend>(dtype: DType) {
         step: 3,
         gradient_factor: 0.5,
     };
-    for (rows, columns) in ROWS {
-        let shape = [rows, columns];
-        let [p, g, m] = [1, 2, 3].map(|seed| random::<B, 2>(shape, seed, dtype));
-        let v = Pair::<B, 2>::from(numbers(rows * columns, 4, 1.0).iter().map(|x| x * x).collect(), shape, dtype);
-        let expected = ops::adamw::reference::<Flex>(p.cpu(), g.cpu(), m.cpu(), v.cpu(), step);
-        let found = B::adamw(p.raw(), g.raw(), m.raw(), v.raw(), step);
+    // All in one call, more than a launch binds tensors on some devices; every third parameter is held elsewhere.
+    let shapes: Vec<_> = ROWS.into_iter().chain([(7, 64), (16, 300)]).cycle().take(40).collect();
+    let (mut tensors, mut expected, mut held) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, (rows, columns)) in shapes.iter().copied().enumerate() {
+        let (shape, seed) = ([rows, columns], 10 * index as u32);
+        let [p, g, m] = [1, 2, 3].map(|more| random::<B, 2>(shape, seed + more, dtype));
+        let squares = numbers(rows * columns, seed + 4, 1.0).iter().map(|x| x * x).collect();
+        let v = Pair::<B, 2>::from(squares, shape, dtype);
+        expected.push(ops::adamw::reference::<Flex>(AdamWTensors::new(p.cpu.clone(), g.cpu, m.cpu, v.cpu), step));
+        tensors.push(AdamWTensors::new(p.device.clone(), g.device, m.device, v.device));
+        if index % 3 == 0 {
+            held.push((p.device, p.cpu));
+        }
+    }
+    for (found, expected) in B::adamw(tensors, step).into_iter().zip(expected) {
         for ((name, found), expected) in ["parameter", "first", "second"].into_iter().zip(found).zip(expected) {
             close::<B, 2>(name, found, expected, dtype);
         }
-        close::<B, 2>("the parameter that is held elsewhere", p.raw(), p.cpu(), dtype);
+    }
+    for (found, expected) in held {
+        close::<B, 2>("a parameter that is held elsewhere", raw(found), raw(expected), dtype);
+    }
+    assert!(B::adamw(Vec::new(), step).is_empty());
+}
+
+pub fn squared_norm<B: FusedBackend>(dtype: DType) {
+    if dtype != DType::F32 {
+        return;
+    }
+    let device = B::Device::default();
+    let squared = |shapes: &[(usize, usize)]| {
+        let pairs = shapes.iter().enumerate().map(|(index, (rows, columns))| {
+            let pair = random::<B, 2>([*rows, *columns], index as u32, dtype);
+            (pair.raw(), pair.cpu())
+        });
+        let (found, expected): (Vec<_>, Vec<_>) = pairs.unzip();
+        let expected = ops::squared_norm::reference::<Flex>(expected, &Default::default());
+        close::<B, 1>("squared norm", B::squared_norm(found, &device), expected, dtype);
+    };
+    squared(&[]);
+    squared(&[(3, 5)]);
+    squared(&[(300, 1000), (1, 1), (16, 64)]);
+    squared(&ROWS.into_iter().cycle().take(120).collect::<Vec<_>>());
+}
+
+pub fn select_rows<B: FusedBackend>(dtype: DType) {
+    for (rows, features) in ROWS.into_iter().chain([(70, 512)]) {
+        let places: Vec<i32> = (0..rows as i32).rev().filter(|row| row % 3 != 1).collect();
+        let kept = places.len();
+        let data = TensorData::new(places, [kept]);
+        let on_device = || Tensor::<B, 1, Int>::from_data(data.clone(), &Default::default()).into_primitive();
+        let on_cpu = || Tensor::<Flex, 1, Int>::from_data(data.clone(), &Default::default()).into_primitive();
+        let (x, g) = (random::<B, 2>([rows, features], 1, dtype), random::<B, 2>([kept, features], 2, dtype));
+        close::<B, 2>("rows", B::select_rows(x.raw(), on_device()), Flex::select_rows(x.cpu(), on_cpu()), dtype);
+        let expected = ops::select_rows::reference_backward::<Flex>(g.cpu(), on_cpu(), rows);
+        close::<B, 2>("dx", B::select_rows_backward(g.raw(), on_device(), rows), expected, dtype);
     }
 }
 

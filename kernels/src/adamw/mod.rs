@@ -1,4 +1,4 @@
-//! The optimizer's update of one parameter.
+//! The optimizer's update.
 
 #[cfg(feature = "cube")]
 pub(crate) mod cube;
@@ -29,41 +29,54 @@ pub struct AdamWStep {
     pub gradient_factor: f64,
 }
 
-/// One AdamW update; returns the parameter and both moments.
+/// A parameter, its gradient and its moments, all of one shape.
+#[derive(Debug, Clone)]
+pub struct AdamWTensors<B: Backend> {
+    /// What is trained, f32.
+    pub parameter: FloatTensor<B>,
+    /// Its gradient, before [`AdamWStep::gradient_factor`].
+    pub gradient: FloatTensor<B>,
+    /// Mean of the gradients.
+    pub first: FloatTensor<B>,
+    /// Mean of their squares.
+    pub second: FloatTensor<B>,
+}
+
+impl<B: Backend> AdamWTensors<B> {
+    /// # Panics
+    /// When the shapes differ.
+    pub fn new<const D: usize>(
+        parameter: Tensor<B, D>,
+        gradient: Tensor<B, D>,
+        first: Tensor<B, D>,
+        second: Tensor<B, D>,
+    ) -> Self {
+        assert!(
+            parameter.dims() == gradient.dims() && parameter.dims() == first.dims() && parameter.dims() == second.dims(),
+            "adamw: parameter, gradient and moments differ in shape"
+        );
+        Self { parameter: raw(parameter), gradient: raw(gradient), first: raw(first), second: raw(second) }
+    }
+}
+
+/// One AdamW update of many parameters, in as few launches as the device can bind tensors; returns each parameter with its
+/// moments, in their order.
 ///
 /// `m ← β₁m + (1-β₁)g`, `v ← β₂v + (1-β₂)g²`,
 /// `p ← (1-ηλ)p - η (m/(1-β₁ᵗ)) / (√v / √(1-β₂ᵗ) + ε)`.
-///
-/// # Shapes
-/// All four tensors have the parameter's shape.
 ///
 /// # Precision
 /// f32.
 ///
 /// # Source
-/// Loshchilov and Hutter 2019; `torch.optim.AdamW`.
-pub fn adamw<B: FusedBackend, const D: usize>(
-    parameter: Tensor<B, D>,
-    gradient: Tensor<B, D>,
-    first: Tensor<B, D>,
-    second: Tensor<B, D>,
-    step: AdamWStep,
-) -> [Tensor<B, D>; 3] {
-    assert!(
-        parameter.dims() == gradient.dims() && parameter.dims() == first.dims() && parameter.dims() == second.dims(),
-        "adamw: parameter, gradient and moments differ in shape"
-    );
-    B::adamw(raw(parameter), raw(gradient), raw(first), raw(second), step).map(typed)
+/// Loshchilov and Hutter 2019; `torch.optim.AdamW` with `fused=True`.
+pub fn adamw<B: FusedBackend>(parameters: Vec<AdamWTensors<B>>, step: AdamWStep) -> Vec<[FloatTensor<B>; 3]> {
+    B::adamw(parameters, step)
 }
 
-/// The composed update.
-pub fn reference<B: Backend>(
-    parameter: FloatTensor<B>,
-    gradient: FloatTensor<B>,
-    first: FloatTensor<B>,
-    second: FloatTensor<B>,
-    step: AdamWStep,
-) -> [FloatTensor<B>; 3] {
+/// The composed update of one parameter.
+pub fn reference<B: Backend>(tensors: AdamWTensors<B>, step: AdamWStep) -> [FloatTensor<B>; 3] {
+    let AdamWTensors { parameter, gradient, first, second } = tensors;
     // Rank does not matter to an element-wise update: everything is flattened.
     let shape = burn::tensor::TensorMetadata::shape(&parameter);
     let flat = burn::tensor::Shape::from([shape.num_elements()]);

@@ -1,12 +1,12 @@
 //! `FusedBackend` for burn's CubeCL backends: kernels of ours where the runtime asks for them, else the composed operations.
 
-use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
 use burn::tensor::{DType, TensorMetadata};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
 
 use super::rows;
-use crate::adamw::AdamWStep;
+use crate::adamw::{AdamWStep, AdamWTensors};
 use crate::attention::{AttentionOptions, Statistics};
 use crate::backend::DeviceMemory;
 use crate::glu::{self, Activation};
@@ -14,7 +14,9 @@ use crate::lora_linear::{self, LoraGradients, LoraSaved};
 use crate::matrix::{Product, multiply};
 use crate::primitive::{raw, typed};
 use crate::runtime::KernelRuntime;
-use crate::{FusedBackend, adamw, attention, layer_norm, linear, linear_cross_entropy, rms_norm, rotary};
+use crate::{
+    FusedBackend, adamw, attention, layer_norm, linear, linear_cross_entropy, rms_norm, rotary, select_rows, squared_norm,
+};
 
 /// Whether all tensors are of one float dtype that kernels are written for.
 fn alike<R: CubeRuntime>(tensors: &[&CubeTensor<R>]) -> bool {
@@ -267,17 +269,28 @@ where
         (linear_cross_entropy::total::<Self>(losses), raw(d_hidden), None)
     }
 
-    fn adamw(
-        parameter: FloatTensor<Self>,
-        gradient: FloatTensor<Self>,
-        first: FloatTensor<Self>,
-        second: FloatTensor<Self>,
-        step: AdamWStep,
-    ) -> [FloatTensor<Self>; 3] {
-        if !R::FUSED || !is_f32(&[&parameter, &gradient, &first, &second]) {
-            return adamw::reference::<Self>(parameter, gradient, first, second, step);
+    fn select_rows_backward(grad: FloatTensor<Self>, places: IntTensor<Self>, rows: usize) -> FloatTensor<Self> {
+        if !R::FUSED || !alike(&[&grad]) {
+            return select_rows::reference_backward::<Self>(grad, places, rows);
         }
-        adamw::cube::update(parameter, gradient, first, second, step)
+        let zeros = Self::float_zeros([rows, grad.shape()[1]].into(), &grad.device, grad.dtype.into());
+        select_rows::cube::spread(grad, places, zeros)
+    }
+
+    fn adamw(parameters: Vec<AdamWTensors<Self>>, step: AdamWStep) -> Vec<[FloatTensor<Self>; 3]> {
+        let fits = |t: &AdamWTensors<Self>| is_f32(&[&t.parameter, &t.gradient, &t.first, &t.second]);
+        if !R::FUSED || !parameters.iter().all(fits) {
+            return parameters.into_iter().map(|tensors| adamw::reference::<Self>(tensors, step)).collect();
+        }
+        let tensors = parameters.into_iter().map(|t| [t.parameter, t.gradient, t.first, t.second]);
+        adamw::cube::update(tensors.collect(), step)
+    }
+
+    fn squared_norm(tensors: Vec<FloatTensor<Self>>, device: &Self::Device) -> FloatTensor<Self> {
+        if !R::FUSED || !is_f32(&tensors.iter().collect::<Vec<_>>()) {
+            return squared_norm::reference::<Self>(tensors, device);
+        }
+        squared_norm::cube::sum(tensors, device)
     }
 
     fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {

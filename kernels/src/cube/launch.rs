@@ -4,10 +4,14 @@ use burn::tensor::DType;
 use burn::tensor::Shape;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::client::ComputeClient;
 use cubecl::prelude::*;
 
 /// Most cubes along one axis of a launch.
-const MAX_CUBES: usize = 65_535;
+pub(crate) const MAX_CUBES: usize = 65_535;
+
+/// Most tensors of a launch that takes many: more of them would make its kernel long, and save little.
+const MAX_BINDINGS: usize = 96;
 
 /// A tensor whose rows follow each other without gaps, copied only where it is not one already. CUDA's allocations of burn have
 /// gaps where rows are no multiple of its alignment.
@@ -58,10 +62,34 @@ pub(crate) fn cubes(count: usize) -> CubeCount {
     CubeCount::Static(x as u32, count.div_ceil(x).max(1) as u32, 1)
 }
 
+/// How many tensors a launch may bind; one is left for its sizes.
+pub(crate) fn bindings<R: CubeRuntime>(client: &ComputeClient<R>) -> usize {
+    (client.properties().hardware.max_bindings as usize).min(MAX_BINDINGS) - 1
+}
+
+/// Items in groups of at most so many bindings each, in their order; an item that binds more stands alone.
+pub(crate) fn groups<T>(items: Vec<T>, most: usize, bindings: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+    let (mut groups, mut taken) = (Vec::<Vec<T>>::new(), 0);
+    for item in items {
+        let more = bindings(&item);
+        match groups.last_mut() {
+            Some(group) if taken + more <= most => {
+                group.push(item);
+                taken += more;
+            }
+            _ => {
+                groups.push(vec![item]);
+                taken = more;
+            }
+        }
+    }
+    groups
+}
+
 /// Whether planes can add up among themselves.
-pub(crate) fn has_planes<R: CubeRuntime>(tensor: &CubeTensor<R>) -> bool {
+pub(crate) fn has_planes<R: CubeRuntime>(client: &ComputeClient<R>) -> bool {
     use cubecl::ir::features::Plane;
-    tensor.client.features().plane.contains(Plane::Ops)
+    client.features().plane.contains(Plane::Ops)
 }
 
 /// Units for a row of so many vectors: a power of two from 32 to 256.

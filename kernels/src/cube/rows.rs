@@ -26,7 +26,7 @@ pub(crate) struct RowPlan {
 impl RowPlan {
     pub fn new<R: CubeRuntime>(x: &CubeTensor<R>, vectors: usize) -> Self {
         let units = row_units(vectors);
-        Self { vectors, units, held: vectors.div_ceil(units), planes: has_planes(x) }
+        Self { vectors, units, held: vectors.div_ceil(units), planes: has_planes(&x.client) }
     }
 }
 

@@ -103,7 +103,7 @@ pub(crate) fn losses<R: CubeRuntime>(
     let units = row_units(vectors);
     let losses = empty(&logits, [rows], DType::F32);
     let (client, dtype, label_dtype) = (logits.client.clone(), logits.dtype, labels.dtype);
-    let planes = has_planes(&logits);
+    let planes = has_planes(&logits.client);
     // SAFETY: a cube stays within its row, and labels are below the vocabulary.
     unsafe {
         loss_kernel::launch_unchecked::<R>(

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Result, anyhow, bail};
 use burn::backend::Autodiff;
 use burn::optim::Optimizer;
-use burn::tensor::DType;
+use burn::tensor::{DType, Tensor};
 use burn_train::TrainStep;
 use burnish_kernels::FusedBackend;
 use burnish_lora::{LoraConfig, attach};
@@ -20,7 +20,7 @@ use super::sizes::Sizes;
 use super::stopwatch::{Pace, median, milliseconds, wait};
 use crate::config::TrainConfig;
 use crate::data::{Batch, IGNORE};
-use crate::train::{AdamW, LossScale, StepItem, TrainedModel, gradient_norm};
+use crate::train::{AdamW, LossScale, StepItem, TrainedModel, squared_gradient_norm};
 
 /// What was measured of a step.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -136,9 +136,9 @@ impl<B: FusedBackend> Trainer<B> {
         loop {
             self.item.loss_scale = self.loss_scale.as_ref().map_or(1.0, |loss_scale| loss_scale.scale);
             let output = TrainStep::step(&self.trained, self.item.clone());
-            let data = output.item.loss.try_into_data().map_err(|error| anyhow!("the device failed: {error}"))?;
-            let loss: f64 = data.iter::<f64>().sum();
-            let norm = gradient_norm(&self.trained.model, &output.grads)? / self.item.loss_scale;
+            let squares = squared_gradient_norm(&self.trained.model, &output.grads);
+            let loss = number(output.item.loss)?;
+            let norm = number(squares)?.sqrt() / self.item.loss_scale;
             if !self.is_usable(loss, norm)? {
                 continue;
             }
@@ -163,6 +163,11 @@ impl<B: FusedBackend> Trainer<B> {
         }
         bail!("it is wrong: loss {loss}, length of the gradients {norm}")
     }
+}
+
+fn number<B: FusedBackend>(tensor: Tensor<B, 1>) -> Result<f64> {
+    let data = tensor.try_into_data().map_err(|error| anyhow!("the device failed: {error}"))?;
+    Ok(data.iter::<f64>().sum())
 }
 
 /// Rows of random tokens, one text each; all but the first of a row are learned.

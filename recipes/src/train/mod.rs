@@ -19,4 +19,4 @@ pub use model::{StepItem, StepOutput, TrainedModel, batch_loss};
 pub use optimizer::AdamW;
 pub use run::{Prepared, Summary, train};
 pub use schedule::Schedule;
-pub use strategy::{End, Events, Plan, StepStrategy, gradient_norm};
+pub use strategy::{End, Events, Plan, StepStrategy, squared_gradient_norm};

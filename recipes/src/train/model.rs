@@ -6,7 +6,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
 use burn_train::metric::{Adaptor, LossInput};
 use burn_train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
-use burnish_kernels::{FusedBackend, TrainBackend, linear_cross_entropy};
+use burnish_kernels::{FusedBackend, TrainBackend, linear_cross_entropy, select_rows};
 use burnish_models::{DropoutSeed, LanguageModel, ModelInput};
 
 use crate::data::{Batch, IGNORE};
@@ -78,7 +78,7 @@ pub fn batch_loss<B: FusedBackend>(
     let (places, labels) = targets(batch);
     let count = places.len();
     let ints = |values: Vec<i32>| Tensor::<B, 1, Int>::from_data(TensorData::new(values, [count]), device);
-    let hidden = model.hidden_states(&input, None).select(0, ints(places));
+    let hidden = select_rows(model.hidden_states(&input, None), ints(places));
     linear_cross_entropy(hidden, model.head(), ints(labels))
 }
 

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use burn::module::{AutodiffModule, ModuleMapper, Param, ParamId};
+use burn::module::{AutodiffModule, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::{GradientsParams, LearningRate, MultiGradientsParams, Optimizer};
-use burn::tensor::Tensor;
-use burnish_kernels::{AdamWStep, FusedBackend, TrainBackend, adamw};
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{Tensor, TensorPrimitive};
+use burnish_kernels::{AdamWStep, AdamWTensors, FusedBackend, TrainBackend, adamw};
 use burnish_models::AnyTensor;
 
 use crate::config::TrainConfig;
@@ -63,7 +64,16 @@ impl<B: TrainBackend, M: AutodiffModule<B>> Optimizer<M, B> for AdamW<B> {
         let mut state = self.state();
         state.hyper.learning_rate = learning_rate;
         state.hyper.step += 1;
-        module.map(&mut Update { state: &mut state, grads })
+        let mut gathered = Gathered { state: &mut state, grads, parameters: Vec::new(), tensors: Vec::new() };
+        module.visit(&mut gathered);
+        let Gathered { parameters, tensors, .. } = gathered;
+        let mut new = BTreeMap::new();
+        for ((id, rank), [parameter, first, second]) in parameters.into_iter().zip(adamw(tensors, state.hyper)) {
+            let moments = Moments { exp_avg: of_rank(rank, first), exp_avg_sq: of_rank(rank, second) };
+            state.moments.insert(id, moments);
+            new.insert(id, parameter);
+        }
+        module.map(&mut Updated { new })
     }
 
     fn step_multi(&mut self, learning_rate: LearningRate, module: M, mut grads: MultiGradientsParams) -> M {
@@ -82,19 +92,40 @@ impl<B: TrainBackend, M: AutodiffModule<B>> Optimizer<M, B> for AdamW<B> {
     }
 }
 
-struct Update<'a, B: TrainBackend> {
+/// Collects what trains, with gradient and moments.
+struct Gathered<'a, B: TrainBackend> {
     state: &'a mut State<B>,
     grads: GradientsParams,
+    /// Ids and ranks.
+    parameters: Vec<(u64, usize)>,
+    tensors: Vec<AdamWTensors<B::InnerBackend>>,
 }
 
-impl<B: TrainBackend> ModuleMapper<B> for Update<'_, B> {
+impl<B: TrainBackend> ModuleVisitor<B> for Gathered<'_, B> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        let Some(gradient) = self.grads.remove::<B::InnerBackend, D>(param.id) else { return };
+        let (id, parameter) = (param.id.val(), param.val().inner());
+        let (first, second) = match self.state.moments.remove(&id) {
+            Some(moments) => (typed(moments.exp_avg), typed(moments.exp_avg_sq)),
+            None => (parameter.zeros_like(), parameter.zeros_like()),
+        };
+        self.parameters.push((id, D));
+        self.tensors.push(AdamWTensors::new(parameter, gradient, first, second));
+    }
+}
+
+/// Puts the new parameters where the old ones are.
+struct Updated<B: TrainBackend> {
+    new: BTreeMap<u64, FloatTensor<B::InnerBackend>>,
+}
+
+impl<B: TrainBackend> ModuleMapper<B> for Updated<B> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
         let (id, tensor, mapper) = param.consume();
-        let updated = match self.grads.remove::<B::InnerBackend, D>(id) {
-            Some(gradient) => {
-                let tracked = tensor.is_require_grad();
-                let updated = self.update(id, tensor.inner(), gradient);
-                Tensor::from_inner(updated).set_require_grad(tracked)
+        let updated = match self.new.remove(&id.val()) {
+            Some(new) => {
+                let new = Tensor::<B::InnerBackend, D>::from_primitive(TensorPrimitive::Float(new));
+                Tensor::from_inner(new).set_require_grad(tensor.is_require_grad())
             }
             None => tensor,
         };
@@ -102,39 +133,19 @@ impl<B: TrainBackend> ModuleMapper<B> for Update<'_, B> {
     }
 }
 
-impl<B: TrainBackend> Update<'_, B> {
-    fn update<const D: usize>(
-        &mut self,
-        id: ParamId,
-        parameter: Tensor<B::InnerBackend, D>,
-        gradient: Tensor<B::InnerBackend, D>,
-    ) -> Tensor<B::InnerBackend, D> {
-        let (first, second) = match self.state.moments.remove(&id.val()) {
-            Some(moments) => (of_rank(moments.exp_avg), of_rank(moments.exp_avg_sq)),
-            None => (parameter.zeros_like(), parameter.zeros_like()),
-        };
-        let [parameter, first, second] = adamw(parameter, gradient, first, second, self.state.hyper);
-        let moments = Moments { exp_avg: any(first), exp_avg_sq: any(second) };
-        self.state.moments.insert(id.val(), moments);
-        parameter
+/// A primitive of rank 1 or 2, which are the ranks of parameters.
+fn of_rank<B: FusedBackend>(rank: usize, tensor: FloatTensor<B>) -> AnyTensor<B> {
+    let tensor = TensorPrimitive::Float(tensor);
+    if rank == 1 {
+        AnyTensor::Vector(Tensor::from_primitive(tensor))
+    } else {
+        AnyTensor::Matrix(Tensor::from_primitive(tensor))
     }
 }
 
-/// Any tensor as one of rank `D`; parameters have rank 1 or 2.
-fn of_rank<B: FusedBackend, const D: usize>(tensor: AnyTensor<B>) -> Tensor<B, D> {
-    match tensor {
-        AnyTensor::Vector(tensor) => {
-            let shape = tensor.shape();
-            tensor.reshape::<D, _>(shape)
-        }
-        AnyTensor::Matrix(tensor) => {
-            let shape = tensor.shape();
-            tensor.reshape::<D, _>(shape)
-        }
-    }
-}
-
-fn any<B: FusedBackend, const D: usize>(tensor: Tensor<B, D>) -> AnyTensor<B> {
-    let shape = tensor.shape();
-    if D == 1 { AnyTensor::Vector(tensor.reshape::<1, _>(shape)) } else { AnyTensor::Matrix(tensor.reshape::<2, _>(shape)) }
+fn typed<B: FusedBackend, const D: usize>(tensor: AnyTensor<B>) -> Tensor<B, D> {
+    Tensor::from_primitive(match tensor {
+        AnyTensor::Vector(tensor) => tensor.into_primitive(),
+        AnyTensor::Matrix(tensor) => tensor.into_primitive(),
+    })
 }

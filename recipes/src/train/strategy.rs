@@ -14,7 +14,7 @@ use burn_train::{
     EventProcessorTraining, Learner, LearnerEvent, LearningComponentsMarker, SupervisedLearningStrategy,
     SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
 };
-use burnish_kernels::TrainBackend;
+use burnish_kernels::{TrainBackend, squared_norm};
 use burnish_models::{AnyTensor, LanguageModel};
 
 use super::checkpoint::{Checkpoint, TrainerState};
@@ -267,8 +267,10 @@ impl<B: TrainBackend> StepStrategy<B> {
         let loss_scale = lock(&self.progress).state.loss_scale.as_ref().map_or(1.0, |loss_scale| loss_scale.scale);
         item.loss_scale = loss_scale;
         let output = learner.train_step(item);
+        // Queued before the device is waited for.
+        let squares = squared_gradient_norm(&learner.model().model, &output.grads);
         let loss = scalar(output.item.loss.clone())?;
-        let grad_norm = gradient_norm(&learner.model().model, &output.grads)? / loss_scale;
+        let grad_norm = scalar(squares)?.sqrt() / loss_scale;
         if self.is_taken(step, loss, grad_norm)? {
             let longest = self.config.max_grad_norm;
             // torch.nn.utils.clip_grad_norm_ divides by the norm plus 1e-6.
@@ -396,23 +398,14 @@ pub fn scalar<B: Backend>(tensor: Tensor<B, 1>) -> Result<f64> {
     Ok(data.iter::<f64>().sum())
 }
 
-/// The length of all gradients together.
-///
-/// # Errors
-/// As [`scalar`].
-pub fn gradient_norm<B: TrainBackend>(model: &LanguageModel<B>, grads: &GradientsParams) -> Result<f64> {
-    let mut sum: Option<Tensor<B::InnerBackend, 1>> = None;
-    for parameter in model.parameters() {
-        let squares = match parameter.tensor {
-            AnyTensor::Vector(_) => grads.get::<B::InnerBackend, 1>(parameter.id).map(|g| (g.clone() * g).sum()),
-            AnyTensor::Matrix(_) => grads.get::<B::InnerBackend, 2>(parameter.id).map(|g| (g.clone() * g).sum()),
-        };
-        if let Some(squares) = squares {
-            sum = Some(match sum {
-                Some(sum) => sum + squares,
-                None => squares,
-            });
-        }
-    }
-    Ok(sum.map_or(Ok(0.0), scalar)?.sqrt())
+/// The squared length of all gradients together, `[1]`.
+pub fn squared_gradient_norm<B: TrainBackend>(
+    model: &LanguageModel<B>,
+    grads: &GradientsParams,
+) -> Tensor<B::InnerBackend, 1> {
+    let gradients = model.parameters().into_iter().filter_map(|parameter| match parameter.tensor {
+        AnyTensor::Vector(_) => grads.get::<B::InnerBackend, 1>(parameter.id).map(|grad| grad.into_primitive().tensor()),
+        AnyTensor::Matrix(_) => grads.get::<B::InnerBackend, 2>(parameter.id).map(|grad| grad.into_primitive().tensor()),
+    });
+    squared_norm(gradients.collect(), &model.head().device())
 }

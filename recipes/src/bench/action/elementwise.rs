@@ -1,7 +1,8 @@
 //! Operations that memory bounds.
 
+use burn::tensor::Tensor;
 use burnish_kernels::glu::{self, Activation};
-use burnish_kernels::{self as kernels, AdamWStep, FusedBackend};
+use burnish_kernels::{self as kernels, AdamWStep, AdamWTensors, FusedBackend};
 
 use super::{Action, raw};
 use crate::bench::setup::{Setup, in_turns};
@@ -80,9 +81,8 @@ pub(super) fn adamw<B: FusedBackend>(setup: &Setup<B>) -> Vec<Action> {
         step: 10,
         gradient_factor: 1.0,
     };
-    let run = in_turns(sets.clone(), move |[p, g, m, v]| drop(B::adamw(raw(p), raw(g), raw(m), raw(v), step)));
-    let composed = in_turns(sets, move |[p, g, m, v]| {
-        drop(kernels::adamw::reference::<B>(raw(p), raw(g), raw(m), raw(v), step));
-    });
+    let tensors = |[p, g, m, v]: &[Tensor<B, 1>; 4]| AdamWTensors::new(p.clone(), g.clone(), m.clone(), v.clone());
+    let run = in_turns(sets.clone(), move |set| drop(B::adamw(vec![tensors(set)], step)));
+    let composed = in_turns(sets, move |set| drop(kernels::adamw::reference::<B>(tensors(set), step)));
     vec![Action::new(run).composed(composed)]
 }

@@ -1,0 +1,129 @@
+//! The GPU kernels: partial sums of many tensors in one launch, and one cube that adds them up.
+
+use burn::tensor::{DType, Shape, TensorMetadata};
+use burn_cubecl::CubeRuntime;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+use crate::cube::launch::{bindings, contiguous, greatest_common_divisor, groups, has_planes, vector_size};
+use crate::cube::reduce::{cube_sum, vector_sum};
+
+const UNITS: usize = 256;
+/// Vectors that a unit adds up, where a tensor is not so long that it runs out of cubes.
+const HELD: usize = 8;
+/// Most cubes of a tensor.
+const MOST_CUBES: usize = 256;
+
+#[cube(launch_unchecked)]
+fn squares_kernel<N: Size>(
+    tensors: &Sequence<Array<Vector<f32, N>>>,
+    partial: &mut Array<f32>,
+    counts: &Sequence<u32>,
+    start: u32,
+    #[comptime] number: usize,
+    #[comptime] planes: bool,
+) {
+    let mut squares = 0.0f32;
+    #[unroll]
+    for index in 0..number {
+        if CUBE_POS_Y == index as u32 {
+            let mut at = ABSOLUTE_POS_X;
+            while at < *counts.index(index) {
+                let value = tensors.index(index)[at as usize];
+                squares += vector_sum::<N>(value * value);
+                at += CUBE_COUNT_X * CUBE_DIM_X;
+            }
+        }
+    }
+    let total = cube_sum(squares, UNITS, planes);
+    if UNIT_POS == 0 {
+        partial[(start + CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X) as usize] = total;
+    }
+}
+
+#[cube(launch_unchecked)]
+fn total_kernel(partial: &Array<f32>, out: &mut Array<f32>, count: u32, #[comptime] planes: bool) {
+    let mut sum = 0.0f32;
+    let mut at = UNIT_POS;
+    while at < count {
+        sum += partial[at as usize];
+        at += comptime!(UNITS as u32);
+    }
+    let total = cube_sum(sum, UNITS, planes);
+    if UNIT_POS == 0 {
+        out[0] = total;
+    }
+}
+
+/// The sum of all squares, `[1]`.
+pub(crate) fn sum<R: CubeRuntime>(tensors: Vec<CubeTensor<R>>, device: &R::Device) -> CubeTensor<R> {
+    let client = R::client(device);
+    let planes = has_planes(&client);
+    let groups = groups(tensors.into_iter().map(contiguous).collect(), bindings(&client) - 1, |_| 1);
+    let groups: Vec<_> = groups.into_iter().map(Group::new).collect();
+    let cubes: usize = groups.iter().map(Group::cubes).sum();
+    let filled = |elements: usize| {
+        let handle = client.empty(elements.max(1) * size_of::<f32>());
+        CubeTensor::new_contiguous(client.clone(), device.clone(), Shape::from([elements]), handle, DType::F32)
+    };
+    let (partial, out) = (filled(cubes), filled(1));
+    let mut start = 0;
+    for group in groups {
+        let (cubes, each, number) = (group.cubes(), group.each, group.tensors.len());
+        // SAFETY: a tensor holds as many vectors as its count says, and every cube has a place of its own.
+        unsafe {
+            squares_kernel::launch_unchecked::<R>(
+                &client,
+                CubeCount::Static(each as u32, number as u32, 1),
+                CubeDim::new_1d(UNITS as u32),
+                group.size,
+                group.tensors.into_iter().map(CubeTensor::into_array_arg).collect(),
+                partial.clone().into_array_arg(),
+                group.counts.into_iter().collect(),
+                start as u32,
+                number,
+                planes,
+            );
+        }
+        start += cubes;
+    }
+    // SAFETY: `partial` holds a sum of each cube.
+    unsafe {
+        total_kernel::launch_unchecked::<R>(
+            &client,
+            CubeCount::Static(1, 1, 1),
+            CubeDim::new_1d(UNITS as u32),
+            partial.into_array_arg(),
+            out.clone().into_array_arg(),
+            cubes as u32,
+            planes,
+        );
+    }
+    out
+}
+
+/// Tensors of one launch.
+struct Group<R: CubeRuntime> {
+    tensors: Vec<CubeTensor<R>>,
+    /// Elements of a vector.
+    size: usize,
+    /// Vectors of each tensor.
+    counts: Vec<u32>,
+    /// Cubes of each tensor.
+    each: usize,
+}
+
+impl<R: CubeRuntime> Group<R> {
+    fn new(tensors: Vec<CubeTensor<R>>) -> Self {
+        let elements: Vec<_> = tensors.iter().map(|tensor| tensor.shape().num_elements()).collect();
+        let size =
+            vector_size(&tensors.iter().collect::<Vec<_>>(), elements.iter().copied().fold(0, greatest_common_divisor));
+        let most = elements.iter().copied().max().unwrap_or(0) / size;
+        let counts = elements.into_iter().map(|elements| (elements / size) as u32).collect();
+        Self { tensors, size, counts, each: most.div_ceil(UNITS * HELD).clamp(1, MOST_CUBES) }
+    }
+
+    fn cubes(&self) -> usize {
+        self.each * self.tensors.len()
+    }
+}
