@@ -4,7 +4,7 @@ use burn::backend::Flex;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use burnish_kernels::{self as ops, AttentionOptions, FusedBackend};
 
-use crate::sample::{close, random};
+use crate::sample::{close, random, raw};
 
 pub fn attention<B: FusedBackend>(dtype: DType) {
     let cases = [
@@ -37,5 +37,30 @@ pub fn attention<B: FusedBackend>(dtype: DType) {
         for ((part, found), expected) in ["dq", "dk", "dv"].into_iter().zip(found).zip(expected) {
             close::<B, 4>(&name(part), found, expected, dtype);
         }
+    }
+}
+
+/// A few tokens over the beginning of a longer cache.
+pub fn decode<B: FusedBackend>(dtype: DType) {
+    let cases = [
+        // batch, queries, keys, capacity, heads, key-value heads, head_dim, window, soft-cap
+        (1, 1, 2, 4, 1, 1, 4, None, None),
+        (2, 1, 77, 80, 4, 2, 8, None, None),
+        (1, 1, 128, 128, 6, 1, 16, None, Some(3.0)),
+        (2, 3, 300, 512, 8, 2, 64, None, None),
+        (1, 1, 500, 512, 5, 1, 6, Some(130), None),
+        (1, 4, 260, 300, 2, 2, 128, Some(2), None),
+        (2, 2, 131, 256, 8, 1, 256, None, None),
+        (1, 5, 70, 70, 2, 1, 32, None, None),
+    ];
+    for (batch, queries, keys, capacity, heads, pairs, dim, sliding_window, softcap) in cases {
+        let q = random::<B, 4>([batch, queries, heads, dim], 1, dtype);
+        let [k, v] = [2, 3].map(|seed| random::<B, 4>([batch, capacity, pairs, dim], seed, dtype));
+        let options = AttentionOptions { scale: (dim as f64).powf(-0.5), sliding_window, softcap };
+        let [key, value] = [&k, &v].map(|cache| raw(cache.device.clone().narrow(1, 0, keys)));
+        let [key_cpu, value_cpu] = [&k, &v].map(|cache| raw(cache.cpu.clone().narrow(1, 0, keys)));
+        let expected = ops::attention::reference::<Flex>(q.cpu(), key_cpu, value_cpu, None, options);
+        let name = format!("{queries} tokens over {keys} of {capacity}, {heads} of {pairs} heads of {dim}");
+        close::<B, 4>(&name, B::segment_attention(q.raw(), key, value, None, options), expected, dtype);
     }
 }

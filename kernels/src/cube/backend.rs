@@ -135,6 +135,9 @@ where
         if !R::FUSED || !alike(&[&query, &key, &value]) || !attention::cube::fits(query.shape()[3]) {
             return attention::reference::<Self>(query, key, value, segments, options);
         }
+        if let Some(out) = attention::cube::decode([&query, &key, &value], options) {
+            return out;
+        }
         attention::cube::forward([query, key, value], segments, options).0
     }
 

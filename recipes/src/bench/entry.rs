@@ -145,7 +145,13 @@ pub fn entries(kernel: Kernel, sizes: &Sizes, element: usize) -> Vec<Entry> {
                 "{}×{}, {}/{} heads of {}",
                 sizes.batch, sizes.length, sizes.heads, sizes.key_value_heads, sizes.head_dim
             );
-            both(shape, attention.forward(element), attention.backward(element), 1, 0)
+            let mut rows = both(shape, attention.forward(element), attention.backward(element), 1, 0);
+            let shape = format!(
+                "decode {}×1 over {}, {}/{} heads of {}",
+                sizes.batch, sizes.length, sizes.heads, sizes.key_value_heads, sizes.head_dim
+            );
+            rows.push(row(Pass::Whole, &shape, attention.decode(element), 0, 0));
+            rows
         }
         Kernel::Linear => {
             let mut rows = Vec::new();

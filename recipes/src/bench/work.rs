@@ -135,6 +135,15 @@ impl AttentionSizes {
         Work { bytes, flops: self.forward_flops() }
     }
 
+    /// A new token of each row over a cache of the row's length: reads q, k, v; writes o.
+    pub fn decode(&self, element: usize) -> Work {
+        let query = 2.0 * area(self.batch, self.heads * self.head_dim);
+        let seen = self.window.unwrap_or(self.length).min(self.length);
+        let cache = 2.0 * area(self.batch * seen, self.key_value_heads * self.head_dim);
+        let flops = 4.0 * area(self.batch, self.heads) * area(self.head_dim, seen);
+        Work { bytes: (query + cache) * element as f64, flops }
+    }
+
     /// Reads q, k, v, o, do and the log-sum-exp; writes dq, dk, dv. Five products where the forward has two: the scores are computed
     /// anew, for to keep them would take memory that grows with the square of the length (Dao et al. 2022).
     pub fn backward(&self, element: usize) -> Work {

@@ -7,7 +7,7 @@ use cubecl::prelude::*;
 
 use super::lanes;
 use super::registers::RegisterTiles;
-use super::scores::{Sight, SizesLaunch};
+use super::scores::{Sight, SizesLaunch, sizes};
 use super::units::{self, AttentionTiles};
 use super::units_backward;
 use super::{registers_backward, registers_forward};
@@ -54,16 +54,7 @@ impl<R: CubeRuntime> Call<R> {
 
     fn sizes(&self) -> SizesLaunch<R> {
         let [_, queries, keys, heads, pairs, _] = self.sizes;
-        let window = self.options.sliding_window.unwrap_or(keys).min(keys);
-        SizesLaunch::new(
-            queries as u32,
-            keys as u32,
-            heads as u32,
-            pairs as u32,
-            window as u32,
-            self.options.scale as f32,
-            self.options.softcap.unwrap_or(1.0) as f32,
-        )
+        sizes([queries, keys, heads, pairs], self.options)
     }
 
     /// Tiles on the registers of matrix units, where the device shows them and a head is not too long for them.

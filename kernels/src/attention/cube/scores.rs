@@ -2,6 +2,8 @@
 
 use cubecl::prelude::*;
 
+use crate::attention::AttentionOptions;
+
 /// Scores below it are hidden.
 pub(super) const HIDDEN: f32 = -1.0e30;
 
@@ -28,6 +30,19 @@ pub(super) struct Sizes {
     pub window: u32,
     pub scale: f32,
     pub cap: f32,
+}
+
+/// The sizes as a launch takes them, of queries, keys, heads and key-value heads.
+pub(super) fn sizes<R: Runtime>([queries, keys, heads, pairs]: [usize; 4], options: AttentionOptions) -> SizesLaunch<R> {
+    SizesLaunch::new(
+        queries as u32,
+        keys as u32,
+        heads as u32,
+        pairs as u32,
+        options.sliding_window.unwrap_or(keys).min(keys) as u32,
+        options.scale as f32,
+        options.softcap.unwrap_or(1.0) as f32,
+    )
 }
 
 /// Where the queries of a cube lie, and the keys that they may see, in vectors.

@@ -30,13 +30,21 @@ pub(super) fn attention<B: FusedBackend>(setup: &Setup<B>) -> Vec<Action> {
         let (q, k, v, dy, ids) = (q.clone(), k.clone(), v.clone(), dy.clone(), ids.clone());
         move || drop(B::attention_backward(raw(&q), raw(&k), raw(&v), ids(), statistics.clone(), raw(&dy), options))
     };
+    let decode = {
+        let token = setup.random([sizes.batch, 1, sizes.heads, sizes.head_dim]);
+        let (k, v, token2): (_, _, Tensor<B, 4>) = (k.clone(), v.clone(), token.clone());
+        let (k2, v2) = (k.clone(), v.clone());
+        let run = move || drop(B::segment_attention(raw(&token), raw(&k), raw(&v), None, options));
+        let reference = move || drop(kernels::attention::reference::<B>(raw(&token2), raw(&k2), raw(&v2), None, options));
+        Action::new(Box::new(run)).composed(Box::new(reference))
+    };
     let (mut forward, mut backward) = (Action::new(Box::new(forward)), Action::new(Box::new(backward)));
     let scores = 3 * 4 * (sizes.batch * sizes.heads) as u64 * (sizes.length as u64).pow(2);
     if scores > COMPOSED_LIMIT {
         let note = format!("not beside composed attention: its scores take {}", gib(scores));
         forward.note = Some(note.clone());
         backward.note = Some(note);
-        return vec![forward, backward];
+        return vec![forward, backward, decode];
     }
     let composed = {
         let (q, k, v, ids) = (q.clone(), k.clone(), v.clone(), ids.clone());
@@ -44,5 +52,5 @@ pub(super) fn attention<B: FusedBackend>(setup: &Setup<B>) -> Vec<Action> {
     };
     let composed_backward =
         move || drop(kernels::attention::reference_backward::<B>(raw(&q), raw(&k), raw(&v), ids(), raw(&dy), options));
-    vec![forward.composed(Box::new(composed)), backward.composed(Box::new(composed_backward))]
+    vec![forward.composed(Box::new(composed)), backward.composed(Box::new(composed_backward)), decode]
 }

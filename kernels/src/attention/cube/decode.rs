@@ -1,0 +1,276 @@
+//! Attention of one token, or a few, over a cache: a cube takes a block of keys for all heads that share them, so that each key
+//! and value is read once; what the blocks found is put together by a second launch (Dao et al. 2023, "Flash-Decoding").
+
+use burn::tensor::{DType, TensorMetadata};
+use burn_cubecl::CubeRuntime;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+use super::scores::{HIDDEN, Sight, Sizes, key_range, score, sizes};
+use crate::attention::AttentionOptions;
+use crate::cube::launch::{contiguous, empty, empty_like, greatest_common_divisor, has_planes, vector_size};
+use crate::cube::reduce::{cube_max, cube_sum, vector_sum};
+
+/// Most queries: with more, tiles of them read the keys less often.
+const MOST_QUERIES: usize = 4;
+/// Units of a cube, and keys of a block.
+const BLOCK: usize = 128;
+/// Heads whose sums a unit holds at a time.
+const HEADS: usize = 4;
+
+/// What the kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct DecodePlan {
+    /// Vectors of a head.
+    vectors: usize,
+    /// Heads that share keys.
+    group: usize,
+    /// Whether a block is all there is.
+    alone: bool,
+    /// Whether planes add up among themselves.
+    planes: bool,
+}
+
+/// Where the cache lies, in vectors: it may be the beginning of a longer one.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+struct CachePlace {
+    key_batch: u32,
+    key_token: u32,
+    value_batch: u32,
+    value_token: u32,
+}
+
+#[cube(launch_unchecked)]
+#[allow(clippy::too_many_arguments)]
+fn block_kernel<F: Float, N: Size>(
+    query: &Array<Vector<F, N>>,
+    key: &Array<Vector<F, N>>,
+    value: &Array<Vector<F, N>>,
+    out: &mut Array<Vector<F, N>>,
+    partial: &mut Array<Vector<f32, N>>,
+    statistics: &mut Array<f32>,
+    sizes: Sizes,
+    place: CachePlace,
+    first_block: u32,
+    #[comptime] plan: DecodePlan,
+    #[comptime] sight: Sight,
+    #[define(F)] _dtype: StorageType,
+) {
+    let (vectors, group) = comptime!((plan.vectors as u32, plan.group as u32));
+    let mut queries = SharedMemory::<Vector<f32, N>>::new(comptime!(plan.group * plan.vectors));
+    let mut weights = SharedMemory::<f32>::new(comptime!(plan.group * BLOCK));
+    let mut totals = SharedMemory::<f32>::new(comptime!(plan.group));
+    let mut scratch = SharedMemory::<Vector<f32, N>>::new(BLOCK);
+    let (split, splits, pair, row) = (CUBE_POS_X, CUBE_COUNT_X, CUBE_POS_Y, CUBE_POS_Z);
+    let batch = row / sizes.queries;
+    let index = row % sizes.queries;
+    let first = (first_block + split) * comptime!(BLOCK as u32);
+    let (begin, end) = key_range(index, index + 1, &sizes, sight);
+
+    // The heads of a group stand side by side.
+    let head = row * sizes.heads + pair * group;
+    let mut at = UNIT_POS;
+    while at < comptime!((plan.group * plan.vectors) as u32) {
+        queries[at as usize] = Vector::<f32, N>::cast_from(query[(head * vectors + at) as usize]);
+        at += comptime!(BLOCK as u32);
+    }
+    sync_cube();
+
+    let column = first + UNIT_POS;
+    let seen = column >= begin && column < end;
+    let mut products = Array::<f32>::new(plan.group);
+    #[unroll]
+    for g in 0..plan.group {
+        products[g] = 0.0f32;
+    }
+    if seen {
+        let start = batch * place.key_batch + column * place.key_token + pair * vectors;
+        for v in 0..vectors {
+            let own = Vector::<f32, N>::cast_from(key[(start + v) as usize]);
+            #[unroll]
+            for g in 0..plan.group {
+                products[g] += vector_sum::<N>(own * queries[comptime!(g * plan.vectors) + v as usize]);
+            }
+        }
+    }
+    #[unroll]
+    for g in 0..plan.group {
+        let (scored, _slope) = score(products[g], &sizes, sight);
+        weights[comptime!(g * BLOCK) + UNIT_POS as usize] = select(seen, scored, f32::new(HIDDEN));
+    }
+    // A unit reads back what it wrote.
+    for g in 0..group {
+        let own = (g * comptime!(BLOCK as u32) + UNIT_POS) as usize;
+        let scored = weights[own];
+        let largest = cube_max(scored, BLOCK, plan.planes);
+        let weight = select(seen, f32::exp(scored - largest), 0.0f32);
+        let total = cube_sum(weight, BLOCK, plan.planes);
+        weights[own] = weight;
+        if UNIT_POS == 0 {
+            totals[g as usize] = total;
+            if comptime!(!plan.alone) {
+                let to = (((head + g) * splits + split) * 2) as usize;
+                statistics[to] = largest;
+                statistics[to + 1] = total;
+            }
+        }
+    }
+    sync_cube();
+
+    // Units side by side take the vectors of a value; what is left of the cube takes other keys.
+    let lanes = comptime!((BLOCK / plan.vectors) as u32);
+    let (within, lane) = (UNIT_POS % vectors, UNIT_POS / vectors);
+    let mut last = 0u32;
+    if lane < lanes && end > first {
+        last = min(end - first, comptime!(BLOCK as u32));
+    }
+    let start = batch * place.value_batch + pair * vectors + within;
+    #[unroll]
+    for pass in 0..comptime!(plan.group.div_ceil(HEADS)) {
+        let heads = comptime!((plan.group - pass * HEADS).min(HEADS));
+        let mut sums = Array::<Vector<f32, N>>::new(heads);
+        #[unroll]
+        for h in 0..heads {
+            sums[h] = Vector::<f32, N>::new(0.0f32);
+        }
+        let mut c = lane;
+        while c < last {
+            let own = Vector::<f32, N>::cast_from(value[(start + (first + c) * place.value_token) as usize]);
+            #[unroll]
+            for h in 0..heads {
+                sums[h] += own * Vector::<f32, N>::new(weights[comptime!((pass * HEADS + h) * BLOCK) + c as usize]);
+            }
+            c += lanes;
+        }
+        #[unroll]
+        for h in 0..heads {
+            scratch[UNIT_POS as usize] = sums[h];
+            sync_cube();
+            if UNIT_POS < vectors {
+                let mut sum = scratch[UNIT_POS as usize];
+                for other in 1..lanes {
+                    sum += scratch[(other * vectors + UNIT_POS) as usize];
+                }
+                let to = head + comptime!((pass * HEADS + h) as u32);
+                if comptime!(plan.alone) {
+                    let share = Vector::<f32, N>::new(1.0f32 / totals[comptime!(pass * HEADS + h)]);
+                    out[(to * vectors + UNIT_POS) as usize] = Vector::<F, N>::cast_from(sum * share);
+                } else {
+                    partial[((to * splits + split) * vectors + UNIT_POS) as usize] = sum;
+                }
+            }
+            sync_cube();
+        }
+    }
+}
+
+/// A cube a head: each block counts as much as its largest score and its sum say.
+#[cube(launch_unchecked)]
+fn combine_kernel<F: Float, N: Size>(
+    partial: &Array<Vector<f32, N>>,
+    statistics: &Array<f32>,
+    out: &mut Array<Vector<F, N>>,
+    splits: u32,
+    #[comptime] vectors: usize,
+    #[define(F)] _dtype: StorageType,
+) {
+    let head = CUBE_POS as u32;
+    if UNIT_POS < comptime!(vectors as u32) {
+        let start = head * splits;
+        let mut largest = f32::new(HIDDEN);
+        for split in 0..splits {
+            largest = max(largest, statistics[((start + split) * 2) as usize]);
+        }
+        let mut total = 0.0f32;
+        let mut sum = Vector::<f32, N>::new(0.0f32);
+        for split in 0..splits {
+            let at = start + split;
+            let share = f32::exp(statistics[(at * 2) as usize] - largest);
+            total += share * statistics[(at * 2 + 1) as usize];
+            sum += partial[(at * comptime!(vectors as u32) + UNIT_POS) as usize] * Vector::<f32, N>::new(share);
+        }
+        let to = head * comptime!(vectors as u32) + UNIT_POS;
+        out[to as usize] = Vector::<F, N>::cast_from(sum * Vector::<f32, N>::new(1.0f32 / total));
+    }
+}
+
+/// A cache as the kernel reads it, copied only where its heads do not stand side by side.
+fn in_cache<R: CubeRuntime>(cache: CubeTensor<R>) -> CubeTensor<R> {
+    let (shape, strides) = (cache.meta.shape(), cache.meta.strides());
+    let packed = strides[3] == 1 && strides[2] == shape[3];
+    if packed { cache } else { contiguous(cache) }
+}
+
+/// The result; `None` where tiles of queries are the better way, or the device can't hold the heads of a group.
+pub(crate) fn decode<R: CubeRuntime>(
+    [query, key, value]: [&CubeTensor<R>; 3],
+    options: AttentionOptions,
+) -> Option<CubeTensor<R>> {
+    let (shape, key_shape) = (query.shape(), key.shape());
+    let (batch, queries, heads, head_dim) = (shape[0], shape[1], shape[2], shape[3]);
+    let (keys, pairs) = (key_shape[1], key_shape[2]);
+    if queries > MOST_QUERIES || queries == keys {
+        return None;
+    }
+    let query = contiguous(query.clone());
+    let (key, value) = (in_cache(key.clone()), in_cache(value.clone()));
+    let steps = [&key, &value].into_iter().flat_map(|cache| [cache.meta.strides()[0], cache.meta.strides()[1]]);
+    let length = steps.fold(head_dim, greatest_common_divisor);
+    let size = vector_size(&[&query, &key, &value], length);
+    let (vectors, group) = (head_dim / size, heads / pairs);
+    let client = query.client.clone();
+    let bytes = size_of::<f32>() * (group * (head_dim + BLOCK + 1) + BLOCK * (size + 2));
+    if vectors > BLOCK || bytes > client.properties().hardware.max_shared_memory_size {
+        return None;
+    }
+    let window = options.sliding_window.unwrap_or(keys).min(keys);
+    let first_block = (keys - queries + 1).saturating_sub(window) / BLOCK;
+    let splits = keys.div_ceil(BLOCK) - first_block;
+    let (alone, rows) = (splits == 1, batch * queries);
+    let sight = Sight { segments: false, window: window < keys, softcap: options.softcap.is_some() };
+    let sizes = sizes([queries, keys, heads, pairs], options);
+    let step = |cache: &CubeTensor<R>, axis: usize| (cache.meta.strides()[axis] / size) as u32;
+    let place = CachePlaceLaunch::new(step(&key, 0), step(&key, 1), step(&value, 0), step(&value, 1));
+    let parts = if alone { 0 } else { rows * heads * splits };
+    let out = empty_like(&query);
+    let partial = empty(&query, [parts.max(1), head_dim], DType::F32);
+    let statistics = empty(&query, [parts.max(1), 2], DType::F32);
+    let plan = DecodePlan { vectors, group, alone, planes: has_planes(&client) };
+    let dtype = query.dtype;
+    // SAFETY: keys are compared with their number before they are read, and each cube writes the heads of its own block.
+    unsafe {
+        block_kernel::launch_unchecked::<R>(
+            &client,
+            CubeCount::Static(splits as u32, pairs as u32, rows as u32),
+            CubeDim::new_1d(BLOCK as u32),
+            size,
+            query.into_array_arg(),
+            key.into_array_arg(),
+            value.into_array_arg(),
+            out.clone().into_array_arg(),
+            partial.clone().into_array_arg(),
+            statistics.clone().into_array_arg(),
+            sizes,
+            place,
+            first_block as u32,
+            plan,
+            sight,
+            dtype.into(),
+        );
+        if !alone {
+            combine_kernel::launch_unchecked::<R>(
+                &client,
+                CubeCount::Static((rows * heads) as u32, 1, 1),
+                CubeDim::new_1d(vectors.next_multiple_of(32) as u32),
+                size,
+                partial.into_array_arg(),
+                statistics.into_array_arg(),
+                out.clone().into_array_arg(),
+                splits as u32,
+                vectors,
+                dtype.into(),
+            );
+        }
+    }
+    Some(out)
+}
