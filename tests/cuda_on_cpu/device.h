@@ -25,7 +25,7 @@ namespace {
 
 constexpr int WARP = 32;
 constexpr size_t STACK = 2 << 20;
-constexpr long PATIENCE = 400'000'000; // turns without an end
+constexpr long PATIENCE = 20'000'000; // turns in which nobody gets on
 alignas(128) unsigned char shared_memory[256 << 10];
 
 [[noreturn]] void fail(const char *what) {
@@ -84,6 +84,7 @@ void yield() {
 void meet(Meeting &meeting) {
     int turn = meeting.turn;
     if (++meeting.arrived == meeting.members) {
+        turns = 0;
         meeting.open();
     } else {
         while (meeting.turn == turn) yield();
@@ -206,6 +207,7 @@ template <thread_scope> struct barrier {
         Phase &phase = phases.at(this);
         long number = phase.number;
         if (--phase.missing == 0) {
+            turns = 0;
             for (const Copy &copy : phase.copies) copy.land();
             phase.copies.clear();
             phase.missing = phase.expected;

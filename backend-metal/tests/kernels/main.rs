@@ -60,6 +60,13 @@ mod nvidia {
         products::wide_linear::<burn_cuda::Cuda>(burn::tensor::DType::BF16);
     }
 
+    /// For `tests/cuda_on_cpu/run`, with `CUDA_ON_CPU_PROCESSORS=1`.
+    #[test]
+    #[ignore = "needs an NVIDIA GPU"]
+    fn wide_linear_of_one_processor() {
+        products::wide_linear_of::<burn_cuda::Cuda>(burn::tensor::DType::BF16, (300, 1032, 1104));
+    }
+
     #[test]
     #[ignore = "needs an NVIDIA GPU"]
     fn speed() {

@@ -20,9 +20,15 @@ pub fn linear<B: FusedBackend>(dtype: DType) {
     linear_of::<B>(dtype, &SIZES);
 }
 
-/// Large enough for the widest tiles, whole and cut, on a device of up to 150 processors.
+/// Large enough for the widest tiles, whole and cut, several a processor, on a device of up to 150.
 pub fn wide_linear<B: FusedBackend>(dtype: DType) {
-    linear_of::<B>(dtype, &[(2570, 1032, 4104)]);
+    wide_linear_of::<B>(dtype, (2570, 1032, 4104));
+}
+
+/// The same, where the device has one processor.
+pub fn wide_linear_of<B: FusedBackend>(dtype: DType, sizes: (usize, usize, usize)) {
+    linear_of::<B>(dtype, &[sizes]);
+    lora_linear_of::<B>(dtype, [(sizes, 16)]);
 }
 
 fn linear_of<B: FusedBackend>(dtype: DType, sizes: &[(usize, usize, usize)]) {
@@ -41,7 +47,11 @@ fn linear_of<B: FusedBackend>(dtype: DType, sizes: &[(usize, usize, usize)]) {
 }
 
 pub fn lora_linear<B: FusedBackend>(dtype: DType) {
-    for ((rows, inputs, outputs), rank) in SIZES.into_iter().zip([1, 3, 4, 16, 8, 64]) {
+    lora_linear_of::<B>(dtype, SIZES.into_iter().zip([1, 3, 4, 16, 8, 64]));
+}
+
+fn lora_linear_of<B: FusedBackend>(dtype: DType, sizes: impl IntoIterator<Item = ((usize, usize, usize), usize)>) {
+    for ((rows, inputs, outputs), rank) in sizes {
         let x = random::<B, 2>([rows, inputs], 1, dtype);
         let w = scaled::<B>([outputs, inputs], 2, dtype, inputs.max(outputs));
         let a = scaled::<B>([rank, inputs], 3, DType::F32, inputs);

@@ -14,6 +14,8 @@ use crate::cube::launch::{contiguous, cubes, empty, greatest_common_divisor, vec
 
 /// Cubes below which a long sum is taken in parts.
 const BUSY_CUBES: usize = 256;
+/// The same where one side is so narrow that cubes are small.
+const BUSY_NARROW_CUBES: usize = 512;
 /// Least depth of a part.
 const LEAST_PART: usize = 512;
 
@@ -85,8 +87,9 @@ struct Call<R: CubeRuntime> {
 impl<R: CubeRuntime> Call<R> {
     /// In how many parts the sum over `k` is taken, and their depth.
     fn parts(&self, cubes: usize, depth: usize) -> (usize, usize) {
-        let k = self.sizes[2];
-        let wanted = if self.more.is_some() { 1 } else { (BUSY_CUBES / cubes.max(1)).clamp(1, (k / LEAST_PART).max(1)) };
+        let [m, n, k] = self.sizes;
+        let busy = if m.min(n) <= 16 { BUSY_NARROW_CUBES } else { BUSY_CUBES };
+        let wanted = if self.more.is_some() { 1 } else { (busy / cubes.max(1)).clamp(1, (k / LEAST_PART).max(1)) };
         let part = k.div_ceil(wanted).next_multiple_of(depth);
         (k.div_ceil(part).max(1), part)
     }

@@ -126,10 +126,10 @@ type Shape = (usize, usize, usize, usize, usize, usize);
 /// Llama-3.2-1B: wide tiles read least from the cache, and win where they are many and deep enough.
 fn register_shapes(processors: usize, [m, n, k]: [usize; 3]) -> Vec<Shape> {
     if n <= 16 {
-        return vec![(64, 16, 64, 4, 1, 2), (32, 16, 32, 2, 1, 2)];
+        return vec![(64, 16, 64, 4, 1, 4), (32, 16, 32, 2, 1, 2)];
     }
     if m <= 16 {
-        return vec![(16, 64, 64, 1, 4, 2), (16, 32, 32, 1, 2, 2)];
+        return vec![(16, 64, 64, 1, 4, 4), (16, 32, 32, 1, 2, 2)];
     }
     let mut shapes = vec![(128, 128, 64, 2, 2, 3), (128, 64, 64, 2, 2, 3), (64, 64, 64, 2, 2, 3), (32, 32, 32, 2, 2, 3)];
     if m.div_ceil(128) * n.div_ceil(256) >= 2 * processors && k >= 1024 {
