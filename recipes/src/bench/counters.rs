@@ -1,6 +1,6 @@
 //! What the kernels do, counted by the emulator: launches, bytes, operations. No time is measured here.
 //!
-//! The model is shrunk: a CPU executes every GPU thread. Launches depend on sizes only where a kernel's strategy does: few tiles are
+//! The model is shrunk, unless its own widths are asked for: a CPU executes every GPU thread. Launches depend on sizes only where a kernel's strategy does: few tiles are
 //! split along their sums, which takes a launch more. What grows with sizes is scaled by [`super::predict`].
 
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use burn::backend::Autodiff;
 use burnish_lora::{LoraConfig, attach};
 use burnish_metal::emulator::{EmulatorDevice, KernelReport, MetalCpu, take_reports};
-use burnish_models::ComputeType;
+use burnish_models::{ComputeType, ModelConfig};
 use serde::Serialize;
 
 use super::action::{Launch, actions};
@@ -17,7 +17,7 @@ use super::entry::{Entry, Kernel, entries};
 use super::kernels::guarded;
 use super::random_model::random_model;
 use super::setup::Setup;
-use super::shape::Shape;
+use super::shape::{Shape, Widths};
 use super::sizes::Sizes;
 use super::step::random_batch;
 use super::stopwatch::wait;
@@ -28,6 +28,8 @@ const MATRIX_FLOPS: f64 = 1024.0;
 
 /// Tokens of the longer run at most; tiles of matrices are full at this length.
 const MOST_TOKENS: usize = 128;
+/// The same at a model's own widths.
+const MOST_TOKENS_OF_FULL_WIDTHS: usize = 32;
 
 /// Sums over kernels.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -81,7 +83,7 @@ impl Totals {
 /// What one launch of an operation did.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct OperationCount {
-    /// The operation at its shrunk sizes.
+    /// The operation at the sizes that were counted.
     #[serde(flatten)]
     pub entry: Entry,
     /// What its kernels did.
@@ -97,14 +99,14 @@ pub struct BlockCount {
     pub totals: Totals,
     /// Launches by kernel.
     pub kernels: BTreeMap<String, i64>,
-    /// Launches if every operation were composed of burn's, counted operation by operation.
-    pub composed_launches: f64,
+    /// Launches if every operation were composed of burn's, counted operation by operation, where that was counted.
+    pub composed_launches: Option<f64>,
 }
 
 /// All counts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Counters {
-    /// The shrunk sizes.
+    /// The sizes that were counted.
     pub sizes: Sizes,
     /// What was computed in.
     pub dtype: &'static str,
@@ -120,9 +122,17 @@ pub struct Counters {
 ///
 /// # Errors
 /// When the emulator does not run here, or an operation fails in it.
-pub fn count(shape: &Shape, full: &Sizes, kernels: &[Kernel], dtype: ComputeType, say: &dyn Fn(&str)) -> Result<Counters> {
-    let length = full.length.clamp(2, MOST_TOKENS);
-    let sizes = full.grouped_as(&shape.shrunk(1).config, 1, length);
+pub fn count(
+    shape: &Shape,
+    full: &Sizes,
+    kernels: &[Kernel],
+    dtype: ComputeType,
+    widths: Widths,
+    say: &dyn Fn(&str),
+) -> Result<Counters> {
+    let most = if widths == Widths::Full { MOST_TOKENS_OF_FULL_WIDTHS } else { MOST_TOKENS };
+    let length = full.length.clamp(2, most);
+    let sizes = full.grouped_as(&shape.counted(widths, 1).config, 1, length);
     let setup = |length: usize| Setup::<MetalCpu> {
         sizes: Sizes { length, ..sizes.clone() },
         dtype: dtype.into(),
@@ -134,24 +144,26 @@ pub fn count(shape: &Shape, full: &Sizes, kernels: &[Kernel], dtype: ComputeType
     let mut operations = Vec::new();
     for kernel in kernels {
         say(&format!("counting {}", kernel.name()));
-        operations.extend(count_kernel(*kernel, &whole).with_context(|| kernel.name())?);
+        operations.extend(count_kernel(*kernel, &whole, widths).with_context(|| kernel.name())?);
     }
     let attention_at_half = if kernels.contains(&Kernel::Attention) {
-        count_kernel(Kernel::Attention, &setup(length / 2)).context("attention")?
+        count_kernel(Kernel::Attention, &setup(length / 2), widths).context("attention")?
     } else {
         Vec::new()
     };
     say("counting a block, forward and backward");
-    let block = guarded(|| count_block(shape, &sizes, dtype, &operations)).map_err(|error| format!("{error:#}"));
+    let block = guarded(|| count_block(&|layers| shape.counted(widths, layers).config, &sizes, dtype, &operations))
+        .map_err(|error| format!("{error:#}"));
     Ok(Counters { sizes, dtype: dtype.name(), operations, attention_at_half, block })
 }
 
-fn count_kernel(kernel: Kernel, setup: &Setup<MetalCpu>) -> Result<Vec<OperationCount>> {
+fn count_kernel(kernel: Kernel, setup: &Setup<MetalCpu>, widths: Widths) -> Result<Vec<OperationCount>> {
     guarded(|| {
         let entries = entries(kernel, &setup.sizes, setup.element());
         let counted = entries.into_iter().zip(actions(kernel, setup)).map(|(entry, mut action)| {
             let totals = count_launch(setup.device, &mut action.run)?;
-            let mut rival = action.composed.or(action.matmul.map(|matmul| matmul.run));
+            let rival = action.composed.or(action.matmul.map(|matmul| matmul.run));
+            let mut rival = rival.filter(|_| widths == Widths::Shrunk);
             let composed = rival.as_mut().map(|launch| count_launch(setup.device, launch)).transpose()?;
             Ok(OperationCount { entry, totals, composed })
         });
@@ -175,27 +187,31 @@ fn reports_of(device: EmulatorDevice, work: impl FnOnce() -> Result<()>) -> Resu
     Ok(take_reports())
 }
 
-fn count_block(shape: &Shape, sizes: &Sizes, dtype: ComputeType, operations: &[OperationCount]) -> Result<BlockCount> {
-    let one = count_model(shape, sizes, dtype, 1)?;
-    let two = count_model(shape, sizes, dtype, 2)?;
+fn count_block(
+    config: &dyn Fn(usize) -> ModelConfig,
+    sizes: &Sizes,
+    dtype: ComputeType,
+    operations: &[OperationCount],
+) -> Result<BlockCount> {
+    let one = count_model(&config(1), sizes, dtype)?;
+    let two = count_model(&config(2), sizes, dtype)?;
     let totals = Totals::of(&two).plus(-1.0, Totals::of(&one));
     let launches =
         |reports: &BTreeMap<String, KernelReport>, name: &str| reports.get(name).map_or(0, |report| report.launches as i64);
     let names = one.keys().chain(two.keys());
     let kernels =
         names.map(|name| (name.clone(), launches(&two, name) - launches(&one, name))).filter(|(_, more)| *more != 0);
-    let saved: f64 = operations
-        .iter()
-        .filter_map(|count| Some(count.entry.per_block as f64 * (count.composed?.launches - count.totals.launches)))
-        .sum();
-    Ok(BlockCount { totals, kernels: kernels.collect(), composed_launches: totals.launches + saved })
+    let in_block = operations.iter().filter(|count| count.entry.per_block > 0);
+    let saved: Option<f64> =
+        in_block.map(|count| Some(count.entry.per_block as f64 * (count.composed?.launches - count.totals.launches))).sum();
+    let composed_launches = saved.map(|saved| totals.launches + saved);
+    Ok(BlockCount { totals, kernels: kernels.collect(), composed_launches })
 }
 
-/// Forward and backward of a model of so many blocks.
-fn count_model(shape: &Shape, sizes: &Sizes, dtype: ComputeType, layers: usize) -> Result<BTreeMap<String, KernelReport>> {
+/// Forward and backward of a model.
+fn count_model(config: &ModelConfig, sizes: &Sizes, dtype: ComputeType) -> Result<BTreeMap<String, KernelReport>> {
     let device = EmulatorDevice::Quick;
-    let config = shape.shrunk(layers).config;
-    let mut model = random_model::<Autodiff<MetalCpu>>(&config, dtype, &device)?;
+    let mut model = random_model::<Autodiff<MetalCpu>>(config, dtype, &device)?;
     attach(&mut model, &LoraConfig { rank: sizes.rank, ..LoraConfig::default() }, 1, &device)?;
     let batch = random_batch(sizes);
     reports_of(device, || {
@@ -219,7 +235,7 @@ mod tests {
         let shape = Shape::open("llama-3.2-1b").unwrap();
         let full = Sizes::new(&shape.config, 1, 16, 4);
         let kernels = [Kernel::RmsNorm, Kernel::Linear];
-        let counters = count(&shape, &full, &kernels, ComputeType::F32, &|_| ()).unwrap();
+        let counters = count(&shape, &full, &kernels, ComputeType::F32, Widths::Shrunk, &|_| ()).unwrap();
         for count in &counters.operations {
             let Totals { launches, unique_bytes, .. } = count.totals;
             assert!(launches >= 1.0 && unique_bytes >= 0.9 * count.entry.work.bytes, "{count:?}");

@@ -70,6 +70,8 @@ pub struct Options {
     pub warmup: usize,
     /// Whether a step is predicted for chips that are not here.
     pub predict: bool,
+    /// Whether the emulator counts at the model's own widths.
+    pub full_widths: bool,
 }
 
 impl Options {
@@ -197,7 +199,8 @@ fn count(
     let dtype = if options.dtype == "auto" { "f16" } else { options.dtype.as_str() };
     let dtype = dtype.parse().map_err(anyhow::Error::msg)?;
     let say = |line: &str| style.say(format!("emulator: {line}"));
-    match counters::count(shape, sizes, kernels, dtype, &say) {
+    let widths = if options.full_widths { shape::Widths::Full } else { shape::Widths::Shrunk };
+    match counters::count(shape, sizes, kernels, dtype, widths, &say) {
         Ok(counted) => document.counters = Some(counted),
         Err(error) => document.backends.push(BackendResult::failed("emulator", format!("{error:#}"))),
     }
@@ -258,6 +261,7 @@ mod tests {
             repeats: 3,
             warmup: 1,
             predict: false,
+            full_widths: false,
         };
         let document = run(&options, OutputStyle { json: false, quiet: true }).unwrap();
         let [cpu, missing] = document.backends.as_slice() else { panic!("{document:?}") };

@@ -196,11 +196,13 @@ mod counted {
         let mut kernels: Vec<(&String, &i64)> = block.kernels.iter().collect();
         kernels.sort_by_key(|(name, launches)| (-**launches, name.as_str()));
         let kernels: Vec<String> = kernels.iter().map(|(name, launches)| format!("{launches} {name}")).collect();
+        let composed = block.composed_launches.filter(|composed| *composed > 0.0).map_or_else(String::new, |composed| {
+            let share = percent(Some(totals.launches / composed));
+            format!(", {} if it were composed of burn's operations ({share})", digits(composed))
+        });
         format!(
-            "a block, forward and backward: {} launches, {} if it were composed of burn's operations ({}); {} bytes a launch\n  {}",
+            "a block, forward and backward: {} launches{composed}; {} bytes a launch\n  {}",
             digits(totals.launches),
-            digits(block.composed_launches),
-            percent((block.composed_launches > 0.0).then(|| totals.launches / block.composed_launches)),
             digits(totals.unique_bytes / totals.launches.max(1.0)),
             kernels.join(", ")
         )

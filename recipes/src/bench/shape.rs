@@ -11,6 +11,15 @@ const PRESETS: &[(&str, &str)] = &[
     ("llama-3.1-8b", include_str!("../../assets/bench/llama-3.1-8b.json")),
 ];
 
+/// At which widths the emulator counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Widths {
+    /// Small ones, which take seconds.
+    Shrunk,
+    /// The model's own, which take many minutes. What burn's own operations do is left out: it would take hours.
+    Full,
+}
+
 /// A model's sizes under a name.
 #[derive(Debug, Clone)]
 pub struct Shape {
@@ -37,6 +46,18 @@ impl Shape {
             return Ok(Self { name, config: parse(&text).with_context(|| file.display().to_string())? });
         }
         Ok(Self { name, config: Pretrained::open(model)?.config })
+    }
+
+    /// The shape of so many layers that is counted.
+    #[must_use]
+    pub fn counted(&self, widths: Widths, layers: usize) -> Self {
+        match widths {
+            Widths::Shrunk => self.shrunk(layers),
+            Widths::Full => {
+                let config = ModelConfig { num_hidden_layers: layers, ..self.config.clone() };
+                Self { name: self.name.clone(), config }
+            }
+        }
     }
 
     /// The shape with widths so small that an emulator gets through it: one key-value head with its group of queries,

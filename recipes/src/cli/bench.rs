@@ -53,6 +53,9 @@ pub struct Args {
     /// Predict a step on Apple's chips from what the emulator counts; nothing is measured on them.
     #[arg(long)]
     predict: bool,
+    /// Count in the emulator at the model's own widths, and at most 32 tokens; takes many minutes.
+    #[arg(long)]
+    full_widths: bool,
 }
 
 fn kernel_names() -> Vec<&'static str> {
@@ -103,6 +106,7 @@ impl Args {
             repeats: self.repeats,
             warmup: self.warmup,
             predict: self.predict,
+            full_widths: self.full_widths,
         }
     }
 }
