@@ -36,16 +36,14 @@ pub(super) struct Tile {
 impl Tile {
     /// Vectors that a unit carries.
     pub(super) fn held(&self) -> usize {
-        (self.rows * self.vectors).div_ceil(self.units)
+        self.copied().count()
     }
 
     /// Vectors from one row to the next in shared memory.
     pub(super) fn stride(&self, vector: usize) -> usize {
         self.vectors + PADDING / vector
     }
-}
 
-impl Tile {
     /// How it is copied without a stay in registers.
     pub(super) fn copied(&self) -> CopiedTile {
         let Self { rows, vectors, units, ragged_rows, ragged_vectors } = *self;
