@@ -30,6 +30,8 @@ const MATRIX_FLOPS: f64 = 1024.0;
 const MOST_TOKENS: usize = 128;
 /// The same at a model's own widths.
 const MOST_TOKENS_OF_FULL_WIDTHS: usize = 32;
+/// Most tokens in the vocabulary of the models that blocks are counted in.
+const BLOCK_VOCABULARY: usize = 1024;
 
 /// Sums over kernels.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -152,8 +154,11 @@ pub fn count(
         Vec::new()
     };
     say("counting a block, forward and backward");
-    let block = guarded(|| count_block(&|layers| shape.counted(widths, layers).config, &sizes, dtype, &operations))
-        .map_err(|error| format!("{error:#}"));
+    // A block is what two have more than one: what is around them is counted small.
+    let vocabulary = sizes.vocabulary.min(BLOCK_VOCABULARY);
+    let around = Sizes { vocabulary, ..sizes.clone() };
+    let config = |layers| ModelConfig { vocab_size: vocabulary, ..shape.counted(widths, layers).config };
+    let block = guarded(|| count_block(&config, &around, dtype, &operations)).map_err(|error| format!("{error:#}"));
     Ok(Counters { sizes, dtype: dtype.name(), operations, attention_at_half, block })
 }
 
