@@ -2,7 +2,7 @@
 
 mod auto;
 
-use std::sync::{Mutex, TryLockError};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Result, anyhow, bail};
 use burn::backend::Flex;
@@ -68,16 +68,19 @@ pub fn run<J: BackendJob>(name: &str, job: J) -> Result<J::Output> {
 
 /// Runs work on a thread of the pool that the kernels share, where a kernel's first part starts without waking anyone.
 ///
-/// One work alone is there at a time; others stay on their own threads. A thread of the pool that waits for a part of one would
-/// else take up another whole, and hold what the first has locked until that one's end.
+/// Only work that begins while no other runs goes there; the rest stays on its own thread. A thread of the pool that waits for a part
+/// of one work would else take up another whole, and hold what the first has locked until that one's end.
 fn on_the_pool<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    static POOL: Mutex<()> = Mutex::new(());
-    let alone = match POOL.try_lock() {
-        Ok(alone) => Some(alone),
-        Err(TryLockError::Poisoned(error)) => Some(error.into_inner()),
-        Err(TryLockError::WouldBlock) => None,
-    };
-    if alone.is_some() { rayon::scope(|_| work()) } else { work() }
+    static RUNNING: AtomicUsize = AtomicUsize::new(0);
+    struct Ended;
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            RUNNING.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+    let is_alone = RUNNING.fetch_add(1, Ordering::SeqCst) == 0;
+    let _ended = Ended;
+    if is_alone { rayon::scope(|_| work()) } else { work() }
 }
 
 /// Runs a job on a device that has computed a known product rightly: where there is no adapter, or its kernels do not compile,
