@@ -6,7 +6,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::AdamWStep;
-use crate::cube::launch::{MAX_CUBES, bindings, contiguous, empty_like, greatest_common_divisor, groups, vector_size};
+use crate::cube::launch::{MAX_CUBES, bindings, contiguous, empty_like, groups, vectors};
 
 const UNITS: usize = 256;
 
@@ -98,17 +98,16 @@ impl<R: CubeRuntime> Target<R> {
 fn launch<R: CubeRuntime>(group: Vec<Target<R>>, step: AdamWStep) -> Vec<[CubeTensor<R>; 3]> {
     let number = group.len();
     let all: Vec<_> = group.iter().flat_map(|target| &target.tensors).collect();
-    let elements = |target: &Target<R>| target.tensors[0].shape().num_elements();
-    let length = group.iter().map(elements).fold(0, greatest_common_divisor);
-    let size = vector_size(&all, length);
+    let (size, counts) = vectors(&all);
+    // A parameter's four tensors are of one length.
+    let counts: Vec<_> = counts.into_iter().step_by(4).collect();
     let client = group[0].tensors[0].client.clone();
-    let counts: Vec<_> = group.iter().map(|target| (elements(target) / size) as u32).collect();
     let most = counts.iter().copied().max().unwrap_or(0) as usize;
     let column = |place: usize| group.iter().map(|target| target.tensors[place].clone().into_array_arg()).collect();
     let written = |target: usize| {
         let place = WRITTEN[target];
         let argument = |(index, group): (usize, &Target<R>)| match group.in_place[target] {
-            true => ArrayArg::Alias { input_pos: place * number + index, length: [elements(group)] },
+            true => ArrayArg::Alias { input_pos: place * number + index, length: [group.tensors[0].shape().num_elements()] },
             false => group.new[target].clone().into_array_arg(),
         };
         group.iter().enumerate().map(argument).collect()

@@ -51,6 +51,13 @@ pub(crate) fn vector_size<R: CubeRuntime>(tensors: &[&CubeTensor<R>], length: us
     client.io_optimized_vector_sizes(widest).find(fits).unwrap_or(1)
 }
 
+/// The elements of a vector that suits all of many tensors of whatever lengths, and the vectors of each.
+pub(crate) fn vectors<R: CubeRuntime>(tensors: &[&CubeTensor<R>]) -> (usize, Vec<u32>) {
+    let elements: Vec<_> = tensors.iter().map(|tensor| tensor.meta.shape().num_elements()).collect();
+    let size = vector_size(tensors, elements.iter().copied().fold(0, greatest_common_divisor));
+    (size, elements.into_iter().map(|elements| (elements / size) as u32).collect())
+}
+
 /// The largest number that divides both; 0 is divided by all.
 pub(crate) fn greatest_common_divisor(a: usize, b: usize) -> usize {
     if b == 0 { a } else { greatest_common_divisor(b, a % b) }

@@ -1,11 +1,11 @@
 //! The GPU kernels: partial sums of many tensors in one launch, and one cube that adds them up.
 
-use burn::tensor::{DType, Shape, TensorMetadata};
+use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use crate::cube::launch::{bindings, contiguous, greatest_common_divisor, groups, has_planes, vector_size};
+use crate::cube::launch::{bindings, contiguous, groups, has_planes, vectors};
 use crate::cube::reduce::{cube_sum, vector_sum};
 
 const UNITS: usize = 256;
@@ -115,11 +115,8 @@ struct Group<R: CubeRuntime> {
 
 impl<R: CubeRuntime> Group<R> {
     fn new(tensors: Vec<CubeTensor<R>>) -> Self {
-        let elements: Vec<_> = tensors.iter().map(|tensor| tensor.shape().num_elements()).collect();
-        let size =
-            vector_size(&tensors.iter().collect::<Vec<_>>(), elements.iter().copied().fold(0, greatest_common_divisor));
-        let most = elements.iter().copied().max().unwrap_or(0) / size;
-        let counts = elements.into_iter().map(|elements| (elements / size) as u32).collect();
+        let (size, counts) = vectors(&tensors.iter().collect::<Vec<_>>());
+        let most = counts.iter().copied().max().unwrap_or(0) as usize;
         Self { tensors, size, counts, each: most.div_ceil(UNITS * HELD).clamp(1, MOST_CUBES) }
     }
 

@@ -227,7 +227,7 @@ pub(crate) fn decode<R: CubeRuntime>(
     let first_block = (keys - queries + 1).saturating_sub(window) / BLOCK;
     let splits = keys.div_ceil(BLOCK) - first_block;
     let (alone, rows) = (splits == 1, batch * queries);
-    let sight = Sight { segments: false, window: window < keys, softcap: options.softcap.is_some() };
+    let sight = Sight::new(false, keys, options);
     let sizes = sizes([queries, keys, heads, pairs], options);
     let step = |cache: &CubeTensor<R>, axis: usize| (cache.meta.strides()[axis] / size) as u32;
     let place = CachePlaceLaunch::new(step(&key, 0), step(&key, 1), step(&value, 0), step(&value, 1));

@@ -43,11 +43,7 @@ impl<R: CubeRuntime> Call<R> {
         let [query, key, value] = [query, key, value].map(contiguous);
         let (shape, key_shape) = (query.shape(), key.shape());
         let sizes = [shape[0], shape[1], key_shape[1], shape[2], key_shape[2], shape[3]];
-        let sight = Sight {
-            segments: segments.is_some(),
-            window: options.sliding_window.is_some_and(|window| window < sizes[2]),
-            softcap: options.softcap.is_some(),
-        };
+        let sight = Sight::new(segments.is_some(), sizes[2], options);
         let segments = segments.map_or_else(|| empty(&query, [1], DType::I32), contiguous);
         Self { query, key, value, segments, sight, sizes, options }
     }

@@ -18,6 +18,13 @@ pub(super) struct Sight {
     pub softcap: bool,
 }
 
+impl Sight {
+    pub(super) fn new(segments: bool, keys: usize, options: AttentionOptions) -> Self {
+        let window = options.sliding_window.is_some_and(|window| window < keys);
+        Self { segments, window, softcap: options.softcap.is_some() }
+    }
+}
+
 /// The sizes of a call.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 pub(super) struct Sizes {
