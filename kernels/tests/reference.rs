@@ -1,6 +1,7 @@
 //! Every CPU kernel against its composed reference, and every backward rule against finite differences.
 #![allow(clippy::unwrap_used)]
 
+use burn::backend::autodiff::checkpoint::strategy::{BalancedCheckpointing, CheckpointStrategy, NoCheckpointing};
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Distribution, Int, Tensor, TensorData, TensorPrimitive};
@@ -213,6 +214,34 @@ fn backward_rules_equal_finite_differences() {
     let labels = Tensor::<Train, 1, Int>::from_data([1, 0, 4], &Default::default());
     differences("loss h", x, |x| linear_cross_entropy(x, matrix.clone(), labels.clone()) * 0.5);
     differences("loss w", random([5, 6], 3), |w| linear_cross_entropy(constant.clone(), w, labels.clone()) * 0.5);
+}
+
+/// Gradients of a norm, a gated pair of layers and a last one, for the input and for the first and last factor.
+fn gradients_of_a_block<C: CheckpointStrategy>(trains_norm: bool) -> Vec<Vec<f32>> {
+    type On<C, const D: usize> = Tensor<Autodiff<Flex, C>, D>;
+    let fixed = |shape, seed| On::<C, 2>::from_inner(random(shape, seed));
+    let [x, last] = [([3, 6], 1), ([6, 2], 8)].map(|(shape, seed)| fixed(shape, seed).require_grad());
+    let first = fixed([2, 6], 4).require_grad();
+    let norm = On::<C, 1>::from_inner(random([6], 2));
+    let norm = if trains_norm { norm.require_grad() } else { norm };
+    let (sum, normed) = add_rms_norm(x.clone() * 2.0, x.clone(), norm.clone(), 1e-5);
+    let gate = lora_linear(normed.clone(), fixed([5, 6], 3), first.clone(), fixed([5, 2], 5), 0.5);
+    let up = lora_linear(normed, fixed([5, 6], 6), first.clone(), fixed([5, 2], 7), 0.5);
+    let down = lora_linear(swiglu(gate, up), fixed([6, 5], 9), fixed([2, 5], 10), last.clone(), 0.5);
+    let y = linear(rms_norm(sum + down, norm.clone(), 1e-5), fixed([4, 6], 11).require_grad());
+    let gradients = y.powi_scalar(2).sum().backward();
+    let mut found: Vec<_> = [x, last, first].iter().map(|leaf| leaf.grad(&gradients).unwrap().into_data()).collect();
+    found.extend(norm.grad(&gradients).map(Tensor::into_data));
+    found.into_iter().map(|data| data.iter::<f32>().collect()).collect()
+}
+
+#[test]
+fn what_is_computed_anew_gives_the_same_gradients() {
+    for trains_norm in [false, true] {
+        let kept = gradients_of_a_block::<NoCheckpointing>(trains_norm);
+        assert_eq!(kept.len(), if trains_norm { 4 } else { 3 });
+        assert_eq!(kept, gradients_of_a_block::<BalancedCheckpointing>(trains_norm));
+    }
 }
 
 #[test]

@@ -1,6 +1,11 @@
-//! The backward rule: keeps gate and up, never the product.
+//! The backward rule: keeps gate and up, never the product, which a balanced strategy computes anew where the backward wants it.
+
+use std::marker::PhantomData;
 
 use burn::backend::Autodiff;
+use burn::backend::autodiff::NodeId;
+use burn::backend::autodiff::checkpoint::retro_forward::RetroForward;
+use burn::backend::autodiff::checkpoint::state::BackwardStates;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -29,13 +34,32 @@ impl<B: FusedBackend> Backward<B, 2> for Glu {
     }
 }
 
+/// The product once more.
+#[derive(Debug)]
+struct Again<B> {
+    gate: NodeId,
+    up: NodeId,
+    activation: Activation,
+    backend: PhantomData<B>,
+}
+
+impl<B: FusedBackend> RetroForward for Again<B> {
+    fn forward(&self, states: &mut BackwardStates, out_node: NodeId) {
+        let gate = states.get_state::<FloatTensor<B>>(&self.gate);
+        let up = states.get_state::<FloatTensor<B>>(&self.up);
+        states.save(out_node, B::glu(gate, up, self.activation));
+    }
+}
+
 pub(crate) fn forward<B: FusedBackend, C: CheckpointStrategy>(
     gate: FloatTensor<Autodiff<B, C>>,
     up: FloatTensor<Autodiff<B, C>>,
     activation: Activation,
 ) -> FloatTensor<Autodiff<B, C>> {
     let y = B::glu(gate.primitive.clone(), up.primitive.clone(), activation);
-    match Glu.prepare::<C>([gate.node.clone(), up.node.clone()]).compute_bound().stateful() {
+    let again = Again::<B> { gate: gate.node.id, up: up.node.id, activation, backend: PhantomData };
+    let prepared = Glu.prepare::<C>([gate.node.clone(), up.node.clone()]).memory_bound();
+    match prepared.retro_forward(again).parents([&gate, &up]).stateful() {
         OpsKind::Tracked(prep) => prep.finish((gate.primitive, up.primitive, activation), y),
         OpsKind::UnTracked(prep) => prep.finish(y),
     }

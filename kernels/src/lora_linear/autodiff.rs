@@ -1,6 +1,7 @@
-//! The backward rule: keeps `x`, which neighbouring layers share, and the narrow `x Aᵀ`.
+//! The backward rule: keeps the narrow `x Aᵀ`, and `x`, which neighbouring layers share, or how it is computed anew.
 
 use burn::backend::Autodiff;
+use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -12,13 +13,27 @@ use crate::FusedBackend;
 #[derive(Debug)]
 struct LoraLinear;
 
-impl<B: FusedBackend> Backward<B, 3> for LoraLinear {
-    type State = LoraSaved<B>;
+/// [`LoraSaved`], with the node of `x` in place of its tensor.
+#[derive(Debug, Clone)]
+struct Kept<B: FusedBackend> {
+    x: NodeId,
+    weight: FloatTensor<B>,
+    lora_a: FloatTensor<B>,
+    lora_b: FloatTensor<B>,
+    hidden: FloatTensor<B>,
+    scale: f64,
+}
 
-    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+impl<B: FusedBackend> Backward<B, 3> for LoraLinear {
+    type State = Kept<B>;
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
         let [x_node, a_node, b_node] = ops.parents;
-        let gradients = B::lora_linear_backward(ops.state, grad, x_node.is_some());
+        let Kept { x, weight, lora_a, lora_b, hidden, scale } = ops.state;
+        let x = checkpointer.retrieve_node_output(x);
+        let saved = LoraSaved { x, weight, lora_a, lora_b, hidden, scale };
+        let gradients = B::lora_linear_backward(saved, grad, x_node.is_some());
         if let (Some(node), Some(dx)) = (x_node, gradients.x) {
             grads.register::<B>(node.id, dx);
         }
@@ -39,11 +54,14 @@ pub(crate) fn forward<B: FusedBackend, C: CheckpointStrategy>(
     scale: f64,
 ) -> FloatTensor<Autodiff<B, C>> {
     assert!(!weight.is_tracked(), "lora_linear: the base weight is frozen; train it through `linear`");
-    let nodes = [x.node, lora_a.node, lora_b.node];
-    let (x, weight, lora_a, lora_b) = (x.primitive, weight.primitive, lora_a.primitive, lora_b.primitive);
-    let (y, hidden) = B::lora_linear(x.clone(), weight.clone(), lora_a.clone(), lora_b.clone(), scale);
+    let nodes = [x.node.clone(), lora_a.node, lora_b.node];
+    let (weight, lora_a, lora_b) = (weight.primitive, lora_a.primitive, lora_b.primitive);
+    let (y, hidden) = B::lora_linear(x.primitive.clone(), weight.clone(), lora_a.clone(), lora_b.clone(), scale);
     match LoraLinear.prepare::<C>(nodes).compute_bound().stateful() {
-        OpsKind::Tracked(prep) => prep.finish(LoraSaved { x, weight, lora_a, lora_b, hidden, scale }, y),
+        OpsKind::Tracked(mut prep) => {
+            let x = prep.checkpoint(&x);
+            prep.finish(Kept { x, weight, lora_a, lora_b, hidden, scale }, y)
+        }
         OpsKind::UnTracked(prep) => prep.finish(y),
     }
 }

@@ -1,9 +1,13 @@
-//! The backward rule: keeps the input, which the residual stream keeps anyway.
+//! The backward rule: keeps the input, which the residual stream keeps anyway, and from which a balanced strategy computes the
+//! norm anew where the backward of what follows wants it.
 
 use burn::backend::Autodiff;
+use burn::backend::autodiff::NodeId;
+use burn::backend::autodiff::checkpoint::retro_forward::RetroForward;
+use burn::backend::autodiff::checkpoint::state::BackwardStates;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::autodiff::ops::{Backward, ComputePropertyDone, Init, Ops, OpsKind, OpsPrep};
 use burn::tensor::ops::FloatTensor;
 
 use crate::FusedBackend;
@@ -28,13 +32,43 @@ impl<B: FusedBackend> Backward<B, 2> for RmsNorm {
     }
 }
 
+/// The norm once more.
+#[derive(Debug)]
+struct Again<B: FusedBackend> {
+    x: NodeId,
+    weight: FloatTensor<B>,
+    epsilon: f64,
+}
+
+impl<B: FusedBackend> RetroForward for Again<B> {
+    fn forward(&self, states: &mut BackwardStates, out_node: NodeId) {
+        let x = states.get_state::<FloatTensor<B>>(&self.x);
+        states.save(out_node, B::rms_norm(x, self.weight.clone(), self.epsilon));
+    }
+}
+
+/// A norm that need not be kept, unless its weight trains: that would be one more state.
+fn recomputed<B: FusedBackend, C: CheckpointStrategy, N: Backward<B, 2>>(
+    prep: OpsPrep<N, B, N::State, C, 2, Init>,
+    x: &FloatTensor<Autodiff<B, C>>,
+    weight: &FloatTensor<Autodiff<B, C>>,
+    epsilon: f64,
+) -> OpsPrep<N, B, N::State, C, 2, ComputePropertyDone> {
+    if weight.is_tracked() {
+        return prep.compute_bound();
+    }
+    let again = Again::<B> { x: x.node.id, weight: weight.primitive.clone(), epsilon };
+    prep.memory_bound().retro_forward(again).parents([x])
+}
+
 pub(crate) fn forward<B: FusedBackend, C: CheckpointStrategy>(
     x: FloatTensor<Autodiff<B, C>>,
     weight: FloatTensor<Autodiff<B, C>>,
     epsilon: f64,
 ) -> FloatTensor<Autodiff<B, C>> {
     let y = B::rms_norm(x.primitive.clone(), weight.primitive.clone(), epsilon);
-    match RmsNorm.prepare::<C>([x.node.clone(), weight.node.clone()]).compute_bound().stateful() {
+    let prep = RmsNorm.prepare::<C>([x.node.clone(), weight.node.clone()]);
+    match recomputed(prep, &x, &weight, epsilon).stateful() {
         OpsKind::Tracked(prep) => prep.finish((x.primitive, weight.primitive, epsilon), y),
         OpsKind::UnTracked(prep) => prep.finish(y),
     }
@@ -89,7 +123,8 @@ pub(crate) fn add_forward<B: FusedBackend, C: CheckpointStrategy>(
         OpsKind::Tracked(prep) => prep.finish((), sum),
         OpsKind::UnTracked(prep) => prep.finish(sum),
     };
-    let y = match NormOfSum.prepare::<C>([sum.node.clone(), weight.node]).compute_bound().stateful() {
+    let prep = NormOfSum.prepare::<C>([sum.node.clone(), weight.node.clone()]);
+    let y = match recomputed(prep, &sum, &weight, epsilon).stateful() {
         OpsKind::Tracked(prep) => prep.finish((sum.clone(), weight.primitive, epsilon), y),
         OpsKind::UnTracked(prep) => prep.finish(y),
     };

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use burn::backend::Autodiff;
 use burnish_lora::{LoraConfig, attach};
 use burnish_metal::emulator::{EmulatorDevice, KernelReport, MetalCpu, take_reports};
 use burnish_models::{ComputeType, ModelConfig};
@@ -21,7 +20,7 @@ use super::shape::{Shape, Widths};
 use super::sizes::Sizes;
 use super::step::random_batch;
 use super::stopwatch::wait;
-use crate::train::batch_loss;
+use crate::train::{Training, batch_loss};
 
 /// Operations of a product of 8×8 matrices.
 const MATRIX_FLOPS: f64 = 1024.0;
@@ -216,7 +215,7 @@ fn count_block(
 /// Forward and backward of a model.
 fn count_model(config: &ModelConfig, sizes: &Sizes, dtype: ComputeType) -> Result<BTreeMap<String, KernelReport>> {
     let device = EmulatorDevice::Quick;
-    let mut model = random_model::<Autodiff<MetalCpu>>(config, dtype, &device)?;
+    let mut model = random_model::<Training<MetalCpu>>(config, dtype, &device)?;
     attach(&mut model, &LoraConfig { rank: sizes.rank, ..LoraConfig::default() }, 1, &device)?;
     let batch = random_batch(sizes);
     reports_of(device, || {

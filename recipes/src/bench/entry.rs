@@ -129,14 +129,16 @@ pub fn entries(kernel: Kernel, sizes: &Sizes, element: usize) -> Vec<Entry> {
             // The weight is a row among thousands: left out.
             let of = |count| work::passes(count, tokens, hidden, element);
             let shape = format!("{tokens}×{hidden}");
-            // The first norm of a step has nothing to add; every other one adds what the layer before it gave.
-            let mut rows = both(shape.clone(), of(2), of(3), 0, 1);
+            // The first norm of a step has nothing to add; every other one adds what the layer before it gave, and is computed anew
+            // for the backward of the layers after it.
+            let mut rows = vec![row(Pass::Forward, &shape, of(2), 2, 1), row(Pass::Backward, &shape, of(3), 0, 1)];
             rows.extend(both(format!("{shape} + residual"), of(4), of(4), 2, 0));
             rows
         }
         Kernel::Swiglu => {
-            let shape = format!("{tokens}×{inner}");
-            both(shape, work::passes(3, tokens, inner, element), work::passes(5, tokens, inner, element), 1, 0)
+            let (shape, of) = (format!("{tokens}×{inner}"), |count| work::passes(count, tokens, inner, element));
+            // Forward, and once more for the backward of the layer after it.
+            vec![row(Pass::Forward, &shape, of(3), 2, 0), row(Pass::Backward, &shape, of(5), 1, 0)]
         }
         Kernel::Rotary => vec![turned(sizes.heads, "q"), turned(sizes.key_value_heads, "k")],
         Kernel::Attention => {

@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use anyhow::{Result, anyhow, bail};
-use burn::backend::Autodiff;
 use burn::optim::Optimizer;
 use burn::tensor::{DType, Tensor};
 use burn_train::TrainStep;
@@ -20,7 +19,7 @@ use super::sizes::Sizes;
 use super::stopwatch::{Pace, median, milliseconds, wait};
 use crate::config::TrainConfig;
 use crate::data::{Batch, IGNORE};
-use crate::train::{AdamW, LossScale, StepItem, TrainedModel, squared_gradient_norm};
+use crate::train::{AdamW, LossScale, StepItem, TrainedModel, Training, squared_gradient_norm};
 
 /// What was measured of a step.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -66,7 +65,7 @@ pub fn measure<B: FusedBackend>(
     pace: &Pace,
 ) -> Result<StepRow> {
     let started = Instant::now();
-    let mut model = random_model::<Autodiff<B>>(config, dtype, device)?;
+    let mut model = random_model::<Training<B>>(config, dtype, device)?;
     let lora = LoraConfig { rank: sizes.rank, alpha: 2.0 * sizes.rank as f64, ..LoraConfig::default() };
     attach(&mut model, &lora, SEED, device)?;
     wait::<B>(device)?;
@@ -113,14 +112,14 @@ struct Taken {
 
 /// Takes steps on one batch, as [`crate::train`] does.
 struct Trainer<B: FusedBackend> {
-    trained: TrainedModel<Autodiff<B>>,
-    optimizer: AdamW<Autodiff<B>>,
+    trained: TrainedModel<Training<B>>,
+    optimizer: AdamW<Training<B>>,
     item: StepItem,
     loss_scale: Option<LossScale>,
 }
 
 impl<B: FusedBackend> Trainer<B> {
-    fn new(trained: TrainedModel<Autodiff<B>>, sizes: &Sizes, dtype: ComputeType) -> Self {
+    fn new(trained: TrainedModel<Training<B>>, sizes: &Sizes, dtype: ComputeType) -> Self {
         let batches = vec![random_batch(sizes)];
         Self {
             trained,

@@ -11,6 +11,9 @@ mod run_folder;
 mod schedule;
 mod strategy;
 
+use burn::backend::Autodiff;
+use burn::backend::autodiff::checkpoint::strategy::BalancedCheckpointing;
+
 pub use checkpoint::{Checkpoint, TrainerState, write_folder};
 pub use evaluate::{Evaluation, evaluate};
 pub use loss_scale::LossScale;
@@ -20,3 +23,6 @@ pub use optimizer::AdamW;
 pub use run::{Prepared, Summary, train};
 pub use schedule::Schedule;
 pub use strategy::{End, Events, Plan, StepStrategy, squared_gradient_norm};
+
+/// What training runs on: burn's autodiff, which does not keep what is cheap to compute anew, such as norms and activations.
+pub type Training<B> = Autodiff<B, BalancedCheckpointing>;

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, anyhow, bail};
-use burn::backend::Autodiff;
 use burn_train::logger::InMemoryMetricLogger;
 use burn_train::metric::LossMetric;
 use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
@@ -17,9 +16,9 @@ use burnish_models::{ComputeType, LanguageModel, LoadOptions, ModelConfig, Pretr
 use super::checkpoint::{Checkpoint, TrainerState, write_folder};
 use super::model::TrainedModel;
 use super::optimizer::AdamW;
-use super::run_folder;
 use super::schedule::Schedule;
 use super::strategy::{Components, End, Events, Plan, Running, StepStrategy, WeightWriter, lock};
+use super::{Training, run_folder};
 use crate::backend::{self, BackendJob};
 use crate::config::{FineTuneType, TrainConfig};
 use crate::data::{self, BadRows, BatchOptions, Batches, Preparation, Sources};
@@ -176,9 +175,9 @@ impl BackendJob for TrainJob {
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<Summary> {
         let Self { prepared, events, interrupter, dashboard } = self;
         let Prepared { config, dtype, pretrained, train, valid, resume, mut state, .. } = prepared;
-        let model = build_model::<Autodiff<B>>(&config, dtype.dtype, &pretrained, resume.as_ref(), &device)?;
+        let model = build_model::<Training<B>>(&config, dtype.dtype, &pretrained, resume.as_ref(), &device)?;
         let done = resume.as_ref().map_or(0, |checkpoint| checkpoint.state.step);
-        let optimizer = AdamW::<Autodiff<B>>::new(&config);
+        let optimizer = AdamW::<Training<B>>::new(&config);
         if let Some(checkpoint) = &resume {
             checkpoint.restore_optimizer(&optimizer, &model.parameters(), &device)?;
         }
@@ -205,7 +204,7 @@ impl BackendJob for TrainJob {
         };
         let learner = Learner::new(TrainedModel { model }, optimizer, Schedule::new(&config, plan.total, done));
         let training =
-            SupervisedTraining::<Components<Autodiff<B>>>::new(&config.output_dir, Arc::new(plan.clone()), Arc::new(plan))
+            SupervisedTraining::<Components<Training<B>>>::new(&config.output_dir, Arc::new(plan.clone()), Arc::new(plan))
                 .with_training_strategy(TrainingStrategy::Custom(Arc::new(strategy)))
                 .with_application_logger(None)
                 .with_metric_logger(InMemoryMetricLogger::default())
