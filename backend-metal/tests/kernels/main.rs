@@ -1,5 +1,5 @@
 //! Every GPU kernel, forward and each gradient, against the composed operation on the CPU: on the runtime of our own (MSL on
-//! macOS, SPIR-V elsewhere) and in the emulator, which executes the MSL.
+//! macOS, SPIR-V elsewhere), in WGSL, and in the emulator, which executes the MSL.
 #![allow(clippy::unwrap_used)]
 
 mod attention;
@@ -8,6 +8,8 @@ mod elements;
 mod products;
 mod sample;
 mod speed;
+#[cfg(not(target_os = "macos"))]
+mod wgsl;
 
 /// The tests of a backend, in each of the dtypes that it computes in.
 macro_rules! on {
@@ -45,6 +47,8 @@ macro_rules! on {
 }
 
 on!(gpu: burnish_metal::Metal);
+#[cfg(not(target_os = "macos"))]
+on!(wgsl_text: wgsl::Wgsl);
 on!(emulator: burnish_metal::emulator::MetalCpu);
 
 /// On a machine with an NVIDIA GPU: `cargo test --release -p burnish-metal --features emulator --test kernels -- --ignored cuda`.
