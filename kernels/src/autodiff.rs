@@ -1,8 +1,8 @@
-//! `FusedBackend` for any backend under burn's autodiff: each operation's own backward rule.
+//! `FusedBackend` for any backend under burn's autodiff: each operation's own backward rule, unless burn's are asked for.
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
-use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
 
 use crate::attention::AttentionOptions;
 use crate::glu::{self, Activation};
@@ -13,6 +13,9 @@ use crate::{
 
 impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
+        if !B::OWN_GRADIENTS {
+            return rms_norm::reference::<Self>(x, weight, epsilon);
+        }
         rms_norm::autodiff::forward::<B, C>(x, weight, epsilon)
     }
 
@@ -22,6 +25,9 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
         weight: FloatTensor<Self>,
         epsilon: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if !B::OWN_GRADIENTS {
+            return rms_norm::reference_add::<Self>(x, residual, weight, epsilon);
+        }
         rms_norm::autodiff::add_forward::<B, C>(x, residual, weight, epsilon)
     }
 
@@ -31,14 +37,23 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
         bias: FloatTensor<Self>,
         epsilon: f64,
     ) -> FloatTensor<Self> {
+        if !B::OWN_GRADIENTS {
+            return layer_norm::reference::<Self>(x, weight, bias, epsilon);
+        }
         layer_norm::autodiff::forward::<B, C>(x, weight, bias, epsilon)
     }
 
     fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, inverse: bool) -> FloatTensor<Self> {
+        if !B::OWN_GRADIENTS {
+            return rotary::reference::<Self>(x, cos, sin, inverse);
+        }
         rotary::autodiff::forward::<B, C>(x, cos, sin, inverse)
     }
 
     fn glu(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        if !B::OWN_GRADIENTS {
+            return glu::reference::<Self>(gate, up, activation);
+        }
         glu::autodiff::forward::<B, C>(gate, up, activation)
     }
 
@@ -49,10 +64,16 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
         segments: Option<IntTensor<Self>>,
         options: AttentionOptions,
     ) -> FloatTensor<Self> {
+        if !B::OWN_GRADIENTS {
+            return attention::reference::<Self>(query, key, value, segments, options);
+        }
         attention::autodiff::forward::<B, C>(query, key, value, segments, options)
     }
 
     fn dense_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        if !B::OWN_GRADIENTS {
+            return linear::reference::<Self>(x, weight);
+        }
         linear::autodiff::forward::<B, C>(x, weight)
     }
 
@@ -63,6 +84,9 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
         lora_b: FloatTensor<Self>,
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if !B::OWN_GRADIENTS {
+            return lora_linear::reference::<Self>(x, weight, lora_a, lora_b, scale);
+        }
         // The narrow product has no gradient of its own: only a backward on the inner backend reads it.
         let y = lora_linear::autodiff::forward::<B, C>(x, weight, lora_a, lora_b, scale);
         (y.clone(), y)
@@ -77,10 +101,16 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
         weight: FloatTensor<Self>,
         labels: IntTensor<Self>,
     ) -> FloatTensor<Self> {
+        if !B::OWN_GRADIENTS {
+            return linear_cross_entropy::reference::<Self>(hidden, weight, labels);
+        }
         linear_cross_entropy::autodiff::forward::<B, C>(hidden, weight, labels)
     }
 
     fn select_rows(x: FloatTensor<Self>, places: IntTensor<Self>) -> FloatTensor<Self> {
+        if !B::OWN_GRADIENTS {
+            return <Self as FloatTensorOps<Self>>::float_select(x, 0, places);
+        }
         select_rows::autodiff::forward::<B, C>(x, places)
     }
 }

@@ -15,6 +15,10 @@ use crate::{layer_norm, linear, linear_cross_entropy, rms_norm, rotary, select_r
 /// `impl FusedBackend for MyBackend {}` is all that a backend needs. Shapes are stated at the typed functions
 /// ([`crate::rms_norm()`], [`crate::attention()`], …), which are what model code calls.
 pub trait FusedBackend: Backend {
+    /// Whether gradients follow the rules of this crate. Where not, burn's autodiff records each operation of the composed
+    /// references, which is what training on burn alone takes.
+    const OWN_GRADIENTS: bool = true;
+
     /// See [`crate::rms_norm()`].
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
         rms_norm::reference::<Self>(x, weight, epsilon)

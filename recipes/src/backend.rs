@@ -86,7 +86,7 @@ fn on_the_pool<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 /// Runs a job on a device that has computed a known product rightly: where there is no adapter, or its kernels do not compile,
 /// that is an error before anything else runs.
 #[cfg(all(any(feature = "wgpu", feature = "metal", feature = "cuda", feature = "emulator"), not(test)))]
-fn tested<B: FusedBackend, J: BackendJob>(name: &str, job: J) -> Result<J::Output> {
+pub(crate) fn tested<B: FusedBackend, J: BackendJob>(name: &str, job: J) -> Result<J::Output> {
     let device = B::Device::default();
     let computed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| known_product::<B>(&device, DType::F32)));
     let problem = match computed {

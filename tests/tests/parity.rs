@@ -1,7 +1,7 @@
 //! Every family against transformers and PEFT, on every backend that is built in.
 #![allow(clippy::unwrap_used, deprecated)]
 
-use burn::backend::{Autodiff, Flex};
+use burn::backend::Flex;
 use burn::module::AutodiffModule;
 use burn::optim::Optimizer;
 use burn::tensor::DType;
@@ -12,7 +12,7 @@ use burnish_lora::load_adapter;
 use burnish_models::{AnyTensor, LanguageModel, LoadOptions, ModelInput};
 use burnish_recipes::config::TrainConfig;
 use burnish_recipes::data::Batch;
-use burnish_recipes::train::{AdamW, StepItem, TrainedModel, batch_loss, squared_gradient_norm};
+use burnish_recipes::train::{AdamW, StepItem, TrainedModel, Training, batch_loss, squared_gradient_norm};
 use burnish_tests::Golden;
 
 const CASES: [&str; 4] = ["llama", "llama3", "mistral", "biased"];
@@ -56,7 +56,7 @@ fn base_logits<B: FusedBackend>(case: &str) {
 
 fn gradients<B: FusedBackend>(case: &str) {
     let (golden, device) = (Golden::open(case).unwrap(), B::Device::default());
-    let model = TrainedModel { model: adapted::<Autodiff<B>>(&golden, &device) };
+    let model = TrainedModel { model: adapted::<Training<B>>(&golden, &device) };
     let output = TrainStep::step(&model, item(&golden));
     let loss: Vec<f32> = output.item.loss.into_data().iter::<f32>().collect();
     close(&format!("{case} loss"), &loss, &golden.floats("loss").unwrap());
@@ -74,7 +74,7 @@ fn gradients<B: FusedBackend>(case: &str) {
 /// Ten steps; losses, and the adapter that they end with.
 fn ten_steps<B: FusedBackend>(case: &str, label: &str, clip: f64) {
     let (golden, device) = (Golden::open(case).unwrap(), B::Device::default());
-    let mut model = TrainedModel { model: adapted::<Autodiff<B>>(&golden, &device) };
+    let mut model = TrainedModel { model: adapted::<Training<B>>(&golden, &device) };
     let losses = run_steps::<B>(&mut model, &golden, clip);
     close(&format!("{case} {label} losses"), &losses, &golden.floats(&format!("{label}.losses")).unwrap());
     for parameter in model.valid().model.linears() {
@@ -87,8 +87,8 @@ fn ten_steps<B: FusedBackend>(case: &str, label: &str, clip: f64) {
     }
 }
 
-fn run_steps<B: FusedBackend>(model: &mut TrainedModel<Autodiff<B>>, golden: &Golden, clip: f64) -> Vec<f32> {
-    let mut optimizer = AdamW::<Autodiff<B>>::new(&TrainConfig::default());
+fn run_steps<B: FusedBackend>(model: &mut TrainedModel<Training<B>>, golden: &Golden, clip: f64) -> Vec<f32> {
+    let mut optimizer = AdamW::<Training<B>>::new(&TrainConfig::default());
     let mut losses = Vec::new();
     for _ in 0..10 {
         let output = TrainStep::step(model, item(golden));
@@ -106,7 +106,7 @@ fn run_steps<B: FusedBackend>(model: &mut TrainedModel<Autodiff<B>>, golden: &Go
 fn full<B: FusedBackend>() {
     let (golden, device) = (Golden::open("llama").unwrap(), B::Device::default());
     let base =
-        LanguageModel::<Autodiff<B>>::load(&golden.config, &golden.weights, &device, LoadOptions::trainable()).unwrap();
+        LanguageModel::<Training<B>>::load(&golden.config, &golden.weights, &device, LoadOptions::trainable()).unwrap();
     let mut model = TrainedModel { model: base };
     let output = TrainStep::step(&model, item(&golden));
     let parameters = model.model.parameters();
@@ -186,6 +186,17 @@ fn candle_equals_transformers_and_peft() {
 #[test]
 fn wgpu_equals_transformers_and_peft() {
     everything::<burn_wgpu::Wgpu>();
+}
+
+/// What `bench` compares with: burn's kernels, and the gradients of burn's autodiff.
+#[cfg(feature = "wgpu")]
+#[test]
+fn burn_alone_equals_transformers_and_peft() {
+    use burnish_kernels::runtime::StockWgpu;
+    for case in CASES {
+        gradients::<StockWgpu>(case);
+    }
+    ten_steps::<StockWgpu>("llama", "clipped", 0.1);
 }
 
 #[cfg(feature = "metal")]

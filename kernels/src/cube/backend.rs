@@ -35,6 +35,8 @@ where
     I: IntElement,
     BT: BoolElement,
 {
+    const OWN_GRADIENTS: bool = R::OWN_GRADIENTS;
+
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
         if !R::FUSED || !alike(&[&x, &weight]) || !rows::fits(x.shape()[1]) {
             return rms_norm::reference::<Self>(x, weight, epsilon);

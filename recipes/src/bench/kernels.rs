@@ -9,7 +9,6 @@ use serde::Serialize;
 
 use super::action::{Action, Launch, actions};
 use super::entry::{Entry, Kernel, entries};
-use super::memory::reserved;
 use super::setup::Setup;
 use super::stopwatch::{Pace, Timing, wait};
 
@@ -44,14 +43,14 @@ pub struct Rival {
     pub speedup: Option<f64>,
 }
 
-/// Device memory around the rows of an operation.
+/// Device memory that the rows of an operation take one after the other, with one set of inputs each.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct KernelMemory {
     /// Which one.
     pub kernel: Kernel,
-    /// Inputs, results and scratch of all its rows, where the device tells.
+    /// Inputs, results and scratch, where the device tells.
     pub bytes: Option<u64>,
-    /// The same after burn's own way ran besides.
+    /// The same of burn's own way.
     pub burn_bytes: Option<u64>,
 }
 
@@ -63,10 +62,7 @@ pub fn measure<B: FusedBackend>(
     copy: Option<f64>,
 ) -> (Vec<KernelRow>, KernelMemory) {
     let device = &setup.device;
-    B::memory_cleanup(device);
-    let before = reserved::<B>(device);
     let entries = entries(kernel, &setup.sizes, setup.element());
-    let taken = || Some(reserved::<B>(device)?.saturating_sub(before?));
     let made = guarded(|| {
         let made = actions(kernel, setup);
         wait::<B>(device).map(|()| made)
@@ -81,7 +77,6 @@ pub fn measure<B: FusedBackend>(
     };
     let time = |launch: &mut Launch| guarded(|| pace.time::<B>(device, launch.as_mut()));
     let ours: Vec<Result<Timing>> = actions.iter_mut().map(|action| time(&mut action.run)).collect();
-    let bytes = taken();
     let mut rows = Vec::new();
     for ((entry, timing), action) in entries.into_iter().zip(ours).zip(actions) {
         let Action { composed, matmul, note, .. } = action;
@@ -96,7 +91,38 @@ pub fn measure<B: FusedBackend>(
         }
         rows.push(row);
     }
-    (rows, KernelMemory { kernel, bytes, burn_bytes: taken() })
+    (rows, footprint(kernel, setup))
+}
+
+/// What the rows take of the device, in pieces as large as they are asked for: a pool hands out parts of pages, and holds many times
+/// what is in use.
+fn footprint<B: FusedBackend>(kernel: Kernel, setup: &Setup<B>) -> KernelMemory {
+    let device = &setup.device;
+    let reserved = || Some(B::device_memory(device)?.reserved);
+    let alone = Setup::<B> { sizes: setup.sizes.clone(), dtype: setup.dtype, device: device.clone(), rotation: 0.0 };
+    let of = |choose: fn(Action) -> Option<Launch>| -> Option<u64> {
+        B::memory_cleanup(device);
+        let before = reserved()?;
+        let after = B::memory_persistent_allocations(device, &alone, |alone| {
+            let launches: Vec<Launch> = actions(kernel, alone).into_iter().filter_map(choose).collect();
+            wait::<B>(device).ok()?;
+            // What making the inputs took.
+            B::memory_cleanup(device);
+            for mut launch in launches {
+                launch();
+                wait::<B>(device).ok()?;
+            }
+            reserved()
+        });
+        B::memory_cleanup(device);
+        Some(after?.saturating_sub(before))
+    };
+    let found = |choose: fn(Action) -> Option<Launch>| guarded(|| Ok(of(choose))).ok().flatten();
+    KernelMemory {
+        kernel,
+        bytes: found(|action| Some(action.run)),
+        burn_bytes: found(|action| action.matmul.map(|matmul| matmul.run).or(action.composed)),
+    }
 }
 
 fn row(entry: Entry, timing: Result<Timing>, copy: Option<f64>, note: Option<String>) -> KernelRow {

@@ -56,14 +56,9 @@ impl MemoryWatch {
     }
 }
 
-/// What the backend holds of its device; `None` where it does not tell.
-pub fn reserved<B: FusedBackend>(device: &B::Device) -> Option<u64> {
-    B::device_memory(device).map(|memory| memory.reserved)
-}
-
 fn held<B: FusedBackend>(device: &B::Device) -> Option<Peak> {
-    match reserved::<B>(device) {
-        Some(bytes) => Some(Peak { bytes, of: MemoryOf::Device }),
+    match B::device_memory(device) {
+        Some(memory) => Some(Peak { bytes: memory.reserved, of: MemoryOf::Device }),
         None => Some(Peak { bytes: peak_bytes()?, of: MemoryOf::Process }),
     }
 }

@@ -45,6 +45,9 @@ use crate::backend::{self, BackendJob};
 use crate::dtype;
 use crate::report::OutputStyle;
 
+/// The backend that only a comparison needs: burn alone, without the kernels and the gradients of Burnish.
+pub const STOCK: &str = "wgpu-stock";
+
 /// What is measured.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -95,7 +98,7 @@ pub fn run(options: &Options, style: OutputStyle) -> Result<Document> {
     let sizes = Sizes::new(&shape.config, options.batch_size, options.seq, options.rank);
     let mut document = Document::new(&shape, &sizes);
     for name in &options.backends {
-        let (name, why) = backend::choose(name);
+        let (name, why) = choose(name);
         style.say(format!("backend {name} ({why})"));
         if name == "emulator" {
             count(options, &shape, &sizes, &options.kernels, &mut document, style)?;
@@ -111,10 +114,30 @@ pub fn run(options: &Options, style: OutputStyle) -> Result<Document> {
 
 fn on_backend(options: &Options, shape: &Shape, sizes: &Sizes, name: &'static str, style: OutputStyle) -> BackendResult {
     let measured = guarded(|| {
-        let dtype = dtype::choose(name, &options.dtype)?.dtype;
-        backend::run(name, BenchJob { options, shape, sizes, name, dtype, style })
+        // Its device is that of `wgpu`.
+        let device = if name == STOCK { "wgpu" } else { name };
+        let dtype = dtype::choose(device, &options.dtype)?.dtype;
+        let job = BenchJob { options, shape, sizes, name, dtype, style };
+        if name == STOCK { on_burn_alone(job) } else { backend::run(name, job) }
     });
     measured.unwrap_or_else(|error| BackendResult::failed(name, format!("{error:#}")))
+}
+
+fn choose(name: &str) -> (&'static str, &'static str) {
+    if name == STOCK {
+        return (STOCK, "asked for: burn alone, its kernels and its gradients");
+    }
+    backend::choose(name)
+}
+
+#[cfg(all(feature = "wgpu", not(test)))]
+fn on_burn_alone(job: BenchJob) -> Result<BackendResult> {
+    backend::tested::<burnish_kernels::runtime::StockWgpu, _>(STOCK, job)
+}
+
+#[cfg(not(all(feature = "wgpu", not(test))))]
+fn on_burn_alone(_: BenchJob) -> Result<BackendResult> {
+    anyhow::bail!("the backend `{STOCK}` is not built in; rebuild with --features wgpu")
 }
 
 struct BenchJob<'a> {

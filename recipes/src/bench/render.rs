@@ -65,7 +65,7 @@ fn memory(rows: &[KernelMemory]) -> Option<String> {
         Some(format!("{} {}{burn}", row.kernel.name(), gib(row.bytes?)))
     };
     let parts: Vec<String> = rows.iter().filter_map(of).collect();
-    let head = "inputs, results and scratch on the device, and with burn's own way besides";
+    let head = "inputs, results and scratch on the device, and those of burn's own way";
     (!parts.is_empty()).then(|| format!("{head}: {}", parts.join(", ")))
 }
 

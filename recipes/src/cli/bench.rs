@@ -7,15 +7,15 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use crate::bench::entry::Kernel;
-use crate::bench::{Options, plot, render, run};
+use crate::bench::{Options, STOCK, plot, render, run};
 use crate::report::OutputStyle;
 use crate::{backend, dtype};
 
 /// Arguments of `bench`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Backends to compare, such as wgpu,vulkan; `emulator` counts instead of timing.
-    #[arg(long, value_delimiter = ',', value_parser = backend::NAMES.to_vec(), default_value = "auto", default_value_if("predict", "true", None))]
+    /// Backends to compare, such as wgpu,vulkan; `wgpu-stock` is burn alone, `emulator` counts instead of timing.
+    #[arg(long, value_delimiter = ',', value_parser = backend_names(), default_value = "auto", default_value_if("predict", "true", None))]
     backends: Vec<String>,
     /// Operations to measure, all or none; several with commas.
     #[arg(long, value_delimiter = ',', value_parser = kernel_names(), default_value = "all")]
@@ -56,6 +56,10 @@ pub struct Args {
     /// Count in the emulator at the model's own widths, and at most 32 tokens; takes many minutes.
     #[arg(long)]
     full_widths: bool,
+}
+
+fn backend_names() -> Vec<&'static str> {
+    backend::NAMES.iter().copied().chain([STOCK]).collect()
 }
 
 fn kernel_names() -> Vec<&'static str> {
