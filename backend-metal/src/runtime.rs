@@ -1,11 +1,7 @@
 //! The runtime of the GPU.
 
-use cubecl_common::device::DeviceId;
 use cubecl_core::Runtime;
 use cubecl_core::client::ComputeClient;
-use cubecl_core::ir::TargetProperties;
-use cubecl_core::server::ComputeServer;
-use cubecl_core::zspace::{Shape, Strides};
 use cubecl_wgpu::{AutoCompiler, WgpuDevice, WgpuRuntime};
 
 use crate::server::MetalServer;
@@ -30,21 +26,7 @@ impl Runtime for MetalRuntime {
         if cfg!(target_os = "macos") { "metal" } else { "vulkan" }
     }
 
-    fn max_cube_count() -> (u32, u32, u32) {
-        WgpuRuntime::max_cube_count()
-    }
-
-    fn can_read_tensor(shape: &Shape, strides: &Strides) -> bool {
-        WgpuRuntime::can_read_tensor(shape, strides)
-    }
-
-    fn target_properties() -> TargetProperties {
-        WgpuRuntime::target_properties()
-    }
-
-    fn enumerate_devices(kind: u16, info: &<Self::Server as ComputeServer>::Info) -> Vec<DeviceId> {
-        WgpuRuntime::enumerate_devices(kind, info)
-    }
+    burnish_kernels::runtime_from!(WgpuRuntime);
 }
 
 /// burn on [`MetalRuntime`].

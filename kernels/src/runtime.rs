@@ -8,6 +8,40 @@ use crate::FusedBackend;
 #[allow(deprecated)]
 impl FusedBackend for burn_candle::Candle {}
 
+/// cubecl, for [`crate::runtime_from`].
+#[cfg(feature = "cube")]
+#[doc(hidden)]
+pub use cubecl;
+
+/// The functions of cubecl's `Runtime` that a runtime has from another one on the same devices, for a place within its `impl`.
+#[cfg(feature = "cube")]
+#[macro_export]
+macro_rules! runtime_from {
+    ($inner:ty) => {
+        fn max_cube_count() -> (u32, u32, u32) {
+            <$inner as $crate::runtime::cubecl::Runtime>::max_cube_count()
+        }
+
+        fn can_read_tensor(
+            shape: &$crate::runtime::cubecl::zspace::Shape,
+            strides: &$crate::runtime::cubecl::zspace::Strides,
+        ) -> bool {
+            <$inner as $crate::runtime::cubecl::Runtime>::can_read_tensor(shape, strides)
+        }
+
+        fn target_properties() -> $crate::runtime::cubecl::ir::TargetProperties {
+            <$inner as $crate::runtime::cubecl::Runtime>::target_properties()
+        }
+
+        fn enumerate_devices(
+            kind: u16,
+            info: &<Self::Server as $crate::runtime::cubecl::server::ComputeServer>::Info,
+        ) -> Vec<$crate::runtime::cubecl::device::DeviceId> {
+            <$inner as $crate::runtime::cubecl::Runtime>::enumerate_devices(kind, info)
+        }
+    };
+}
+
 /// A cubecl runtime, and whether the kernels of this crate run on it.
 ///
 /// Stock runtimes answer no, so that their backends stay burn's own and comparing with them is honest.
@@ -38,11 +72,7 @@ pub type StockWgpu = burn_cubecl::CubeBackend<StockWgpuRuntime, f32, i32, u32>;
 mod stock {
     use cubecl::Runtime;
     use cubecl::client::ComputeClient;
-    use cubecl::device::DeviceId;
-    use cubecl::ir::TargetProperties;
-    use cubecl::server::ComputeServer;
     use cubecl::wgpu::WgpuRuntime;
-    use cubecl::zspace::{Shape, Strides};
 
     use super::{KernelRuntime, StockWgpuRuntime};
 
@@ -59,21 +89,7 @@ mod stock {
             "wgpu-stock"
         }
 
-        fn max_cube_count() -> (u32, u32, u32) {
-            WgpuRuntime::max_cube_count()
-        }
-
-        fn can_read_tensor(shape: &Shape, strides: &Strides) -> bool {
-            WgpuRuntime::can_read_tensor(shape, strides)
-        }
-
-        fn target_properties() -> TargetProperties {
-            WgpuRuntime::target_properties()
-        }
-
-        fn enumerate_devices(kind: u16, info: &<Self::Server as ComputeServer>::Info) -> Vec<DeviceId> {
-            WgpuRuntime::enumerate_devices(kind, info)
-        }
+        crate::runtime_from!(WgpuRuntime);
     }
 
     impl KernelRuntime for StockWgpuRuntime {

@@ -171,21 +171,7 @@ impl Runtime for StockEmulatorRuntime {
         "emulator-stock"
     }
 
-    fn max_cube_count() -> (u32, u32, u32) {
-        EmulatorRuntime::max_cube_count()
-    }
-
-    fn can_read_tensor(shape: &Shape, strides: &Strides) -> bool {
-        EmulatorRuntime::can_read_tensor(shape, strides)
-    }
-
-    fn target_properties() -> TargetProperties {
-        EmulatorRuntime::target_properties()
-    }
-
-    fn enumerate_devices(kind: u16, info: &<Self::Server as ComputeServer>::Info) -> Vec<DeviceId> {
-        EmulatorRuntime::enumerate_devices(kind, info)
-    }
+    burnish_kernels::runtime_from!(EmulatorRuntime);
 }
 
 impl burnish_kernels::KernelRuntime for StockEmulatorRuntime {

@@ -4,16 +4,13 @@ use std::sync::Once;
 
 use burn_cubecl::CubeBackend;
 use burnish_kernels::KernelRuntime;
-use cubecl_common::device::{Device, DeviceId, DeviceService};
+use cubecl_common::device::{Device, DeviceService};
 use cubecl_common::profile::TimingMethod;
 use cubecl_core::Runtime;
 use cubecl_core::client::ComputeClient;
 use cubecl_core::server::{ComputeServer, ServerUtilities};
-use cubecl_core::zspace::{Shape, Strides};
 use cubecl_ir::features::{AtomicUsage, Features, Plane, TypeUsage};
-use cubecl_ir::{
-    AddressType, DeviceProperties, ElemType, FloatKind, IntKind, StorageType, TargetProperties, Type, UIntKind,
-};
+use cubecl_ir::{AddressType, DeviceProperties, ElemType, FloatKind, IntKind, StorageType, Type, UIntKind};
 use cubecl_runtime::allocator::ContiguousMemoryLayoutPolicy;
 use cubecl_runtime::memory_management::MemoryConfiguration;
 use cubecl_wgpu::{AutoCompiler, AutoGraphicsApi, RuntimeOptions, WgpuDevice, WgpuRuntime, WgpuServer, init_setup};
@@ -41,21 +38,7 @@ impl Runtime for WgslRuntime {
         "wgsl"
     }
 
-    fn max_cube_count() -> (u32, u32, u32) {
-        WgpuRuntime::max_cube_count()
-    }
-
-    fn can_read_tensor(shape: &Shape, strides: &Strides) -> bool {
-        WgpuRuntime::can_read_tensor(shape, strides)
-    }
-
-    fn target_properties() -> TargetProperties {
-        WgpuRuntime::target_properties()
-    }
-
-    fn enumerate_devices(kind: u16, info: &<Self::Server as ComputeServer>::Info) -> Vec<DeviceId> {
-        WgpuRuntime::enumerate_devices(kind, info)
-    }
+    burnish_kernels::runtime_from!(WgpuRuntime);
 }
 
 impl KernelRuntime for WgslRuntime {
