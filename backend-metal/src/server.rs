@@ -255,57 +255,27 @@ impl ComputeServer for MetalServer {
 }
 
 #[cfg(test)]
+#[path = "../tests/text/mod.rs"]
+mod text;
+
+#[cfg(test)]
 mod tests {
     use cubecl_common::device::Device;
     use cubecl_common::profile::TimingMethod;
-    use cubecl_core::CubeDim;
     use cubecl_core::client::ComputeClient;
     use cubecl_cpp::MslCompiler;
     use cubecl_runtime::memory_management::MemoryConfiguration;
     use cubecl_wgpu::{AutoGraphicsApi, RuntimeOptions, WgpuDevice, WgpuSetup};
 
+    use super::text::Text;
     use super::*;
     use crate::MetalRuntime;
-
-    /// A kernel of fixed text.
-    struct Text(&'static str);
-
-    impl KernelMetadata for Text {
-        fn name(&self) -> &'static str {
-            "text"
-        }
-        fn id(&self) -> KernelId {
-            KernelId::new::<Self>()
-        }
-        fn address_type(&self) -> StorageType {
-            cubecl_ir::AddressType::U32.unsigned_type()
-        }
-    }
-
-    impl CubeTask<AutoCompiler> for Text {
-        fn compile(
-            &self,
-            _: &mut AutoCompiler,
-            _: &<AutoCompiler as Compiler>::CompilationOptions,
-            _: ExecutionMode,
-            _: StorageType,
-        ) -> Result<CompiledKernel<AutoCompiler>, CompilationError> {
-            Ok(CompiledKernel {
-                entrypoint_name: "text".into(),
-                debug_name: None,
-                source: self.0.into(),
-                repr: None,
-                cube_dim: CubeDim::new_single(),
-                debug_info: None,
-            })
-        }
-    }
 
     fn compiled(text: &'static str) -> Result<String, CompilationError> {
         let task = RepairedTask(Box::new(Text(text)));
         let mut compiler = AutoCompiler::Msl(MslCompiler::default());
         let kernel = task.compile(&mut compiler, &Default::default(), ExecutionMode::Checked, task.address_type())?;
-        assert_eq!((task.name(), task.id()), ("text", KernelId::new::<Text>()));
+        assert_eq!((task.name(), task.id()), ("text", Text(text).id()));
         Ok(kernel.source)
     }
 

@@ -4,13 +4,11 @@
 use burn::tensor::Tensor;
 use burnish_metal::{Metal, MetalRuntime};
 use cubecl::prelude::*;
-use cubecl_core::CompilationError;
-use cubecl_core::ir::{AddressType, StorageType};
-use cubecl_core::server::{ExecutionMode, KernelArguments};
-use cubecl_runtime::compiler::{Compiler, CubeTask};
-use cubecl_runtime::id::KernelId;
-use cubecl_runtime::kernel::{CompiledKernel, KernelMetadata};
-use cubecl_wgpu::AutoCompiler;
+use cubecl_core::server::KernelArguments;
+
+mod text;
+
+use text::Text;
 
 type Client = cubecl::client::ComputeClient<MetalRuntime>;
 
@@ -26,40 +24,6 @@ fn fill(out: &mut Array<f32>) {
 fn broken(out: &mut Array<f32>, #[comptime] wanted: u32) {
     comptime!(assert!(wanted < 1, "this kernel can't be expanded"));
     out[0] = 1.0;
-}
-
-/// A kernel of fixed text.
-struct Text(&'static str);
-
-impl KernelMetadata for Text {
-    fn name(&self) -> &'static str {
-        "text"
-    }
-    fn id(&self) -> KernelId {
-        KernelId::new::<Self>().info(self.0.len())
-    }
-    fn address_type(&self) -> StorageType {
-        AddressType::U32.unsigned_type()
-    }
-}
-
-impl CubeTask<AutoCompiler> for Text {
-    fn compile(
-        &self,
-        _: &mut AutoCompiler,
-        _: &<AutoCompiler as Compiler>::CompilationOptions,
-        _: ExecutionMode,
-        _: StorageType,
-    ) -> Result<CompiledKernel<AutoCompiler>, CompilationError> {
-        Ok(CompiledKernel {
-            entrypoint_name: "text".into(),
-            debug_name: None,
-            source: self.0.into(),
-            repr: None,
-            cube_dim: CubeDim::new_single(),
-            debug_info: None,
-        })
-    }
 }
 
 fn filled(client: &Client) -> Vec<f32> {
