@@ -2,7 +2,7 @@
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
-use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
+use burn::tensor::ops::{FloatTensor, IntTensor};
 
 use crate::attention::AttentionOptions;
 use crate::glu::{self, Activation};
@@ -11,106 +11,62 @@ use crate::{
     select_rows,
 };
 
+/// An operation that follows its own rule where the backend has such rules, and else is recorded as its reference is composed.
+macro_rules! ruled {
+    ($rule:path | $reference:path: fn $name:ident($($input:ident: $kind:ty),*) -> $out:ty) => {
+        fn $name($($input: $kind),*) -> $out {
+            if B::OWN_GRADIENTS { $rule($($input),*) } else { $reference($($input),*) }
+        }
+    };
+}
+
 impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
-    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
-        if !B::OWN_GRADIENTS {
-            return rms_norm::reference::<Self>(x, weight, epsilon);
-        }
-        rms_norm::autodiff::forward::<B, C>(x, weight, epsilon)
-    }
+    ruled!(rms_norm::autodiff::forward::<B, C> | rms_norm::reference::<Self>:
+        fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self>);
 
-    fn add_rms_norm(
-        x: FloatTensor<Self>,
-        residual: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        epsilon: f64,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if !B::OWN_GRADIENTS {
-            return rms_norm::reference_add::<Self>(x, residual, weight, epsilon);
-        }
-        rms_norm::autodiff::add_forward::<B, C>(x, residual, weight, epsilon)
-    }
+    ruled!(rms_norm::autodiff::add_forward::<B, C> | rms_norm::reference_add::<Self>:
+        fn add_rms_norm(x: FloatTensor<Self>, residual: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64)
+            -> (FloatTensor<Self>, FloatTensor<Self>));
 
-    fn row_layer_norm(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        epsilon: f64,
-    ) -> FloatTensor<Self> {
-        if !B::OWN_GRADIENTS {
-            return layer_norm::reference::<Self>(x, weight, bias, epsilon);
-        }
-        layer_norm::autodiff::forward::<B, C>(x, weight, bias, epsilon)
-    }
+    ruled!(layer_norm::autodiff::forward::<B, C> | layer_norm::reference::<Self>:
+        fn row_layer_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64)
+            -> FloatTensor<Self>);
 
-    fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, inverse: bool) -> FloatTensor<Self> {
-        if !B::OWN_GRADIENTS {
-            return rotary::reference::<Self>(x, cos, sin, inverse);
-        }
-        rotary::autodiff::forward::<B, C>(x, cos, sin, inverse)
-    }
+    ruled!(rotary::autodiff::forward::<B, C> | rotary::reference::<Self>:
+        fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, inverse: bool) -> FloatTensor<Self>);
 
-    fn glu(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
-        if !B::OWN_GRADIENTS {
-            return glu::reference::<Self>(gate, up, activation);
-        }
-        glu::autodiff::forward::<B, C>(gate, up, activation)
-    }
+    ruled!(glu::autodiff::forward::<B, C> | glu::reference::<Self>:
+        fn glu(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self>);
 
-    fn segment_attention(
-        query: FloatTensor<Self>,
-        key: FloatTensor<Self>,
-        value: FloatTensor<Self>,
-        segments: Option<IntTensor<Self>>,
-        options: AttentionOptions,
-    ) -> FloatTensor<Self> {
-        if !B::OWN_GRADIENTS {
-            return attention::reference::<Self>(query, key, value, segments, options);
-        }
-        attention::autodiff::forward::<B, C>(query, key, value, segments, options)
-    }
+    ruled!(attention::autodiff::forward::<B, C> | attention::reference::<Self>:
+        fn segment_attention(
+            query: FloatTensor<Self>,
+            key: FloatTensor<Self>,
+            value: FloatTensor<Self>,
+            segments: Option<IntTensor<Self>>,
+            options: AttentionOptions
+        ) -> FloatTensor<Self>);
 
-    fn dense_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        if !B::OWN_GRADIENTS {
-            return linear::reference::<Self>(x, weight);
-        }
-        linear::autodiff::forward::<B, C>(x, weight)
-    }
+    ruled!(linear::autodiff::forward::<B, C> | linear::reference::<Self>:
+        fn dense_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>);
 
-    fn lora_linear(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        lora_a: FloatTensor<Self>,
-        lora_b: FloatTensor<Self>,
-        scale: f64,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if !B::OWN_GRADIENTS {
-            return lora_linear::reference::<Self>(x, weight, lora_a, lora_b, scale);
-        }
-        // The narrow product has no gradient of its own: only a backward on the inner backend reads it.
-        let y = lora_linear::autodiff::forward::<B, C>(x, weight, lora_a, lora_b, scale);
-        (y.clone(), y)
-    }
+    ruled!(lora_linear::autodiff::forward::<B, C> | lora_linear::reference::<Self>:
+        fn lora_linear(
+            x: FloatTensor<Self>,
+            weight: FloatTensor<Self>,
+            lora_a: FloatTensor<Self>,
+            lora_b: FloatTensor<Self>,
+            scale: f64
+        ) -> (FloatTensor<Self>, FloatTensor<Self>));
+
+    ruled!(linear_cross_entropy::autodiff::forward::<B, C> | linear_cross_entropy::reference::<Self>:
+        fn linear_cross_entropy(hidden: FloatTensor<Self>, weight: FloatTensor<Self>, labels: IntTensor<Self>)
+            -> FloatTensor<Self>);
+
+    ruled!(select_rows::autodiff::forward::<B, C> | select_rows::reference::<Self>:
+        fn select_rows(x: FloatTensor<Self>, places: IntTensor<Self>) -> FloatTensor<Self>);
 
     fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {
         B::device_memory(device)
-    }
-
-    fn linear_cross_entropy(
-        hidden: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        labels: IntTensor<Self>,
-    ) -> FloatTensor<Self> {
-        if !B::OWN_GRADIENTS {
-            return linear_cross_entropy::reference::<Self>(hidden, weight, labels);
-        }
-        linear_cross_entropy::autodiff::forward::<B, C>(hidden, weight, labels)
-    }
-
-    fn select_rows(x: FloatTensor<Self>, places: IntTensor<Self>) -> FloatTensor<Self> {
-        if !B::OWN_GRADIENTS {
-            return <Self as FloatTensorOps<Self>>::float_select(x, 0, places);
-        }
-        select_rows::autodiff::forward::<B, C>(x, places)
     }
 }

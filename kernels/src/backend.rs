@@ -176,7 +176,7 @@ pub trait FusedBackend: Backend {
 
     /// See [`crate::select_rows()`].
     fn select_rows(x: FloatTensor<Self>, places: IntTensor<Self>) -> FloatTensor<Self> {
-        Self::float_select(x, 0, places)
+        select_rows::reference::<Self>(x, places)
     }
 
     /// Gradient of [`FusedBackend::select_rows`], `[rows, features]`.

@@ -46,22 +46,24 @@ impl<B: FusedBackend> Backward<B, 3> for LoraLinear {
     }
 }
 
+/// The result twice: the narrow product has no gradient of its own, and only a backward on the inner backend reads it.
 pub(crate) fn forward<B: FusedBackend, C: CheckpointStrategy>(
     x: FloatTensor<Autodiff<B, C>>,
     weight: FloatTensor<Autodiff<B, C>>,
     lora_a: FloatTensor<Autodiff<B, C>>,
     lora_b: FloatTensor<Autodiff<B, C>>,
     scale: f64,
-) -> FloatTensor<Autodiff<B, C>> {
+) -> (FloatTensor<Autodiff<B, C>>, FloatTensor<Autodiff<B, C>>) {
     assert!(!weight.is_tracked(), "lora_linear: the base weight is frozen; train it through `linear`");
     let nodes = [x.node.clone(), lora_a.node, lora_b.node];
     let (weight, lora_a, lora_b) = (weight.primitive, lora_a.primitive, lora_b.primitive);
     let (y, hidden) = B::lora_linear(x.primitive.clone(), weight.clone(), lora_a.clone(), lora_b.clone(), scale);
-    match LoraLinear.prepare::<C>(nodes).compute_bound().stateful() {
+    let y = match LoraLinear.prepare::<C>(nodes).compute_bound().stateful() {
         OpsKind::Tracked(mut prep) => {
             let x = prep.checkpoint(&x);
             prep.finish(Kept { x, weight, lora_a, lora_b, hidden, scale }, y)
         }
         OpsKind::UnTracked(prep) => prep.finish(y),
-    }
+    };
+    (y.clone(), y)
 }

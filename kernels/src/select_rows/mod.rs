@@ -22,6 +22,11 @@ pub fn select_rows<B: FusedBackend>(x: Tensor<B, 2>, places: Tensor<B, 1, Int>) 
     typed(B::select_rows(raw(x), places.into_primitive()))
 }
 
+/// The composed selection.
+pub fn reference<B: Backend>(x: FloatTensor<B>, places: IntTensor<B>) -> FloatTensor<B> {
+    B::float_select(x, 0, places)
+}
+
 /// The composed gradient: zeros, with the rows of `grad` at `places`.
 pub fn reference_backward<B: Backend>(grad: FloatTensor<B>, places: IntTensor<B>, rows: usize) -> FloatTensor<B> {
     let grad = typed::<B, 2>(grad);
