@@ -7,7 +7,7 @@ use crate::adamw::{self, AdamWStep, AdamWTensors};
 use crate::attention::{self, AttentionOptions, Statistics};
 use crate::glu::{self, Activation};
 use crate::lora_linear::{self, LoraGradients, LoraSaved};
-use crate::{layer_norm, linear, linear_cross_entropy, rms_norm, rotary, select_rows, squared_norm};
+use crate::{layer_norm, linear, linear_cross_entropy, pack, rms_norm, rotary, select_rows, squared_norm};
 
 /// A burn backend with the fused operations of Burnish.
 ///
@@ -185,8 +185,13 @@ pub trait FusedBackend: Backend {
     }
 
     /// See [`crate::adamw()`].
-    fn adamw(parameters: Vec<AdamWTensors<Self>>, step: AdamWStep) -> Vec<[FloatTensor<Self>; 3]> {
-        parameters.into_iter().map(|tensors| adamw::reference::<Self>(tensors, step)).collect()
+    fn adamw(tensors: AdamWTensors<Self>, step: AdamWStep) -> [FloatTensor<Self>; 3] {
+        adamw::reference::<Self>(tensors, step)
+    }
+
+    /// See [`crate::pack()`].
+    fn pack(tensors: Vec<FloatTensor<Self>>) -> FloatTensor<Self> {
+        pack::reference::<Self>(tensors)
     }
 
     /// See [`crate::squared_norm()`].

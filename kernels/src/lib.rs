@@ -35,6 +35,7 @@ pub mod linear_cross_entropy;
 pub mod lora_linear;
 #[cfg(feature = "cube")]
 mod matrix;
+pub mod pack;
 mod primitive;
 pub mod rms_norm;
 pub mod rotary;
@@ -51,6 +52,7 @@ pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use linear_cross_entropy::linear_cross_entropy;
 pub use lora_linear::lora_linear;
+pub use pack::{pack, unpack};
 pub use rms_norm::{add_rms_norm, rms_norm};
 pub use rotary::{RotaryTable, rotary};
 #[cfg(feature = "cube")]

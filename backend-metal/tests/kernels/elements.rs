@@ -105,29 +105,36 @@ pub fn adamw<B: FusedBackend>(dtype: DType) {
         step: 3,
         gradient_factor: 0.5,
     };
-    // All in one call, more than a launch binds tensors on some devices; every third parameter is held elsewhere.
-    let shapes: Vec<_> = ROWS.into_iter().chain([(7, 64), (16, 300)]).cycle().take(40).collect();
-    let (mut tensors, mut expected, mut held) = (Vec::new(), Vec::new(), Vec::new());
-    for (index, (rows, columns)) in shapes.iter().copied().enumerate() {
-        let (shape, seed) = ([rows, columns], 10 * index as u32);
-        let [p, g, m] = [1, 2, 3].map(|more| random::<B, 2>(shape, seed + more, dtype));
-        let squares = numbers(rows * columns, seed + 4, 1.0).iter().map(|x| x * x).collect();
+    for (rows, columns) in ROWS.into_iter().chain([(7, 64), (16, 300)]) {
+        let shape = [rows, columns];
+        let [p, g, m] = [1, 2, 3].map(|seed| random::<B, 2>(shape, seed, dtype));
+        let squares = numbers(rows * columns, 4, 1.0).iter().map(|x| x * x).collect();
         let v = Pair::<B, 2>::from(squares, shape, dtype);
-        expected.push(ops::adamw::reference::<Flex>(AdamWTensors::new(p.cpu.clone(), g.cpu, m.cpu, v.cpu), step));
-        tensors.push(AdamWTensors::new(p.device.clone(), g.device, m.device, v.device));
-        if index % 3 == 0 {
-            held.push((p.device, p.cpu));
-        }
-    }
-    for (found, expected) in B::adamw(tensors, step).into_iter().zip(expected) {
+        let old = p.cpu.clone();
+        let expected = ops::adamw::reference::<Flex>(AdamWTensors::new(p.cpu, g.cpu, m.cpu, v.cpu), step);
+        // A parameter that is held elsewhere stays as it was there; nothing else is.
+        let found = B::adamw(AdamWTensors::new(p.device.clone(), g.device, m.device, v.device), step);
         for ((name, found), expected) in ["parameter", "first", "second"].into_iter().zip(found).zip(expected) {
             close::<B, 2>(name, found, expected, dtype);
         }
+        close::<B, 2>("a parameter that is held elsewhere", raw(p.device), raw(old), dtype);
     }
-    for (found, expected) in held {
-        close::<B, 2>("a parameter that is held elsewhere", raw(found), raw(expected), dtype);
+}
+
+pub fn pack<B: FusedBackend>(dtype: DType) {
+    // More than a launch binds on some devices, of all lengths; then lengths that are all whole vectors.
+    let odd: Vec<_> = ROWS.into_iter().chain([(7, 64), (16, 300)]).cycle().take(120).collect();
+    for shapes in [odd, vec![(16, 256); 40]] {
+        let pairs: Vec<_> =
+            (0..).zip(&shapes).map(|(seed, (rows, columns))| random::<B, 2>([*rows, *columns], seed, dtype)).collect();
+        let (found, expected): (Vec<_>, Vec<_>) = pairs.iter().map(|pair| (pair.raw(), pair.cpu())).unzip();
+        let found = ops::pack::<B>(found);
+        close::<B, 1>("packed", found.clone(), ops::pack::pack::<Flex>(expected), dtype);
+        let shapes = shapes.iter().map(|(rows, columns)| burn::tensor::Shape::from([*rows, *columns]));
+        for (found, pair) in ops::unpack::<B>(&found, shapes).into_iter().zip(pairs) {
+            close::<B, 2>("unpacked", found, pair.cpu(), dtype);
+        }
     }
-    assert!(B::adamw(Vec::new(), step).is_empty());
 }
 
 pub fn squared_norm<B: FusedBackend>(dtype: DType) {

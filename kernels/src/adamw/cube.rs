@@ -1,4 +1,4 @@
-//! The GPU kernel: the whole update of many parameters in one launch, in place where nothing else holds the tensors.
+//! The GPU kernel: the whole update in one launch, in place where nothing else holds the tensors.
 
 use burn::tensor::TensorMetadata;
 use burn_cubecl::CubeRuntime;
@@ -6,7 +6,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::AdamWStep;
-use crate::cube::launch::{MAX_CUBES, bindings, contiguous, empty_like, groups, vectors};
+use crate::cube::launch::{MAX_CUBES, contiguous, empty_like, vectors};
 
 const UNITS: usize = 256;
 
@@ -25,93 +25,51 @@ struct Numbers {
 }
 
 #[cube(launch_unchecked)]
+#[allow(clippy::too_many_arguments)]
 fn update_kernel<N: Size>(
-    parameters: &Sequence<Array<Vector<f32, N>>>,
-    gradients: &Sequence<Array<Vector<f32, N>>>,
-    firsts: &Sequence<Array<Vector<f32, N>>>,
-    seconds: &Sequence<Array<Vector<f32, N>>>,
-    new_parameters: &mut Sequence<Array<Vector<f32, N>>>,
-    new_firsts: &mut Sequence<Array<Vector<f32, N>>>,
-    new_seconds: &mut Sequence<Array<Vector<f32, N>>>,
-    counts: &Sequence<u32>,
+    parameter: &Array<Vector<f32, N>>,
+    gradient: &Array<Vector<f32, N>>,
+    first: &Array<Vector<f32, N>>,
+    second: &Array<Vector<f32, N>>,
+    new_parameter: &mut Array<Vector<f32, N>>,
+    new_first: &mut Array<Vector<f32, N>>,
+    new_second: &mut Array<Vector<f32, N>>,
+    count: u32,
     numbers: &Numbers,
-    #[comptime] number: usize,
 ) {
-    #[unroll]
-    for index in 0..number {
-        if CUBE_POS_Y == index as u32 {
-            let mut at = ABSOLUTE_POS_X;
-            while at < *counts.index(index) {
-                let place = at as usize;
-                let gradient = gradients.index(index)[place] * Vector::new(numbers.factor);
-                let first = firsts.index(index)[place] * Vector::new(numbers.beta1)
-                    + gradient * Vector::new(numbers.one_minus_beta1);
-                let second = seconds.index(index)[place] * Vector::new(numbers.beta2)
-                    + gradient * gradient * Vector::new(numbers.one_minus_beta2);
-                let root = Vector::sqrt(second) * Vector::new(numbers.root_correction) + Vector::new(numbers.epsilon);
-                let parameter = parameters.index(index)[place] * Vector::new(numbers.kept);
-                new_parameters.index_mut(index)[place] = parameter - first / root * Vector::new(numbers.step_size);
-                new_firsts.index_mut(index)[place] = first;
-                new_seconds.index_mut(index)[place] = second;
-                at += CUBE_COUNT_X * CUBE_DIM_X;
-            }
+    let mut at = ABSOLUTE_POS_X;
+    while at < count {
+        let place = at as usize;
+        let scaled = gradient[place] * Vector::new(numbers.factor);
+        let mean = first[place] * Vector::new(numbers.beta1) + scaled * Vector::new(numbers.one_minus_beta1);
+        let square = second[place] * Vector::new(numbers.beta2) + scaled * scaled * Vector::new(numbers.one_minus_beta2);
+        let root = Vector::sqrt(square) * Vector::new(numbers.root_correction) + Vector::new(numbers.epsilon);
+        let kept = parameter[place] * Vector::new(numbers.kept);
+        new_parameter[place] = kept - mean / root * Vector::new(numbers.step_size);
+        new_first[place] = mean;
+        new_second[place] = square;
+        at += CUBE_COUNT_X * CUBE_DIM_X;
+    }
+}
+
+/// The new parameter and moments, of parameter, gradient and moments.
+pub(crate) fn update<R: CubeRuntime>(tensors: [CubeTensor<R>; 4], step: AdamWStep) -> [CubeTensor<R>; 3] {
+    let tensors = tensors.map(contiguous);
+    let (size, counts) = vectors(&tensors.iter().collect::<Vec<_>>());
+    let (client, count) = (tensors[0].client.clone(), counts[0]);
+    let length = tensors[0].shape().num_elements();
+    // What is written: parameter and moments. In place, an output is the input that stands at its number.
+    let written = [0, 2, 3].map(|place| {
+        let old = &tensors[place];
+        if old.can_mut() {
+            (old.clone(), ArrayArg::Alias { input_pos: place, length: [length] })
+        } else {
+            let new = empty_like(old);
+            (new.clone(), new.into_array_arg())
         }
-    }
-}
-
-/// Where parameter and moments stand among a parameter's tensors.
-const WRITTEN: [usize; 3] = [0, 2, 3];
-
-/// Each parameter's new `[parameter, first, second]`, of `[parameter, gradient, first, second]`.
-pub(crate) fn update<R: CubeRuntime>(tensors: Vec<[CubeTensor<R>; 4]>, step: AdamWStep) -> Vec<[CubeTensor<R>; 3]> {
-    let tensors: Vec<_> = tensors.into_iter().map(|tensors| tensors.map(contiguous)).collect();
-    let Some(first) = tensors.first() else { return Vec::new() };
-    let most = bindings(&first[0].client);
-    let bound = |tensors: &[CubeTensor<R>; 4]| 4 + WRITTEN.iter().filter(|place| !tensors[**place].can_mut()).count();
-    // What a group is written to is allocated when its turn comes, and its gradients are gone after it.
-    groups(tensors, most, bound)
-        .into_iter()
-        .flat_map(|group| launch(group.into_iter().map(Target::new).collect(), step))
-        .collect()
-}
-
-/// A parameter's tensors, and what its update is written to.
-struct Target<R: CubeRuntime> {
-    /// Parameter, gradient and moments.
-    tensors: [CubeTensor<R>; 4],
-    /// Parameter and moments: those of before, where nothing else holds them.
-    new: [CubeTensor<R>; 3],
-    in_place: [bool; 3],
-}
-
-impl<R: CubeRuntime> Target<R> {
-    fn new(tensors: [CubeTensor<R>; 4]) -> Self {
-        let in_place = WRITTEN.map(|place| tensors[place].can_mut());
-        let new = [0, 1, 2].map(|target| {
-            let old = &tensors[WRITTEN[target]];
-            if in_place[target] { old.clone() } else { empty_like(old) }
-        });
-        Self { tensors, new, in_place }
-    }
-}
-
-fn launch<R: CubeRuntime>(group: Vec<Target<R>>, step: AdamWStep) -> Vec<[CubeTensor<R>; 3]> {
-    let number = group.len();
-    let all: Vec<_> = group.iter().flat_map(|target| &target.tensors).collect();
-    let (size, counts) = vectors(&all);
-    // A parameter's four tensors are of one length.
-    let counts: Vec<_> = counts.into_iter().step_by(4).collect();
-    let client = group[0].tensors[0].client.clone();
-    let most = counts.iter().copied().max().unwrap_or(0) as usize;
-    let column = |place: usize| group.iter().map(|target| target.tensors[place].clone().into_array_arg()).collect();
-    let written = |target: usize| {
-        let place = WRITTEN[target];
-        let argument = |(index, group): (usize, &Target<R>)| match group.in_place[target] {
-            true => ArrayArg::Alias { input_pos: place * number + index, length: [group.tensors[0].shape().num_elements()] },
-            false => group.new[target].clone().into_array_arg(),
-        };
-        group.iter().enumerate().map(argument).collect()
-    };
+    });
+    let [(parameter, new_parameter), (first, new_first), (second, new_second)] = written;
+    let [old_parameter, gradient, old_first, old_second] = tensors.map(CubeTensor::into_array_arg);
     let times = i32::try_from(step.step).unwrap_or(i32::MAX);
     let first_correction = 1.0 - step.beta1.powi(times);
     let second_correction = 1.0 - step.beta2.powi(times);
@@ -126,24 +84,23 @@ fn launch<R: CubeRuntime>(group: Vec<Target<R>>, step: AdamWStep) -> Vec<[CubeTe
         (1.0 / second_correction.sqrt()) as f32,
         step.epsilon as f32,
     );
-    // SAFETY: a parameter's tensors hold as many vectors as its count says, and a unit touches only its own.
+    // SAFETY: the tensors hold `count` vectors, and a unit touches only its own.
     unsafe {
         update_kernel::launch_unchecked::<R>(
             &client,
-            CubeCount::Static(most.div_ceil(UNITS).clamp(1, MAX_CUBES) as u32, number as u32, 1),
+            CubeCount::Static((count as usize).div_ceil(UNITS).clamp(1, MAX_CUBES) as u32, 1, 1),
             CubeDim::new_1d(UNITS as u32),
             size,
-            column(0),
-            column(1),
-            column(2),
-            column(3),
-            written(0),
-            written(1),
-            written(2),
-            counts.into_iter().collect(),
+            old_parameter,
+            gradient,
+            old_first,
+            old_second,
+            new_parameter,
+            new_first,
+            new_second,
+            count,
             numbers,
-            number,
         );
     }
-    group.into_iter().map(|target| target.new).collect()
+    [parameter, first, second]
 }

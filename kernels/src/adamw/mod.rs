@@ -59,8 +59,7 @@ impl<B: Backend> AdamWTensors<B> {
     }
 }
 
-/// One AdamW update of many parameters, in as few launches as the device can bind tensors; returns each parameter with its
-/// moments, in their order.
+/// One AdamW update; returns the parameter and its moments. Of many parameters, [`pack`](crate::pack()) makes one.
 ///
 /// `m ← β₁m + (1-β₁)g`, `v ← β₂v + (1-β₂)g²`,
 /// `p ← (1-ηλ)p - η (m/(1-β₁ᵗ)) / (√v / √(1-β₂ᵗ) + ε)`.
@@ -70,11 +69,11 @@ impl<B: Backend> AdamWTensors<B> {
 ///
 /// # Source
 /// Loshchilov and Hutter 2019; `torch.optim.AdamW` with `fused=True`.
-pub fn adamw<B: FusedBackend>(parameters: Vec<AdamWTensors<B>>, step: AdamWStep) -> Vec<[FloatTensor<B>; 3]> {
-    B::adamw(parameters, step)
+pub fn adamw<B: FusedBackend>(tensors: AdamWTensors<B>, step: AdamWStep) -> [FloatTensor<B>; 3] {
+    B::adamw(tensors, step)
 }
 
-/// The composed update of one parameter.
+/// The composed update.
 pub fn reference<B: Backend>(tensors: AdamWTensors<B>, step: AdamWStep) -> [FloatTensor<B>; 3] {
     let AdamWTensors { parameter, gradient, first, second } = tensors;
     // Rank does not matter to an element-wise update: everything is flattened.

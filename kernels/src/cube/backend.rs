@@ -15,7 +15,8 @@ use crate::matrix::{Product, multiply};
 use crate::primitive::{raw, typed};
 use crate::runtime::KernelRuntime;
 use crate::{
-    FusedBackend, adamw, attention, layer_norm, linear, linear_cross_entropy, rms_norm, rotary, select_rows, squared_norm,
+    FusedBackend, adamw, attention, layer_norm, linear, linear_cross_entropy, pack, rms_norm, rotary, select_rows,
+    squared_norm,
 };
 
 /// Whether all tensors are of one float dtype that kernels are written for.
@@ -282,13 +283,20 @@ where
         select_rows::cube::spread(grad, places, zeros)
     }
 
-    fn adamw(parameters: Vec<AdamWTensors<Self>>, step: AdamWStep) -> Vec<[FloatTensor<Self>; 3]> {
-        let fits = |t: &AdamWTensors<Self>| is_f32(&[&t.parameter, &t.gradient, &t.first, &t.second]);
-        if !R::FUSED || !parameters.iter().all(fits) {
-            return parameters.into_iter().map(|tensors| adamw::reference::<Self>(tensors, step)).collect();
+    fn adamw(tensors: AdamWTensors<Self>, step: AdamWStep) -> [FloatTensor<Self>; 3] {
+        let AdamWTensors { parameter, gradient, first, second } = &tensors;
+        if !R::FUSED || !is_f32(&[parameter, gradient, first, second]) {
+            return adamw::reference::<Self>(tensors, step);
         }
-        let tensors = parameters.into_iter().map(|t| [t.parameter, t.gradient, t.first, t.second]);
-        adamw::cube::update(tensors.collect(), step)
+        let AdamWTensors { parameter, gradient, first, second } = tensors;
+        adamw::cube::update([parameter, gradient, first, second], step)
+    }
+
+    fn pack(tensors: Vec<FloatTensor<Self>>) -> FloatTensor<Self> {
+        if !R::FUSED || !is_f32(&tensors.iter().collect::<Vec<_>>()) {
+            return pack::reference::<Self>(tensors);
+        }
+        pack::cube::pack(tensors)
     }
 
     fn squared_norm(tensors: Vec<FloatTensor<Self>>, device: &Self::Device) -> FloatTensor<Self> {

@@ -181,7 +181,7 @@ impl Checkpoint {
                 AnyTensor::from_f32(file.read_f32(&name)?, &shape, device).context("a parameter of rank 1 or 2")
             };
             let moments = Moments { exp_avg: read("exp_avg")?, exp_avg_sq: read("exp_avg_sq")? };
-            state.moments.insert(parameter.id.val(), moments);
+            state.set_moments(parameter.id.val(), moments);
         }
         Ok(())
     }
@@ -202,10 +202,10 @@ pub(super) fn list(run: &Path) -> Vec<(usize, PathBuf)> {
 }
 
 fn optimizer_bytes<B: TrainBackend>(optimizer: &AdamW<B>, parameters: &[NamedParameter<B>]) -> Result<Vec<u8>> {
-    let state = optimizer.state();
+    let moments = optimizer.state().moments();
     let mut tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
     for parameter in parameters {
-        let Some(moments) = state.moments.get(&parameter.id.val()) else { continue };
+        let Some(moments) = moments.get(&parameter.id.val()) else { continue };
         for (name, moment) in [("exp_avg", &moments.exp_avg), ("exp_avg_sq", &moments.exp_avg_sq)] {
             let bytes = moment.to_f32().into_iter().flat_map(f32::to_le_bytes).collect();
             tensors.insert(format!("{}.{name}", parameter.name), (moment.shape(), bytes));

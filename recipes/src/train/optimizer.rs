@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use burn::module::{AutodiffModule, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::{GradientsParams, LearningRate, MultiGradientsParams, Optimizer};
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{Tensor, TensorPrimitive};
-use burnish_kernels::{AdamWStep, AdamWTensors, FusedBackend, TrainBackend, adamw};
+use burn::tensor::{DType, Shape, Tensor, TensorMetadata, TensorPrimitive};
+use burnish_kernels::{AdamWStep, AdamWTensors, FusedBackend, TrainBackend, adamw, pack, unpack};
 use burnish_models::AnyTensor;
 
 use crate::config::TrainConfig;
@@ -32,8 +32,28 @@ pub struct Moments<B: FusedBackend> {
 pub struct State<B: TrainBackend> {
     /// Numbers of the next update.
     pub hyper: AdamWStep,
-    /// By parameter.
-    pub moments: BTreeMap<u64, Moments<B::InnerBackend>>,
+    /// Moments of parameters that had no update yet, by parameter.
+    loose: BTreeMap<u64, Moments<B::InnerBackend>>,
+    packs: Vec<Pack<B::InnerBackend>>,
+}
+
+/// Elements of a pack at most, unless one parameter has more: 256 MiB. Adapters of rank 16 on all layers of an 8B model fit.
+const MOST_PACKED: usize = 1 << 26;
+
+/// The moments of parameters that one launch updates, packed.
+struct Pack<B: FusedBackend> {
+    /// Parameters in their order.
+    of: Vec<Place>,
+    first: Tensor<B, 1>,
+    second: Tensor<B, 1>,
+}
+
+/// A parameter, and how it lies in a pack.
+#[derive(Clone, PartialEq)]
+struct Place {
+    id: u64,
+    shape: Shape,
+    dtype: DType,
 }
 
 impl<B: TrainBackend> AdamW<B> {
@@ -48,7 +68,7 @@ impl<B: TrainBackend> AdamW<B> {
             step: 0,
             gradient_factor: 1.0,
         };
-        Self { shared: Arc::new(Mutex::new(State { hyper, moments: BTreeMap::new() })) }
+        Self { shared: Arc::new(Mutex::new(State { hyper, loose: BTreeMap::new(), packs: Vec::new() })) }
     }
 
     /// The state, to save it, restore it, or set the factor on the next gradients.
@@ -64,15 +84,9 @@ impl<B: TrainBackend, M: AutodiffModule<B>> Optimizer<M, B> for AdamW<B> {
         let mut state = self.state();
         state.hyper.learning_rate = learning_rate;
         state.hyper.step += 1;
-        let mut gathered = Gathered { state: &mut state, grads, parameters: Vec::new(), tensors: Vec::new() };
+        let mut gathered = Gathered { grads, trained: Vec::new() };
         module.visit(&mut gathered);
-        let Gathered { parameters, tensors, .. } = gathered;
-        let mut new = BTreeMap::new();
-        for ((id, rank), [parameter, first, second]) in parameters.into_iter().zip(adamw(tensors, state.hyper)) {
-            let moments = Moments { exp_avg: of_rank(rank, first), exp_avg_sq: of_rank(rank, second) };
-            state.moments.insert(id, moments);
-            new.insert(id, parameter);
-        }
+        let new = state.update(gathered.trained);
         module.map(&mut Updated { new })
     }
 
@@ -92,25 +106,123 @@ impl<B: TrainBackend, M: AutodiffModule<B>> Optimizer<M, B> for AdamW<B> {
     }
 }
 
-/// Collects what trains, with gradient and moments.
-struct Gathered<'a, B: TrainBackend> {
-    state: &'a mut State<B>,
-    grads: GradientsParams,
-    /// Ids and ranks.
-    parameters: Vec<(u64, usize)>,
-    tensors: Vec<AdamWTensors<B::InnerBackend>>,
+impl<B: TrainBackend> State<B> {
+    /// The moments of all parameters that have some.
+    pub fn moments(&self) -> BTreeMap<u64, Moments<B::InnerBackend>> {
+        let mut moments = self.loose.clone();
+        self.packs.iter().for_each(|pack| moments.extend(pack.moments()));
+        moments
+    }
+
+    /// Sets the moments of a parameter.
+    pub fn set_moments(&mut self, id: u64, moments: Moments<B::InnerBackend>) {
+        self.loosen();
+        self.loose.insert(id, moments);
+    }
+
+    fn loosen(&mut self) {
+        for pack in std::mem::take(&mut self.packs) {
+            self.loose.extend(pack.moments());
+        }
+    }
+
+    /// The new parameters by id.
+    fn update(&mut self, trained: Vec<Trained<B::InnerBackend>>) -> BTreeMap<u64, FloatTensor<B::InnerBackend>> {
+        // Parameters that have no gradient this time keep their moments.
+        if !self.packs.iter().flat_map(|pack| &pack.of).eq(trained.iter().map(|trained| &trained.place)) {
+            self.loosen();
+            self.packs = together(&trained).map(|trained| Pack::new(trained, &mut self.loose)).collect();
+        }
+        let (mut trained, mut new) = (trained.into_iter(), BTreeMap::new());
+        for pack in std::mem::take(&mut self.packs) {
+            let (parameters, gradients) =
+                trained.by_ref().take(pack.of.len()).map(|trained| (trained.parameter, trained.gradient)).unzip();
+            let (pack, parameters) = pack.update(parameters, gradients, self.hyper);
+            new.extend(parameters);
+            self.packs.push(pack);
+        }
+        new
+    }
 }
 
-impl<B: TrainBackend> ModuleVisitor<B> for Gathered<'_, B> {
+/// Parameters of one dtype that follow each other, as many as a pack takes.
+fn together<B: FusedBackend>(trained: &[Trained<B>]) -> impl Iterator<Item = &[Trained<B>]> {
+    let mut elements = 0;
+    trained.chunk_by(move |a, b| {
+        elements += a.place.shape.num_elements();
+        let fits = a.place.dtype == b.place.dtype && elements + b.place.shape.num_elements() <= MOST_PACKED;
+        if !fits {
+            elements = 0;
+        }
+        fits
+    })
+}
+
+impl<B: FusedBackend> Pack<B> {
+    /// With the moments that there are, else zeros.
+    fn new(trained: &[Trained<B>], loose: &mut BTreeMap<u64, Moments<B>>) -> Self {
+        let moments = trained.iter().map(|Trained { place, parameter, .. }| {
+            if let Some(Moments { exp_avg, exp_avg_sq }) = loose.remove(&place.id) {
+                return (raw(exp_avg), raw(exp_avg_sq));
+            }
+            let zeros = || B::float_zeros(place.shape.clone(), &B::float_device(parameter), place.dtype.into());
+            (zeros(), zeros())
+        });
+        let (first, second) = moments.unzip();
+        Self {
+            of: trained.iter().map(|trained| trained.place.clone()).collect(),
+            first: packed(first),
+            second: packed(second),
+        }
+    }
+
+    /// With the new moments, and the new parameters by id. Nothing else holds the moments: they are updated where they are.
+    fn update(
+        self,
+        parameters: Vec<FloatTensor<B>>,
+        gradients: Vec<FloatTensor<B>>,
+        step: AdamWStep,
+    ) -> (Self, Vec<(u64, FloatTensor<B>)>) {
+        let Self { of, first, second } = self;
+        let tensors = AdamWTensors::new(packed(parameters), packed(gradients), first, second);
+        let [parameter, first, second] = adamw(tensors, step);
+        let pack = Self { of, first: typed(first), second: typed(second) };
+        let parameters = pack.unpacked(&parameter);
+        (pack, parameters)
+    }
+
+    fn moments(&self) -> impl Iterator<Item = (u64, Moments<B>)> {
+        let unpacked = |tensor: &Tensor<B, 1>| self.unpacked(&tensor.clone().into_primitive().tensor());
+        let moments = |((id, first), (_, second))| (id, Moments { exp_avg: of_rank(first), exp_avg_sq: of_rank(second) });
+        unpacked(&self.first).into_iter().zip(unpacked(&self.second)).map(moments)
+    }
+
+    fn unpacked(&self, tensor: &FloatTensor<B>) -> Vec<(u64, FloatTensor<B>)> {
+        let shapes = self.of.iter().map(|place| place.shape.clone());
+        self.of.iter().map(|place| place.id).zip(unpack::<B>(tensor, shapes)).collect()
+    }
+}
+
+/// A parameter with its gradient.
+struct Trained<B: FusedBackend> {
+    place: Place,
+    parameter: FloatTensor<B>,
+    gradient: FloatTensor<B>,
+}
+
+/// Collects what trains.
+struct Gathered<B: TrainBackend> {
+    grads: GradientsParams,
+    trained: Vec<Trained<B::InnerBackend>>,
+}
+
+impl<B: TrainBackend> ModuleVisitor<B> for Gathered<B> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         let Some(gradient) = self.grads.remove::<B::InnerBackend, D>(param.id) else { return };
-        let (id, parameter) = (param.id.val(), param.val().inner());
-        let (first, second) = match self.state.moments.remove(&id) {
-            Some(moments) => (typed(moments.exp_avg), typed(moments.exp_avg_sq)),
-            None => (parameter.zeros_like(), parameter.zeros_like()),
-        };
-        self.parameters.push((id, D));
-        self.tensors.push(AdamWTensors::new(parameter, gradient, first, second));
+        let parameter = param.val().inner();
+        let place = Place { id: param.id.val(), shape: parameter.shape(), dtype: parameter.dtype() };
+        let (parameter, gradient) = (parameter.into_primitive().tensor(), gradient.into_primitive().tensor());
+        self.trained.push(Trained { place, parameter, gradient });
     }
 }
 
@@ -133,8 +245,17 @@ impl<B: TrainBackend> ModuleMapper<B> for Updated<B> {
     }
 }
 
+fn packed<B: FusedBackend>(tensors: Vec<FloatTensor<B>>) -> Tensor<B, 1> {
+    typed(pack::<B>(tensors))
+}
+
+fn typed<B: FusedBackend>(primitive: FloatTensor<B>) -> Tensor<B, 1> {
+    Tensor::from_primitive(TensorPrimitive::Float(primitive))
+}
+
 /// A primitive of rank 1 or 2, which are the ranks of parameters.
-fn of_rank<B: FusedBackend>(rank: usize, tensor: FloatTensor<B>) -> AnyTensor<B> {
+fn of_rank<B: FusedBackend>(tensor: FloatTensor<B>) -> AnyTensor<B> {
+    let rank = tensor.shape().num_dims();
     let tensor = TensorPrimitive::Float(tensor);
     if rank == 1 {
         AnyTensor::Vector(Tensor::from_primitive(tensor))
@@ -143,9 +264,10 @@ fn of_rank<B: FusedBackend>(rank: usize, tensor: FloatTensor<B>) -> AnyTensor<B>
     }
 }
 
-fn typed<B: FusedBackend, const D: usize>(tensor: AnyTensor<B>) -> Tensor<B, D> {
-    Tensor::from_primitive(match tensor {
+fn raw<B: FusedBackend>(tensor: AnyTensor<B>) -> FloatTensor<B> {
+    match tensor {
         AnyTensor::Vector(tensor) => tensor.into_primitive(),
         AnyTensor::Matrix(tensor) => tensor.into_primitive(),
-    })
+    }
+    .tensor()
 }

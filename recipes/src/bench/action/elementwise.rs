@@ -82,7 +82,7 @@ pub(super) fn adamw<B: FusedBackend>(setup: &Setup<B>) -> Vec<Action> {
         gradient_factor: 1.0,
     };
     let tensors = |[p, g, m, v]: &[Tensor<B, 1>; 4]| AdamWTensors::new(p.clone(), g.clone(), m.clone(), v.clone());
-    let run = in_turns(sets.clone(), move |set| drop(B::adamw(vec![tensors(set)], step)));
+    let run = in_turns(sets.clone(), move |set| drop(B::adamw(tensors(set), step)));
     let composed = in_turns(sets, move |set| drop(kernels::adamw::reference::<B>(tensors(set), step)));
     vec![Action::new(run).composed(composed)]
 }

@@ -1,0 +1,92 @@
+//! Many tensors in one, which an optimizer updates in one launch.
+
+#[cfg(feature = "cube")]
+pub(crate) mod cube;
+
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{DType, Shape, Slice, Tensor, TensorMetadata};
+
+use crate::FusedBackend;
+use crate::primitive::{raw, typed};
+
+/// Elements that each packed tensor begins at a multiple of: 512 bytes of f32, where CUDA's allocations begin, and more than any
+/// other device asks of a buffer's offset. [`unpack`] then copies nothing.
+const ALIGNMENT: usize = 128;
+
+/// Elements that a tensor takes in a packed one.
+pub(crate) fn padded(elements: usize) -> usize {
+    elements.next_multiple_of(ALIGNMENT)
+}
+
+/// Tensors behind each other in one of rank 1, with zeros up to where the next one begins; the inverse of [`unpack`]. A single
+/// one is not copied if it needs no zeros.
+///
+/// # Panics
+/// When there are none.
+pub fn pack<B: FusedBackend>(mut tensors: Vec<FloatTensor<B>>) -> FloatTensor<B> {
+    match tensors.as_slice() {
+        [one] if one.shape().num_elements() == padded(one.shape().num_elements()) => {
+            let one = tensors.remove(0);
+            let flat = Shape::from([one.shape().num_elements()]);
+            B::float_reshape(one, flat)
+        }
+        _ => B::pack(tensors),
+    }
+}
+
+/// The composed packing.
+pub fn reference<B: Backend>(tensors: Vec<FloatTensor<B>>) -> FloatTensor<B> {
+    let pieces = tensors.into_iter().flat_map(|tensor| {
+        let elements = tensor.shape().num_elements();
+        let (device, dtype): (_, DType) = (B::float_device(&tensor), tensor.dtype());
+        let gap = padded(elements) - elements;
+        let zeros = (gap > 0).then(|| Tensor::<B, 1>::zeros([gap], (&device, dtype)));
+        [Some(typed::<B, 1>(B::float_reshape(tensor, [elements].into()))), zeros]
+    });
+    raw(Tensor::cat(pieces.flatten().collect(), 0))
+}
+
+/// The tensors of these shapes that were packed. Where a backend can, they are views of what they were packed in.
+pub fn unpack<B: Backend>(packed: &FloatTensor<B>, shapes: impl IntoIterator<Item = Shape>) -> Vec<FloatTensor<B>> {
+    let mut start = 0;
+    let piece = |shape: Shape| {
+        let end = start + shape.num_elements();
+        let piece = B::float_slice(packed.clone(), &[Slice::from(start..end)]);
+        start += padded(shape.num_elements());
+        B::float_reshape(piece, shape)
+    };
+    shapes.into_iter().map(piece).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::backend::Flex;
+    use burn::tensor::Distribution;
+
+    use super::*;
+
+    #[test]
+    fn what_was_packed_is_unpacked() {
+        let shapes = [Shape::from([3, 5]), Shape::from([128]), Shape::from([1, 1]), Shape::from([2, 300])];
+        let random = |shape: &Shape| {
+            let elements = [shape.num_elements()];
+            let tensor = Tensor::<Flex, 1>::random(elements, Distribution::Default, &Default::default());
+            <Flex as burn::tensor::ops::FloatTensorOps<Flex>>::float_reshape(raw(tensor), shape.clone())
+        };
+        let tensors: Vec<_> = shapes.iter().map(random).collect();
+        let packed = pack::<Flex>(tensors.clone());
+        let values = typed::<Flex, 1>(packed.clone()).into_data().to_vec::<f32>().unwrap();
+        assert_eq!(values.len(), 128 + 128 + 128 + 640);
+        assert!(values[15..128].iter().chain(&values[257..384]).chain(&values[984..]).all(|value| value.to_bits() == 0));
+        let flat = |tensor: FloatTensor<Flex>| {
+            let elements = [tensor.shape().num_elements()];
+            typed::<Flex, 1>(<Flex as burn::tensor::ops::FloatTensorOps<Flex>>::float_reshape(tensor, elements.into()))
+                .into_data()
+        };
+        for ((found, expected), shape) in unpack::<Flex>(&packed, shapes.clone()).into_iter().zip(tensors).zip(shapes) {
+            assert_eq!(found.shape(), shape);
+            assert_eq!(flat(found), flat(expected));
+        }
+    }
+}
