@@ -32,8 +32,9 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
         fn row_layer_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64)
             -> FloatTensor<Self>);
 
-    ruled!(rotary::autodiff::forward::<B, C> | rotary::reference::<Self>:
-        fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, inverse: bool) -> FloatTensor<Self>);
+    ruled!(rotary::autodiff::forward::<B, C> | rotary::reference_both::<Self>:
+        fn rotary(heads: [FloatTensor<Self>; 2], cos: FloatTensor<Self>, sin: FloatTensor<Self>, inverse: bool)
+            -> [FloatTensor<Self>; 2]);
 
     ruled!(glu::autodiff::forward::<B, C> | glu::reference::<Self>:
         fn glu(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self>);

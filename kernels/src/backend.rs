@@ -68,9 +68,14 @@ pub trait FusedBackend: Backend {
         layer_norm::reference_backward::<Self>(x, weight, grad, epsilon, weight_gradients)
     }
 
-    /// See [`crate::rotary()`]; `inverse` turns the other way, which is the backward.
-    fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, inverse: bool) -> FloatTensor<Self> {
-        rotary::reference::<Self>(x, cos, sin, inverse)
+    /// Query and key turned, see [`crate::rotary()`]; `inverse` turns the other way, which is the backward.
+    fn rotary(
+        heads: [FloatTensor<Self>; 2],
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        inverse: bool,
+    ) -> [FloatTensor<Self>; 2] {
+        rotary::reference_both::<Self>(heads, cos, sin, inverse)
     }
 
     /// See [`crate::swiglu()`] and [`crate::geglu()`].

@@ -66,13 +66,19 @@ fn swiglu_equals_its_reference() {
 #[test]
 fn rotary_equals_its_reference_and_turns_back() {
     for (tokens, heads, dim) in [(1, 1, 2), (3, 5, 6), (130, 3, 64)] {
-        let x = random([tokens, heads, dim], 1);
+        let (query, key) = (random([tokens, heads, dim], 1), random([tokens, heads.div_ceil(2), dim], 3));
         let angles = random([tokens, dim / 2], 2);
         let table = RotaryTable { cos: angles.clone().cos(), sin: angles.sin() };
-        let y = rotary(x.clone(), &table);
-        let expected = rotary::reference::<Flex>(raw(x.clone()), raw(table.cos.clone()), raw(table.sin.clone()), false);
-        close::<3>("y", y.clone(), typed(expected));
-        close::<3>("back", typed(Flex::rotary(raw(y), raw(table.cos), raw(table.sin), true)), x);
+        let (turned_query, turned_key) = rotary(query.clone(), key.clone(), &table);
+        let (cos, sin) = (raw(table.cos), raw(table.sin));
+        for (turned, x) in [(&turned_query, &query), (&turned_key, &key)] {
+            let expected = rotary::reference::<Flex>(raw(x.clone()), cos.clone(), sin.clone(), false);
+            close::<3>("turned", turned.clone(), typed(expected));
+        }
+        let back = Flex::rotary([raw(turned_query), raw(turned_key)], cos, sin, true);
+        for (back, x) in back.into_iter().zip([query, key]) {
+            close::<3>("back", typed(back), x);
+        }
     }
 }
 

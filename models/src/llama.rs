@@ -100,8 +100,9 @@ impl<B: FusedBackend> SelfAttention<B> {
         let query = self.q_proj.forward(x.clone(), dropout).reshape([batch * length, self.heads, self.head_dim]);
         let key = self.k_proj.forward(x.clone(), dropout).reshape([batch * length, self.key_value_heads, self.head_dim]);
         let value = self.v_proj.forward(x, dropout).reshape([batch, length, self.key_value_heads, self.head_dim]);
-        let query = rotary(query, &state.rotary).reshape([batch, length, self.heads, self.head_dim]);
-        let key = rotary(key, &state.rotary).reshape([batch, length, self.key_value_heads, self.head_dim]);
+        let (query, key) = rotary(query, key, &state.rotary);
+        let query = query.reshape([batch, length, self.heads, self.head_dim]);
+        let key = key.reshape([batch, length, self.key_value_heads, self.head_dim]);
         let (key, value) = match cache {
             Some(cache) => cache.append(key, value),
             None => (key, value),

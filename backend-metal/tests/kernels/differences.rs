@@ -80,8 +80,19 @@ fn elements<B: FusedBackend>() {
     let angles: Tensor<B, 2> = random([5, 3], 5);
     let table = RotaryTable { cos: angles.clone().cos(), sin: angles.sin() };
     let table = RotaryTable { cos: Tensor::from_inner(table.cos), sin: Tensor::from_inner(table.sin) };
-    let turned: T<B, 3> = random([5, 2, 8], 6);
-    check::<B, 3>("rotary", [5, 2, 8], |x| (rotary(x, &table) * turned.clone()).sum());
+    let (query, key): (T<B, 3>, T<B, 3>) = (random([5, 2, 8], 6), random([5, 1, 8], 7));
+    let turned = |x: T<B, 3>, by: &T<B, 3>| (x * by.clone()).sum();
+    check::<B, 3>("rotary query", [5, 2, 8], |x| {
+        let (x, y) = rotary(x, key.clone(), &table);
+        turned(x, &query) + turned(y, &key)
+    });
+    // Both are the one input's, and each alone has a part in the loss.
+    check::<B, 3>("rotary of both", [5, 2, 8], |x| {
+        let (x, y) = rotary(x.clone(), x.narrow(1, 0, 1), &table);
+        turned(x, &query) + turned(y, &key)
+    });
+    check::<B, 3>("rotary query alone", [5, 2, 8], |x| turned(rotary(x, key.clone(), &table).0, &query));
+    check::<B, 3>("rotary key alone", [5, 1, 8], |x| turned(rotary(query.clone(), x, &table).1, &key));
 }
 
 fn products<B: FusedBackend>() {

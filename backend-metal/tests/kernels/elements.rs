@@ -59,20 +59,26 @@ pub fn layer_norm<B: FusedBackend>(dtype: DType) {
 
 pub fn rotary<B: FusedBackend>(dtype: DType) {
     for (tokens, heads, dim, half) in [(1, 1, 2, 1), (3, 5, 6, 3), (77, 3, 64, 32), (9, 2, 32, 8), (5, 3, 20, 5)] {
-        let x = random::<B, 3>([tokens, heads, dim], 1, dtype);
+        let both = [heads, 1].map(|heads| random::<B, 3>([tokens, heads, dim], 1, dtype));
         let angles = numbers(tokens * half, 2, 3.0);
         let of = |f: fn(f32) -> f32| {
             Pair::<B, 2>::from(angles.iter().map(|angle| f(*angle)).collect(), [tokens, half], DType::F32)
         };
         let (cos, sin) = (of(f32::cos), of(f32::sin));
         for inverse in [false, true] {
-            let expected = ops::rotary::reference::<Flex>(x.cpu(), cos.cpu(), sin.cpu(), inverse);
-            // Held elsewhere it is turned into a new tensor, else in place.
-            close::<B, 3>("rotary", B::rotary(x.raw(), cos.raw(), sin.raw(), inverse), expected.clone(), dtype);
-            let own = raw(x.device.clone().mul_scalar(1.0));
-            close::<B, 3>("rotary in place", B::rotary(own, cos.raw(), sin.raw(), inverse), expected, dtype);
+            // Held elsewhere they are turned into new tensors, else in place.
+            let turned = B::rotary(both.each_ref().map(Pair::raw), cos.raw(), sin.raw(), inverse);
+            let own = both.each_ref().map(|x| raw(x.device.clone().mul_scalar(1.0)));
+            let in_place = B::rotary(own, cos.raw(), sin.raw(), inverse);
+            for ((x, turned), in_place) in both.iter().zip(turned).zip(in_place) {
+                let expected = ops::rotary::reference::<Flex>(x.cpu(), cos.cpu(), sin.cpu(), inverse);
+                close::<B, 3>("rotary", turned, expected.clone(), dtype);
+                close::<B, 3>("rotary in place", in_place, expected, dtype);
+            }
         }
-        close::<B, 3>("rotary's input", x.raw(), x.cpu(), dtype);
+        for x in both {
+            close::<B, 3>("rotary's input", x.raw(), x.cpu(), dtype);
+        }
     }
 }
 

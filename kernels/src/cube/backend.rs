@@ -102,11 +102,16 @@ where
         (dx, partial.map(|partial| partial.map(sum)))
     }
 
-    fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, inverse: bool) -> FloatTensor<Self> {
-        if !R::FUSED || !alike(&[&x]) || !is_f32(&[&cos, &sin]) {
-            return rotary::reference::<Self>(x, cos, sin, inverse);
+    fn rotary(
+        heads: [FloatTensor<Self>; 2],
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        inverse: bool,
+    ) -> [FloatTensor<Self>; 2] {
+        if !R::FUSED || !alike(&heads.each_ref()) || !is_f32(&[&cos, &sin]) {
+            return rotary::reference_both::<Self>(heads, cos, sin, inverse);
         }
-        rotary::cube::turn(x, cos, sin, inverse)
+        rotary::cube::turn(heads, cos, sin, inverse)
     }
 
     fn glu(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {

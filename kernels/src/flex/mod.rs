@@ -57,12 +57,18 @@ impl FusedBackend for Flex {
         (dx, None)
     }
 
-    fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, inverse: bool) -> FloatTensor<Self> {
-        let turns_wholly = 2 * dims2(&cos).1 == x.shape()[2];
-        if !turns_wholly || !all_f32(&[&x, &cos, &sin]) {
-            return rotary::reference::<Self>(x, cos, sin, inverse);
+    fn rotary(
+        heads: [FloatTensor<Self>; 2],
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        inverse: bool,
+    ) -> [FloatTensor<Self>; 2] {
+        let [query, key] = &heads;
+        let turns_wholly = 2 * dims2(&cos).1 == query.shape()[2];
+        if !turns_wholly || !all_f32(&[query, key, &cos, &sin]) {
+            return rotary::reference_both::<Self>(heads, cos, sin, inverse);
         }
-        rotary::flex::turn(&x, &cos, &sin, inverse)
+        heads.map(|x| rotary::flex::turn(&x, &cos, &sin, inverse))
     }
 
     fn glu(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {

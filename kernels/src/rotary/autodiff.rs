@@ -1,4 +1,6 @@
-//! The backward rule: the gradient turns the other way; nothing of the input is kept.
+//! The backward rule: the gradients turn the other way, in one launch; nothing of the inputs is kept.
+
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
@@ -6,33 +8,66 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::tensor::ops::FloatTensor;
 
+use super::reference;
 use crate::FusedBackend;
+
+/// The gradients of both turned tensors, while they wait for each other.
+type Waiting<B> = Arc<Mutex<[Option<FloatTensor<B>>; 2]>>;
+
+/// A turned tensor, of the number that it has in both; the node before it, [`Rotary`], has its turn when both had theirs.
+#[derive(Debug)]
+struct Turned;
+
+impl<B: FusedBackend> Backward<B, 1> for Turned {
+    type State = (Waiting<B>, usize);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let (waiting, place) = ops.state;
+        waiting.lock().unwrap_or_else(PoisonError::into_inner)[place] = Some(grads.consume::<B>(&ops.node));
+    }
+}
 
 #[derive(Debug)]
 struct Rotary;
 
-impl<B: FusedBackend> Backward<B, 1> for Rotary {
-    type State = (FloatTensor<B>, FloatTensor<B>, bool);
+impl<B: FusedBackend> Backward<B, 2> for Rotary {
+    type State = (Waiting<B>, FloatTensor<B>, FloatTensor<B>, bool);
 
-    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
-        let grad = grads.consume::<B>(&ops.node);
-        let (cos, sin, inverse) = ops.state;
-        if let [Some(node)] = ops.parents {
-            grads.register::<B>(node.id, B::rotary(grad, cos, sin, !inverse));
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let (waiting, cos, sin, inverse) = ops.state;
+        let came = std::mem::take(&mut *waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let turned = match came {
+            [Some(query), Some(key)] => B::rotary([query, key], cos, sin, !inverse).map(Some),
+            // One of the two had no part in the loss.
+            lone => lone.map(|grad| grad.map(|grad| reference::<B>(grad, cos.clone(), sin.clone(), !inverse))),
+        };
+        for (node, grad) in ops.parents.into_iter().zip(turned) {
+            if let (Some(node), Some(grad)) = (node, grad) {
+                grads.register::<B>(node.id, grad);
+            }
         }
     }
 }
 
 pub(crate) fn forward<B: FusedBackend, C: CheckpointStrategy>(
-    x: FloatTensor<Autodiff<B, C>>,
+    heads: [FloatTensor<Autodiff<B, C>>; 2],
     cos: FloatTensor<Autodiff<B, C>>,
     sin: FloatTensor<Autodiff<B, C>>,
     inverse: bool,
-) -> FloatTensor<Autodiff<B, C>> {
-    let (cos, sin) = (cos.primitive, sin.primitive);
-    let y = B::rotary(x.primitive, cos.clone(), sin.clone(), inverse);
-    match Rotary.prepare::<C>([x.node]).compute_bound().stateful() {
-        OpsKind::Tracked(prep) => prep.finish((cos, sin, inverse), y),
-        OpsKind::UnTracked(prep) => prep.finish(y),
-    }
+) -> [FloatTensor<Autodiff<B, C>>; 2] {
+    let (cos, sin, waiting) = (cos.primitive, sin.primitive, Waiting::<B>::default());
+    let nodes = heads.each_ref().map(|x| x.node.clone());
+    let [query, key] = B::rotary(heads.map(|x| x.primitive), cos.clone(), sin.clone(), inverse);
+    let both: FloatTensor<Autodiff<B, C>> = match Rotary.prepare::<C>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => prep.finish((waiting.clone(), cos, sin, inverse), query),
+        OpsKind::UnTracked(prep) => prep.finish(query),
+    };
+    let turned = |place, x| {
+        let prep = Turned.prepare::<C>([both.node.clone()]);
+        match prep.compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((waiting.clone(), place), x),
+            OpsKind::UnTracked(prep) => prep.finish(x),
+        }
+    };
+    [turned(0, both.primitive.clone()), turned(1, key)]
 }

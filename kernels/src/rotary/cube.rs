@@ -1,4 +1,5 @@
-//! The GPU kernel: a unit turns a vector of each half; in place where nothing else holds the input.
+//! The GPU kernel: a unit turns a vector of each half of a head, of query and key in one launch; in place where nothing else holds
+//! them.
 
 use burn::tensor::TensorMetadata;
 use burn_cubecl::CubeRuntime;
@@ -22,76 +23,103 @@ struct HeadPlan {
 
 #[cube(launch_unchecked)]
 fn turn_kernel<F: Float, N: Size>(
-    x: &Array<Vector<F, N>>,
+    query: &Array<Vector<F, N>>,
+    key: &Array<Vector<F, N>>,
     cos: &Array<Vector<f32, N>>,
     sin: &Array<Vector<f32, N>>,
-    y: &mut Array<Vector<F, N>>,
-    count: u32,
-    heads: u32,
+    turned_query: &mut Array<Vector<F, N>>,
+    turned_key: &mut Array<Vector<F, N>>,
+    tokens: u32,
+    query_heads: u32,
+    key_heads: u32,
     sign: f32,
     #[comptime] plan: HeadPlan,
     #[define(F)] _dtype: StorageType,
 ) {
     let at = ABSOLUTE_POS;
-    if at < count as usize {
-        let head = at / plan.units;
-        let within = at % plan.units;
-        let start = head * plan.vectors;
-        if within < plan.pairs {
-            let angle = head / heads as usize * plan.pairs + within;
-            let first = Vector::<f32, N>::cast_from(x[start + within]);
-            let second = Vector::<f32, N>::cast_from(x[start + within + plan.pairs]);
-            let (cos, sin) = (cos[angle], sin[angle] * Vector::<f32, N>::new(sign));
-            y[start + within] = Vector::<F, N>::cast_from(first * cos - second * sin);
-            y[start + within + plan.pairs] = Vector::<F, N>::cast_from(second * cos + first * sin);
-        } else {
-            // What does not turn is copied, one vector a unit.
-            let rest = within + plan.pairs;
-            y[start + rest] = x[start + rest];
-        }
+    let (query_units, key_units) =
+        ((tokens * query_heads) as usize * plan.units, (tokens * key_heads) as usize * plan.units);
+    if at < query_units {
+        turn_vector::<F, N>(query, cos, sin, turned_query, at, query_heads, sign, plan);
+    } else if at < query_units + key_units {
+        turn_vector::<F, N>(key, cos, sin, turned_key, at - query_units, key_heads, sign, plan);
     }
 }
 
+#[cube]
+#[allow(clippy::too_many_arguments)]
+fn turn_vector<F: Float, N: Size>(
+    x: &Array<Vector<F, N>>,
+    cos: &Array<Vector<f32, N>>,
+    sin: &Array<Vector<f32, N>>,
+    y: &mut Array<Vector<F, N>>,
+    at: usize,
+    heads: u32,
+    sign: f32,
+    #[comptime] plan: HeadPlan,
+) {
+    let head = at / plan.units;
+    let within = at % plan.units;
+    let start = head * plan.vectors;
+    if within < plan.pairs {
+        let angle = head / heads as usize * plan.pairs + within;
+        let first = Vector::<f32, N>::cast_from(x[start + within]);
+        let second = Vector::<f32, N>::cast_from(x[start + within + plan.pairs]);
+        let (cos, sin) = (cos[angle], sin[angle] * Vector::<f32, N>::new(sign));
+        y[start + within] = Vector::<F, N>::cast_from(first * cos - second * sin);
+        y[start + within + plan.pairs] = Vector::<F, N>::cast_from(second * cos + first * sin);
+    } else {
+        // What does not turn is copied, one vector a unit.
+        let rest = within + plan.pairs;
+        y[start + rest] = x[start + rest];
+    }
+}
+
+/// Query and key of `[tokens, heads, head_dim]`, turned.
 pub(crate) fn turn<R: CubeRuntime>(
-    x: CubeTensor<R>,
+    heads: [CubeTensor<R>; 2],
     cos: CubeTensor<R>,
     sin: CubeTensor<R>,
     inverse: bool,
-) -> CubeTensor<R> {
-    let (x, cos, sin) = (contiguous(x), contiguous(cos), contiguous(sin));
-    let shape = x.shape();
-    let (tokens, heads, dim) = (shape[0], shape[1], shape[2]);
-    let half = cos.shape()[1];
+) -> [CubeTensor<R>; 2] {
+    let (heads, cos, sin) = (heads.map(contiguous), contiguous(cos), contiguous(sin));
+    let [query_shape, key_shape] = heads.each_ref().map(CubeTensor::shape);
+    let (tokens, dim, half) = (query_shape[0], query_shape[2], cos.shape()[1]);
     let rest = dim - 2 * half;
-    let size = vector_size(&[&x, &cos, &sin], greatest_common_divisor(half, rest));
-    let in_place = x.can_mut();
+    let [query, key] = &heads;
+    let size = vector_size(&[query, key, &cos, &sin], greatest_common_divisor(half, rest));
+    let in_place = heads.iter().all(CubeTensor::can_mut);
     let copied = if in_place { 0 } else { rest / size };
     let plan = HeadPlan { vectors: dim / size, pairs: half / size, units: half / size + copied };
-    let count = tokens * heads * plan.units;
-    let y = if in_place { x.clone() } else { empty_like(&x) };
-    let (client, dtype) = (x.client.clone(), x.dtype);
-    let target = if in_place {
-        ArrayArg::Alias { input_pos: 0, length: [x.shape().num_elements()] }
-    } else {
-        y.clone().into_array_arg()
+    let count = tokens * (query_shape[1] + key_shape[1]) * plan.units;
+    let turned = heads.each_ref().map(|x| if in_place { x.clone() } else { empty_like(x) });
+    let target = |place: usize| match in_place {
+        true => ArrayArg::Alias { input_pos: place, length: [heads[place].shape().num_elements()] },
+        false => turned[place].clone().into_array_arg(),
     };
-    // SAFETY: a unit reads and writes the vectors of its own pair, all of them within `x`.
+    let (client, dtype) = (query.client.clone(), query.dtype);
+    let [turned_query, turned_key] = [0, 1].map(target);
+    let [query, key] = heads.map(CubeTensor::into_array_arg);
+    // SAFETY: a unit reads and writes the vectors of its own pair, all of them within its tensor.
     unsafe {
         turn_kernel::launch_unchecked::<R>(
             &client,
             cubes(count.div_ceil(UNITS)),
             CubeDim::new_1d(UNITS as u32),
             size,
-            x.into_array_arg(),
+            query,
+            key,
             cos.into_array_arg(),
             sin.into_array_arg(),
-            target,
-            count as u32,
-            heads as u32,
+            turned_query,
+            turned_key,
+            tokens as u32,
+            query_shape[1] as u32,
+            key_shape[1] as u32,
             if inverse { -1.0 } else { 1.0 },
             plan,
             dtype.into(),
         );
     }
-    y
+    turned
 }

@@ -21,31 +21,39 @@ pub struct RotaryTable<B: Backend> {
     pub sin: Tensor<B, 2>,
 }
 
-/// Turns the pairs `(x[i], x[i + d/2])` of the first `d = rotary_dim` elements of each head by the token's angles.
+/// Turns the pairs `(x[i], x[i + d/2])` of the first `d = rotary_dim` elements of each head, of query and key, by the token's
+/// angles.
 ///
 /// `y₁ = x₁ cos - x₂ sin`, `y₂ = x₂ cos + x₁ sin`, with `x₁`, `x₂` the two halves of those elements; what is beyond them stays.
 /// The table decides how much of a head turns.
 ///
 /// # Shapes
-/// `x` `[tokens, heads, head_dim]`; the table's rows are the tokens.
+/// `query` `[tokens, heads, head_dim]`, `key` `[tokens, key_value_heads, head_dim]`; the table's rows are the tokens.
 ///
 /// # Panics
-/// When the table does not fit `x`.
+/// When the table does not fit query and key.
 ///
 /// # Source
 /// Su et al. 2021, "RoFormer"; `apply_rotary_pos_emb` of transformers 5.
-pub fn rotary<B: FusedBackend>(x: Tensor<B, 3>, table: &RotaryTable<B>) -> Tensor<B, 3> {
-    let [tokens, _, head_dim] = x.dims();
+pub fn rotary<B: FusedBackend>(
+    query: Tensor<B, 3>,
+    key: Tensor<B, 3>,
+    table: &RotaryTable<B>,
+) -> (Tensor<B, 3>, Tensor<B, 3>) {
     let [rows, half] = table.cos.dims();
+    assert!(table.sin.dims() == [rows, half], "rotary: the table's halves differ");
+    let ([tokens, _, head_dim], [key_tokens, _, key_dim]) = (query.dims(), key.dims());
     assert!(
-        rows == tokens && half * 2 <= head_dim && table.sin.dims() == [rows, half],
-        "rotary: the table does not fit [tokens, heads, head_dim] {:?}",
-        x.dims()
+        tokens == rows && half * 2 <= head_dim && (key_tokens, key_dim) == (tokens, head_dim),
+        "rotary: a table of {rows} x {half} does not fit [tokens, heads, head_dim] {:?} and {:?}",
+        query.dims(),
+        key.dims()
     );
-    typed(B::rotary(raw(x), raw(table.cos.clone()), raw(table.sin.clone()), false))
+    let [query, key] = B::rotary([raw(query), raw(key)], raw(table.cos.clone()), raw(table.sin.clone()), false);
+    (typed(query), typed(key))
 }
 
-/// The composed operation, either way round.
+/// The composed operation on one of the two, either way round.
 pub fn reference<B: Backend>(x: FloatTensor<B>, cos: FloatTensor<B>, sin: FloatTensor<B>, inverse: bool) -> FloatTensor<B> {
     let dtype = x.dtype();
     let x = typed::<B, 3>(x).cast(DType::F32);
@@ -63,4 +71,14 @@ pub fn reference<B: Backend>(x: FloatTensor<B>, cos: FloatTensor<B>, sin: FloatT
         parts.push(x.narrow(2, 2 * half, head_dim - 2 * half));
     }
     raw(Tensor::cat(parts, 2).cast(dtype))
+}
+
+/// The composed operation.
+pub fn reference_both<B: Backend>(
+    heads: [FloatTensor<B>; 2],
+    cos: FloatTensor<B>,
+    sin: FloatTensor<B>,
+    inverse: bool,
+) -> [FloatTensor<B>; 2] {
+    heads.map(|x| reference::<B>(x, cos.clone(), sin.clone(), inverse))
 }

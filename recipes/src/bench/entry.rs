@@ -120,10 +120,6 @@ pub fn entries(kernel: Kernel, sizes: &Sizes, element: usize) -> Vec<Entry> {
             row(Pass::Backward, &shape, backward, per_block, per_step),
         ]
     };
-    let turned = |heads: usize, name: &str| {
-        let work = work::rotary(tokens, heads, sizes.head_dim, element);
-        row(Pass::Forward, &format!("{name} {tokens}×{heads}×{}", sizes.head_dim), work, 2, 0)
-    };
     match kernel {
         Kernel::RmsNorm => {
             // The weight is a row among thousands: left out.
@@ -140,7 +136,12 @@ pub fn entries(kernel: Kernel, sizes: &Sizes, element: usize) -> Vec<Entry> {
             // Forward, and once more for the backward of the layer after it.
             vec![row(Pass::Forward, &shape, of(3), 2, 0), row(Pass::Backward, &shape, of(5), 1, 0)]
         }
-        Kernel::Rotary => vec![turned(sizes.heads, "q"), turned(sizes.key_value_heads, "k")],
+        Kernel::Rotary => {
+            let work = work::rotary(tokens, sizes.heads + sizes.key_value_heads, sizes.head_dim, element);
+            let shape = format!("{tokens}×{}+{}×{}", sizes.heads, sizes.key_value_heads, sizes.head_dim);
+            // The backward is the same launch, turning the other way.
+            vec![row(Pass::Forward, &shape, work, 2, 0)]
+        }
         Kernel::Attention => {
             let attention = sizes.attention();
             let shape = format!(
@@ -210,8 +211,8 @@ mod tests {
         assert_eq!(runs(Kernel::RmsNorm, Pass::Backward), 2 * 16 + 1);
         assert_eq!(runs(Kernel::Linear, Pass::Forward), 0);
         assert_eq!(runs(Kernel::LinearCrossEntropy, Pass::Whole), 1);
-        // q and k, forward and the inverse turn of the backward.
-        assert_eq!(runs(Kernel::Rotary, Pass::Forward), 4 * 16);
+        // Forward, and the inverse turn of the backward.
+        assert_eq!(runs(Kernel::Rotary, Pass::Forward), 2 * 16);
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub fn passes(count: usize, rows: usize, features: usize, element: usize) -> Wor
     Work { bytes: count as f64 * area(rows, features) * element as f64, flops: 0.0 }
 }
 
-/// Turns `[tokens, heads, head_dim]` by an f32 table of half a head a token.
+/// Turns `[tokens, heads, head_dim]`, heads of query and key together, by an f32 table of half a head a token.
 pub fn rotary(tokens: usize, heads: usize, head_dim: usize, element: usize) -> Work {
     let table = area(tokens, head_dim) * size_of::<f32>() as f64;
     Work { bytes: passes(2, tokens, heads * head_dim, element).bytes + table, flops: 0.0 }

@@ -58,13 +58,15 @@ pub(super) fn rotary<B: FusedBackend>(setup: &Setup<B>) -> Vec<Action> {
     let (tokens, head_dim) = (setup.sizes.tokens(), setup.sizes.head_dim);
     let table = || setup.random_f32([tokens, head_dim / 2]);
     let (cos, sin) = (table(), table());
-    let turned = |heads: usize| {
-        let sets = setup.sets(tokens * heads * head_dim, || setup.random([tokens, heads, head_dim]));
-        let (c, s, d, t) = (cos.clone(), sin.clone(), cos.clone(), sin.clone());
-        Action::new(in_turns(sets.clone(), move |x| drop(B::rotary(raw(x), raw(&c), raw(&s), false))))
-            .composed(in_turns(sets, move |x| drop(kernels::rotary::reference::<B>(raw(x), raw(&d), raw(&t), false))))
-    };
-    vec![turned(setup.sizes.heads), turned(setup.sizes.key_value_heads)]
+    let heads = [setup.sizes.heads, setup.sizes.key_value_heads];
+    let elements = tokens * (heads[0] + heads[1]) * head_dim;
+    let sets = setup.sets(elements, || heads.map(|heads| setup.random::<3>([tokens, heads, head_dim])));
+    let (c, s) = (cos.clone(), sin.clone());
+    let run = in_turns(sets.clone(), move |both| drop(B::rotary(both.each_ref().map(raw), raw(&c), raw(&s), false)));
+    let composed = in_turns(sets, move |both| {
+        drop(kernels::rotary::reference_both::<B>(both.each_ref().map(raw), raw(&cos), raw(&sin), false));
+    });
+    vec![Action::new(run).composed(composed)]
 }
 
 pub(super) fn adamw<B: FusedBackend>(setup: &Setup<B>) -> Vec<Action> {
