@@ -1,6 +1,7 @@
 //! The backends that a user can name.
 
 mod auto;
+mod failure;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,6 +11,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 use burnish_kernels::FusedBackend;
 
+pub(crate) use self::failure::failure;
 use crate::hint::with_hint;
 
 /// What `--backend` accepts.
@@ -103,7 +105,7 @@ pub(crate) fn known_product<B: Backend>(device: &B::Device, dtype: DType) -> Res
     let value = |index: usize| ((index * 7) % 5) as f32 - 2.0;
     let values: Vec<f32> = (0..SIZE * SIZE).map(value).collect();
     let matrix = Tensor::<B, 2>::from_data(TensorData::new(values.clone(), [SIZE, SIZE]), (device, dtype));
-    let product = matrix.clone().matmul(matrix.transpose()).try_into_data().map_err(|error| anyhow!("{error}"))?;
+    let product = matrix.clone().matmul(matrix.transpose()).try_into_data().map_err(|error| anyhow!(failure(error)))?;
     for (at, found) in product.iter::<f32>().enumerate() {
         let (row, column) = (at / SIZE, at % SIZE);
         let expected: f32 = (0..SIZE).map(|k| values[row * SIZE + k] * values[column * SIZE + k]).sum();

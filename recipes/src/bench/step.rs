@@ -17,6 +17,7 @@ use super::random_model::random_model;
 use super::setup::Splitmix;
 use super::sizes::Sizes;
 use super::stopwatch::{Pace, median, milliseconds, wait};
+use crate::backend::failure;
 use crate::config::TrainConfig;
 use crate::data::{Batch, IGNORE};
 use crate::train::{AdamW, LossScale, StepItem, TrainedModel, Training, squared_gradient_norm};
@@ -165,7 +166,7 @@ impl<B: FusedBackend> Trainer<B> {
 }
 
 fn number<B: FusedBackend>(tensor: Tensor<B, 1>) -> Result<f64> {
-    let data = tensor.try_into_data().map_err(|error| anyhow!("the device failed: {error}"))?;
+    let data = tensor.try_into_data().map_err(|error| anyhow!(failure(error)))?;
     Ok(data.iter::<f64>().sum())
 }
 

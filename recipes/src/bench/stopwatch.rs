@@ -6,6 +6,8 @@ use anyhow::{Result, anyhow};
 use burn::tensor::backend::Backend;
 use serde::Serialize;
 
+use crate::backend::failure;
+
 /// How often something is measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
@@ -78,7 +80,7 @@ impl Pace {
 /// # Errors
 /// What broke on it.
 pub fn wait<B: Backend>(device: &B::Device) -> Result<()> {
-    B::sync(device).map_err(|error| anyhow!("the device failed: {error}"))
+    B::sync(device).map_err(|error| anyhow!(failure(error)))
 }
 
 /// A duration in milliseconds.

@@ -23,6 +23,7 @@ use super::metrics::{MetricsFile, StepMetrics, peak_bytes};
 use super::model::{StepItem, TrainedModel};
 use super::optimizer::AdamW;
 use super::schedule::Schedule;
+use crate::backend::failure;
 use crate::config::TrainConfig;
 use crate::data::{Batches, Epoch};
 
@@ -390,7 +391,7 @@ fn no_number(step: usize, loss: f64, grad_norm: f64, is_half: bool) -> anyhow::E
 pub fn scalar<B: Backend>(tensor: Tensor<B, 1>) -> Result<f64> {
     let data = tensor.try_into_data().map_err(|error| {
         crate::hint::with_hint(
-            format!("the device failed: {error}"),
+            failure(error),
             "the last checkpoint is whole: --resume auto continues; --backend cpu runs everywhere; if memory ran out, lower \
              batch_size or max_seq_length",
         )
