@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::input::ModelInput;
 use crate::linear::{DropoutSeed, Linear};
 use crate::loader::Loader;
-use crate::rope;
+use crate::rope::Rope;
 use crate::weight::Weight;
 
 /// Weights with the names that checkpoints give them.
@@ -32,7 +32,8 @@ pub struct Llama<B: Backend> {
     /// `[vocab_size, hidden_size]`; absent when the head is the embedding.
     pub lm_head: Option<Linear<B>>,
     epsilon: f64,
-    inverse_frequencies: Vec<f64>,
+    #[module(skip)]
+    rope: Rope,
 }
 
 /// One transformer block.
@@ -196,7 +197,7 @@ impl<B: FusedBackend> Llama<B> {
             norm: loader.norm("model.norm.weight", hidden)?,
             lm_head: (!config.tie_word_embeddings).then(|| loader.linear("lm_head", vocab, hidden, false)).transpose()?,
             epsilon: config.rms_norm_eps,
-            inverse_frequencies: rope::inverse_frequencies(config),
+            rope: Rope::new(config),
         })
     }
 
@@ -238,7 +239,7 @@ impl<B: FusedBackend> Llama<B> {
         let device = input.tokens.device();
         let state = BlockState {
             dims: [batch, length],
-            rotary: rope::table(&self.inverse_frequencies, &input.positions, &device),
+            rotary: self.rope.table(&input.positions, &device),
             segments: input.segments.clone(),
             dropout: input.dropout,
         };
