@@ -37,6 +37,50 @@ pub(crate) fn cube_sum(value: f32, #[comptime] units: usize, #[comptime] planes:
     total
 }
 
+/// Two sums at once; as [`cube_sum`].
+#[cube]
+pub(crate) fn cube_sums(first: f32, second: f32, #[comptime] units: usize, #[comptime] planes: bool) -> (f32, f32) {
+    let mut shared = SharedMemory::<f32>::new(comptime!(2 * units));
+    let mut first_total = 0.0f32;
+    let mut second_total = 0.0f32;
+    if comptime!(planes) {
+        let first_sum = plane_sum(first);
+        let second_sum = plane_sum(second);
+        if UNIT_POS_PLANE == 0 {
+            shared[(PLANE_POS * 2) as usize] = first_sum;
+            shared[(PLANE_POS * 2 + 1) as usize] = second_sum;
+        }
+        sync_cube();
+        let count = (CUBE_DIM + PLANE_DIM - 1) / PLANE_DIM;
+        for plane in 0..count {
+            first_total += shared[(plane * 2) as usize];
+            second_total += shared[(plane * 2 + 1) as usize];
+        }
+    } else {
+        let own = UNIT_POS * 2;
+        shared[own as usize] = first;
+        shared[(own + 1) as usize] = second;
+        sync_cube();
+        // What is `left` units away is added to each of both.
+        let mut left = comptime!(units as u32 / 2).runtime();
+        while left > 0 {
+            if UNIT_POS < left {
+                let other = own + left * 2;
+                let first_other = shared[other as usize];
+                let second_other = shared[(other + 1) as usize];
+                shared[own as usize] += first_other;
+                shared[(own + 1) as usize] += second_other;
+            }
+            sync_cube();
+            left /= 2;
+        }
+        first_total += shared[0];
+        second_total += shared[1];
+    }
+    sync_cube();
+    (first_total, second_total)
+}
+
 /// The largest `value` over all units of the cube, in each of them; as [`cube_sum`].
 #[cube]
 pub(crate) fn cube_max(value: f32, #[comptime] units: usize, #[comptime] planes: bool) -> f32 {

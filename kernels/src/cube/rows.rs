@@ -2,11 +2,16 @@
 
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
 
 use super::launch::{has_planes, row_units};
 
 /// Vectors that a unit keeps at most; longer rows go by the composed operation.
 const MAX_HELD: usize = 32;
+/// Vectors that a unit keeps at least, where a row has them: so many loads of a unit are under way at once. Measured on an H200.
+const LEAST_HELD: usize = 2;
+/// Most cubes that share the rows; each reads its next row while it works on one. Measured on an H200.
+pub(crate) const ROW_CUBES: usize = 3072;
 /// Cubes of a backward that also wants the weight's gradient: each writes a partial sum.
 pub(crate) const WEIGHT_CUBES: usize = 256;
 
@@ -25,7 +30,7 @@ pub(crate) struct RowPlan {
 
 impl RowPlan {
     pub fn new<R: CubeRuntime>(x: &CubeTensor<R>, vectors: usize) -> Self {
-        let units = row_units(vectors);
+        let units = row_units(vectors.div_ceil(LEAST_HELD));
         Self { vectors, units, held: vectors.div_ceil(units), planes: has_planes(&x.client) }
     }
 }
@@ -34,4 +39,44 @@ impl RowPlan {
 pub(crate) fn fits(features: usize) -> bool {
     // The narrowest vector is one element.
     features <= MAX_HELD * 256
+}
+
+/// Where a unit's vector number `i` lies in a row.
+#[cube]
+pub(crate) fn place(#[comptime] i: usize, #[comptime] plan: RowPlan) -> usize {
+    UNIT_POS as usize + comptime!(i * plan.units)
+}
+
+/// Whether a row has a unit's vector number `i`.
+#[cube]
+pub(crate) fn is_there(#[comptime] i: usize, #[comptime] plan: RowPlan) -> bool {
+    if comptime!((i + 1) * plan.units <= plan.vectors) { true.runtime() } else { place(i, plan) < plan.vectors }
+}
+
+/// A unit's vectors of a row, in registers.
+#[cube]
+pub(crate) fn row_of<F: Float, N: Size>(#[comptime] plan: RowPlan) -> Array<Vector<F, N>> {
+    let mut held = Array::<Vector<F, N>>::new(plan.held);
+    #[unroll]
+    for i in 0..plan.held {
+        held[i] = Vector::<F, N>::new(F::new(0.0));
+    }
+    held
+}
+
+/// Reads a unit's vectors of row number `row`; what is beyond the row stays as it is.
+#[cube]
+pub(crate) fn read_row<F: Float, N: Size>(
+    source: &Array<Vector<F, N>>,
+    held: &mut Array<Vector<F, N>>,
+    row: usize,
+    #[comptime] plan: RowPlan,
+) {
+    let start = row * plan.vectors;
+    #[unroll]
+    for i in 0..plan.held {
+        if is_there(i, plan) {
+            held[i] = source[start + place(i, plan)];
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! The GPU kernels: a cube a row.
+//! The GPU kernels: a cube a row at a time.
 
 use burn::tensor::TensorMetadata;
 use burn_cubecl::CubeRuntime;
@@ -6,8 +6,8 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use crate::cube::launch::{contiguous, cubes, empty, empty_like, vector_size};
-use crate::cube::reduce::{cube_sum, vector_sum};
-use crate::cube::rows::{RowPlan, WEIGHT_CUBES};
+use crate::cube::reduce::{cube_sum, cube_sums, vector_sum};
+use crate::cube::rows::{ROW_CUBES, RowPlan, WEIGHT_CUBES, is_there, place, read_row, row_of};
 
 #[cube(launch_unchecked)]
 fn forward_kernel<F: Float, N: Size>(
@@ -23,34 +23,51 @@ fn forward_kernel<F: Float, N: Size>(
     #[comptime] plan: RowPlan,
     #[define(F)] _dtype: StorageType,
 ) {
-    let row = CUBE_POS;
-    if row < rows as usize {
+    let rows = rows as usize;
+    let mut weights = row_of::<F, N>(plan);
+    read_row(weight, &mut weights, 0usize, plan);
+    let mut row = CUBE_POS;
+    // A row is on its way while the one before it is worked on.
+    let mut next_x = row_of::<F, N>(plan);
+    let mut next_residual = row_of::<F, N>(plan);
+    if row < rows {
+        read_row(x, &mut next_x, row, plan);
+        if comptime!(adds) {
+            read_row(residual, &mut next_residual, row, plan);
+        }
+    }
+    while row < rows {
         let start = row * plan.vectors;
         let mut held = Array::<Vector<f32, N>>::new(plan.held);
         let mut squares = 0.0f32;
         #[unroll]
         for i in 0..plan.held {
-            let at = UNIT_POS as usize + i * plan.units;
-            if at < plan.vectors {
-                let mut value = Vector::<f32, N>::cast_from(x[start + at]);
-                if comptime!(adds) {
-                    // The sum is rounded to its dtype before it is normalised, as it is where the two are apart.
-                    let added = Vector::<F, N>::cast_from(value + Vector::<f32, N>::cast_from(residual[start + at]));
-                    sum[start + at] = added;
-                    value = Vector::<f32, N>::cast_from(added);
+            let mut value = Vector::<f32, N>::cast_from(next_x[i]);
+            if comptime!(adds) {
+                // The sum is rounded to its dtype before it is normalised, as it is where the two are apart.
+                let added = Vector::<F, N>::cast_from(value + Vector::<f32, N>::cast_from(next_residual[i]));
+                if is_there(i, plan) {
+                    sum[start + place(i, plan)] = added;
                 }
-                held[i] = value;
-                squares += vector_sum::<N>(value * value);
+                value = Vector::<f32, N>::cast_from(added);
+            }
+            held[i] = value;
+            squares += vector_sum::<N>(value * value);
+        }
+        row += CUBE_COUNT;
+        if row < rows {
+            read_row(x, &mut next_x, row, plan);
+            if comptime!(adds) {
+                read_row(residual, &mut next_residual, row, plan);
             }
         }
         let total = cube_sum(squares, plan.units, plan.planes);
         let inverse = (total / features + epsilon).inverse_sqrt();
         #[unroll]
         for i in 0..plan.held {
-            let at = UNIT_POS as usize + i * plan.units;
-            if at < plan.vectors {
-                let scaled = held[i] * Vector::<f32, N>::new(inverse) * Vector::<f32, N>::cast_from(weight[at]);
-                y[start + at] = Vector::<F, N>::cast_from(scaled);
+            let scaled = held[i] * Vector::<f32, N>::new(inverse) * Vector::<f32, N>::cast_from(weights[i]);
+            if is_there(i, plan) {
+                y[start + place(i, plan)] = Vector::<F, N>::cast_from(scaled);
             }
         }
     }
@@ -72,47 +89,47 @@ fn backward_kernel<F: Float, N: Size>(
     #[comptime] plan: RowPlan,
     #[define(F)] _dtype: StorageType,
 ) {
-    let mut sums = Array::<Vector<f32, N>>::new(plan.held);
-    #[unroll]
-    for i in 0..plan.held {
-        sums[i] = Vector::<f32, N>::new(0.0f32);
-    }
+    let rows = rows as usize;
+    let mut weights = row_of::<F, N>(plan);
+    read_row(weight, &mut weights, 0usize, plan);
+    let mut values = row_of::<F, N>(plan);
+    let mut slopes = row_of::<F, N>(plan);
+    let mut residuals = row_of::<F, N>(plan);
+    let mut sums = row_of::<f32, N>(plan);
     let mut row = CUBE_POS;
-    while row < rows as usize {
+    while row < rows {
         let start = row * plan.vectors;
-        let mut held = Array::<Vector<f32, N>>::new(plan.held);
-        let mut scaled = Array::<Vector<f32, N>>::new(plan.held);
+        read_row(x, &mut values, row, plan);
+        read_row(grad, &mut slopes, row, plan);
+        if comptime!(adds) {
+            read_row(residual, &mut residuals, row, plan);
+        }
         let mut squares = 0.0f32;
         let mut products = 0.0f32;
         #[unroll]
         for i in 0..plan.held {
-            let at = UNIT_POS as usize + i * plan.units;
-            if at < plan.vectors {
-                let value = Vector::<f32, N>::cast_from(x[start + at]);
-                let slope = Vector::<f32, N>::cast_from(grad[start + at]) * Vector::<f32, N>::cast_from(weight[at]);
-                held[i] = value;
-                scaled[i] = slope;
-                squares += vector_sum::<N>(value * value);
-                products += vector_sum::<N>(value * slope);
-            }
+            let value = Vector::<f32, N>::cast_from(values[i]);
+            let scaled = Vector::<f32, N>::cast_from(slopes[i]) * Vector::<f32, N>::cast_from(weights[i]);
+            squares += vector_sum::<N>(value * value);
+            products += vector_sum::<N>(value * scaled);
         }
-        let squares = cube_sum(squares, plan.units, plan.planes);
-        let products = cube_sum(products, plan.units, plan.planes);
+        let (squares, products) = cube_sums(squares, products, plan.units, plan.planes);
         let inverse = (squares / features + epsilon).inverse_sqrt();
         let factor = products * inverse * inverse / features;
         #[unroll]
         for i in 0..plan.held {
-            let at = UNIT_POS as usize + i * plan.units;
-            if at < plan.vectors {
-                let mut value = (scaled[i] - held[i] * Vector::<f32, N>::new(factor)) * Vector::<f32, N>::new(inverse);
-                if comptime!(adds) {
-                    value += Vector::<f32, N>::cast_from(residual[start + at]);
-                }
-                dx[start + at] = Vector::<F, N>::cast_from(value);
-                if comptime!(weight_gradient) {
-                    let slope = Vector::<f32, N>::cast_from(grad[start + at]);
-                    sums[i] += slope * held[i] * Vector::<f32, N>::new(inverse);
-                }
+            let value = Vector::<f32, N>::cast_from(values[i]);
+            let slope = Vector::<f32, N>::cast_from(slopes[i]);
+            let scaled = slope * Vector::<f32, N>::cast_from(weights[i]);
+            let mut gradient = (scaled - value * Vector::<f32, N>::new(factor)) * Vector::<f32, N>::new(inverse);
+            if comptime!(adds) {
+                gradient += Vector::<f32, N>::cast_from(residuals[i]);
+            }
+            if is_there(i, plan) {
+                dx[start + place(i, plan)] = Vector::<F, N>::cast_from(gradient);
+            }
+            if comptime!(weight_gradient) {
+                sums[i] += slope * value * Vector::<f32, N>::new(inverse);
             }
         }
         row += CUBE_COUNT;
@@ -121,9 +138,8 @@ fn backward_kernel<F: Float, N: Size>(
         let start = CUBE_POS * plan.vectors;
         #[unroll]
         for i in 0..plan.held {
-            let at = UNIT_POS as usize + i * plan.units;
-            if at < plan.vectors {
-                dw[start + at] = sums[i];
+            if is_there(i, plan) {
+                dw[start + place(i, plan)] = sums[i];
             }
         }
     }
@@ -169,7 +185,7 @@ fn launch_forward<R: CubeRuntime>(
     unsafe {
         forward_kernel::launch_unchecked::<R>(
             &client,
-            cubes(rows),
+            cubes(rows.min(ROW_CUBES)),
             CubeDim::new_1d(plan.units as u32),
             size,
             x.into_array_arg(),
@@ -206,7 +222,7 @@ pub(crate) fn backward<R: CubeRuntime>(
     let size = vector_size(&tensors, features);
     let plan = RowPlan::new(&x, features / size);
     let dx = empty_like(&x);
-    let count = if weight_gradient { rows.min(WEIGHT_CUBES) } else { rows };
+    let count = if weight_gradient { rows.min(WEIGHT_CUBES) } else { rows.min(ROW_CUBES) };
     let partial = weight_gradient.then(|| empty(&x, [count, features], burn::tensor::DType::F32));
     let (client, dtype) = (x.client.clone(), x.dtype);
     let adds = residual.is_some();
