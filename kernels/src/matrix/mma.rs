@@ -227,7 +227,21 @@ pub(super) fn product_kernel<F: Float, X: Float, O: Float, S: Size, P: Size, V: 
             + first_n * comptime!(fragment_at(ROW, 0, stride_b, plan.transposed_b) as u32) / 8,
     };
 
-    // The narrow pair comes first, while registers are free.
+    let stages = comptime!(tiles.stages);
+    let mut barriers = Sequence::<Shared<Barrier>>::new();
+    #[unroll]
+    for _ in 0..stages {
+        barriers.push(Barrier::shared(comptime!((tiles.units() / PLANE) as u32).runtime(), UNIT_POS == 0));
+    }
+    sync_cube();
+    #[unroll]
+    for stage in 0..comptime!(stages - 1) {
+        if (stage as u32) < span.steps {
+            copy_step::<F, S>(a, b, &mut shared_a, &mut shared_b, stage as u32, m, n, k, &span, stage, 0usize, 1usize, plan);
+        }
+        commit(barriers.index(stage));
+    }
+    // The narrow pair comes next, while registers are free and the first copies are on their way.
     if comptime!(plan.more) {
         let (row, column) = (span.row + first_m, span.column + first_n);
         let mut depth = 0u32;
@@ -247,20 +261,6 @@ pub(super) fn product_kernel<F: Float, X: Float, O: Float, S: Size, P: Size, V: 
             );
             depth += comptime!(K as u32);
         }
-    }
-    let stages = comptime!(tiles.stages);
-    let mut barriers = Sequence::<Shared<Barrier>>::new();
-    #[unroll]
-    for _ in 0..stages {
-        barriers.push(Barrier::shared(comptime!((tiles.units() / PLANE) as u32).runtime(), UNIT_POS == 0));
-    }
-    sync_cube();
-    #[unroll]
-    for stage in 0..comptime!(stages - 1) {
-        if (stage as u32) < span.steps {
-            copy_step::<F, S>(a, b, &mut shared_a, &mut shared_b, stage as u32, m, n, k, &span, stage, 0usize, 1usize, plan);
-        }
-        commit(barriers.index(stage));
     }
     let mut step = 0u32;
     let mut phase = 0u32;
