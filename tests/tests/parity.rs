@@ -88,15 +88,13 @@ fn ten_steps<B: FusedBackend>(case: &str, label: &str, clip: f64) {
 }
 
 fn run_steps<B: FusedBackend>(model: &mut TrainedModel<Training<B>>, golden: &Golden, clip: f64) -> Vec<f32> {
-    let mut optimizer = AdamW::<Training<B>>::new(&TrainConfig::default());
+    let mut optimizer = AdamW::<Training<B>>::new(&TrainConfig { max_grad_norm: clip, ..TrainConfig::default() });
     let mut losses = Vec::new();
     for _ in 0..10 {
         let output = TrainStep::step(model, item(golden));
+        let squares = squared_gradient_norm(&model.model, &output.grads);
+        optimizer.state().gradients_are(squares, output.item.loss.clone(), 1.0);
         losses.extend(output.item.loss.into_data().iter::<f32>());
-        let squares = squared_gradient_norm(&model.model, &output.grads).into_data();
-        let norm = squares.iter::<f64>().sum::<f64>().sqrt();
-        let factor = if clip > 0.0 { (clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
-        optimizer.state().hyper.gradient_factor = factor;
         *model = Optimizer::step(&mut optimizer, 1e-3, model.clone(), output.grads);
     }
     losses

@@ -26,7 +26,8 @@ pub fn rms_norm<B: FusedBackend>(dtype: DType) {
 }
 
 pub fn add_rms_norm<B: FusedBackend>(dtype: DType) {
-    for (rows, features) in ROWS {
+    // The last has more rows than cubes.
+    for (rows, features) in ROWS.into_iter().chain([(3100, 8)]) {
         let (x, r) = (random::<B, 2>([rows, features], 1, dtype), random::<B, 2>([rows, features], 2, dtype));
         let (w, g) = (random::<B, 1>([features], 3, dtype), random::<B, 2>([rows, features], 4, dtype));
         let (sum, y) = B::add_rms_norm(x.raw(), r.raw(), w.raw(), 1e-5);
@@ -102,7 +103,7 @@ pub fn adamw<B: FusedBackend>(dtype: DType) {
     if dtype != DType::F32 {
         return;
     }
-    let step = AdamWStep {
+    let plain = AdamWStep {
         learning_rate: 1e-2,
         beta1: 0.9,
         beta2: 0.999,
@@ -110,20 +111,38 @@ pub fn adamw<B: FusedBackend>(dtype: DType) {
         weight_decay: 0.1,
         step: 3,
         gradient_factor: 0.5,
+        max_norm: 0.0,
     };
-    for (rows, columns) in ROWS.into_iter().chain([(7, 64), (16, 300)]) {
+    let clipped = AdamWStep { max_norm: 1.0, ..plain };
+    // Not measured, short enough, too long, and no update.
+    let lengths = [None, Some(1.0), Some(9.0), Some(f32::INFINITY), Some(f32::NAN)];
+    let cases = lengths.into_iter().flat_map(|squares| [(plain, squares), (clipped, squares)]);
+    let shapes = ROWS.into_iter().chain([(7, 64), (16, 300)]).cycle();
+    for ((rows, columns), (step, squares)) in shapes.zip(cases.cycle().take(40)) {
         let shape = [rows, columns];
         let [p, g, m] = [1, 2, 3].map(|seed| random::<B, 2>(shape, seed, dtype));
-        let squares = numbers(rows * columns, 4, 1.0).iter().map(|x| x * x).collect();
-        let v = Pair::<B, 2>::from(squares, shape, dtype);
-        let old = p.cpu.clone();
-        let expected = ops::adamw::reference::<Flex>(AdamWTensors::new(p.cpu, g.cpu, m.cpu, v.cpu), step);
-        // A parameter that is held elsewhere stays as it was there; nothing else is.
-        let found = B::adamw(AdamWTensors::new(p.device.clone(), g.device, m.device, v.device), step);
-        for ((name, found), expected) in ["parameter", "first", "second"].into_iter().zip(found).zip(expected) {
-            close::<B, 2>(name, found, expected, dtype);
+        let positive = numbers(rows * columns, 4, 1.0).iter().map(|x| x * x).collect();
+        let v = Pair::<B, 2>::from(positive, shape, dtype);
+        let old = [p.cpu(), m.cpu(), v.cpu()];
+        let is_none = squares.is_some_and(|squares| !squares.is_finite());
+        let squares = squares.map(|squares| Pair::<B, 1>::from(vec![squares], [1], dtype));
+        let (on_cpu, on_device) = squares.map(|pair| (pair.cpu, pair.device)).unzip();
+        let tensors = AdamWTensors::new(p.cpu, g.cpu, m.cpu, v.cpu);
+        let tensors = on_cpu.into_iter().fold(tensors, AdamWTensors::clipped_by);
+        let expected = ops::adamw::reference::<Flex>(tensors, step);
+        if is_none {
+            for (expected, old) in expected.clone().into_iter().zip(old.clone()) {
+                close::<Flex, 2>("no update", expected, old, dtype);
+            }
         }
-        close::<B, 2>("a parameter that is held elsewhere", raw(p.device), raw(old), dtype);
+        // A parameter that is held elsewhere stays as it was there; nothing else is.
+        let tensors = AdamWTensors::new(p.device.clone(), g.device, m.device, v.device);
+        let found = B::adamw(on_device.into_iter().fold(tensors, AdamWTensors::clipped_by), step);
+        for ((name, found), expected) in ["parameter", "first", "second"].into_iter().zip(found).zip(expected) {
+            close::<B, 2>(&format!("{name} of {step:?}"), found, expected, dtype);
+        }
+        let [old, ..] = old;
+        close::<B, 2>("a parameter that is held elsewhere", raw(p.device), old, dtype);
     }
 }
 

@@ -5,7 +5,7 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::AdamWStep;
+use super::{AdamWStep, CLIP_EPSILON};
 use crate::cube::launch::{MAX_CUBES, contiguous, empty_like, vectors};
 
 const UNITS: usize = 256;
@@ -14,6 +14,7 @@ const UNITS: usize = 256;
 #[derive(CubeLaunch, CubeType, Clone, Copy)]
 struct Numbers {
     factor: f32,
+    max_norm: f32,
     beta1: f32,
     beta2: f32,
     one_minus_beta1: f32,
@@ -31,29 +32,52 @@ fn update_kernel<N: Size>(
     gradient: &Array<Vector<f32, N>>,
     first: &Array<Vector<f32, N>>,
     second: &Array<Vector<f32, N>>,
+    squares: &Array<f32>,
     new_parameter: &mut Array<Vector<f32, N>>,
     new_first: &mut Array<Vector<f32, N>>,
     new_second: &mut Array<Vector<f32, N>>,
     count: u32,
     numbers: &Numbers,
+    #[comptime] measured: bool,
+    #[comptime] clips: bool,
 ) {
+    let mut factor = numbers.factor;
+    let mut is_number = true.runtime();
+    if comptime!(measured) {
+        let squares = squares[0];
+        // By its bits: a compiler that computes fast takes every float for a number.
+        is_number = u32::reinterpret(squares) & 0x7f80_0000 != 0x7f80_0000;
+        if comptime!(clips) {
+            factor *= min(1.0, numbers.max_norm / (squares.sqrt() * factor + comptime!(CLIP_EPSILON as f32)));
+        }
+    }
     let mut at = ABSOLUTE_POS_X;
     while at < count {
         let place = at as usize;
-        let scaled = gradient[place] * Vector::new(numbers.factor);
-        let mean = first[place] * Vector::new(numbers.beta1) + scaled * Vector::new(numbers.one_minus_beta1);
-        let square = second[place] * Vector::new(numbers.beta2) + scaled * scaled * Vector::new(numbers.one_minus_beta2);
-        let root = Vector::sqrt(square) * Vector::new(numbers.root_correction) + Vector::new(numbers.epsilon);
-        let kept = parameter[place] * Vector::new(numbers.kept);
-        new_parameter[place] = kept - mean / root * Vector::new(numbers.step_size);
-        new_first[place] = mean;
-        new_second[place] = square;
+        if is_number {
+            let scaled = gradient[place] * Vector::new(factor);
+            let mean = first[place] * Vector::new(numbers.beta1) + scaled * Vector::new(numbers.one_minus_beta1);
+            let square = second[place] * Vector::new(numbers.beta2) + scaled * scaled * Vector::new(numbers.one_minus_beta2);
+            let root = Vector::sqrt(square) * Vector::new(numbers.root_correction) + Vector::new(numbers.epsilon);
+            let kept = parameter[place] * Vector::new(numbers.kept);
+            new_parameter[place] = kept - mean / root * Vector::new(numbers.step_size);
+            new_first[place] = mean;
+            new_second[place] = square;
+        } else {
+            new_parameter[place] = parameter[place];
+            new_first[place] = first[place];
+            new_second[place] = second[place];
+        }
         at += CUBE_COUNT_X * CUBE_DIM_X;
     }
 }
 
 /// The new parameter and moments, of parameter, gradient and moments.
-pub(crate) fn update<R: CubeRuntime>(tensors: [CubeTensor<R>; 4], step: AdamWStep) -> [CubeTensor<R>; 3] {
+pub(crate) fn update<R: CubeRuntime>(
+    tensors: [CubeTensor<R>; 4],
+    squares: Option<CubeTensor<R>>,
+    step: AdamWStep,
+) -> [CubeTensor<R>; 3] {
     let tensors = tensors.map(contiguous);
     let (size, counts) = vectors(&tensors.iter().collect::<Vec<_>>());
     let (client, count) = (tensors[0].client.clone(), counts[0]);
@@ -69,12 +93,16 @@ pub(crate) fn update<R: CubeRuntime>(tensors: [CubeTensor<R>; 4], step: AdamWSte
         }
     });
     let [(parameter, new_parameter), (first, new_first), (second, new_second)] = written;
+    let (measured, clips) = (squares.is_some(), step.max_norm > 0.0);
+    // A kernel's bindings are fixed: what is not there is bound to something that is.
+    let squares = squares.map_or_else(|| tensors[1].clone(), contiguous);
     let [old_parameter, gradient, old_first, old_second] = tensors.map(CubeTensor::into_array_arg);
     let times = i32::try_from(step.step).unwrap_or(i32::MAX);
     let first_correction = 1.0 - step.beta1.powi(times);
     let second_correction = 1.0 - step.beta2.powi(times);
     let numbers = NumbersLaunch::new(
         step.gradient_factor as f32,
+        step.max_norm as f32,
         step.beta1 as f32,
         step.beta2 as f32,
         (1.0 - step.beta1) as f32,
@@ -95,11 +123,14 @@ pub(crate) fn update<R: CubeRuntime>(tensors: [CubeTensor<R>; 4], step: AdamWSte
             gradient,
             old_first,
             old_second,
+            squares.into_array_arg(),
             new_parameter,
             new_first,
             new_second,
             count,
             numbers,
+            measured,
+            clips,
         );
     }
     [parameter, first, second]

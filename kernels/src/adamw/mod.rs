@@ -25,9 +25,14 @@ pub struct AdamWStep {
     pub weight_decay: f64,
     /// Number of this update, from 1; it sets the bias correction.
     pub step: usize,
-    /// Factor on the gradient: clipping and loss un-scaling in one.
+    /// Factor on the gradient: one over the loss scale.
     pub gradient_factor: f64,
+    /// Longest gradient after it, all tensors together; 0 is any. It takes [`AdamWTensors::squares`].
+    pub max_norm: f64,
 }
+
+/// Added to the norm that a gradient is clipped by, as `torch.nn.utils.clip_grad_norm_` does.
+const CLIP_EPSILON: f64 = 1e-6;
 
 /// A parameter, its gradient and its moments, all of one shape.
 #[derive(Debug, Clone)]
@@ -40,6 +45,9 @@ pub struct AdamWTensors<B: Backend> {
     pub first: FloatTensor<B>,
     /// Mean of their squares.
     pub second: FloatTensor<B>,
+    /// Squared length of the gradients that are clipped together, `[1]`, f32, before [`AdamWStep::gradient_factor`]. Where it is no
+    /// number or without bound, the update changes nothing: nobody need wait for the device to learn whether it may be taken.
+    pub squares: Option<FloatTensor<B>>,
 }
 
 impl<B: Backend> AdamWTensors<B> {
@@ -55,33 +63,46 @@ impl<B: Backend> AdamWTensors<B> {
             parameter.dims() == gradient.dims() && parameter.dims() == first.dims() && parameter.dims() == second.dims(),
             "adamw: parameter, gradient and moments differ in shape"
         );
-        Self { parameter: raw(parameter), gradient: raw(gradient), first: raw(first), second: raw(second) }
+        Self { parameter: raw(parameter), gradient: raw(gradient), first: raw(first), second: raw(second), squares: None }
+    }
+
+    /// With the squared length of all gradients, to clip them and to leave out an update that is none.
+    #[must_use]
+    pub fn clipped_by(self, squares: Tensor<B, 1>) -> Self {
+        Self { squares: Some(raw(squares)), ..self }
     }
 }
 
 /// One AdamW update; returns the parameter and its moments. Of many parameters, [`pack`](crate::pack()) makes one.
 ///
 /// `m ← β₁m + (1-β₁)g`, `v ← β₂v + (1-β₂)g²`,
-/// `p ← (1-ηλ)p - η (m/(1-β₁ᵗ)) / (√v / √(1-β₂ᵗ) + ε)`.
+/// `p ← (1-ηλ)p - η (m/(1-β₁ᵗ)) / (√v / √(1-β₂ᵗ) + ε)`,
+/// where `g` is the gradient times its factor, and times `min(1, max_norm / (norm + 1e-6))` where it is clipped.
 ///
 /// # Precision
 /// f32.
 ///
 /// # Source
-/// Loshchilov and Hutter 2019; `torch.optim.AdamW` with `fused=True`.
+/// Loshchilov and Hutter 2019; `torch.optim.AdamW` with `fused=True`, `torch.nn.utils.clip_grad_norm_`.
 pub fn adamw<B: FusedBackend>(tensors: AdamWTensors<B>, step: AdamWStep) -> [FloatTensor<B>; 3] {
     B::adamw(tensors, step)
 }
 
 /// The composed update.
 pub fn reference<B: Backend>(tensors: AdamWTensors<B>, step: AdamWStep) -> [FloatTensor<B>; 3] {
-    let AdamWTensors { parameter, gradient, first, second } = tensors;
+    let AdamWTensors { parameter, gradient, first, second, squares } = tensors;
     // Rank does not matter to an element-wise update: everything is flattened.
     let shape = burn::tensor::TensorMetadata::shape(&parameter);
     let flat = burn::tensor::Shape::from([shape.num_elements()]);
-    let flatten = |t: FloatTensor<B>| typed::<B, 1>(B::float_reshape(t, flat.clone()));
-    let (parameter, first, second) = (flatten(parameter), flatten(first), flatten(second));
-    let gradient = flatten(gradient).mul_scalar(step.gradient_factor);
+    let [parameter, gradient, first, second] =
+        [parameter, gradient, first, second].map(|tensor| typed::<B, 1>(B::float_reshape(tensor, flat.clone())));
+    let old = [parameter.clone(), first.clone(), second.clone()];
+    let squares = squares.map(typed::<B, 1>);
+    let mut gradient = gradient.mul_scalar(step.gradient_factor);
+    if let Some(squares) = squares.clone().filter(|_| step.max_norm > 0.0) {
+        let norm = squares.sqrt().mul_scalar(step.gradient_factor).add_scalar(CLIP_EPSILON);
+        gradient = gradient * norm.recip().mul_scalar(step.max_norm).clamp_max(1.0);
+    }
     let first = first.mul_scalar(step.beta1) + gradient.clone().mul_scalar(1.0 - step.beta1);
     let second = second.mul_scalar(step.beta2) + (gradient.clone() * gradient).mul_scalar(1.0 - step.beta2);
     let count = i32::try_from(step.step).unwrap_or(i32::MAX);
@@ -90,5 +111,12 @@ pub fn reference<B: Backend>(tensors: AdamWTensors<B>, step: AdamWStep) -> [Floa
     let denominator = second.clone().sqrt().div_scalar(second_correction.sqrt()).add_scalar(step.epsilon);
     let update = (first.clone() / denominator).mul_scalar(step.learning_rate / first_correction);
     let parameter = parameter.mul_scalar(1.0 - step.learning_rate * step.weight_decay) - update;
-    [parameter, first, second].map(|t| B::float_reshape(raw(t), shape.clone()))
+    let is_none = squares.map(|squares| squares.is_finite().bool_not().expand(flat));
+    let unless_none = |new: Tensor<B, 1>, old: Tensor<B, 1>| match &is_none {
+        Some(is_none) => new.mask_where(is_none.clone(), old),
+        None => new,
+    };
+    let [old_parameter, old_first, old_second] = old;
+    [unless_none(parameter, old_parameter), unless_none(first, old_first), unless_none(second, old_second)]
+        .map(|tensor| B::float_reshape(raw(tensor), shape.clone()))
 }

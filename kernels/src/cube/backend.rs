@@ -289,12 +289,13 @@ where
     }
 
     fn adamw(tensors: AdamWTensors<Self>, step: AdamWStep) -> [FloatTensor<Self>; 3] {
-        let AdamWTensors { parameter, gradient, first, second } = &tensors;
-        if !R::FUSED || !is_f32(&[parameter, gradient, first, second]) {
+        let AdamWTensors { parameter, gradient, first, second, squares } = &tensors;
+        let all: Vec<_> = [parameter, gradient, first, second].into_iter().chain(squares).collect();
+        if !R::FUSED || !is_f32(&all) {
             return adamw::reference::<Self>(tensors, step);
         }
-        let AdamWTensors { parameter, gradient, first, second } = tensors;
-        adamw::cube::update([parameter, gradient, first, second], step)
+        let AdamWTensors { parameter, gradient, first, second, squares } = tensors;
+        adamw::cube::update([parameter, gradient, first, second], squares, step)
     }
 
     fn pack(tensors: Vec<FloatTensor<Self>>) -> FloatTensor<Self> {

@@ -98,11 +98,9 @@ fn step(step: &StepRow) -> String {
         format!("; peak {} of {of}{share}", gib(peak.bytes))
     });
     let mut text = format!(
-        "step: {} tok/s, {} ms (forward and backward {}, update {}; first {}){}; loss {:.3} to {:.3}",
+        "step: {} tok/s, {} ms (first {}){}; loss {:.3} to {:.3}",
         digits(step.tokens_per_second),
         digits(step.ms),
-        digits(step.forward_backward_ms),
-        digits(step.optimizer_ms),
         digits(step.first_ms),
         peak.unwrap_or_default(),
         step.losses[0],

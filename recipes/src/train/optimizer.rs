@@ -32,6 +32,8 @@ pub struct Moments<B: FusedBackend> {
 pub struct State<B: TrainBackend> {
     /// Numbers of the next update.
     pub hyper: AdamWStep,
+    /// Squared length of the gradients of the next update, [`AdamWTensors::squares`].
+    squares: Option<Tensor<B::InnerBackend, 1>>,
     /// Moments of parameters that had no update yet, by parameter.
     loose: BTreeMap<u64, Moments<B::InnerBackend>>,
     packs: Vec<Pack<B::InnerBackend>>,
@@ -67,11 +69,13 @@ impl<B: TrainBackend> AdamW<B> {
             weight_decay: config.weight_decay,
             step: 0,
             gradient_factor: 1.0,
+            max_norm: config.max_grad_norm,
         };
-        Self { shared: Arc::new(Mutex::new(State { hyper, loose: BTreeMap::new(), packs: Vec::new() })) }
+        let state = State { hyper, squares: None, loose: BTreeMap::new(), packs: Vec::new() };
+        Self { shared: Arc::new(Mutex::new(state)) }
     }
 
-    /// The state, to save it, restore it, or set the factor on the next gradients.
+    /// The state, to save it, restore it, or tell of the next gradients.
     pub fn state(&self) -> MutexGuard<'_, State<B>> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -107,6 +111,18 @@ impl<B: TrainBackend, M: AutodiffModule<B>> Optimizer<M, B> for AdamW<B> {
 }
 
 impl<B: TrainBackend> State<B> {
+    /// Says of the gradients of the next update how long they are, squared, of which loss, and by what it was scaled. The update
+    /// clips them. Where loss or length is no number it changes nothing, and whoever reads that later must [`State::take_back`].
+    pub fn gradients_are(&mut self, squares: Tensor<B::InnerBackend, 1>, loss: Tensor<B::InnerBackend, 1>, loss_scale: f64) {
+        self.squares = Some(squares + loss.mul_scalar(0.0));
+        self.hyper.gradient_factor = 1.0 / loss_scale;
+    }
+
+    /// The last update turned out to have changed nothing: it does not count.
+    pub fn take_back(&mut self) {
+        self.hyper.step -= 1;
+    }
+
     /// The moments of all parameters that have some.
     pub fn moments(&self) -> BTreeMap<u64, Moments<B::InnerBackend>> {
         let mut moments = self.loose.clone();
@@ -133,11 +149,11 @@ impl<B: TrainBackend> State<B> {
             self.loosen();
             self.packs = together(&trained).map(|trained| Pack::new(trained, &mut self.loose)).collect();
         }
-        let (mut trained, mut new) = (trained.into_iter(), BTreeMap::new());
+        let (mut trained, mut new, squares) = (trained.into_iter(), BTreeMap::new(), self.squares.take());
         for pack in std::mem::take(&mut self.packs) {
             let (parameters, gradients) =
                 trained.by_ref().take(pack.of.len()).map(|trained| (trained.parameter, trained.gradient)).unzip();
-            let (pack, parameters) = pack.update(parameters, gradients, self.hyper);
+            let (pack, parameters) = pack.update(parameters, gradients, squares.clone(), self.hyper);
             new.extend(parameters);
             self.packs.push(pack);
         }
@@ -181,10 +197,12 @@ impl<B: FusedBackend> Pack<B> {
         self,
         parameters: Vec<FloatTensor<B>>,
         gradients: Vec<FloatTensor<B>>,
+        squares: Option<Tensor<B, 1>>,
         step: AdamWStep,
     ) -> (Self, Vec<(u64, FloatTensor<B>)>) {
         let Self { of, first, second } = self;
         let tensors = AdamWTensors::new(packed(parameters), packed(gradients), first, second);
+        let tensors = squares.into_iter().fold(tensors, AdamWTensors::clipped_by);
         let [parameter, first, second] = adamw(tensors, step);
         let pack = Self { of, first: typed(first), second: typed(second) };
         let parameters = pack.unpacked(&parameter);

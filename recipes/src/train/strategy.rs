@@ -268,16 +268,14 @@ impl<B: TrainBackend> StepStrategy<B> {
         let loss_scale = lock(&self.progress).state.loss_scale.as_ref().map_or(1.0, |loss_scale| loss_scale.scale);
         item.loss_scale = loss_scale;
         let output = learner.train_step(item);
-        // Queued before the device is waited for.
         let squares = squared_gradient_norm(&learner.model().model, &output.grads);
+        self.optimizer.state().gradients_are(squares.clone(), output.item.loss.clone(), loss_scale);
+        learner.optimizer_step(output.grads);
+        // All of the step is queued; only now is the device waited for.
         let loss = scalar(output.item.loss.clone())?;
         let grad_norm = scalar(squares)?.sqrt() / loss_scale;
-        if self.is_taken(step, loss, grad_norm)? {
-            let longest = self.config.max_grad_norm;
-            // torch.nn.utils.clip_grad_norm_ divides by the norm plus 1e-6.
-            let factor = if longest > 0.0 { (longest / (grad_norm + 1e-6)).min(1.0) } else { 1.0 };
-            self.optimizer.state().hyper.gradient_factor = factor / loss_scale;
-            learner.optimizer_step(output.grads);
+        if !self.is_taken(step, loss, grad_norm)? {
+            self.optimizer.state().take_back();
         }
         let learning_rate = learner.lr_current();
         let global = Progress::new(epoch + 1, self.config.epochs.max(epoch + 1));

@@ -82,6 +82,7 @@ pub(super) fn adamw<B: FusedBackend>(setup: &Setup<B>) -> Vec<Action> {
         weight_decay: 0.01,
         step: 10,
         gradient_factor: 1.0,
+        max_norm: 0.0,
     };
     let tensors = |[p, g, m, v]: &[Tensor<B, 1>; 4]| AdamWTensors::new(p.clone(), g.clone(), m.clone(), v.clone());
     let run = in_turns(sets.clone(), move |set| drop(B::adamw(tensors(set), step)));
