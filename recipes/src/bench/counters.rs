@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use burnish_lora::{LoraConfig, attach};
 use burnish_metal::emulator::{EmulatorDevice, KernelReport, MetalCpu, take_reports};
 use burnish_models::{ComputeType, ModelConfig};
@@ -20,6 +20,7 @@ use super::shape::{Shape, Widths};
 use super::sizes::Sizes;
 use super::step::random_batch;
 use super::stopwatch::wait;
+use crate::backend::failure;
 use crate::train::{Training, batch_loss};
 
 /// Operations of a product of 8×8 matrices.
@@ -47,6 +48,14 @@ pub struct Totals {
     pub arithmetic: f64,
     /// Barriers, once a threadgroup.
     pub barriers: f64,
+}
+
+impl Counters {
+    /// Why nothing at all could be counted.
+    pub fn is_missing(&self) -> Option<&str> {
+        let nothing = self.operations.is_empty() && self.block.is_err();
+        self.failed.first().filter(|_| nothing).map(|failed| failed.error.as_str())
+    }
 }
 
 impl Totals {
@@ -104,6 +113,15 @@ pub struct BlockCount {
     pub composed_launches: Option<f64>,
 }
 
+/// An operation that could not be counted.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Uncounted {
+    /// Which one.
+    pub kernel: Kernel,
+    /// Why.
+    pub error: String,
+}
+
 /// All counts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Counters {
@@ -113,16 +131,15 @@ pub struct Counters {
     pub dtype: &'static str,
     /// By operation.
     pub operations: Vec<OperationCount>,
+    /// Operations that failed in the emulator.
+    pub failed: Vec<Uncounted>,
     /// Attention at half the length: its work does not grow in a line.
     pub attention_at_half: Vec<OperationCount>,
     /// A block, or why it could not be counted.
     pub block: Result<BlockCount, String>,
 }
 
-/// Counts every operation, and a block. `say` hears what is being done.
-///
-/// # Errors
-/// When the emulator does not run here, or an operation fails in it.
+/// Counts every operation, and a block. `say` hears what is being done. What fails does not take the others with it.
 pub fn count(
     shape: &Shape,
     full: &Sizes,
@@ -130,7 +147,7 @@ pub fn count(
     dtype: ComputeType,
     widths: Widths,
     say: &dyn Fn(&str),
-) -> Result<Counters> {
+) -> Counters {
     let most = if widths == Widths::Full { MOST_TOKENS_OF_FULL_WIDTHS } else { MOST_TOKENS };
     let length = full.length.clamp(2, most);
     let sizes = full.grouped_as(&shape.counted(widths, 1).config, 1, length);
@@ -142,23 +159,32 @@ pub fn count(
         rotation: 0.0,
     };
     let whole = setup(length);
-    let mut operations = Vec::new();
-    for kernel in kernels {
+    let (operations, failed) = each(kernels, |kernel| {
         say(&format!("counting {}", kernel.name()));
-        operations.extend(count_kernel(*kernel, &whole, widths).with_context(|| kernel.name())?);
-    }
-    let attention_at_half = if kernels.contains(&Kernel::Attention) {
-        count_kernel(Kernel::Attention, &setup(length / 2), widths).context("attention")?
-    } else {
-        Vec::new()
-    };
+        count_kernel(kernel, &whole, widths)
+    });
+    let attention = kernels.iter().copied().filter(|kernel| *kernel == Kernel::Attention).collect::<Vec<_>>();
+    let (attention_at_half, half_failed) = each(&attention, |kernel| count_kernel(kernel, &setup(length / 2), widths));
+    let failed = failed.into_iter().chain(half_failed).collect();
     say("counting a block, forward and backward");
     // A block is what two have more than one: what is around them is counted small.
     let vocabulary = sizes.vocabulary.min(BLOCK_VOCABULARY);
     let around = Sizes { vocabulary, ..sizes.clone() };
     let config = |layers| ModelConfig { vocab_size: vocabulary, ..shape.counted(widths, layers).config };
     let block = guarded(|| count_block(&config, &around, dtype, &operations)).map_err(|error| format!("{error:#}"));
-    Ok(Counters { sizes, dtype: dtype.name(), operations, attention_at_half, block })
+    Counters { sizes, dtype: dtype.name(), operations, failed, attention_at_half, block }
+}
+
+/// What was counted of each operation, and which could not be.
+fn each<T>(kernels: &[Kernel], mut count: impl FnMut(Kernel) -> Result<Vec<T>>) -> (Vec<T>, Vec<Uncounted>) {
+    let (mut counted, mut failed) = (Vec::new(), Vec::new());
+    for kernel in kernels.iter().copied() {
+        match count(kernel) {
+            Ok(found) => counted.extend(found),
+            Err(error) => failed.push(Uncounted { kernel, error: failure(format!("{error:#}")) }),
+        }
+    }
+    (counted, failed)
 }
 
 fn count_kernel(kernel: Kernel, setup: &Setup<MetalCpu>, widths: Widths) -> Result<Vec<OperationCount>> {
@@ -235,11 +261,26 @@ mod tests {
     }
 
     #[test]
+    fn an_operation_that_fails_leaves_the_others() {
+        let kernels = [Kernel::RmsNorm, Kernel::LinearCrossEntropy, Kernel::Adamw];
+        let (counted, failed) = each(&kernels, |kernel| match kernel {
+            Kernel::LinearCrossEntropy => Err(anyhow::anyhow!("no memory")),
+            other => Ok(vec![other]),
+        });
+        assert_eq!(counted, [Kernel::RmsNorm, Kernel::Adamw]);
+        assert_eq!(
+            failed,
+            [Uncounted { kernel: Kernel::LinearCrossEntropy, error: "the device failed: no memory".to_owned() }]
+        );
+    }
+
+    #[test]
     fn norms_and_products_are_counted() {
         let shape = Shape::open("llama-3.2-1b").unwrap();
         let full = Sizes::new(&shape.config, 1, 16, 4);
         let kernels = [Kernel::RmsNorm, Kernel::Linear];
-        let counters = count(&shape, &full, &kernels, ComputeType::F32, Widths::Shrunk, &|_| ()).unwrap();
+        let counters = count(&shape, &full, &kernels, ComputeType::F32, Widths::Shrunk, &|_| ());
+        assert!(counters.failed.is_empty(), "{:?}", counters.failed);
         for count in &counters.operations {
             let Totals { launches, unique_bytes, .. } = count.totals;
             assert!(launches >= 1.0 && unique_bytes >= 0.9 * count.entry.work.bytes, "{count:?}");

@@ -223,9 +223,10 @@ fn count(
     let dtype = dtype.parse().map_err(anyhow::Error::msg)?;
     let say = |line: &str| style.say(format!("emulator: {line}"));
     let widths = if options.full_widths { shape::Widths::Full } else { shape::Widths::Shrunk };
-    match counters::count(shape, sizes, kernels, dtype, widths, &say) {
-        Ok(counted) => document.counters = Some(counted),
-        Err(error) => document.backends.push(BackendResult::failed("emulator", format!("{error:#}"))),
+    let counted = counters::count(shape, sizes, kernels, dtype, widths, &say);
+    match counted.is_missing() {
+        Some(error) => document.backends.push(BackendResult::failed("emulator", error.to_owned())),
+        None => document.counters = Some(counted),
     }
     Ok(())
 }
@@ -237,6 +238,9 @@ fn predict(options: &Options, shape: &Shape, sizes: &Sizes, document: &mut Docum
         count(options, shape, sizes, &Kernel::ALL, document, style)?;
     }
     if let Some(counted) = &document.counters {
+        if let Some(failed) = counted.failed.first() {
+            anyhow::bail!("no prediction without the counts of {}: {}", failed.kernel.name(), failed.error);
+        }
         let element = if counted.dtype == "f32" { 4 } else { 2 };
         document.prediction = Some(predict::predict(counted, sizes, element));
     }

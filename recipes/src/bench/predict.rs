@@ -209,6 +209,7 @@ mod tests {
         let half = exact(Kernel::Attention, &Sizes { length: 64, ..sizes.clone() });
         Counters {
             operations: Kernel::ALL.into_iter().flat_map(|kernel| exact(kernel, &sizes)).collect(),
+            failed: Vec::new(),
             attention_at_half: half,
             sizes,
             dtype: "f16",

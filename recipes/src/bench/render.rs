@@ -173,13 +173,16 @@ mod counted {
                 digits(totals.barriers),
             ]);
         }
+        let failed = counters.failed.iter().fold(String::new(), |said, failed| {
+            format!("{said}{} could not be counted: {}\n", failed.kernel.name(), failed.error)
+        });
         let block = match &counters.block {
             Ok(block) => of_block(block),
             Err(error) => format!("a block could not be counted: {error}"),
         };
         format!(
             "emulator, {}: counted at {} tokens, width {}, feed-forward {}, {} heads of {}; a byte counts once a launch, or as issued\n\
-             {table}\n{block}",
+             {table}\n{failed}{block}",
             counters.dtype,
             sizes.tokens(),
             sizes.hidden,
