@@ -50,7 +50,7 @@ pub trait KernelRuntime: burn_cubecl::CubeRuntime {
     /// Whether operations run as kernels of ours.
     const FUSED: bool;
 
-    /// See [`FusedBackend::OWN_GRADIENTS`](crate::FusedBackend::OWN_GRADIENTS).
+    /// See [`FusedBackend::OWN_GRADIENTS`].
     const OWN_GRADIENTS: bool = true;
 }
 
