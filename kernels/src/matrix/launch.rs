@@ -123,6 +123,8 @@ impl<R: CubeRuntime> Call<R> {
         let (parts, part) = self.parts(cubes, tiles.k);
         let out = self.target(parts);
         let out_vector = match in_registers {
+            // What goes through shared memory on its way has the dtype of the operands there.
+            true if out.dtype == self.a.dtype && n.is_multiple_of(registers::ROW) => registers::ROW,
             true => 2 - n % 2,
             false => vector_size(&[&out], greatest_common_divisor(n, fragment.n)),
         };

@@ -125,6 +125,11 @@ impl CopiedTile {
     pub(crate) fn count(&self) -> usize {
         (self.rows * self.vectors).div_ceil(self.units)
     }
+
+    /// Whether each unit's vectors are all of one column.
+    pub(crate) fn in_columns(&self) -> bool {
+        self.units.is_multiple_of(self.vectors)
+    }
 }
 
 /// Begins copies of a tile to shared memory, from `to` on: those of each unit's vectors from number `first` to before `last`. The
@@ -146,27 +151,9 @@ pub(crate) fn copy_tile<F: Float, S: Size>(
     #[comptime] tile: CopiedTile,
 ) {
     let vectors = comptime!(tile.vectors as u32);
-    if comptime!(tile.units % tile.vectors == 0) {
-        // A unit keeps its column, and goes down by the same number of rows each time.
-        let step = comptime!(tile.units / tile.vectors);
-        let (r, c) = (UNIT_POS / vectors, UNIT_POS % vectors);
-        let from = offset + (row + r) * row_stride + column + c;
-        let to = to + r * comptime!(tile.stride as u32) + c;
-        let down = row_stride * comptime!(step as u32);
-        #[unroll]
-        for i in first..last {
-            let below = comptime!((i * step) as u32);
-            let exists = row + r + below < rows && column + c < columns;
-            let from = from + down * comptime!(i as u32);
-            let to = to + comptime!((i * step * tile.stride) as u32);
-            if comptime!((i + 1) * step > tile.rows) {
-                if r + below < comptime!(tile.rows as u32) {
-                    copy::<F, S>(source, from, exists, shared, to, tile.checked);
-                }
-            } else {
-                copy::<F, S>(source, from, exists, shared, to, tile.checked);
-            }
-        }
+    if comptime!(tile.in_columns()) {
+        let from = offset + (row + UNIT_POS / vectors) * row_stride + column + UNIT_POS % vectors;
+        copy_columns::<F, S>(source, shared, to, from, row, column, rows, columns, row_stride, first, last, tile);
     } else {
         #[unroll]
         for i in first..last {
@@ -177,6 +164,44 @@ pub(crate) fn copy_tile<F: Float, S: Size>(
             if at < comptime!((tile.rows * tile.vectors) as u32) {
                 copy::<F, S>(source, from, exists, shared, to + r * comptime!(tile.stride as u32) + c, tile.checked);
             }
+        }
+    }
+}
+
+/// As [`copy_tile`], where each unit keeps its column and goes down by the same number of rows each time. Its first vector is number
+/// `from`.
+#[cube]
+pub(crate) fn copy_columns<F: Float, S: Size>(
+    source: &Array<Vector<F, S>>,
+    shared: &mut SharedMemory<Vector<F, S>>,
+    to: u32,
+    from: u32,
+    row: u32,
+    column: u32,
+    rows: u32,
+    columns: u32,
+    row_stride: u32,
+    #[comptime] first: usize,
+    #[comptime] last: usize,
+    #[comptime] tile: CopiedTile,
+) {
+    let vectors = comptime!(tile.vectors as u32);
+    let step = comptime!(tile.units / tile.vectors);
+    let (r, c) = (UNIT_POS / vectors, UNIT_POS % vectors);
+    let to = to + r * comptime!(tile.stride as u32) + c;
+    let down = row_stride * comptime!(step as u32);
+    #[unroll]
+    for i in first..last {
+        let below = comptime!((i * step) as u32);
+        let exists = row + r + below < rows && column + c < columns;
+        let from = from + down * comptime!(i as u32);
+        let to = to + comptime!((i * step * tile.stride) as u32);
+        if comptime!((i + 1) * step > tile.rows) {
+            if r + below < comptime!(tile.rows as u32) {
+                copy::<F, S>(source, from, exists, shared, to, tile.checked);
+            }
+        } else {
+            copy::<F, S>(source, from, exists, shared, to, tile.checked);
         }
     }
 }
