@@ -8,8 +8,8 @@ use super::launch::{has_planes, row_units};
 
 /// Vectors that a unit keeps at most; longer rows go by the composed operation.
 const MAX_HELD: usize = 32;
-/// Vectors that a unit keeps at least, where a row has them: so many loads of a unit are under way at once. Measured on an H200.
-const LEAST_HELD: usize = 2;
+/// Bytes that a unit keeps at least, where a row has them: so much of a unit is under way at once. Measured on an H200.
+const LEAST_HELD: usize = 32;
 /// Most cubes that share the rows; each reads its next row while it works on one. Measured on an H200.
 pub(crate) const ROW_CUBES: usize = 3072;
 /// Cubes of a backward that also wants the weight's gradient: each writes a partial sum.
@@ -29,8 +29,11 @@ pub(crate) struct RowPlan {
 }
 
 impl RowPlan {
-    pub fn new<R: CubeRuntime>(x: &CubeTensor<R>, vectors: usize) -> Self {
-        let units = row_units(vectors.div_ceil(LEAST_HELD));
+    /// For rows of `features` of the dtype of `x`, in vectors of `size`.
+    pub fn new<R: CubeRuntime>(x: &CubeTensor<R>, features: usize, size: usize) -> Self {
+        let vectors = features / size;
+        let least = (LEAST_HELD / (size * x.dtype.size())).max(1);
+        let units = row_units(vectors.div_ceil(least));
         Self { vectors, units, held: vectors.div_ceil(units), planes: has_planes(&x.client) }
     }
 }

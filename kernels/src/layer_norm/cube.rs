@@ -6,15 +6,14 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use crate::cube::launch::{contiguous, cubes, empty, empty_like, vector_size};
-use crate::cube::reduce::{cube_sum, vector_sum};
-use crate::cube::rows::{RowPlan, WEIGHT_CUBES};
+use crate::cube::reduce::{cube_sum, cube_sums, vector_sum};
+use crate::cube::rows::{RowPlan, WEIGHT_CUBES, is_there, place, read_row, row_of};
 
-/// Reads a row and takes its mean away; returns `1 / sqrt(var + ε)`.
+/// Takes the mean of a row away; returns `1 / sqrt(var + ε)`. Beyond the row, `values` and what is `centred` are zeros.
 #[cube]
 fn centre<F: Float, N: Size>(
-    x: &Array<Vector<F, N>>,
-    held: &mut Array<Vector<f32, N>>,
-    start: usize,
+    values: &Array<Vector<F, N>>,
+    centred: &mut Array<Vector<f32, N>>,
     features: f32,
     epsilon: f32,
     #[comptime] plan: RowPlan,
@@ -22,23 +21,18 @@ fn centre<F: Float, N: Size>(
     let mut sum = 0.0f32;
     #[unroll]
     for i in 0..plan.held {
-        let at = UNIT_POS as usize + i * plan.units;
-        if at < plan.vectors {
-            let value = Vector::<f32, N>::cast_from(x[start + at]);
-            held[i] = value;
-            sum += vector_sum::<N>(value);
-        }
+        sum += vector_sum::<N>(Vector::<f32, N>::cast_from(values[i]));
     }
     let mean = cube_sum(sum, plan.units, plan.planes) / features;
     let mut squares = 0.0f32;
     #[unroll]
     for i in 0..plan.held {
-        let at = UNIT_POS as usize + i * plan.units;
-        if at < plan.vectors {
-            let centred = held[i] - Vector::<f32, N>::new(mean);
-            held[i] = centred;
-            squares += vector_sum::<N>(centred * centred);
+        let mut apart = Vector::<f32, N>::new(0.0f32);
+        if is_there(i, plan) {
+            apart = Vector::<f32, N>::cast_from(values[i]) - Vector::<f32, N>::new(mean);
         }
+        centred[i] = apart;
+        squares += vector_sum::<N>(apart * apart);
     }
     (cube_sum(squares, plan.units, plan.planes) / features + epsilon).inverse_sqrt()
 }
@@ -57,15 +51,20 @@ fn forward_kernel<F: Float, N: Size>(
 ) {
     let row = CUBE_POS;
     if row < rows as usize {
-        let start = row * plan.vectors;
-        let mut held = Array::<Vector<f32, N>>::new(plan.held);
-        let inverse = centre::<F, N>(x, &mut held, start, features, epsilon, plan);
+        let mut values = row_of::<F, N>(plan);
+        let mut weights = row_of::<F, N>(plan);
+        let mut biases = row_of::<F, N>(plan);
+        read_row(x, &mut values, row, plan);
+        read_row(weight, &mut weights, 0usize, plan);
+        read_row(bias, &mut biases, 0usize, plan);
+        let mut centred = Array::<Vector<f32, N>>::new(plan.held);
+        let inverse = centre::<F, N>(&values, &mut centred, features, epsilon, plan);
         #[unroll]
         for i in 0..plan.held {
-            let at = UNIT_POS as usize + i * plan.units;
-            if at < plan.vectors {
-                let scaled = held[i] * Vector::<f32, N>::new(inverse) * Vector::<f32, N>::cast_from(weight[at]);
-                y[start + at] = Vector::<F, N>::cast_from(scaled + Vector::<f32, N>::cast_from(bias[at]));
+            let scaled = centred[i] * Vector::<f32, N>::new(inverse) * Vector::<f32, N>::cast_from(weights[i]);
+            if is_there(i, plan) {
+                let moved = scaled + Vector::<f32, N>::cast_from(biases[i]);
+                y[row * plan.vectors + place(i, plan)] = Vector::<F, N>::cast_from(moved);
             }
         }
     }
@@ -86,46 +85,41 @@ fn backward_kernel<F: Float, N: Size>(
     #[comptime] plan: RowPlan,
     #[define(F)] _dtype: StorageType,
 ) {
-    let mut weight_sums = Array::<Vector<f32, N>>::new(plan.held);
-    let mut bias_sums = Array::<Vector<f32, N>>::new(plan.held);
-    #[unroll]
-    for i in 0..plan.held {
-        weight_sums[i] = Vector::<f32, N>::new(0.0f32);
-        bias_sums[i] = Vector::<f32, N>::new(0.0f32);
-    }
+    let mut weights = row_of::<F, N>(plan);
+    read_row(weight, &mut weights, 0usize, plan);
+    let mut values = row_of::<F, N>(plan);
+    let mut slopes = row_of::<F, N>(plan);
+    let mut weight_sums = row_of::<f32, N>(plan);
+    let mut bias_sums = row_of::<f32, N>(plan);
     let mut row = CUBE_POS;
     while row < rows as usize {
-        let start = row * plan.vectors;
-        let mut held = Array::<Vector<f32, N>>::new(plan.held);
-        let mut scaled = Array::<Vector<f32, N>>::new(plan.held);
-        let inverse = centre::<F, N>(x, &mut held, start, features, epsilon, plan);
+        read_row(x, &mut values, row, plan);
+        read_row(grad, &mut slopes, row, plan);
+        let mut normalised = Array::<Vector<f32, N>>::new(plan.held);
+        let inverse = centre::<F, N>(&values, &mut normalised, features, epsilon, plan);
         let mut sum = 0.0f32;
         let mut products = 0.0f32;
         #[unroll]
         for i in 0..plan.held {
-            let at = UNIT_POS as usize + i * plan.units;
-            if at < plan.vectors {
-                let normalised = held[i] * Vector::<f32, N>::new(inverse);
-                let slope = Vector::<f32, N>::cast_from(grad[start + at]);
-                let through = slope * Vector::<f32, N>::cast_from(weight[at]);
-                held[i] = normalised;
-                scaled[i] = through;
-                sum += vector_sum::<N>(through);
-                products += vector_sum::<N>(through * normalised);
-                if comptime!(weight_gradients) {
-                    weight_sums[i] += slope * normalised;
-                    bias_sums[i] += slope;
-                }
+            normalised[i] *= Vector::<f32, N>::new(inverse);
+            let slope = Vector::<f32, N>::cast_from(slopes[i]);
+            let through = slope * Vector::<f32, N>::cast_from(weights[i]);
+            sum += vector_sum::<N>(through);
+            products += vector_sum::<N>(through * normalised[i]);
+            if comptime!(weight_gradients) {
+                weight_sums[i] += slope * normalised[i];
+                bias_sums[i] += slope;
             }
         }
-        let mean = cube_sum(sum, plan.units, plan.planes) / features;
-        let along = cube_sum(products, plan.units, plan.planes) / features;
+        let (sum, products) = cube_sums(sum, products, plan.units, plan.planes);
+        let (mean, along) = (sum / features, products / features);
         #[unroll]
         for i in 0..plan.held {
-            let at = UNIT_POS as usize + i * plan.units;
-            if at < plan.vectors {
-                let straight = scaled[i] - Vector::<f32, N>::new(mean) - held[i] * Vector::<f32, N>::new(along);
-                dx[start + at] = Vector::<F, N>::cast_from(straight * Vector::<f32, N>::new(inverse));
+            let through = Vector::<f32, N>::cast_from(slopes[i]) * Vector::<f32, N>::cast_from(weights[i]);
+            let straight = through - Vector::<f32, N>::new(mean) - normalised[i] * Vector::<f32, N>::new(along);
+            if is_there(i, plan) {
+                let gradient = straight * Vector::<f32, N>::new(inverse);
+                dx[row * plan.vectors + place(i, plan)] = Vector::<F, N>::cast_from(gradient);
             }
         }
         row += CUBE_COUNT;
@@ -134,10 +128,9 @@ fn backward_kernel<F: Float, N: Size>(
         let start = CUBE_POS * plan.vectors;
         #[unroll]
         for i in 0..plan.held {
-            let at = UNIT_POS as usize + i * plan.units;
-            if at < plan.vectors {
-                dw[start + at] = weight_sums[i];
-                db[start + at] = bias_sums[i];
+            if is_there(i, plan) {
+                dw[start + place(i, plan)] = weight_sums[i];
+                db[start + place(i, plan)] = bias_sums[i];
             }
         }
     }
@@ -153,7 +146,7 @@ pub(crate) fn forward<R: CubeRuntime>(
     let shape = x.shape();
     let (rows, features) = (shape[0], shape[1]);
     let size = vector_size(&[&x, &weight, &bias], features);
-    let plan = RowPlan::new(&x, features / size);
+    let plan = RowPlan::new(&x, features, size);
     let y = empty_like(&x);
     let (client, dtype) = (x.client.clone(), x.dtype);
     // SAFETY: every index is below the rows and vectors that the tensors were made with.
@@ -189,7 +182,7 @@ pub(crate) fn backward<R: CubeRuntime>(
     let shape = x.shape();
     let (rows, features) = (shape[0], shape[1]);
     let size = vector_size(&[&x, &weight, &grad], features);
-    let plan = RowPlan::new(&x, features / size);
+    let plan = RowPlan::new(&x, features, size);
     let dx = empty_like(&x);
     let count = if weight_gradients { rows.min(WEIGHT_CUBES) } else { rows };
     // Bindings are fixed: where no sums are wanted, there is a vector that nothing writes.

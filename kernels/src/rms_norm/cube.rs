@@ -174,7 +174,7 @@ fn launch_forward<R: CubeRuntime>(
     let mut tensors = vec![&x, &weight];
     tensors.extend(residual.as_ref());
     let size = vector_size(&tensors, features);
-    let plan = RowPlan::new(&x, features / size);
+    let plan = RowPlan::new(&x, features, size);
     let y = empty_like(&x);
     let (client, dtype) = (x.client.clone(), x.dtype);
     let adds = residual.is_some();
@@ -220,7 +220,7 @@ pub(crate) fn backward<R: CubeRuntime>(
     let mut tensors = vec![&x, &weight, &grad];
     tensors.extend(residual.as_ref());
     let size = vector_size(&tensors, features);
-    let plan = RowPlan::new(&x, features / size);
+    let plan = RowPlan::new(&x, features, size);
     let dx = empty_like(&x);
     let count = if weight_gradient { rows.min(WEIGHT_CUBES) } else { rows.min(ROW_CUBES) };
     let partial = weight_gradient.then(|| empty(&x, [count, features], burn::tensor::DType::F32));
