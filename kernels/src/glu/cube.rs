@@ -1,4 +1,4 @@
-//! The GPU kernels: a unit a vector; the backward computes the activation anew.
+//! The GPU kernels: a unit works on a few vectors at once; the backward computes the activation anew.
 
 use burn::tensor::TensorMetadata;
 use burn_cubecl::CubeRuntime;
@@ -9,6 +9,8 @@ use super::Activation;
 use crate::cube::launch::{contiguous, cubes, empty_like, vector_size};
 
 const UNITS: usize = 256;
+/// Bytes of each operand that a unit reads: where vectors are narrow, more of them are under way at once. Measured on an H200.
+const BYTES: usize = 16;
 
 /// `f(z)` and `f'(z)` of the gate's activation.
 #[cube]
@@ -33,19 +35,53 @@ fn activation<N: Size>(z: Vector<f32, N>, #[comptime] kind: Activation) -> (Vect
     }
 }
 
+/// Reads a unit's vectors, of which the first is number `first`, and the others follow a cube's units apart; zeros beyond `count`.
+#[cube]
+fn read<F: Float, N: Size>(
+    source: &Array<Vector<F, N>>,
+    held: &mut Array<Vector<F, N>>,
+    first: usize,
+    count: u32,
+    #[comptime] vectors: usize,
+) {
+    #[unroll]
+    for i in 0..vectors {
+        let at = first + comptime!(i * UNITS);
+        held[i] = Vector::<F, N>::new(F::new(0.0));
+        if at < count as usize {
+            held[i] = source[at];
+        }
+    }
+}
+
+/// Vectors of `size` elements that a unit works on.
+fn held<R: CubeRuntime>(of: &CubeTensor<R>, size: usize) -> usize {
+    (BYTES / (size * of.dtype.size())).max(1)
+}
+
 #[cube(launch_unchecked)]
 fn forward_kernel<F: Float, N: Size>(
     gate: &Array<Vector<F, N>>,
     up: &Array<Vector<F, N>>,
     y: &mut Array<Vector<F, N>>,
     count: u32,
+    #[comptime] vectors: usize,
     #[comptime] kind: Activation,
     #[define(F)] _dtype: StorageType,
 ) {
-    let at = ABSOLUTE_POS;
-    if at < count as usize {
-        let (value, _slope) = activation::<N>(Vector::<f32, N>::cast_from(gate[at]), kind);
-        y[at] = Vector::<F, N>::cast_from(value * Vector::<f32, N>::cast_from(up[at]));
+    let first = CUBE_POS * comptime!(UNITS * vectors) + UNIT_POS as usize;
+    let mut gates = Array::<Vector<F, N>>::new(vectors);
+    let mut ups = Array::<Vector<F, N>>::new(vectors);
+    read(gate, &mut gates, first, count, vectors);
+    read(up, &mut ups, first, count, vectors);
+    #[unroll]
+    for i in 0..vectors {
+        let at = first + comptime!(i * UNITS);
+        let (value, _slope) = activation::<N>(Vector::<f32, N>::cast_from(gates[i]), kind);
+        let value = value * Vector::<f32, N>::cast_from(ups[i]);
+        if at < count as usize {
+            y[at] = Vector::<F, N>::cast_from(value);
+        }
     }
 }
 
@@ -57,15 +93,27 @@ fn backward_kernel<F: Float, N: Size>(
     d_gate: &mut Array<Vector<F, N>>,
     d_up: &mut Array<Vector<F, N>>,
     count: u32,
+    #[comptime] vectors: usize,
     #[comptime] kind: Activation,
     #[define(F)] _dtype: StorageType,
 ) {
-    let at = ABSOLUTE_POS;
-    if at < count as usize {
-        let (value, slope) = activation::<N>(Vector::<f32, N>::cast_from(gate[at]), kind);
-        let grad = Vector::<f32, N>::cast_from(grad[at]);
-        d_gate[at] = Vector::<F, N>::cast_from(grad * Vector::<f32, N>::cast_from(up[at]) * slope);
-        d_up[at] = Vector::<F, N>::cast_from(grad * value);
+    let first = CUBE_POS * comptime!(UNITS * vectors) + UNIT_POS as usize;
+    let mut gates = Array::<Vector<F, N>>::new(vectors);
+    let mut ups = Array::<Vector<F, N>>::new(vectors);
+    let mut grads = Array::<Vector<F, N>>::new(vectors);
+    read(gate, &mut gates, first, count, vectors);
+    read(up, &mut ups, first, count, vectors);
+    read(grad, &mut grads, first, count, vectors);
+    #[unroll]
+    for i in 0..vectors {
+        let at = first + comptime!(i * UNITS);
+        let (value, slope) = activation::<N>(Vector::<f32, N>::cast_from(gates[i]), kind);
+        let grad = Vector::<f32, N>::cast_from(grads[i]);
+        let through = grad * Vector::<f32, N>::cast_from(ups[i]) * slope;
+        if at < count as usize {
+            d_gate[at] = Vector::<F, N>::cast_from(through);
+            d_up[at] = Vector::<F, N>::cast_from(grad * value);
+        }
     }
 }
 
@@ -74,18 +122,19 @@ pub(crate) fn forward<R: CubeRuntime>(gate: CubeTensor<R>, up: CubeTensor<R>, ki
     let elements = gate.shape().num_elements();
     let size = vector_size(&[&gate, &up], elements);
     let y = empty_like(&gate);
-    let (client, dtype, count) = (gate.client.clone(), gate.dtype, elements / size);
+    let (client, dtype, count, held) = (gate.client.clone(), gate.dtype, elements / size, held(&gate, size));
     // SAFETY: all three hold `count` vectors, and no unit goes beyond.
     unsafe {
         forward_kernel::launch_unchecked::<R>(
             &client,
-            cubes(count.div_ceil(UNITS)),
+            cubes(count.div_ceil(UNITS * held)),
             CubeDim::new_1d(UNITS as u32),
             size,
             gate.into_array_arg(),
             up.into_array_arg(),
             y.clone().into_array_arg(),
             count as u32,
+            held,
             kind,
             dtype.into(),
         );
@@ -103,12 +152,12 @@ pub(crate) fn backward<R: CubeRuntime>(
     let elements = gate.shape().num_elements();
     let size = vector_size(&[&gate, &up, &grad], elements);
     let (d_gate, d_up) = (empty_like(&gate), empty_like(&gate));
-    let (client, dtype, count) = (gate.client.clone(), gate.dtype, elements / size);
+    let (client, dtype, count, held) = (gate.client.clone(), gate.dtype, elements / size, held(&gate, size));
     // SAFETY: all five hold `count` vectors, and no unit goes beyond.
     unsafe {
         backward_kernel::launch_unchecked::<R>(
             &client,
-            cubes(count.div_ceil(UNITS)),
+            cubes(count.div_ceil(UNITS * held)),
             CubeDim::new_1d(UNITS as u32),
             size,
             gate.into_array_arg(),
@@ -117,6 +166,7 @@ pub(crate) fn backward<R: CubeRuntime>(
             d_gate.clone().into_array_arg(),
             d_up.clone().into_array_arg(),
             count as u32,
+            held,
             kind,
             dtype.into(),
         );
