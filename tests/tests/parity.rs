@@ -88,14 +88,14 @@ fn ten_steps<B: FusedBackend>(case: &str, label: &str, clip: f64) {
 }
 
 fn run_steps<B: FusedBackend>(model: &mut TrainedModel<Training<B>>, golden: &Golden, clip: f64) -> Vec<f32> {
-    let mut optimizer = AdamW::<Training<B>>::new(&TrainConfig { max_grad_norm: clip, ..TrainConfig::default() });
+    let optimizer = AdamW::<Training<B>>::new(&TrainConfig { max_grad_norm: clip, ..TrainConfig::default() });
     let mut losses = Vec::new();
     for _ in 0..10 {
         let output = TrainStep::step(model, item(golden));
         let squares = squared_gradient_norm(&model.model, &output.grads);
-        optimizer.state().gradients_are(squares, output.item.loss.clone(), 1.0);
-        losses.extend(output.item.loss.into_data().iter::<f32>());
-        *model = Optimizer::step(&mut optimizer, 1e-3, model.clone(), output.grads);
+        let mut stepping = optimizer.clone();
+        let update = || *model = Optimizer::step(&mut stepping, 1e-3, model.clone(), output.grads);
+        losses.push(optimizer.queue(squares, output.item.loss, 1.0, update).unwrap().loss as f32);
     }
     losses
 }

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use burn::optim::Optimizer;
-use burn::tensor::{DType, Tensor};
+use burn::tensor::DType;
 use burn_train::TrainStep;
 use burnish_kernels::FusedBackend;
 use burnish_lora::{LoraConfig, attach};
@@ -17,10 +17,9 @@ use super::random_model::random_model;
 use super::setup::Splitmix;
 use super::sizes::Sizes;
 use super::stopwatch::{Pace, median, milliseconds, wait};
-use crate::backend::failure;
 use crate::config::TrainConfig;
 use crate::data::{Batch, IGNORE};
-use crate::train::{AdamW, LossScale, StepItem, TrainedModel, Training, squared_gradient_norm};
+use crate::train::{AdamW, LossScale, Numbers, StepItem, TrainedModel, Training, squared_gradient_norm};
 
 /// What was measured of a step.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -70,7 +69,7 @@ pub fn measure<B: FusedBackend>(
     let mut memory = MemoryWatch::new::<B>(device);
     let mut trainer = Trainer::new(TrainedModel { model }, sizes, dtype);
     let mut step = || -> Result<Taken> {
-        let taken = trainer.step(device)?;
+        let taken = trainer.step()?;
         memory.look::<B>(device);
         Ok(taken)
     };
@@ -124,28 +123,24 @@ impl<B: FusedBackend> Trainer<B> {
     }
 
     /// One step; in f16, those that overflow before it are part of its time.
-    fn step(&mut self, device: &B::Device) -> Result<Taken> {
+    fn step(&mut self) -> Result<Taken> {
         let started = Instant::now();
         loop {
             self.item.loss_scale = self.loss_scale.as_ref().map_or(1.0, |loss_scale| loss_scale.scale);
             let output = TrainStep::step(&self.trained, self.item.clone());
             let squares = squared_gradient_norm(&self.trained.model, &output.grads);
-            let loss = output.item.loss;
-            self.optimizer.state().gradients_are(squares.clone(), loss.clone(), self.item.loss_scale);
-            let trained = self.trained.clone();
-            self.trained = Optimizer::step(&mut self.optimizer, LEARNING_RATE, trained, output.grads);
-            let loss = number(loss)?;
-            let norm = number(squares)?.sqrt() / self.item.loss_scale;
-            if self.is_usable(loss, norm)? {
-                wait::<B>(device)?;
-                return Ok(Taken { ms: milliseconds(started.elapsed()), loss });
+            let (trained, mut optimizer) = (&mut self.trained, self.optimizer.clone());
+            let update = || *trained = Optimizer::step(&mut optimizer, LEARNING_RATE, trained.clone(), output.grads);
+            let numbers = self.optimizer.queue(squares, output.item.loss, self.item.loss_scale, update)?;
+            if self.is_usable(numbers)? {
+                return Ok(Taken { ms: milliseconds(started.elapsed()), loss: numbers.loss });
             }
             self.optimizer.state().take_back();
         }
     }
 
-    fn is_usable(&mut self, loss: f64, norm: f64) -> Result<bool> {
-        if loss.is_finite() && norm.is_finite() {
+    fn is_usable(&mut self, Numbers { loss, grad_norm }: Numbers) -> Result<bool> {
+        if loss.is_finite() && grad_norm.is_finite() {
             return Ok(true);
         }
         if let Some(loss_scale) = self.loss_scale.as_mut().filter(|_| loss.is_finite()) {
@@ -154,13 +149,8 @@ impl<B: FusedBackend> Trainer<B> {
                 return Ok(false);
             }
         }
-        bail!("it is wrong: loss {loss}, length of the gradients {norm}")
+        bail!("it is wrong: loss {loss}, length of the gradients {grad_norm}")
     }
-}
-
-fn number<B: FusedBackend>(tensor: Tensor<B, 1>) -> Result<f64> {
-    let data = tensor.try_into_data().map_err(|error| anyhow!(failure(error)))?;
-    Ok(data.iter::<f64>().sum())
 }
 
 /// Rows of random tokens, one text each; all but the first of a row are learned.

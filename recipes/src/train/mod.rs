@@ -19,7 +19,7 @@ pub use evaluate::{Evaluation, evaluate};
 pub use loss_scale::LossScale;
 pub use metrics::{MetricsFile, StepMetrics, peak_bytes};
 pub use model::{StepItem, StepOutput, TrainedModel, batch_loss};
-pub use optimizer::AdamW;
+pub use optimizer::{AdamW, Numbers};
 pub use run::{Prepared, Summary, train};
 pub use schedule::Schedule;
 pub use strategy::{End, Events, Plan, StepStrategy, squared_gradient_norm};

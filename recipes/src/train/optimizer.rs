@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use anyhow::{Result, anyhow};
 use burn::module::{AutodiffModule, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::{GradientsParams, LearningRate, MultiGradientsParams, Optimizer};
+use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Shape, Tensor, TensorMetadata, TensorPrimitive};
 use burnish_kernels::{AdamWStep, AdamWTensors, FusedBackend, TrainBackend, adamw, pack, unpack};
 use burnish_models::AnyTensor;
 
+use crate::backend::failure;
 use crate::config::TrainConfig;
 
 /// AdamW as `torch.optim.AdamW`. Clones share their state: burn-train's learner keeps its optimizer to itself, and
@@ -75,10 +78,46 @@ impl<B: TrainBackend> AdamW<B> {
         Self { shared: Arc::new(Mutex::new(state)) }
     }
 
-    /// The state, to save it, restore it, or tell of the next gradients.
+    /// The state, to save it, restore it, or [`State::take_back`] an update.
     pub fn state(&self) -> MutexGuard<'_, State<B>> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Has `update` queue an update, and only then waits for the device: for the loss, and for the length of the gradients, whose
+    /// squared length is `squares` with what the loss was scaled by still in it. The update clips them. Where either is no number
+    /// it changes nothing, and whoever hears of that must [`State::take_back`].
+    ///
+    /// # Errors
+    /// What broke on the device since the last read.
+    pub fn queue(
+        &self,
+        squares: Tensor<B::InnerBackend, 1>,
+        loss: Tensor<B::InnerBackend, 1>,
+        loss_scale: f64,
+        update: impl FnOnce(),
+    ) -> Result<Numbers> {
+        self.state().gradients_are(squares.clone(), loss.clone(), loss_scale);
+        update();
+        Ok(Numbers { loss: number(loss)?, grad_norm: number(squares)?.sqrt() / loss_scale })
+    }
+}
+
+/// What a step is judged by.
+#[derive(Debug, Clone, Copy)]
+pub struct Numbers {
+    /// Mean loss of the step's tokens.
+    pub loss: f64,
+    /// Length of its gradients before they were clipped.
+    pub grad_norm: f64,
+}
+
+/// Reads a number back.
+///
+/// # Errors
+/// What broke on the device since the last read, in its own words.
+pub(super) fn number<B: Backend>(tensor: Tensor<B, 1>) -> Result<f64> {
+    let data = tensor.try_into_data().map_err(|error| anyhow!(failure(error)))?;
+    Ok(data.iter::<f64>().sum())
 }
 
 impl<B: TrainBackend, M: AutodiffModule<B>> Optimizer<M, B> for AdamW<B> {
@@ -111,9 +150,8 @@ impl<B: TrainBackend, M: AutodiffModule<B>> Optimizer<M, B> for AdamW<B> {
 }
 
 impl<B: TrainBackend> State<B> {
-    /// Says of the gradients of the next update how long they are, squared, of which loss, and by what it was scaled. The update
-    /// clips them. Where loss or length is no number it changes nothing, and whoever reads that later must [`State::take_back`].
-    pub fn gradients_are(&mut self, squares: Tensor<B::InnerBackend, 1>, loss: Tensor<B::InnerBackend, 1>, loss_scale: f64) {
+    /// Says of the gradients of the next update how long they are, squared, of which loss, and by what it was scaled.
+    fn gradients_are(&mut self, squares: Tensor<B::InnerBackend, 1>, loss: Tensor<B::InnerBackend, 1>, loss_scale: f64) {
         self.squares = Some(squares + loss.mul_scalar(0.0));
         self.hyper.gradient_factor = 1.0 / loss_scale;
     }

@@ -21,9 +21,8 @@ use super::checkpoint::{Checkpoint, TrainerState};
 use super::evaluate::{Evaluation, evaluate};
 use super::metrics::{MetricsFile, StepMetrics, peak_bytes};
 use super::model::{StepItem, TrainedModel};
-use super::optimizer::AdamW;
+use super::optimizer::{AdamW, Numbers, number};
 use super::schedule::Schedule;
-use crate::backend::failure;
 use crate::config::TrainConfig;
 use crate::data::{Batches, Epoch};
 
@@ -269,11 +268,9 @@ impl<B: TrainBackend> StepStrategy<B> {
         item.loss_scale = loss_scale;
         let output = learner.train_step(item);
         let squares = squared_gradient_norm(&learner.model().model, &output.grads);
-        self.optimizer.state().gradients_are(squares.clone(), output.item.loss.clone(), loss_scale);
-        learner.optimizer_step(output.grads);
-        // All of the step is queued; only now is the device waited for.
-        let loss = scalar(output.item.loss.clone())?;
-        let grad_norm = scalar(squares)?.sqrt() / loss_scale;
+        let update = || learner.optimizer_step(output.grads);
+        let queued = self.optimizer.queue(squares, output.item.loss.clone(), loss_scale, update);
+        let Numbers { loss, grad_norm } = queued.map_err(hinted)?;
         if !self.is_taken(step, loss, grad_norm)? {
             self.optimizer.state().take_back();
         }
@@ -382,19 +379,21 @@ fn no_number(step: usize, loss: f64, grad_norm: f64, is_half: bool) -> anyhow::E
     )
 }
 
-/// Reads a number back. What broke on the device since the last read is said here.
+/// Reads a number back.
 ///
 /// # Errors
-/// The device's own words.
+/// What broke on the device since the last read, in its own words, and what to do.
 pub fn scalar<B: Backend>(tensor: Tensor<B, 1>) -> Result<f64> {
-    let data = tensor.try_into_data().map_err(|error| {
-        crate::hint::with_hint(
-            failure(error),
-            "the last checkpoint is whole: --resume auto continues; --backend cpu runs everywhere; if memory ran out, lower \
-             batch_size or max_seq_length",
-        )
-    })?;
-    Ok(data.iter::<f64>().sum())
+    number(tensor).map_err(hinted)
+}
+
+/// What broke on the device, and what to do.
+fn hinted(error: anyhow::Error) -> anyhow::Error {
+    crate::hint::with_hint(
+        error.to_string(),
+        "the last checkpoint is whole: --resume auto continues; --backend cpu runs everywhere; if memory ran out, lower \
+         batch_size or max_seq_length",
+    )
 }
 
 /// The squared length of all gradients together, `[1]`.
