@@ -78,14 +78,14 @@ impl<B: TrainBackend> AdamW<B> {
         Self { shared: Arc::new(Mutex::new(state)) }
     }
 
-    /// The state, to save it, restore it, or [`State::take_back`] an update.
+    /// The state, to save it, restore it, or take an update back.
     pub fn state(&self) -> MutexGuard<'_, State<B>> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has `update` queue an update, and only then waits for the device: for the loss, and for the length of the gradients, whose
     /// squared length is `squares` with what the loss was scaled by still in it. The update clips them. Where either is no number
-    /// it changes nothing, and whoever hears of that must [`State::take_back`].
+    /// it changes nothing, and whoever hears of that must take the update back, through [`AdamW::state`].
     ///
     /// # Errors
     /// What broke on the device since the last read.
