@@ -51,6 +51,11 @@ pub(crate) fn vector_size<R: CubeRuntime>(tensors: &[&CubeTensor<R>], length: us
     client.io_optimized_vector_sizes(widest).find(fits).unwrap_or(1)
 }
 
+/// Vectors of `size` elements of a tensor that so many bytes hold, and one at least.
+pub(crate) fn vectors_in<R: CubeRuntime>(bytes: usize, tensor: &CubeTensor<R>, size: usize) -> usize {
+    (bytes / (size * tensor.dtype.size())).max(1)
+}
+
 /// The elements of a vector that suits all of many tensors of whatever lengths, and the vectors of each.
 pub(crate) fn vectors<R: CubeRuntime>(tensors: &[&CubeTensor<R>]) -> (usize, Vec<u32>) {
     let elements: Vec<_> = tensors.iter().map(|tensor| tensor.meta.shape().num_elements()).collect();

@@ -4,7 +4,7 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::launch::{has_planes, row_units};
+use super::launch::{has_planes, row_units, vectors_in};
 
 /// Vectors that a unit keeps at most; longer rows go by the composed operation.
 const MAX_HELD: usize = 32;
@@ -32,8 +32,7 @@ impl RowPlan {
     /// For rows of `features` of the dtype of `x`, in vectors of `size`.
     pub fn new<R: CubeRuntime>(x: &CubeTensor<R>, features: usize, size: usize) -> Self {
         let vectors = features / size;
-        let least = (LEAST_HELD / (size * x.dtype.size())).max(1);
-        let units = row_units(vectors.div_ceil(least));
+        let units = row_units(vectors.div_ceil(vectors_in(LEAST_HELD, x, size)));
         Self { vectors, units, held: vectors.div_ceil(units), planes: has_planes(&x.client) }
     }
 }

@@ -6,7 +6,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::Activation;
-use crate::cube::launch::{contiguous, cubes, empty_like, vector_size};
+use crate::cube::launch::{contiguous, cubes, empty_like, vector_size, vectors_in};
 
 const UNITS: usize = 256;
 /// Bytes of each operand that a unit reads: where vectors are narrow, more of them are under way at once. Measured on an H200.
@@ -52,11 +52,6 @@ fn read<F: Float, N: Size>(
             held[i] = source[at];
         }
     }
-}
-
-/// Vectors of `size` elements that a unit works on.
-fn held<R: CubeRuntime>(of: &CubeTensor<R>, size: usize) -> usize {
-    (BYTES / (size * of.dtype.size())).max(1)
 }
 
 #[cube(launch_unchecked)]
@@ -122,7 +117,7 @@ pub(crate) fn forward<R: CubeRuntime>(gate: CubeTensor<R>, up: CubeTensor<R>, ki
     let elements = gate.shape().num_elements();
     let size = vector_size(&[&gate, &up], elements);
     let y = empty_like(&gate);
-    let (client, dtype, count, held) = (gate.client.clone(), gate.dtype, elements / size, held(&gate, size));
+    let (client, dtype, count, held) = (gate.client.clone(), gate.dtype, elements / size, vectors_in(BYTES, &gate, size));
     // SAFETY: all three hold `count` vectors, and no unit goes beyond.
     unsafe {
         forward_kernel::launch_unchecked::<R>(
@@ -152,7 +147,7 @@ pub(crate) fn backward<R: CubeRuntime>(
     let elements = gate.shape().num_elements();
     let size = vector_size(&[&gate, &up, &grad], elements);
     let (d_gate, d_up) = (empty_like(&gate), empty_like(&gate));
-    let (client, dtype, count, held) = (gate.client.clone(), gate.dtype, elements / size, held(&gate, size));
+    let (client, dtype, count, held) = (gate.client.clone(), gate.dtype, elements / size, vectors_in(BYTES, &gate, size));
     // SAFETY: all five hold `count` vectors, and no unit goes beyond.
     unsafe {
         backward_kernel::launch_unchecked::<R>(

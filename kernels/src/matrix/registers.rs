@@ -48,8 +48,21 @@ pub(crate) fn left<F: Float, S: Size, NA: Size>(
     definition.load_matrix::<_, NA>(&tile.slice(from, from + 1), cmma::MatrixIdent::A, 4usize, turned)
 }
 
-/// Adds two fragments of the right operand, side by side, 16 × 16, whose lane rows begin `at` vectors after `start`; `turned`
-/// where columns lie as rows.
+/// Two fragments of the right operand, side by side, 16 × 16, one after the other, whose lane rows begin `at` vectors after `start`;
+/// `turned` where columns lie as rows.
+#[cube]
+pub(crate) fn right_pair<F: Float, S: Size, NB: Size>(
+    definition: &cmma::MmaDefinition<F, F, f32>,
+    tile: &SharedMemory<Vector<F, S>>,
+    start: u32,
+    #[comptime] at: usize,
+    #[comptime] turned: bool,
+) -> Array<Vector<F, NB>> {
+    let from = (start + comptime!(at as u32)) as usize;
+    definition.load_matrix::<_, NB>(&tile.slice(from, from + 1), cmma::MatrixIdent::B, 4usize, comptime!(!turned))
+}
+
+/// Adds the fragments of a [`right_pair`].
 #[cube]
 pub(crate) fn right<F: Float, S: Size, NB: Size>(
     fragments: &mut Sequence<Array<Vector<F, NB>>>,
@@ -59,9 +72,7 @@ pub(crate) fn right<F: Float, S: Size, NB: Size>(
     #[comptime] at: usize,
     #[comptime] turned: bool,
 ) {
-    let from = (start + comptime!(at as u32)) as usize;
-    let tile = tile.slice(from, from + 1);
-    let four = definition.load_matrix::<_, NB>(&tile, cmma::MatrixIdent::B, 4usize, comptime!(!turned));
+    let four = right_pair::<F, S, NB>(definition, tile, start, at, turned);
     #[unroll]
     for half in 0..2usize {
         let mut two = Array::<Vector<F, NB>>::new(2usize);

@@ -10,7 +10,7 @@ use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
 
 use super::plan::PLANE;
-use super::registers::{K, M, N, ROW, commit, copy_columns, fragment_at, lane_row, zeros};
+use super::registers::{K, M, N, ROW, commit, copy_columns, fragment_at, lane_row, left, right_pair, zeros};
 use super::tile::{Span, TilePlan, span};
 use narrow::multiply_more;
 use result::{corner, write_pairs, write_rows};
@@ -126,9 +126,7 @@ fn read_fragments<F: Float, S: Size, NA: Size, NB: Size>(
     let (set, pairs) = comptime!((depth % 2, count_n / 2));
 
     let at = comptime!(stage * tile_a.rows * stride_a + fragment_at(part * M, depth * K, stride_a, !plan.transposed_a));
-    let from = (start.a + comptime!(at as u32)) as usize;
-    let tile = shared_a.slice(from, from + 1);
-    let four = definition.load_matrix::<_, NA>(&tile, cmma::MatrixIdent::A, 4usize, plan.transposed_a);
+    let four = left::<F, S, NA>(definition, shared_a, start.a, at, plan.transposed_a);
     let row = rows.index_mut(comptime!(set * count_m + part));
     #[unroll]
     for e in 0..4usize {
@@ -138,9 +136,7 @@ fn read_fragments<F: Float, S: Size, NA: Size, NB: Size>(
     #[unroll]
     for j in comptime!(part * pairs / count_m)..comptime!((part + 1) * pairs / count_m) {
         let at = comptime!(stage * tile_b.rows * stride_b + fragment_at(j * 2 * N, depth * K, stride_b, plan.transposed_b));
-        let from = (start.b + comptime!(at as u32)) as usize;
-        let tile = shared_b.slice(from, from + 1);
-        let four = definition.load_matrix::<_, NB>(&tile, cmma::MatrixIdent::B, 4usize, comptime!(!plan.transposed_b));
+        let four = right_pair::<F, S, NB>(definition, shared_b, start.b, at, plan.transposed_b);
         #[unroll]
         for half in 0..2usize {
             let column = columns.index_mut(comptime!(set * count_n + j * 2 + half));
