@@ -21,7 +21,7 @@ enum FaultCode : uint32_t {
   THREADGROUP_MEMORY = 9,
 };
 
-enum Space : uint32_t { ELSEWHERE = 0, DEVICE = 1, THREADGROUP = 2, STACK = 3 };
+enum Space : uint32_t { ELSEWHERE = 0, DEVICE = 1, THREADGROUP = 2 };
 
 /// What went wrong. Sites are offsets into the kernel's library, 0 when there is none.
 struct Fault {

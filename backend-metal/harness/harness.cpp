@@ -3,11 +3,13 @@
 #include <dlfcn.h>
 #include <sys/mman.h>
 #include <algorithm>
+#include <array>
 #include <random>
 #include <vector>
 #include "abi.h"
 #include "fiber.h"
 #include "shadow.h"
+#include "../shim/metal_simdgroup_layout"
 
 struct Uint3 { uint32_t x, y, z; };
 
@@ -20,6 +22,7 @@ struct ThreadInputs {
 namespace {
 constexpr size_t STACK_BYTES = 256 << 10, THREADGROUP_BYTES = 32 << 10;
 constexpr uint32_t LANES = 32, MEM_DEVICE = 1, MEM_THREADGROUP = 2;
+constexpr size_t MOST_BROUGHT = 16;  // bytes that a lane brings to a SIMD-group function
 
 enum class State { Ready, AtBarrier, AtSimd, Done };
 
@@ -28,10 +31,9 @@ struct Fiber {
   State state;
   uintptr_t site;      // of the barrier or SIMD-group function that it waits at
   uint32_t flags;      // of that barrier
-  const void* in;      // what it brings to a SIMD-group function, and where it wants everyone's
+  const void* in;      // what it brings to a SIMD-group function
   size_t size;
-  void* out;
-  uint32_t active;
+  uint32_t active;     // lanes that took part
   ThreadInputs inputs;
 };
 
@@ -46,6 +48,8 @@ struct Machine {
   std::vector<void*> pointers;
   alignas(16) char threadgroup[THREADGROUP_BYTES];
   uint32_t threadgroup_used = 0;
+  std::vector<std::array<char, LANES * MOST_BROUGHT>> brought;  // by each lane of a SIMD-group, to the function that it waits at
+  Touched touched;
   // Races.
   Shadow device;
   Cell local[THREADGROUP_BYTES / GRANULE];
@@ -90,6 +94,12 @@ Fault fault_at(uint32_t code, uintptr_t site) {
 
 struct Place { Space space; uint32_t buffer; int64_t offset; };
 
+/// Whether an address is of the running thread's own stack.
+bool is_own(const char* address) {
+  const char* stack = machine.stacks + index_of(machine.current) * STACK_BYTES;
+  return address >= stack && address < stack + STACK_BYTES;
+}
+
 Place place_of(const char* address, uint32_t size) {
   const Launch& launch = *machine.launch;
   static uint64_t last = 0;
@@ -105,8 +115,6 @@ Place place_of(const char* address, uint32_t size) {
   for (uint64_t i = 0; i < launch.buffer_count; i++) if (within(i)) return found(i);
   if (address >= machine.threadgroup && address + size <= machine.threadgroup + machine.threadgroup_used)
     return {THREADGROUP, 0, address - machine.threadgroup};
-  const char* stack = machine.stacks + index_of(machine.current) * STACK_BYTES;
-  if (address >= stack && address < stack + STACK_BYTES) return {STACK, 0, 0};
   // Outside of everything: name what it is nearest to.
   Place nearest{ELSEWHERE, 0, 0};
   int64_t distance = INT64_MAX;
@@ -153,40 +161,31 @@ void check_race(char* address, uint32_t size, bool is_write, bool atomic, uintpt
     const uintptr_t from = std::max(granule, start) - granule, to = std::min(granule + GRANULE, end) - granule;
     now.mask = static_cast<uint8_t>(((1u << to) - 1) & ~((1u << from) - 1));
     Cell& cell = local ? machine.local[(granule - reinterpret_cast<uintptr_t>(machine.threadgroup)) / GRANULE] : machine.device.at(granule);
-    if (!local) {
-      if (cell.launch != machine.number) { cell.launch = machine.number; cell.read_bytes = cell.written_bytes = 0; }
-      uint8_t& touched = is_write ? cell.written_bytes : cell.read_bytes;
-      uint64_t& unique = is_write ? machine.launch->counters.unique_bytes_written : machine.launch->counters.unique_bytes_read;
-      unique += static_cast<uint64_t>(__builtin_popcount(now.mask & ~touched));
-      touched |= now.mask;
+    if (const Access* other = conflict(cell, now, is_write)) {
+      Fault fault{};
+      fault.code = RACE;
+      fault.space = place.space;
+      fault.buffer = place.buffer;
+      fault.size = size;
+      fault.offset = place.offset;
+      fault.site = now.site;
+      fault.other_site = other->site;
+      fault.other_thread = other->thread;
+      fault.other_is_write = other == &cell.write;
+      fault.is_write = is_write;
+      fault.detail = other->group != now.group;
+      if (!(is_write && other == &cell.write && size <= sizeof machine.pending.value)) fail(fault);
+      const ThreadInputs& inputs = machine.current->inputs;
+      fault.thread = thread;
+      fault.group[0] = inputs.threadgroup_position_in_grid.x;
+      fault.group[1] = inputs.threadgroup_position_in_grid.y;
+      fault.group[2] = inputs.threadgroup_position_in_grid.z;
+      machine.pending.fault = fault;
+      machine.pending.size = size;
+      memcpy(machine.pending.value, address, size);
+      machine.pending.at = address;
     }
-    if (machine.launch->find_races) {
-      if (const Access* other = conflict(cell, now, is_write)) {
-        Fault fault{};
-        fault.code = RACE;
-        fault.space = place.space;
-        fault.buffer = place.buffer;
-        fault.size = size;
-        fault.offset = place.offset;
-        fault.site = now.site;
-        fault.other_site = other->site;
-        fault.other_thread = other->thread;
-        fault.other_is_write = other == &cell.write;
-        fault.is_write = is_write;
-        fault.detail = other->group != now.group;
-        if (!(is_write && other == &cell.write && size <= sizeof machine.pending.value)) fail(fault);
-        const ThreadInputs& inputs = machine.current->inputs;
-        fault.thread = thread;
-        fault.group[0] = inputs.threadgroup_position_in_grid.x;
-        fault.group[1] = inputs.threadgroup_position_in_grid.y;
-        fault.group[2] = inputs.threadgroup_position_in_grid.z;
-        machine.pending.fault = fault;
-        machine.pending.size = size;
-        memcpy(machine.pending.value, address, size);
-        machine.pending.at = address;
-      }
-      record(cell, now, is_write);
-    }
+    record(cell, now, is_write);
   }
 }
 
@@ -195,10 +194,10 @@ void touch(void* pointer, uint32_t size, bool is_write, bool atomic, uintptr_t s
   if (!machine.current) return;
   settle();
   char* address = static_cast<char*>(pointer);
+  if (is_own(address)) return;
   const Place place = place_of(address, size);
   Counters& counters = machine.launch->counters;
   switch (place.space) {
-    case STACK: return;
     case ELSEWHERE: {
       if (!is_write && is_constant(address)) return;
       Fault fault = fault_at(is_write ? WRITE_OUTSIDE : READ_OUTSIDE, site);
@@ -208,10 +207,27 @@ void touch(void* pointer, uint32_t size, bool is_write, bool atomic, uintptr_t s
       fail(fault);
       return;
     }
-    case DEVICE: (is_write ? counters.bytes_written : counters.bytes_read) += size; break;
+    case DEVICE: {
+      (is_write ? counters.bytes_written : counters.bytes_read) += size;
+      uint64_t& unique = is_write ? counters.unique_bytes_written : counters.unique_bytes_read;
+      unique += machine.touched.note(reinterpret_cast<uintptr_t>(address), size, is_write, machine.number);
+      break;
+    }
     case THREADGROUP: (is_write ? counters.threadgroup_bytes_written : counters.threadgroup_bytes_read) += size; break;
   }
-  check_race(address, size, is_write, atomic, site, place);
+  if (machine.launch->find_races) check_race(address, size, is_write, atomic, site, place);
+}
+
+/// Brings `in` to the SIMD-group and waits for it. Gives back what each lane has brought: of those alone that took part, and
+/// until the next time.
+const char* meet(const void* in, size_t size, uint32_t flags, uintptr_t site) {
+  Fiber* fiber = machine.current;
+  fiber->site = site;
+  fiber->in = in;
+  fiber->size = size;
+  fiber->flags = flags;
+  suspend(State::AtSimd);
+  return machine.brought[fiber->inputs.thread_index_in_threadgroup / LANES].data();
 }
 
 void start_fiber() {
@@ -229,14 +245,14 @@ bool exchange(size_t begin, size_t end) {
   uint32_t active = 0, flags = 0;
   for (size_t i = begin; i < end; i++)
     if (fibers[i].state == State::AtSimd && fibers[i].site == site) { active |= 1u << (i - begin); flags = fibers[i].flags; }
+  char* brought = machine.brought[begin / LANES].data();
   for (size_t i = begin; i < end; i++) {
     if (!(active >> (i - begin) & 1)) continue;
-    Fiber& to = fibers[i];
-    for (size_t j = begin; j < end && to.size; j++)
-      if (active >> (j - begin) & 1) memcpy(static_cast<char*>(to.out) + (j - begin) * to.size, fibers[j].in, to.size);
-    to.active = active;
+    Fiber& fiber = fibers[i];
+    if (fiber.size) memcpy(brought + (i - begin) * fiber.size, fiber.in, fiber.size);
+    fiber.active = active;
+    fiber.state = State::Ready;
   }
-  for (size_t i = begin; i < end; i++) if (active >> (i - begin) & 1) fibers[i].state = State::Ready;
   if (flags & MEM_DEVICE) machine.simd_epoch[0][begin / LANES]++;
   if (flags & MEM_THREADGROUP) machine.simd_epoch[1][begin / LANES]++;
   machine.launch->counters.simd_operations++;
@@ -327,15 +343,28 @@ __attribute__((noinline)) void msl_barrier(uint32_t flags) {
 
 /// Brings `in` to the SIMD-group and waits; `all` has the value of each active lane then. Gives back which are active.
 __attribute__((noinline)) uint32_t msl_simd(const void* in, uint64_t size, void* all, uint32_t* lane, uint32_t flags) {
-  Fiber* fiber = machine.current;
-  fiber->site = reinterpret_cast<uintptr_t>(__builtin_return_address(0));
-  fiber->in = in;
-  fiber->size = size;
-  fiber->out = all;
-  fiber->flags = flags;
-  *lane = fiber->inputs.thread_index_in_simdgroup;
-  suspend(State::AtSimd);
-  return fiber->active;
+  *lane = machine.current->inputs.thread_index_in_simdgroup;
+  const char* brought = meet(in, size, flags, reinterpret_cast<uintptr_t>(__builtin_return_address(0)));
+  if (size) memcpy(all, brought, LANES * size);
+  return machine.current->active;
+}
+
+/// Adds the product of two 8x8 matrices to a third. A lane brings two elements of either, and has two of the sums.
+__attribute__((noinline)) void msl_multiply(const float* left, const float* right, float* sums) {
+  const uintptr_t site = reinterpret_cast<uintptr_t>(__builtin_return_address(0));
+  const float in[4] = {left[0], left[1], right[0], right[1]};
+  float brought[LANES][4];
+  memcpy(brought, meet(in, sizeof in, 0, site), sizeof brought);
+  const Fiber* fiber = machine.current;
+  if (fiber->active != UINT32_MAX) {
+    Fault fault = fault_at(PARTIAL_SIMDGROUP, site);
+    fault.detail = static_cast<uint32_t>(__builtin_popcount(fiber->active));
+    fail(fault);
+  }
+  const uint32_t lane = fiber->inputs.thread_index_in_simdgroup, row = msl_row(lane), column = msl_column(lane);
+  if (lane == 0) machine.launch->counters.matrix_operations++;
+  for (uint32_t j = 0; j < 2; j++)
+    for (uint32_t k = 0; k < 8; k++) sums[j] += brought[msl_lane(row, k)][k % 2] * brought[msl_lane(k, column)][2 + j];
 }
 
 __attribute__((noinline)) void* msl_threadgroup(uint32_t bytes) {
@@ -360,8 +389,6 @@ __attribute__((noinline)) void msl_atomic(void* address, uint32_t size, uint32_t
   touch(address, size, false, true, site);
   if (is_write) touch(address, size, true, true, site);
 }
-
-void msl_matrix_operation() { machine.launch->counters.matrix_operations++; }
 
 // ---- clang's instrumentation
 #define ON_ACCESS(name, bytes)                                                                                             \
@@ -404,6 +431,7 @@ void msl_run(Launch* launch) {
   machine.library = dladdr(reinterpret_cast<void*>(launch->entry), &info) ? reinterpret_cast<uintptr_t>(info.dli_fbase) : 0;
   machine.number++;
   machine.group = 0;
+  machine.touched.trim();
   machine.device.trim();
   machine.pending.at = nullptr;
   const uint32_t *dim = launch->dim, *count = launch->count;
@@ -416,7 +444,9 @@ void msl_run(Launch* launch) {
   }
   machine.pointers.clear();
   for (uint64_t i = 0; i < launch->buffer_count; i++) machine.pointers.push_back(launch->buffers[i].start);
-  for (auto& epochs : machine.simd_epoch) epochs.assign((threads + LANES - 1) / LANES, 0);
+  const size_t simdgroups = (threads + LANES - 1) / LANES;
+  machine.brought.resize(simdgroups);
+  for (auto& epochs : machine.simd_epoch) epochs.assign(simdgroups, 0);
   std::mt19937 random(launch->order);
   for (uint32_t z = 0; z < count[2] && !failed(); z++)
     for (uint32_t y = 0; y < count[1] && !failed(); y++)

@@ -1,9 +1,7 @@
 // Who touched which memory: finds accesses that nothing orders.
 #pragma once
 #include <cstring>
-#include <memory>
-#include <unordered_map>
-#include "abi.h"
+#include "pages.h"
 
 /// One access to a granule of two bytes, the smallest that kernels of half precision share.
 struct Access {
@@ -14,38 +12,22 @@ struct Access {
   uint32_t site = 0;
 };
 
-/// The last write and the last read of a granule, and which bytes this launch has touched.
+/// The last write and the last read of a granule.
 struct Cell {
   Access write, read;
-  uint32_t launch = 0;
-  uint8_t read_bytes = 0, written_bytes = 0;
   bool many_readers = false, readers_of_many_simdgroups = false;
 };
 
-constexpr uintptr_t GRANULE = 2, PAGE_CELLS = 2048;
+constexpr uintptr_t GRANULE = 2;
 
-/// Cells by address, made when they are first touched.
+/// Cells by address.
 class Shadow {
-  struct Page { Cell cells[PAGE_CELLS]; };
-  std::unordered_map<uintptr_t, std::unique_ptr<Page>> pages;
-  uintptr_t last_key = 0;
-  Page* last = nullptr;
+  struct Page { Cell cells[PAGE_BYTES / GRANULE]; };
+  Pages<Page> pages;
 
  public:
-  Cell& at(uintptr_t address) {
-    const uintptr_t granule = address / GRANULE, key = granule / PAGE_CELLS + 1;
-    if (key != last_key) {
-      auto& page = pages[key];
-      if (!page) page = std::make_unique<Page>();
-      last = page.get();
-      last_key = key;
-    }
-    return last->cells[granule % PAGE_CELLS];
-  }
-  /// Forgets everything when it has grown large; launches are told apart by their number anyway.
-  void trim() {
-    if (pages.size() > 4096) { pages.clear(); last_key = 0; last = nullptr; }
-  }
+  Cell& at(uintptr_t address) { return pages.of(address).cells[address % PAGE_BYTES / GRANULE]; }
+  void trim() { pages.trim(4096); }
 };
 
 /// Whether two accesses of different threads are ordered, by a barrier of their threadgroup or of their SIMD-group.

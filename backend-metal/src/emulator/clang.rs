@@ -10,17 +10,19 @@ use sha2::{Digest, Sha256};
 use super::EmulatorError;
 
 /// The shim's files, carried by the program.
-const SHIM: [(&str, &str); 6] = [
+const SHIM: [(&str, &str); 7] = [
     ("metal_stdlib", include_str!("../../shim/metal_stdlib")),
     ("metal_bfloat", include_str!("../../shim/metal_bfloat")),
     ("metal_math", include_str!("../../shim/metal_math")),
     ("metal_simdgroup", include_str!("../../shim/metal_simdgroup")),
     ("metal_atomic", include_str!("../../shim/metal_atomic")),
+    ("metal_simdgroup_layout", include_str!("../../shim/metal_simdgroup_layout")),
     ("metal_simdgroup_matrix", include_str!("../../shim/metal_simdgroup_matrix")),
 ];
 /// The harness's files; the last is the one that is compiled.
-const HARNESS: [(&str, &str); 4] = [
+const HARNESS: [(&str, &str); 5] = [
     ("abi.h", include_str!("../../harness/abi.h")),
+    ("pages.h", include_str!("../../harness/pages.h")),
     ("shadow.h", include_str!("../../harness/shadow.h")),
     ("fiber.h", include_str!("../../harness/fiber.h")),
     ("harness.cpp", include_str!("../../harness/harness.cpp")),
@@ -103,7 +105,9 @@ impl Clang {
         }
         place(&self.harness, |path| {
             let mut command = Command::new(&self.program);
-            command.args(["-std=c++20", "-O2", "-fPIC", "-shared"]).arg(self.folder.join("harness/harness.cpp"));
+            command
+                .args(["-std=c++20", "-O2", "-ffp-contract=off", "-fPIC", "-shared"])
+                .arg(self.folder.join("harness/harness.cpp"));
             run(command.arg("-o").arg(path), "the emulator's harness")
         })
     }
