@@ -135,11 +135,12 @@ pub struct Counters {
     pub failed: Vec<Uncounted>,
     /// Attention at half the length: its work does not grow in a line.
     pub attention_at_half: Vec<OperationCount>,
-    /// A block, or why it could not be counted.
+    /// A block, or why it is not counted.
     pub block: Result<BlockCount, String>,
 }
 
-/// Counts every operation, and a block. `say` hears what is being done. What fails does not take the others with it.
+/// Counts every operation asked for, and a block where all of its operations are among them. `say` hears what is being done. What
+/// fails does not take the others with it.
 pub fn count(
     shape: &Shape,
     full: &Sizes,
@@ -165,14 +166,25 @@ pub fn count(
     });
     let attention = kernels.iter().copied().filter(|kernel| *kernel == Kernel::Attention).collect::<Vec<_>>();
     let (attention_at_half, half_failed) = each(&attention, |kernel| count_kernel(kernel, &setup(length / 2), widths));
-    let failed = failed.into_iter().chain(half_failed).collect();
-    say("counting a block, forward and backward");
-    // A block is what two have more than one: what is around them is counted small.
-    let vocabulary = sizes.vocabulary.min(BLOCK_VOCABULARY);
-    let around = Sizes { vocabulary, ..sizes.clone() };
-    let config = |layers| ModelConfig { vocab_size: vocabulary, ..shape.counted(widths, layers).config };
-    let block = guarded(|| count_block(&config, &around, dtype, &operations)).map_err(|error| format!("{error:#}"));
+    let failed: Vec<Uncounted> = failed.into_iter().chain(half_failed).collect();
+    let block = if let Some(kernel) = left_out(kernels, &whole) {
+        Err(format!("{} is not among the kernels", kernel.name()))
+    } else {
+        say("counting a block, forward and backward");
+        // A block is what two have more than one: what is around them is counted small.
+        let vocabulary = sizes.vocabulary.min(BLOCK_VOCABULARY);
+        let around = Sizes { vocabulary, ..sizes.clone() };
+        let config = |layers| ModelConfig { vocab_size: vocabulary, ..shape.counted(widths, layers).config };
+        let all = failed.is_empty().then_some(&operations[..]);
+        guarded(|| count_block(&config, &around, dtype, all)).map_err(|error| format!("{error:#}"))
+    };
     Counters { sizes, dtype: dtype.name(), operations, failed, attention_at_half, block }
+}
+
+/// An operation of a block that is not among the kernels.
+fn left_out(kernels: &[Kernel], setup: &Setup<MetalCpu>) -> Option<Kernel> {
+    let in_block = |kernel| entries(kernel, &setup.sizes, setup.element()).iter().any(|entry| entry.per_block > 0);
+    Kernel::ALL.into_iter().find(|kernel| !kernels.contains(kernel) && in_block(*kernel))
 }
 
 /// What was counted of each operation, and which could not be.
@@ -217,11 +229,12 @@ fn reports_of(device: EmulatorDevice, work: impl FnOnce() -> Result<()>) -> Resu
     Ok(take_reports())
 }
 
+/// A block, against the same composed of burn's operations where the counts of all of them are given.
 fn count_block(
     config: &dyn Fn(usize) -> ModelConfig,
     sizes: &Sizes,
     dtype: ComputeType,
-    operations: &[OperationCount],
+    operations: Option<&[OperationCount]>,
 ) -> Result<BlockCount> {
     let one = count_model(&config(1), sizes, dtype)?;
     let two = count_model(&config(2), sizes, dtype)?;
@@ -231,10 +244,12 @@ fn count_block(
     let names = one.keys().chain(two.keys());
     let kernels =
         names.map(|name| (name.clone(), launches(&two, name) - launches(&one, name))).filter(|(_, more)| *more != 0);
-    let in_block = operations.iter().filter(|count| count.entry.per_block > 0);
-    let saved: Option<f64> =
-        in_block.map(|count| Some(count.entry.per_block as f64 * (count.composed?.launches - count.totals.launches))).sum();
-    let composed_launches = saved.map(|saved| totals.launches + saved);
+    let more =
+        |count: &OperationCount| Some(count.entry.per_block as f64 * (count.composed?.launches - count.totals.launches));
+    let saved = |operations: &[OperationCount]| {
+        operations.iter().filter(|count| count.entry.per_block > 0).map(more).sum::<Option<f64>>()
+    };
+    let composed_launches = operations.and_then(saved).map(|saved| totals.launches + saved);
     Ok(BlockCount { totals, kernels: kernels.collect(), composed_launches })
 }
 
@@ -274,8 +289,9 @@ mod tests {
         );
     }
 
+    // One test: what a device ran is told to whoever asks first.
     #[test]
-    fn norms_and_products_are_counted() {
+    fn operations_are_counted_and_a_block_with_all_of_its_own() {
         let shape = Shape::open("llama-3.2-1b").unwrap();
         let full = Sizes::new(&shape.config, 1, 16, 4);
         let kernels = [Kernel::RmsNorm, Kernel::Linear];
@@ -286,7 +302,11 @@ mod tests {
             assert!(launches >= 1.0 && unique_bytes >= 0.9 * count.entry.work.bytes, "{count:?}");
             assert!(count.totals.flops() >= 0.9 * count.entry.work.flops, "{count:?}");
         }
-        let block = counters.block.unwrap();
+        assert_eq!(counters.block, Err("swiglu is not among the kernels".to_owned()));
+
+        let kernels = [Kernel::RmsNorm, Kernel::Swiglu, Kernel::Rotary, Kernel::Attention, Kernel::LoraLinear];
+        let block = count(&shape, &full, &kernels, ComputeType::F32, Widths::Shrunk, &|_| ()).block.unwrap();
         assert!(block.totals.launches > 10.0 && block.totals.flops() > 0.0, "{block:?}");
+        assert!(block.composed_launches.unwrap() > 3.0 * block.totals.launches, "{block:?}");
     }
 }

@@ -178,7 +178,7 @@ mod counted {
         });
         let block = match &counters.block {
             Ok(block) => of_block(block),
-            Err(error) => format!("a block could not be counted: {error}"),
+            Err(error) => format!("a block is not counted: {error}"),
         };
         format!(
             "emulator, {}: counted at {} tokens, width {}, feed-forward {}, {} heads of {}; a byte counts once a launch, or as issued\n\

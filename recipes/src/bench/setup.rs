@@ -28,12 +28,16 @@ impl<B: FusedBackend> Setup<B> {
 
     /// Random numbers within ±1.
     pub fn random<const D: usize>(&self, shape: [usize; D]) -> Tensor<B, D> {
-        self.random_f32(shape).cast(self.dtype)
+        self.random_of(shape, self.dtype)
     }
 
     /// As [`Setup::random`], in f32 whatever the operations compute in.
     pub fn random_f32<const D: usize>(&self, shape: [usize; D]) -> Tensor<B, D> {
-        Tensor::<B, D>::random(shape, Distribution::Uniform(-1.0, 1.0), &self.device).cast(DType::F32)
+        self.random_of(shape, DType::F32)
+    }
+
+    fn random_of<const D: usize>(&self, shape: [usize; D], dtype: DType) -> Tensor<B, D> {
+        Tensor::random(shape, Distribution::Uniform(-1.0, 1.0), (&self.device, dtype))
     }
 
     /// Whole numbers below a bound, the same in every run.
