@@ -98,12 +98,6 @@ pub(crate) fn groups<T>(items: Vec<T>, most: usize, bindings: impl Fn(&T) -> usi
     groups
 }
 
-/// Whether planes can add up among themselves.
-pub(crate) fn has_planes<R: CubeRuntime>(client: &ComputeClient<R>) -> bool {
-    use cubecl::ir::features::Plane;
-    client.features().plane.contains(Plane::Ops)
-}
-
 /// Units for a row of so many vectors: a power of two from 32 to 256.
 pub(crate) fn row_units(vectors: usize) -> usize {
     vectors.next_power_of_two().clamp(32, 256)

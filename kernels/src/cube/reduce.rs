@@ -1,21 +1,86 @@
 //! Sums and maxima over the units of a cube.
 
+use burn_cubecl::CubeRuntime;
+use cubecl::client::ComputeClient;
+use cubecl::ir::features::Plane;
 use cubecl::prelude::*;
+
+/// What the planes of a cube add up among themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Planes {
+    /// Nothing.
+    Idle,
+    /// What their units have; only a kernel that runs knows how many those are.
+    OfSomeUnits,
+    /// What their units have, so many a plane.
+    Of(usize),
+}
+
+impl Planes {
+    /// Those of a device.
+    pub fn of<R: CubeRuntime>(client: &ComputeClient<R>) -> Self {
+        let hardware = &client.properties().hardware;
+        match (hardware.plane_size_min, hardware.plane_size_max) {
+            _ if !client.features().plane.contains(Plane::Ops) => Self::Idle,
+            (least, most) if least == most => Self::Of(least as usize),
+            _ => Self::OfSomeUnits,
+        }
+    }
+
+    fn are_idle(self) -> bool {
+        self == Self::Idle
+    }
+
+    /// Units of a plane, where that is known.
+    fn size(self) -> Option<u32> {
+        match self {
+            Self::Of(units) => Some(units as u32),
+            Self::Idle | Self::OfSomeUnits => None,
+        }
+    }
+}
+
+/// Whether a unit is its plane's first.
+#[cube]
+fn leads(#[comptime] planes: Planes) -> bool {
+    match comptime!(planes.size()) {
+        Some(size) => UNIT_POS % size == 0,
+        None => UNIT_POS_PLANE == 0,
+    }
+}
+
+/// The number of a unit's plane.
+#[cube]
+fn plane_position(#[comptime] planes: Planes) -> u32 {
+    match comptime!(planes.size()) {
+        Some(size) => UNIT_POS / size,
+        None => PLANE_POS,
+    }
+}
+
+/// How many planes a cube of `units` has: where that is known, loops over them are written out.
+#[cube]
+fn plane_count(#[comptime] units: usize, #[comptime] planes: Planes) -> u32 {
+    match comptime!(planes.size()) {
+        Some(size) => comptime!((units as u32).div_ceil(size)).runtime(),
+        None => (CUBE_DIM + PLANE_DIM - 1) / PLANE_DIM,
+    }
+}
 
 /// The sum of `value` over all units of the cube, in each of them. `units` is a power of two.
 ///
 /// Every unit must call it; it ends with a barrier, so that the next call may reuse the memory.
 #[cube]
-pub(crate) fn cube_sum(value: f32, #[comptime] units: usize, #[comptime] planes: bool) -> f32 {
+pub(crate) fn cube_sum(value: f32, #[comptime] units: usize, #[comptime] planes: Planes) -> f32 {
     let mut shared = SharedMemory::<f32>::new(units);
     let mut total = 0.0f32;
-    if comptime!(planes) {
+    if comptime!(!planes.are_idle()) {
         let sum = plane_sum(value);
-        if UNIT_POS_PLANE == 0 {
-            shared[PLANE_POS as usize] = sum;
+        if leads(planes) {
+            shared[plane_position(planes) as usize] = sum;
         }
         sync_cube();
-        let count = (CUBE_DIM + PLANE_DIM - 1) / PLANE_DIM;
+        let count = plane_count(units, planes);
         for plane in 0..count {
             total += shared[plane as usize];
         }
@@ -39,19 +104,20 @@ pub(crate) fn cube_sum(value: f32, #[comptime] units: usize, #[comptime] planes:
 
 /// Two sums at once; as [`cube_sum`].
 #[cube]
-pub(crate) fn cube_sums(first: f32, second: f32, #[comptime] units: usize, #[comptime] planes: bool) -> (f32, f32) {
+pub(crate) fn cube_sums(first: f32, second: f32, #[comptime] units: usize, #[comptime] planes: Planes) -> (f32, f32) {
     let mut shared = SharedMemory::<f32>::new(comptime!(2 * units));
     let mut first_total = 0.0f32;
     let mut second_total = 0.0f32;
-    if comptime!(planes) {
+    if comptime!(!planes.are_idle()) {
         let first_sum = plane_sum(first);
         let second_sum = plane_sum(second);
-        if UNIT_POS_PLANE == 0 {
-            shared[(PLANE_POS * 2) as usize] = first_sum;
-            shared[(PLANE_POS * 2 + 1) as usize] = second_sum;
+        if leads(planes) {
+            let own = plane_position(planes) * 2;
+            shared[own as usize] = first_sum;
+            shared[(own + 1) as usize] = second_sum;
         }
         sync_cube();
-        let count = (CUBE_DIM + PLANE_DIM - 1) / PLANE_DIM;
+        let count = plane_count(units, planes);
         for plane in 0..count {
             first_total += shared[(plane * 2) as usize];
             second_total += shared[(plane * 2 + 1) as usize];
@@ -83,16 +149,16 @@ pub(crate) fn cube_sums(first: f32, second: f32, #[comptime] units: usize, #[com
 
 /// The largest `value` over all units of the cube, in each of them; as [`cube_sum`].
 #[cube]
-pub(crate) fn cube_max(value: f32, #[comptime] units: usize, #[comptime] planes: bool) -> f32 {
+pub(crate) fn cube_max(value: f32, #[comptime] units: usize, #[comptime] planes: Planes) -> f32 {
     let mut shared = SharedMemory::<f32>::new(units);
-    if comptime!(planes) {
+    if comptime!(!planes.are_idle()) {
         let largest = plane_max(value);
-        if UNIT_POS_PLANE == 0 {
-            shared[PLANE_POS as usize] = largest;
+        if leads(planes) {
+            shared[plane_position(planes) as usize] = largest;
         }
         sync_cube();
         let mut total = shared[0];
-        let count = (CUBE_DIM + PLANE_DIM - 1) / PLANE_DIM;
+        let count = plane_count(units, planes);
         for plane in 1..count {
             total = max(total, shared[plane as usize]);
         }

@@ -4,14 +4,13 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::launch::{has_planes, row_units, vectors_in};
+use super::launch::{row_units, vectors_in};
+use super::reduce::Planes;
 
 /// Vectors that a unit keeps at most; longer rows go by the composed operation.
 const MAX_HELD: usize = 32;
 /// Bytes that a unit keeps at least, where a row has them: so much of a unit is under way at once. Measured on an H200.
 const LEAST_HELD: usize = 32;
-/// Most cubes that share the rows; each reads its next row while it works on one. Measured on an H200.
-pub(crate) const ROW_CUBES: usize = 3072;
 /// Cubes of a backward that also wants the weight's gradient: each writes a partial sum.
 pub(crate) const WEIGHT_CUBES: usize = 256;
 
@@ -24,8 +23,8 @@ pub(crate) struct RowPlan {
     pub units: usize,
     /// Vectors of a unit.
     pub held: usize,
-    /// Whether planes add up among themselves.
-    pub planes: bool,
+    /// What planes add up among themselves.
+    pub planes: Planes,
 }
 
 impl RowPlan {
@@ -33,7 +32,7 @@ impl RowPlan {
     pub fn new<R: CubeRuntime>(x: &CubeTensor<R>, features: usize, size: usize) -> Self {
         let vectors = features / size;
         let units = row_units(vectors.div_ceil(vectors_in(LEAST_HELD, x, size)));
-        Self { vectors, units, held: vectors.div_ceil(units), planes: has_planes(&x.client) }
+        Self { vectors, units, held: vectors.div_ceil(units), planes: Planes::of(&x.client) }
     }
 }
 

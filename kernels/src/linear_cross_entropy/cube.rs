@@ -5,8 +5,8 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use crate::cube::launch::{contiguous, cubes, empty, has_planes, row_units, vector_size};
-use crate::cube::reduce::{cube_max, cube_sum, vector_sum};
+use crate::cube::launch::{contiguous, cubes, empty, row_units, vector_size};
+use crate::cube::reduce::{Planes, cube_max, cube_sum, vector_sum};
 
 /// Elements of logits alive at a time: 64 Mi are 128 MiB of a 16-bit dtype.
 const CHUNK_ELEMENTS: usize = 64 << 20;
@@ -27,7 +27,7 @@ fn loss_kernel<F: Float, I: Int, N: Size>(
     rows: u32,
     #[comptime] vectors: usize,
     #[comptime] units: usize,
-    #[comptime] planes: bool,
+    #[comptime] planes: Planes,
     #[comptime] gradient: bool,
     #[define(F)] _dtype: StorageType,
     #[define(I)] _labels: StorageType,
@@ -103,7 +103,7 @@ pub(crate) fn losses<R: CubeRuntime>(
     let units = row_units(vectors);
     let losses = empty(&logits, [rows], DType::F32);
     let (client, dtype, label_dtype) = (logits.client.clone(), logits.dtype, labels.dtype);
-    let planes = has_planes(&logits.client);
+    let planes = Planes::of(&logits.client);
     // SAFETY: a cube stays within its row, and labels are below the vocabulary.
     unsafe {
         loss_kernel::launch_unchecked::<R>(

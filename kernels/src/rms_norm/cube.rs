@@ -1,4 +1,4 @@
-//! The GPU kernels: a cube a row at a time.
+//! The GPU kernels: a cube a row.
 
 use burn::tensor::TensorMetadata;
 use burn_cubecl::CubeRuntime;
@@ -7,7 +7,7 @@ use cubecl::prelude::*;
 
 use crate::cube::launch::{contiguous, cubes, empty, empty_like, vector_size};
 use crate::cube::reduce::{cube_sum, cube_sums, vector_sum};
-use crate::cube::rows::{ROW_CUBES, RowPlan, WEIGHT_CUBES, is_there, place, read_row, row_of};
+use crate::cube::rows::{RowPlan, WEIGHT_CUBES, is_there, place, read_row, row_of};
 
 #[cube(launch_unchecked)]
 fn forward_kernel<F: Float, N: Size>(
@@ -23,49 +23,37 @@ fn forward_kernel<F: Float, N: Size>(
     #[comptime] plan: RowPlan,
     #[define(F)] _dtype: StorageType,
 ) {
-    let rows = rows as usize;
-    let mut weights = row_of::<F, N>(plan);
-    read_row(weight, &mut weights, 0usize, plan);
-    let mut row = CUBE_POS;
-    // A row is on its way while the one before it is worked on.
-    let mut next_x = row_of::<F, N>(plan);
-    let mut next_residual = row_of::<F, N>(plan);
-    if row < rows {
-        read_row(x, &mut next_x, row, plan);
+    let row = CUBE_POS;
+    if row < rows as usize {
+        let mut values = row_of::<F, N>(plan);
+        let mut residuals = row_of::<F, N>(plan);
+        let mut weights = row_of::<F, N>(plan);
+        read_row(x, &mut values, row, plan);
         if comptime!(adds) {
-            read_row(residual, &mut next_residual, row, plan);
+            read_row(residual, &mut residuals, row, plan);
         }
-    }
-    while row < rows {
+        read_row(weight, &mut weights, 0usize, plan);
         let start = row * plan.vectors;
-        let mut held = Array::<Vector<f32, N>>::new(plan.held);
         let mut squares = 0.0f32;
         #[unroll]
         for i in 0..plan.held {
-            let mut value = Vector::<f32, N>::cast_from(next_x[i]);
             if comptime!(adds) {
                 // The sum is rounded to its dtype before it is normalised, as it is where the two are apart.
-                let added = Vector::<F, N>::cast_from(value + Vector::<f32, N>::cast_from(next_residual[i]));
+                let added = Vector::<f32, N>::cast_from(values[i]) + Vector::<f32, N>::cast_from(residuals[i]);
+                values[i] = Vector::<F, N>::cast_from(added);
                 if is_there(i, plan) {
-                    sum[start + place(i, plan)] = added;
+                    sum[start + place(i, plan)] = values[i];
                 }
-                value = Vector::<f32, N>::cast_from(added);
             }
-            held[i] = value;
+            let value = Vector::<f32, N>::cast_from(values[i]);
             squares += vector_sum::<N>(value * value);
-        }
-        row += CUBE_COUNT;
-        if row < rows {
-            read_row(x, &mut next_x, row, plan);
-            if comptime!(adds) {
-                read_row(residual, &mut next_residual, row, plan);
-            }
         }
         let total = cube_sum(squares, plan.units, plan.planes);
         let inverse = (total / features + epsilon).inverse_sqrt();
         #[unroll]
         for i in 0..plan.held {
-            let scaled = held[i] * Vector::<f32, N>::new(inverse) * Vector::<f32, N>::cast_from(weights[i]);
+            let value = Vector::<f32, N>::cast_from(values[i]);
+            let scaled = value * Vector::<f32, N>::new(inverse) * Vector::<f32, N>::cast_from(weights[i]);
             if is_there(i, plan) {
                 y[start + place(i, plan)] = Vector::<F, N>::cast_from(scaled);
             }
@@ -185,7 +173,7 @@ fn launch_forward<R: CubeRuntime>(
     unsafe {
         forward_kernel::launch_unchecked::<R>(
             &client,
-            cubes(rows.min(ROW_CUBES)),
+            cubes(rows),
             CubeDim::new_1d(plan.units as u32),
             size,
             x.into_array_arg(),
@@ -222,7 +210,7 @@ pub(crate) fn backward<R: CubeRuntime>(
     let size = vector_size(&tensors, features);
     let plan = RowPlan::new(&x, features, size);
     let dx = empty_like(&x);
-    let count = if weight_gradient { rows.min(WEIGHT_CUBES) } else { rows.min(ROW_CUBES) };
+    let count = if weight_gradient { rows.min(WEIGHT_CUBES) } else { rows };
     let partial = weight_gradient.then(|| empty(&x, [count, features], burn::tensor::DType::F32));
     let (client, dtype) = (x.client.clone(), x.dtype);
     let adds = residual.is_some();

@@ -5,8 +5,8 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use crate::cube::launch::{bindings, contiguous, groups, has_planes, vectors};
-use crate::cube::reduce::{cube_sum, vector_sum};
+use crate::cube::launch::{bindings, contiguous, groups, vectors};
+use crate::cube::reduce::{Planes, cube_sum, vector_sum};
 
 const UNITS: usize = 256;
 /// Vectors that a unit adds up, where a tensor is not so long that it runs out of cubes.
@@ -21,7 +21,7 @@ fn squares_kernel<N: Size>(
     counts: &Sequence<u32>,
     start: u32,
     #[comptime] number: usize,
-    #[comptime] planes: bool,
+    #[comptime] planes: Planes,
 ) {
     let mut squares = 0.0f32;
     #[unroll]
@@ -42,7 +42,7 @@ fn squares_kernel<N: Size>(
 }
 
 #[cube(launch_unchecked)]
-fn total_kernel(partial: &Array<f32>, out: &mut Array<f32>, count: u32, #[comptime] planes: bool) {
+fn total_kernel(partial: &Array<f32>, out: &mut Array<f32>, count: u32, #[comptime] planes: Planes) {
     let mut sum = 0.0f32;
     let mut at = UNIT_POS;
     while at < count {
@@ -58,7 +58,7 @@ fn total_kernel(partial: &Array<f32>, out: &mut Array<f32>, count: u32, #[compti
 /// The sum of all squares, `[1]`.
 pub(crate) fn sum<R: CubeRuntime>(tensors: Vec<CubeTensor<R>>, device: &R::Device) -> CubeTensor<R> {
     let client = R::client(device);
-    let planes = has_planes(&client);
+    let planes = Planes::of(&client);
     let groups = groups(tensors.into_iter().map(contiguous).collect(), bindings(&client) - 1, |_| 1);
     let groups: Vec<_> = groups.into_iter().map(Group::new).collect();
     let cubes: usize = groups.iter().map(Group::cubes).sum();

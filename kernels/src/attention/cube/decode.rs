@@ -8,8 +8,8 @@ use cubecl::prelude::*;
 
 use super::scores::{HIDDEN, Sight, Sizes, key_range, score, sizes};
 use crate::attention::AttentionOptions;
-use crate::cube::launch::{contiguous, empty, empty_like, greatest_common_divisor, has_planes, vector_size};
-use crate::cube::reduce::{cube_max, cube_sum, vector_sum};
+use crate::cube::launch::{contiguous, empty, empty_like, greatest_common_divisor, vector_size};
+use crate::cube::reduce::{Planes, cube_max, cube_sum, vector_sum};
 
 /// Most queries: with more, tiles of them read the keys less often.
 const MOST_QUERIES: usize = 4;
@@ -27,8 +27,8 @@ struct DecodePlan {
     group: usize,
     /// Whether a block is all there is.
     alone: bool,
-    /// Whether planes add up among themselves.
-    planes: bool,
+    /// What planes add up among themselves.
+    planes: Planes,
 }
 
 /// Where the cache lies, in vectors: it may be the beginning of a longer one.
@@ -235,7 +235,7 @@ pub(crate) fn decode<R: CubeRuntime>(
     let out = empty_like(&query);
     let partial = empty(&query, [parts.max(1), head_dim], DType::F32);
     let statistics = empty(&query, [parts.max(1), 2], DType::F32);
-    let plan = DecodePlan { vectors, group, alone, planes: has_planes(&client) };
+    let plan = DecodePlan { vectors, group, alone, planes: Planes::of(&client) };
     let dtype = query.dtype;
     // SAFETY: keys are compared with their number before they are read, and each cube writes the heads of its own block.
     unsafe {
