@@ -42,8 +42,9 @@ pub struct State<B: TrainBackend> {
     packs: Vec<Pack<B::InnerBackend>>,
 }
 
-/// Elements of a pack at most, unless one parameter has more: 256 MiB. Adapters of rank 16 on all layers of an 8B model fit.
-const MOST_PACKED: usize = 1 << 26;
+/// Elements of a pack at most, unless one parameter has more: 16 MiB. Larger ones are the only tensors of a small step that need the
+/// device's pools of large pages: adapters of rank 16 on a model of 1B in one pack, 45 MB, took half a GiB of Vulkan's.
+const MOST_PACKED: usize = 1 << 22;
 
 /// The moments of parameters that one launch updates, packed.
 struct Pack<B: FusedBackend> {
