@@ -74,7 +74,16 @@ mod tests {
                 let ms = entry.work.flops / flops_per_ms;
                 let burn = Some(Rival { timing: timing(ms), tflops: None, speedup: None });
                 let (ours, note) = (Some(timing(2.0 * ms)), None);
-                KernelRow { entry, timing: ours, gb_per_second: None, copy_share: None, tflops: None, burn, note }
+                KernelRow {
+                    entry,
+                    timing: ours,
+                    gb_per_second: None,
+                    copy_share: None,
+                    equal_copy_share: None,
+                    tflops: None,
+                    burn,
+                    note,
+                }
             })
             .collect()
     }

@@ -1,15 +1,16 @@
 //! Times the operations one by one, on one backend.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anyhow::{Result, anyhow};
-use burn::tensor::{Distribution, Tensor};
+use burn::tensor::Tensor;
 use burnish_kernels::FusedBackend;
 use serde::Serialize;
 
 use super::action::{Action, Launch, actions};
 use super::entry::{Entry, Kernel, entries};
-use super::setup::Setup;
+use super::setup::{Setup, in_turns};
 use super::stopwatch::{Pace, Timing, wait};
 
 /// A row of the table.
@@ -22,8 +23,10 @@ pub struct KernelRow {
     pub timing: Option<Timing>,
     /// Fewest bytes over time, GB/s.
     pub gb_per_second: Option<f64>,
-    /// Of the bandwidth of a copy.
+    /// Of the bandwidth of a copy of a gibibyte.
     pub copy_share: Option<f64>,
+    /// Of the bandwidth of a copy that moves as many bytes, for what has no product in it: a launch's start and end count in both.
+    pub equal_copy_share: Option<f64>,
     /// Matrix operations over time, TFLOP/s.
     pub tflops: Option<f64>,
     /// What burn takes: its matrix product of these sizes, or the composed operation where there is none.
@@ -77,10 +80,15 @@ pub fn measure<B: FusedBackend>(
     };
     let time = |launch: &mut Launch| guarded(|| pace.time::<B>(device, launch.as_mut()));
     let ours: Vec<Result<Timing>> = actions.iter_mut().map(|action| time(&mut action.run)).collect();
-    let mut rows = Vec::new();
+    let (mut rows, mut copies) = (Vec::new(), BTreeMap::new());
     for ((entry, timing), action) in entries.into_iter().zip(ours).zip(actions) {
         let Action { composed, matmul, note, .. } = action;
         let mut row = row(entry, timing, copy, note);
+        row.equal_copy_share = copy.and(row.gb_per_second).filter(|_| row.tflops.is_none()).and_then(|rate| {
+            let bytes = row.entry.work.bytes as usize;
+            let equal = *copies.entry(bytes).or_insert_with(|| copy_bandwidth(setup, bytes, pace).ok());
+            Some(rate / equal?)
+        });
         let flops = row.entry.work.flops;
         let rival = matmul.map(|matmul| (matmul.flops, matmul.run)).or(composed.map(|run| (flops, run)));
         if let (Some(timing), Some((rival_flops, mut run))) = (row.timing, rival) {
@@ -133,6 +141,7 @@ fn row(entry: Entry, timing: Result<Timing>, copy: Option<f64>, note: Option<Str
     let gb_per_second = timing.map(|timing| per_second(entry.work.bytes, timing) / 1e9);
     KernelRow {
         copy_share: gb_per_second.zip(copy).map(|(rate, copy)| rate / copy),
+        equal_copy_share: None,
         tflops: timing.and_then(|timing| tflops(entry.work.flops, timing)),
         gb_per_second,
         timing,
@@ -157,16 +166,17 @@ fn tflops(flops: f64, timing: Timing) -> Option<f64> {
     (flops > 0.0).then(|| per_second(flops, timing) / 1e12)
 }
 
-/// Bandwidth of the device in GB/s: reads and writes `elements` of f32.
+/// Bandwidth of the device in GB/s where so many bytes are read and written, in f32 whatever the operations compute in.
 ///
 /// # Errors
 /// What broke on the device.
-pub fn copy_bandwidth<B: FusedBackend>(device: &B::Device, elements: usize, pace: &Pace) -> Result<f64> {
+pub fn copy_bandwidth<B: FusedBackend>(setup: &Setup<B>, bytes: usize, pace: &Pace) -> Result<f64> {
+    let elements = (bytes / (2 * size_of::<f32>())).max(1);
     let timing = guarded(|| {
-        let x = Tensor::<B, 1>::random([elements], Distribution::Uniform(-1.0, 1.0), device);
-        pace.time::<B>(device, &mut || drop(x.clone().mul_scalar(2.0)))
+        let sets = setup.sets(bytes / 2 / setup.element(), || setup.random_f32([elements]));
+        pace.time::<B>(&setup.device, &mut in_turns(sets, |x: &Tensor<B, 1>| drop(x.clone().mul_scalar(2.0))))
     })?;
-    B::memory_cleanup(device);
+    B::memory_cleanup(&setup.device);
     Ok(per_second((2 * size_of::<f32>() * elements) as f64, timing) / 1e9)
 }
 
@@ -217,7 +227,7 @@ mod tests {
         let sizes = Sizes::new(&Shape::open("llama-3.2-1b").unwrap().shrunk(1).config, 1, 16, 4);
         let setup = Setup::<Flex> { sizes, dtype: DType::F32, device: Default::default(), rotation: 0.0 };
         let pace = Pace { repeats: 3, warmup: 1, budget: Duration::from_secs(1) };
-        let copy = copy_bandwidth::<Flex>(&setup.device, 1 << 16, &pace).unwrap();
+        let copy = copy_bandwidth(&setup, 1 << 19, &pace).unwrap();
         let (rows, _) = measure(Kernel::Linear, &setup, &pace, Some(copy));
         assert_eq!(rows.len(), 10);
         for row in rows {
@@ -226,5 +236,8 @@ mod tests {
         }
         let (rows, _) = measure(Kernel::Swiglu, &setup, &pace, None);
         assert!(rows.iter().all(|row| row.tflops.is_none() && row.copy_share.is_none() && row.burn.is_some()));
+        assert!(rows.iter().all(|row| row.equal_copy_share.is_none()));
+        let (rows, _) = measure(Kernel::Swiglu, &setup, &pace, Some(copy));
+        assert!(rows.iter().all(|row| row.copy_share.unwrap() > 0.0 && row.equal_copy_share.unwrap() > 0.0));
     }
 }

@@ -171,12 +171,11 @@ impl BackendJob for BenchJob<'_> {
             kernels.push(Kernel::Linear);
         }
         let pace = options.pace(ROW_BUDGET);
-        if !kernels.is_empty() {
-            result.copy_gb_per_second = copy::<B>(name, &device, &pace, &mut result.problems);
-        }
-        let on_cpu = is_cpu(name);
-        let rotation = if on_cpu { 128e6 } else { 256e6 };
+        let rotation = if is_cpu(name) { 128e6 } else { 256e6 };
         let setup = Setup::<B> { sizes: sizes.clone(), dtype: dtype.into(), device: device.clone(), rotation };
+        if !kernels.is_empty() {
+            result.copy_gb_per_second = copy(name, &setup, &pace, &mut result.problems);
+        }
         for kernel in kernels {
             style.say(format!("{name}: {}", kernel.name()));
             let (rows, memory) = kernels::measure(kernel, &setup, &pace, result.copy_gb_per_second);
@@ -196,11 +195,11 @@ fn is_cpu(backend: &str) -> bool {
 }
 
 /// Bandwidth of a copy, from a gibibyte moved, or less where the device does not hand out that much at once.
-fn copy<B: FusedBackend>(name: &str, device: &B::Device, pace: &Pace, problems: &mut Vec<String>) -> Option<f64> {
-    let sizes: &[usize] = if is_cpu(name) { &[32 << 20] } else { &[128 << 20, 16 << 20] };
+fn copy<B: FusedBackend>(name: &str, setup: &Setup<B>, pace: &Pace, problems: &mut Vec<String>) -> Option<f64> {
+    let sizes: &[usize] = if is_cpu(name) { &[256 << 20] } else { &[1 << 30, 128 << 20] };
     let mut last = None;
-    for elements in sizes {
-        match kernels::copy_bandwidth::<B>(device, *elements, pace) {
+    for bytes in sizes {
+        match kernels::copy_bandwidth(setup, *bytes, pace) {
             Ok(rate) => return Some(rate),
             Err(error) => last = Some(error),
         }

@@ -50,6 +50,11 @@ fn backend(result: &BackendResult) -> String {
     lines.extend(problems);
     if !result.kernels.is_empty() {
         lines.push(kernels(&result.kernels).to_string());
+        if result.kernels.iter().any(|row| row.equal_copy_share.is_some()) {
+            lines.push(
+                "of copy: against a copy of a gibibyte; of equal: against one that moves as much as the row".to_owned(),
+            );
+        }
         let first = result.kernels.iter().filter_map(|row| row.timing).map(|timing| timing.first_ms).sum::<f64>();
         lines.push(format!("first launches, compiled and tuned: {} ms", digits(first)));
     }
@@ -70,7 +75,7 @@ fn memory(rows: &[KernelMemory]) -> Option<String> {
 }
 
 fn kernels(rows: &[KernelRow]) -> Table {
-    let head = ["kernel", "first ms", "ms", "GB/s", "of copy", "TFLOP/s", "burn ms", "× burn"];
+    let head = ["kernel", "first ms", "ms", "GB/s", "of copy", "of equal", "TFLOP/s", "burn ms", "× burn"];
     let mut table = Table::new(1, head);
     for row in rows {
         table.push([
@@ -79,6 +84,7 @@ fn kernels(rows: &[KernelRow]) -> Table {
             maybe(row.timing.map(|timing| timing.ms)),
             maybe(row.gb_per_second),
             percent(row.copy_share),
+            percent(row.equal_copy_share),
             maybe(row.tflops),
             maybe(row.burn.map(|burn| burn.timing.ms)),
             maybe(row.burn.and_then(|burn| burn.speedup)),
