@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Result, anyhow};
 use burn::tensor::Tensor;
@@ -23,7 +24,7 @@ pub struct KernelRow {
     pub timing: Option<Timing>,
     /// Fewest bytes over time, GB/s.
     pub gb_per_second: Option<f64>,
-    /// Of the bandwidth of a copy of a gibibyte.
+    /// Of the bandwidth of a copy that no cache holds.
     pub copy_share: Option<f64>,
     /// Of the bandwidth of a copy that moves as many bytes, for what has no product in it: a launch's start and end count in both.
     pub equal_copy_share: Option<f64>,
@@ -180,11 +181,35 @@ pub fn copy_bandwidth<B: FusedBackend>(setup: &Setup<B>, bytes: usize, pace: &Pa
     Ok(per_second((2 * size_of::<f32>() * elements) as f64, timing) / 1e9)
 }
 
+/// How much is guarded right now.
+static GUARDS: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether panics, those of a device's thread too, become errors of a row: whoever prints panics has nothing to say of them.
+pub fn panics_are_guarded() -> bool {
+    GUARDS.load(Ordering::SeqCst) > 0
+}
+
+struct Guard;
+
+impl Guard {
+    fn new() -> Self {
+        GUARDS.fetch_add(1, Ordering::SeqCst);
+        Self
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        GUARDS.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// Turns a panic into an error: a row that fails must not take the others with it.
 ///
 /// # Errors
 /// That of the work, or the words of the panic.
 pub fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let _guard = Guard::new();
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
         let said = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
         Err(anyhow!("it panicked: {}", said.unwrap_or("no message").lines().next().unwrap_or_default()))
@@ -220,6 +245,11 @@ mod tests {
         assert_eq!(guarded(|| Ok(3)).unwrap(), 3);
         let error = guarded(|| -> Result<()> { panic!("out of {}\nmore", "memory") }).unwrap_err();
         assert_eq!(error.to_string(), "it panicked: out of memory");
+        guarded(|| {
+            assert!(panics_are_guarded());
+            Ok(())
+        })
+        .unwrap();
     }
 
     #[test]

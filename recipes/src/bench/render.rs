@@ -52,7 +52,8 @@ fn backend(result: &BackendResult) -> String {
         lines.push(kernels(&result.kernels).to_string());
         if result.kernels.iter().any(|row| row.equal_copy_share.is_some()) {
             lines.push(
-                "of copy: against a copy of a gibibyte; of equal: against one that moves as much as the row".to_owned(),
+                "of copy: against a copy that no cache holds; of equal: against one that moves as much as the row"
+                    .to_owned(),
             );
         }
         let first = result.kernels.iter().filter_map(|row| row.timing).map(|timing| timing.first_ms).sum::<f64>();
