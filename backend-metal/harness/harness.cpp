@@ -349,22 +349,17 @@ __attribute__((noinline)) uint32_t msl_simd(const void* in, uint64_t size, void*
   return machine.current->active;
 }
 
-/// Adds the product of two 8x8 matrices to a third. A lane brings two elements of either, and has two of the sums.
-__attribute__((noinline)) void msl_multiply(const float* left, const float* right, float* sums) {
-  const uintptr_t site = reinterpret_cast<uintptr_t>(__builtin_return_address(0));
+/// Adds the product of two 8x8 matrices to a third. A lane brings two elements of either, and has two of the sums. Gives back
+/// which are active: the sums are right where all are.
+__attribute__((noinline)) uint32_t msl_multiply(const float* left, const float* right, float* sums) {
   const float in[4] = {left[0], left[1], right[0], right[1]};
   float brought[LANES][4];
-  memcpy(brought, meet(in, sizeof in, 0, site), sizeof brought);
-  const Fiber* fiber = machine.current;
-  if (fiber->active != UINT32_MAX) {
-    Fault fault = fault_at(PARTIAL_SIMDGROUP, site);
-    fault.detail = static_cast<uint32_t>(__builtin_popcount(fiber->active));
-    fail(fault);
-  }
-  const uint32_t lane = fiber->inputs.thread_index_in_simdgroup, row = msl_row(lane), column = msl_column(lane);
+  memcpy(brought, meet(in, sizeof in, 0, reinterpret_cast<uintptr_t>(__builtin_return_address(0))), sizeof brought);
+  const uint32_t lane = machine.current->inputs.thread_index_in_simdgroup, row = msl_row(lane), column = msl_column(lane);
   if (lane == 0) machine.launch->counters.matrix_operations++;
   for (uint32_t j = 0; j < 2; j++)
     for (uint32_t k = 0; k < 8; k++) sums[j] += brought[msl_lane(row, k)][k % 2] * brought[msl_lane(k, column)][2 + j];
+  return machine.current->active;
 }
 
 __attribute__((noinline)) void* msl_threadgroup(uint32_t bytes) {
