@@ -189,28 +189,15 @@ pub fn panics_are_guarded() -> bool {
     GUARDS.load(Ordering::SeqCst) > 0
 }
 
-struct Guard;
-
-impl Guard {
-    fn new() -> Self {
-        GUARDS.fetch_add(1, Ordering::SeqCst);
-        Self
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        GUARDS.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
 /// Turns a panic into an error: a row that fails must not take the others with it.
 ///
 /// # Errors
 /// That of the work, or the words of the panic.
 pub fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let _guard = Guard::new();
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
+    GUARDS.fetch_add(1, Ordering::SeqCst);
+    let result = catch_unwind(AssertUnwindSafe(work));
+    GUARDS.fetch_sub(1, Ordering::SeqCst);
+    result.unwrap_or_else(|payload| {
         let said = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
         Err(anyhow!("it panicked: {}", said.unwrap_or("no message").lines().next().unwrap_or_default()))
     })
