@@ -14,6 +14,11 @@ use crate::{layer_norm, linear, linear_cross_entropy, pack, rms_norm, rotary, se
 /// Every method defaults to the composed reference in plain burn operations, so that
 /// `impl FusedBackend for MyBackend {}` is all that a backend needs. Shapes are stated at the typed functions
 /// ([`crate::rms_norm()`], [`crate::attention()`], …), which are what model code calls.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no fused operations of Burnish",
+    note = "a backend of your own: `impl FusedBackend for MyBackend {{}}`",
+    note = "burn's `Fusion` is not opted in: name `CubeBackend<…>` itself, or turn burn's feature `fusion` off"
+)]
 pub trait FusedBackend: Backend {
     /// Whether gradients follow the rules of this crate. Where not, burn's autodiff records each operation of the composed
     /// references, which is what training on burn alone takes.

@@ -59,6 +59,14 @@ impl KernelRuntime for cubecl::wgpu::WgpuRuntime {
     const FUSED: bool = false;
 }
 
+/// burn on its own wgpu runtime. burn-wgpu's alias of that name is another type where the feature `fusion` is on.
+#[cfg(feature = "wgpu")]
+pub type Wgpu = burn_cubecl::CubeBackend<cubecl::wgpu::WgpuRuntime, f32, i32, u32>;
+
+/// burn on its CUDA runtime, whatever burn-cuda's alias is.
+#[cfg(all(feature = "cuda", not(target_os = "macos")))]
+pub type Cuda = burn_cubecl::CubeBackend<cubecl_cuda::CudaRuntime, f32, i32, u8>;
+
 /// The wgpu runtime without anything of ours: what a program on burn alone trains on, to compare with.
 #[cfg(feature = "wgpu")]
 #[derive(Debug, Clone)]

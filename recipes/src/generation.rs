@@ -3,43 +3,27 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use burnish_kernels::FusedBackend;
-use burnish_lora::load_adapter;
+use burnish_engine::{Device, Runner};
 use burnish_models::generate::Generated;
-use burnish_models::{
-    Cache, ComputeType, GenerateOptions, LanguageModel, LoadOptions, Message, ModelError, Pretrained, generate,
-};
+use burnish_models::{ComputeType, GenerateOptions, Message, ModelError, Pretrained};
 
 /// A model that answers.
-pub struct Assistant<B: FusedBackend> {
+pub struct Assistant {
     /// Configuration, tokenizer and template.
     pub pretrained: Pretrained,
-    /// The model, with its adapter where one was named.
-    pub model: LanguageModel<B>,
-    device: B::Device,
-    /// Tokens that the cache has seen, so that a conversation is read once.
+    runner: Box<dyn Runner>,
+    /// Tokens that the runner has seen, so that a conversation is read once.
     seen: Vec<u32>,
-    cache: Cache<B>,
 }
 
-impl<B: FusedBackend> Assistant<B> {
+impl Assistant {
     /// Brings a model to the device and attaches an adapter without merging.
     ///
     /// # Errors
     /// Whatever is wrong with the model or the adapter.
-    pub fn load(pretrained: Pretrained, adapter: Option<&Path>, dtype: ComputeType, device: B::Device) -> Result<Self> {
-        let options = LoadOptions::frozen(dtype);
-        let mut model = LanguageModel::load(&pretrained.config, &*pretrained.checkpoint, &device, options)?;
-        if let Some(folder) = adapter {
-            load_adapter(&mut model, folder, None, &device)?;
-        }
-        Ok(Self::new(pretrained, model, device))
-    }
-
-    /// Takes a model that is on the device already.
-    pub fn new(pretrained: Pretrained, model: LanguageModel<B>, device: B::Device) -> Self {
-        let cache = Cache::new(model.num_layers());
-        Self { pretrained, model, device, seen: Vec::new(), cache }
+    pub fn load(device: &dyn Device, pretrained: Pretrained, adapter: Option<&Path>, dtype: ComputeType) -> Result<Self> {
+        let runner = device.run(&pretrained.config, &*pretrained.checkpoint, dtype, adapter)?;
+        Ok(Self { pretrained, runner, seen: Vec::new() })
     }
 
     /// Answers a conversation.
@@ -50,7 +34,7 @@ impl<B: FusedBackend> Assistant<B> {
         &mut self,
         messages: &[Message],
         options: &GenerateOptions,
-        on_text: impl FnMut(&str),
+        on_text: &mut dyn FnMut(&str),
     ) -> Result<Generated> {
         let template = self.pretrained.chat_template.as_ref().ok_or(ModelError::NoTemplate)?;
         let text = template.render(messages, None, true)?;
@@ -61,11 +45,11 @@ impl<B: FusedBackend> Assistant<B> {
     ///
     /// # Errors
     /// When the text is empty or longer than the model's context.
-    pub fn complete(&mut self, text: &str, options: &GenerateOptions, on_text: impl FnMut(&str)) -> Result<Generated> {
+    pub fn complete(&mut self, text: &str, options: &GenerateOptions, on_text: &mut dyn FnMut(&str)) -> Result<Generated> {
         self.run(text, true, options, on_text)
     }
 
-    fn run(&mut self, text: &str, plain: bool, options: &GenerateOptions, on_text: impl FnMut(&str)) -> Result<Generated> {
+    fn run(&mut self, text: &str, plain: bool, options: &GenerateOptions, on_text: &mut dyn FnMut(&str)) -> Result<Generated> {
         let special = self.pretrained.tokenizer.special().clone();
         let mut tokens = self.pretrained.tokenizer.encode(text, plain)?;
         if let Some((_, bos)) = special.bos.filter(|(_, bos)| special.add_bos && tokens.first() != Some(bos)) {
@@ -86,22 +70,14 @@ impl<B: FusedBackend> Assistant<B> {
         }
         // What the cache has seen already is not read again; one token at least must be.
         let same = self.seen.iter().zip(&tokens).take_while(|(a, b)| a == b).count().min(tokens.len() - 1);
-        self.cache.truncate(same);
         let mut options = options.clone();
         options.max_tokens = options.max_tokens.min(context - tokens.len());
         options.end_tokens.extend(&self.pretrained.config.eos_token_id);
-        let generated = generate(
-            &self.model,
-            &self.pretrained.tokenizer,
-            &mut self.cache,
-            &tokens[same..],
-            &options,
-            &self.device,
-            on_text,
-        )?;
+        let generated =
+            self.runner.generate(&self.pretrained.tokenizer, same, &tokens[same..], &options, on_text)?;
         self.seen = tokens;
         self.seen.extend(&generated.tokens);
-        self.seen.truncate(self.cache.len());
+        self.seen.truncate(self.runner.seen());
         Ok(generated)
     }
 }

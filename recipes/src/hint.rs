@@ -1,38 +1,17 @@
-//! Errors that know the way out.
+//! What to do about an error.
 
-use std::fmt;
-
+use burnish_engine::Hinted;
 use burnish_lora::LoraError;
 use burnish_models::ModelError;
 
 use crate::config::ConfigError;
 use crate::data::DataError;
 
-/// An error with advice.
-#[derive(Debug)]
-pub struct Hinted {
-    message: String,
-    hint: String,
-}
-
-impl fmt::Display for Hinted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for Hinted {}
-
-/// An error of a message and what to do about it.
-pub fn with_hint(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
-    Hinted { message: message.into(), hint: hint.into() }.into()
-}
-
 /// What to do about an error, where we know it.
 pub fn hint(error: &anyhow::Error) -> Option<String> {
     for cause in error.chain() {
         if let Some(hinted) = cause.downcast_ref::<Hinted>() {
-            return Some(hinted.hint.clone());
+            return Some(hinted.hint().to_owned());
         }
         let known = cause
             .downcast_ref::<ModelError>()

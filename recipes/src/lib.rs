@@ -1,15 +1,13 @@
 //! The recipes and the command line of Burnish.
+//!
+//! Nothing here knows a backend's type: models on a device are held through the door of `burnish-engine`.
 
-pub mod backend;
-pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod data;
-pub mod dtype;
 pub mod generation;
 pub mod hint;
-pub mod memory;
+pub mod fit;
 pub mod quickstart;
 pub mod report;
 pub mod train;
-pub mod weights;

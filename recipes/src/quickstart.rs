@@ -6,18 +6,16 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use burn_train::Interrupter;
+use burnish_backends::dtype;
 use burnish_export::{ExportReport, FloatType, GgufOptions, GgufType, HuggingFaceOptions, export_gguf, export_hugging_face};
-use burnish_kernels::FusedBackend;
 use burnish_lora::MergedCheckpoint;
-use burnish_models::{ComputeType, GenerateOptions, Message, Pretrained};
+use burnish_models::{GenerateOptions, Message, Pretrained};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::backend::{self, BackendJob};
 use crate::config::TrainConfig;
-use crate::dtype;
 use crate::generation::Assistant;
-use crate::train::{End, Events, Prepared, Summary, train};
+use crate::train::{End, Events, PreparedRun, Summary, train};
 
 const MODEL: &[(&str, &[u8])] = &[
     ("config.json", include_bytes!("../assets/quickstart/model/config.json")),
@@ -107,33 +105,20 @@ pub fn score(folders: &Folders, adapter: Option<&Path>, backend: &str) -> Result
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let questions = text.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
     let dtype = dtype::choose(backend, "auto")?.dtype;
-    backend::run(backend, ScoreJob { pretrained, adapter: adapter.map(Path::to_owned), dtype, questions })
-}
-
-struct ScoreJob {
-    pretrained: Pretrained,
-    adapter: Option<PathBuf>,
-    dtype: ComputeType,
-    questions: Vec<Value>,
-}
-
-impl BackendJob for ScoreJob {
-    type Output = Score;
-
-    fn run<B: FusedBackend>(self, device: B::Device) -> Result<Score> {
-        let mut assistant = Assistant::<B>::load(self.pretrained, self.adapter.as_deref(), self.dtype, device)?;
+    burnish_backends::enter(backend, |device| {
+        let mut assistant = Assistant::load(device, pretrained, adapter, dtype)?;
         let options = GenerateOptions { max_tokens: 64, ..GenerateOptions::default() };
         let mut ask = |question: &str| -> Result<String> {
-            Ok(assistant.answer(&[Message::new("user", question)], &options, |_| {})?.text)
+            Ok(assistant.answer(&[Message::new("user", question)], &options, &mut |_| {})?.text)
         };
         let mut right = 0;
-        for row in &self.questions {
+        for row in &questions {
             let turn = |index: usize| row["messages"][index]["content"].as_str().unwrap_or_default();
             right += usize::from(ask(turn(0))? == turn(1));
         }
         let answers = PROMPTS.iter().map(|prompt| ask(prompt)).collect::<Result<_>>()?;
-        Ok(Score { right, asked: self.questions.len(), answers })
-    }
+        Ok(Score { right, asked: questions.len(), answers })
+    })
 }
 
 /// What the quickstart leaves behind.
@@ -168,7 +153,7 @@ pub fn run(
 ) -> Result<Option<Outcome>> {
     let backend = config.backend.clone();
     let started = Instant::now();
-    let summary: Summary = train(Prepared::new(config)?, events, interrupter, false)?;
+    let summary: Summary = train(PreparedRun::new(config)?, events, interrupter, false)?;
     if summary.end == End::Interrupted {
         return Ok(None);
     }

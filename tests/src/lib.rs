@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use anyhow::{Context, Result};
 use burnish_models::checkpoint::SafetensorsFolder;
 use burnish_models::{Checkpoint, ModelConfig};
-use burnish_recipes::data::{Batch, IGNORE};
+use burnish_engine::{Batch, IGNORE};
 
 /// The folder of a fixture.
 pub fn fixture(name: &str) -> PathBuf {

@@ -15,7 +15,7 @@ use burnish_models::gguf::GgufFile;
 use burnish_models::{Checkpoint, ComputeType, Pretrained};
 use burnish_recipes::config::TrainConfig;
 use burnish_recipes::hint::hint;
-use burnish_recipes::train::{Evaluation, Events, MetricsFile, Prepared, StepMetrics, train};
+use burnish_recipes::train::{Evaluation, Events, MetricsFile, PreparedRun, StepMetrics, train};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -62,7 +62,7 @@ fn config(run: &Path, backend: &str, dtype: &str) -> TrainConfig {
 
 fn run(config: TrainConfig) -> Result<Kept> {
     let kept = Arc::new(Mutex::new(Kept::default()));
-    train(Prepared::new(config)?, kept.clone(), Interrupter::new(), false)?;
+    train(PreparedRun::new(config)?, kept.clone(), Interrupter::new(), false)?;
     let kept = std::mem::take(&mut *kept.lock().unwrap());
     Ok(kept)
 }
@@ -127,7 +127,7 @@ fn steps_in_f16_in_the_emulator_equal_f32() {
 fn the_choice_is_saved() {
     let folder = tempfile::tempdir().unwrap();
     let run_folder = folder.path().join("run");
-    let prepared = Prepared::new(config(&run_folder, "cpu", "auto")).unwrap();
+    let prepared = PreparedRun::new(config(&run_folder, "cpu", "auto")).unwrap();
     assert_eq!(prepared.dtype.dtype, ComputeType::F32);
     assert!(fs::read_to_string(run_folder.join("config.toml")).unwrap().contains("dtype = \"f32\""));
 }

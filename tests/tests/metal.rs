@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use burn_train::Interrupter;
 use burnish_metal::emulator::take_reports;
 use burnish_recipes::config::TrainConfig;
-use burnish_recipes::train::{Evaluation, Events, Prepared, StepMetrics, train};
+use burnish_recipes::train::{Evaluation, Events, PreparedRun, StepMetrics, train};
 
 /// Keeps what a run says.
 #[derive(Default)]
@@ -27,7 +27,7 @@ fn losses(backend: &str, iters: usize, batch_size: usize) -> anyhow::Result<Vec<
     let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/assets/quickstart");
     let folder = tempfile::tempdir()?;
     let path = |path: PathBuf| path.display().to_string();
-    let prepared = Prepared::new(TrainConfig {
+    let prepared = PreparedRun::new(TrainConfig {
         model: path(assets.join("model")),
         data: path(assets.join("data/train.jsonl")),
         output_dir: path(folder.path().join("run")),

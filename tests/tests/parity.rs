@@ -3,16 +3,13 @@
 
 use burn::backend::Flex;
 use burn::module::AutodiffModule;
-use burn::optim::Optimizer;
+use burn::optim::GradientsParams;
 use burn::tensor::DType;
-use burn_train::TrainStep;
+use burnish_engine::{AdamWConfig, Batch, ModelTrainer, StepItem, Trainer, Training, batch_loss};
 use burnish_kernels::FusedBackend;
 use burnish_kernels::tolerance::Tolerance;
 use burnish_lora::load_adapter;
 use burnish_models::{AnyTensor, LanguageModel, LoadOptions, ModelInput};
-use burnish_recipes::config::TrainConfig;
-use burnish_recipes::data::Batch;
-use burnish_recipes::train::{AdamW, StepItem, TrainedModel, Training, batch_loss, squared_gradient_norm};
 use burnish_tests::Golden;
 
 const CASES: [&str; 4] = ["llama", "llama3", "mistral", "biased"];
@@ -26,7 +23,7 @@ fn logits<B: FusedBackend>(model: &LanguageModel<B>, batch: &Batch, device: &B::
     model.logits(model.hidden_states(&input, None)).into_data().iter::<f32>().collect()
 }
 
-/// Logits of the tokens that are no padding: what padding sees is nobody's business.
+/// Logits of the tokens that are not padding: what padding sees has no meaning.
 fn unpadded(values: &[f32], batch: &Batch) -> Vec<f32> {
     let vocabulary = values.len() / batch.segment_ids.len();
     let rows = values.chunks_exact(vocabulary).zip(&batch.segment_ids).filter(|(_, segment)| **segment > 0);
@@ -54,18 +51,29 @@ fn base_logits<B: FusedBackend>(case: &str) {
     close(&format!("{case} adapter logits"), &unpadded(&logits(&model, &batch, &device), &batch), &expected);
 }
 
+/// Checks the loss of the batch, and gives its gradients.
+fn loss_and_gradients<B: FusedBackend>(
+    case: &str,
+    key: &str,
+    model: &LanguageModel<Training<B>>,
+    golden: &Golden,
+) -> GradientsParams {
+    let (loss, grads) = burnish_engine::gradients(model, &item(golden), &B::Device::default());
+    let loss: Vec<f32> = loss.into_data().iter::<f32>().collect();
+    close(&format!("{case} {key}"), &loss, &golden.floats(key).unwrap()[..1]);
+    grads
+}
+
 fn gradients<B: FusedBackend>(case: &str) {
     let (golden, device) = (Golden::open(case).unwrap(), B::Device::default());
-    let model = TrainedModel { model: adapted::<Training<B>>(&golden, &device) };
-    let output = TrainStep::step(&model, item(&golden));
-    let loss: Vec<f32> = output.item.loss.into_data().iter::<f32>().collect();
-    close(&format!("{case} loss"), &loss, &golden.floats("loss").unwrap());
+    let model = adapted::<Training<B>>(&golden, &device);
+    let grads = loss_and_gradients::<B>(case, "loss", &model, &golden);
     let names = golden.names("grad.");
     assert!(!names.is_empty());
     for name in names {
         let own = name.strip_prefix("base_model.model.").unwrap();
-        let parameter = model.model.parameters().into_iter().find(|parameter| parameter.name == own).unwrap();
-        let gradient = output.grads.get::<B, 2>(parameter.id).unwrap();
+        let parameter = model.parameters().into_iter().find(|parameter| parameter.name == own).unwrap();
+        let gradient = grads.get::<B, 2>(parameter.id).unwrap();
         let values: Vec<f32> = gradient.into_data().iter::<f32>().collect();
         close(&format!("{case} {name}"), &values, &golden.floats(&format!("grad.{name}")).unwrap());
     }
@@ -74,10 +82,9 @@ fn gradients<B: FusedBackend>(case: &str) {
 /// Ten steps; losses, and the adapter that they end with.
 fn ten_steps<B: FusedBackend>(case: &str, label: &str, clip: f64) {
     let (golden, device) = (Golden::open(case).unwrap(), B::Device::default());
-    let mut model = TrainedModel { model: adapted::<Training<B>>(&golden, &device) };
-    let losses = run_steps::<B>(&mut model, &golden, clip);
+    let (losses, model) = ten_losses::<B>(adapted::<Training<B>>(&golden, &device), &golden, clip);
     close(&format!("{case} {label} losses"), &losses, &golden.floats(&format!("{label}.losses")).unwrap());
-    for parameter in model.valid().model.linears() {
+    for parameter in model.valid().linears() {
         let (name, Some(adapter)) = (parameter.0, &parameter.1.adapter) else { continue };
         for (part, tensor) in [("lora_A", adapter.lora_a.val()), ("lora_B", adapter.lora_b.val())] {
             let key = format!("{label}.base_model.model.{name}.{part}.weight");
@@ -87,37 +94,39 @@ fn ten_steps<B: FusedBackend>(case: &str, label: &str, clip: f64) {
     }
 }
 
-fn run_steps<B: FusedBackend>(model: &mut TrainedModel<Training<B>>, golden: &Golden, clip: f64) -> Vec<f32> {
-    let optimizer = AdamW::<Training<B>>::new(&TrainConfig { max_grad_norm: clip, ..TrainConfig::default() });
-    let mut losses = Vec::new();
-    for _ in 0..10 {
-        let output = TrainStep::step(model, item(golden));
-        let squares = squared_gradient_norm(&model.model, &output.grads);
-        let mut stepping = optimizer.clone();
-        let update = || *model = Optimizer::step(&mut stepping, 1e-3, model.clone(), output.grads);
-        losses.push(optimizer.queue(squares, output.item.loss, 1.0, update).unwrap().loss as f32);
-    }
-    losses
+fn ten_losses<B: FusedBackend>(
+    model: LanguageModel<Training<B>>,
+    golden: &Golden,
+    clip: f64,
+) -> (Vec<f32>, LanguageModel<Training<B>>) {
+    let optimizer = AdamWConfig { max_grad_norm: clip, ..AdamWConfig::default() };
+    let mut trainer = ModelTrainer::<B>::new(model, optimizer, B::Device::default());
+    let mut step = || {
+        trainer.forward_backward(&item(golden));
+        trainer.update(1e-3);
+        trainer.finish().unwrap().loss as f32
+    };
+    let losses = (0..10).map(|_| step()).collect();
+    (losses, trainer.model().clone())
 }
 
 /// Every weight trains: its gradient, and ten steps.
 fn full<B: FusedBackend>() {
     let (golden, device) = (Golden::open("llama").unwrap(), B::Device::default());
-    let base =
+    let model =
         LanguageModel::<Training<B>>::load(&golden.config, &golden.weights, &device, LoadOptions::trainable()).unwrap();
-    let mut model = TrainedModel { model: base };
-    let output = TrainStep::step(&model, item(&golden));
-    let parameters = model.model.parameters();
+    let grads = loss_and_gradients::<B>("llama", "full_losses", &model, &golden);
+    let parameters = model.parameters();
     assert_eq!(parameters.len(), golden.names("full_grad.").len());
     for parameter in parameters {
         let data = match parameter.tensor {
-            AnyTensor::Vector(_) => output.grads.get::<B, 1>(parameter.id).unwrap().into_data(),
-            AnyTensor::Matrix(_) => output.grads.get::<B, 2>(parameter.id).unwrap().into_data(),
+            AnyTensor::Vector(_) => grads.get::<B, 1>(parameter.id).unwrap().into_data(),
+            AnyTensor::Matrix(_) => grads.get::<B, 2>(parameter.id).unwrap().into_data(),
         };
         let key = format!("full_grad.{}", parameter.name);
         close(&key, &data.iter::<f32>().collect::<Vec<_>>(), &golden.floats(&key).unwrap());
     }
-    let losses = run_steps::<B>(&mut model, &golden, 0.0);
+    let (losses, _) = ten_losses::<B>(model, &golden, 0.0);
     close("full losses", &losses, &golden.floats("full_losses").unwrap());
 }
 
@@ -183,11 +192,11 @@ fn candle_equals_transformers_and_peft() {
 #[cfg(feature = "wgpu")]
 #[test]
 fn wgpu_equals_transformers_and_peft() {
-    everything::<burn_wgpu::Wgpu>();
+    everything::<burnish_kernels::runtime::Wgpu>();
 }
 
 /// What `bench` compares with: burn's kernels, and the gradients of burn's autodiff.
-#[cfg(feature = "wgpu")]
+#[cfg(feature = "wgpu-stock")]
 #[test]
 fn burn_alone_equals_transformers_and_peft() {
     use burnish_kernels::runtime::StockWgpu;

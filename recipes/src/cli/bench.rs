@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use burnish_backends::{WGPU_STOCK, dtype};
+use burnish_bench::entry::Kernel;
+use burnish_bench::{Options, plot, render, run};
 use serde_json::json;
 
-use crate::bench::entry::Kernel;
-use crate::bench::{Options, STOCK, plot, render, run};
 use crate::report::OutputStyle;
-use crate::{backend, dtype};
 
 /// Arguments of `bench`.
 #[derive(Debug, clap::Args)]
@@ -59,7 +59,7 @@ pub struct Args {
 }
 
 fn backend_names() -> Vec<&'static str> {
-    backend::NAMES.iter().copied().chain([STOCK]).collect()
+    burnish_backends::NAMES.iter().copied().chain([WGPU_STOCK]).collect()
 }
 
 fn kernel_names() -> Vec<&'static str> {
@@ -84,7 +84,7 @@ fn at_least(least: usize, text: &str) -> Result<usize, String> {
 
 impl Args {
     pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
-        let document = run(&self.options(), style)?;
+        let document = run(&self.options(), &|line| style.say(line))?;
         style.result(render::text(&document), &json!(document));
         if let Some(folder) = &self.output {
             style.say(format!("wrote {}", document.save(folder)?.display()));

@@ -5,17 +5,18 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use burnish_kernels::FusedBackend;
+use burnish_backends::dtype::{self, DtypeChoice};
+use burnish_engine::Device;
 use burnish_models::{GenerateOptions, Message, ModelError, Pretrained};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
 use super::generate::SamplingArgs;
-use crate::backend::{self, BackendJob};
-use crate::dtype::{self, DtypeChoice};
+use crate::fit;
 use crate::generation::Assistant;
-use crate::memory;
 use crate::report::{OutputStyle, complain};
+
+const HELP: &str = "type a message; /reset starts over, /undo takes the last turn back, /quit or Ctrl-D ends";
 
 /// Arguments of `chat`.
 #[derive(Debug, clap::Args)]
@@ -32,7 +33,7 @@ pub struct Args {
     #[command(flatten)]
     sampling: SamplingArgs,
     /// cpu, candle, wgpu, metal (macOS), vulkan (elsewhere), cuda, emulator or auto.
-    #[arg(long, default_value = "auto", value_parser = backend::NAMES.to_vec())]
+    #[arg(long, default_value = "auto", value_parser = burnish_backends::NAMES.to_vec())]
     backend: String,
     /// What is computed in: f32, f16, bf16, or auto, which takes what the device is best at.
     #[arg(long, default_value = "auto", value_parser = dtype::NAMES.to_vec())]
@@ -47,29 +48,20 @@ impl Args {
             return Err(ModelError::NoTemplate.into());
         }
         let dtype = dtype::choose(&self.backend, &self.dtype)?;
-        memory::check(&self.backend, &pretrained.config, dtype.dtype, false)?;
-        let backend = self.backend.clone();
-        backend::run(&backend, ChatJob { args: self, options, pretrained, dtype, style })
+        fit::check(&self.backend, &pretrained.config, dtype.dtype, false)?;
+        burnish_backends::enter(&self.backend, |device| self.talk(device, &options, pretrained, dtype, style))
     }
-}
 
-struct ChatJob {
-    args: Args,
-    options: GenerateOptions,
-    pretrained: Pretrained,
-    dtype: DtypeChoice,
-    style: OutputStyle,
-}
-
-const HELP: &str = "type a message; /reset begins anew, /undo takes the last turn back, /quit or Ctrl-D ends";
-
-impl BackendJob for ChatJob {
-    type Output = ExitCode;
-
-    fn run<B: FusedBackend>(self, device: B::Device) -> Result<ExitCode> {
-        let Self { args, options, pretrained, dtype, style } = self;
-        let mut assistant = Assistant::<B>::load(pretrained, args.adapter.as_deref(), dtype.dtype, device)?;
-        let system: Vec<Message> = args.system.iter().map(|text| Message::new("system", text)).collect();
+    fn talk(
+        &self,
+        device: &dyn Device,
+        options: &GenerateOptions,
+        pretrained: Pretrained,
+        dtype: DtypeChoice,
+        style: OutputStyle,
+    ) -> Result<ExitCode> {
+        let mut assistant = Assistant::load(device, pretrained, self.adapter.as_deref(), dtype.dtype)?;
+        let system: Vec<Message> = self.system.iter().map(|text| Message::new("system", text)).collect();
         let mut messages = system.clone();
         let mut editor = DefaultEditor::new()?;
         style.say(format!("the model computes in {} ({})", dtype.dtype, dtype.why));
@@ -105,7 +97,7 @@ impl BackendJob for ChatJob {
             }
             editor.add_history_entry(&line).ok();
             messages.push(Message::new("user", line));
-            let answer = assistant.answer(&messages, &options, |text| {
+            let answer = assistant.answer(&messages, options, &mut |text| {
                 let mut out = std::io::stdout().lock();
                 out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();
             });

@@ -4,17 +4,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use burnish_kernels::FusedBackend;
-use burnish_models::{ComputeType, Pretrained};
+use burnish_backends::dtype;
+use burnish_models::Pretrained;
 use serde_json::json;
 
-use crate::backend::{self, BackendJob};
 use crate::data::{self, BadRows, BatchOptions, Batches, Preparation, Sources};
-use crate::dtype;
-use crate::generation::Assistant;
-use crate::memory;
+use crate::fit;
 use crate::report::OutputStyle;
-use crate::train::{Evaluation, evaluate};
+use crate::train::evaluate;
 
 /// Arguments of `eval`.
 #[derive(Debug, clap::Args)]
@@ -41,7 +38,7 @@ pub struct Args {
     #[arg(long)]
     no_mask_prompt: bool,
     /// cpu, candle, wgpu, metal (macOS), vulkan (elsewhere), cuda, emulator or auto.
-    #[arg(long, default_value = "auto", value_parser = backend::NAMES.to_vec())]
+    #[arg(long, default_value = "auto", value_parser = burnish_backends::NAMES.to_vec())]
     backend: String,
     /// What is computed in: f32, f16, bf16, or auto, which takes what the device is best at.
     #[arg(long, default_value = "auto", value_parser = dtype::NAMES.to_vec())]
@@ -80,35 +77,20 @@ impl Args {
             },
         );
         let dtype = dtype::choose(&self.backend, &self.dtype)?;
-        memory::check(&self.backend, &pretrained.config, dtype.dtype, false)?;
+        fit::check(&self.backend, &pretrained.config, dtype.dtype, false)?;
         style.say(format!("the model computes in {} ({})", dtype.dtype, dtype.why));
-        let job = EvalJob { pretrained, adapter: self.adapter, dtype: dtype.dtype, batches, style };
-        let evaluation = backend::run(&self.backend, job)?;
+        let evaluation = burnish_backends::enter(&self.backend, |device| {
+            let Pretrained { config, checkpoint, .. } = &pretrained;
+            let mut runner = device.run(config, &**checkpoint, dtype.dtype, self.adapter.as_deref())?;
+            evaluate(|batch| runner.loss(batch), &batches, 0, |done, all| {
+                if done % 20 == 0 {
+                    style.say(format!("{done} of {all} batches"));
+                }
+            })
+        })?;
         let line =
             format!("loss {:.4}, perplexity {:.3}, {} tokens", evaluation.loss, evaluation.perplexity, evaluation.tokens);
         style.result(line, &json!(evaluation));
         Ok(ExitCode::SUCCESS)
-    }
-}
-
-struct EvalJob {
-    pretrained: Pretrained,
-    adapter: Option<PathBuf>,
-    dtype: ComputeType,
-    batches: Batches,
-    style: OutputStyle,
-}
-
-impl BackendJob for EvalJob {
-    type Output = Evaluation;
-
-    fn run<B: FusedBackend>(self, device: B::Device) -> Result<Evaluation> {
-        let assistant = Assistant::<B>::load(self.pretrained, self.adapter.as_deref(), self.dtype, device.clone())?;
-        let style = self.style;
-        evaluate(&assistant.model, &self.batches, 0, &device, |done, all| {
-            if done % 20 == 0 {
-                style.say(format!("{done} of {all} batches"));
-            }
-        })
     }
 }

@@ -4,16 +4,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use burn::backend::Flex;
+use burnish_engine::{Adapter, AdamWConfig, TrainedPart, with_hint};
 use burnish_export::{
     ExportError, ExportReport, FloatType, GgufOptions, GgufType, HuggingFaceOptions, export_gguf, export_hugging_face,
 };
-use burnish_lora::{MergedCheckpoint, load_adapter, save_adapter};
-use burnish_models::{Checkpoint, LanguageModel, LoadOptions, Pretrained};
+use burnish_lora::{MergedCheckpoint, read_config};
+use burnish_models::{Checkpoint, ComputeType, Pretrained};
 use clap::ValueEnum;
 use serde_json::json;
 
-use crate::hint::with_hint;
 use crate::report::{OutputStyle, gib};
 use crate::train::write_folder;
 
@@ -79,17 +78,19 @@ impl Args {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Reads the adapter onto the model, which checks it, and writes it anew.
+    /// Reads the adapter onto the model, which checks it, and writes it again.
     fn peft(&self, pretrained: &Pretrained, style: OutputStyle) -> Result<ExitCode> {
         let Some(adapter) = &self.adapter else { bail!("--format peft needs --adapter") };
         if self.output.exists() && !self.overwrite {
             return Err(exists_hint(ExportError::Exists { path: self.output.clone() }));
         }
-        let device = burn::backend::flex::FlexDevice;
-        let options = LoadOptions::default();
-        let mut model = LanguageModel::<Flex>::load(&pretrained.config, &*pretrained.checkpoint, &device, options)?;
-        let config = load_adapter(&mut model, adapter, None, &device)?;
-        write_folder(&self.output, |folder| Ok(save_adapter(&model, &config, &pretrained.source, folder)?))?;
+        let config = read_config(adapter)?;
+        burnish_backends::enter("cpu", |device| {
+            let adapter = Adapter::Folder { path: adapter, dropout: config.dropout };
+            let part = TrainedPart::Adapters { base: &*pretrained.checkpoint, dtype: ComputeType::F32, adapter };
+            let model = device.train(&pretrained.config, part, AdamWConfig::default())?;
+            write_folder(&self.output, |folder| model.save_adapter(&config, &pretrained.source, folder))
+        })?;
         style.result(format!("wrote {}", self.output.display()), &json!({ "path": self.output }));
         Ok(ExitCode::SUCCESS)
     }

@@ -5,14 +5,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use burnish_kernels::FusedBackend;
+use burnish_backends::dtype::{self, DtypeChoice};
+use burnish_engine::Device;
 use burnish_models::{Finish, GenerateOptions, Message, Pretrained, SamplingOptions};
 use serde_json::json;
 
-use crate::backend::{self, BackendJob};
-use crate::dtype::{self, DtypeChoice};
+use crate::fit;
 use crate::generation::Assistant;
-use crate::memory;
 use crate::report::OutputStyle;
 
 /// How tokens are chosen, for `generate` and `chat`.
@@ -97,7 +96,7 @@ pub struct Args {
     #[command(flatten)]
     sampling: SamplingArgs,
     /// cpu, candle, wgpu, metal (macOS), vulkan (elsewhere), cuda, emulator or auto.
-    #[arg(long, default_value = "auto", value_parser = backend::NAMES.to_vec())]
+    #[arg(long, default_value = "auto", value_parser = burnish_backends::NAMES.to_vec())]
     backend: String,
     /// What is computed in: f32, f16, bf16, or auto, which takes what the device is best at.
     #[arg(long, default_value = "auto", value_parser = dtype::NAMES.to_vec())]
@@ -113,41 +112,34 @@ impl Args {
         let options = self.sampling.options()?;
         let pretrained = Pretrained::open(&self.model)?;
         let dtype = dtype::choose(&self.backend, &self.dtype)?;
-        memory::check(&self.backend, &pretrained.config, dtype.dtype, false)?;
-        let backend = self.backend.clone();
-        backend::run(&backend, GenerateJob { args: self, options, pretrained, dtype, style })
+        fit::check(&self.backend, &pretrained.config, dtype.dtype, false)?;
+        burnish_backends::enter(&self.backend, |device| self.answer(device, &options, pretrained, dtype, style))
     }
-}
 
-struct GenerateJob {
-    args: Args,
-    options: GenerateOptions,
-    pretrained: Pretrained,
-    dtype: DtypeChoice,
-    style: OutputStyle,
-}
-
-impl BackendJob for GenerateJob {
-    type Output = ExitCode;
-
-    fn run<B: FusedBackend>(self, device: B::Device) -> Result<ExitCode> {
-        let Self { args, options, pretrained, dtype, style } = self;
-        let mut assistant = Assistant::<B>::load(pretrained, args.adapter.as_deref(), dtype.dtype, device)?;
+    fn answer(
+        &self,
+        device: &dyn Device,
+        options: &GenerateOptions,
+        pretrained: Pretrained,
+        dtype: DtypeChoice,
+        style: OutputStyle,
+    ) -> Result<ExitCode> {
+        let mut assistant = Assistant::load(device, pretrained, self.adapter.as_deref(), dtype.dtype)?;
         let started = std::time::Instant::now();
         let mut first = None;
-        let print = |text: &str| {
+        let mut print = |text: &str| {
             first.get_or_insert_with(|| started.elapsed());
             if !style.json {
                 let mut out = std::io::stdout().lock();
                 out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();
             }
         };
-        let generated = if args.raw {
-            assistant.complete(&args.prompt, &options, print)?
+        let generated = if self.raw {
+            assistant.complete(&self.prompt, options, &mut print)?
         } else {
-            let mut messages: Vec<Message> = args.system.iter().map(|text| Message::new("system", text)).collect();
-            messages.push(Message::new("user", &args.prompt));
-            assistant.answer(&messages, &options, print)?
+            let mut messages: Vec<Message> = self.system.iter().map(|text| Message::new("system", text)).collect();
+            messages.push(Message::new("user", &self.prompt));
+            assistant.answer(&messages, options, &mut print)?
         };
         let seconds = started.elapsed().as_secs_f64();
         let decoding = seconds - first.map_or(0.0, |first| first.as_secs_f64());

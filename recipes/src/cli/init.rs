@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 
 use crate::config::commented_toml;
-use crate::hint::with_hint;
+use burnish_engine::with_hint;
 use crate::report::OutputStyle;
 
 /// Arguments of `init`.

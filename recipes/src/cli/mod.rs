@@ -17,9 +17,9 @@ use std::process::ExitCode;
 
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use burnish_engine::guard::panics_are_guarded;
 use tracing_subscriber::EnvFilter;
 
-use crate::bench::kernels::panics_are_guarded;
 use crate::hint::hint;
 use crate::report::{OutputStyle, complain};
 

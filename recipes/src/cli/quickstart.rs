@@ -6,12 +6,11 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
 use burn_train::Interrupter;
+use burnish_backends::dtype;
 use serde_json::json;
 
 use super::train::on_interrupt;
-use crate::backend;
-use crate::dtype;
-use crate::hint::with_hint;
+use burnish_engine::with_hint;
 use crate::quickstart::{Outcome, PROMPTS, Score, config, run, score, unpack};
 use crate::report::{OutputStyle, TrainReport};
 use crate::train::Events;
@@ -26,7 +25,7 @@ pub struct Args {
     #[arg(long)]
     no_overwrite: bool,
     /// cpu, which such a small model is fastest on, candle, wgpu, metal (macOS), vulkan (elsewhere), cuda, emulator or auto.
-    #[arg(long, default_value = "cpu", value_parser = backend::NAMES.to_vec())]
+    #[arg(long, default_value = "cpu", value_parser = burnish_backends::NAMES.to_vec())]
     backend: String,
     /// Decides order and adapters.
     #[arg(long, default_value_t = 42)]
@@ -40,7 +39,7 @@ impl Args {
     pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
         let root = &self.output_dir;
         self.claim(root)?;
-        let (name, why) = backend::choose(&self.backend);
+        let (name, why) = burnish_backends::choose(&self.backend);
         let dtype = dtype::choose(&self.backend, "auto")?;
         style.say(format!("backend {name} ({why}), {} ({})", dtype.dtype, dtype.why));
         style.say(format!("everything goes to {}", root.display()));
@@ -53,7 +52,7 @@ impl Args {
         let interrupter = Interrupter::new();
         on_interrupt(interrupter.clone(), style);
         let Some(outcome) = run(&folders, config, before, events, interrupter)? else {
-            style.say("interrupted; run it again to begin anew");
+            style.say("interrupted; run it again to start over");
             return Ok(ExitCode::FAILURE);
         };
         style.result(summary(&outcome, root), &json!(outcome));

@@ -10,11 +10,10 @@ use burn_train::Interrupter;
 use serde_json::json;
 
 use super::flags::ConfigFlags;
-use crate::backend;
 use crate::config::{TrainConfig, load};
-use crate::hint::with_hint;
+use burnish_engine::with_hint;
 use crate::report::{OutputStyle, TrainReport};
-use crate::train::{End, Events, Plan, Prepared, train};
+use crate::train::{End, Events, Plan, PreparedRun, train};
 
 /// Arguments of `train`. Of a flag given twice, the last counts.
 #[derive(Debug, clap::Args)]
@@ -40,14 +39,14 @@ impl Args {
         }
         let loaded = load(self.config.as_deref(), self.flags.0)?;
         let config = loaded.config;
-        let (name, why) = backend::choose(&config.backend);
+        let (name, why) = burnish_backends::choose(&config.backend);
         // The dashboard has the whole terminal.
         let while_it_runs = if self.tui { OutputStyle { quiet: true, ..style } } else { style };
         let mut report = TrainReport::new(while_it_runs, config.steps_per_report);
         for note in &loaded.notes {
             report.note(note);
         }
-        let prepared = Prepared::new(config.clone())?;
+        let prepared = PreparedRun::new(config.clone())?;
         describe(&prepared, name, why, style);
         for note in &prepared.notes {
             report.note(note);
@@ -88,7 +87,7 @@ impl Args {
 }
 
 /// The effective run in a few lines.
-fn describe(prepared: &Prepared, backend: &str, why: &str, style: OutputStyle) {
+fn describe(prepared: &PreparedRun, backend: &str, why: &str, style: OutputStyle) {
     let config = &prepared.config;
     let done = prepared.resume.as_ref().map_or(0, |checkpoint| checkpoint.state.step);
     let plan = Plan::new(config, prepared.train.clone(), done);

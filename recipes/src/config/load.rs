@@ -249,8 +249,8 @@ fn choices(name: &str) -> Option<&'static [&'static str]> {
         "fine_tune_type" => &["lora", "full"],
         "lr_scheduler" => &["constant", "linear", "cosine"],
         "optimizer" => &["adamw"],
-        "dtype" => crate::dtype::NAMES,
-        "backend" => crate::backend::NAMES,
+        "dtype" => burnish_backends::dtype::NAMES,
+        "backend" => burnish_backends::NAMES,
         _ => return None,
     })
 }

@@ -3,7 +3,8 @@
 use std::borrow::Borrow;
 use std::ops::Range;
 
-use super::IGNORE;
+use burnish_engine::{Batch, IGNORE};
+
 use super::tokenize::Example;
 
 mod order;
@@ -24,73 +25,50 @@ pub struct BatchOptions {
     pub pad_token_id: u32,
 }
 
-/// Rows of tokens, row-major.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Batch {
-    /// `[rows, length]`: the tokens.
-    pub input_ids: Vec<u32>,
-    /// `[rows, length]`: the token itself where it is learned, else -100; the first of a segment never is. The loss
-    /// compares what position `i` predicts with `labels[i + 1]`.
-    pub labels: Vec<i64>,
-    /// `[rows, length]`: position of each token in its own example.
-    pub position_ids: Vec<u32>,
-    /// `[rows, length]`: which example of its row a token belongs to, from 1; 0 is padding.
-    pub segment_ids: Vec<u32>,
-    /// Number of rows.
-    pub rows: usize,
-    /// Tokens of a row, padding included.
-    pub length: usize,
-    /// Tokens that are not padding.
-    pub tokens: usize,
-    /// Labels that count.
-    pub target_tokens: usize,
-}
-
 /// Rows are padded to a multiple of this many tokens, so that kernels see few shapes.
 const LENGTH_STEP: usize = 8;
 
-impl Batch {
-    fn new<'a>(rows: &[Vec<&'a Example>], options: &BatchOptions) -> Self {
-        let length_of = |row: &Vec<&'a Example>| row.iter().map(|example| example.input_ids.len()).sum::<usize>();
-        let tokens: Vec<usize> = rows.iter().map(length_of).collect();
-        let longest = tokens.iter().copied().max().unwrap_or(0);
-        // An example is never longer than max_seq_length, but a user of this type may not have cut it.
-        let length = longest.next_multiple_of(LENGTH_STEP).min(options.max_seq_length).max(longest);
-        let size = rows.len() * length;
-        let mut batch = Self {
-            input_ids: vec![options.pad_token_id; size],
-            labels: vec![IGNORE; size],
-            position_ids: vec![0; size],
-            segment_ids: vec![0; size],
-            rows: rows.len(),
-            length,
-            tokens: tokens.iter().sum(),
-            target_tokens: 0,
-        };
-        for (row, examples) in rows.iter().enumerate() {
-            let mut start = row * length;
-            for (segment, example) in examples.iter().enumerate() {
-                batch.put(start, segment as u32 + 1, example);
-                start += example.input_ids.len();
-            }
+/// Rows of examples, padded to one length.
+fn lay_out(rows: &[Vec<&Example>], options: &BatchOptions) -> Batch {
+    let length_of = |row: &Vec<&Example>| row.iter().map(|example| example.input_ids.len()).sum::<usize>();
+    let tokens: Vec<usize> = rows.iter().map(length_of).collect();
+    let longest = tokens.iter().copied().max().unwrap_or(0);
+    // An example is never longer than max_seq_length, but a user of this type may not have cut it.
+    let length = longest.next_multiple_of(LENGTH_STEP).min(options.max_seq_length).max(longest);
+    let size = rows.len() * length;
+    let mut batch = Batch {
+        input_ids: vec![options.pad_token_id; size],
+        labels: vec![IGNORE; size],
+        position_ids: vec![0; size],
+        segment_ids: vec![0; size],
+        rows: rows.len(),
+        length,
+        tokens: tokens.iter().sum(),
+        target_tokens: 0,
+    };
+    for (row, examples) in rows.iter().enumerate() {
+        let mut start = row * length;
+        for (segment, example) in examples.iter().enumerate() {
+            put(&mut batch, start, segment as u32 + 1, example);
+            start += example.input_ids.len();
         }
-        batch
     }
+    batch
+}
 
-    fn put(&mut self, start: usize, segment: u32, example: &Example) {
-        let end = start + example.input_ids.len();
-        self.input_ids[start..end].copy_from_slice(&example.input_ids);
-        self.labels[start..end].copy_from_slice(&example.labels);
-        // The token before it belongs to another example, or to none.
-        if let Some(first) = self.labels[start..end].first_mut() {
-            *first = IGNORE;
-        }
-        self.segment_ids[start..end].fill(segment);
-        for (position, id) in self.position_ids[start..end].iter_mut().enumerate() {
-            *id = position as u32;
-        }
-        self.target_tokens += example.target_tokens();
+fn put(batch: &mut Batch, start: usize, segment: u32, example: &Example) {
+    let end = start + example.input_ids.len();
+    batch.input_ids[start..end].copy_from_slice(&example.input_ids);
+    batch.labels[start..end].copy_from_slice(&example.labels);
+    // The token before it belongs to another example, or to none.
+    if let Some(first) = batch.labels[start..end].first_mut() {
+        *first = IGNORE;
     }
+    batch.segment_ids[start..end].fill(segment);
+    for (position, id) in batch.position_ids[start..end].iter_mut().enumerate() {
+        *id = position as u32;
+    }
+    batch.target_tokens += example.target_tokens();
 }
 
 /// The batches of every epoch, any of which can be had at any time: a run that is resumed at (epoch, index) sees what it
@@ -174,7 +152,7 @@ impl<A: Borrow<Batches>> Epoch<A> {
         let chosen = self.order.iter().skip(index.saturating_mul(each)).take(each);
         let rows: Vec<Vec<&Example>> =
             chosen.map(|row| rows[*row].iter().map(|example| &examples[*example]).collect()).collect();
-        Batch::new(&rows, options)
+        lay_out(&rows, options)
     }
 
     /// All batches in order.

@@ -14,15 +14,13 @@ pub mod tokenize;
 
 use std::path::Path;
 
-pub use batch::{Batch, BatchOptions, Batches, Epoch};
+pub use batch::{BatchOptions, Batches, Epoch};
+pub use burnish_engine::{Batch, IGNORE};
 pub use error::DataError;
 pub use format::Row;
 pub use prepared::{Prepared, Report};
 pub use source::{BadRows, Sources};
 pub use tokenize::{Example, Preparation};
-
-/// Label of a token that is not learned.
-pub const IGNORE: i64 = -100;
 
 /// Reads a file and tokenises its rows.
 ///

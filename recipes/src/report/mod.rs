@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
+pub use burnish_engine::gib;
 pub use dashboard::Dashboard;
 pub use quiet::Quiet;
 
@@ -144,15 +145,5 @@ impl Events for TrainReport {
     fn note(&mut self, line: &str) {
         self.event(&json!({ "event": "note", "text": line }));
         self.line(line);
-    }
-}
-
-/// Bytes for people.
-pub fn gib(bytes: u64) -> String {
-    let bytes = bytes as f64;
-    if bytes >= 1e9 {
-        format!("{:.2} GiB", bytes / (1u64 << 30) as f64)
-    } else {
-        format!("{:.0} MiB", bytes / (1u64 << 20) as f64)
     }
 }

@@ -6,15 +6,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use burnish_kernels::TrainBackend;
+use burnish_engine::{HostTensor, LossScale, Trainer};
 use burnish_models::checkpoint::SafetensorsFolder;
-use burnish_models::{AnyTensor, Checkpoint as Tensors, NamedParameter};
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-
-use super::loss_scale::LossScale;
-use super::optimizer::{AdamW, Moments};
 
 const PREFIX: &str = "checkpoint-";
 const MANIFEST: &str = "manifest.json";
@@ -63,30 +59,29 @@ struct FileEntry {
 
 /// A checkpoint whose every byte was verified.
 #[derive(Debug, Clone)]
-pub struct Checkpoint {
+pub struct RunCheckpoint {
     /// Its folder.
     pub path: PathBuf,
     /// Where the run stood.
     pub state: TrainerState,
 }
 
-impl Checkpoint {
+impl RunCheckpoint {
     /// Writes a checkpoint; `weights` puts the trained tensors into the folder that it is given.
     ///
     /// # Errors
     /// When the disk refuses. What was there before stays whole.
-    pub fn save<B: TrainBackend>(
+    pub fn save(
         run: &Path,
         state: &TrainerState,
         config_toml: &str,
-        optimizer: &AdamW<B>,
-        parameters: &[NamedParameter<B>],
+        moments: &[HostTensor],
         weights: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<PathBuf> {
         let target = Self::folder(run, state.step);
         write_folder(&target, |folder| {
             weights(folder)?;
-            write_file(&folder.join(OPTIMIZER), &optimizer_bytes(optimizer, parameters)?)?;
+            write_file(&folder.join(OPTIMIZER), &safetensors_of(moments)?)?;
             write_file(&folder.join(STATE), serde_json::to_string_pretty(state)?.as_bytes())?;
             write_file(&folder.join("config.toml"), config_toml.as_bytes())?;
             let manifest = Manifest { files: checksums(folder)? };
@@ -158,32 +153,15 @@ impl Checkpoint {
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
-    pub fn restore_optimizer<B: TrainBackend>(
-        &self,
-        optimizer: &AdamW<B>,
-        parameters: &[NamedParameter<B>],
-        device: &B::Device,
-    ) -> Result<()> {
-        let mut state = optimizer.state();
-        state.hyper.step = self.state.step - self.state.skipped.min(self.state.step);
-        if state.hyper.step == 0 {
+    pub fn restore_moments(&self, trainer: &mut dyn Trainer) -> Result<()> {
+        let updates = self.state.step - self.state.skipped.min(self.state.step);
+        if updates == 0 {
             // No step was taken yet: there are no moments.
             return Ok(());
         }
-        let file = SafetensorsFolder::from_files(&[self.path.join(OPTIMIZER)])?;
-        for parameter in parameters {
-            let shape = parameter.tensor.shape();
-            let read = |moment: &str| -> Result<AnyTensor<B::InnerBackend>> {
-                let name = format!("{}.{moment}", parameter.name);
-                if file.shape(&name).as_ref() != Some(&shape) {
-                    bail!("{}: `{name}` does not fit {shape:?}", self.path.display());
-                }
-                AnyTensor::from_f32(file.read_f32(&name)?, &shape, device).context("a parameter of rank 1 or 2")
-            };
-            let moments = Moments { exp_avg: read("exp_avg")?, exp_avg_sq: read("exp_avg_sq")? };
-            state.set_moments(parameter.id.val(), moments);
-        }
-        Ok(())
+        let file = self.path.join(OPTIMIZER);
+        let moments = SafetensorsFolder::from_files(&[file.clone()])?;
+        trainer.restore_moments(updates, &moments).with_context(|| file.display().to_string())
     }
 }
 
@@ -201,19 +179,13 @@ pub(super) fn list(run: &Path) -> Vec<(usize, PathBuf)> {
     found
 }
 
-fn optimizer_bytes<B: TrainBackend>(optimizer: &AdamW<B>, parameters: &[NamedParameter<B>]) -> Result<Vec<u8>> {
-    let moments = optimizer.state().moments();
-    let mut tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
-    for parameter in parameters {
-        let Some(moments) = moments.get(&parameter.id.val()) else { continue };
-        for (name, moment) in [("exp_avg", &moments.exp_avg), ("exp_avg_sq", &moments.exp_avg_sq)] {
-            let bytes = moment.to_f32().into_iter().flat_map(f32::to_le_bytes).collect();
-            tensors.insert(format!("{}.{name}", parameter.name), (moment.shape(), bytes));
-        }
-    }
-    let views: Vec<(&String, TensorView)> = tensors
+fn safetensors_of(tensors: &[HostTensor]) -> Result<Vec<u8>> {
+    let bytes = |tensor: &HostTensor| tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+    let mut named: BTreeMap<&str, (&[usize], Vec<u8>)> = BTreeMap::new();
+    named.extend(tensors.iter().map(|tensor| (tensor.name.as_str(), (tensor.shape.as_slice(), bytes(tensor)))));
+    let views: Vec<(&str, TensorView)> = named
         .iter()
-        .map(|(name, (shape, bytes))| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
+        .map(|(name, (shape, bytes))| Ok((*name, TensorView::new(Dtype::F32, shape.to_vec(), bytes)?)))
         .collect::<Result<_>>()?;
     Ok(safetensors::serialize(views, None)?)
 }

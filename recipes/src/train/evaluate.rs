@@ -1,13 +1,9 @@
 //! Loss on held-out batches.
 
 use anyhow::Result;
-use burnish_kernels::FusedBackend;
-use burnish_models::LanguageModel;
 use serde::Serialize;
 
-use super::model::batch_loss;
-use super::strategy::scalar;
-use crate::data::Batches;
+use crate::data::{Batch, Batches};
 
 /// What came of an evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -20,15 +16,15 @@ pub struct Evaluation {
     pub tokens: usize,
 }
 
-/// Token-weighted loss over at most `most` batches (0 is all); `on_batch` gets the share that is done.
+/// Token-weighted loss over at most `most` batches (0 is all). `loss_of` gives the summed loss of a batch; `on_batch` gets the
+/// number of batches that are done, and of all.
 ///
 /// # Errors
-/// When the device fails.
-pub fn evaluate<B: FusedBackend>(
-    model: &LanguageModel<B>,
+/// Those of `loss_of`.
+pub fn evaluate(
+    mut loss_of: impl FnMut(&Batch) -> Result<f64>,
     batches: &Batches,
     most: usize,
-    device: &B::Device,
     mut on_batch: impl FnMut(usize, usize),
 ) -> Result<Evaluation> {
     let epoch = Batches::epoch(batches, 0);
@@ -37,7 +33,7 @@ pub fn evaluate<B: FusedBackend>(
     let (mut sum, mut tokens) = (0.0, 0);
     for (index, batch) in epoch.iter().take(count).enumerate() {
         if batch.target_tokens > 0 {
-            sum += scalar(batch_loss(model, &batch, None, device))?;
+            sum += loss_of(&batch)?;
             tokens += batch.target_tokens;
         }
         on_batch(index + 1, count);

@@ -16,7 +16,7 @@ pub struct StepMetrics {
     pub loss: f64,
     /// Of this step.
     pub learning_rate: f64,
-    /// All parameters together, before clipping and without the loss scale; no number where the step was skipped.
+    /// All parameters together, before clipping and without the loss scale; not finite where the step was skipped.
     #[serde(deserialize_with = "number_or_nan")]
     pub grad_norm: f64,
     /// Tokens of the step, padding left out.
@@ -90,14 +90,6 @@ fn lines(path: &PathBuf) -> Result<Vec<String>> {
     let file = File::open(path).with_context(|| path.display().to_string())?;
     // A line that was cut by a crash ends the file; it is no line of a step.
     Ok(BufReader::new(file).lines().map_while(Result::ok).collect())
-}
-
-/// Most memory that this process had, in bytes.
-pub fn peak_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib * 1024)
 }
 
 #[cfg(test)]

@@ -1,28 +1,29 @@
-//! The training loop: burn-train's learner with a strategy that counts optimizer steps.
+//! A training run.
+//!
+//! [`PreparedRun::new`] opens model and data; [`train`] brings them to the device and starts the loop, [`TrainingRun::steps`], inside
+//! burn-train. The loop is `run.rs`, read top to bottom; burn-train stands in `learner.rs` alone.
 
 mod checkpoint;
 mod evaluate;
-mod loss_scale;
+mod events;
+mod learner;
 mod metrics;
-mod model;
-mod optimizer;
+mod plan;
+mod prepare;
 mod run;
 mod run_folder;
 mod schedule;
-mod strategy;
+mod start;
+mod weights;
 
-use burn::backend::Autodiff;
-use burn::backend::autodiff::checkpoint::strategy::BalancedCheckpointing;
-
-pub use checkpoint::{Checkpoint, TrainerState, write_folder};
+pub use checkpoint::{RunCheckpoint, TrainerState, write_folder};
 pub use evaluate::{Evaluation, evaluate};
-pub use loss_scale::LossScale;
-pub use metrics::{MetricsFile, StepMetrics, peak_bytes};
-pub use model::{StepItem, StepOutput, TrainedModel, batch_loss};
-pub use optimizer::{AdamW, Numbers};
-pub use run::{Prepared, Summary, train};
+pub use events::Events;
+pub use learner::{Driver, SharedTrainer};
+pub use metrics::{MetricsFile, StepMetrics};
+pub use plan::{Plan, Steps};
+pub use prepare::PreparedRun;
+pub use run::{End, TrainingRun};
 pub use schedule::Schedule;
-pub use strategy::{End, Events, Plan, StepStrategy, squared_gradient_norm};
-
-/// What training runs on: burn's autodiff, which does not keep what is cheap to compute anew, such as norms and activations.
-pub type Training<B> = Autodiff<B, BalancedCheckpointing>;
+pub use start::{Summary, train};
+pub use weights::WeightWriter;

@@ -1,345 +1,223 @@
-//! One training run, from configuration to adapter.
+//! The loop of a training run: steps, validation, checkpoints, and how it ends.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow, bail};
-use burn_train::logger::InMemoryMetricLogger;
-use burn_train::metric::LossMetric;
-use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
-use burnish_kernels::FusedBackend;
-use burnish_lora::{LoraConfig, MergedCheckpoint, attach, check_targets, load_adapter, save_adapter};
-use burnish_models::checkpoint::SafetensorsFolder;
-use burnish_models::{ComputeType, LanguageModel, LoadOptions, ModelConfig, Pretrained};
+use anyhow::Result;
+use burnish_engine::bytes::peak_bytes;
+use burnish_engine::{LossScale, Numbers, StepItem, Verdict, with_hint};
 
-use super::checkpoint::{Checkpoint, TrainerState, write_folder};
-use super::model::TrainedModel;
-use super::optimizer::AdamW;
-use super::schedule::Schedule;
-use super::strategy::{Components, End, Events, Plan, Running, StepStrategy, WeightWriter, lock};
-use super::{Training, run_folder};
-use crate::backend::{self, BackendJob};
-use crate::config::{FineTuneType, TrainConfig};
-use crate::data::{self, BadRows, BatchOptions, Batches, Preparation, Sources};
-use crate::dtype::{self, DtypeChoice};
-use crate::hint::with_hint;
-use crate::memory;
-use crate::report::{Dashboard, Quiet};
-use crate::weights::ModelWeights;
+use super::checkpoint::{RunCheckpoint, TrainerState};
+use super::evaluate::evaluate;
+use super::events::Events;
+use super::learner::{Driver, SharedTrainer};
+use super::metrics::{MetricsFile, StepMetrics};
+use super::plan::Plan;
+use super::weights::WeightWriter;
+use crate::config::TrainConfig;
+use crate::data::Batches;
 
-/// A run that is ready to start.
-pub struct Prepared {
-    /// The effective configuration: neither `backend` nor `dtype` is `auto` any longer.
-    pub config: TrainConfig,
-    /// What the model computes in.
-    pub dtype: DtypeChoice,
-    /// The base.
-    pub pretrained: Pretrained,
-    /// To train on.
-    pub train: Arc<Batches>,
-    /// To validate on.
-    pub valid: Option<Arc<Batches>>,
-    /// Where to go on.
-    pub resume: Option<Checkpoint>,
-    /// Where the run stands.
-    pub state: TrainerState,
-    /// Lines for the user.
-    pub notes: Vec<String>,
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// All steps were taken.
+    Finished,
+    /// The validation loss no longer fell.
+    EarlyStop,
+    /// The user asked for it.
+    Interrupted,
 }
 
-/// What came of a run.
-#[derive(Debug)]
-pub struct Summary {
-    /// How it ended.
-    pub end: End,
-    /// Where it stood then.
+/// A run that goes on.
+pub struct TrainingRun {
+    /// The effective configuration.
+    pub config: TrainConfig,
+    /// The steps that are left.
+    pub plan: Plan,
+    /// Held-out batches.
+    pub valid: Option<Arc<Batches>>,
+    /// The model and its optimizer.
+    pub trainer: SharedTrainer,
+    /// Writes what trains.
+    pub weights: WeightWriter,
+    /// Where the run stands.
     pub state: TrainerState,
     /// Loss of the last step.
     pub last_loss: Option<f64>,
-    /// The PEFT folder, or the model's folder when every weight was trained.
-    pub output: Option<PathBuf>,
-    /// The step that it is of: the last, or the best.
-    pub output_step: usize,
     /// The newest checkpoint.
     pub checkpoint: Option<PathBuf>,
+    /// Hears of it all.
+    pub events: Arc<Mutex<dyn Events>>,
 }
 
-impl Prepared {
-    /// Chooses backend and dtype, opens model and data and looks for a checkpoint; nothing is on a device yet.
+impl TrainingRun {
+    /// Takes the steps that are left.
     ///
     /// # Errors
-    /// Whatever is wrong with them, before anything is written.
-    pub fn new(mut config: TrainConfig) -> Result<Self> {
-        let dtype = dtype::of_run(&config)?;
-        backend::choose(&config.backend).0.clone_into(&mut config.backend);
-        dtype.dtype.name().clone_into(&mut config.dtype);
-        let found = run_folder::find(&config)?;
-        let mut pretrained = match &config.model_config {
-            Some(folder) => Pretrained::without_weights(Path::new(folder))?,
-            None => Pretrained::open(&config.model)?,
-        };
-        check_model(&config, &pretrained, found.checkpoint.is_some())?;
-        memory::check(&config.backend, &pretrained.config, dtype.dtype, config.fine_tune_type == FineTuneType::Full)?;
-        let state = found.checkpoint.as_ref().map(|checkpoint| checkpoint.state.clone());
-        let state = state.unwrap_or_else(|| TrainerState { started: now(), seed: config.seed, ..Default::default() });
-        if let Some(template) = &mut pretrained.chat_template {
-            template.fix_now(state.started);
+    /// What broke the run; the last checkpoint is whole then.
+    pub fn steps(&mut self, driver: &mut Driver<'_>) -> Result<End> {
+        if self.has_lost_patience() {
+            // Resumed after it had ended.
+            return Ok(End::EarlyStop);
         }
-        let mut notes = Vec::new();
-        let limit = config.max_seq_length.min(pretrained.config.max_position_embeddings);
-        if limit < config.max_seq_length {
-            notes.push(format!("max_seq_length is {limit}: the model has no more positions"));
-        }
-        let preparation = Preparation {
-            tokenizer: &pretrained.tokenizer,
-            template: pretrained.chat_template.as_ref(),
-            mask_prompt: config.mask_prompt,
-            max_seq_length: limit,
-            vocab_size: pretrained.config.vocab_size,
-        };
-        let bad_rows = if config.skip_bad_rows { BadRows::Skip } else { BadRows::Stop };
-        let mut batches = |file: &Path, shuffle_seed: Option<u64>| -> Result<Arc<Batches>> {
-            let prepared = data::load(file, &preparation, bad_rows)?;
-            notes.extend(prepared.report.lines().into_iter().map(|line| format!("{}: {line}", file.display())));
-            let options = BatchOptions {
-                batch_size: config.batch_size,
-                max_seq_length: limit,
-                packing: config.packing,
-                shuffle_seed,
-                pad_token_id: pretrained.config.pad_token_id.unwrap_or(0),
-            };
-            Ok(Arc::new(Batches::new(prepared.examples, options)))
-        };
-        let sources = Sources::locate(&config.data)?;
-        let train = sources.train.ok_or_else(|| {
-            with_hint(
-                format!("{} has nothing to train on", config.data),
-                "name the rows train.jsonl, or give the file itself",
-            )
-        })?;
-        let train = batches(&train, config.shuffle.then_some(config.seed))?;
-        let valid = sources.valid.map(|file| batches(&file, None)).transpose()?;
-        notes.extend(run_folder::prepare(&config, &found)?);
-        Ok(Self { config, dtype, pretrained, train, valid, resume: found.checkpoint, state, notes })
-    }
-}
-
-/// What can be known to be wrong with model, adapter and targets before anything is written.
-fn check_model(config: &TrainConfig, pretrained: &Pretrained, resumed: bool) -> Result<()> {
-    // The backend decides nothing here.
-    type Model = LanguageModel<burn::backend::Flex>;
-    let layers = Model::linear_names(&pretrained.config)?;
-    if config.model_config.is_none() {
-        Model::check_checkpoint(&pretrained.config, &*pretrained.checkpoint)?;
-    }
-    match &config.adapter {
-        _ if resumed || config.fine_tune_type == FineTuneType::Full => {}
-        Some(folder) => drop(MergedCheckpoint::open(&*pretrained.checkpoint, Path::new(folder))?),
-        None => check_targets(&config.lora(), &layers)?,
-    }
-    Ok(())
-}
-
-/// Seconds since 1970; `SOURCE_DATE_EPOCH` fixes them.
-fn now() -> i64 {
-    let fixed = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.parse().ok());
-    let clock = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |passed| passed.as_secs() as i64);
-    fixed.unwrap_or_else(clock)
-}
-
-/// Trains.
-///
-/// # Errors
-/// What broke the run; the last checkpoint is whole then.
-pub fn train(
-    prepared: Prepared,
-    events: Arc<Mutex<dyn Events>>,
-    interrupter: Interrupter,
-    dashboard: bool,
-) -> Result<Summary> {
-    let name = prepared.config.backend.clone();
-    backend::run(&name, TrainJob { prepared, events, interrupter, dashboard })
-}
-
-struct TrainJob {
-    prepared: Prepared,
-    events: Arc<Mutex<dyn Events>>,
-    interrupter: Interrupter,
-    dashboard: bool,
-}
-
-impl BackendJob for TrainJob {
-    type Output = Summary;
-
-    fn run<B: FusedBackend>(self, device: B::Device) -> Result<Summary> {
-        let Self { prepared, events, interrupter, dashboard } = self;
-        let Prepared { config, dtype, pretrained, train, valid, resume, mut state, .. } = prepared;
-        let model = build_model::<Training<B>>(&config, dtype.dtype, &pretrained, resume.as_ref(), &device)?;
-        let done = resume.as_ref().map_or(0, |checkpoint| checkpoint.state.step);
-        let optimizer = AdamW::<Training<B>>::new(&config);
-        if let Some(checkpoint) = &resume {
-            checkpoint.restore_optimizer(&optimizer, &model.parameters(), &device)?;
-        }
-        let plan = Plan::new(&config, train, done);
-        state.seed = config.seed;
-        let is_half = dtype.dtype == ComputeType::F16;
-        state.loss_scale = is_half.then(|| state.loss_scale.take().unwrap_or_default());
-        let progress = Arc::new(Mutex::new(Running {
-            state,
-            end: End::Finished,
-            error: None,
-            last_loss: None,
-            best_taken: None,
-            checkpoint: resume.as_ref().map(|checkpoint| checkpoint.path.clone()),
-        }));
-        let lora = adapter_config(&config, resume.as_ref())?;
-        let strategy = StepStrategy {
-            config: config.clone(),
-            valid,
-            optimizer: optimizer.clone(),
-            save_weights: weight_writer(&config, &lora, &pretrained),
-            progress: progress.clone(),
-            events,
-        };
-        let learner = Learner::new(TrainedModel { model }, optimizer, Schedule::new(&config, plan.total, done));
-        let training =
-            SupervisedTraining::<Components<Training<B>>>::new(&config.output_dir, Arc::new(plan.clone()), Arc::new(plan))
-                .with_training_strategy(TrainingStrategy::Custom(Arc::new(strategy)))
-                .with_application_logger(None)
-                .with_metric_logger(InMemoryMetricLogger::default())
-                .with_interrupter(interrupter.clone())
-                .metric_train_numeric(LossMetric::<burn::backend::Flex>::new());
-        let trained = if dashboard {
-            training.renderer(Dashboard::new(interrupter)).launch(learner)
-        } else {
-            training.renderer(Quiet).launch(learner)
-        };
-        let mut running = lock(&progress);
-        if let Some(error) = running.error.take() {
-            return Err(error);
-        }
-        let output = match running.end {
-            End::Interrupted => None,
-            End::Finished | End::EarlyStop => {
-                let best = best_checkpoint(&config, &running.state);
-                running.best_taken = best.as_ref().map(|best| best.state.step);
-                Some(write_result(&config, &lora, &pretrained, &trained.model.model, best.as_ref())?)
+        let mut file = MetricsFile::open(Path::new(&self.config.output_dir), self.state.step)?;
+        let total = self.plan.total;
+        let mut saved = self.state.step;
+        for item in self.plan.steps() {
+            let (step, epoch) = (item.step, item.epoch);
+            let metrics = self.step(driver, item)?;
+            file.write(&metrics)?;
+            if epoch > self.state.epoch {
+                driver.end_epoch(self.state.epoch + 1);
             }
-        };
-        Ok(Summary {
-            end: running.end,
-            state: running.state.clone(),
-            last_loss: running.last_loss,
-            output,
-            output_step: running.best_taken.unwrap_or(running.state.step),
-            checkpoint: running.checkpoint.clone(),
+            self.state.step = step;
+            self.state.epoch = epoch;
+            self.state.tokens += metrics.tokens as u64;
+            self.last_loss = Some(metrics.loss);
+            self.events().step(&metrics, total);
+
+            let is_best = (is_due(self.config.steps_per_eval, step) || step == total) && self.validate(step)?;
+            let end = if driver.should_stop() {
+                Some(End::Interrupted)
+            } else if self.has_lost_patience() {
+                Some(End::EarlyStop)
+            } else {
+                None
+            };
+            if self.is_saved(is_best, end) {
+                self.save()?;
+                saved = step;
+            }
+            if let Some(end) = end {
+                return Ok(end);
+            }
+        }
+        // Interrupted before the first step of this process: there is nothing new to save.
+        let is_interrupted = driver.should_stop() && saved == self.state.step;
+        Ok(if is_interrupted { End::Interrupted } else { End::Finished })
+    }
+
+    /// Forward, backward, clipping and update.
+    fn step(&mut self, driver: &mut Driver<'_>, mut item: StepItem) -> Result<StepMetrics> {
+        let started = Instant::now();
+        let (step, epoch, tokens) = (item.step, item.epoch, item.tokens());
+        item.loss_scale = self.state.loss_scale.as_ref().map_or(1.0, |loss_scale| loss_scale.scale);
+        let learning_rate = driver.queue(item);
+        let numbers = self.trainer.get().finish().map_err(on_device)?;
+        self.judge(step, numbers)?;
+        driver.report(numbers.loss, step, epoch, self.plan.total);
+        let seconds = started.elapsed().as_secs_f64();
+        Ok(StepMetrics {
+            step,
+            loss: numbers.loss,
+            learning_rate,
+            grad_norm: numbers.grad_norm,
+            tokens,
+            tokens_per_second: tokens as f64 / seconds,
+            step_ms: seconds * 1e3,
+            peak_bytes: peak_bytes(),
+            skipped: self.state.skipped,
         })
     }
-}
 
-fn build_model<B: FusedBackend>(
-    config: &TrainConfig,
-    dtype: ComputeType,
-    pretrained: &Pretrained,
-    resume: Option<&Checkpoint>,
-    device: &B::Device,
-) -> Result<LanguageModel<B>> {
-    let shape: &ModelConfig = &pretrained.config;
-    if config.fine_tune_type == FineTuneType::Full {
-        let options = LoadOptions::trainable();
-        return Ok(match resume {
-            Some(checkpoint) => LanguageModel::load(shape, &SafetensorsFolder::open(&checkpoint.path)?, device, options)?,
-            None if config.model_config.is_some() => LanguageModel::random(shape, config.seed, device)?,
-            None => LanguageModel::load(shape, &*pretrained.checkpoint, device, options)?,
-        });
-    }
-    let mut model = LanguageModel::load(shape, &*pretrained.checkpoint, device, LoadOptions::frozen(dtype))?;
-    let folder = resume.map(|checkpoint| checkpoint.path.clone()).or_else(|| config.adapter.as_ref().map(PathBuf::from));
-    if let Some(folder) = folder {
-        // What its configuration says of dropout is the former run's.
-        load_adapter(&mut model, &folder, Some(config.dropout), device)?;
-    } else if attach(&mut model, &config.lora(), config.seed, device)? == 0 {
-        bail!("no layer got an adapter");
-    }
-    Ok(model)
-}
-
-fn copy_adapter(from: &Path, to: &Path) -> Result<()> {
-    for name in burnish_lora::ADAPTER_FILES {
-        let file = from.join(name);
-        std::fs::copy(&file, to.join(name)).with_context(|| file.display().to_string())?;
-    }
-    Ok(())
-}
-
-/// How the trained tensors of this run are written.
-fn weight_writer<B: FusedBackend>(config: &TrainConfig, lora: &LoraConfig, pretrained: &Pretrained) -> WeightWriter<B> {
-    match config.fine_tune_type {
-        FineTuneType::Lora => {
-            let (lora, source) = (lora.clone(), pretrained.source.clone());
-            Box::new(move |model, folder| save_adapter(model, &lora, &source, folder).map_err(|error| anyhow!(error)))
+    /// Takes a step back that changed nothing.
+    ///
+    /// # Errors
+    /// When its loss or its gradient is not finite, and no loss scale helps.
+    fn judge(&mut self, step: usize, numbers: Numbers) -> Result<()> {
+        let verdict = Verdict::of(numbers, self.state.loss_scale.as_mut());
+        if verdict == Verdict::Taken {
+            return Ok(());
         }
-        FineTuneType::Full => Box::new(|model, folder| {
-            burnish_export::write_safetensors(&ModelWeights::of(model), folder, burnish_export::FloatType::F32)
-                .map_err(|error| anyhow!(error))
-        }),
-    }
-}
-
-/// The adapter's configuration: that of the checkpoint or the folder it comes from, where it comes from one.
-///
-/// # Errors
-/// When that folder's configuration can't be read.
-fn adapter_config(config: &TrainConfig, resume: Option<&Checkpoint>) -> Result<LoraConfig> {
-    if config.fine_tune_type == FineTuneType::Full {
-        return Ok(config.lora());
-    }
-    let folder = resume.map(|checkpoint| checkpoint.path.as_path()).or(config.adapter.as_deref().map(Path::new));
-    let found = folder.map(burnish_lora::read_config).transpose()?;
-    Ok(found.map_or_else(|| config.lora(), |found| LoraConfig { dropout: config.dropout, ..found }))
-}
-
-/// The checkpoint of the lowest validation loss, where the run shall end with it and the last step is not it.
-fn best_checkpoint(config: &TrainConfig, state: &TrainerState) -> Option<Checkpoint> {
-    let step = state.best_step.filter(|step| config.ends_with_best() && *step != state.step)?;
-    Checkpoint::open(&Checkpoint::folder(Path::new(&config.output_dir), step)).ok()
-}
-
-/// Writes what the run is for, from the model or from a checkpoint.
-fn write_result<B: FusedBackend>(
-    config: &TrainConfig,
-    lora: &LoraConfig,
-    pretrained: &Pretrained,
-    model: &LanguageModel<B>,
-    best: Option<&Checkpoint>,
-) -> Result<PathBuf> {
-    let run = PathBuf::from(&config.output_dir);
-    match config.fine_tune_type {
-        FineTuneType::Lora => {
-            let target = run.join("adapter");
-            write_folder(&target, |folder| match best {
-                Some(best) => copy_adapter(&best.path, folder),
-                None => Ok(save_adapter(model, lora, &pretrained.source, folder)?),
-            })?;
-            Ok(target)
+        self.trainer.get().take_back();
+        if verdict == Verdict::Broken {
+            return Err(not_finite(step, numbers, self.state.loss_scale.is_some()));
         }
-        FineTuneType::Full => {
-            let target = run.join("model");
-            let saved = best.map(|best| SafetensorsFolder::open(&best.path)).transpose()?;
-            let trained = ModelWeights::of(model);
-            let weights: &dyn burnish_models::Checkpoint = match &saved {
-                Some(saved) => saved,
-                None => &trained,
-            };
-            burnish_export::export_hugging_face(
-                pretrained,
-                weights,
-                &target,
-                &burnish_export::HuggingFaceOptions { overwrite: true, ..Default::default() },
-            )
-            .with_context(|| target.display().to_string())?;
-            Ok(target)
-        }
+        self.state.skipped += 1;
+        let scale = self.state.loss_scale.as_ref().map_or(1.0, |loss_scale: &LossScale| loss_scale.scale);
+        self.events().note(&format!(
+            "step {step} is skipped, {} so far: its gradient overflowed f16; the loss scale is {scale} now",
+            self.state.skipped
+        ));
+        Ok(())
     }
+
+    /// Validates; whether no step before was better.
+    fn validate(&mut self, step: usize) -> Result<bool> {
+        let Some(batches) = self.valid.as_ref().filter(|_| self.config.steps_per_eval > 0) else { return Ok(false) };
+        let mut trainer = self.trainer.get();
+        let loss_of = |batch: &_| trainer.loss(batch).map_err(on_device);
+        let evaluation = evaluate(loss_of, batches, self.config.val_batches, |_, _| {})?;
+        drop(trainer);
+        let is_best = self.state.best_loss.is_none_or(|best| evaluation.loss < best);
+        if is_best {
+            self.state.best_loss = Some(evaluation.loss);
+            self.state.best_step = Some(step);
+            self.state.without_improvement = 0;
+        } else {
+            self.state.without_improvement += 1;
+        }
+        self.events().evaluation(step, &evaluation, is_best);
+        Ok(is_best)
+    }
+
+    /// Whether the validation loss did not fall often enough for the run to end.
+    fn has_lost_patience(&self) -> bool {
+        let patience = self.config.early_stopping;
+        patience > 0 && self.state.without_improvement >= patience
+    }
+
+    /// Whether the step that was just taken gets a checkpoint. What the run shall end with is on the disk, and so is its end.
+    fn is_saved(&self, is_best: bool, end: Option<End>) -> bool {
+        let every = self.config.save_every;
+        let is_last = self.state.step == self.plan.total || end.is_some();
+        let is_result = self.config.ends_with_best() && (is_best || end == Some(End::EarlyStop));
+        is_due(every, self.state.step)
+            || (every > 0 && (is_best || is_last))
+            || end == Some(End::Interrupted)
+            || is_result
+    }
+
+    fn save(&mut self) -> Result<()> {
+        let run = PathBuf::from(&self.config.output_dir);
+        let trainer = self.trainer.get();
+        let path = RunCheckpoint::save(&run, &self.state, &self.config.to_toml(), &trainer.moments(), |folder| {
+            self.weights.write(&**trainer, folder)
+        })?;
+        drop(trainer);
+        RunCheckpoint::prune(&run, self.config.save_total_limit, self.state.best_step)?;
+        self.events().checkpoint(&path);
+        self.checkpoint = Some(path);
+        Ok(())
+    }
+
+    fn events(&self) -> MutexGuard<'_, dyn Events + 'static> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_due(every: usize, step: usize) -> bool {
+    every > 0 && step.is_multiple_of(every)
+}
+
+/// What ends a run whose numbers are not finite.
+fn not_finite(step: usize, Numbers { loss, grad_norm }: Numbers, is_half: bool) -> anyhow::Error {
+    let what = if loss.is_finite() { "gradient" } else { "loss" };
+    let dtype = if is_half { "take dtype bf16 or f32, which reach further than f16, " } else { "" };
+    with_hint(
+        format!(
+            "the {what} of step {step} is not a number (loss {loss}, gradient norm {grad_norm}); the step was not taken"
+        ),
+        format!("{dtype}lower learning_rate, raise warmup, or look at the rows of this step; the last checkpoint is whole"),
+    )
+}
+
+/// What broke on the device, and what to do.
+fn on_device(error: anyhow::Error) -> anyhow::Error {
+    with_hint(
+        error.to_string(),
+        "the last checkpoint is whole: --resume auto continues; --backend cpu runs everywhere; if memory ran out, lower \
+         batch_size or max_seq_length",
+    )
 }

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use toml::{Table, Value};
 
-use super::checkpoint::{self, Checkpoint};
+use super::checkpoint::{self, RunCheckpoint};
 use crate::config::TrainConfig;
-use crate::hint::with_hint;
+use burnish_engine::with_hint;
 
 const CONFIG: &str = "config.toml";
 const METRICS: &str = "metrics.jsonl";
@@ -17,7 +17,7 @@ const METRICS: &str = "metrics.jsonl";
 #[derive(Debug)]
 pub struct Found {
     /// Where to go on.
-    pub checkpoint: Option<Checkpoint>,
+    pub checkpoint: Option<RunCheckpoint>,
     /// What has to be deleted first.
     doomed: Vec<PathBuf>,
     notes: Vec<String>,
@@ -35,7 +35,7 @@ pub fn find(config: &TrainConfig) -> Result<Found> {
         "none" => (None, replaced(&run, config.overwrite)?),
         "auto" => {
             refuse_strangers(&run, config.overwrite)?;
-            let (found, refused) = Checkpoint::newest(&run);
+            let (found, refused) = RunCheckpoint::newest(&run);
             notes.extend(refused.iter().map(|reason| format!("refused a checkpoint: {reason}")));
             if found.is_none() {
                 notes.push("no whole checkpoint to resume from; beginning at step 1".to_owned());
@@ -43,7 +43,7 @@ pub fn find(config: &TrainConfig) -> Result<Found> {
             (found, Vec::new())
         }
         path => {
-            let found = Checkpoint::open(Path::new(path))?;
+            let found = RunCheckpoint::open(Path::new(path))?;
             let own = is_same(found.path.parent().unwrap_or(Path::new("")), &run);
             let doomed =
                 if own { later(&run, found.state.step, config.overwrite)? } else { replaced(&run, config.overwrite)? };

@@ -1,8 +1,5 @@
 //! How the learning rate moves.
 
-use burn::lr_scheduler::LrScheduler as BurnScheduler;
-use burn::tensor::backend::Backend;
-
 use crate::config::{LrScheduler, TrainConfig};
 
 /// The learning rate of every optimizer step: a line up from zero, then as asked.
@@ -41,23 +38,22 @@ impl Schedule {
             LrScheduler::Cosine => self.peak * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
         }
     }
-}
 
-impl BurnScheduler for Schedule {
-    type Record<B: Backend> = usize;
-
-    fn step(&mut self) -> f64 {
+    /// Takes a step, and gives its rate.
+    pub fn next_rate(&mut self) -> f64 {
         self.step += 1;
         self.rate(self.step)
     }
 
-    fn to_record<B: Backend>(&self) -> usize {
+    /// Steps taken.
+    pub fn taken(&self) -> usize {
         self.step
     }
 
-    fn load_record<B: Backend>(mut self, record: usize) -> Self {
-        self.step = record;
-        self
+    /// The schedule after so many steps.
+    #[must_use]
+    pub fn after(self, step: usize) -> Self {
+        Self { step, ..self }
     }
 }
 

@@ -1,0 +1,292 @@
+//! Backends and kernels side by side: what `burnish bench` prints.
+//!
+//! [`entry`] lists the operations of a training step with the least that each must do ([`mod@work`]), [`action`] makes their inputs and
+//! launches, [`kernels`] times them, [`step`] times a whole step, [`efficiency`] compares the two. Where the emulator is built in,
+//! `counters` counts instead of timing, and `predict` goes from there to chips that nobody measured. [`document`] is what comes out,
+//! [`render`] and [`plot`] show it.
+
+pub mod action;
+#[cfg(feature = "emulator")]
+pub mod counters;
+pub mod document;
+pub mod efficiency;
+pub mod entry;
+pub mod kernels;
+pub mod layout;
+pub mod machine;
+pub mod peak;
+pub mod plot;
+#[cfg(feature = "emulator")]
+pub mod predict;
+pub mod random_model;
+pub mod render;
+pub mod setup;
+pub mod shape;
+pub mod sizes;
+pub mod step;
+pub mod stopwatch;
+pub mod table;
+pub mod work;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use burnish_backends::{BackendJob, dtype};
+use burnish_engine::guard::guarded;
+use burnish_kernels::FusedBackend;
+use burnish_models::ComputeType;
+
+use self::document::{BackendResult, Document};
+use self::entry::Kernel;
+use self::setup::Setup;
+use self::shape::Shape;
+use self::sizes::Sizes;
+use self::stopwatch::Pace;
+
+/// Gets a line for people from time to time.
+pub type Say<'a> = &'a (dyn Fn(&str) + Sync);
+
+/// What is measured.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// One after the other.
+    pub backends: Vec<String>,
+    /// Operations to time or count.
+    pub kernels: Vec<Kernel>,
+    /// Whether whole steps are timed too.
+    pub step: bool,
+    /// Whose sizes; see [`Shape::open`].
+    pub model: String,
+    /// Rows of a step.
+    pub batch_size: usize,
+    /// Tokens of a row.
+    pub seq: usize,
+    /// Of the adapters.
+    pub rank: usize,
+    /// `auto`, or a dtype's name.
+    pub dtype: String,
+    /// Samples of each row at most.
+    pub repeats: usize,
+    /// Launches or steps before the first sample.
+    pub warmup: usize,
+    /// Whether a step is predicted for chips that are not here.
+    pub predict: bool,
+    /// Whether the emulator counts at the model's own widths.
+    pub full_widths: bool,
+}
+
+impl Options {
+    fn pace(&self, budget: Duration) -> Pace {
+        Pace { repeats: self.repeats, warmup: self.warmup, budget }
+    }
+}
+
+/// No further sample of a row begins after this long.
+const ROW_BUDGET: Duration = Duration::from_secs(3);
+
+/// No further step begins after this long.
+const STEP_BUDGET: Duration = Duration::from_mins(1);
+
+/// Measures. A backend that is not there or fails has a line that says so; the others go on.
+///
+/// # Errors
+/// When the model has no such shape, or a prediction was asked for where it can't be had.
+pub fn run(options: &Options, say: Say<'_>) -> Result<Document> {
+    let shape = Shape::open(&options.model)?;
+    let sizes = Sizes::new(&shape.config, options.batch_size, options.seq, options.rank);
+    let mut document = Document::new(&shape, &sizes);
+    for name in &options.backends {
+        let (name, why) = burnish_backends::choose(name);
+        say(&format!("backend {name} ({why})"));
+        if name == "emulator" {
+            count(options, &shape, &sizes, &options.kernels, &mut document, say)?;
+        } else {
+            document.backends.push(on_backend(options, &shape, &sizes, name, say));
+        }
+    }
+    if options.predict {
+        predict(options, &shape, &sizes, &mut document, say)?;
+    }
+    Ok(document)
+}
+
+fn on_backend(options: &Options, shape: &Shape, sizes: &Sizes, name: &'static str, say: Say<'_>) -> BackendResult {
+    let measured = guarded(|| {
+        let dtype = dtype::choose(name, &options.dtype)?.dtype;
+        dispatch(BenchJob { options, shape, sizes, name, dtype, say })
+    });
+    measured.unwrap_or_else(|error| BackendResult::failed(name, format!("{error:#}")))
+}
+
+#[cfg(not(test))]
+fn dispatch(job: BenchJob) -> Result<BackendResult> {
+    burnish_backends::run(job.name, job)
+}
+
+/// The unit tests measure on the CPU alone: compiling all of this for every backend once more would take minutes.
+#[cfg(test)]
+fn dispatch(job: BenchJob) -> Result<BackendResult> {
+    anyhow::ensure!(job.name == "cpu", "{} is not measured here", job.name);
+    job.run::<burn::backend::Flex>(Default::default())
+}
+
+struct BenchJob<'a> {
+    options: &'a Options,
+    shape: &'a Shape,
+    sizes: &'a Sizes,
+    name: &'static str,
+    dtype: ComputeType,
+    say: Say<'a>,
+}
+
+impl BackendJob for BenchJob<'_> {
+    type Output = BackendResult;
+
+    fn run<B: FusedBackend>(self, device: B::Device) -> Result<BackendResult> {
+        let Self { options, shape, sizes, name, dtype, say } = self;
+        let mut result = BackendResult::new(name, B::name(&device), dtype);
+        // Steps come first: pools keep what they once had, and the step's memory shall be its own.
+        if options.step {
+            say(&format!("{name}: training steps"));
+            let pace = options.pace(STEP_BUDGET);
+            match guarded(|| step::measure::<B>(&shape.config, sizes, dtype, &device, &pace)) {
+                Ok(row) => result.step = Some(row),
+                Err(error) => result.problems.push(format!("no step: {error:#}")),
+            }
+            B::memory_cleanup(&device);
+        }
+        let mut kernels = options.kernels.clone();
+        if result.step.is_some() && !kernels.contains(&Kernel::Linear) {
+            // The step is compared with its matrix products.
+            kernels.push(Kernel::Linear);
+        }
+        let pace = options.pace(ROW_BUDGET);
+        let rotation = if is_cpu(name) { 128e6 } else { 256e6 };
+        let setup = Setup::<B> { sizes: sizes.clone(), dtype: dtype.into(), device: device.clone(), rotation };
+        if !kernels.is_empty() {
+            result.copy_gb_per_second = copy(name, &setup, &pace, &mut result.problems);
+        }
+        for kernel in kernels {
+            say(&format!("{name}: {}", kernel.name()));
+            let (rows, memory) = kernels::measure(kernel, &setup, &pace, result.copy_gb_per_second);
+            result.kernels.extend(rows);
+            result.memory.push(memory);
+        }
+        if let Some(step) = &mut result.step {
+            step.efficiency = efficiency::efficiency(sizes, &result.kernels, step.ms);
+        }
+        B::memory_cleanup(&device);
+        Ok(result)
+    }
+}
+
+fn is_cpu(backend: &str) -> bool {
+    matches!(backend, "cpu" | "candle")
+}
+
+/// Bandwidth of a copy, from a gibibyte moved, or less where the device does not hand out that much at once.
+fn copy<B: FusedBackend>(name: &str, setup: &Setup<B>, pace: &Pace, problems: &mut Vec<String>) -> Option<f64> {
+    let sizes: &[usize] = if is_cpu(name) { &[256 << 20] } else { &[1 << 30, 128 << 20] };
+    let mut last = None;
+    for bytes in sizes {
+        match kernels::copy_bandwidth(setup, *bytes, pace) {
+            Ok(rate) => return Some(rate),
+            Err(error) => last = Some(error),
+        }
+    }
+    problems.extend(last.map(|error| format!("no bandwidth: {error:#}")));
+    None
+}
+
+#[cfg(feature = "emulator")]
+fn count(
+    options: &Options,
+    shape: &Shape,
+    sizes: &Sizes,
+    kernels: &[Kernel],
+    document: &mut Document,
+    say: Say<'_>,
+) -> Result<()> {
+    // What Metal computes in.
+    let dtype = if options.dtype == "auto" { "f16" } else { options.dtype.as_str() };
+    let dtype = dtype.parse().map_err(anyhow::Error::msg)?;
+    let say = |line: &str| say(&format!("emulator: {line}"));
+    let widths = if options.full_widths { shape::Widths::Full } else { shape::Widths::Shrunk };
+    let counted = counters::count(shape, sizes, kernels, dtype, widths, &say);
+    match counted.is_missing() {
+        Some(error) => document.backends.push(BackendResult::failed("emulator", error.to_owned())),
+        None => document.counters = Some(counted),
+    }
+    Ok(())
+}
+
+#[cfg(feature = "emulator")]
+fn predict(options: &Options, shape: &Shape, sizes: &Sizes, document: &mut Document, say: Say<'_>) -> Result<()> {
+    let is_counted = Kernel::ALL.iter().all(|kernel| options.kernels.contains(kernel)) && document.counters.is_some();
+    if !is_counted {
+        count(options, shape, sizes, &Kernel::ALL, document, say)?;
+    }
+    if let Some(counted) = &document.counters {
+        if let Some(failed) = counted.failed.first() {
+            anyhow::bail!("no prediction without the counts of {}: {}", failed.kernel.name(), failed.error);
+        }
+        let element = if counted.dtype == "f32" { 4 } else { 2 };
+        document.prediction = Some(predict::predict(counted, sizes, element));
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "emulator"))]
+fn count(_: &Options, _: &Shape, _: &Sizes, _: &[Kernel], document: &mut Document, _: Say<'_>) -> Result<()> {
+    let reason = "it is not built in; rebuild with --features emulator".to_owned();
+    document.backends.push(BackendResult::failed("emulator", reason));
+    Ok(())
+}
+
+#[cfg(not(feature = "emulator"))]
+fn predict(_: &Options, _: &Shape, _: &Sizes, _: &mut Document, _: Say<'_>) -> Result<()> {
+    anyhow::bail!("a prediction needs the emulator's counts; rebuild with --features emulator")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A small shape on disk.
+    fn small(folder: &std::path::Path) -> String {
+        let json = r#"{ "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 64, "tie_word_embeddings": true }"#;
+        let path = folder.join("tiny.json");
+        std::fs::write(&path, json).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_backend_that_is_not_there_is_a_line_and_no_failure() {
+        let folder = tempfile::tempdir().unwrap();
+        let other = if cfg!(target_os = "macos") { "vulkan" } else { "metal" };
+        let options = Options {
+            backends: vec!["cpu".to_owned(), other.to_owned()],
+            kernels: vec![Kernel::RmsNorm, Kernel::Linear],
+            step: true,
+            model: small(folder.path()),
+            batch_size: 1,
+            seq: 8,
+            rank: 2,
+            dtype: "auto".to_owned(),
+            repeats: 3,
+            warmup: 1,
+            predict: false,
+            full_widths: false,
+        };
+        let document = run(&options, &|_| {}).unwrap();
+        let [cpu, missing] = document.backends.as_slice() else { panic!("{document:?}") };
+        assert_eq!((cpu.backend, cpu.dtype, cpu.kernels.len()), ("cpu", "f32", 4 + 10));
+        let step = cpu.step.as_ref().unwrap();
+        assert!(step.efficiency.unwrap().step_efficiency > 0.0, "{step:?}");
+        assert!(missing.kernels.is_empty() && !missing.problems.is_empty());
+        let text = render::text(&document);
+        assert!(text.contains("rms_norm") && text.contains(other) && text.contains("tok/s"), "{text}");
+        assert!(plot::svg(&document).starts_with("<svg"));
+    }
+}

@@ -1,0 +1,182 @@
+//! A whole training step of LoRA: forward, backward, update.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use burn::tensor::DType;
+use burnish_engine::{AdamWConfig, Batch, IGNORE, LossScale, ModelTrainer, Numbers, StepItem, Trainer, Training, Verdict};
+use burnish_kernels::FusedBackend;
+use burnish_lora::{LoraConfig, attach};
+use burnish_models::{ComputeType, ModelConfig};
+use serde::Serialize;
+
+use super::efficiency::Efficiency;
+use super::peak::{MemoryWatch, Peak};
+use super::random_model::random_model;
+use super::setup::Splitmix;
+use super::sizes::Sizes;
+use super::stopwatch::{Pace, median, milliseconds, wait};
+
+/// What was measured of a step.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StepRow {
+    /// The first step, with all that is compiled and tuned in it.
+    pub first_ms: f64,
+    /// Median of the steps after it.
+    pub ms: f64,
+    /// Steps measured.
+    pub samples: usize,
+    /// At the median.
+    pub tokens_per_second: f64,
+    /// Loss of the first step and of the last.
+    pub losses: [f64; 2],
+    /// Most memory that was held.
+    pub peak: Option<Peak>,
+    /// That over what a step can't do without.
+    pub peak_share: Option<f64>,
+    /// The step beside its matrix products.
+    pub efficiency: Option<Efficiency>,
+    /// Getting the random model to the device.
+    pub load_ms: f64,
+}
+
+/// Seeds tokens and adapters.
+const SEED: u64 = 42;
+
+const LEARNING_RATE: f64 = 1e-4;
+
+/// Trains some steps of the model, always on the same random tokens.
+///
+/// # Errors
+/// What broke on the device.
+pub fn measure<B: FusedBackend>(
+    config: &ModelConfig,
+    sizes: &Sizes,
+    dtype: ComputeType,
+    device: &B::Device,
+    pace: &Pace,
+) -> Result<StepRow> {
+    let started = Instant::now();
+    let mut model = random_model::<Training<B>>(config, dtype, device)?;
+    let lora = LoraConfig { rank: sizes.rank, alpha: 2.0 * sizes.rank as f64, ..LoraConfig::default() };
+    attach(&mut model, &lora, SEED, device)?;
+    wait::<B>(device)?;
+    let load_ms = milliseconds(started.elapsed());
+    let mut memory = MemoryWatch::new::<B>(device);
+    let trainer = ModelTrainer::<B>::new(model, AdamWConfig::default(), device.clone());
+    let mut stepper = Stepper::new(trainer, sizes, dtype);
+    let mut step = || -> Result<Taken> {
+        let taken = stepper.step()?;
+        memory.look::<B>(device);
+        Ok(taken)
+    };
+    let first = step()?;
+    for _ in 1..pace.warmup {
+        step()?;
+    }
+    let (mut taken, began) = (Vec::new(), Instant::now());
+    while pace.wants_more(taken.len(), began) {
+        taken.push(step()?);
+    }
+    let column = |field: fn(&Taken) -> f64| median(&mut taken.iter().map(field).collect::<Vec<_>>());
+    let (ms, peak) = (column(|taken| taken.ms), memory.peak());
+    let element = DType::from(dtype).size();
+    Ok(StepRow {
+        first_ms: first.ms,
+        ms,
+        samples: taken.len(),
+        tokens_per_second: sizes.tokens() as f64 / (ms / 1e3),
+        losses: [first.loss, taken.last().map_or(first.loss, |taken| taken.loss)],
+        peak,
+        peak_share: peak.map(|peak| peak.bytes as f64 / sizes.needed_bytes(element)),
+        efficiency: None,
+        load_ms,
+    })
+}
+
+/// A step that was taken.
+struct Taken {
+    ms: f64,
+    loss: f64,
+}
+
+/// Takes steps on one batch, as a training run does.
+struct Stepper<B: FusedBackend> {
+    trainer: ModelTrainer<B>,
+    item: StepItem,
+    loss_scale: Option<LossScale>,
+}
+
+impl<B: FusedBackend> Stepper<B> {
+    fn new(trainer: ModelTrainer<B>, sizes: &Sizes, dtype: ComputeType) -> Self {
+        let batches = vec![random_batch(sizes)];
+        let item = StepItem { step: 1, epoch: 0, batches, seed: SEED, loss_scale: 1.0 };
+        Self { trainer, item, loss_scale: (dtype == ComputeType::F16).then(LossScale::default) }
+    }
+
+    /// One step; in f16, those that overflow before it are part of its time.
+    fn step(&mut self) -> Result<Taken> {
+        let started = Instant::now();
+        loop {
+            self.item.loss_scale = self.loss_scale.as_ref().map_or(1.0, |loss_scale| loss_scale.scale);
+            self.trainer.forward_backward(&self.item);
+            self.trainer.update(LEARNING_RATE);
+            let numbers = self.trainer.finish()?;
+            match Verdict::of(numbers, self.loss_scale.as_mut()) {
+                Verdict::Taken => return Ok(Taken { ms: milliseconds(started.elapsed()), loss: numbers.loss }),
+                Verdict::Skipped => self.trainer.take_back(),
+                Verdict::Broken => {
+                    let Numbers { loss, grad_norm } = numbers;
+                    bail!("it is wrong: loss {loss}, gradient norm {grad_norm}")
+                }
+            }
+        }
+    }
+}
+
+/// Rows of random tokens, one text each; all but the first of a row are learned.
+pub fn random_batch(sizes: &Sizes) -> Batch {
+    let (rows, length) = (sizes.batch, sizes.length);
+    let mut random = Splitmix(SEED);
+    let input_ids: Vec<u32> = (0..rows * length).map(|_| random.below(sizes.vocabulary) as u32).collect();
+    let label = |(index, id): (usize, &u32)| if index % length == 0 { IGNORE } else { i64::from(*id) };
+    Batch {
+        labels: input_ids.iter().enumerate().map(label).collect(),
+        position_ids: (0..rows).flat_map(|_| 0..length as u32).collect(),
+        segment_ids: vec![1; rows * length],
+        rows,
+        length,
+        tokens: rows * length,
+        target_tokens: rows * (length - 1),
+        input_ids,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use burn::backend::Flex;
+
+    use super::*;
+    use crate::shape::Shape;
+
+    #[test]
+    fn all_but_the_first_token_of_a_row_are_learned() {
+        let sizes = Sizes::new(&Shape::open("llama-3.2-1b").unwrap().config, 2, 8, 16);
+        let batch = random_batch(&sizes);
+        assert_eq!((batch.input_ids.len(), batch.tokens, batch.target_tokens), (16, 16, 14));
+        assert_eq!(batch.labels.iter().filter(|label| **label == IGNORE).count(), 2);
+        assert_eq!((batch.labels[8], batch.position_ids[9], batch.segment_ids[15]), (IGNORE, 1, 1));
+    }
+
+    #[test]
+    fn steps_learn_their_tokens() {
+        let config = Shape::open("llama-3.2-1b").unwrap().shrunk(1).config;
+        let sizes = Sizes::new(&config, 1, 16, 4);
+        let pace = Pace { repeats: 4, warmup: 1, budget: Duration::from_secs(10) };
+        let row = measure::<Flex>(&config, &sizes, ComputeType::F32, &Default::default(), &pace).unwrap();
+        assert!(row.losses[1] < row.losses[0] && row.samples == 4 && row.tokens_per_second > 0.0, "{row:?}");
+        assert!(row.ms > 0.0 && row.first_ms > 0.0);
+    }
+}

@@ -1,0 +1,35 @@
+//! What a step computes on.
+
+/// Label of a token that is not learned.
+pub const IGNORE: i64 = -100;
+
+/// Rows of tokens, row-major.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// `[rows, length]`: the tokens.
+    pub input_ids: Vec<u32>,
+    /// `[rows, length]`: the token itself where it is learned, else -100; the first of a segment never is. The loss
+    /// compares what position `i` predicts with `labels[i + 1]`.
+    pub labels: Vec<i64>,
+    /// `[rows, length]`: position of each token in its own example.
+    pub position_ids: Vec<u32>,
+    /// `[rows, length]`: which example of its row a token belongs to, from 1; 0 is padding.
+    pub segment_ids: Vec<u32>,
+    /// Number of rows.
+    pub rows: usize,
+    /// Tokens of a row, padding included.
+    pub length: usize,
+    /// Tokens that are not padding.
+    pub tokens: usize,
+    /// Labels that count.
+    pub target_tokens: usize,
+}
+
+impl Batch {
+    /// Where a hidden state predicts a label: indices of the hidden states, and the labels.
+    pub(crate) fn targets(&self) -> (Vec<i32>, Vec<i32>) {
+        let labels = self.labels.iter().enumerate();
+        let learned = labels.filter(|(index, label)| **label != IGNORE && index % self.length != 0);
+        learned.map(|(index, label)| (index as i32 - 1, *label as i32)).unzip()
+    }
+}

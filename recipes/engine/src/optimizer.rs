@@ -1,0 +1,295 @@
+//! AdamW, whose moments checkpoints can reach.
+
+use std::collections::BTreeMap;
+
+use burn::module::{AutodiffModule, ModuleMapper, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{DType, Shape, Tensor, TensorMetadata, TensorPrimitive};
+use burnish_kernels::{AdamWStep, AdamWTensors, FusedBackend, TrainBackend, adamw, pack, unpack};
+use burnish_models::AnyTensor;
+
+/// What an update depends on beside its gradients and its learning rate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamWConfig {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Gradients of a larger norm, all parameters together, are scaled down to it; 0 is off.
+    pub max_grad_norm: f64,
+}
+
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01, max_grad_norm: 1.0 }
+    }
+}
+
+/// AdamW as `torch.optim.AdamW`, with clipping as `torch.nn.utils.clip_grad_norm_`.
+pub struct AdamW<B: TrainBackend> {
+    /// Numbers of the next update.
+    hyper: AdamWStep,
+    /// Moments of parameters that had no update yet, by parameter.
+    loose: BTreeMap<u64, Moments<B::InnerBackend>>,
+    packs: Vec<Pack<B::InnerBackend>>,
+}
+
+/// The norm of a step's gradients.
+pub struct Norm<B: Backend> {
+    /// Their squared norm, with the loss scale still in it, `[1]`.
+    pub squares: Tensor<B, 1>,
+    /// What their loss was multiplied by.
+    pub loss_scale: f64,
+}
+
+/// The moments of one parameter.
+#[derive(Clone)]
+pub struct Moments<B: FusedBackend> {
+    /// Mean of the gradients.
+    pub exp_avg: AnyTensor<B>,
+    /// Mean of their squares.
+    pub exp_avg_sq: AnyTensor<B>,
+}
+
+/// Elements of a pack at most, unless one parameter has more: 16 MiB. Larger ones are the only tensors of a small step that need the
+/// device's pools of large pages: adapters of rank 16 on a model of 1B in one pack, 45 MB, took half a GiB of Vulkan's.
+const MOST_PACKED: usize = 1 << 22;
+
+/// The moments of parameters that one launch updates, packed.
+struct Pack<B: FusedBackend> {
+    /// Parameters in their order.
+    of: Vec<Place>,
+    first: Tensor<B, 1>,
+    second: Tensor<B, 1>,
+}
+
+/// A parameter, and how it lies in a pack.
+#[derive(Clone, PartialEq)]
+struct Place {
+    id: u64,
+    shape: Shape,
+    dtype: DType,
+}
+
+impl<B: TrainBackend> AdamW<B> {
+    /// A fresh optimizer.
+    pub fn new(config: AdamWConfig) -> Self {
+        let hyper = AdamWStep {
+            learning_rate: 0.0,
+            beta1: config.beta1,
+            beta2: config.beta2,
+            epsilon: config.epsilon,
+            weight_decay: config.weight_decay,
+            step: 0,
+            gradient_factor: 1.0,
+            max_norm: config.max_grad_norm,
+        };
+        Self { hyper, loose: BTreeMap::new(), packs: Vec::new() }
+    }
+
+    /// Queues the update of a module; nothing waits for the device. Where the norm or the loss is not finite it changes nothing, and
+    /// the caller, once it reads them, must [`AdamW::take_back`] the update.
+    pub fn update<M: AutodiffModule<B>>(
+        &mut self,
+        module: M,
+        grads: GradientsParams,
+        norm: &Norm<B::InnerBackend>,
+        loss: &Tensor<B::InnerBackend, 1>,
+        learning_rate: f64,
+    ) -> M {
+        self.hyper.learning_rate = learning_rate;
+        self.hyper.step += 1;
+        self.hyper.gradient_factor = 1.0 / norm.loss_scale;
+        let mut gathered = Gathered { grads, trained: Vec::new() };
+        module.visit(&mut gathered);
+        // A loss that is not finite makes the norm so, and the kernel then leaves everything as it is.
+        let squares = norm.squares.clone() + loss.clone().mul_scalar(0.0);
+        let new = self.updated(gathered.trained, &squares);
+        module.map(&mut Updated { new })
+    }
+
+    /// The last update turned out to have changed nothing: it does not count.
+    pub fn take_back(&mut self) {
+        self.hyper.step -= 1;
+    }
+
+    /// Counts so many updates as done.
+    pub fn set_updates(&mut self, updates: usize) {
+        self.hyper.step = updates;
+    }
+
+    /// The moments of all parameters that have some.
+    pub fn moments(&self) -> BTreeMap<u64, Moments<B::InnerBackend>> {
+        let mut moments = self.loose.clone();
+        self.packs.iter().for_each(|pack| moments.extend(pack.moments()));
+        moments
+    }
+
+    /// Sets the moments of a parameter.
+    pub fn set_moments(&mut self, id: u64, moments: Moments<B::InnerBackend>) {
+        self.loosen();
+        self.loose.insert(id, moments);
+    }
+
+    fn loosen(&mut self) {
+        for pack in std::mem::take(&mut self.packs) {
+            self.loose.extend(pack.moments());
+        }
+    }
+
+    /// The new parameters by id.
+    fn updated(
+        &mut self,
+        trained: Vec<Trained<B::InnerBackend>>,
+        squares: &Tensor<B::InnerBackend, 1>,
+    ) -> BTreeMap<u64, FloatTensor<B::InnerBackend>> {
+        // Parameters that have no gradient this time keep their moments.
+        if !self.packs.iter().flat_map(|pack| &pack.of).eq(trained.iter().map(|trained| &trained.place)) {
+            self.loosen();
+            self.packs = together(&trained).map(|trained| Pack::new(trained, &mut self.loose)).collect();
+        }
+        let (mut trained, mut new) = (trained.into_iter(), BTreeMap::new());
+        for pack in std::mem::take(&mut self.packs) {
+            let (parameters, gradients) =
+                trained.by_ref().take(pack.of.len()).map(|trained| (trained.parameter, trained.gradient)).unzip();
+            let (pack, parameters) = pack.update(parameters, gradients, squares, self.hyper);
+            new.extend(parameters);
+            self.packs.push(pack);
+        }
+        new
+    }
+}
+
+/// Parameters of one dtype that follow each other, as many as a pack takes.
+fn together<B: FusedBackend>(trained: &[Trained<B>]) -> impl Iterator<Item = &[Trained<B>]> {
+    let mut elements = 0;
+    trained.chunk_by(move |a, b| {
+        elements += a.place.shape.num_elements();
+        let fits = a.place.dtype == b.place.dtype && elements + b.place.shape.num_elements() <= MOST_PACKED;
+        if !fits {
+            elements = 0;
+        }
+        fits
+    })
+}
+
+impl<B: FusedBackend> Pack<B> {
+    /// With the moments that there are, else zeros.
+    fn new(trained: &[Trained<B>], loose: &mut BTreeMap<u64, Moments<B>>) -> Self {
+        let moments = trained.iter().map(|Trained { place, parameter, .. }| {
+            if let Some(Moments { exp_avg, exp_avg_sq }) = loose.remove(&place.id) {
+                return (raw(exp_avg), raw(exp_avg_sq));
+            }
+            let zeros = || B::float_zeros(place.shape.clone(), &B::float_device(parameter), place.dtype.into());
+            (zeros(), zeros())
+        });
+        let (first, second) = moments.unzip();
+        Self {
+            of: trained.iter().map(|trained| trained.place.clone()).collect(),
+            first: packed(first),
+            second: packed(second),
+        }
+    }
+
+    /// With the new moments, and the new parameters by id. Nothing else holds the moments: they are updated where they are.
+    fn update(
+        self,
+        parameters: Vec<FloatTensor<B>>,
+        gradients: Vec<FloatTensor<B>>,
+        squares: &Tensor<B, 1>,
+        step: AdamWStep,
+    ) -> (Self, Vec<(u64, FloatTensor<B>)>) {
+        let Self { of, first, second } = self;
+        let tensors = AdamWTensors::new(packed(parameters), packed(gradients), first, second).clipped_by(squares.clone());
+        let [parameter, first, second] = adamw(tensors, step);
+        let pack = Self { of, first: typed(first), second: typed(second) };
+        let parameters = pack.unpacked(&parameter);
+        (pack, parameters)
+    }
+
+    fn moments(&self) -> impl Iterator<Item = (u64, Moments<B>)> {
+        let unpacked = |tensor: &Tensor<B, 1>| self.unpacked(&tensor.clone().into_primitive().tensor());
+        let moments = |((id, first), (_, second))| (id, Moments { exp_avg: of_rank(first), exp_avg_sq: of_rank(second) });
+        unpacked(&self.first).into_iter().zip(unpacked(&self.second)).map(moments)
+    }
+
+    fn unpacked(&self, tensor: &FloatTensor<B>) -> Vec<(u64, FloatTensor<B>)> {
+        let shapes = self.of.iter().map(|place| place.shape.clone());
+        self.of.iter().map(|place| place.id).zip(unpack::<B>(tensor, shapes)).collect()
+    }
+}
+
+/// A parameter with its gradient.
+struct Trained<B: FusedBackend> {
+    place: Place,
+    parameter: FloatTensor<B>,
+    gradient: FloatTensor<B>,
+}
+
+/// Collects what trains.
+struct Gathered<B: TrainBackend> {
+    grads: GradientsParams,
+    trained: Vec<Trained<B::InnerBackend>>,
+}
+
+impl<B: TrainBackend> ModuleVisitor<B> for Gathered<B> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        let Some(gradient) = self.grads.remove::<B::InnerBackend, D>(param.id) else { return };
+        let parameter = param.val().inner();
+        let place = Place { id: param.id.val(), shape: parameter.shape(), dtype: parameter.dtype() };
+        let (parameter, gradient) = (parameter.into_primitive().tensor(), gradient.into_primitive().tensor());
+        self.trained.push(Trained { place, parameter, gradient });
+    }
+}
+
+/// Puts the new parameters where the old ones are.
+struct Updated<B: TrainBackend> {
+    new: BTreeMap<u64, FloatTensor<B::InnerBackend>>,
+}
+
+impl<B: TrainBackend> ModuleMapper<B> for Updated<B> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        let (id, tensor, mapper) = param.consume();
+        let updated = match self.new.remove(&id.val()) {
+            Some(new) => {
+                let new = Tensor::<B::InnerBackend, D>::from_primitive(TensorPrimitive::Float(new));
+                Tensor::from_inner(new).set_require_grad(tensor.is_require_grad())
+            }
+            None => tensor,
+        };
+        Param::from_mapped_value(id, updated, mapper)
+    }
+}
+
+fn packed<B: FusedBackend>(tensors: Vec<FloatTensor<B>>) -> Tensor<B, 1> {
+    typed(pack::<B>(tensors))
+}
+
+fn typed<B: FusedBackend>(primitive: FloatTensor<B>) -> Tensor<B, 1> {
+    Tensor::from_primitive(TensorPrimitive::Float(primitive))
+}
+
+/// A primitive of rank 1 or 2, which are the ranks of parameters.
+fn of_rank<B: FusedBackend>(tensor: FloatTensor<B>) -> AnyTensor<B> {
+    let rank = tensor.shape().num_dims();
+    let tensor = TensorPrimitive::Float(tensor);
+    if rank == 1 {
+        AnyTensor::Vector(Tensor::from_primitive(tensor))
+    } else {
+        AnyTensor::Matrix(Tensor::from_primitive(tensor))
+    }
+}
+
+fn raw<B: FusedBackend>(tensor: AnyTensor<B>) -> FloatTensor<B> {
+    match tensor {
+        AnyTensor::Vector(tensor) => tensor.into_primitive(),
+        AnyTensor::Matrix(tensor) => tensor.into_primitive(),
+    }
+    .tensor()
+}

@@ -1,0 +1,205 @@
+//! A model that trains on a device.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail};
+use burn::module::AutodiffModule;
+use burn::optim::GradientsParams;
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+use burnish_kernels::{DeviceMemory, FusedBackend};
+use burnish_lora::{LoraConfig, save_adapter};
+use burnish_models::{AnyTensor, Checkpoint, LanguageModel};
+
+use crate::batch::Batch;
+use crate::failure::failure;
+use crate::optimizer::{AdamW, AdamWConfig, Moments, Norm};
+use crate::step::{StepItem, Training, batch_loss, gradients, squared_gradient_norm};
+use crate::weights::ModelWeights;
+
+/// What a step is judged by.
+#[derive(Debug, Clone, Copy)]
+pub struct Numbers {
+    /// Mean loss of the step's tokens.
+    pub loss: f64,
+    /// Norm of its gradients before they were clipped, all parameters together, without the loss scale.
+    pub grad_norm: f64,
+}
+
+impl Numbers {
+    /// Whether both are finite.
+    pub fn are_finite(self) -> bool {
+        self.loss.is_finite() && self.grad_norm.is_finite()
+    }
+}
+
+/// A tensor in the memory of the host, row-major.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostTensor {
+    /// Its name.
+    pub name: String,
+    /// Its dims.
+    pub shape: Vec<usize>,
+    /// Its elements.
+    pub values: Vec<f32>,
+}
+
+/// A model that trains, whatever its backend.
+///
+/// A step is [`Trainer::forward_backward`], [`Trainer::update`], [`Trainer::finish`], in this order. The first two return as soon as
+/// the device has its work queued; the third waits for it.
+pub trait Trainer: Send {
+    /// Computes the loss and the gradients of a step.
+    fn forward_backward(&mut self, item: &StepItem);
+
+    /// Clips the gradients and updates what trains.
+    fn update(&mut self, learning_rate: f64);
+
+    /// Loss and gradient norm of the step. Where one of them is not finite, the update changed no weight, and the caller must
+    /// [`Trainer::take_back`] it.
+    ///
+    /// # Errors
+    /// What broke on the device since the last read.
+    fn finish(&mut self) -> Result<Numbers>;
+
+    /// The last update changed nothing: it does not count.
+    fn take_back(&mut self);
+
+    /// The summed loss of a batch, without dropout and without gradients.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn loss(&mut self, batch: &Batch) -> Result<f64>;
+
+    /// The moments of everything that trains, as `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`.
+    fn moments(&self) -> Vec<HostTensor>;
+
+    /// Goes on from the moments of a checkpoint, after so many updates.
+    ///
+    /// # Errors
+    /// When a moment is missing or has another shape than its parameter.
+    fn restore_moments(&mut self, updates: usize, moments: &dyn Checkpoint) -> Result<()>;
+
+    /// Writes the adapters as a PEFT folder.
+    ///
+    /// # Errors
+    /// When the disk refuses, or the model has none.
+    fn save_adapter(&self, config: &LoraConfig, base_model: &str, folder: &Path) -> Result<()>;
+
+    /// The weights of the base, where it trains: nothing is copied before it is read.
+    fn weights(&self) -> Box<dyn Checkpoint + '_>;
+
+    /// What the backend holds of its device's memory, where it tells.
+    fn memory(&self) -> Option<DeviceMemory>;
+}
+
+/// [`Trainer`] on a backend.
+pub struct ModelTrainer<B: FusedBackend> {
+    model: LanguageModel<Training<B>>,
+    optimizer: AdamW<Training<B>>,
+    device: B::Device,
+    queued: Queued<B>,
+}
+
+/// How far the current step is.
+enum Queued<B: Backend> {
+    Nothing,
+    Gradients { loss: Tensor<B, 1>, grads: GradientsParams, loss_scale: f64 },
+    Update { loss: Tensor<B, 1>, norm: Norm<B> },
+}
+
+impl<B: FusedBackend> ModelTrainer<B> {
+    /// Trains a model with a fresh optimizer.
+    pub fn new(model: LanguageModel<Training<B>>, optimizer: AdamWConfig, device: B::Device) -> Self {
+        Self { model, optimizer: AdamW::new(optimizer), device, queued: Queued::Nothing }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &LanguageModel<Training<B>> {
+        &self.model
+    }
+}
+
+impl<B: FusedBackend> Trainer for ModelTrainer<B> {
+    fn forward_backward(&mut self, item: &StepItem) {
+        let (loss, grads) = gradients(&self.model, item, &self.device);
+        self.queued = Queued::Gradients { loss, grads, loss_scale: item.loss_scale };
+    }
+
+    fn update(&mut self, learning_rate: f64) {
+        let Queued::Gradients { loss, grads, loss_scale } = std::mem::replace(&mut self.queued, Queued::Nothing) else {
+            return;
+        };
+        let norm = Norm { squares: squared_gradient_norm(&self.model, &grads, &self.device), loss_scale };
+        self.model = self.optimizer.update(self.model.clone(), grads, &norm, &loss, learning_rate);
+        self.queued = Queued::Update { loss, norm };
+    }
+
+    fn finish(&mut self) -> Result<Numbers> {
+        match std::mem::replace(&mut self.queued, Queued::Nothing) {
+            Queued::Update { loss, norm } => {
+                Ok(Numbers { loss: number(loss)?, grad_norm: number(norm.squares)?.sqrt() / norm.loss_scale })
+            }
+            Queued::Nothing | Queued::Gradients { .. } => Err(anyhow!("no update is queued")),
+        }
+    }
+
+    fn take_back(&mut self) {
+        self.optimizer.take_back();
+    }
+
+    fn loss(&mut self, batch: &Batch) -> Result<f64> {
+        number(batch_loss(&self.model.valid(), batch, None, &self.device))
+    }
+
+    fn moments(&self) -> Vec<HostTensor> {
+        let all = self.optimizer.moments();
+        let parameters = self.model.parameters().into_iter();
+        let of = |name: String, moments: &Moments<B>| {
+            [("exp_avg", &moments.exp_avg), ("exp_avg_sq", &moments.exp_avg_sq)].map(|(kind, tensor)| HostTensor {
+                name: format!("{name}.{kind}"),
+                shape: tensor.shape(),
+                values: tensor.to_f32(),
+            })
+        };
+        parameters.filter_map(|parameter| Some(of(parameter.name, all.get(&parameter.id.val())?))).flatten().collect()
+    }
+
+    fn restore_moments(&mut self, updates: usize, moments: &dyn Checkpoint) -> Result<()> {
+        self.optimizer.set_updates(updates);
+        for parameter in self.model.parameters() {
+            let shape = parameter.tensor.shape();
+            let read = |kind: &str| -> Result<AnyTensor<B>> {
+                let name = format!("{}.{kind}", parameter.name);
+                if moments.shape(&name).as_ref() != Some(&shape) {
+                    bail!("`{name}` does not fit {shape:?}");
+                }
+                AnyTensor::from_f32(moments.read_f32(&name)?, &shape, &self.device).context("a parameter of rank 1 or 2")
+            };
+            let moments = Moments { exp_avg: read("exp_avg")?, exp_avg_sq: read("exp_avg_sq")? };
+            self.optimizer.set_moments(parameter.id.val(), moments);
+        }
+        Ok(())
+    }
+
+    fn save_adapter(&self, config: &LoraConfig, base_model: &str, folder: &Path) -> Result<()> {
+        Ok(save_adapter(&self.model, config, base_model, folder)?)
+    }
+
+    fn weights(&self) -> Box<dyn Checkpoint + '_> {
+        Box::new(ModelWeights::of(&self.model))
+    }
+
+    fn memory(&self) -> Option<DeviceMemory> {
+        B::device_memory(&self.device)
+    }
+}
+
+/// Reads a number back.
+///
+/// # Errors
+/// What broke on the device since the last read, in its own words.
+pub(crate) fn number<B: Backend>(tensor: Tensor<B, 1>) -> Result<f64> {
+    let data = tensor.try_into_data().map_err(|error| anyhow!(failure(error)))?;
+    Ok(data.iter::<f64>().sum())
+}

@@ -1,0 +1,74 @@
+//! Which steps a run takes, and on which rows.
+
+use std::sync::Arc;
+
+use burnish_engine::StepItem;
+
+use crate::config::TrainConfig;
+use crate::data::{Batches, Epoch};
+
+/// The steps of a run.
+#[derive(Clone)]
+pub struct Plan {
+    /// The data.
+    pub batches: Arc<Batches>,
+    /// Micro-steps of an optimizer step.
+    pub accumulation: usize,
+    /// Optimizer steps of the whole run.
+    pub total: usize,
+    /// Steps already taken.
+    pub done: usize,
+    /// Seeds dropout.
+    pub seed: u64,
+}
+
+impl Plan {
+    /// Counts the steps: `iters`, or all of the epochs.
+    pub fn new(config: &TrainConfig, batches: Arc<Batches>, done: usize) -> Self {
+        let accumulation = config.grad_accumulation_steps;
+        let total = if config.iters > 0 { config.iters } else { config.epochs * batches.steps_per_epoch(accumulation) };
+        Self { batches, accumulation, total, done, seed: config.seed }
+    }
+
+    /// The steps that are left.
+    pub fn steps(&self) -> Steps {
+        Steps { plan: self.clone(), step: self.done, epoch: None }
+    }
+}
+
+/// Yields the steps that are left.
+pub struct Steps {
+    plan: Plan,
+    step: usize,
+    /// The epoch of the last step: ordering all rows takes a while.
+    epoch: Option<Epoch<Arc<Batches>>>,
+}
+
+impl Steps {
+    /// Steps taken, and steps of the whole run.
+    pub fn progress(&self) -> (usize, usize) {
+        (self.step, self.plan.total)
+    }
+}
+
+impl Iterator for Steps {
+    type Item = StepItem;
+
+    fn next(&mut self) -> Option<StepItem> {
+        if self.step >= self.plan.total {
+            return None;
+        }
+        let batches = &self.plan.batches;
+        let each = batches.steps_per_epoch(self.plan.accumulation);
+        let (epoch, within) = (self.step / each, self.step % each);
+        self.step += 1;
+        let order = match self.epoch.take() {
+            Some(order) if order.number() == epoch => order,
+            _ => Batches::epoch(batches.clone(), epoch),
+        };
+        let batches = batches.of_step(within, self.plan.accumulation).map(|index| order.batch(index)).collect();
+        self.epoch = Some(order);
+        let seed = self.plan.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(self.step as u64);
+        Some(StepItem { step: self.step, epoch, batches, seed, loss_scale: 1.0 })
+    }
+}

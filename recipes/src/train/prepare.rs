@@ -1,0 +1,153 @@
+//! From a configuration to a run that is ready to start.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::Result;
+use burn::backend::Flex;
+use burnish_backends::dtype::{self, DtypeChoice};
+use burnish_engine::with_hint;
+use burnish_lora::{MergedCheckpoint, check_targets};
+use burnish_models::{ComputeType, LanguageModel, Pretrained};
+
+use super::checkpoint::{RunCheckpoint, TrainerState};
+use super::run_folder;
+use crate::config::{FineTuneType, TrainConfig};
+use crate::data::{self, BadRows, BatchOptions, Batches, Preparation, Sources};
+use crate::fit;
+
+/// A run that is ready to start.
+pub struct PreparedRun {
+    /// The effective configuration: neither `backend` nor `dtype` is `auto` any longer.
+    pub config: TrainConfig,
+    /// What the model computes in.
+    pub dtype: DtypeChoice,
+    /// The base.
+    pub pretrained: Pretrained,
+    /// To train on.
+    pub train: Arc<Batches>,
+    /// To validate on.
+    pub valid: Option<Arc<Batches>>,
+    /// Where to go on.
+    pub resume: Option<RunCheckpoint>,
+    /// Where the run stands.
+    pub state: TrainerState,
+    /// Lines for the user.
+    pub notes: Vec<String>,
+}
+
+impl PreparedRun {
+    /// Chooses backend and dtype, opens model and data and looks for a checkpoint; nothing is on a device yet.
+    ///
+    /// # Errors
+    /// Whatever is wrong with them, before anything is written.
+    pub fn new(mut config: TrainConfig) -> Result<Self> {
+        let dtype = choose_dtype(&config)?;
+        burnish_backends::choose(&config.backend).0.clone_into(&mut config.backend);
+        dtype.dtype.name().clone_into(&mut config.dtype);
+        let found = run_folder::find(&config)?;
+        let mut pretrained = match &config.model_config {
+            Some(folder) => Pretrained::without_weights(Path::new(folder))?,
+            None => Pretrained::open(&config.model)?,
+        };
+        check_model(&config, &pretrained, found.checkpoint.is_some())?;
+        fit::check(&config.backend, &pretrained.config, dtype.dtype, config.fine_tune_type == FineTuneType::Full)?;
+        let state = found.checkpoint.as_ref().map(|checkpoint| checkpoint.state.clone());
+        let state = state.unwrap_or_else(|| TrainerState { started: now(), seed: config.seed, ..Default::default() });
+        if let Some(template) = &mut pretrained.chat_template {
+            template.fix_now(state.started);
+        }
+        let mut notes = Vec::new();
+        let limit = config.max_seq_length.min(pretrained.config.max_position_embeddings);
+        if limit < config.max_seq_length {
+            notes.push(format!("max_seq_length is {limit}: the model has no more positions"));
+        }
+        let preparation = Preparation {
+            tokenizer: &pretrained.tokenizer,
+            template: pretrained.chat_template.as_ref(),
+            mask_prompt: config.mask_prompt,
+            max_seq_length: limit,
+            vocab_size: pretrained.config.vocab_size,
+        };
+        let bad_rows = if config.skip_bad_rows { BadRows::Skip } else { BadRows::Stop };
+        let mut batches = |file: &Path, shuffle_seed: Option<u64>| -> Result<Arc<Batches>> {
+            let prepared = data::load(file, &preparation, bad_rows)?;
+            notes.extend(prepared.report.lines().into_iter().map(|line| format!("{}: {line}", file.display())));
+            let options = BatchOptions {
+                batch_size: config.batch_size,
+                max_seq_length: limit,
+                packing: config.packing,
+                shuffle_seed,
+                pad_token_id: pretrained.config.pad_token_id.unwrap_or(0),
+            };
+            Ok(Arc::new(Batches::new(prepared.examples, options)))
+        };
+        let sources = Sources::locate(&config.data)?;
+        let train = sources.train.ok_or_else(|| {
+            with_hint(
+                format!("{} has nothing to train on", config.data),
+                "name the rows train.jsonl, or give the file itself",
+            )
+        })?;
+        let train = batches(&train, config.shuffle.then_some(config.seed))?;
+        let valid = sources.valid.map(|file| batches(&file, None)).transpose()?;
+        notes.extend(run_folder::prepare(&config, &found)?);
+        Ok(Self { config, dtype, pretrained, train, valid, resume: found.checkpoint, state, notes })
+    }
+}
+
+/// What the model computes in. Weights that train are f32.
+fn choose_dtype(config: &TrainConfig) -> Result<DtypeChoice> {
+    match (config.fine_tune_type, config.dtype.as_str()) {
+        (FineTuneType::Full, "auto") => Ok(DtypeChoice { dtype: ComputeType::F32, why: "auto: weights that train are f32" }),
+        (FineTuneType::Full, name @ ("f16" | "bf16")) => Err(with_hint(
+            format!("`dtype` is {name}, and with `fine_tune_type = \"full\"` every weight trains, in f32"),
+            "leave dtype out, or train adapters: fine_tune_type = \"lora\" keeps the model in f16 or bf16",
+        )),
+        _ => dtype::choose(&config.backend, &config.dtype),
+    }
+}
+
+/// What can be known to be wrong with model, adapter and targets before anything is written.
+fn check_model(config: &TrainConfig, pretrained: &Pretrained, resumed: bool) -> Result<()> {
+    // The backend decides nothing here.
+    type Model = LanguageModel<Flex>;
+    let layers = Model::linear_names(&pretrained.config)?;
+    if config.model_config.is_none() {
+        Model::check_checkpoint(&pretrained.config, &*pretrained.checkpoint)?;
+    }
+    match &config.adapter {
+        _ if resumed || config.fine_tune_type == FineTuneType::Full => {}
+        Some(folder) => drop(MergedCheckpoint::open(&*pretrained.checkpoint, Path::new(folder))?),
+        None => check_targets(&config.lora(), &layers)?,
+    }
+    Ok(())
+}
+
+/// Seconds since 1970; `SOURCE_DATE_EPOCH` fixes them.
+fn now() -> i64 {
+    let fixed = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.parse().ok());
+    let clock = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |passed| passed.as_secs() as i64);
+    fixed.unwrap_or_else(clock)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hint::hint;
+
+    #[test]
+    fn weights_that_train_are_f32() {
+        let run = |dtype: &str| {
+            choose_dtype(&TrainConfig {
+                fine_tune_type: FineTuneType::Full,
+                dtype: dtype.to_owned(),
+                ..TrainConfig::default()
+            })
+        };
+        assert_eq!((run("auto").unwrap().dtype, run("f32").unwrap().dtype), (ComputeType::F32, ComputeType::F32));
+        let error = run("bf16").unwrap_err();
+        assert!(error.to_string().contains("`dtype` is bf16") && hint(&error).is_some(), "{error}");
+    }
+}

@@ -1,0 +1,157 @@
+//! Starts a prepared run on its device, and writes what it is for.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result};
+use burn_train::Interrupter;
+use burnish_engine::{Adapter, AdamWConfig, Device, TrainedPart, Trainer, Weights};
+use burnish_models::checkpoint::SafetensorsFolder;
+use burnish_models::{ComputeType, Pretrained};
+
+use super::checkpoint::{RunCheckpoint, TrainerState};
+use super::events::Events;
+use super::learner::{Driver, SharedTrainer, launch};
+use super::plan::Plan;
+use super::prepare::PreparedRun;
+use super::run::{End, TrainingRun};
+use super::schedule::Schedule;
+use super::weights::WeightWriter;
+use crate::config::{FineTuneType, TrainConfig};
+use crate::report::{Dashboard, Quiet};
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Summary {
+    /// How it ended.
+    pub end: End,
+    /// Where it stood then.
+    pub state: TrainerState,
+    /// Loss of the last step.
+    pub last_loss: Option<f64>,
+    /// The PEFT folder, or the model's folder when every weight was trained.
+    pub output: Option<PathBuf>,
+    /// The step that it is of: the last, or the best.
+    pub output_step: usize,
+    /// The newest checkpoint.
+    pub checkpoint: Option<PathBuf>,
+}
+
+/// Trains.
+///
+/// # Errors
+/// What broke the run; the last checkpoint is whole then.
+pub fn train(
+    prepared: PreparedRun,
+    events: Arc<Mutex<dyn Events>>,
+    interrupter: Interrupter,
+    dashboard: bool,
+) -> Result<Summary> {
+    let backend = prepared.config.backend.clone();
+    burnish_backends::enter(&backend, |device| on_device(device, prepared, events, interrupter, dashboard))
+}
+
+fn on_device(
+    device: &dyn Device,
+    prepared: PreparedRun,
+    events: Arc<Mutex<dyn Events>>,
+    interrupter: Interrupter,
+    dashboard: bool,
+) -> Result<Summary> {
+    let PreparedRun { config, dtype, pretrained, train, valid, resume, mut state, .. } = prepared;
+    let trainer = SharedTrainer::new(build(device, &config, dtype.dtype, &pretrained, resume.as_ref())?);
+    let done = resume.as_ref().map_or(0, |checkpoint| checkpoint.state.step);
+    let plan = Plan::new(&config, train, done);
+    state.seed = config.seed;
+    state.loss_scale = (dtype.dtype == ComputeType::F16).then(|| state.loss_scale.take().unwrap_or_default());
+    let (schedule, epochs) = (Schedule::new(&config, plan.total, done), config.epochs);
+    let mut run = TrainingRun {
+        weights: WeightWriter::new(&config, &pretrained.source, resume.as_ref())?,
+        config,
+        plan: plan.clone(),
+        valid,
+        trainer: trainer.clone(),
+        state,
+        last_loss: None,
+        checkpoint: resume.map(|checkpoint| checkpoint.path),
+        events,
+    };
+    let (send, receive) = mpsc::channel();
+    let steps = move |driver: &mut Driver<'_>| {
+        let end = run.steps(driver);
+        // The receiver outlives this call.
+        send.send((run, end)).ok();
+    };
+    if dashboard {
+        launch(trainer, plan, schedule, epochs, interrupter.clone(), Dashboard::new(interrupter), steps);
+    } else {
+        launch(trainer, plan, schedule, epochs, interrupter, Quiet, steps);
+    }
+    let (run, end) = receive.recv().context("the training loop did not run")?;
+    finish(run, end?, &pretrained)
+}
+
+fn finish(run: TrainingRun, end: End, pretrained: &Pretrained) -> Result<Summary> {
+    let TrainingRun { config, trainer, weights, state, last_loss, checkpoint, .. } = run;
+    let (mut output, mut output_step) = (None, state.step);
+    if end != End::Interrupted {
+        let best = best_checkpoint(&config, &state);
+        output_step = best.as_ref().map_or(state.step, |best| best.state.step);
+        let folder = Path::new(&config.output_dir);
+        output = Some(weights.write_result(folder, pretrained, &**trainer.get(), best.as_ref())?);
+    }
+    Ok(Summary { end, state, last_loss, output, output_step, checkpoint })
+}
+
+/// Brings the model, what trains of it, and its optimizer to the device.
+fn build(
+    device: &dyn Device,
+    config: &TrainConfig,
+    dtype: ComputeType,
+    pretrained: &Pretrained,
+    resume: Option<&RunCheckpoint>,
+) -> Result<Box<dyn Trainer>> {
+    let saved = match (config.fine_tune_type, resume) {
+        (FineTuneType::Full, Some(checkpoint)) => Some(SafetensorsFolder::open(&checkpoint.path)?),
+        _ => None,
+    };
+    let lora = config.lora();
+    let folder = resume.map(|checkpoint| checkpoint.path.as_path()).or(config.adapter.as_deref().map(Path::new));
+    let part = match config.fine_tune_type {
+        FineTuneType::Full => TrainedPart::All(match &saved {
+            Some(saved) => Weights::Of(saved),
+            None if config.model_config.is_some() => Weights::Random { seed: config.seed },
+            None => Weights::Of(&*pretrained.checkpoint),
+        }),
+        FineTuneType::Lora => TrainedPart::Adapters {
+            base: &*pretrained.checkpoint,
+            dtype,
+            adapter: match folder {
+                Some(path) => Adapter::Folder { path, dropout: config.dropout },
+                None => Adapter::Fresh { config: &lora, seed: config.seed },
+            },
+        },
+    };
+    let mut trainer = device.train(&pretrained.config, part, optimizer(config))?;
+    if let Some(checkpoint) = resume {
+        checkpoint.restore_moments(&mut *trainer)?;
+    }
+    Ok(trainer)
+}
+
+fn optimizer(config: &TrainConfig) -> AdamWConfig {
+    AdamWConfig {
+        beta1: config.beta1,
+        beta2: config.beta2,
+        epsilon: config.epsilon,
+        weight_decay: config.weight_decay,
+        max_grad_norm: config.max_grad_norm,
+    }
+}
+
+/// The checkpoint of the lowest validation loss, where the run shall end with it and the last step is not it.
+fn best_checkpoint(config: &TrainConfig, state: &TrainerState) -> Option<RunCheckpoint> {
+    let step = state.best_step.filter(|step| config.ends_with_best() && *step != state.step)?;
+    RunCheckpoint::open(&RunCheckpoint::folder(Path::new(&config.output_dir), step)).ok()
+}
