@@ -49,7 +49,13 @@ impl Assistant {
         self.run(text, true, options, on_text)
     }
 
-    fn run(&mut self, text: &str, plain: bool, options: &GenerateOptions, on_text: &mut dyn FnMut(&str)) -> Result<Generated> {
+    fn run(
+        &mut self,
+        text: &str,
+        plain: bool,
+        options: &GenerateOptions,
+        on_text: &mut dyn FnMut(&str),
+    ) -> Result<Generated> {
         let special = self.pretrained.tokenizer.special().clone();
         let mut tokens = self.pretrained.tokenizer.encode(text, plain)?;
         if let Some((_, bos)) = special.bos.filter(|(_, bos)| special.add_bos && tokens.first() != Some(bos)) {
@@ -73,8 +79,7 @@ impl Assistant {
         let mut options = options.clone();
         options.max_tokens = options.max_tokens.min(context - tokens.len());
         options.end_tokens.extend(&self.pretrained.config.eos_token_id);
-        let generated =
-            self.runner.generate(&self.pretrained.tokenizer, same, &tokens[same..], &options, on_text)?;
+        let generated = self.runner.generate(&self.pretrained.tokenizer, same, &tokens[same..], &options, on_text)?;
         self.seen = tokens;
         self.seen.extend(&generated.tokens);
         self.seen.truncate(self.runner.seen());

@@ -5,9 +5,9 @@
 pub mod cli;
 pub mod config;
 pub mod data;
+pub mod fit;
 pub mod generation;
 pub mod hint;
-pub mod fit;
 pub mod quickstart;
 pub mod report;
 pub mod train;

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result};
+use burnish_engine::{Batch, IGNORE};
 use burnish_models::checkpoint::SafetensorsFolder;
 use burnish_models::{Checkpoint, ModelConfig};
-use burnish_engine::{Batch, IGNORE};
 
 /// The folder of a fixture.
 pub fn fixture(name: &str) -> PathBuf {

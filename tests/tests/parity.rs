@@ -1,26 +1,19 @@
 //! Every family against transformers and PEFT, on every backend that is built in.
-#![allow(clippy::unwrap_used, deprecated)]
+#![allow(clippy::unwrap_used)]
 
-use burn::backend::Flex;
-use burn::module::AutodiffModule;
-use burn::optim::GradientsParams;
+use std::path::Path;
+
 use burn::tensor::DType;
-use burnish_engine::{AdamWConfig, Batch, ModelTrainer, StepItem, Trainer, Training, batch_loss};
-use burnish_kernels::FusedBackend;
+use burnish_engine::{AdamWConfig, Adapter, Batch, Device, StepItem, TrainedPart, Trainer, Weights};
 use burnish_kernels::tolerance::Tolerance;
-use burnish_lora::load_adapter;
-use burnish_models::{AnyTensor, LanguageModel, LoadOptions, ModelInput};
+use burnish_models::checkpoint::SafetensorsFolder;
+use burnish_models::{Checkpoint, ComputeType};
 use burnish_tests::Golden;
 
 const CASES: [&str; 4] = ["llama", "llama3", "mistral", "biased"];
 
 fn close(name: &str, values: &[f32], expected: &[f32]) {
     Tolerance::of(DType::F32).check(name, values, expected).unwrap();
-}
-
-fn logits<B: FusedBackend>(model: &LanguageModel<B>, batch: &Batch, device: &B::Device) -> Vec<f32> {
-    let input = ModelInput::packed(&batch.input_ids, &batch.position_ids, &batch.segment_ids, batch.length, device);
-    model.logits(model.hidden_states(&input, None)).into_data().iter::<f32>().collect()
 }
 
 /// Logits of the tokens that are not padding: what padding sees has no meaning.
@@ -30,109 +23,89 @@ fn unpadded(values: &[f32], batch: &Batch) -> Vec<f32> {
     rows.flat_map(|(row, _)| row.iter().copied()).collect()
 }
 
-fn adapted<B: FusedBackend>(golden: &Golden, device: &B::Device) -> LanguageModel<B> {
-    let mut model = LanguageModel::load(&golden.config, &golden.weights, device, LoadOptions::default()).unwrap();
-    load_adapter(&mut model, &golden.folder.join("adapter"), None, device).unwrap();
-    model
-}
-
 fn item(golden: &Golden) -> StepItem {
     StepItem { step: 1, epoch: 0, batches: vec![golden.batch().unwrap()], seed: 0, loss_scale: 1.0 }
 }
 
-fn base_logits<B: FusedBackend>(case: &str) {
-    let (golden, device) = (Golden::open(case).unwrap(), B::Device::default());
-    let batch = golden.batch().unwrap();
-    let model = LanguageModel::<B>::load(&golden.config, &golden.weights, &device, LoadOptions::default()).unwrap();
-    let expected = unpadded(&golden.floats("logits").unwrap(), &batch);
-    close(&format!("{case} logits"), &unpadded(&logits(&model, &batch, &device), &batch), &expected);
-    let model = adapted::<B>(&golden, &device);
-    let expected = unpadded(&golden.floats("adapter_logits").unwrap(), &batch);
-    close(&format!("{case} adapter logits"), &unpadded(&logits(&model, &batch, &device), &batch), &expected);
+fn optimizer(clip: f64) -> AdamWConfig {
+    AdamWConfig { max_grad_norm: clip, ..AdamWConfig::default() }
 }
 
-/// Checks the loss of the batch, and gives its gradients.
-fn loss_and_gradients<B: FusedBackend>(
-    case: &str,
-    key: &str,
-    model: &LanguageModel<Training<B>>,
-    golden: &Golden,
-) -> GradientsParams {
-    let (loss, grads) = burnish_engine::gradients(model, &item(golden), &B::Device::default());
-    let loss: Vec<f32> = loss.into_data().iter::<f32>().collect();
-    close(&format!("{case} {key}"), &loss, &golden.floats(key).unwrap()[..1]);
-    grads
+/// The golden adapter on its model.
+fn adapted(device: &dyn Device, golden: &Golden, clip: f64) -> Box<dyn Trainer> {
+    let path = golden.folder.join("adapter");
+    let adapter = Adapter::Folder { path: &path, dropout: 0.0 };
+    let part = TrainedPart::Adapters { base: &golden.weights, dtype: ComputeType::F32, adapter };
+    device.train(&golden.config, part, optimizer(clip)).unwrap()
 }
 
-fn gradients<B: FusedBackend>(case: &str) {
-    let (golden, device) = (Golden::open(case).unwrap(), B::Device::default());
-    let model = adapted::<Training<B>>(&golden, &device);
-    let grads = loss_and_gradients::<B>(case, "loss", &model, &golden);
-    let names = golden.names("grad.");
-    assert!(!names.is_empty());
+fn logits(device: &dyn Device, case: &str) {
+    let golden = Golden::open(case).unwrap();
+    let (batch, adapter) = (golden.batch().unwrap(), golden.folder.join("adapter"));
+    for (key, adapter) in [("logits", None), ("adapter_logits", Some(adapter.as_path()))] {
+        let mut runner = device.run(&golden.config, &golden.weights, ComputeType::F32, adapter).unwrap();
+        let expected = unpadded(&golden.floats(key).unwrap(), &batch);
+        close(&format!("{case} {key}"), &unpadded(&runner.logits(&batch).unwrap(), &batch), &expected);
+    }
+}
+
+/// Loss and gradients of one step.
+fn step(trainer: &mut dyn Trainer, golden: &Golden, case: &str, loss: &str, prefix: &str) {
+    trainer.forward_backward(&item(golden));
+    let gradients = trainer.gradients();
+    trainer.update(0.0);
+    let found = trainer.finish().unwrap().loss as f32;
+    close(&format!("{case} {loss}"), &[found], &golden.floats(loss).unwrap()[..1]);
+    let names = golden.names(prefix);
+    assert!(!names.is_empty() && names.len() == gradients.len(), "{case}: {names:?}");
     for name in names {
-        let own = name.strip_prefix("base_model.model.").unwrap();
-        let parameter = model.parameters().into_iter().find(|parameter| parameter.name == own).unwrap();
-        let gradient = grads.get::<B, 2>(parameter.id).unwrap();
-        let values: Vec<f32> = gradient.into_data().iter::<f32>().collect();
-        close(&format!("{case} {name}"), &values, &golden.floats(&format!("grad.{name}")).unwrap());
+        let own = name.strip_prefix("base_model.model.").unwrap_or(&name);
+        let gradient = gradients.iter().find(|gradient| gradient.name == own).unwrap();
+        close(&format!("{case} {name}"), &gradient.values, &golden.floats(&format!("{prefix}{name}")).unwrap());
     }
 }
 
-/// Ten steps; losses, and the adapter that they end with.
-fn ten_steps<B: FusedBackend>(case: &str, label: &str, clip: f64) {
-    let (golden, device) = (Golden::open(case).unwrap(), B::Device::default());
-    let (losses, model) = ten_losses::<B>(adapted::<Training<B>>(&golden, &device), &golden, clip);
-    close(&format!("{case} {label} losses"), &losses, &golden.floats(&format!("{label}.losses")).unwrap());
-    for parameter in model.valid().linears() {
-        let (name, Some(adapter)) = (parameter.0, &parameter.1.adapter) else { continue };
-        for (part, tensor) in [("lora_A", adapter.lora_a.val()), ("lora_B", adapter.lora_b.val())] {
-            let key = format!("{label}.base_model.model.{name}.{part}.weight");
-            let values: Vec<f32> = tensor.into_data().iter::<f32>().collect();
-            close(&key, &values, &golden.floats(&key).unwrap());
-        }
-    }
+fn gradients(device: &dyn Device, case: &str) {
+    let golden = Golden::open(case).unwrap();
+    step(&mut *adapted(device, &golden, 0.0), &golden, case, "loss", "grad.");
 }
 
-fn ten_losses<B: FusedBackend>(
-    model: LanguageModel<Training<B>>,
-    golden: &Golden,
-    clip: f64,
-) -> (Vec<f32>, LanguageModel<Training<B>>) {
-    let optimizer = AdamWConfig { max_grad_norm: clip, ..AdamWConfig::default() };
-    let mut trainer = ModelTrainer::<B>::new(model, optimizer, B::Device::default());
+fn ten_losses(trainer: &mut dyn Trainer, golden: &Golden) -> Vec<f32> {
     let mut step = || {
         trainer.forward_backward(&item(golden));
         trainer.update(1e-3);
         trainer.finish().unwrap().loss as f32
     };
-    let losses = (0..10).map(|_| step()).collect();
-    (losses, trainer.model().clone())
+    (0..10).map(|_| step()).collect()
+}
+
+/// Ten steps; losses, and the adapter that they end with.
+fn ten_steps(device: &dyn Device, case: &str, label: &str, clip: f64) {
+    let golden = Golden::open(case).unwrap();
+    let mut trainer = adapted(device, &golden, clip);
+    let losses = ten_losses(&mut *trainer, &golden);
+    close(&format!("{case} {label} losses"), &losses, &golden.floats(&format!("{label}.losses")).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let config = burnish_lora::read_config(&golden.folder.join("adapter")).unwrap();
+    trainer.save_adapter(&config, "base", folder.path()).unwrap();
+    let saved = SafetensorsFolder::from_files(&[folder.path().join("adapter_model.safetensors")]).unwrap();
+    for name in saved.names() {
+        let expected = golden.floats(&format!("{label}.{name}")).unwrap();
+        close(&format!("{case} {label} {name}"), &saved.read_f32(&name).unwrap(), &expected);
+    }
 }
 
 /// Every weight trains: its gradient, and ten steps.
-fn full<B: FusedBackend>() {
-    let (golden, device) = (Golden::open("llama").unwrap(), B::Device::default());
-    let model =
-        LanguageModel::<Training<B>>::load(&golden.config, &golden.weights, &device, LoadOptions::trainable()).unwrap();
-    let grads = loss_and_gradients::<B>("llama", "full_losses", &model, &golden);
-    let parameters = model.parameters();
-    assert_eq!(parameters.len(), golden.names("full_grad.").len());
-    for parameter in parameters {
-        let data = match parameter.tensor {
-            AnyTensor::Vector(_) => grads.get::<B, 1>(parameter.id).unwrap().into_data(),
-            AnyTensor::Matrix(_) => grads.get::<B, 2>(parameter.id).unwrap().into_data(),
-        };
-        let key = format!("full_grad.{}", parameter.name);
-        close(&key, &data.iter::<f32>().collect::<Vec<_>>(), &golden.floats(&key).unwrap());
-    }
-    let (losses, _) = ten_losses::<B>(model, &golden, 0.0);
-    close("full losses", &losses, &golden.floats("full_losses").unwrap());
+fn full(device: &dyn Device) {
+    let golden = Golden::open("llama").unwrap();
+    let trainer = || device.train(&golden.config, TrainedPart::All(Weights::Of(&golden.weights)), optimizer(0.0)).unwrap();
+    step(&mut *trainer(), &golden, "llama", "full_losses", "full_grad.");
+    close("full losses", &ten_losses(&mut *trainer(), &golden), &golden.floats("full_losses").unwrap());
 }
 
 /// Both rows of the batch in one row, neither seeing the other.
-fn packed<B: FusedBackend>(case: &str) {
-    let (golden, device) = (Golden::open(case).unwrap(), B::Device::default());
+fn packed(device: &dyn Device, case: &str) {
+    let golden = Golden::open(case).unwrap();
     let batch = golden.batch().unwrap();
     let kept: Vec<usize> = (0..batch.input_ids.len()).filter(|index| batch.segment_ids[*index] > 0).collect();
     let row = Batch {
@@ -145,80 +118,89 @@ fn packed<B: FusedBackend>(case: &str) {
         tokens: kept.len(),
         target_tokens: batch.target_tokens,
     };
-    let model = LanguageModel::<B>::load(&golden.config, &golden.weights, &device, LoadOptions::default()).unwrap();
-    let loss = batch_loss(&model, &row, None, &device).into_data().iter::<f32>().sum::<f32>();
+    let mut runner = device.run(&golden.config, &golden.weights, ComputeType::F32, None).unwrap();
+    let loss = runner.loss(&row).unwrap() as f32;
     close(&format!("{case} packed"), &[loss], &[golden.floats("row_losses").unwrap().iter().sum()]);
 }
 
-/// One row after the other through the key-value cache, token by token.
-fn cached<B: FusedBackend>(case: &str) {
-    let (golden, device) = (Golden::open(case).unwrap(), B::Device::default());
+/// One row through the key-value cache, token by token.
+fn cached(device: &dyn Device, case: &str) {
+    let golden = Golden::open(case).unwrap();
     let batch = golden.batch().unwrap();
-    let model = LanguageModel::<B>::load(&golden.config, &golden.weights, &device, LoadOptions::default()).unwrap();
-    let mut cache = burnish_models::Cache::new(model.num_layers());
+    let mut runner = device.run(&golden.config, &golden.weights, ComputeType::F32, None).unwrap();
     let (head, tail) = batch.input_ids[..batch.length].split_at(5);
-    let mut last = burnish_models::generate::last_logits(&model, &mut cache, head, &device);
+    let mut last = runner.next_logits(head);
     for token in tail {
-        last = burnish_models::generate::last_logits(&model, &mut cache, &[*token], &device);
+        last = runner.next_logits(&[*token]);
     }
     let expected = golden.floats("logits").unwrap();
     let vocabulary = golden.config.vocab_size;
     close(&format!("{case} cached"), &last, &expected[(batch.length - 1) * vocabulary..batch.length * vocabulary]);
 }
 
-fn everything<B: FusedBackend>() {
+fn everything(backend: &str) {
+    let device = burnish_backends::open(backend).unwrap();
     for case in CASES {
-        base_logits::<B>(case);
-        gradients::<B>(case);
-        ten_steps::<B>(case, "plain", 0.0);
-        ten_steps::<B>(case, "clipped", 0.1);
-        packed::<B>(case);
-        cached::<B>(case);
+        logits(&*device, case);
+        gradients(&*device, case);
+        ten_steps(&*device, case, "plain", 0.0);
+        ten_steps(&*device, case, "clipped", 0.1);
+        packed(&*device, case);
+        cached(&*device, case);
     }
-    full::<B>();
+    full(&*device);
+}
+
+#[test]
+fn every_case_is_tested() {
+    let folders = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/parity")).unwrap().flatten();
+    let mut found: Vec<String> = folders.map(|folder| folder.file_name().to_string_lossy().into_owned()).collect();
+    let mut cases = CASES.map(str::to_owned);
+    (found.sort(), cases.sort());
+    assert_eq!(found, cases);
 }
 
 #[test]
 fn cpu_equals_transformers_and_peft() {
-    everything::<Flex>();
+    everything("cpu");
 }
 
 #[cfg(feature = "candle")]
 #[test]
 fn candle_equals_transformers_and_peft() {
-    everything::<burn_candle::Candle>();
+    everything("candle");
 }
 
 #[cfg(feature = "wgpu")]
 #[test]
 fn wgpu_equals_transformers_and_peft() {
-    everything::<burnish_kernels::runtime::Wgpu>();
+    everything("wgpu");
 }
 
 /// What `bench` compares with: burn's kernels, and the gradients of burn's autodiff.
 #[cfg(feature = "wgpu-stock")]
 #[test]
 fn burn_alone_equals_transformers_and_peft() {
-    use burnish_kernels::runtime::StockWgpu;
+    let device = burnish_backends::open(burnish_backends::WGPU_STOCK).unwrap();
     for case in CASES {
-        gradients::<StockWgpu>(case);
+        gradients(&*device, case);
     }
-    ten_steps::<StockWgpu>("llama", "clipped", 0.1);
+    ten_steps(&*device, "llama", "clipped", 0.1);
 }
 
 #[cfg(feature = "metal")]
 #[test]
 fn our_runtime_equals_transformers_and_peft() {
-    everything::<burnish_metal::Metal>();
+    everything(if cfg!(target_os = "macos") { "metal" } else { "vulkan" });
 }
 
 /// The code that a Mac would run, each kernel repaired and checked at every access to memory.
 #[cfg(feature = "emulator")]
 #[test]
 fn emulated_metal_equals_transformers_and_peft() {
-    use burnish_metal::emulator::MetalCpu;
-    base_logits::<MetalCpu>("llama3");
-    gradients::<MetalCpu>("llama");
-    ten_steps::<MetalCpu>("llama", "clipped", 0.1);
-    packed::<MetalCpu>("mistral");
+    let device = burnish_backends::open("emulator").unwrap();
+    logits(&*device, "llama3");
+    gradients(&*device, "llama");
+    ten_steps(&*device, "llama", "clipped", 0.1);
+    packed(&*device, "mistral");
 }

@@ -204,7 +204,6 @@ mod tests {
         assert_eq!(against(timing(1.0), 8e9, timing(2.0), 8e9).tflops, Some(4.0));
     }
 
-
     #[test]
     fn rows_have_times_rates_and_rivals() {
         let sizes = Sizes::new(&Shape::open("llama-3.2-1b").unwrap().shrunk(1).config, 1, 16, 4);

@@ -113,11 +113,10 @@ mod tests {
     fn a_step_is_judged_by_its_numbers() {
         let numbers = |loss, grad_norm| Numbers { loss, grad_norm };
         let (fine, overflowed, lost) = (numbers(1.0, 2.0), numbers(1.0, f64::INFINITY), numbers(f64::NAN, f64::NAN));
-        assert_eq!([fine, overflowed, lost].map(|numbers| Verdict::of(numbers, None)), [
-            Verdict::Taken,
-            Verdict::Broken,
-            Verdict::Broken
-        ]);
+        assert_eq!(
+            [fine, overflowed, lost].map(|numbers| Verdict::of(numbers, None)),
+            [Verdict::Taken, Verdict::Broken, Verdict::Broken]
+        );
         let mut scale = LossScale::default();
         assert_eq!(Verdict::of(fine, Some(&mut scale)), Verdict::Taken);
         assert_eq!(Verdict::of(overflowed, Some(&mut scale)), Verdict::Skipped);

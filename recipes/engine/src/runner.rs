@@ -1,12 +1,13 @@
 //! A model that is evaluated and that answers.
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use burnish_kernels::FusedBackend;
-use burnish_models::generate::Generated;
+use burnish_models::generate::{Generated, last_logits};
 use burnish_models::{Cache, GenerateOptions, LanguageModel, Tokenizer, generate};
 
 use crate::batch::Batch;
-use crate::step::batch_loss;
+use crate::failure::failure;
+use crate::step::{batch_loss, input};
 use crate::trainer::number;
 
 /// A model with frozen weights on a device, whatever its backend.
@@ -16,6 +17,15 @@ pub trait Runner: Send {
     /// # Errors
     /// When the device fails.
     fn loss(&mut self, batch: &Batch) -> Result<f64>;
+
+    /// The logits of every token of a batch, `[rows · length, vocab_size]`, row-major.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>>;
+
+    /// The logits after the last of some tokens, which follow what it has seen, `[vocab_size]`.
+    fn next_logits(&mut self, tokens: &[u32]) -> Vec<f32>;
 
     /// Forgets all but the first `kept` tokens of what it has seen, and continues `prompt` after them.
     ///
@@ -52,6 +62,16 @@ impl<B: FusedBackend> ModelRunner<B> {
 impl<B: FusedBackend> Runner for ModelRunner<B> {
     fn loss(&mut self, batch: &Batch) -> Result<f64> {
         number(batch_loss(&self.model, batch, None, &self.device))
+    }
+
+    fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>> {
+        let logits = self.model.logits(self.model.hidden_states(&input(batch, &self.device), None));
+        let data = logits.try_into_data().map_err(|error| anyhow!(failure(error)))?;
+        Ok(data.iter::<f32>().collect())
+    }
+
+    fn next_logits(&mut self, tokens: &[u32]) -> Vec<f32> {
+        last_logits(&self.model, &mut self.cache, tokens, &self.device)
     }
 
     fn generate(

@@ -39,6 +39,11 @@ impl StepItem {
     }
 }
 
+/// A batch on a device.
+pub(crate) fn input<B: FusedBackend>(batch: &Batch, device: &B::Device) -> ModelInput<B> {
+    ModelInput::packed(&batch.input_ids, &batch.position_ids, &batch.segment_ids, batch.length, device)
+}
+
 /// The summed loss of a batch, `[1]`.
 pub fn batch_loss<B: FusedBackend>(
     model: &LanguageModel<B>,
@@ -46,8 +51,7 @@ pub fn batch_loss<B: FusedBackend>(
     dropout: Option<DropoutSeed>,
     device: &B::Device,
 ) -> Tensor<B, 1> {
-    let mut input = ModelInput::packed(&batch.input_ids, &batch.position_ids, &batch.segment_ids, batch.length, device);
-    input.dropout = dropout;
+    let input = ModelInput { dropout, ..input(batch, device) };
     let (places, labels) = batch.targets();
     let count = places.len();
     let ints = |values: Vec<i32>| Tensor::<B, 1, Int>::from_data(TensorData::new(values, [count]), device);

@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use burnish_kernels::{DeviceMemory, FusedBackend};
 use burnish_lora::{LoraConfig, save_adapter};
-use burnish_models::{AnyTensor, Checkpoint, LanguageModel};
+use burnish_models::{AnyTensor, Checkpoint, LanguageModel, NamedParameter};
 
 use crate::batch::Batch;
 use crate::failure::failure;
@@ -44,6 +44,12 @@ pub struct HostTensor {
     pub values: Vec<f32>,
 }
 
+impl HostTensor {
+    fn of<B: FusedBackend>(name: String, tensor: &AnyTensor<B>) -> Self {
+        Self { name, shape: tensor.shape(), values: tensor.to_f32() }
+    }
+}
+
 /// A model that trains, whatever its backend.
 ///
 /// A step is [`Trainer::forward_backward`], [`Trainer::update`], [`Trainer::finish`], in this order. The first two return as soon as
@@ -51,6 +57,10 @@ pub struct HostTensor {
 pub trait Trainer: Send {
     /// Computes the loss and the gradients of a step.
     fn forward_backward(&mut self, item: &StepItem);
+
+    /// The gradients of the step, under the names of their parameters, with the loss scale still in them: between
+    /// [`Trainer::forward_backward`] and [`Trainer::update`], else none.
+    fn gradients(&self) -> Vec<HostTensor>;
 
     /// Clips the gradients and updates what trains.
     fn update(&mut self, learning_rate: f64);
@@ -126,6 +136,19 @@ impl<B: FusedBackend> Trainer for ModelTrainer<B> {
         self.queued = Queued::Gradients { loss, grads, loss_scale: item.loss_scale };
     }
 
+    fn gradients(&self) -> Vec<HostTensor> {
+        let Queued::Gradients { grads, .. } = &self.queued else { return Vec::new() };
+        let parameters = self.model.parameters().into_iter();
+        let gradients = parameters.filter_map(|NamedParameter { name, id, tensor }| {
+            let gradient = match tensor {
+                AnyTensor::Vector(_) => AnyTensor::Vector(grads.get::<B, 1>(id)?),
+                AnyTensor::Matrix(_) => AnyTensor::Matrix(grads.get::<B, 2>(id)?),
+            };
+            Some(HostTensor::of(name, &gradient))
+        });
+        gradients.collect()
+    }
+
     fn update(&mut self, learning_rate: f64) {
         let Queued::Gradients { loss, grads, loss_scale } = std::mem::replace(&mut self.queued, Queued::Nothing) else {
             return;
@@ -156,11 +179,8 @@ impl<B: FusedBackend> Trainer for ModelTrainer<B> {
         let all = self.optimizer.moments();
         let parameters = self.model.parameters().into_iter();
         let of = |name: String, moments: &Moments<B>| {
-            [("exp_avg", &moments.exp_avg), ("exp_avg_sq", &moments.exp_avg_sq)].map(|(kind, tensor)| HostTensor {
-                name: format!("{name}.{kind}"),
-                shape: tensor.shape(),
-                values: tensor.to_f32(),
-            })
+            [("exp_avg", &moments.exp_avg), ("exp_avg_sq", &moments.exp_avg_sq)]
+                .map(|(kind, tensor)| HostTensor::of(format!("{name}.{kind}"), tensor))
         };
         parameters.filter_map(|parameter| Some(of(parameter.name, all.get(&parameter.id.val())?))).flatten().collect()
     }

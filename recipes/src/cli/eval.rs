@@ -82,11 +82,16 @@ impl Args {
         let evaluation = burnish_backends::enter(&self.backend, |device| {
             let Pretrained { config, checkpoint, .. } = &pretrained;
             let mut runner = device.run(config, &**checkpoint, dtype.dtype, self.adapter.as_deref())?;
-            evaluate(|batch| runner.loss(batch), &batches, 0, |done, all| {
-                if done % 20 == 0 {
-                    style.say(format!("{done} of {all} batches"));
-                }
-            })
+            evaluate(
+                |batch| runner.loss(batch),
+                &batches,
+                0,
+                |done, all| {
+                    if done % 20 == 0 {
+                        style.say(format!("{done} of {all} batches"));
+                    }
+                },
+            )
         })?;
         let line =
             format!("loss {:.4}, perplexity {:.3}, {} tokens", evaluation.loss, evaluation.perplexity, evaluation.tokens);

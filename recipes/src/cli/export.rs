@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use burnish_engine::{Adapter, AdamWConfig, TrainedPart, with_hint};
+use burnish_engine::{AdamWConfig, Adapter, TrainedPart, with_hint};
 use burnish_export::{
     ExportError, ExportReport, FloatType, GgufOptions, GgufType, HuggingFaceOptions, export_gguf, export_hugging_face,
 };

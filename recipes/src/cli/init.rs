@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 
 use crate::config::commented_toml;
-use burnish_engine::with_hint;
 use crate::report::OutputStyle;
+use burnish_engine::with_hint;
 
 /// Arguments of `init`.
 #[derive(Debug, clap::Args)]

@@ -10,10 +10,10 @@ use burnish_backends::dtype;
 use serde_json::json;
 
 use super::train::on_interrupt;
-use burnish_engine::with_hint;
 use crate::quickstart::{Outcome, PROMPTS, Score, config, run, score, unpack};
 use crate::report::{OutputStyle, TrainReport};
 use crate::train::Events;
+use burnish_engine::with_hint;
 
 /// Arguments of `quickstart`.
 #[derive(Debug, clap::Args)]

@@ -11,9 +11,9 @@ use serde_json::json;
 
 use super::flags::ConfigFlags;
 use crate::config::{TrainConfig, load};
-use burnish_engine::with_hint;
 use crate::report::{OutputStyle, TrainReport};
 use crate::train::{End, Events, Plan, PreparedRun, train};
+use burnish_engine::with_hint;
 
 /// Arguments of `train`. Of a flag given twice, the last counts.
 #[derive(Debug, clap::Args)]

@@ -173,10 +173,7 @@ impl TrainingRun {
         let every = self.config.save_every;
         let is_last = self.state.step == self.plan.total || end.is_some();
         let is_result = self.config.ends_with_best() && (is_best || end == Some(End::EarlyStop));
-        is_due(every, self.state.step)
-            || (every > 0 && (is_best || is_last))
-            || end == Some(End::Interrupted)
-            || is_result
+        is_due(every, self.state.step) || (every > 0 && (is_best || is_last)) || end == Some(End::Interrupted) || is_result
     }
 
     fn save(&mut self) -> Result<()> {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 use burn_train::Interrupter;
-use burnish_engine::{Adapter, AdamWConfig, Device, TrainedPart, Trainer, Weights};
+use burnish_engine::{AdamWConfig, Adapter, Device, TrainedPart, Trainer, Weights};
 use burnish_models::checkpoint::SafetensorsFolder;
 use burnish_models::{ComputeType, Pretrained};
 

@@ -48,9 +48,7 @@ impl WeightWriter {
     pub fn write(&self, trainer: &dyn Trainer, folder: &Path) -> Result<()> {
         match self {
             Self::Adapter { lora, base } => trainer.save_adapter(lora, base, folder),
-            Self::Model => {
-                write_safetensors(&*trainer.weights(), folder, FloatType::F32).map_err(|error| anyhow!(error))
-            }
+            Self::Model => write_safetensors(&*trainer.weights(), folder, FloatType::F32).map_err(|error| anyhow!(error)),
         }
     }
 
