@@ -57,7 +57,8 @@ impl fmt::Debug for SharedTrainer {
 struct ModelHandle<B: Backend> {
     #[module(skip)]
     trainer: SharedTrainer,
-    backend: std::marker::PhantomData<B>,
+    /// burn-train asks a module for its devices, and takes the first.
+    device: Tensor<B, 1>,
 }
 
 /// The optimizer as the learner knows it.
@@ -239,7 +240,7 @@ pub fn launch(
     renderer: impl MetricsRenderer + 'static,
     steps: impl FnOnce(&mut Driver<'_>) + Send + 'static,
 ) {
-    let model = ModelHandle { trainer: trainer.clone(), backend: std::marker::PhantomData };
+    let model = ModelHandle { trainer: trainer.clone(), device: Tensor::zeros([1], &Default::default()) };
     let learner = Learner::<Components>::new(model, OptimizerHandle(trainer), schedule);
     let strategy = OurStrategy { steps: Mutex::new(Some(Box::new(steps))), epochs };
     let plan = Arc::new(plan);
