@@ -13,6 +13,7 @@ use anyhow::{Result, bail};
 use burn::backend::Flex;
 use burn::tensor::DType;
 use burnish_engine::dtype::known_product;
+use burnish_engine::guard::caught;
 use burnish_engine::{BackendDevice, Device, with_hint};
 use burnish_kernels::FusedBackend;
 
@@ -107,8 +108,7 @@ pub fn run<J: BackendJob>(name: &str, job: J) -> Result<J::Output> {
 #[cfg(any(feature = "wgpu", feature = "metal", feature = "cuda", feature = "emulator"))]
 fn tested<B: FusedBackend, J: BackendJob>(name: &str, job: J) -> Result<J::Output> {
     let device = B::Device::default();
-    let computed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| known_product::<B>(&device, DType::F32)));
-    let problem = match computed {
+    let problem = match caught(|| known_product::<B>(&device, DType::F32)) {
         Ok(Ok(())) => return job.run::<B>(device),
         Ok(Err(error)) => error.to_string(),
         Err(_) => "it finds no usable GPU".to_owned(),

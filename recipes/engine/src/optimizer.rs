@@ -19,7 +19,7 @@ pub struct AdamWConfig {
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub epsilon: f64,
-    /// Decoupled weight decay.
+    /// Decoupled weight decay, of matrices: norms and biases have none, as in transformers (`get_decay_parameter_names`).
     pub weight_decay: f64,
     /// Gradients of a larger norm, all parameters together, are scaled down to it; 0 is off.
     pub max_grad_norm: f64,
@@ -166,12 +166,20 @@ impl<B: TrainBackend> AdamW<B> {
     }
 }
 
-/// Parameters of one dtype that follow each other, as many as a pack takes.
+impl Place {
+    /// Norms and biases are vectors.
+    fn decays(&self) -> bool {
+        self.shape.num_dims() > 1
+    }
+}
+
+/// Parameters of one dtype that follow each other and decay alike, as many as a pack takes.
 fn together<B: FusedBackend>(trained: &[Trained<B>]) -> impl Iterator<Item = &[Trained<B>]> {
     let mut elements = 0;
     trained.chunk_by(move |a, b| {
         elements += a.place.shape.num_elements();
-        let fits = a.place.dtype == b.place.dtype && elements + b.place.shape.num_elements() <= MOST_PACKED;
+        let is_alike = a.place.dtype == b.place.dtype && a.place.decays() == b.place.decays();
+        let fits = is_alike && elements + b.place.shape.num_elements() <= MOST_PACKED;
         if !fits {
             elements = 0;
         }
@@ -206,6 +214,8 @@ impl<B: FusedBackend> Pack<B> {
         step: AdamWStep,
     ) -> (Self, Vec<(u64, FloatTensor<B>)>) {
         let Self { of, first, second } = self;
+        let decays = of.iter().any(Place::decays);
+        let step = AdamWStep { weight_decay: if decays { step.weight_decay } else { 0.0 }, ..step };
         let tensors = AdamWTensors::new(packed(parameters), packed(gradients), first, second).clipped_by(squares.clone());
         let [parameter, first, second] = adamw(tensors, step);
         let pack = Self { of, first: typed(first), second: typed(second) };
@@ -292,4 +302,37 @@ fn raw<B: FusedBackend>(tensor: AnyTensor<B>) -> FloatTensor<B> {
         AnyTensor::Matrix(tensor) => tensor.into_primitive(),
     }
     .tensor()
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::backend::{Autodiff, Flex};
+    use burn::module::Module;
+
+    use super::*;
+
+    type Training = Autodiff<Flex>;
+
+    #[derive(Module, Debug)]
+    struct Two<B: Backend> {
+        matrix: Param<Tensor<B, 2>>,
+        vector: Param<Tensor<B, 1>>,
+    }
+
+    /// With gradients of zero, only decay moves a parameter: `w - lr · decay · w`.
+    #[test]
+    fn matrices_decay_and_vectors_do_not() {
+        let device = Default::default();
+        let module = Two::<Training> {
+            matrix: Param::from_tensor(Tensor::ones([2, 3], &device)),
+            vector: Param::from_tensor(Tensor::ones([4], &device)),
+        };
+        let sum = module.matrix.val().sum() + module.vector.val().sum();
+        let grads = GradientsParams::from_grads(sum.mul_scalar(0.0).backward(), &module);
+        let norm = Norm { squares: Tensor::zeros([1], &device), loss_scale: 1.0 };
+        let config = AdamWConfig { weight_decay: 0.5, ..AdamWConfig::default() };
+        let module = AdamW::new(config).update(module, grads, &norm, &Tensor::zeros([1], &device), 0.1);
+        module.matrix.val().into_data().assert_approx_eq::<f32>(&[[0.95f32; 3]; 2].into(), Default::default());
+        module.vector.val().into_data().assert_approx_eq::<f32>(&[1.0f32; 4].into(), Default::default());
+    }
 }

@@ -81,6 +81,8 @@ config! {
             overwrite: bool = false,
             /// auto continues from the newest whole checkpoint, none begins anew, or a checkpoint's folder.
             resume: String = "none".to_owned(),
+            /// Resume although the rows or the base model changed since the checkpoint.
+            allow_changed_inputs: bool = false,
             /// Optimizer steps between checkpoints; 0 writes none, but for the best where it shall be the result.
             save_every: usize = 100,
             /// Checkpoints kept, the best one besides; 0 keeps all.

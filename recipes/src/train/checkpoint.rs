@@ -12,6 +12,8 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::fingerprint::Fingerprint;
+
 const PREFIX: &str = "checkpoint-";
 const MANIFEST: &str = "manifest.json";
 const STATE: &str = "trainer_state.json";
@@ -43,6 +45,9 @@ pub struct TrainerState {
     pub best_step: Option<usize>,
     /// Validations since then.
     pub without_improvement: usize,
+    /// What it is made from; checkpoints of older versions do not say it.
+    #[serde(default)]
+    pub fingerprint: Option<Fingerprint>,
 }
 
 /// Sizes and checksums of the other files.
@@ -129,24 +134,46 @@ impl RunCheckpoint {
         (None, refused)
     }
 
-    /// Deletes all but the last `limit` checkpoints and the best one; 0 keeps all.
+    /// Deletes all but the last `limit` whole checkpoints and the best one; 0 keeps all. A damaged one is kept in nobody's stead: it
+    /// goes with those that are as old as it.
     ///
     /// # Errors
     /// When a folder can't be deleted.
-    pub fn prune(run: &Path, limit: usize, best: Option<usize>) -> Result<()> {
-        let found = list(run);
-        if limit == 0 || found.len() <= limit {
-            return Ok(());
-        }
-        for (step, path) in &found[..found.len() - limit] {
-            if Some(*step) != best {
+    pub fn prune(
+        run: &Path,
+        limit: usize,
+        best: Option<usize>,
+        mut is_whole: impl FnMut(usize, &Path) -> bool,
+    ) -> Result<()> {
+        let mut kept = 0;
+        for (step, path) in list(run).into_iter().rev() {
+            if limit == 0 || kept < limit {
+                kept += usize::from(limit > 0 && is_whole(step, &path));
+            } else if Some(step) != best {
                 // Renamed first, so that a crash half way leaves no folder that looks like a checkpoint.
-                let doomed = hidden(path, "old");
-                fs::rename(path, &doomed).with_context(|| path.display().to_string())?;
+                let doomed = hidden(&path, "old");
+                fs::rename(&path, &doomed).with_context(|| path.display().to_string())?;
                 fs::remove_dir_all(&doomed).with_context(|| doomed.display().to_string())?;
             }
         }
         Ok(())
+    }
+
+    /// Copies a whole checkpoint to where another run keeps it.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn copy_to(&self, run: &Path) -> Result<()> {
+        write_folder(&Self::folder(run, self.state.step), |folder| {
+            for entry in fs::read_dir(&self.path).with_context(|| self.path.display().to_string())? {
+                let from = entry.with_context(|| self.path.display().to_string())?.path();
+                let to = folder.join(from.file_name().unwrap_or_default());
+                fs::copy(&from, &to)
+                    .and_then(|_| File::open(&to)?.sync_all())
+                    .with_context(|| from.display().to_string())?;
+            }
+            Ok(())
+        })
     }
 
     /// Puts the moments back, and counts the updates that they are of.
@@ -202,10 +229,15 @@ fn checksums(folder: &Path) -> Result<BTreeMap<String, FileEntry>> {
         let mut hasher = Sha256::new();
         let bytes =
             std::io::copy(&mut file, &mut HashWriter(&mut hasher)).with_context(|| entry.path().display().to_string())?;
-        let sha256 = hasher.finalize().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+        let sha256 = hex(hasher);
         files.insert(name, FileEntry { bytes, sha256 });
     }
     Ok(files)
+}
+
+/// A digest in hexadecimal.
+pub(super) fn hex(hasher: Sha256) -> String {
+    hasher.finalize().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 /// Lets `io::copy` feed a hash.
@@ -257,7 +289,8 @@ fn hidden(path: &Path, kind: &str) -> PathBuf {
     path.with_file_name(format!(".{name}.{kind}"))
 }
 
-fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+/// Writes a file, to the disk.
+pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = File::create(path).with_context(|| path.display().to_string())?;
     file.write_all(bytes).with_context(|| path.display().to_string())?;
     file.sync_all().with_context(|| path.display().to_string())
@@ -267,4 +300,41 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 fn sync(folder: &Path) -> Result<()> {
     let open = |path: &Path| File::open(path).and_then(|file| file.sync_all()).with_context(|| path.display().to_string());
     open(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A checkpoint of a step, with one file beside its state.
+    fn planted(run: &Path, step: usize) -> PathBuf {
+        let state = TrainerState { step, ..TrainerState::default() };
+        RunCheckpoint::save(run, &state, "", &[], |folder| write_file(&folder.join("weights"), b"abc")).unwrap()
+    }
+
+    fn steps(run: &Path) -> Vec<usize> {
+        list(run).into_iter().map(|(step, _)| step).collect()
+    }
+
+    #[test]
+    fn a_damaged_checkpoint_is_kept_in_no_whole_ones_stead() {
+        let run = tempfile::tempdir().unwrap();
+        let folders = [10, 20, 30, 40].map(|step| planted(run.path(), step));
+        fs::write(folders[2].join("weights"), b"abd").unwrap();
+        let prune = |limit| RunCheckpoint::prune(run.path(), limit, None, |_, path| RunCheckpoint::open(path).is_ok());
+        prune(0).unwrap();
+        assert_eq!(steps(run.path()), [10, 20, 30, 40]);
+        prune(2).unwrap();
+        assert_eq!(steps(run.path()), [20, 30, 40]);
+        RunCheckpoint::prune(run.path(), 1, Some(20), |_, _| true).unwrap();
+        assert_eq!(steps(run.path()), [20, 40]);
+    }
+
+    #[test]
+    fn a_checkpoint_is_copied_whole() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let path = planted(one.path(), 7);
+        RunCheckpoint::open(&path).unwrap().copy_to(other.path()).unwrap();
+        assert_eq!(RunCheckpoint::open(&RunCheckpoint::folder(other.path(), 7)).unwrap().state.step, 7);
+    }
 }

@@ -38,6 +38,30 @@ pub fn evaluate(
         }
         on_batch(index + 1, count);
     }
-    let loss = sum / tokens.max(1) as f64;
+    // Without a token to predict there is no loss: 0 would pass for the best.
+    let loss = if tokens > 0 { sum / tokens as f64 } else { f64::NAN };
     Ok(Evaluation { loss, perplexity: loss.exp(), tokens })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{BatchOptions, Example};
+
+    #[test]
+    fn tokens_weigh_alike_and_none_have_no_loss() {
+        let example = |learned: usize| Example {
+            input_ids: vec![1; 8],
+            labels: (0..8).map(|index| if index >= 8 - learned { 1 } else { crate::data::IGNORE }).collect(),
+        };
+        let options =
+            BatchOptions { batch_size: 1, max_seq_length: 8, packing: false, shuffle_seed: None, pad_token_id: 0 };
+        let of = |learned: &[usize]| {
+            let batches = Batches::new(learned.iter().map(|learned| example(*learned)).collect(), options);
+            evaluate(|batch| Ok(batch.target_tokens as f64 * batch.target_tokens as f64), &batches, 0, |_, _| {}).unwrap()
+        };
+        let found = of(&[1, 3]);
+        assert!((found.loss - 10.0 / 4.0).abs() < 1e-12 && found.tokens == 4, "{found:?}");
+        assert!(of(&[0]).loss.is_nan());
+    }
 }

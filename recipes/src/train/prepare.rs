@@ -12,6 +12,8 @@ use burnish_lora::{MergedCheckpoint, check_targets};
 use burnish_models::{ComputeType, LanguageModel, Pretrained};
 
 use super::checkpoint::{RunCheckpoint, TrainerState};
+use super::fingerprint::Fingerprint;
+use super::lock::RunLock;
 use super::run_folder;
 use crate::config::{FineTuneType, TrainConfig};
 use crate::data::{self, BadRows, BatchOptions, Batches, Preparation, Sources};
@@ -35,6 +37,8 @@ pub struct PreparedRun {
     pub state: TrainerState,
     /// Lines for the user.
     pub notes: Vec<String>,
+    /// Keeps other runs out of the folder.
+    pub lock: RunLock,
 }
 
 impl PreparedRun {
@@ -54,7 +58,7 @@ impl PreparedRun {
         check_model(&config, &pretrained, found.checkpoint.is_some())?;
         fit::check(&config.backend, &pretrained.config, dtype.dtype, config.fine_tune_type == FineTuneType::Full)?;
         let state = found.checkpoint.as_ref().map(|checkpoint| checkpoint.state.clone());
-        let state = state.unwrap_or_else(|| TrainerState { started: now(), seed: config.seed, ..Default::default() });
+        let mut state = state.unwrap_or_else(|| TrainerState { started: now(), seed: config.seed, ..Default::default() });
         if let Some(template) = &mut pretrained.chat_template {
             template.fix_now(state.started);
         }
@@ -92,8 +96,16 @@ impl PreparedRun {
         })?;
         let train = batches(&train, config.shuffle.then_some(config.seed))?;
         let valid = sources.valid.map(|file| batches(&file, None)).transpose()?;
-        notes.extend(run_folder::prepare(&config, &found)?);
-        Ok(Self { config, dtype, pretrained, train, valid, resume: found.checkpoint, state, notes })
+        check_validation(&config, valid.is_some())?;
+        let now = Fingerprint::of(&train, valid.as_deref(), &pretrained)?;
+        if let Some(then) = &state.fingerprint {
+            notes.extend(check_inputs(&config, &now, then)?);
+        }
+        state.fingerprint = Some(now);
+        let resume = found.checkpoint.clone();
+        let (lines, lock) = run_folder::prepare(&config, found, &mut state)?;
+        notes.extend(lines);
+        Ok(Self { config, dtype, pretrained, train, valid, resume, state, notes, lock })
     }
 }
 
@@ -125,6 +137,34 @@ fn check_model(config: &TrainConfig, pretrained: &Pretrained, resumed: bool) -> 
     Ok(())
 }
 
+/// What ends with the best validation needs validations.
+fn check_validation(config: &TrainConfig, has_rows: bool) -> Result<()> {
+    let key = if config.early_stopping > 0 { "early_stopping" } else { "load_best_model_at_end" };
+    if !config.ends_with_best() || (has_rows && config.steps_per_eval > 0) {
+        return Ok(());
+    }
+    let reason = if has_rows { "`steps_per_eval` is 0, so none takes place" } else { "there are no validation rows" };
+    Err(with_hint(
+        format!("`{key}` goes by the validation loss, and {reason}"),
+        format!("put validation rows into valid.jsonl beside train.jsonl, set steps_per_eval, or leave {key} out"),
+    ))
+}
+
+/// Compares what a run is made from with what it was made from.
+fn check_inputs(config: &TrainConfig, now: &Fingerprint, then: &Fingerprint) -> Result<Option<String>> {
+    let changed = now.changes(then).join(" and ");
+    if changed.is_empty() {
+        return Ok(None);
+    }
+    if config.allow_changed_inputs {
+        return Ok(Some(format!("{changed} changed since the checkpoint: the run will differ from an unbroken one")));
+    }
+    Err(with_hint(
+        format!("{changed} changed since the checkpoint: resumed, the run would not be the one that was begun"),
+        "--allow-changed-inputs goes on all the same; --output-dir begins a new run elsewhere",
+    ))
+}
+
 /// Seconds since 1970; `SOURCE_DATE_EPOCH` fixes them.
 fn now() -> i64 {
     let fixed = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.parse().ok());
@@ -149,5 +189,20 @@ mod tests {
         assert_eq!((run("auto").unwrap().dtype, run("f32").unwrap().dtype), (ComputeType::F32, ComputeType::F32));
         let error = run("bf16").unwrap_err();
         assert!(error.to_string().contains("`dtype` is bf16") && hint(&error).is_some(), "{error}");
+    }
+
+    #[test]
+    fn what_ends_with_the_best_needs_validations() {
+        let config = TrainConfig { early_stopping: 2, ..TrainConfig::default() };
+        check_validation(&config, true).unwrap();
+        for (config, has_rows) in [
+            (config.clone(), false),
+            (TrainConfig { steps_per_eval: 0, ..config }, true),
+            (TrainConfig { load_best_model_at_end: true, ..TrainConfig::default() }, false),
+        ] {
+            let error = check_validation(&config, has_rows).unwrap_err();
+            assert!(error.to_string().contains("validation") && hint(&error).is_some(), "{error}");
+        }
+        check_validation(&TrainConfig::default(), false).unwrap();
     }
 }

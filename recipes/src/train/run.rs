@@ -1,5 +1,6 @@
 //! The loop of a training run: steps, validation, checkpoints, and how it ends.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -47,6 +48,8 @@ pub struct TrainingRun {
     pub last_loss: Option<f64>,
     /// The newest checkpoint.
     pub checkpoint: Option<PathBuf>,
+    /// Which checkpoints of the folder are known to be whole, or damaged.
+    pub whole: BTreeMap<usize, bool>,
     /// Hears of it all.
     pub events: Arc<Mutex<dyn Events>>,
 }
@@ -150,7 +153,9 @@ impl TrainingRun {
         let loss_of = |batch: &_| trainer.loss(batch).map_err(on_device);
         let evaluation = evaluate(loss_of, batches, self.config.val_batches, |_, _| {})?;
         drop(trainer);
-        let is_best = self.state.best_loss.is_none_or(|best| evaluation.loss < best);
+        // A loss that is not finite is never the best, and any other is better than one.
+        let is_best =
+            evaluation.loss.is_finite() && self.state.best_loss.is_none_or(|best| !best.is_finite() || evaluation.loss < best);
         if is_best {
             self.state.best_loss = Some(evaluation.loss);
             self.state.best_step = Some(step);
@@ -183,13 +188,18 @@ impl TrainingRun {
             self.weights.write(&**trainer, folder)
         })?;
         drop(trainer);
-        RunCheckpoint::prune(&run, self.config.save_total_limit, self.state.best_step)?;
+        self.whole.insert(self.state.step, true);
+        let whole = &mut self.whole;
+        RunCheckpoint::prune(&run, self.config.save_total_limit, self.state.best_step, |step, path| {
+            *whole.entry(step).or_insert_with(|| RunCheckpoint::open(path).is_ok())
+        })?;
         self.events().checkpoint(&path);
         self.checkpoint = Some(path);
         Ok(())
     }
 
-    fn events(&self) -> MutexGuard<'_, dyn Events + 'static> {
+    /// The observers.
+    pub(super) fn events(&self) -> MutexGuard<'_, dyn Events + 'static> {
         self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use toml::{Table, Value};
 
-use super::checkpoint::{self, RunCheckpoint};
+use super::checkpoint::{self, RunCheckpoint, TrainerState, write_file};
+use super::lock::{self, RunLock};
 use crate::config::TrainConfig;
 use burnish_engine::with_hint;
 
@@ -21,6 +22,8 @@ pub struct Found {
     /// What has to be deleted first.
     doomed: Vec<PathBuf>,
     notes: Vec<String>,
+    /// Held from here on, where the folder was there.
+    lock: Option<RunLock>,
 }
 
 /// Finds the checkpoint to resume from; nothing is written.
@@ -30,6 +33,7 @@ pub struct Found {
 /// is damaged, or it is of another adapter than the configuration asks for.
 pub fn find(config: &TrainConfig) -> Result<Found> {
     let run = PathBuf::from(&config.output_dir);
+    let lock = if run.is_dir() { Some(RunLock::take(&run)?) } else { None };
     let mut notes = Vec::new();
     let (checkpoint, doomed) = match config.resume.as_str() {
         "none" => (None, replaced(&run, config.overwrite)?),
@@ -55,23 +59,84 @@ pub fn find(config: &TrainConfig) -> Result<Found> {
         notes.push(format!("resuming from {} (step {})", checkpoint.path.display(), checkpoint.state.step));
         notes.extend(changed_keys(config, &checkpoint.path)?);
     }
-    Ok(Found { checkpoint, doomed, notes })
+    Ok(Found { checkpoint, doomed, notes, lock })
 }
 
-/// Makes `output_dir` ready for the run; lines for the user come back.
+/// Makes `output_dir` ready for the run, and its state: what is said to be the best step is there. Lines for the user come back, and
+/// the folder's lock.
 ///
 /// # Errors
-/// When the disk refuses.
-pub fn prepare(config: &TrainConfig, found: &Found) -> Result<Vec<String>> {
+/// When the disk refuses, or another run came first.
+pub fn prepare(config: &TrainConfig, mut found: Found, state: &mut TrainerState) -> Result<(Vec<String>, RunLock)> {
     let run = PathBuf::from(&config.output_dir);
+    fs::create_dir_all(&run).with_context(|| run.display().to_string())?;
+    let lock = match found.lock.take() {
+        Some(lock) => lock,
+        None => {
+            let lock = RunLock::take(&run)?;
+            // It was not there a moment ago: whatever is in it now is another run's.
+            replaced(&run, config.overwrite)?;
+            lock
+        }
+    };
     for path in &found.doomed {
         let gone = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         gone.with_context(|| path.display().to_string())?;
     }
-    fs::create_dir_all(&run).with_context(|| run.display().to_string())?;
-    let path = run.join(CONFIG);
-    fs::write(&path, config.to_toml()).with_context(|| path.display().to_string())?;
-    Ok(found.notes.clone())
+    tidy(&run)?;
+    let keeps_best = config.save_every > 0 || config.ends_with_best();
+    if let Some(checkpoint) = found.checkpoint.as_ref().filter(|_| keeps_best) {
+        found.notes.extend(bring_best(checkpoint, &run, state)?);
+    }
+    replace_file(&run.join(CONFIG), config.to_toml().as_bytes())?;
+    Ok((found.notes, lock))
+}
+
+/// Puts a file in the place of another, which stays whole until then.
+fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let beside = path.with_file_name(format!(".{name}.new"));
+    write_file(&beside, bytes)?;
+    fs::rename(&beside, path).with_context(|| path.display().to_string())
+}
+
+/// Removes what a killed run left half written; what it had set aside and not yet replaced comes back.
+fn tidy(run: &Path) -> Result<()> {
+    for name in names(run) {
+        let kept = name.strip_prefix('.').and_then(|name| name.strip_suffix(".new").or_else(|| name.strip_suffix(".old")));
+        let Some(kept) = kept.filter(|kept| is_written(kept, true)) else { continue };
+        let (path, target) = (run.join(&name), run.join(kept));
+        let done = if name.ends_with(".old") && !target.exists() {
+            fs::rename(&path, &target)
+        } else if path.is_dir() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        done.with_context(|| path.display().to_string())?;
+    }
+    Ok(())
+}
+
+/// Sees to it that the checkpoint of the best step is in this run's folder; where it can't be had, there is no best step yet.
+fn bring_best(resumed: &RunCheckpoint, run: &Path, state: &mut TrainerState) -> Result<Option<String>> {
+    let Some(step) = state.best_step else { return Ok(None) };
+    let of = |folder: &Path| RunCheckpoint::open(&RunCheckpoint::folder(folder, step));
+    if of(run).is_ok() {
+        return Ok(None);
+    }
+    let from = resumed.path.parent().unwrap_or(Path::new(""));
+    match of(from) {
+        Ok(best) => {
+            best.copy_to(run)?;
+            Ok(Some(format!("copied the checkpoint of the best step so far, {step}, from {}", from.display())))
+        }
+        Err(error) => {
+            state.best_loss = None;
+            state.best_step = None;
+            Ok(Some(format!("the best step so far, {step}, is forgotten, as its checkpoint can't be read: {error:#}")))
+        }
+    }
 }
 
 /// What an earlier run has to give way with.
@@ -169,7 +234,8 @@ fn is_written(name: &str, is_full: bool) -> bool {
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.filter(|name| name != lock::NAME).collect();
     names.sort_unstable();
     names
 }
@@ -192,8 +258,8 @@ fn is_same(one: &Path, other: &Path) -> bool {
 /// When what is trained would be another thing than the checkpoint has.
 fn changed_keys(config: &TrainConfig, checkpoint: &Path) -> Result<Vec<String>> {
     // These decide where and when something is written or where it began, not what is learned from here.
-    const HARMLESS: [&str; 7] =
-        ["resume", "overwrite", "output_dir", "save_every", "save_total_limit", "steps_per_report", "adapter"];
+    const HARMLESS: [&str; 8] =
+        ["resume", "overwrite", "output_dir", "save_every", "save_total_limit", "steps_per_report", "adapter", "allow_changed_inputs"];
     const FIXED: [&str; 6] = ["fine_tune_type", "rank", "alpha", "rslora", "target_modules", "num_layers"];
     let Some(old) = run_config(&checkpoint.join(CONFIG)) else { return Ok(Vec::new()) };
     let new: Table = toml::from_str(&config.to_toml()).unwrap_or_default();
@@ -244,7 +310,7 @@ mod tests {
         occupied(folder.path(), &config);
         let error = find(&TrainConfig { overwrite: false, ..config.clone() }).unwrap_err();
         assert!(error.to_string().contains("already has a run"), "{error}");
-        prepare(&config, &find(&config).unwrap()).unwrap();
+        prepare(&config, find(&config).unwrap(), &mut TrainerState::default()).unwrap();
         let left = ["adapter_notes", "checkpoint-best", CONFIG, "model", "modelcard.md", "models", "rows.jsonl"];
         assert_eq!(names(folder.path()), left);
     }
@@ -287,8 +353,51 @@ mod tests {
     fn a_run_that_never_began_is_no_run() {
         let folder = tempfile::tempdir().unwrap();
         let config = TrainConfig { overwrite: false, ..config(folder.path()) };
-        prepare(&config, &find(&config).unwrap()).unwrap();
+        prepare(&config, find(&config).unwrap(), &mut TrainerState::default()).unwrap();
         find(&config).unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_removed_or_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in [".checkpoint-3.new", ".checkpoint-4.old", "checkpoint-4", ".adapter.old", ".notes.old"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        fs::write(folder.path().join(".config.toml.new"), "half").unwrap();
+        tidy(folder.path()).unwrap();
+        assert_eq!(names(folder.path()), [".notes.old", "adapter", "checkpoint-4"]);
+    }
+
+    #[test]
+    fn two_runs_do_not_share_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = TrainConfig { overwrite: false, ..config(&folder.path().join("run")) };
+        let (first, second) = (find(&config).unwrap(), find(&config).unwrap());
+        let (_, held) = prepare(&config, first, &mut TrainerState::default()).unwrap();
+        let error = prepare(&config, second, &mut TrainerState::default()).unwrap_err();
+        assert!(error.to_string().contains("in use by process"), "{error}");
+        assert!(find(&config).unwrap_err().to_string().contains("in use by process"));
+        drop(held);
+        find(&config).unwrap();
+    }
+
+    #[test]
+    fn the_best_checkpoint_comes_along_or_is_forgotten() {
+        let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let save = |step: usize| {
+            let state = TrainerState { step, best_step: Some(1), best_loss: Some(0.5), ..TrainerState::default() };
+            let path = RunCheckpoint::save(old.path(), &state, "", &[], |_| Ok(())).unwrap();
+            RunCheckpoint::open(&path).unwrap()
+        };
+        let (best, last) = (save(1), save(2));
+        let mut state = last.state.clone();
+        let note = bring_best(&last, new.path(), &mut state).unwrap().unwrap();
+        assert!(note.contains("copied") && state.best_step == Some(1), "{note}");
+        RunCheckpoint::open(&RunCheckpoint::folder(new.path(), 1)).unwrap();
+        assert!(bring_best(&last, new.path(), &mut state).unwrap().is_none());
+        fs::write(best.path.join("config.toml"), "damaged").unwrap();
+        let note = bring_best(&last, old.path(), &mut state).unwrap().unwrap();
+        assert!(note.contains("forgotten") && state.best_step.is_none() && state.best_loss.is_none(), "{note}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Starts a prepared run on its device, and writes what it is for.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
@@ -59,7 +60,8 @@ fn on_device(
     interrupter: Interrupter,
     dashboard: bool,
 ) -> Result<Summary> {
-    let PreparedRun { config, dtype, pretrained, train, valid, resume, mut state, .. } = prepared;
+    let PreparedRun { config, dtype, pretrained, train, valid, resume, mut state, lock, .. } = prepared;
+    let _held_until_the_end = lock;
     let trainer = SharedTrainer::new(build(device, &config, dtype.dtype, &pretrained, resume.as_ref())?);
     let done = resume.as_ref().map_or(0, |checkpoint| checkpoint.state.step);
     let plan = Plan::new(&config, train, done);
@@ -75,6 +77,7 @@ fn on_device(
         state,
         last_loss: None,
         checkpoint: resume.map(|checkpoint| checkpoint.path),
+        whole: BTreeMap::new(),
         events,
     };
     let (send, receive) = mpsc::channel();
@@ -93,14 +96,14 @@ fn on_device(
 }
 
 fn finish(run: TrainingRun, end: End, pretrained: &Pretrained) -> Result<Summary> {
-    let TrainingRun { config, trainer, weights, state, last_loss, checkpoint, .. } = run;
-    let (mut output, mut output_step) = (None, state.step);
+    let (mut output, mut output_step) = (None, run.state.step);
     if end != End::Interrupted {
-        let best = best_checkpoint(&config, &state);
-        output_step = best.as_ref().map_or(state.step, |best| best.state.step);
-        let folder = Path::new(&config.output_dir);
-        output = Some(weights.write_result(folder, pretrained, &**trainer.get(), best.as_ref())?);
+        let best = best_checkpoint(&run);
+        output_step = best.as_ref().map_or(run.state.step, |best| best.state.step);
+        let folder = Path::new(&run.config.output_dir);
+        output = Some(run.weights.write_result(folder, pretrained, &**run.trainer.get(), best.as_ref())?);
     }
+    let TrainingRun { state, last_loss, checkpoint, .. } = run;
     Ok(Summary { end, state, last_loss, output, output_step, checkpoint })
 }
 
@@ -151,7 +154,13 @@ fn optimizer(config: &TrainConfig) -> AdamWConfig {
 }
 
 /// The checkpoint of the lowest validation loss, where the run shall end with it and the last step is not it.
-fn best_checkpoint(config: &TrainConfig, state: &TrainerState) -> Option<RunCheckpoint> {
-    let step = state.best_step.filter(|step| config.ends_with_best() && *step != state.step)?;
-    RunCheckpoint::open(&RunCheckpoint::folder(Path::new(&config.output_dir), step)).ok()
+fn best_checkpoint(run: &TrainingRun) -> Option<RunCheckpoint> {
+    let step = run.state.best_step.filter(|step| run.config.ends_with_best() && *step != run.state.step)?;
+    match RunCheckpoint::open(&RunCheckpoint::folder(Path::new(&run.config.output_dir), step)) {
+        Ok(checkpoint) => Some(checkpoint),
+        Err(error) => {
+            run.events().note(&format!("step {step} was the best and can't be read, so the result is the last step: {error:#}"));
+            None
+        }
+    }
 }

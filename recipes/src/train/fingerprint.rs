@@ -1,0 +1,137 @@
+//! What a run is made from, so that it is not resumed on something else without a word.
+
+use anyhow::Result;
+use burnish_models::{Checkpoint, Pretrained};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::checkpoint::hex;
+use crate::data::Batches;
+
+/// Digests of a run's inputs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// Tokens and labels of all training rows: the data, the tokenizer, the template and the keys that shape rows are in it.
+    train: String,
+    /// The same of the validation rows.
+    valid: Option<String>,
+    /// The base model: names and shapes of all tensors, and the elements of some.
+    base: String,
+}
+
+/// Matrices of a base whose elements count, spread over the model.
+const SAMPLED_MATRICES: usize = 8;
+/// Larger ones are not read for it.
+const LARGEST_SAMPLE: usize = 1 << 22;
+
+impl Fingerprint {
+    /// Digests what a run is made from. Of the base it reads the vectors and a few matrices: less than a second.
+    ///
+    /// # Errors
+    /// When a tensor can't be read.
+    pub fn of(train: &Batches, valid: Option<&Batches>, base: &Pretrained) -> Result<Self> {
+        Ok(Self { train: of_rows(train), valid: valid.map(of_rows), base: of_base(&*base.checkpoint)? })
+    }
+
+    /// What is not as it was, for people.
+    pub fn changes(&self, then: &Self) -> Vec<&'static str> {
+        let mut changed = Vec::new();
+        if self.train != then.train {
+            changed.push("the training rows");
+        }
+        if self.valid != then.valid {
+            changed.push("the validation rows");
+        }
+        if self.base != then.base {
+            changed.push("the base model");
+        }
+        changed
+    }
+}
+
+fn of_rows(batches: &Batches) -> String {
+    let mut hasher = Sha256::new();
+    for example in batches.examples() {
+        hasher.update((example.input_ids.len() as u64).to_le_bytes());
+        example.input_ids.iter().for_each(|id| hasher.update(id.to_le_bytes()));
+        example.labels.iter().for_each(|label| hasher.update(label.to_le_bytes()));
+    }
+    hex(hasher)
+}
+
+fn of_base(base: &dyn Checkpoint) -> Result<String> {
+    let mut hasher = Sha256::new();
+    let (mut vectors, mut matrices) = (Vec::new(), Vec::new());
+    let mut names = base.names();
+    names.sort_unstable();
+    for name in names {
+        let shape = base.shape(&name).unwrap_or_default();
+        hasher.update(format!("{name} {shape:?}\n"));
+        let elements: usize = shape.iter().product();
+        match shape.len() {
+            1 => vectors.push(name),
+            2 if elements <= LARGEST_SAMPLE => matrices.push(name),
+            _ => {}
+        }
+    }
+    let every = matrices.len().div_ceil(SAMPLED_MATRICES).max(1);
+    for name in vectors.iter().chain(matrices.iter().step_by(every)) {
+        base.read_f32(name)?.iter().for_each(|value| hasher.update(value.to_le_bytes()));
+    }
+    Ok(hex(hasher))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{BatchOptions, Example};
+
+    struct Planted(Vec<(&'static str, Vec<usize>, f32)>);
+
+    impl Checkpoint for Planted {
+        fn names(&self) -> Vec<String> {
+            self.0.iter().map(|(name, ..)| (*name).to_owned()).collect()
+        }
+
+        fn shape(&self, name: &str) -> Option<Vec<usize>> {
+            self.0.iter().find(|(own, ..)| *own == name).map(|(_, shape, _)| shape.clone())
+        }
+
+        fn read_f32(&self, name: &str) -> burnish_models::Result<Vec<f32>> {
+            let (_, shape, value) = self.0.iter().find(|(own, ..)| *own == name).unwrap();
+            Ok(vec![*value; shape.iter().product()])
+        }
+    }
+
+    #[test]
+    fn rows_and_bases_that_differ_have_other_digests() {
+        let options =
+            BatchOptions { batch_size: 1, max_seq_length: 8, packing: false, shuffle_seed: None, pad_token_id: 0 };
+        let rows = |ids: &[u32], labels: &[i64]| {
+            let example = Example { input_ids: ids.to_vec(), labels: labels.to_vec() };
+            of_rows(&Batches::new(vec![example], options))
+        };
+        assert_eq!(rows(&[1, 2], &[-100, 2]), rows(&[1, 2], &[-100, 2]));
+        assert_ne!(rows(&[1, 2], &[-100, 2]), rows(&[1, 3], &[-100, 2]));
+        assert_ne!(rows(&[1, 2], &[-100, 2]), rows(&[1, 2], &[1, 2]));
+        let base = |norm: f32, weight: f32, rows: usize| {
+            of_base(&Planted(vec![("norm", vec![4], norm), ("w", vec![rows, 2], weight)])).unwrap()
+        };
+        assert_eq!(base(1.0, 2.0, 3), base(1.0, 2.0, 3));
+        for other in [base(1.5, 2.0, 3), base(1.0, 2.5, 3), base(1.0, 2.0, 4)] {
+            assert_ne!(other, base(1.0, 2.0, 3));
+        }
+    }
+
+    #[test]
+    fn changes_are_named() {
+        let of = |train: &str, valid: Option<&str>, base: &str| Fingerprint {
+            train: train.to_owned(),
+            valid: valid.map(str::to_owned),
+            base: base.to_owned(),
+        };
+        assert!(of("a", None, "b").changes(&of("a", None, "b")).is_empty());
+        let all = of("a", None, "b").changes(&of("c", Some("d"), "e"));
+        assert_eq!(all, ["the training rows", "the validation rows", "the base model"]);
+    }
+}

@@ -1,0 +1,67 @@
+//! One run at a time in a folder.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use burnish_engine::with_hint;
+
+/// The file that a run locks. It stays when the run is gone; its lock does not, however the run ended.
+pub const NAME: &str = ".lock";
+
+/// Holds a run folder until it is dropped.
+#[derive(Debug)]
+pub struct RunLock {
+    _file: File,
+}
+
+impl RunLock {
+    /// Takes a folder that exists.
+    ///
+    /// # Errors
+    /// When another process, or another run of this one, has it.
+    pub fn take(run: &Path) -> Result<Self> {
+        let path = run.join(NAME);
+        let open = OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&path);
+        let mut file = open.with_context(|| path.display().to_string())?;
+        match file.try_lock() {
+            Ok(()) => {
+                let write = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+                write.with_context(|| path.display().to_string())?;
+            }
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // Some systems keep what is locked from being read.
+                file.read_to_string(&mut holder).ok();
+                let holder = holder.trim();
+                let who = if holder.is_empty() { "another process".to_owned() } else { format!("process {holder}") };
+                return Err(with_hint(
+                    format!("{} is in use by {who}, which trains there", run.display()),
+                    "wait for its end, or take another --output-dir",
+                ));
+            }
+            // Some network file systems have no locks: nothing can be known there.
+            Err(TryLockError::Error(_)) => {}
+        }
+        Ok(Self { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hint::hint;
+
+    #[test]
+    fn one_run_holds_a_folder_and_a_lock_that_nobody_holds_is_no_obstacle() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(NAME), "12345\n").unwrap();
+        let held = RunLock::take(folder.path()).unwrap();
+        let error = RunLock::take(folder.path()).unwrap_err();
+        assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
+        assert!(hint(&error).unwrap().contains("--output-dir"));
+        drop(held);
+        RunLock::take(folder.path()).unwrap();
+    }
+}
