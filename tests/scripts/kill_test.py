@@ -1,4 +1,4 @@
-"""Kills a training run by SIGKILL at random moments and checks that nothing is lost.
+"""Kills runs and exports by SIGKILL at random moments, cuts their files, lets two runs contend, and checks that nothing is lost.
 
     python tests/scripts/kill_test.py target/release/burnish [kills]
 
@@ -17,6 +17,13 @@ import time
 from pathlib import Path
 
 ASSETS = Path(__file__).resolve().parents[2] / "recipes/assets/quickstart"
+RESULTS = {"passed": 0, "failed": 0}
+
+
+def check(is_right, what):
+    RESULTS["passed" if is_right else "failed"] += 1
+    if not is_right:
+        print(f"failed: {what}")
 
 
 def command(program, run, *more):
@@ -30,42 +37,109 @@ def outcome(run):
     return [(row["step"], row["loss"]) for row in rows], (run / "adapter/adapter_model.safetensors").read_bytes()
 
 
-def main():
-    program, kills = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 100
-    root = Path(tempfile.mkdtemp(prefix="burnish-kill-"))
-    started = time.time()
-    subprocess.run(command(program, root / "whole"), check=True, stdout=subprocess.DEVNULL)
-    length = time.time() - started
-    expected = outcome(root / "whole")
-    rng = random.Random(1)
-    killed = passed = failed = runs = 0
+def killed_after(arguments, seconds):
+    """Whether the process was killed, else its exit code and what it said on stderr."""
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        _, errors = process.communicate(timeout=seconds)
+        return False, process.returncode, errors.decode()
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return True, None, ""
+
+
+def killed_runs(program, root, expected, length, kills, rng):
+    killed = runs = 0
     while killed < kills:
         run = root / f"run-{runs}"
         runs += 1
         while True:
-            process = subprocess.Popen(command(program, run, "--resume", "auto"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-            try:
-                # Most kills fall into the run, some into the start and the end of the program.
-                _, errors = process.communicate(timeout=rng.uniform(0.02, length * 0.6))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
-                killed += 1
-                continue
-            if process.returncode != 0:
-                print(f"run {runs}: did not resume: {errors.decode()}")
-                failed += 1
-            elif outcome(run) == expected:
-                passed += 1
-            else:
-                print(f"run {runs}: ended otherwise than the unbroken run")
-                failed += 1
-            break
+            # Most kills fall into the run, some into the start and the end of the program.
+            was_killed, code, errors = killed_after(command(program, run, "--resume", "auto"), rng.uniform(0.02, length * 0.6))
+            if not was_killed:
+                break
+            killed += 1
+        check(code == 0 and outcome(run) == expected, f"run {runs} did not end as the unbroken one: {errors}")
+        left = [path.name for path in run.iterdir() if path.name.startswith(".") and path.name != ".lock"]
+        check(not left, f"run {runs} left {left}")
         shutil.rmtree(run, ignore_errors=True)
-    shutil.rmtree(root, ignore_errors=True)
     print(f"{killed} kills in {runs} runs of {length:.1f} s, every one resumed until its end")
-    print(f"{passed} passed, {failed} failed")
-    sys.exit(failed > 0)
+
+
+def cut_files(program, root, expected):
+    """Each file of a run as the victim of a cut write: the run goes on from what is whole, and ends alike."""
+    whole = root / "cut"
+    subprocess.run(command(program, whole, "--save-total-limit", "3"), check=True, stdout=subprocess.DEVNULL)
+    shutil.rmtree(whole / "adapter")
+    newest = max(whole.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    victims = [path.relative_to(whole) for path in sorted(newest.iterdir())] + [Path("metrics.jsonl")]
+    for victim in victims:
+        run = root / "victim"
+        shutil.copytree(whole, run)
+        path = run / victim
+        # As a crash leaves it: half of the file, and half of what was being written beside.
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        (run / ".config.toml.new").write_text("half")
+        result = subprocess.run(command(program, run, "--resume", "auto", "--save-total-limit", "3"), capture_output=True, text=True)
+        check(result.returncode == 0 and outcome(run) == expected, f"cut {victim}: {result.stderr}")
+        shutil.rmtree(run)
+    print(f"{len(victims)} files cut, every run resumed from what was whole")
+
+
+def contending_runs(program, root, expected, rounds):
+    for index in range(rounds):
+        run = root / "contended"
+        both = [subprocess.Popen(command(program, run), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        results = [(process.communicate()[1], process.returncode) for process in both]
+        codes = sorted(code for _, code in results)
+        refused = [errors for errors, code in results if code == 1]
+        said = bool(refused) and ("in use by process" in refused[0] or "already has a run" in refused[0])
+        check(codes == [0, 1] and said and outcome(run) == expected, f"contention {index}: {results}")
+        shutil.rmtree(run)
+    print(f"{rounds} pairs of runs in one folder: one went on, the other was refused")
+
+
+def killed_exports(program, root, adapter, kills, rng):
+    formats = {"gguf": ["--format", "gguf", "--quant", "f32"], "hf": ["--format", "hf"], "peft": ["--format", "peft"]}
+    killed = 0
+    for name, flags in formats.items():
+        place = root / f"export-{name}"
+        place.mkdir()
+        target = place / "out"
+        base = [program, "--quiet", "export", "--model", str(ASSETS / "model"), "--adapter", str(adapter), "--output",
+                str(target), "--overwrite", *flags]
+        started = time.time()
+        subprocess.run(base, check=True, stdout=subprocess.DEVNULL)
+        length = time.time() - started
+        read = lambda: {str(path.relative_to(place)): path.read_bytes() for path in sorted(place.rglob("*")) if path.is_file()}
+        expected = read()
+        for _ in range(kills):
+            was_killed, code, errors = killed_after(base, rng.uniform(0.0, length))
+            killed += was_killed
+            check(was_killed or code == 0, f"export {name}: {errors}")
+            found = {path: content for path, content in read().items() if path == "out" or path.startswith("out/")}
+            check(found == expected, f"export {name}: killed, it left another target than a whole one")
+        subprocess.run(base, check=True, stdout=subprocess.DEVNULL)
+        check(read() == expected, f"export {name}: {sorted(set(read()) - set(expected))} were left behind")
+    print(f"{killed} kills in exports, each left a whole target")
+
+
+def main():
+    program, kills = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 100
+    root = Path(tempfile.mkdtemp(prefix="burnish-kill-"))
+    rng = random.Random(1)
+    started = time.time()
+    subprocess.run(command(program, root / "whole"), check=True, stdout=subprocess.DEVNULL)
+    length = time.time() - started
+    expected = outcome(root / "whole")
+    killed_runs(program, root, expected, length, kills, rng)
+    cut_files(program, root, expected)
+    contending_runs(program, root, expected, 5)
+    killed_exports(program, root, root / "whole/adapter", max(kills // 5, 5), rng)
+    shutil.rmtree(root, ignore_errors=True)
+    print(f"{RESULTS['passed']} passed, {RESULTS['failed']} failed")
+    sys.exit(RESULTS["failed"] > 0)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,10 @@ impl Events for TrainReport {
             value["event"] = json!("step");
             self.event(&value);
         }
-        let memory = metrics.peak_bytes.map(|bytes| format!(", {}", gib(bytes))).unwrap_or_default();
+        // On a GPU its memory is what runs out; the CPU's backends have that of the process.
+        let device = metrics.pool_bytes.map(|bytes| format!(", {} on the device", gib(bytes)));
+        let host = || metrics.peak_bytes.map(|bytes| format!(", {}", gib(bytes)));
+        let memory = device.or_else(host).unwrap_or_default();
         let message = format!("loss {:.4}, {:.0} tok/s{memory}", metrics.loss, metrics.tokens_per_second);
         if let Some(bar) = &self.bar {
             bar.set_length(total as u64);

@@ -25,7 +25,13 @@ pub struct StepMetrics {
     pub tokens_per_second: f64,
     /// Wall time.
     pub step_ms: f64,
-    /// Most memory that the process had, where the system tells.
+    /// Memory of the device that tensors take after the step, where the backend knows.
+    #[serde(default)]
+    pub live_bytes: Option<u64>,
+    /// Memory that the backend has taken from the device, unused parts of its pools included.
+    #[serde(default)]
+    pub pool_bytes: Option<u64>,
+    /// Most memory of the host that the process had, where the system tells.
     pub peak_bytes: Option<u64>,
     /// Steps that were not taken so far, this one included, because their gradient overflowed f16.
     pub skipped: usize,
@@ -107,6 +113,8 @@ mod tests {
             tokens: 8,
             tokens_per_second: 1.0,
             step_ms: 1.0,
+            live_bytes: Some(3),
+            pool_bytes: None,
             peak_bytes: None,
             skipped: 1,
         };
@@ -117,6 +125,7 @@ mod tests {
         MetricsFile::open(folder.path(), 2).unwrap();
         let kept = MetricsFile::read(folder.path()).unwrap();
         assert_eq!(kept.len(), 2);
+        assert_eq!((kept[0].live_bytes, kept[0].pool_bytes), (Some(3), None));
         assert!(kept[0].grad_norm.is_nan() && (kept[1].grad_norm - 0.5).abs() < 1e-12);
     }
 }

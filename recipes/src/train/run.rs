@@ -107,7 +107,10 @@ impl TrainingRun {
         let (step, epoch, tokens) = (item.step, item.epoch, item.tokens());
         item.loss_scale = self.state.loss_scale.as_ref().map_or(1.0, |loss_scale| loss_scale.scale);
         let learning_rate = driver.queue(item);
-        let numbers = self.trainer.get().finish().map_err(on_device)?;
+        let (numbers, memory) = {
+            let mut trainer = self.trainer.get();
+            (trainer.finish().map_err(on_device)?, trainer.memory())
+        };
         self.judge(step, numbers)?;
         driver.report(numbers.loss, step, epoch, self.plan.total);
         let seconds = started.elapsed().as_secs_f64();
@@ -119,6 +122,8 @@ impl TrainingRun {
             tokens,
             tokens_per_second: tokens as f64 / seconds,
             step_ms: seconds * 1e3,
+            live_bytes: memory.map(|memory| memory.in_use),
+            pool_bytes: memory.map(|memory| memory.reserved),
             peak_bytes: peak_bytes(),
             skipped: self.state.skipped,
         })
