@@ -15,7 +15,7 @@ use burnish_recipes::data::Batch;
 use burnish_recipes::train::{AdamW, StepItem, TrainedModel, Training, batch_loss, squared_gradient_norm};
 use burnish_tests::Golden;
 
-const CASES: [&str; 4] = ["llama", "llama3", "mistral", "biased"];
+const CASES: [&str; 7] = ["llama", "llama3", "mistral", "biased", "qwen2", "qwen3", "gemma3"];
 
 fn close(name: &str, values: &[f32], expected: &[f32]) {
     Tolerance::of(DType::F32).check(name, values, expected).unwrap();
@@ -101,8 +101,8 @@ fn run_steps<B: FusedBackend>(model: &mut TrainedModel<Training<B>>, golden: &Go
 }
 
 /// Every weight trains: its gradient, and ten steps.
-fn full<B: FusedBackend>() {
-    let (golden, device) = (Golden::open("llama").unwrap(), B::Device::default());
+fn full<B: FusedBackend>(case: &str) {
+    let (golden, device) = (Golden::open(case).unwrap(), B::Device::default());
     let base =
         LanguageModel::<Training<B>>::load(&golden.config, &golden.weights, &device, LoadOptions::trainable()).unwrap();
     let mut model = TrainedModel { model: base };
@@ -118,7 +118,7 @@ fn full<B: FusedBackend>() {
         close(&key, &data.iter::<f32>().collect::<Vec<_>>(), &golden.floats(&key).unwrap());
     }
     let losses = run_steps::<B>(&mut model, &golden, 0.0);
-    close("full losses", &losses, &golden.floats("full_losses").unwrap());
+    close(&format!("{case} full losses"), &losses, &golden.floats("full_losses").unwrap());
 }
 
 /// Both rows of the batch in one row, neither seeing the other.
@@ -166,7 +166,9 @@ fn everything<B: FusedBackend>() {
         packed::<B>(case);
         cached::<B>(case);
     }
-    full::<B>();
+    for case in ["llama", "gemma3"] {
+        full::<B>(case);
+    }
 }
 
 #[test]

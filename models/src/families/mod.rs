@@ -1,12 +1,15 @@
 //! The families, one file each.
 
+mod gemma3;
 mod llama;
+mod qwen2;
+mod qwen3;
 
 use crate::error::{ModelError, Result};
 use crate::family::Family;
 
 /// Every family: the registry.
-pub static FAMILIES: &[&Family] = &[&llama::FAMILY];
+pub static FAMILIES: &[&Family] = &[&llama::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY, &gemma3::FAMILY];
 
 /// The family of a `model_type`.
 ///
