@@ -42,7 +42,7 @@ pub struct GgufArchitecture {
     /// Writes its own keys, or says what of the configuration llama.cpp would not compute.
     pub write: fn(&ModelConfig, &mut Metadata) -> std::result::Result<(), String>,
     /// Reads its own keys into a `config.json`.
-    pub read: fn(&Metadata, &mut Map<String, Value>) -> Result<()>,
+    pub read: fn(&Metadata, &mut Map<String, Value>),
 }
 
 impl Family {

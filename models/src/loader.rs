@@ -82,7 +82,9 @@ impl<'a, B: FusedBackend> Loader<'a, B> {
         match self.origin {
             Origin::Checkpoint(checkpoint) if offset != 0.0 && !trainable => {
                 let mut values = checkpoint.read_f32(name)?;
-                values.iter_mut().for_each(|value| *value += offset as f32);
+                for value in &mut values {
+                    *value += offset as f32;
+                }
                 self.place(name, [features], dtype.convert(name, values)?)
             }
             _ => self.weight(name, [features], |_| 1.0 - offset),

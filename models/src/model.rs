@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use burnish_kernels::{FusedBackend, linear};
 
-use crate::blocks::{BlockState, Stream};
+use crate::blocks::{Block, BlockState, Stream};
 use crate::cache::{Cache, LayerCache};
 use crate::checkpoint::{Checkpoint, check_fit};
 use crate::config::ModelConfig;
@@ -132,13 +132,13 @@ impl<B: FusedBackend> LanguageModel<B> {
 
     /// The linear layers that adapters may be attached to, under their checkpoint names without `.weight`.
     pub fn linears(&self) -> Vec<(String, &Linear<B>)> {
-        let linears = self.decoder.blocks.iter().flat_map(|block| block.linears());
+        let linears = self.decoder.blocks.iter().flat_map(Block::linears);
         linears.map(|linear| (linear.name().to_owned(), linear)).collect()
     }
 
     /// As [`LanguageModel::linears`], to change them.
     pub fn linears_mut(&mut self) -> Vec<(String, &mut Linear<B>)> {
-        let linears = self.decoder.blocks.iter_mut().flat_map(|block| block.linears_mut());
+        let linears = self.decoder.blocks.iter_mut().flat_map(Block::linears_mut);
         linears.map(|linear| (linear.name().to_owned(), linear)).collect()
     }
 
@@ -149,7 +149,7 @@ impl<B: FusedBackend> LanguageModel<B> {
         for matrix in [Some(&decoder.embedding), decoder.head.as_ref()].into_iter().flatten() {
             weights.push((matrix.name.clone(), AnyTensor::Matrix(matrix.weight.val())));
         }
-        let norms = decoder.blocks.iter().flat_map(|block| block.norms()).chain([&decoder.norm]);
+        let norms = decoder.blocks.iter().flat_map(Block::norms).chain([&decoder.norm]);
         weights.extend(norms.map(|norm| (norm.name().to_owned(), AnyTensor::Vector(norm.stored()))));
         for (name, linear) in self.linears() {
             weights.push((format!("{name}.weight"), AnyTensor::Matrix(linear.weight.val())));
@@ -181,7 +181,7 @@ impl<B: FusedBackend> LanguageModel<B> {
         for outer in [Some(&decoder.embedding), decoder.head.as_ref()].into_iter().flatten() {
             parameters.extend(matrix(outer.name.clone(), &outer.weight));
         }
-        let norms = decoder.blocks.iter().flat_map(|block| block.norms()).chain([&decoder.norm]);
+        let norms = decoder.blocks.iter().flat_map(Block::norms).chain([&decoder.norm]);
         parameters.extend(norms.filter_map(|norm| vector(norm.name().to_owned(), norm.weight())));
         for (name, linear) in self.linears() {
             parameters.extend(matrix(format!("{name}.weight"), &linear.weight));

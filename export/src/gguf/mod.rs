@@ -166,7 +166,9 @@ fn read(weights: &dyn Checkpoint, tensor: &DeclaredTensor, config: &ModelConfig)
     let (name, part) = (&tensor.name, tensor.part);
     let mut values = weights.read_f32(name)?;
     if part.role.is_norm() && config.family.norm_offset != 0.0 {
-        values.iter_mut().for_each(|value| *value += config.family.norm_offset as f32);
+        for value in &mut values {
+            *value += config.family.norm_offset as f32;
+        }
     }
     let Some(heads) = part.role.heads(config).filter(|_| part.rows == RowOrder::Interleaved) else { return Ok(values) };
     halves_interleaved(&values, heads * config.head_dim, heads)

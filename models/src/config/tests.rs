@@ -84,7 +84,7 @@ fn rotary_parameters_come_from_where_transformers_takes_them() {
     // An empty or null `rope_scaling` is none.
     for nothing in [json!({}), Value::Null] {
         let config = with(&json!({"rope_scaling": nothing, "rope_parameters": {"rope_theta": 7.0}})).unwrap();
-        assert_eq!(config.rotary[0].theta, 7.0);
+        assert_eq!(config.rotary, [RotaryConfig { theta: 7.0, scaling: None }]);
     }
 }
 
@@ -147,6 +147,10 @@ fn the_text_part_of_gemma_3_is_read_with_its_defaults() {
     assert_eq!(config.rotary, [RotaryConfig { theta: 1e6, scaling: linear }, RotaryConfig { theta: 1e4, scaling: None }]);
     // 3.88 billion: google/gemma-3-4b without its vision part.
     assert_eq!(config.parameter_count(), 3_880_263_168);
+    assert_eq!((config.attention_scale, config.embedding_scale), (1.0 / 16.0, Some(2560f64.sqrt())));
+    let mut other = gemma();
+    other["text_config"]["query_pre_attn_scalar"] = json!(144);
+    assert_eq!([ModelConfig::from_json(&other).unwrap().attention_scale], [1.0 / 12.0]);
     assert_eq!(text_part(&gemma())["architectures"], json!(["Gemma3ForCausalLM"]));
 }
 

@@ -184,7 +184,7 @@ fn write(config: &ModelConfig, metadata: &mut Metadata) -> std::result::Result<(
     Ok(())
 }
 
-fn read(metadata: &Metadata, config: &mut Map<String, Value>) -> Result<()> {
+fn read(metadata: &Metadata, config: &mut Map<String, Value>) {
     let of = |config: &Map<String, Value>, key: &str| config.get(key).and_then(Value::as_u64).unwrap_or(0) as usize;
     let (layers, head_dim) = (of(config, "num_hidden_layers"), of(config, "head_dim"));
     let scalar = query_scalar(layers, of(config, "hidden_size"), of(config, "num_attention_heads"), head_dim);
@@ -197,5 +197,4 @@ fn read(metadata: &Metadata, config: &mut Map<String, Value>) -> Result<()> {
     config.insert("sliding_window_pattern".to_owned(), json!(if window.is_some() { period } else { 1 }));
     let theta = metadata.float("gemma3.rope.freq_base_swa").unwrap_or(SLIDING_THETA);
     config.insert("rope_local_base_freq".to_owned(), json!(theta));
-    Ok(())
 }

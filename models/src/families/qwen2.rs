@@ -18,7 +18,7 @@ pub static FAMILY: Family = Family {
     configure,
     parts: PARTS,
     norm_offset: 0.0,
-    gguf: GgufArchitecture { name: "qwen2", has_windows: false, write: |_, _| Ok(()), read: |_, _| Ok(()) },
+    gguf: GgufArchitecture { name: "qwen2", has_windows: false, write: |_, _| Ok(()), read: |_, _| () },
 };
 
 const PARTS: &[Part] = &[
@@ -56,7 +56,6 @@ struct Qwen2Config {
     tie_word_embeddings: bool,
     #[serde(default)]
     use_sliding_window: bool,
-    #[serde(default = "sliding_window")]
     sliding_window: Option<usize>,
     #[serde(default = "max_window_layers")]
     max_window_layers: usize,
@@ -69,10 +68,6 @@ fn max_position_embeddings() -> usize {
 
 fn rms_norm_eps() -> f64 {
     1e-6
-}
-
-fn sliding_window() -> Option<usize> {
-    Some(4096)
 }
 
 fn max_window_layers() -> usize {
@@ -92,7 +87,9 @@ fn configure(json: &Value) -> Result<ModelConfig> {
         head_dim: config.head_dim,
         max_position_embeddings: config.max_position_embeddings,
     };
-    let window = config.sliding_window.filter(|_| config.use_sliding_window);
+    // What is absent has the default; a null is none.
+    let window = config.sliding_window.or_else(|| json.get("sliding_window").is_none().then_some(4096));
+    let window = window.filter(|_| config.use_sliding_window);
     let layers = LayerConfig::list(config.layer_types.as_deref(), config.num_hidden_layers, |layer| {
         window.is_some() && layer >= config.max_window_layers
     })?;

@@ -19,7 +19,7 @@ pub static FAMILY: Family = Family {
     configure,
     parts: PARTS,
     norm_offset: 0.0,
-    gguf: GgufArchitecture { name: "qwen3", has_windows: false, write, read: |_, _| Ok(()) },
+    gguf: GgufArchitecture { name: "qwen3", has_windows: false, write, read: |_, _| () },
 };
 
 /// llama.cpp's layers have no biases here.
@@ -69,7 +69,6 @@ struct Qwen3Config {
     attention_bias: bool,
     #[serde(default)]
     use_sliding_window: bool,
-    #[serde(default = "sliding_window")]
     sliding_window: Option<usize>,
     #[serde(default = "max_window_layers")]
     max_window_layers: usize,
@@ -86,10 +85,6 @@ fn rms_norm_eps() -> f64 {
 
 fn head_dim() -> usize {
     128
-}
-
-fn sliding_window() -> Option<usize> {
-    Some(4096)
 }
 
 fn max_window_layers() -> usize {
@@ -110,7 +105,9 @@ fn configure(json: &Value) -> Result<ModelConfig> {
         max_position_embeddings: config.max_position_embeddings,
     };
     let biased = config.attention_bias;
-    let window = config.sliding_window.filter(|_| config.use_sliding_window);
+    // What is absent has the default; a null is none.
+    let window = config.sliding_window.or_else(|| json.get("sliding_window").is_none().then_some(4096));
+    let window = window.filter(|_| config.use_sliding_window);
     let layers = LayerConfig::list(config.layer_types.as_deref(), config.num_hidden_layers, |layer| {
         window.is_some() && layer >= config.max_window_layers
     })?;

@@ -53,7 +53,7 @@ pub(super) fn config_json(file: &GgufFile) -> Result<Value> {
     if let Some(scaling) = rope_scaling(file, architecture)? {
         set("rope_scaling", scaling);
     }
-    (family.gguf.read)(metadata, &mut config)?;
+    (family.gguf.read)(metadata, &mut config);
     Ok(Value::Object(config))
 }
 
@@ -110,7 +110,7 @@ const UNREAD: &[&str] = &[
 fn refuse_unread(metadata: &Metadata, architecture: &str) -> Result<()> {
     for name in UNREAD {
         let key = format!("{architecture}.{name}");
-        if let Some(value) = metadata.float(&key).filter(|value| *value != 0.0 && *value != 1.0) {
+        if let Some(value) = metadata.float(&key).filter(|value| ![0.0, 1.0].contains(value)) {
             return Err(ModelError::Config { reason: format!("`{key}` is {value}, which is not computed here") });
         }
     }
@@ -137,13 +137,15 @@ mod tests {
     fn a_factor_without_a_type_divides_positions() {
         let read = |pairs: &[(&str, GgufValue)]| {
             let mut metadata = Metadata::default();
-            pairs.iter().for_each(|(key, value)| metadata.insert(format!("llama.{key}"), value.clone()));
+            for (key, value) in pairs {
+                metadata.insert(format!("llama.{key}"), value.clone());
+            }
             stretched(&metadata, "llama")
         };
         let linear = Some(json!({ "rope_type": "linear", "factor": 4.0 }));
         let (factor, old) = (("rope.scaling.factor", GgufValue::Float(4.0)), ("rope.scale_linear", GgufValue::Float(4.0)));
         let kind = |name: &str| ("rope.scaling.type", GgufValue::Text(name.to_owned()));
-        assert_eq!(read(&[factor.clone()]).unwrap(), linear);
+        assert_eq!(read(std::slice::from_ref(&factor)).unwrap(), linear);
         assert_eq!(read(&[old]).unwrap(), linear);
         assert_eq!(read(&[kind("linear"), factor.clone()]).unwrap(), linear);
         assert_eq!(read(&[kind("none"), factor.clone()]).unwrap(), None);

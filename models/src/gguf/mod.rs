@@ -176,7 +176,9 @@ impl Checkpoint for GgufFile {
         let mut values = self.reordered(stored, &values)?.unwrap_or(values);
         let offset = self.offset_of(stored);
         if offset != 0.0 {
-            values.iter_mut().for_each(|value| *value -= offset);
+            for value in &mut values {
+                *value -= offset;
+            }
         }
         Ok(values)
     }

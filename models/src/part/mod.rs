@@ -187,20 +187,15 @@ pub fn declared_tensors(config: &ModelConfig) -> Vec<DeclaredTensor> {
     let mut push = |part: &'static Part, layer: Option<usize>| {
         let (name, gguf) = (part.checkpoint_name(layer), part.gguf_name(layer));
         let shape = part.role.shape(config);
-        let bias = part.role.has_bias(config).then(|| vec![shape[0]]);
-        let mut tensor = |kind: &str, shape| {
-            tensors.push(DeclaredTensor {
-                name: format!("{name}.{kind}"),
-                gguf: format!("{gguf}.{kind}"),
-                shape,
-                part,
-                layer,
-            })
-        };
-        tensor("weight", shape);
-        if let Some(shape) = bias {
-            tensor("bias", shape);
-        }
+        let bias = part.role.has_bias(config).then(|| ("bias", vec![shape[0]]));
+        let kinds = [Some(("weight", shape)), bias].into_iter().flatten();
+        tensors.extend(kinds.map(|(kind, shape)| DeclaredTensor {
+            name: format!("{name}.{kind}"),
+            gguf: format!("{gguf}.{kind}"),
+            shape,
+            part,
+            layer,
+        }));
     };
     let outer = |role: Role| parts.iter().filter(move |part| part.role == role);
     outer(Role::Embedding).for_each(|part| push(part, None));
