@@ -62,9 +62,8 @@ fn config(model: &Pretrained, float: FloatType) -> Value {
     if let Value::Object(map) = &mut config {
         map.insert("torch_dtype".to_owned(), json!(float.torch_name()));
         map.remove("quantization_config");
-        map.entry("architectures").or_insert_with(|| {
-            json!([if model.config.model_type == "mistral" { "MistralForCausalLM" } else { "LlamaForCausalLM" }])
-        });
+        let class = model.config.family.class_of(&model.config.model_type);
+        map.entry("architectures").or_insert_with(|| json!([class]));
     }
     config
 }

@@ -35,6 +35,14 @@ pub enum ModelError {
         /// What is built in.
         known: String,
     },
+    /// A GGUF architecture without a family here.
+    #[error("unknown GGUF architecture `{architecture}`; known are {known}")]
+    UnknownArchitecture {
+        /// What the file asks for.
+        architecture: String,
+        /// What is built in.
+        known: String,
+    },
     /// Tensors are missing or have other shapes; all of them are listed.
     #[error("the checkpoint does not fit the model:\n  {}", problems.join("\n  "))]
     Misfit {

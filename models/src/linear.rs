@@ -18,6 +18,8 @@ pub struct Linear<B: Backend> {
     pub bias: Option<Weight<B, 1>>,
     /// The low-rank update, where one is attached.
     pub adapter: Option<LowRank<B>>,
+    #[module(skip)]
+    name: String,
 }
 
 /// A low-rank update `scale · B A` of a linear layer.
@@ -38,6 +40,18 @@ pub struct LowRank<B: Backend> {
 /// Seeds the dropout of one forward pass; the same seed gives the same masks on every backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DropoutSeed(pub u64);
+
+impl<B: Backend> Linear<B> {
+    /// A layer without an adapter; `name` is the checkpoint's, without `.weight`.
+    pub fn new(name: &str, weight: Weight<B, 2>, bias: Option<Weight<B, 1>>) -> Self {
+        Self { weight, bias, adapter: None, name: name.to_owned() }
+    }
+
+    /// The checkpoint's name, without `.weight`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
 
 impl<B: FusedBackend> Linear<B> {
     /// Applies the layer to `[rows, in]`; `dropout` is given in training only.

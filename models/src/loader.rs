@@ -73,12 +73,22 @@ impl<'a, B: FusedBackend> Loader<'a, B> {
         self.weight(name, [rows, columns], |random| INITIAL_DEVIATION * normal(random))
     }
 
-    /// The weight of a norm.
+    /// The weight of a norm that multiplies by `offset` plus it. A frozen one is the sum, computed in f32.
     ///
     /// # Errors
     /// When it can't be read or has another size.
-    pub fn norm(&mut self, name: &str, features: usize) -> Result<Weight<B, 1>> {
-        self.weight(name, [features], |_| 1.0)
+    pub fn norm(&mut self, name: &str, features: usize, offset: f64) -> Result<Weight<B, 1>> {
+        let LoadOptions { dtype, trainable } = self.options;
+        match self.origin {
+            Origin::Checkpoint(checkpoint) if offset != 0.0 && !trainable => {
+                let mut values = checkpoint.read_f32(name)?;
+                for value in &mut values {
+                    *value += offset as f32;
+                }
+                self.place(name, [features], dtype.convert(name, values)?)
+            }
+            _ => self.weight(name, [features], |_| 1.0 - offset),
+        }
     }
 
     /// A linear layer; `name` is without `.weight`.
@@ -88,7 +98,7 @@ impl<'a, B: FusedBackend> Loader<'a, B> {
     pub fn linear(&mut self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Result<Linear<B>> {
         let weight = self.matrix(&format!("{name}.weight"), outputs, inputs)?;
         let bias = bias.then(|| self.weight(&format!("{name}.bias"), [outputs], |_| 0.0)).transpose()?;
-        Ok(Linear { weight, bias, adapter: None })
+        Ok(Linear::new(name, weight, bias))
     }
 
     /// One tensor, on the device. On the host no more of it is kept than the checkpoint hands over.
@@ -98,7 +108,7 @@ impl<'a, B: FusedBackend> Loader<'a, B> {
         shape: [usize; D],
         fresh: impl Fn(&mut ChaCha8Rng) -> f64,
     ) -> Result<Weight<B, D>> {
-        let LoadOptions { dtype, trainable } = self.options;
+        let dtype = self.options.dtype;
         let wanted = shape.iter().product::<usize>();
         let data = match self.origin {
             Origin::Checkpoint(checkpoint) => checkpoint.read(name, dtype)?,
@@ -108,8 +118,13 @@ impl<'a, B: FusedBackend> Loader<'a, B> {
                 dtype.convert(name, (0..wanted).map(|_| fresh(&mut random) as f32).collect())?
             }
         };
-        if data.num_elements() != wanted {
-            let problem = format!("{name}: {} elements found, {shape:?} wanted", data.num_elements());
+        self.place(name, shape, data)
+    }
+
+    fn place<const D: usize>(&self, name: &str, shape: [usize; D], data: TensorData) -> Result<Weight<B, D>> {
+        let LoadOptions { dtype, trainable } = self.options;
+        if data.num_elements() != shape.iter().product::<usize>() {
+            let problem = format!("{name}: expected {shape:?}, got {} elements", data.num_elements());
             return Err(ModelError::Misfit { problems: vec![problem] });
         }
         let data = TensorData { shape: shape.into(), ..data };

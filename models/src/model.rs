@@ -5,32 +5,33 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use burnish_kernels::{FusedBackend, linear};
 
-use crate::cache::Cache;
+use crate::blocks::{Block, BlockState, Stream};
+use crate::cache::{Cache, LayerCache};
 use crate::checkpoint::{Checkpoint, check_fit};
 use crate::config::ModelConfig;
-use crate::error::{ModelError, Result};
+use crate::decoder::Decoder;
+use crate::error::Result;
 use crate::input::ModelInput;
 use crate::linear::Linear;
-use crate::llama::Llama;
 use crate::loader::{LoadOptions, Loader};
+use crate::part::declared_tensors;
 use crate::weight::{AnyTensor, NamedParameter, Weight};
 
-/// The `model_type`s that have a family here.
-pub const MODEL_TYPES: &[&str] = &["llama", "mistral"];
-
 /// A language model.
+///
+/// A forward pass is [`LanguageModel::embed`], then [`LanguageModel::block`] for each block, then [`LanguageModel::finish`];
+/// [`LanguageModel::hidden_states`] does all of them.
 #[derive(Module, Debug)]
-pub enum LanguageModel<B: Backend> {
-    /// Llama, SmolLM2, TinyLlama, Mistral.
-    Llama(Llama<B>),
+pub struct LanguageModel<B: Backend> {
+    decoder: Decoder<B>,
 }
 
 impl<B: FusedBackend> LanguageModel<B> {
     /// Reads the weights of a checkpoint to the device.
     ///
     /// # Errors
-    /// [`ModelError::UnknownModelType`], [`ModelError::Misfit`] with every tensor that is missing or misshapen,
-    /// [`ModelError::Overflow`] with a weight that the dtype does not hold, or a file that can't be read.
+    /// [`crate::ModelError::Misfit`] with every tensor that is missing or misshapen, [`crate::ModelError::Overflow`] with a weight
+    /// that the dtype does not hold, or a file that can't be read.
     pub fn load(
         config: &ModelConfig,
         checkpoint: &dyn Checkpoint,
@@ -38,65 +39,85 @@ impl<B: FusedBackend> LanguageModel<B> {
         options: LoadOptions,
     ) -> Result<Self> {
         Self::check_checkpoint(config, checkpoint)?;
-        Self::build(config, &mut Loader::from_checkpoint(checkpoint, device.clone(), options)?)
+        let mut loader = Loader::from_checkpoint(checkpoint, device.clone(), options)?;
+        Ok(Self { decoder: Decoder::load(config, &mut loader)? })
     }
 
     /// Fresh weights, all trainable, in f32.
     ///
     /// # Errors
-    /// [`ModelError::UnknownModelType`].
+    /// When the family declares too few parts.
     pub fn random(config: &ModelConfig, seed: u64, device: &B::Device) -> Result<Self> {
-        Self::build(config, &mut Loader::random(seed, device.clone()))
-    }
-
-    fn build(config: &ModelConfig, loader: &mut Loader<B>) -> Result<Self> {
-        match config.model_type.as_str() {
-            "llama" | "mistral" => Llama::load(config, loader).map(Self::Llama),
-            other => Err(unknown(other)),
-        }
+        Ok(Self { decoder: Decoder::load(config, &mut Loader::random(seed, device.clone()))? })
     }
 
     /// Every tensor that a checkpoint of this configuration has, with its shape.
     ///
     /// # Errors
-    /// [`ModelError::UnknownModelType`].
+    /// None so far.
     pub fn tensor_shapes(config: &ModelConfig) -> Result<Vec<(String, Vec<usize>)>> {
-        match config.model_type.as_str() {
-            "llama" | "mistral" => Ok(Llama::<B>::tensor_shapes(config)),
-            other => Err(unknown(other)),
-        }
+        Ok(declared_tensors(config).into_iter().map(|tensor| (tensor.name, tensor.shape)).collect())
     }
 
     /// Names of [`LanguageModel::linears`], before there is a model.
     ///
     /// # Errors
-    /// [`ModelError::UnknownModelType`].
+    /// None so far.
     pub fn linear_names(config: &ModelConfig) -> Result<Vec<String>> {
-        let shapes = Self::tensor_shapes(config)?.into_iter();
-        let of_blocks = shapes.filter(|(name, shape)| shape.len() == 2 && name.contains(".layers."));
-        Ok(of_blocks.filter_map(|(name, _)| name.strip_suffix(".weight").map(str::to_owned)).collect())
+        let linears = declared_tensors(config).into_iter().filter(|tensor| tensor.part.role.is_linear());
+        Ok(linears.filter_map(|tensor| tensor.name.strip_suffix(".weight").map(str::to_owned)).collect())
     }
 
     /// Checks that a checkpoint has every tensor of the configuration.
     ///
     /// # Errors
-    /// [`ModelError::UnknownModelType`], or [`ModelError::Misfit`] with every tensor that is missing or misshapen.
+    /// [`crate::ModelError::Misfit`] with every tensor that is missing or misshapen.
     pub fn check_checkpoint(config: &ModelConfig, checkpoint: &dyn Checkpoint) -> Result<()> {
         check_fit(checkpoint, &Self::tensor_shapes(config)?)
     }
 
+    /// What all blocks of a pass over that input share.
+    pub fn state(&self, input: &ModelInput<B>) -> BlockState<B> {
+        self.decoder.state(input)
+    }
+
+    /// The residual stream before the first block.
+    pub fn embed(&self, input: &ModelInput<B>) -> Stream<B> {
+        self.decoder.embed(input)
+    }
+
+    /// The residual stream after the block of that index.
+    ///
+    /// # Panics
+    /// When there is no such block.
+    pub fn block(
+        &self,
+        index: usize,
+        stream: Stream<B>,
+        state: &BlockState<B>,
+        cache: Option<&mut LayerCache<B>>,
+    ) -> Stream<B> {
+        self.decoder.blocks[index].forward(stream, state, cache)
+    }
+
+    /// Hidden states after the last norm, `[batch · length, hidden_size]`, of the stream after the last block.
+    pub fn finish(&self, stream: Stream<B>) -> Tensor<B, 2> {
+        stream.normed(&self.decoder.norm).1
+    }
+
     /// Hidden states after the last norm, `[batch · length, hidden_size]`.
-    pub fn hidden_states(&self, input: &ModelInput<B>, cache: Option<&mut Cache<B>>) -> Tensor<B, 2> {
-        match self {
-            Self::Llama(model) => model.hidden_states(input, cache),
+    pub fn hidden_states(&self, input: &ModelInput<B>, mut cache: Option<&mut Cache<B>>) -> Tensor<B, 2> {
+        let state = self.state(input);
+        let mut stream = self.embed(input);
+        for index in 0..self.num_layers() {
+            stream = self.block(index, stream, &state, cache.as_deref_mut().map(|cache| cache.layer(index)));
         }
+        self.finish(stream)
     }
 
     /// The weight that turns hidden states into logits, `[vocab_size, hidden_size]`.
     pub fn head(&self) -> Tensor<B, 2> {
-        match self {
-            Self::Llama(model) => model.head(),
-        }
+        self.decoder.head()
     }
 
     /// Logits of hidden states, `[rows, vocab_size]`.
@@ -106,31 +127,38 @@ impl<B: FusedBackend> LanguageModel<B> {
 
     /// Number of blocks, for the cache.
     pub fn num_layers(&self) -> usize {
-        match self {
-            Self::Llama(model) => model.layers.len(),
-        }
+        self.decoder.blocks.len()
     }
 
     /// The linear layers that adapters may be attached to, under their checkpoint names without `.weight`.
     pub fn linears(&self) -> Vec<(String, &Linear<B>)> {
-        match self {
-            Self::Llama(model) => model.linears(),
-        }
+        let linears = self.decoder.blocks.iter().flat_map(Block::linears);
+        linears.map(|linear| (linear.name().to_owned(), linear)).collect()
     }
 
     /// As [`LanguageModel::linears`], to change them.
     pub fn linears_mut(&mut self) -> Vec<(String, &mut Linear<B>)> {
-        match self {
-            Self::Llama(model) => model.linears_mut(),
-        }
+        let linears = self.decoder.blocks.iter_mut().flat_map(Block::linears_mut);
+        linears.map(|linear| (linear.name().to_owned(), linear)).collect()
     }
 
     /// Every weight of the base under its checkpoint name, adapters left out.
     pub fn weights(&self) -> Vec<(String, AnyTensor<B>)> {
-        self.collect(|_, weight| Some(AnyTensor::Vector(weight.val())), |_, weight| Some(AnyTensor::Matrix(weight.val())))
+        let mut weights = Vec::new();
+        let decoder = &self.decoder;
+        for matrix in [Some(&decoder.embedding), decoder.head.as_ref()].into_iter().flatten() {
+            weights.push((matrix.name.clone(), AnyTensor::Matrix(matrix.weight.val())));
+        }
+        let norms = decoder.blocks.iter().flat_map(Block::norms).chain([&decoder.norm]);
+        weights.extend(norms.map(|norm| (norm.name().to_owned(), AnyTensor::Vector(norm.stored()))));
+        for (name, linear) in self.linears() {
+            weights.push((format!("{name}.weight"), AnyTensor::Matrix(linear.weight.val())));
+            weights.extend(linear.bias.as_ref().map(|bias| (format!("{name}.bias"), AnyTensor::Vector(bias.val()))));
+        }
+        weights
     }
 
-    /// Everything that trains: weights under their checkpoint names, adapters as `<layer>.lora_A.weight`.
+    /// Everything that trains: adapters as `<layer>.lora_A.weight`, weights under their checkpoint names.
     pub fn parameters(&self) -> Vec<NamedParameter<B>> {
         let mut parameters = Vec::new();
         for (name, linear) in self.linears() {
@@ -141,49 +169,24 @@ impl<B: FusedBackend> LanguageModel<B> {
                 }
             }
         }
-        let vector = |name: &str, weight: &Weight<B, 1>| match weight {
-            Weight::Trainable(param) => {
-                Some(NamedParameter { name: name.to_owned(), id: param.id, tensor: AnyTensor::Vector(param.val()) })
-            }
+        let vector = |name: String, weight: &Weight<B, 1>| match weight {
+            Weight::Trainable(param) => Some(NamedParameter { name, id: param.id, tensor: AnyTensor::Vector(param.val()) }),
             Weight::Frozen(_) => None,
         };
-        let matrix = |name: &str, weight: &Weight<B, 2>| match weight {
-            Weight::Trainable(param) => {
-                Some(NamedParameter { name: name.to_owned(), id: param.id, tensor: AnyTensor::Matrix(param.val()) })
-            }
+        let matrix = |name: String, weight: &Weight<B, 2>| match weight {
+            Weight::Trainable(param) => Some(NamedParameter { name, id: param.id, tensor: AnyTensor::Matrix(param.val()) }),
             Weight::Frozen(_) => None,
         };
-        parameters.extend(self.collect(vector, matrix).into_iter().map(|(_, parameter)| parameter));
+        let decoder = &self.decoder;
+        for outer in [Some(&decoder.embedding), decoder.head.as_ref()].into_iter().flatten() {
+            parameters.extend(matrix(outer.name.clone(), &outer.weight));
+        }
+        let norms = decoder.blocks.iter().flat_map(Block::norms).chain([&decoder.norm]);
+        parameters.extend(norms.filter_map(|norm| vector(norm.name().to_owned(), norm.weight())));
+        for (name, linear) in self.linears() {
+            parameters.extend(matrix(format!("{name}.weight"), &linear.weight));
+            parameters.extend(linear.bias.as_ref().and_then(|bias| vector(format!("{name}.bias"), bias)));
+        }
         parameters
     }
-
-    fn collect<T>(
-        &self,
-        vector: impl Fn(&str, &Weight<B, 1>) -> Option<T>,
-        matrix: impl Fn(&str, &Weight<B, 2>) -> Option<T>,
-    ) -> Vec<(String, T)> {
-        let (vectors, matrices) = match self {
-            Self::Llama(model) => model.other_weights(),
-        };
-        let mut found = Vec::new();
-        for (name, weight) in matrices {
-            found.extend(matrix(&name, weight).map(|value| (name, value)));
-        }
-        for (name, weight) in vectors {
-            found.extend(vector(&name, weight).map(|value| (name, value)));
-        }
-        for (name, linear) in self.linears() {
-            let weight_name = format!("{name}.weight");
-            found.extend(matrix(&weight_name, &linear.weight).map(|value| (weight_name, value)));
-            if let Some(bias) = &linear.bias {
-                let bias_name = format!("{name}.bias");
-                found.extend(vector(&bias_name, bias).map(|value| (bias_name, value)));
-            }
-        }
-        found
-    }
-}
-
-fn unknown(model_type: &str) -> ModelError {
-    ModelError::UnknownModelType { model_type: model_type.to_owned(), known: MODEL_TYPES.join(", ") }
 }

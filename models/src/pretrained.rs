@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::chat_template::ChatTemplate;
-use crate::checkpoint::{Checkpoint, SafetensorsFolder};
-use crate::config::ModelConfig;
+use crate::checkpoint::{Checkpoint, SafetensorsFolder, canonical};
+use crate::config::{ModelConfig, text_part};
 use crate::error::{ModelError, Result};
 use crate::gguf::GgufFile;
 use crate::hub;
@@ -16,7 +16,7 @@ use crate::tokenizer::Tokenizer;
 pub struct Pretrained {
     /// Hyper-parameters.
     pub config: ModelConfig,
-    /// `config.json` as it was read, or as the GGUF's metadata gives it.
+    /// `config.json` as it was read, of a multimodal model its text part, or as the GGUF's metadata gives it.
     pub config_json: Value,
     /// Text to ids and back.
     pub tokenizer: Tokenizer,
@@ -24,7 +24,7 @@ pub struct Pretrained {
     pub chat_template: Option<ChatTemplate>,
     /// `generation_config.json`, where there is one.
     pub generation_config: Option<Value>,
-    /// The weights.
+    /// The weights, under the names that the family declares.
     pub checkpoint: Box<dyn Checkpoint>,
     /// What the user named.
     pub source: String,
@@ -63,12 +63,18 @@ impl Pretrained {
     }
 
     fn from_parts(folder: &Path, checkpoint: Box<dyn Checkpoint>) -> Result<Self> {
-        let config_json = read_json(&folder.join("config.json"))?;
+        let whole = read_json(&folder.join("config.json"))?;
+        let mut config_json = text_part(&whole).into_owned();
+        if config_json != whole {
+            // Files that are written from it are those of the text model, adapters too.
+            tracing::warn!("{}: the text part of a multimodal model is read, the rest left out", folder.display());
+        }
         let tokenizer = Tokenizer::from_folder(folder)?;
         let generation = folder.join("generation_config.json");
         let generation_config = generation.exists().then(|| read_json(&generation)).transpose()?;
         let mut config = ModelConfig::from_json(&config_json)?;
         add_end_tokens(&mut config, generation_config.as_ref(), &tokenizer);
+        let checkpoint = canonical(checkpoint, &mut config, &mut config_json)?;
         Ok(Self {
             config,
             chat_template: ChatTemplate::from_folder(folder, tokenizer.special())?,

@@ -5,15 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use burnish_kernels::{FusedBackend, RotaryTable};
 
-use crate::config::{ModelConfig, RopeScaling};
+use crate::config::{RopeScaling, RotaryConfig};
 
 /// The angle a position adds to each pair of a head's elements, `head_dim / 2` of them.
 ///
 /// Source: Su et al. 2021; `_compute_llama3_parameters` and `_compute_linear_scaling_rope_parameters` of transformers 5.
-pub fn inverse_frequencies(config: &ModelConfig) -> Vec<f64> {
-    let dim = config.head_dim as f64;
-    let plain = (0..config.head_dim / 2).map(|pair| config.rope_theta.powf(-2.0 * pair as f64 / dim));
-    match &config.rope_scaling {
+pub fn inverse_frequencies(head_dim: usize, config: &RotaryConfig) -> Vec<f64> {
+    let dim = head_dim as f64;
+    let plain = (0..head_dim / 2).map(|pair| config.theta.powf(-2.0 * pair as f64 / dim));
+    match &config.scaling {
         None => plain.collect(),
         Some(RopeScaling::Linear { factor }) => plain.map(|frequency| frequency / factor).collect(),
         Some(RopeScaling::Factors { factors }) => {
@@ -70,9 +70,9 @@ impl Known {
 }
 
 impl Rope {
-    /// Those of a configuration.
-    pub fn new(config: &ModelConfig) -> Self {
-        Self { frequencies: inverse_frequencies(config), known: Arc::default() }
+    /// Those of a configuration, for heads of that width.
+    pub fn new(head_dim: usize, config: &RotaryConfig) -> Self {
+        Self { frequencies: inverse_frequencies(head_dim, config), known: Arc::default() }
     }
 
     /// Cosines and sines for tokens at the given positions, f32 whatever the model's dtype.

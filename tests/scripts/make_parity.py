@@ -1,6 +1,6 @@
 """Writes the tiny random checkpoints and what transformers and PEFT make of them.
 
-    python tests/scripts/make_parity.py tests/fixtures/parity
+    python tests/scripts/make_parity.py tests/fixtures/parity [CASE…]
 
 Each folder has a checkpoint, a PEFT adapter, and `golden.safetensors` with inputs, logits, losses, the gradient of
 every adapter tensor, and ten steps of AdamW with the adapter that they end with. Versions: requirements.txt.
@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, MistralConfig,
+                          MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
 
 BASE = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, max_position_embeddings=64,
             bos_token_id=1, eos_token_id=2, pad_token_id=0, attn_implementation="eager")
@@ -31,6 +32,14 @@ CASES = {
     "biased": (LlamaForCausalLM, LlamaConfig(**{**BASE, "hidden_size": 24}, num_attention_heads=3, num_key_value_heads=1,
                tie_word_embeddings=True, attention_bias=True, mlp_bias=True), dict(dtype=torch.float32),
                dict(target_modules=["q_proj", "v_proj", "down_proj"])),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config(**BASE, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
+              rope_parameters=dict(rope_type="default", rope_theta=1e6)), dict(dtype=torch.bfloat16), dict()),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config(**BASE, num_attention_heads=4, num_key_value_heads=2, head_dim=12,
+              tie_word_embeddings=False, rope_parameters=dict(rope_type="default", rope_theta=1e6)),
+              dict(dtype=torch.float16), dict()),
+    "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig(**{**BASE, "num_hidden_layers": 3}, num_attention_heads=4,
+               num_key_value_heads=2, head_dim=12, query_pre_attn_scalar=12, sliding_window=6, sliding_window_pattern=2,
+               rope_scaling=dict(rope_type="linear", factor=8.0)), dict(dtype=torch.bfloat16, norm=0), dict()),
 }
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -73,7 +82,7 @@ def make(name, folder):
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             noise = torch.randn_like(parameter)
-            parameter.copy_(1 + 0.1 * noise if "norm" in key else 0.2 * noise)
+            parameter.copy_(saving.get("norm", 1) + 0.1 * noise if "norm" in key else 0.2 * noise)
     model = model.to(saving["dtype"])
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder, max_shard_size=saving.get("shard", "5GB"))
@@ -88,7 +97,7 @@ def make(name, folder):
         golden["row_losses"] = torch.stack([
             torch.nn.functional.cross_entropy(model(input_ids=ids[i:i + 1, :n]).logits[0, :-1], labels[i, 1:n], reduction="sum")
             for i, n in [(0, 13), (1, 9)]])
-    if name == "llama":
+    if name in ("llama", "gemma3"):
         full = kind(config)
         full.load_state_dict(model.state_dict())
         full.eval()
@@ -126,6 +135,6 @@ def make(name, folder):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    for case in CASES:
+    for case in sys.argv[2:] or CASES:
         make(case, Path(sys.argv[1]) / case)
     print(json.dumps(sorted(CASES)))

@@ -10,7 +10,7 @@ use burnish_models::checkpoint::SafetensorsFolder;
 use burnish_models::{Checkpoint, ComputeType};
 use burnish_tests::Golden;
 
-const CASES: [&str; 4] = ["llama", "llama3", "mistral", "biased"];
+const CASES: [&str; 7] = ["llama", "llama3", "mistral", "biased", "qwen2", "qwen3", "gemma3"];
 
 fn close(name: &str, values: &[f32], expected: &[f32]) {
     Tolerance::of(DType::F32).check(name, values, expected).unwrap();
@@ -96,11 +96,11 @@ fn ten_steps(device: &dyn Device, case: &str, label: &str, clip: f64) {
 }
 
 /// Every weight trains: its gradient, and ten steps.
-fn full(device: &dyn Device) {
-    let golden = Golden::open("llama").unwrap();
+fn full(device: &dyn Device, case: &str) {
+    let golden = Golden::open(case).unwrap();
     let trainer = || device.train(&golden.config, TrainedPart::All(Weights::Of(&golden.weights)), optimizer(0.0)).unwrap();
-    step(&mut *trainer(), &golden, "llama", "full_losses", "full_grad.");
-    close("full losses", &ten_losses(&mut *trainer(), &golden), &golden.floats("full_losses").unwrap());
+    step(&mut *trainer(), &golden, case, "full_losses", "full_grad.");
+    close(&format!("{case} full losses"), &ten_losses(&mut *trainer(), &golden), &golden.floats("full_losses").unwrap());
 }
 
 /// Both rows of the batch in one row, neither seeing the other.
@@ -148,7 +148,9 @@ fn everything(backend: &str) {
         packed(&*device, case);
         cached(&*device, case);
     }
-    full(&*device);
+    for case in ["llama", "gemma3"] {
+        full(&*device, case);
+    }
 }
 
 #[test]

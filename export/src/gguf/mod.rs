@@ -1,17 +1,21 @@
 //! GGUF files that llama.cpp, Ollama and LM Studio open.
 //!
-//! Source: `ggml/docs/gguf.md` and `conversion/llama.py` of llama.cpp.
+//! Which tensors a file has, their names and the order of their rows, each family declares
+//! (`burnish_models::families`). Source: `ggml/docs/gguf.md` and `conversion/` of llama.cpp.
 
 mod metadata;
 mod quants;
 mod tokenizer;
 mod writer;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use burnish_models::gguf::names::{from_hugging_face, halves_interleaved};
-use burnish_models::gguf::{GgmlType, Metadata, Value};
-use burnish_models::{Checkpoint, ModelConfig, Pretrained, RopeScaling};
+use burnish_models::checkpoint::is_ignored;
+use burnish_models::gguf::{GgmlType, Metadata, Value, halves_interleaved, keys};
+use burnish_models::part::{DeclaredTensor, Role, RowOrder, declared_tensors};
+use burnish_models::rope::inverse_frequencies;
+use burnish_models::{Checkpoint, ModelConfig, Pretrained, RopeScaling, RotaryConfig};
 
 use crate::error::{ExportError, Result};
 use crate::place;
@@ -79,8 +83,8 @@ pub struct GgufOptions {
 /// Writes a model as one GGUF file.
 ///
 /// # Errors
-/// When the target exists, the tokenizer has no counterpart in llama.cpp, a weight is beyond f16, or the disk refuses;
-/// nothing is left then.
+/// When the target exists, the tokenizer or something of the configuration has no counterpart in llama.cpp, a tensor has no
+/// GGUF name or is missing, a weight is beyond f16, or the disk refuses; nothing is left then.
 pub fn export_gguf(
     model: &Pretrained,
     weights: &dyn Checkpoint,
@@ -88,28 +92,23 @@ pub fn export_gguf(
     options: &GgufOptions,
 ) -> Result<ExportReport> {
     let mut report = ExportReport { path: target.to_owned(), ..ExportReport::default() };
-    let mut metadata = metadata::of_model(model, options.kind.file_type());
-    tokenizer::add(&mut metadata, model)?;
+    let mut metadata = metadata::of_model(model, options.kind.file_type(), &mut report)?;
+    tokenizer::add(&mut metadata, model, &mut report)?;
     let factors = rope_factors(&model.config);
     let mut tensors = Vec::new();
-    let mut names = weights.names();
-    names.sort_by_key(|name| order(name));
-    for name in names {
-        let Some(own) = from_hugging_face(&name) else {
-            report.notes.push(format!("`{name}` has no place in a GGUF and was left out"));
-            continue;
-        };
-        let shape = weights.shape(&name).unwrap_or_default();
-        tensors.push(plan(own, Some(name), shape, options.kind, &mut report));
+    for tensor in declared(&model.config, weights)? {
+        let shape = weights.shape(&tensor.name).unwrap_or_default();
+        tensors.push(plan(tensor.gguf.clone(), Some(tensor), shape, options.kind, &mut report));
     }
     if let Some(factors) = &factors {
-        tensors.push(plan("rope_freqs.weight".to_owned(), None, vec![factors.len()], GgufType::F32, &mut report));
+        let name = keys::ROPE_FREQS.to_owned();
+        tensors.push(plan(name, None, vec![factors.len()], GgufType::F32, &mut report));
     }
     report.bytes = place::file(target, options.overwrite, |file| {
         write_header(file, &metadata, &tensors)?;
         for tensor in &tensors {
             let values = match &tensor.source {
-                Some(name) => read(weights, name, &model.config)?,
+                Some(declared) => read(weights, declared, &model.config)?,
                 None => factors.clone().unwrap_or_default(),
             };
             file.put(&quants::encode(tensor.kind, &tensor.name, &values)?)?;
@@ -120,9 +119,26 @@ pub fn export_gguf(
     Ok(report)
 }
 
+/// The tensors of the file: all that the family declares and none beside, for llama.cpp would compute without those.
+fn declared(config: &ModelConfig, weights: &dyn Checkpoint) -> Result<Vec<DeclaredTensor>> {
+    let mut tensors = declared_tensors(config);
+    let known: BTreeSet<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+    let stored: BTreeSet<String> = weights.names().into_iter().filter(|name| !is_ignored(name)).collect();
+    let nameless = stored.iter().filter(|name| !known.contains(name.as_str()));
+    let mut problems: Vec<String> = nameless.map(|name| format!("`{name}` has no name in GGUF files")).collect();
+    let missing = tensors.iter().filter(|tensor| !stored.contains(&tensor.name));
+    problems.extend(missing.map(|tensor| format!("`{}` is missing", tensor.name)));
+    if !problems.is_empty() {
+        let kind = config.family.gguf.name;
+        return Err(ExportError::unsupported(format!("not a `{kind}` GGUF:\n  {}", problems.join("\n  "))));
+    }
+    tensors.sort_by_key(order);
+    Ok(tensors)
+}
+
 fn plan(
     name: String,
-    source: Option<String>,
+    source: Option<DeclaredTensor>,
     shape: Vec<usize>,
     kind: GgufType,
     report: &mut ExportReport,
@@ -137,38 +153,37 @@ fn plan(
 }
 
 /// The order of layers, the embedding first, as converters write them.
-fn order(name: &str) -> (usize, usize, String) {
-    let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()).and_then(|n| n.parse().ok());
-    match layer {
-        Some(layer) => (1, layer, name.to_owned()),
-        None if name.starts_with("model.embed_tokens") => (0, 0, name.to_owned()),
-        None => (2, 0, name.to_owned()),
+fn order(tensor: &DeclaredTensor) -> (usize, usize, String) {
+    match tensor.layer {
+        Some(layer) => (1, layer, tensor.name.clone()),
+        None if tensor.part.role == Role::Embedding => (0, 0, tensor.name.clone()),
+        None => (2, 0, tensor.name.clone()),
     }
 }
 
-/// Reads a tensor; query and key rows are interleaved as llama.cpp's rotation wants them.
-fn read(weights: &dyn Checkpoint, name: &str, config: &ModelConfig) -> Result<Vec<f32>> {
-    let values = weights.read_f32(name)?;
-    let heads = if name.contains(".q_proj.") {
-        config.num_attention_heads
-    } else if name.contains(".k_proj.") {
-        config.num_key_value_heads
-    } else {
-        return Ok(values);
-    };
-    let rows = heads * config.head_dim;
-    halves_interleaved(&values, rows, heads)
+/// Reads a tensor as the file keeps it: rows in its order, norms with their offset.
+fn read(weights: &dyn Checkpoint, tensor: &DeclaredTensor, config: &ModelConfig) -> Result<Vec<f32>> {
+    let (name, part) = (&tensor.name, tensor.part);
+    let mut values = weights.read_f32(name)?;
+    if part.role.is_norm() && config.family.norm_offset != 0.0 {
+        for value in &mut values {
+            *value += config.family.norm_offset as f32;
+        }
+    }
+    let Some(heads) = part.role.heads(config).filter(|_| part.rows == RowOrder::Interleaved) else { return Ok(values) };
+    halves_interleaved(&values, heads * config.head_dim, heads)
         .ok_or_else(|| ExportError::unsupported(format!("`{name}` has no rows for {heads} heads of {}", config.head_dim)))
 }
 
 /// What llama.cpp divides the frequencies by, where the model stretches some of them.
 fn rope_factors(config: &ModelConfig) -> Option<Vec<f32>> {
-    match &config.rope_scaling {
+    let rotary = config.rotary.first()?;
+    match &rotary.scaling {
         Some(RopeScaling::Factors { factors }) => Some(factors.iter().map(|factor| *factor as f32).collect()),
         Some(RopeScaling::Llama3 { .. }) => {
-            let plain = ModelConfig { rope_scaling: None, ..config.clone() };
-            let stretched = burnish_models::rope::inverse_frequencies(config);
-            let plain = burnish_models::rope::inverse_frequencies(&plain);
+            let plain = RotaryConfig { scaling: None, ..rotary.clone() };
+            let stretched = inverse_frequencies(config.head_dim, rotary);
+            let plain = inverse_frequencies(config.head_dim, &plain);
             Some(plain.iter().zip(&stretched).map(|(plain, stretched)| (plain / stretched) as f32).collect())
         }
         Some(RopeScaling::Linear { .. }) | None => None,

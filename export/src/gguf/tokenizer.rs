@@ -10,6 +10,7 @@ use serde_json::Value as Json;
 
 use super::{number, set, text};
 use crate::error::{ExportError, Result};
+use crate::report::ExportReport;
 
 /// Kinds of tokens, `llama_token_type`.
 #[derive(Clone, Copy)]
@@ -22,7 +23,7 @@ enum Kind {
     Byte = 6,
 }
 
-pub(super) fn add(metadata: &mut Metadata, model: &Pretrained) -> Result<()> {
+pub(super) fn add(metadata: &mut Metadata, model: &Pretrained, report: &mut ExportReport) -> Result<()> {
     let json = model
         .tokenizer
         .inner()
@@ -35,12 +36,7 @@ pub(super) fn add(metadata: &mut Metadata, model: &Pretrained) -> Result<()> {
         return Err(ExportError::unsupported(format!("GGUF has no place for a tokenizer of type {}", bpe["type"])));
     }
     let size = model.config.vocab_size;
-    if model.tokenizer.vocab_size() > size {
-        return Err(ExportError::unsupported(format!(
-            "the tokenizer has {} tokens, but the embedding only {size} rows: llama.cpp refuses such a file",
-            model.tokenizer.vocab_size()
-        )));
-    }
+    leave_out(&json, size, report)?;
     let mut tokens: Vec<Option<(String, Kind)>> = vec![None; size];
     let byte_fallback = bpe["byte_fallback"].as_bool() == Some(true);
     for (token, id) in bpe["vocab"].as_object().into_iter().flatten() {
@@ -93,6 +89,25 @@ pub(super) fn add(metadata: &mut Metadata, model: &Pretrained) -> Result<()> {
     set(metadata, "tokenizer.ggml.add_eos_token", Value::Bool(special.add_eos));
     if let Some(template) = &model.chat_template {
         set(metadata, "tokenizer.chat_template", text(template.source()));
+    }
+    Ok(())
+}
+
+/// Notes the added tokens that the embedding has no row for, which llama.cpp's converter leaves out too: no text can use them.
+/// Other tokens without a row are refused.
+fn leave_out(json: &Json, rows: usize, report: &mut ExportReport) -> Result<()> {
+    let is_beyond = |id: &Json| id.as_u64().is_some_and(|id| id >= rows as u64);
+    let added = json["added_tokens"].as_array().into_iter().flatten().filter(|token| is_beyond(&token["id"]));
+    let added: Vec<&str> = added.filter_map(|token| token["content"].as_str()).collect();
+    let vocabulary = json["model"]["vocab"].as_object().into_iter().flatten();
+    let count = vocabulary.filter(|(token, id)| is_beyond(id) && !added.contains(&token.as_str())).count();
+    if count > 0 {
+        return Err(ExportError::unsupported(format!(
+            "{count} tokens of the tokenizer have no row in the embedding of {rows}: llama.cpp refuses such a file"
+        )));
+    }
+    if !added.is_empty() {
+        report.notes.push(format!("left out tokens that the embedding has no row for: {}", added.join(", ")));
     }
     Ok(())
 }
@@ -184,6 +199,18 @@ mod tests {
         // As o200k does: numbers alike, letters by case.
         let other = "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}]*[\\p{Ll}]+|\\p{N}{1,3}|\\s+";
         assert!(pre_tokenizer(&split(other)).unwrap_err().to_string().contains(other));
+    }
+
+    #[test]
+    fn added_tokens_without_a_row_are_left_out_and_others_refused() {
+        let json = json!({
+            "added_tokens": [{ "id": 1, "content": "<eos>" }, { "id": 3, "content": "<image>" }],
+            "model": { "vocab": { "a": 0, "<eos>": 1, "b": 2, "<image>": 3 } },
+        });
+        let mut report = ExportReport::default();
+        leave_out(&json, 3, &mut report).unwrap();
+        assert!(report.notes.len() == 1 && report.notes[0].ends_with(": <image>"), "{:?}", report.notes);
+        assert!(leave_out(&json, 2, &mut report).unwrap_err().to_string().starts_with("1 tokens"));
     }
 
     #[test]

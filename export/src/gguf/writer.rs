@@ -1,6 +1,7 @@
 //! The bytes of a GGUF header.
 
 use burnish_models::gguf::{GgmlType, Metadata, Value};
+use burnish_models::part::DeclaredTensor;
 
 use crate::error::{ExportError, Result};
 use crate::place::CountedFile;
@@ -11,8 +12,8 @@ pub(super) const ALIGNMENT: u64 = 32;
 /// A tensor that will follow the header.
 pub(super) struct PlannedTensor {
     pub name: String,
-    /// The Hugging Face name that it is read under.
-    pub source: Option<String>,
+    /// What it is read from; a tensor without is made from the configuration.
+    pub source: Option<DeclaredTensor>,
     /// Slowest dim first.
     pub shape: Vec<usize>,
     pub kind: GgmlType,

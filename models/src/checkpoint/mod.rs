@@ -1,8 +1,10 @@
 //! Named tensors on disk.
 
+mod canonical;
 mod mapped;
 pub(crate) mod safetensors;
 
+pub use self::canonical::{canonical, is_ignored};
 pub(crate) use self::mapped::release;
 pub use self::safetensors::SafetensorsFolder;
 
@@ -44,8 +46,8 @@ pub fn check_fit(checkpoint: &dyn Checkpoint, wanted: &[(String, Vec<usize>)]) -
     let problems: Vec<String> = wanted
         .iter()
         .filter_map(|(name, shape)| match checkpoint.shape(name) {
-            None => Some(format!("{name}: missing, {shape:?} wanted")),
-            Some(found) if &found != shape => Some(format!("{name}: {found:?} found, {shape:?} wanted")),
+            None => Some(format!("{name}: missing, expected {shape:?}")),
+            Some(found) if &found != shape => Some(format!("{name}: expected {shape:?}, got {found:?}")),
             Some(_) => None,
         })
         .collect();

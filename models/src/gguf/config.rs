@@ -1,46 +1,66 @@
 //! `config.json` from the metadata of a file.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::GgufFile;
+use super::{GgufFile, Metadata, keys};
 use crate::checkpoint::Checkpoint;
 use crate::error::{ModelError, Result};
+use crate::families;
+use crate::family::Family;
+use crate::part::Role;
 
 pub(super) fn config_json(file: &GgufFile) -> Result<Value> {
     let metadata = file.metadata();
     let missing = |key: &str| ModelError::Config { reason: format!("the GGUF lacks `{key}`") };
     let architecture = metadata.text("general.architecture").ok_or_else(|| missing("general.architecture"))?;
+    let family = families::by_architecture(architecture)?;
     let key = |name: &str| format!("{architecture}.{name}");
     let number = |name: &str| metadata.number(&key(name)).ok_or_else(|| missing(&key(name)));
-    let heads = number("attention.head_count")?;
-    let hidden = number("embedding_length")?;
-    let vocab = file.shape("model.embed_tokens.weight").and_then(|shape| shape.first().copied());
-    let mut config = json!({
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": architecture,
-        "hidden_act": "silu",
-        "hidden_size": hidden,
-        "intermediate_size": number("feed_forward_length")?,
-        "num_hidden_layers": number("block_count")?,
-        "num_attention_heads": heads,
-        "num_key_value_heads": metadata.number(&key("attention.head_count_kv")).unwrap_or(heads),
-        "head_dim": metadata.number(&key("attention.key_length")).unwrap_or(hidden / heads.max(1)),
-        "vocab_size": vocab.ok_or_else(|| missing("token_embd.weight"))?,
-        "rms_norm_eps": metadata.float(&key("attention.layer_norm_rms_epsilon")).map_or(1e-5, shortest),
-        "rope_theta": metadata.float(&key("rope.freq_base")).map_or(10_000.0, shortest),
-        "max_position_embeddings": number("context_length")?,
-        "tie_word_embeddings": file.shape("lm_head.weight").is_none(),
-        "attention_bias": file.shape("model.layers.0.self_attn.q_proj.bias").is_some(),
-        "mlp_bias": file.shape("model.layers.0.mlp.up_proj.bias").is_some(),
-        "bos_token_id": metadata.number("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": metadata.number("tokenizer.ggml.eos_token_id"),
-        "pad_token_id": metadata.number("tokenizer.ggml.padding_token_id"),
-        "torch_dtype": "float32",
-    });
-    if let Some(scaling) = rope_scaling(file, architecture)? {
-        config["rope_scaling"] = scaling;
+    refuse_unread(metadata, architecture)?;
+    let mut config = Map::new();
+    let mut set = |name: &str, value: Value| config.insert(name.to_owned(), value);
+    set("architectures", json!([family.model_types[0].class]));
+    set("model_type", json!(family.model_types[0].name));
+    set("hidden_act", json!("silu"));
+    for size in keys::SIZES {
+        let found = match size.fallback {
+            Some(fallback) => metadata.number(&key(size.gguf)).map_or_else(|| number(fallback), Ok)?,
+            None => number(size.gguf)?,
+        };
+        set(size.config, json!(found));
     }
-    Ok(config)
+    let (heads, hidden) = (number("attention.head_count")?, number("embedding_length")?);
+    let head_dim = metadata.number(&key(keys::KEY_LENGTH)).unwrap_or(hidden / heads.max(1));
+    if let Some(rotated) = metadata.number(&key(keys::ROPE_DIMENSION_COUNT)).filter(|rotated| *rotated != head_dim) {
+        let reason = format!(
+            "`{}` is {rotated} of {head_dim}: part of a head is not rotated, which is not computed here",
+            key(keys::ROPE_DIMENSION_COUNT)
+        );
+        return Err(ModelError::Config { reason });
+    }
+    set("head_dim", json!(head_dim));
+    let vocab = stored(file, family, Role::Embedding, "weight").and_then(|shape| shape.first().copied());
+    set("vocab_size", json!(vocab.ok_or_else(|| missing("token_embd.weight"))?));
+    set("rms_norm_eps", json!(metadata.float(&key(keys::NORM_EPSILON)).map_or(1e-5, shortest)));
+    set("rope_theta", json!(metadata.float(&key(keys::ROPE_FREQ_BASE)).map_or(10_000.0, shortest)));
+    set("tie_word_embeddings", json!(stored(file, family, Role::Head, "weight").is_none()));
+    set("attention_bias", json!(stored(file, family, Role::Query, "bias").is_some()));
+    set("mlp_bias", json!(stored(file, family, Role::Up, "bias").is_some()));
+    for (name, token) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
+        set(name, json!(metadata.number(&format!("tokenizer.ggml.{token}_token_id"))));
+    }
+    set("torch_dtype", json!("float32"));
+    if let Some(scaling) = rope_scaling(file, architecture)? {
+        set("rope_scaling", scaling);
+    }
+    (family.gguf.read)(metadata, &mut config);
+    Ok(Value::Object(config))
+}
+
+/// The shape of a tensor, that of the first block where blocks have it.
+fn stored(file: &GgufFile, family: &Family, role: Role, kind: &str) -> Option<Vec<usize>> {
+    let name = family.part(role)?.checkpoint_name(role.is_of_block().then_some(0));
+    file.shape(&format!("{name}.{kind}"))
 }
 
 /// The decimal that was meant by a number which went through f32, such as 1e-5.
@@ -49,19 +69,86 @@ fn shortest(value: f64) -> f64 {
 }
 
 fn rope_scaling(file: &GgufFile, architecture: &str) -> Result<Option<Value>> {
-    if file.shape("rope_freqs.weight").is_some() {
+    let metadata = file.metadata();
+    let key = |name: &str| format!("{architecture}.{name}");
+    if file.shape(keys::ROPE_FREQS).is_some() {
         // transformers knows divisors of frequencies as `longrope`, where they may differ by length.
-        let factors = file.read_f32("rope_freqs.weight")?;
+        let factors = file.read_f32(keys::ROPE_FREQS)?;
         return Ok(Some(json!({
             "rope_type": "longrope", "short_factor": factors, "long_factor": factors, "attention_factor": 1.0,
-            "original_max_position_embeddings": file.metadata().number(&format!("{architecture}.context_length")),
+            "original_max_position_embeddings": metadata.number(&key(keys::CONTEXT_LENGTH)),
         })));
     }
-    let metadata = file.metadata();
-    let factor = metadata.float(&format!("{architecture}.rope.scaling.factor"));
-    match metadata.text(&format!("{architecture}.rope.scaling.type")) {
-        None | Some("none") => Ok(None),
-        Some("linear") => Ok(Some(json!({ "rope_type": "linear", "factor": factor.unwrap_or(1.0) }))),
+    stretched(metadata, architecture)
+}
+
+/// Positions divided by a factor: that is what llama.cpp makes of a factor without a type too.
+fn stretched(metadata: &Metadata, architecture: &str) -> Result<Option<Value>> {
+    let float = |name: &str| metadata.float(&format!("{architecture}.{name}"));
+    let factor = float(keys::ROPE_SCALING_FACTOR).or_else(|| float(keys::ROPE_SCALE_LINEAR)).filter(|factor| *factor != 0.0);
+    match metadata.text(&format!("{architecture}.{}", keys::ROPE_SCALING_TYPE)) {
+        Some("none") => Ok(None),
+        None | Some("linear") => Ok(factor.map(|factor| json!({ "rope_type": "linear", "factor": factor }))),
         Some(other) => Err(ModelError::Config { reason: format!("rotary scaling `{other}` is not supported") }),
+    }
+}
+
+/// Keys that change what llama.cpp computes, and that no family here reads.
+const UNREAD: &[&str] = &[
+    "attention.clamp_kqv",
+    "attention.scale",
+    "attn_logit_softcapping",
+    "embedding_scale",
+    "expert_count",
+    "final_logit_softcapping",
+    "logit_scale",
+    "residual_scale",
+    "rope.scaling.attn_factor",
+];
+
+/// Refuses those keys by name, unless their value changes nothing.
+fn refuse_unread(metadata: &Metadata, architecture: &str) -> Result<()> {
+    for name in UNREAD {
+        let key = format!("{architecture}.{name}");
+        if let Some(value) = metadata.float(&key).filter(|value| ![0.0, 1.0].contains(value)) {
+            return Err(ModelError::Config { reason: format!("`{key}` is {value}, which is not computed here") });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Value as GgufValue;
+    use super::*;
+
+    #[test]
+    fn keys_that_are_not_read_are_refused_by_name() {
+        let with = |key: &str, value: f64| {
+            let mut metadata = Metadata::default();
+            metadata.insert(key, GgufValue::Float(value));
+            refuse_unread(&metadata, "gemma3")
+        };
+        assert!(with("gemma3.final_logit_softcapping", 30.0).unwrap_err().to_string().contains("final_logit_softcapping"));
+        assert!(with("gemma3.logit_scale", 1.0).is_ok() && with("llama.logit_scale", 2.0).is_ok());
+    }
+
+    #[test]
+    fn a_factor_without_a_type_divides_positions() {
+        let read = |pairs: &[(&str, GgufValue)]| {
+            let mut metadata = Metadata::default();
+            for (key, value) in pairs {
+                metadata.insert(format!("llama.{key}"), value.clone());
+            }
+            stretched(&metadata, "llama")
+        };
+        let linear = Some(json!({ "rope_type": "linear", "factor": 4.0 }));
+        let (factor, old) = (("rope.scaling.factor", GgufValue::Float(4.0)), ("rope.scale_linear", GgufValue::Float(4.0)));
+        let kind = |name: &str| ("rope.scaling.type", GgufValue::Text(name.to_owned()));
+        assert_eq!(read(std::slice::from_ref(&factor)).unwrap(), linear);
+        assert_eq!(read(&[old]).unwrap(), linear);
+        assert_eq!(read(&[kind("linear"), factor.clone()]).unwrap(), linear);
+        assert_eq!(read(&[kind("none"), factor.clone()]).unwrap(), None);
+        assert!(read(&[kind("yarn"), factor]).unwrap_err().to_string().contains("yarn"));
     }
 }

@@ -4,9 +4,10 @@
 
 mod config;
 mod header;
+pub mod keys;
 mod metadata;
-pub mod names;
 mod quants;
+mod rows;
 mod tokenizer;
 
 use std::collections::BTreeMap;
@@ -19,22 +20,30 @@ use memmap2::Mmap;
 pub use header::TensorInfo;
 pub use metadata::{Metadata, Value};
 pub use quants::GgmlType;
+pub use rows::halves_interleaved;
 pub use tokenizer::{LLAMA3_PATTERN, QWEN2_PATTERN};
 
 use crate::chat_template::ChatTemplate;
 use crate::checkpoint::{Checkpoint, release};
 use crate::dtype::ComputeType;
 use crate::error::{ModelError, Result};
+use crate::families;
+use crate::part::{Part, Role, RowOrder, of_gguf};
 use crate::tokenizer::Tokenizer;
 
-/// A memory-mapped GGUF file; tensors carry Hugging Face names.
+/// A tensor, and the part of its family that declares it.
+type Stored = (TensorInfo, Option<&'static Part>);
+
+/// A memory-mapped GGUF file; tensors carry the names that checkpoints of their family have.
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
     map: Mmap,
     metadata: Metadata,
-    /// Hugging Face name to the tensor.
-    tensors: BTreeMap<String, TensorInfo>,
+    /// By checkpoint name, or by the file's own where no family declares it.
+    tensors: BTreeMap<String, Stored>,
+    /// What the file's norms have beyond those of checkpoints.
+    norm_offset: f32,
     data_start: usize,
 }
 
@@ -53,10 +62,20 @@ impl GgufFile {
         // as it is with every memory-mapped reader.
         let map = unsafe { Mmap::map(&file) }.map_err(|error| ModelError::io(path, error))?;
         let header = header::read(&map).map_err(|reason| ModelError::format(path, reason))?;
-        let architecture = header.metadata.text("general.architecture").unwrap_or("").to_owned();
-        let tensors =
-            header.tensors.into_iter().map(|info| (names::to_hugging_face(&info.name, &architecture), info)).collect();
-        Ok(Self { path: path.to_owned(), map, metadata: header.metadata, tensors, data_start: header.data_start })
+        // A file of another architecture is still read for its tokenizer; its configuration is refused.
+        let family = header.metadata.text("general.architecture").and_then(|name| families::by_architecture(name).ok());
+        let named = |info: TensorInfo| match family.and_then(|family| of_gguf(family.parts, &info.name)) {
+            Some((name, part)) => (name, (info, Some(part))),
+            None => (info.name.clone(), (info, None)),
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            map,
+            tensors: header.tensors.into_iter().map(named).collect(),
+            norm_offset: family.map_or(0.0, |family| family.norm_offset as f32),
+            metadata: header.metadata,
+            data_start: header.data_start,
+        })
     }
 
     /// Keys and values of the header.
@@ -66,7 +85,7 @@ impl GgufFile {
 
     /// The tensors as the file has them.
     pub fn tensors(&self) -> impl Iterator<Item = &TensorInfo> {
-        self.tensors.values()
+        self.tensors.values().map(|(info, _)| info)
     }
 
     /// What `config.json` would say.
@@ -97,7 +116,7 @@ impl GgufFile {
             .transpose()
     }
 
-    fn info(&self, name: &str) -> Result<&TensorInfo> {
+    fn stored(&self, name: &str) -> Result<&Stored> {
         self.tensors.get(name).ok_or_else(|| ModelError::Misfit { problems: vec![format!("{name}: missing")] })
     }
 
@@ -113,10 +132,10 @@ impl GgufFile {
         Ok(values)
     }
 
-    /// Elements, or their bytes, as Hugging Face orders the rows; `None` leaves them as they are.
-    fn reordered<T: Copy + Default>(&self, info: &TensorInfo, values: &[T]) -> Result<Option<Vec<T>>> {
-        let Some(heads) = self.heads_of(info) else { return Ok(None) };
-        let moved = names::halves_apart(values, info.shape[0], heads).ok_or_else(|| {
+    /// Elements, or their bytes, with rows as checkpoints order them; `None` leaves them as they are.
+    fn reordered<T: Copy + Default>(&self, (info, part): &Stored, values: &[T]) -> Result<Option<Vec<T>>> {
+        let Some(heads) = part.and_then(|part| self.heads_of(part)) else { return Ok(None) };
+        let moved = rows::halves_apart(values, info.shape[0], heads).ok_or_else(|| {
             ModelError::format(
                 &self.path,
                 format!("`{}` has {} rows, which {heads} heads do not share", info.name, info.shape[0]),
@@ -125,19 +144,20 @@ impl GgufFile {
         Ok(Some(moved))
     }
 
-    /// Query and key rows of `llama` files are stored with the two halves of each head interleaved.
-    fn heads_of(&self, info: &TensorInfo) -> Option<usize> {
-        if self.metadata.text("general.architecture") != Some("llama") {
+    /// The heads of a part whose rows are interleaved.
+    fn heads_of(&self, part: &Part) -> Option<usize> {
+        if part.rows != RowOrder::Interleaved {
             return None;
         }
-        let heads = self.metadata.number("llama.attention.head_count")?;
-        if info.name.contains(".attn_q.") {
-            Some(heads)
-        } else if info.name.contains(".attn_k.") {
-            Some(self.metadata.number("llama.attention.head_count_kv").unwrap_or(heads))
-        } else {
-            None
-        }
+        let architecture = self.metadata.text("general.architecture")?;
+        let number = |key: &str| self.metadata.number(&format!("{architecture}.attention.{key}"));
+        let heads = number("head_count")?;
+        Some(if part.role == Role::Key { number("head_count_kv").unwrap_or(heads) } else { heads })
+    }
+
+    /// What the values of a tensor have beyond those of a checkpoint.
+    fn offset_of(&self, (_, part): &Stored) -> f32 {
+        part.filter(|part| part.role.is_norm()).map_or(0.0, |_| self.norm_offset)
     }
 }
 
@@ -147,21 +167,30 @@ impl Checkpoint for GgufFile {
     }
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.tensors.get(name).map(|info| info.shape.clone())
+        self.tensors.get(name).map(|(info, _)| info.shape.clone())
     }
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        let info = self.info(name)?;
-        let values = self.with_bytes(info, |bytes| info.kind.dequantize(bytes))?;
-        Ok(self.reordered(info, &values)?.unwrap_or(values))
+        let stored = self.stored(name)?;
+        let values = self.with_bytes(&stored.0, |bytes| stored.0.kind.dequantize(bytes))?;
+        let mut values = self.reordered(stored, &values)?.unwrap_or(values);
+        let offset = self.offset_of(stored);
+        if offset != 0.0 {
+            for value in &mut values {
+                *value -= offset;
+            }
+        }
+        Ok(values)
     }
 
     fn read(&self, name: &str, dtype: ComputeType) -> Result<TensorData> {
-        let info = self.info(name)?;
-        match (info.kind, dtype) {
-            (GgmlType::F32, ComputeType::F32) | (GgmlType::F16, ComputeType::F16) | (GgmlType::BF16, ComputeType::BF16) => {
-                self.with_bytes(info, |bytes| {
-                    let moved = self.reordered(info, bytes)?;
+        let stored = self.stored(name)?;
+        match (stored.0.kind, dtype) {
+            (GgmlType::F32, ComputeType::F32) | (GgmlType::F16, ComputeType::F16) | (GgmlType::BF16, ComputeType::BF16)
+                if self.offset_of(stored) == 0.0 =>
+            {
+                self.with_bytes(&stored.0, |bytes| {
+                    let moved = self.reordered(stored, bytes)?;
                     Ok(dtype.read(moved.as_deref().unwrap_or(bytes)))
                 })?
             }

@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(one.parameter_count(), 1_235_814_400);
         let eight = Shape::open("llama-3.1-8b").unwrap().config;
         assert_eq!(eight.parameter_count(), 8_030_261_248);
-        assert!(one.tie_word_embeddings && !eight.tie_word_embeddings && one.rope_scaling.is_some());
+        assert!(one.tie_word_embeddings && !eight.tie_word_embeddings && one.rotary[0].scaling.is_some());
     }
 
     #[test]

@@ -51,19 +51,14 @@ pub struct LinearShape {
 const HEAD_ROWS: usize = 1024;
 
 /// The linear layers of a block with outputs and inputs.
-fn linears(config: &ModelConfig) -> [(&'static str, usize, usize); 7] {
-    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-    let query = config.num_attention_heads * config.head_dim;
-    let key_value = config.num_key_value_heads * config.head_dim;
-    [
-        ("q_proj", query, hidden),
-        ("k_proj", key_value, hidden),
-        ("v_proj", key_value, hidden),
-        ("o_proj", hidden, query),
-        ("gate_proj", inner, hidden),
-        ("up_proj", inner, hidden),
-        ("down_proj", hidden, inner),
-    ]
+fn linears(config: &ModelConfig) -> Vec<(&'static str, usize, usize)> {
+    let parts = config.family.parts.iter().filter(|part| part.role.is_linear());
+    parts
+        .map(|part| {
+            let shape = part.role.shape(config);
+            (part.name.rsplit('.').next().unwrap_or(part.name), shape[0], shape[1])
+        })
+        .collect()
 }
 
 impl Sizes {

@@ -54,8 +54,7 @@ mod tests {
             input_ids: vec![1; 8],
             labels: (0..8).map(|index| if index >= 8 - learned { 1 } else { crate::data::IGNORE }).collect(),
         };
-        let options =
-            BatchOptions { batch_size: 1, max_seq_length: 8, packing: false, shuffle_seed: None, pad_token_id: 0 };
+        let options = BatchOptions { batch_size: 1, max_seq_length: 8, packing: false, shuffle_seed: None, pad_token_id: 0 };
         let of = |learned: &[usize]| {
             let batches = Batches::new(learned.iter().map(|learned| example(*learned)).collect(), options);
             evaluate(|batch| Ok(batch.target_tokens as f64 * batch.target_tokens as f64), &batches, 0, |_, _| {}).unwrap()

@@ -159,8 +159,8 @@ impl TrainingRun {
         let evaluation = evaluate(loss_of, batches, self.config.val_batches, |_, _| {})?;
         drop(trainer);
         // A loss that is not finite is never the best, and any other is better than one.
-        let is_best =
-            evaluation.loss.is_finite() && self.state.best_loss.is_none_or(|best| !best.is_finite() || evaluation.loss < best);
+        let is_best = evaluation.loss.is_finite()
+            && self.state.best_loss.is_none_or(|best| !best.is_finite() || evaluation.loss < best);
         if is_best {
             self.state.best_loss = Some(evaluation.loss);
             self.state.best_step = Some(step);

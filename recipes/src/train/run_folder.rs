@@ -258,8 +258,16 @@ fn is_same(one: &Path, other: &Path) -> bool {
 /// When what is trained would be another thing than the checkpoint has.
 fn changed_keys(config: &TrainConfig, checkpoint: &Path) -> Result<Vec<String>> {
     // These decide where and when something is written or where it began, not what is learned from here.
-    const HARMLESS: [&str; 8] =
-        ["resume", "overwrite", "output_dir", "save_every", "save_total_limit", "steps_per_report", "adapter", "allow_changed_inputs"];
+    const HARMLESS: [&str; 8] = [
+        "resume",
+        "overwrite",
+        "output_dir",
+        "save_every",
+        "save_total_limit",
+        "steps_per_report",
+        "adapter",
+        "allow_changed_inputs",
+    ];
     const FIXED: [&str; 6] = ["fine_tune_type", "rank", "alpha", "rslora", "target_modules", "num_layers"];
     let Some(old) = run_config(&checkpoint.join(CONFIG)) else { return Ok(Vec::new()) };
     let new: Table = toml::from_str(&config.to_toml()).unwrap_or_default();

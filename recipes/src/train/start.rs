@@ -159,7 +159,8 @@ fn best_checkpoint(run: &TrainingRun) -> Option<RunCheckpoint> {
     match RunCheckpoint::open(&RunCheckpoint::folder(Path::new(&run.config.output_dir), step)) {
         Ok(checkpoint) => Some(checkpoint),
         Err(error) => {
-            run.events().note(&format!("step {step} was the best and can't be read, so the result is the last step: {error:#}"));
+            run.events()
+                .note(&format!("step {step} was the best and can't be read, so the result is the last step: {error:#}"));
             None
         }
     }

@@ -1,0 +1,275 @@
+//! Every family out to GGUF and Hugging Face folders and in again: the logits stay.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::backend::Flex;
+use burn::tensor::DType;
+use burnish_export::{ExportError, FloatType, GgufOptions, GgufType, HuggingFaceOptions, export_gguf, export_hugging_face};
+use burnish_kernels::tolerance::Tolerance;
+use burnish_models::gguf::GgufFile;
+use burnish_models::{Checkpoint, LanguageModel, LoadOptions, ModelInput, Pretrained};
+use serde_json::{Value, json};
+
+const CASES: [&str; 7] = ["llama", "llama3", "mistral", "biased", "qwen2", "qwen3", "gemma3"];
+/// As many as the shortest window among the cases: llama.cpp computes none for some of them.
+const TOKENS: [u32; 6] = [3, 90, 17, 64, 5, 41];
+
+fn fixture(case: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/parity").join(case)
+}
+
+/// A copy of a fixture with a tokenizer, and its configuration changed.
+fn model_folder(case: &str, target: &Path, change: impl FnOnce(&mut Value)) {
+    fs::create_dir_all(target).unwrap();
+    for entry in fs::read_dir(fixture(case)).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap().to_str().unwrap().starts_with("model") {
+            fs::copy(&path, target.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(fixture(case).join("config.json")).unwrap()).unwrap();
+    change(&mut config);
+    fs::write(target.join("config.json"), config.to_string()).unwrap();
+    fs::write(target.join("tokenizer.json"), tokenizer(case == "gemma3").to_string()).unwrap();
+}
+
+/// Letters, as byte-level BPE or as SentencePiece.
+fn tokenizer(sentence_piece: bool) -> Value {
+    let letters = ('a'..='z').enumerate().map(|(index, letter)| (letter.to_string(), index + 3));
+    let special = ["<pad>", "<bos>", "<eos>"].into_iter().enumerate().map(|(index, token)| (token.to_owned(), index));
+    let mut vocab: BTreeMap<String, usize> = letters.chain(special).collect();
+    let added: Vec<Value> = ["<pad>", "<bos>", "<eos>"]
+        .iter()
+        .enumerate()
+        .map(|(id, content)| {
+            json!({ "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true })
+        })
+        .collect();
+    if sentence_piece {
+        vocab.insert("\u{2581}".to_owned(), 30);
+        json!({ "version": "1.0", "added_tokens": added,
+            "normalizer": { "type": "Replace", "pattern": { "String": " " }, "content": "\u{2581}" },
+            "decoder": { "type": "Replace", "pattern": { "String": "\u{2581}" }, "content": " " },
+            "model": { "type": "BPE", "vocab": vocab, "merges": [], "byte_fallback": true, "fuse_unk": true } })
+    } else {
+        let byte_level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
+        let merges = json!([["a", "b"]]);
+        vocab.insert("ab".to_owned(), 30);
+        json!({ "version": "1.0", "added_tokens": added, "pre_tokenizer": byte_level, "decoder": byte_level,
+            "model": { "type": "BPE", "vocab": vocab, "merges": merges } })
+    }
+}
+
+fn open(path: &Path) -> Pretrained {
+    Pretrained::open(path.to_str().unwrap()).unwrap()
+}
+
+fn logits(model: &Pretrained) -> Vec<f32> {
+    let device = Default::default();
+    let loaded = LanguageModel::<Flex>::load(&model.config, &*model.checkpoint, &device, LoadOptions::default()).unwrap();
+    let input = ModelInput::texts(&TOKENS, 1, 0, &device);
+    loaded.logits(loaded.hidden_states(&input, None)).into_data().to_vec().unwrap()
+}
+
+fn close(name: &str, values: &[f32], expected: &[f32]) {
+    Tolerance::of(DType::F32).check(name, values, expected).unwrap();
+}
+
+fn gguf(model: &Pretrained, target: &Path) -> Result<Vec<String>, ExportError> {
+    let options = GgufOptions { kind: GgufType::F32, overwrite: true };
+    export_gguf(model, &*model.checkpoint, target, &options).map(|report| report.notes)
+}
+
+#[test]
+fn every_family_goes_to_gguf_and_back() {
+    let work = tempfile::tempdir().unwrap();
+    for case in CASES {
+        let (folder, target) = (work.path().join(case), work.path().join(format!("{case}.gguf")));
+        model_folder(case, &folder, |_| ());
+        let model = open(&folder);
+        let notes = gguf(&model, &target).unwrap();
+        assert_eq!(notes.len(), usize::from(case == "mistral"), "{notes:?}");
+        let read = open(&target);
+        assert_eq!(read.config.window(0), model.config.window(0).filter(|_| case == "gemma3"));
+        assert_eq!(read.config.max_position_embeddings, if case == "mistral" { 6 } else { 64 });
+        close(case, &logits(&read), &logits(&model));
+        // And on from the GGUF to a folder that transformers opens.
+        let again = work.path().join(format!("{case}-again"));
+        let options = HuggingFaceOptions { float: FloatType::F32, ..Default::default() };
+        export_hugging_face(&read, &*read.checkpoint, &again, &options).unwrap();
+        close(case, &logits(&open(&again)), &logits(&model));
+    }
+}
+
+#[test]
+fn gemma_3_has_the_keys_that_llama_cpp_reads() {
+    let work = tempfile::tempdir().unwrap();
+    let (folder, target) = (work.path().join("model"), work.path().join("model.gguf"));
+    model_folder("gemma3", &folder, |_| ());
+    let model = open(&folder);
+    gguf(&model, &target).unwrap();
+    let file = GgufFile::open(&target).unwrap();
+    let (text, number) = (|key: &str| file.metadata().text(key), |key: &str| file.metadata().number(key));
+    assert_eq!((text("general.architecture"), text("tokenizer.ggml.model")), (Some("gemma3"), Some("llama")));
+    assert_eq!(file.metadata().flag("tokenizer.ggml.add_space_prefix"), Some(false));
+    assert_eq!((number("gemma3.attention.key_length"), number("gemma3.attention.sliding_window")), (Some(12), Some(6)));
+    assert_eq!(number("gemma3.attention.sliding_window_pattern"), Some(2));
+    assert_eq!(file.metadata().float("gemma3.rope.freq_base"), Some(1e6));
+    assert_eq!(
+        (text("gemma3.rope.scaling.type"), file.metadata().float("gemma3.rope.scaling.factor")),
+        (Some("linear"), Some(8.0))
+    );
+    let names: Vec<&str> = file.tensors().map(|info| info.name.as_str()).collect();
+    for name in [
+        "blk.2.attn_q_norm.weight",
+        "blk.0.post_attention_norm.weight",
+        "blk.1.ffn_norm.weight",
+        "blk.1.post_ffw_norm.weight",
+    ] {
+        assert!(names.contains(&name), "{name} is not among {names:?}");
+    }
+    // A norm is stored as 1 + w, and read as w.
+    let norm = "model.layers.1.self_attn.k_norm.weight";
+    close(norm, &file.read_f32(norm).unwrap(), &model.checkpoint.read_f32(norm).unwrap());
+}
+
+#[test]
+fn what_llama_cpp_would_compute_otherwise_is_refused() {
+    let work = tempfile::tempdir().unwrap();
+    for (index, (key, value, word)) in [
+        ("query_pre_attn_scalar", json!(24), "query_pre_attn_scalar"),
+        ("layer_types", json!(["full_attention", "full_attention", "sliding_attention"]), "layer_types"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let folder = work.path().join(index.to_string());
+        model_folder("gemma3", &folder, |config| config[key] = value);
+        let error = gguf(&open(&folder), &work.path().join("model.gguf")).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+    }
+}
+
+/// A checkpoint with a tensor more.
+struct Extended<'a>(&'a dyn Checkpoint, &'static str);
+
+impl Checkpoint for Extended<'_> {
+    fn names(&self) -> Vec<String> {
+        [self.0.names(), vec![self.1.to_owned()]].concat()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        if name == self.1 { Some(vec![2]) } else { self.0.shape(name) }
+    }
+
+    fn read_f32(&self, name: &str) -> burnish_models::Result<Vec<f32>> {
+        if name == self.1 { Ok(vec![0.0; 2]) } else { self.0.read_f32(name) }
+    }
+}
+
+#[test]
+fn a_tensor_without_a_gguf_name_is_refused_by_name() {
+    let work = tempfile::tempdir().unwrap();
+    let (folder, target) = (work.path().join("model"), work.path().join("model.gguf"));
+    model_folder("llama", &folder, |_| ());
+    let model = open(&folder);
+    // A norm that the family does not have, and a bias that the configuration does not have.
+    for name in ["model.layers.0.self_attn.q_norm.weight", "model.layers.1.self_attn.q_proj.bias"] {
+        let error = export_gguf(&model, &Extended(&*model.checkpoint, name), &target, &GgufOptions::default()).unwrap_err();
+        assert!(error.to_string().contains(&format!("`{name}` has no name in GGUF files")), "{error}");
+        assert!(!target.exists());
+    }
+    let buffer = Extended(&*model.checkpoint, "model.layers.0.self_attn.rotary_emb.inv_freq");
+    export_gguf(&model, &buffer, &target, &GgufOptions::default()).unwrap();
+}
+
+/// A model whose embedding and head are both stored, or the head alone, though the configuration ties them.
+fn with_head(target: &Path, keep_embedding: bool, change: f32) {
+    model_folder("qwen2", target, |_| ());
+    let model = open(target);
+    let mut weights = Stored::default();
+    for name in model.checkpoint.names() {
+        let (shape, values) = (model.checkpoint.shape(&name).unwrap(), model.checkpoint.read_f32(&name).unwrap());
+        if name == "model.embed_tokens.weight" {
+            weights
+                .0
+                .insert("lm_head.weight".to_owned(), (shape.clone(), values.iter().map(|value| value + change).collect()));
+            if !keep_embedding {
+                continue;
+            }
+        }
+        weights.0.insert(name, (shape, values));
+    }
+    burnish_export::write_safetensors(&weights, target, FloatType::F32).unwrap();
+}
+
+#[derive(Default)]
+struct Stored(BTreeMap<String, (Vec<usize>, Vec<f32>)>);
+
+impl Checkpoint for Stored {
+    fn names(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.0.get(name).map(|(shape, _)| shape.clone())
+    }
+
+    fn read_f32(&self, name: &str) -> burnish_models::Result<Vec<f32>> {
+        Ok(self.0[name].1.clone())
+    }
+}
+
+#[test]
+fn what_is_stored_decides_the_head_everywhere() {
+    let work = tempfile::tempdir().unwrap();
+    let plain = work.path().join("plain");
+    model_folder("qwen2", &plain, |_| ());
+    let expected = logits(&open(&plain));
+    for (name, keep_embedding, change) in [("alone", false, 0.0), ("equal", true, 0.0), ("different", true, 0.5)] {
+        let folder = work.path().join(name);
+        with_head(&folder, keep_embedding, change);
+        let model = open(&folder);
+        let own = logits(&model);
+        if change == 0.0 {
+            close(name, &own, &expected);
+        } else {
+            assert!(Tolerance::of(DType::F32).check(name, &own, &expected).is_err());
+        }
+        assert_eq!(model.config.tie_word_embeddings, change == 0.0);
+        let target = work.path().join(format!("{name}.gguf"));
+        gguf(&model, &target).unwrap();
+        close(name, &logits(&open(&target)), &own);
+        let again = work.path().join(format!("{name}-again"));
+        let options = HuggingFaceOptions { float: FloatType::F32, ..Default::default() };
+        export_hugging_face(&model, &*model.checkpoint, &again, &options).unwrap();
+        close(name, &logits(&open(&again)), &own);
+    }
+}
+
+#[test]
+fn the_text_part_of_a_multimodal_model_is_a_model() {
+    let work = tempfile::tempdir().unwrap();
+    let (plain, whole) = (work.path().join("plain"), work.path().join("whole"));
+    model_folder("gemma3", &plain, |_| ());
+    let model = open(&plain);
+    model_folder("gemma3", &whole, |config| {
+        *config = json!({ "model_type": "gemma3", "text_config": config, "vision_config": {}, "eos_token_id": [1, 2] });
+    });
+    let mut weights = Stored::default();
+    for name in model.checkpoint.names() {
+        let values = (model.checkpoint.shape(&name).unwrap(), model.checkpoint.read_f32(&name).unwrap());
+        weights.0.insert(format!("language_model.{name}"), values);
+    }
+    weights.0.insert("vision_tower.patch_embedding.bias".to_owned(), (vec![1], vec![0.0]));
+    burnish_export::write_safetensors(&weights, &whole, FloatType::F32).unwrap();
+    let text = open(&whole);
+    close("text part", &logits(&text), &logits(&model));
+    let again = work.path().join("again");
+    export_hugging_face(&text, &*text.checkpoint, &again, &HuggingFaceOptions::default()).unwrap();
+    assert_eq!(open(&again).config.model_type, "gemma3_text");
+}

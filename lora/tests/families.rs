@@ -1,0 +1,189 @@
+//! Every family against transformers and PEFT on the CPU: what needs no training loop.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+
+use burn::backend::{Autodiff, Flex};
+use burn::tensor::{DType, Int, Tensor, TensorData};
+use burnish_kernels::tolerance::Tolerance;
+use burnish_kernels::{FusedBackend, linear_cross_entropy, select_rows};
+use burnish_lora::load_adapter;
+use burnish_models::checkpoint::SafetensorsFolder;
+use burnish_models::{AnyTensor, Cache, Checkpoint, LanguageModel, LoadOptions, ModelConfig, ModelInput, Stream};
+use safetensors::SafeTensors;
+
+type Training = Autodiff<Flex>;
+
+const CASES: [&str; 7] = ["llama", "llama3", "mistral", "biased", "qwen2", "qwen3", "gemma3"];
+
+/// What `make_parity.py` wrote of a case.
+struct Golden {
+    folder: PathBuf,
+    config: ModelConfig,
+    weights: SafetensorsFolder,
+    values: SafetensorsFolder,
+}
+
+impl Golden {
+    fn open(case: &str) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/parity").join(case);
+        let json = std::fs::read_to_string(folder.join("config.json")).unwrap();
+        Self {
+            config: ModelConfig::from_json(&serde_json::from_str(&json).unwrap()).unwrap(),
+            weights: SafetensorsFolder::open(&folder).unwrap(),
+            values: SafetensorsFolder::from_files(&[folder.join("golden.safetensors")]).unwrap(),
+            folder,
+        }
+    }
+
+    fn ints(&self, name: &str) -> Vec<i64> {
+        let bytes = std::fs::read(self.folder.join("golden.safetensors")).unwrap();
+        let view_bytes = SafeTensors::deserialize(&bytes).unwrap().tensor(name).unwrap().data().to_vec();
+        let four = view_bytes.chunks_exact(4);
+        four.map(|b| i64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect()
+    }
+
+    /// Two rows, padded on the right.
+    fn input<B: FusedBackend>(&self) -> ModelInput<B> {
+        let unsigned = |values: Vec<i64>| values.into_iter().map(|value| value as u32).collect::<Vec<_>>();
+        let (ids, mask) = (unsigned(self.ints("input_ids")), unsigned(self.ints("attention_mask")));
+        let length = ids.len() / 2;
+        let positions: Vec<u32> = (0..ids.len()).map(|index| (index % length) as u32).collect();
+        ModelInput::packed(&ids, &positions, &mask, length, &Default::default())
+    }
+
+    /// Compares logits of tokens that are no padding.
+    fn check_logits(&self, name: &str, logits: Tensor<Flex, 2>) {
+        let vocabulary = self.config.vocab_size;
+        let kept: Vec<bool> = self.ints("attention_mask").iter().map(|mask| *mask > 0).collect();
+        let pick = |values: &[f32]| -> Vec<f32> {
+            let rows = values.chunks_exact(vocabulary).zip(&kept).filter(|(_, kept)| **kept);
+            rows.flat_map(|(row, _)| row.iter().copied()).collect()
+        };
+        let values: Vec<f32> = logits.into_data().to_vec().unwrap();
+        self.close(name, &pick(&values), &pick(&self.values.read_f32(name).unwrap()));
+    }
+
+    fn close(&self, name: &str, values: &[f32], expected: &[f32]) {
+        Tolerance::of(DType::F32).check(&format!("{} {name}", self.folder.display()), values, expected).unwrap();
+    }
+
+    /// The mean loss of the tokens that are learned.
+    fn loss<B: FusedBackend>(&self, model: &LanguageModel<B>) -> Tensor<B, 1> {
+        let labels = self.ints("labels");
+        let length = labels.len() / 2;
+        let learned = labels.iter().enumerate().filter(|(index, label)| **label >= 0 && index % length != 0);
+        let (places, labels): (Vec<i32>, Vec<i32>) = learned.map(|(index, label)| (index as i32 - 1, *label as i32)).unzip();
+        let count = places.len();
+        let ints = |values: Vec<i32>| Tensor::<B, 1, Int>::from_data(TensorData::new(values, [count]), &Default::default());
+        let hidden = select_rows(model.hidden_states(&self.input(), None), ints(places));
+        linear_cross_entropy(hidden, model.head(), ints(labels)).div_scalar(count as f64)
+    }
+}
+
+fn load<B: FusedBackend>(golden: &Golden, options: LoadOptions) -> LanguageModel<B> {
+    LanguageModel::load(&golden.config, &golden.weights, &Default::default(), options).unwrap()
+}
+
+#[test]
+fn logits_equal_transformers_and_peft() {
+    for case in CASES {
+        let golden = Golden::open(case);
+        let mut model = load::<Flex>(&golden, LoadOptions::default());
+        golden.check_logits("logits", model.logits(model.hidden_states(&golden.input(), None)));
+        load_adapter(&mut model, &golden.folder.join("adapter"), None, &Default::default()).unwrap();
+        golden.check_logits("adapter_logits", model.logits(model.hidden_states(&golden.input(), None)));
+    }
+}
+
+#[test]
+fn loss_and_gradients_of_adapters_equal_peft() {
+    for case in CASES {
+        let golden = Golden::open(case);
+        let mut model = load::<Training>(&golden, LoadOptions::default());
+        load_adapter(&mut model, &golden.folder.join("adapter"), None, &Default::default()).unwrap();
+        let loss = golden.loss(&model);
+        golden.close("loss", &loss.to_data().to_vec::<f32>().unwrap(), &golden.values.read_f32("loss").unwrap());
+        let gradients = loss.backward();
+        let parameters = model.parameters();
+        assert_eq!(parameters.len(), golden.values.names().iter().filter(|name| name.starts_with("grad.")).count());
+        for parameter in parameters {
+            let AnyTensor::Matrix(tensor) = parameter.tensor else { panic!("{} is no matrix", parameter.name) };
+            let name = format!("grad.base_model.model.{}", parameter.name);
+            let gradient: Vec<f32> = tensor.grad(&gradients).unwrap().into_data().to_vec().unwrap();
+            golden.close(&name, &gradient, &golden.values.read_f32(&name).unwrap());
+        }
+    }
+}
+
+#[test]
+fn gradients_of_all_weights_equal_transformers() {
+    for case in ["llama", "gemma3"] {
+        let golden = Golden::open(case);
+        let model = load::<Training>(&golden, LoadOptions::trainable());
+        let gradients = golden.loss(&model).backward();
+        let parameters = model.parameters();
+        assert_eq!(parameters.len(), golden.values.names().iter().filter(|name| name.starts_with("full_grad.")).count());
+        for parameter in parameters {
+            let gradient = match parameter.tensor {
+                AnyTensor::Vector(tensor) => tensor.grad(&gradients).unwrap().into_data(),
+                AnyTensor::Matrix(tensor) => tensor.grad(&gradients).unwrap().into_data(),
+            };
+            let name = format!("full_grad.{}", parameter.name);
+            golden.close(&name, &gradient.to_vec::<f32>().unwrap(), &golden.values.read_f32(&name).unwrap());
+        }
+    }
+}
+
+#[test]
+fn token_by_token_through_the_cache_gives_the_last_logits() {
+    for case in CASES {
+        let golden = Golden::open(case);
+        let model = load::<Flex>(&golden, LoadOptions::default());
+        let ids: Vec<u32> = golden.ints("input_ids").iter().map(|id| *id as u32).collect();
+        let length = ids.len() / 2;
+        let mut cache = Cache::new(model.num_layers());
+        let (head, tail) = ids[..length].split_at(5);
+        let last = |cache: &mut Cache<Flex>, tokens: &[u32]| {
+            burnish_models::generate::last_logits(&model, cache, tokens, &Default::default())
+        };
+        let mut logits = last(&mut cache, head);
+        for token in tail {
+            logits = last(&mut cache, &[*token]);
+        }
+        let vocabulary = golden.config.vocab_size;
+        let expected = golden.values.read_f32("logits").unwrap();
+        golden.close("cached", &logits, &expected[(length - 1) * vocabulary..length * vocabulary]);
+    }
+}
+
+/// Block by block with one tensor between them, as recomputing a block in the backward pass takes it.
+#[test]
+fn blocks_apart_give_the_hidden_states() {
+    for case in CASES {
+        let golden = Golden::open(case);
+        let model = load::<Flex>(&golden, LoadOptions::default());
+        let input = golden.input();
+        let state = model.state(&input);
+        let mut x = model.embed(&input).into_tensor();
+        for index in 0..model.num_layers() {
+            x = model.block(index, Stream::from(x), &state, None).into_tensor();
+        }
+        golden.check_logits("logits", model.logits(model.finish(Stream::from(x))));
+    }
+}
+
+/// What a model gives back of its weights is what its checkpoint stores, whatever it computes with.
+#[test]
+fn weights_are_those_of_the_checkpoint() {
+    for case in CASES {
+        let golden = Golden::open(case);
+        for options in [LoadOptions::default(), LoadOptions::trainable()] {
+            let weights = load::<Flex>(&golden, options).weights();
+            assert_eq!(weights.len(), golden.weights.names().len());
+            for (name, tensor) in weights {
+                golden.close(&name, &tensor.to_f32(), &golden.weights.read_f32(&name).unwrap());
+            }
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Attention with grouped key-value heads.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+use burnish_kernels::{AttentionOptions, FusedBackend, attention, rotary};
+
+use super::{BlockState, Norm, Projections};
+use crate::cache::LayerCache;
+use crate::error::Result;
+use crate::linear::Linear;
+use crate::part::{PartLoader, Role};
+
+/// Attention of one layer, with its own window and angles.
+#[derive(Module, Debug)]
+pub struct Attention<B: Backend> {
+    /// To queries, keys and values.
+    pub input: Projections<B>,
+    /// Of each query head.
+    pub query_norm: Option<Norm<B>>,
+    /// Of each key head.
+    pub key_norm: Option<Norm<B>>,
+    /// Back to the residual stream.
+    pub output: Linear<B>,
+    heads: usize,
+    key_value_heads: usize,
+    head_dim: usize,
+    /// Which of the pass's tables rotates queries and keys.
+    rotary: Option<usize>,
+    #[module(skip)]
+    options: AttentionOptions,
+}
+
+impl<B: FusedBackend> Attention<B> {
+    pub(super) fn load(parts: &mut PartLoader<B>, layer: usize) -> Result<Self> {
+        let config = parts.config;
+        Ok(Self {
+            input: Projections::load(parts, &[Role::Query, Role::Key, Role::Value], Role::QueryKeyValue)?,
+            query_norm: parts.optional_norm(Role::QueryNorm)?,
+            key_norm: parts.optional_norm(Role::KeyNorm)?,
+            output: parts.linear(Role::AttentionOutput)?,
+            heads: config.num_attention_heads,
+            key_value_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
+            rotary: config.layer(layer).rotary,
+            options: AttentionOptions {
+                scale: config.attention_scale,
+                sliding_window: config.window(layer),
+                softcap: config.attention_softcap,
+            },
+        })
+    }
+
+    /// The update of the residual stream for its norm, `[batch · length, hidden_size]`.
+    pub fn forward(&self, x: Tensor<B, 2>, state: &BlockState<B>, cache: Option<&mut LayerCache<B>>) -> Tensor<B, 2> {
+        let [batch, length] = state.dims;
+        let [query, key, value] = self.input.forward(x, state.dropout);
+        let mut query = query.reshape([batch * length, self.heads, self.head_dim]);
+        let mut key = key.reshape([batch * length, self.key_value_heads, self.head_dim]);
+        let value = value.reshape([batch, length, self.key_value_heads, self.head_dim]);
+        if let Some(norm) = &self.query_norm {
+            query = norm.forward_heads(query);
+        }
+        if let Some(norm) = &self.key_norm {
+            key = norm.forward_heads(key);
+        }
+        if let Some(table) = self.rotary {
+            (query, key) = rotary(query, key, &state.rotary[table]);
+        }
+        let query = query.reshape([batch, length, self.heads, self.head_dim]);
+        let key = key.reshape([batch, length, self.key_value_heads, self.head_dim]);
+        let (key, value) = match cache {
+            Some(cache) => cache.append(key, value),
+            None => (key, value),
+        };
+        let output = attention(query, key, value, state.segments.clone(), self.options);
+        self.output.forward(output.reshape([batch * length, self.heads * self.head_dim]), state.dropout)
+    }
+}

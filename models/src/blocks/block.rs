@@ -1,0 +1,105 @@
+//! One transformer block.
+
+use burn::module::Module;
+use burn::tensor::backend::Backend;
+use burn::tensor::{Int, Tensor};
+use burnish_kernels::{FusedBackend, RotaryTable};
+
+use super::{Attention, Mlp, Norm, Stream};
+use crate::cache::LayerCache;
+use crate::config::ModelConfig;
+use crate::error::Result;
+use crate::linear::{DropoutSeed, Linear};
+use crate::loader::Loader;
+use crate::part::{PartLoader, Role};
+
+/// Attention and feed-forward, each with a norm before it and, in some families, one after it.
+#[derive(Module, Debug)]
+pub struct Block<B: Backend> {
+    /// Before attention.
+    pub input_norm: Norm<B>,
+    /// Attention.
+    pub attention: Attention<B>,
+    /// After attention, before its result is added.
+    pub post_attention_norm: Option<Norm<B>>,
+    /// Before the feed-forward.
+    pub feed_forward_norm: Norm<B>,
+    /// Feed-forward.
+    pub mlp: Mlp<B>,
+    /// After the feed-forward, before its result is added.
+    pub post_feed_forward_norm: Option<Norm<B>>,
+    residual_multiplier: Option<f64>,
+}
+
+/// What every block of a forward pass shares.
+#[derive(Debug, Clone)]
+pub struct BlockState<B: Backend> {
+    /// `[batch, length]`.
+    pub dims: [usize; 2],
+    /// Cosines and sines, a table for each of the configuration's `rotary`.
+    pub rotary: Vec<RotaryTable<B>>,
+    /// `[batch, length]`: tokens of different ids don't see each other.
+    pub segments: Option<Tensor<B, 2, Int>>,
+    /// Given in training only.
+    pub dropout: Option<DropoutSeed>,
+}
+
+impl<B: FusedBackend> Block<B> {
+    /// Loads the block of that index.
+    ///
+    /// # Errors
+    /// When a tensor can't be read.
+    pub fn load(config: &ModelConfig, loader: &mut Loader<B>, index: usize) -> Result<Self> {
+        let mut parts = PartLoader::new(config, loader, Some(index));
+        Ok(Self {
+            input_norm: parts.norm(Role::InputNorm)?,
+            attention: Attention::load(&mut parts, index)?,
+            post_attention_norm: parts.optional_norm(Role::PostAttentionNorm)?,
+            feed_forward_norm: parts.norm(Role::FeedForwardNorm)?,
+            mlp: Mlp::load(&mut parts)?,
+            post_feed_forward_norm: parts.optional_norm(Role::PostFeedForwardNorm)?,
+            residual_multiplier: config.residual_multiplier,
+        })
+    }
+
+    /// The block on `[batch · length, hidden_size]`.
+    pub fn forward(&self, stream: Stream<B>, state: &BlockState<B>, cache: Option<&mut LayerCache<B>>) -> Stream<B> {
+        let (x, normed) = stream.normed(&self.input_norm);
+        let update = self.attention.forward(normed, state, cache);
+        let stream = Stream::with_update(x, self.scaled(update, self.post_attention_norm.as_ref()));
+        let (x, normed) = stream.normed(&self.feed_forward_norm);
+        let update = self.mlp.forward(normed, state.dropout);
+        Stream::with_update(x, self.scaled(update, self.post_feed_forward_norm.as_ref()))
+    }
+
+    fn scaled(&self, update: Tensor<B, 2>, norm: Option<&Norm<B>>) -> Tensor<B, 2> {
+        let update = match norm {
+            Some(norm) => norm.forward(update),
+            None => update,
+        };
+        match self.residual_multiplier {
+            Some(factor) => update.mul_scalar(factor),
+            None => update,
+        }
+    }
+
+    /// Its linear layers, in the order of the forward pass.
+    pub fn linears(&self) -> impl Iterator<Item = &Linear<B>> {
+        let attention = self.attention.input.linears.iter().chain([&self.attention.output]);
+        attention.chain(&self.mlp.input.linears).chain([&self.mlp.output])
+    }
+
+    /// As [`Block::linears`], to change them.
+    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear<B>> {
+        let attention = self.attention.input.linears.iter_mut().chain([&mut self.attention.output]);
+        attention.chain(&mut self.mlp.input.linears).chain([&mut self.mlp.output])
+    }
+
+    /// Its norms.
+    pub fn norms(&self) -> impl Iterator<Item = &Norm<B>> {
+        let (attention, mlp) = (&self.attention, &self.post_feed_forward_norm);
+        let optional = [&attention.query_norm, &attention.key_norm, &self.post_attention_norm];
+        let of_attention = std::iter::once(&self.input_norm).chain(optional.into_iter().flatten());
+        of_attention.chain([&self.feed_forward_norm]).chain(mlp)
+    }
+}

@@ -1,0 +1,43 @@
+//! The gated feed-forward.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+use burnish_kernels::glu::Activation;
+use burnish_kernels::{FusedBackend, geglu, swiglu};
+
+use super::Projections;
+use crate::error::Result;
+use crate::linear::{DropoutSeed, Linear};
+use crate::part::{PartLoader, Role};
+
+/// `down(activation(gate(x)) · up(x))`.
+#[derive(Module, Debug)]
+pub struct Mlp<B: Backend> {
+    /// To the gate, and to what it is multiplied with.
+    pub input: Projections<B>,
+    /// Back to the residual stream.
+    pub output: Linear<B>,
+    #[module(skip)]
+    activation: Activation,
+}
+
+impl<B: FusedBackend> Mlp<B> {
+    pub(super) fn load(parts: &mut PartLoader<B>) -> Result<Self> {
+        Ok(Self {
+            input: Projections::load(parts, &[Role::Gate, Role::Up], Role::GateUp)?,
+            output: parts.linear(Role::Down)?,
+            activation: parts.config.activation,
+        })
+    }
+
+    /// The update of the residual stream for its norm, `[rows, hidden_size]`.
+    pub fn forward(&self, x: Tensor<B, 2>, dropout: Option<DropoutSeed>) -> Tensor<B, 2> {
+        let [gate, up] = self.input.forward(x, dropout);
+        let inner = match self.activation {
+            Activation::Silu => swiglu(gate, up),
+            Activation::GeluTanh => geglu(gate, up),
+        };
+        self.output.forward(inner, dropout)
+    }
+}

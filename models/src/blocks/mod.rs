@@ -1,0 +1,15 @@
+//! What decoders are built of.
+
+mod attention;
+mod block;
+mod mlp;
+mod norm;
+mod projections;
+mod stream;
+
+pub use attention::Attention;
+pub use block::{Block, BlockState};
+pub use mlp::Mlp;
+pub use norm::Norm;
+pub use projections::Projections;
+pub use stream::Stream;

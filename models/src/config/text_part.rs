@@ -1,0 +1,28 @@
+//! The text part of a multimodal model's `config.json`.
+
+use std::borrow::Cow;
+
+use serde_json::{Value, json};
+
+use crate::families;
+
+/// Keys that stand beside `text_config` and are meant for it too.
+const SHARED: [&str; 5] = ["bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "torch_dtype"];
+
+/// The configuration of the text model: of a multimodal file its `text_config` where a family reads that, else the file itself.
+pub fn text_part(json: &Value) -> Cow<'_, Value> {
+    let Some(Value::Object(text)) = json.get("text_config") else { return Cow::Borrowed(json) };
+    // Old files leave the text model's type to that of the whole.
+    let outer = json.get("model_type").and_then(Value::as_str).unwrap_or_default();
+    let own = text.get("model_type").and_then(Value::as_str).map_or_else(|| format!("{outer}_text"), str::to_owned);
+    let Ok(family) = families::by_model_type(&own) else { return Cow::Borrowed(json) };
+    let mut text = text.clone();
+    for key in SHARED {
+        if let Some(value) = json.get(key).filter(|_| text.get(key).is_none_or(Value::is_null)) {
+            text.insert(key.to_owned(), value.clone());
+        }
+    }
+    text.insert("architectures".to_owned(), json!([family.class_of(&own)]));
+    text.insert("model_type".to_owned(), json!(own));
+    Cow::Owned(Value::Object(text))
+}

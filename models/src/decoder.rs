@@ -1,0 +1,115 @@
+//! The dense decoder: embedding, blocks, norm, head.
+
+use burn::module::Module;
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Tensor};
+use burnish_kernels::FusedBackend;
+use half::{bf16, f16};
+
+use crate::blocks::{Block, BlockState, Norm, Stream};
+use crate::config::ModelConfig;
+use crate::error::Result;
+use crate::input::ModelInput;
+use crate::loader::Loader;
+use crate::part::{PartLoader, Role};
+use crate::rope::Rope;
+use crate::weight::Weight;
+
+/// A decoder of any family, as its configuration describes it.
+#[derive(Module, Debug)]
+pub struct Decoder<B: Backend> {
+    /// `[vocab_size, hidden_size]`.
+    pub embedding: Matrix<B>,
+    /// The blocks.
+    pub blocks: Vec<Block<B>>,
+    /// Before the head.
+    pub norm: Norm<B>,
+    /// `[vocab_size, hidden_size]`; absent when the head is the embedding.
+    pub head: Option<Matrix<B>>,
+    embedding_scale: Option<f64>,
+    #[module(skip)]
+    rotary: Vec<Rope>,
+}
+
+/// A matrix with its checkpoint name.
+#[derive(Module, Debug)]
+pub struct Matrix<B: Backend> {
+    /// The elements.
+    pub weight: Weight<B, 2>,
+    /// The checkpoint's name.
+    #[module(skip)]
+    pub name: String,
+}
+
+impl<B: FusedBackend> Decoder<B> {
+    /// Builds the model from the loader's weights.
+    ///
+    /// # Errors
+    /// When a tensor can't be read.
+    pub fn load(config: &ModelConfig, loader: &mut Loader<B>) -> Result<Self> {
+        let matrix = |loader: &mut Loader<B>, role: Role| {
+            let (name, weight) = PartLoader::new(config, loader, None).matrix(role)?;
+            Ok(Matrix { weight, name })
+        };
+        Ok(Self {
+            embedding: matrix(loader, Role::Embedding)?,
+            blocks: (0..config.num_hidden_layers).map(|index| Block::load(config, loader, index)).collect::<Result<_>>()?,
+            norm: PartLoader::new(config, loader, None).norm(Role::FinalNorm)?,
+            head: (!config.tie_word_embeddings).then(|| matrix(loader, Role::Head)).transpose()?,
+            embedding_scale: config.embedding_scale,
+            rotary: config.rotary.iter().map(|rotary| Rope::new(config.head_dim, rotary)).collect(),
+        })
+    }
+
+    /// What all blocks of a pass over that input share.
+    pub fn state(&self, input: &ModelInput<B>) -> BlockState<B> {
+        let device = input.tokens.device();
+        BlockState {
+            dims: input.tokens.dims(),
+            rotary: self.rotary.iter().map(|rotary| rotary.table(&input.positions, &device)).collect(),
+            segments: input.segments.clone(),
+            dropout: input.dropout,
+        }
+    }
+
+    /// The residual stream before the first block.
+    pub fn embed(&self, input: &ModelInput<B>) -> Stream<B> {
+        let [batch, length] = input.tokens.dims();
+        let x = self.embedding.weight.val().select(0, input.tokens.clone().reshape([batch * length]));
+        match self.embedding_scale {
+            Some(scale) => {
+                let scale = rounded(scale, x.dtype());
+                x.mul_scalar(scale).into()
+            }
+            None => x.into(),
+        }
+    }
+
+    /// The weight that turns hidden states into logits, `[vocab_size, hidden_size]`.
+    pub fn head(&self) -> Tensor<B, 2> {
+        self.head.as_ref().unwrap_or(&self.embedding).weight.val()
+    }
+}
+
+/// A factor as a tensor of the dtype holds it.
+fn rounded(factor: f64, dtype: DType) -> f64 {
+    let single = factor as f32;
+    match dtype {
+        DType::F16 => f16::from_f32(single).to_f64(),
+        DType::BF16 => bf16::from_f32(single).to_f64(),
+        _ => f64::from(single),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // transformers scales embeddings of 1152 by 33.9411 in f32, 34 in bf16 and 33.9375 in f16.
+    #[test]
+    fn the_scale_of_the_embedding_is_rounded_to_the_dtype() {
+        let root = 1152f64.sqrt();
+        assert_eq!((rounded(root, DType::BF16), rounded(root, DType::F16)), (34.0, 33.9375));
+        assert_eq!([rounded(root, DType::F32)], [f64::from(33.941_124_f32)]);
+    }
+}

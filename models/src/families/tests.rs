@@ -1,0 +1,44 @@
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::part::{Role, of_gguf};
+
+#[test]
+fn every_part_has_names_and_a_role_of_its_own() {
+    for family in FAMILIES {
+        let unique = |values: BTreeSet<String>| assert_eq!(values.len(), family.parts.len(), "{family:?}");
+        unique(family.parts.iter().map(|part| part.name.to_owned()).collect());
+        unique(family.parts.iter().map(|part| part.gguf.to_owned()).collect());
+        unique(family.parts.iter().map(|part| format!("{:?}", part.role)).collect());
+        for role in
+            [Role::Embedding, Role::InputNorm, Role::AttentionOutput, Role::FeedForwardNorm, Role::Down, Role::FinalNorm]
+        {
+            assert!(family.part(role).is_some(), "{family:?} has no {role:?}");
+        }
+        assert!(family.part(Role::Query).is_some() != family.part(Role::QueryKeyValue).is_some());
+        assert!(family.part(Role::Gate).is_some() != family.part(Role::GateUp).is_some());
+    }
+}
+
+#[test]
+fn names_go_to_gguf_and_back() {
+    for family in FAMILIES {
+        for part in family.parts {
+            let layer = part.role.is_of_block().then_some(7);
+            let (name, own) = (part.checkpoint_name(layer), part.gguf_name(layer));
+            for kind in ["weight", "bias"] {
+                let found = of_gguf(family.parts, &format!("{own}.{kind}")).unwrap();
+                assert_eq!(found, (format!("{name}.{kind}"), part));
+            }
+        }
+        assert!(of_gguf(family.parts, "blk.0.token_embd.weight").is_none());
+        assert!(of_gguf(family.parts, "rope_freqs.weight").is_none());
+    }
+}
+
+#[test]
+fn what_is_unknown_is_answered_with_what_is_known() {
+    assert!(by_model_type("mistral").is_ok() && by_architecture("gemma3").is_ok());
+    let error = by_architecture("rwkv7").unwrap_err().to_string();
+    assert!(error.contains("rwkv7") && error.contains("llama, qwen2, qwen3, gemma3"), "{error}");
+}
