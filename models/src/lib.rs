@@ -5,6 +5,7 @@
 
 #![warn(missing_docs)]
 
+pub mod atomic;
 pub mod cache;
 pub mod chat_template;
 pub mod checkpoint;
