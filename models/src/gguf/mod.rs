@@ -150,6 +150,10 @@ impl Checkpoint for GgufFile {
         self.tensors.get(name).map(|info| info.shape.clone())
     }
 
+    fn files(&self) -> Vec<PathBuf> {
+        vec![self.path.clone()]
+    }
+
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         let info = self.info(name)?;
         let values = self.with_bytes(info, |bytes| info.kind.dequantize(bytes))?;
