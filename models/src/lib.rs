@@ -21,6 +21,7 @@ pub mod llama;
 pub mod loader;
 pub mod model;
 pub mod pretrained;
+pub mod recognise;
 pub mod rope;
 pub mod sampling;
 pub mod tokenizer;

@@ -10,6 +10,7 @@ use crate::config::ModelConfig;
 use crate::error::{ModelError, Result};
 use crate::gguf::GgufFile;
 use crate::hub;
+use crate::recognise;
 use crate::tokenizer::Tokenizer;
 
 /// Everything that a model consists of.
@@ -59,11 +60,13 @@ impl Pretrained {
     }
 
     fn from_folder(folder: &Path) -> Result<Self> {
+        recognise::check_folder(folder, folder)?;
         Self::from_parts(folder, Box::new(SafetensorsFolder::open(folder)?))
     }
 
     fn from_parts(folder: &Path, checkpoint: Box<dyn Checkpoint>) -> Result<Self> {
         let config_json = read_json(&folder.join("config.json"))?;
+        recognise::check_quantised(folder, &config_json, &checkpoint.names())?;
         let tokenizer = Tokenizer::from_folder(folder)?;
         let generation = folder.join("generation_config.json");
         let generation_config = generation.exists().then(|| read_json(&generation)).transpose()?;

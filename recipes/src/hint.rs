@@ -76,7 +76,14 @@ fn of_model(error: &ModelError) -> Option<String> {
         ModelError::Hub { .. } => {
             "check the id and the network; HF_TOKEN opens gated models, HF_HUB_OFFLINE=1 uses the cache alone".to_owned()
         }
-        ModelError::Config { .. } | ModelError::Tokenizer { .. } | ModelError::Template { .. } => return None,
+        ModelError::IsAdapter { is_mlx: false, .. } => "--adapter takes it, and --model the model it belongs to".to_owned(),
+        ModelError::IsAdapter { is_mlx: true, .. } => {
+            "mlx_lm.fuse merges it into its model, whose folder can then be the model".to_owned()
+        }
+        ModelError::Config { .. }
+        | ModelError::Unsupported { .. }
+        | ModelError::Tokenizer { .. }
+        | ModelError::Template { .. } => return None,
     })
 }
 
