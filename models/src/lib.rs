@@ -34,7 +34,7 @@ pub use config::{ModelConfig, RopeScaling};
 pub use dtype::ComputeType;
 pub use error::{ModelError, Result};
 pub use generate::{Finish, GenerateOptions, generate};
-pub use hub::HubRepository;
+pub use hub::{HubEnvironment, HubRepository};
 pub use input::ModelInput;
 pub use linear::{DropoutSeed, Linear, LowRank};
 pub use loader::LoadOptions;
