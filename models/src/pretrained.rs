@@ -110,6 +110,7 @@ fn add_end_tokens(config: &mut ModelConfig, generation: Option<&Value>, tokenize
         None => Vec::new(),
     };
     more.extend(tokenizer.special().eos.as_ref().map(|(_, id)| *id));
+    more.extend(&tokenizer.special().end);
     for id in more {
         if !config.eos_token_id.contains(&id) {
             config.eos_token_id.push(id);

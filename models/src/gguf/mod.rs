@@ -19,7 +19,7 @@ use memmap2::Mmap;
 pub use header::TensorInfo;
 pub use metadata::{Metadata, Value};
 pub use quants::GgmlType;
-pub use tokenizer::{LLAMA3_PATTERN, QWEN2_PATTERN};
+pub use tokenizer::{DEFAULT_PATTERNS, LLAMA3_PATTERN, QWEN2_PATTERN};
 
 use crate::chat_template::ChatTemplate;
 use crate::checkpoint::{Checkpoint, release};
