@@ -4,6 +4,7 @@ use std::fmt;
 
 use burnish_lora::LoraError;
 use burnish_models::ModelError;
+use burnish_models::atomic::WriteError;
 
 use crate::config::ConfigError;
 use crate::data::DataError;
@@ -93,7 +94,8 @@ fn of_lora(error: &LoraError) -> Option<String> {
         LoraError::Misfit { .. } => "the adapter was trained on another model; adapter_config.json names it".to_owned(),
         LoraError::NoTarget { .. } => "`target_modules` takes these names, or \"all-linear\"".to_owned(),
         LoraError::Model(error) => return of_model(error),
-        LoraError::Format { .. } | LoraError::Config { .. } => return None,
+        LoraError::Write(WriteError::Io { source, .. }) => return of_io(source),
+        LoraError::Write(_) | LoraError::Format { .. } | LoraError::Config { .. } => return None,
     })
 }
 
