@@ -19,6 +19,17 @@ pub enum ExportError {
         /// The target.
         path: PathBuf,
     },
+    /// The target is something that an export does not replace, whatever was asked for.
+    #[error("{} {reason}", path.display())]
+    Occupied {
+        /// The target.
+        path: PathBuf,
+        /// What it is.
+        reason: String,
+    },
+    /// Writing failed.
+    #[error(transparent)]
+    Write(#[from] burnish_models::atomic::WriteError),
     /// A weight is beyond what f16 holds.
     #[error("`{tensor}` has {value}, which f16 can't hold (its largest is 65504)")]
     Overflow {
@@ -36,6 +47,9 @@ pub enum ExportError {
     /// Reading the model failed.
     #[error(transparent)]
     Model(#[from] burnish_models::ModelError),
+    /// Writing an adapter failed.
+    #[error(transparent)]
+    Lora(#[from] burnish_lora::LoraError),
 }
 
 impl ExportError {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::Result;
 use crate::float::FloatType;
-use crate::place::{folder, small};
+use crate::place::{inputs_of, small, write_folder};
 use crate::report::ExportReport;
 use crate::safetensors::{SHARD_BYTES, pretty, write_shards};
 
@@ -39,7 +39,7 @@ pub fn export_hugging_face(
     options: &HuggingFaceOptions,
 ) -> Result<ExportReport> {
     let mut report = ExportReport { path: target.to_owned(), ..ExportReport::default() };
-    folder(target, options.overwrite, |folder| {
+    write_folder(target, options.overwrite, &inputs_of(model, weights), |folder| -> Result<()> {
         report.bytes += small(&folder.join("config.json"), &pretty(&config(model, options.float)))?;
         if let Some(generation) = &model.generation_config {
             report.bytes += small(&folder.join("generation_config.json"), &pretty(generation))?;
@@ -53,19 +53,39 @@ pub fn export_hugging_face(
         report.bytes += write_shards(weights, folder, options.float, options.shard_bytes)?;
         Ok(())
     })?;
-    report.tensors.insert(options.float.safetensors_name().to_owned(), weights.names().len());
+    for name in weights.names() {
+        let stored =
+            weights.integer_dtype(&name).map_or(options.float.safetensors_name().to_owned(), |kind| kind.to_string());
+        *report.tensors.entry(stored).or_default() += 1;
+    }
     Ok(report)
 }
 
 fn config(model: &Pretrained, float: FloatType) -> Value {
     let mut config = model.config_json.clone();
+    set_dtype(&mut config, float);
     if let Value::Object(map) = &mut config {
-        map.insert("torch_dtype".to_owned(), json!(float.torch_name()));
-        map.remove("quantization_config");
         let class = model.config.family.class_of(&model.config.model_type);
         map.entry("architectures").or_insert_with(|| json!([class]));
     }
     config
+}
+
+/// Both names of the dtype, `dtype` of transformers 5 and `torch_dtype` of those before; also in the configurations of parts,
+/// such as `text_config`. What is written is quantised no more.
+fn set_dtype(config: &mut Value, float: FloatType) {
+    let Value::Object(map) = config else { return };
+    for key in ["dtype", "torch_dtype"] {
+        map.insert(key.to_owned(), json!(float.torch_name()));
+    }
+    for key in ["quantization_config", "quantization"] {
+        map.remove(key);
+    }
+    for (key, part) in map.iter_mut() {
+        if key.ends_with("_config") {
+            set_dtype(part, float);
+        }
+    }
 }
 
 fn tokenizer_config(model: &Pretrained) -> Value {
@@ -87,4 +107,42 @@ fn tokenizer_config(model: &Pretrained) -> Value {
         config.insert("chat_template".to_owned(), json!(template.source()));
     }
     Value::Object(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_not_written_over_itself() {
+        let root = tempfile::tempdir().unwrap();
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../recipes/assets/quickstart/model");
+        let (base, target) = (Pretrained::open(source).unwrap(), root.path().join("base"));
+        let options = HuggingFaceOptions { overwrite: true, ..HuggingFaceOptions::default() };
+        let write = |model: &Pretrained, target: &Path| export_hugging_face(model, &*model.checkpoint, target, &options);
+        write(&base, &target).unwrap();
+        let copy = Pretrained::open(&target.display().to_string()).unwrap();
+        let error = write(&copy, &target).unwrap_err().to_string();
+        assert!(error.contains("is read from it"), "{error}");
+        write(&copy, &root.path().join("again")).unwrap();
+        write(&base, &target).unwrap();
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 2);
+        assert_eq!(copy.config_json["dtype"], "bfloat16");
+        assert_eq!(copy.config_json["torch_dtype"], "bfloat16");
+    }
+
+    #[test]
+    fn both_names_of_the_dtype_agree_in_every_part() {
+        let mut config = json!({
+            "dtype": "bfloat16", "quantization": { "bits": 4 },
+            "text_config": { "dtype": "bfloat16", "torch_dtype": "bfloat16", "quantization_config": {} },
+            "vision_config": { "hidden_size": 4 }, "rope_scaling": { "type": "linear" }
+        });
+        set_dtype(&mut config, FloatType::F32);
+        for part in [&config, &config["text_config"], &config["vision_config"]] {
+            assert_eq!((&part["dtype"], &part["torch_dtype"]), (&json!("float32"), &json!("float32")), "{part}");
+            assert!(part.get("quantization_config").is_none() && part.get("quantization").is_none());
+        }
+        assert_eq!(config["rope_scaling"], json!({ "type": "linear" }));
+    }
 }

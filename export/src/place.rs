@@ -1,83 +1,170 @@
-//! Writing beside the target, then renaming.
+//! What an export may replace, and how it is written: beside its place, then renamed.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+
+use burnish_models::{Checkpoint, Pretrained, atomic};
 
 use crate::error::{ExportError, Result};
 
-/// The folder that a target lies in.
-fn parent(target: &Path) -> &Path {
-    target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
+/// Files that exports write into folders.
+const OWN_FILES: [&str; 11] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+];
+/// A folder that exports write into folders.
+const TEMPLATES: &str = "additional_chat_templates";
+/// What file managers leave in any folder.
+const OF_SYSTEM: [&str; 3] = [".DS_Store", "Thumbs.db", "desktop.ini"];
 
-fn check(target: &Path, overwrite: bool) -> Result<()> {
-    if target.exists() && !overwrite {
+/// Checks that an export may write a folder here, before anything is computed.
+///
+/// What is there is replaced with `overwrite` only, and then only a folder that holds nothing but files that exports write and
+/// is, or contains, none of the `inputs` of this one.
+///
+/// # Errors
+/// [`ExportError::Exists`] without `overwrite`, else [`ExportError::Occupied`].
+pub fn check_folder(target: &Path, overwrite: bool, inputs: &[PathBuf]) -> Result<()> {
+    let occupied = |reason: String| Err(ExportError::Occupied { path: target.to_owned(), reason });
+    if target.is_file() {
+        return occupied("is a file, and a folder is to be written".into());
+    }
+    if !is_there(target) {
+        return Ok(());
+    }
+    if !overwrite {
         return Err(ExportError::Exists { path: target.to_owned() });
     }
-    fs::create_dir_all(parent(target)).map_err(|error| ExportError::io(parent(target), error))
-}
-
-/// A file that appears under its name only when it is whole.
-pub(crate) fn file(target: &Path, overwrite: bool, fill: impl FnOnce(&mut CountedFile) -> Result<()>) -> Result<u64> {
-    check(target, overwrite)?;
-    let beside = tempfile::Builder::new()
-        .prefix(".burnish-")
-        .tempfile_in(parent(target))
-        .map_err(|error| ExportError::io(parent(target), error))?;
-    let handle = beside.reopen().map_err(|error| ExportError::io(target, error))?;
-    let mut file = CountedFile { writer: BufWriter::with_capacity(1 << 20, handle), path: target.to_owned(), written: 0 };
-    fill(&mut file)?;
-    let written = file.finish()?;
-    beside.persist(target).map_err(|error| ExportError::io(target, error.error))?;
-    readable(target);
-    Ok(written)
-}
-
-/// A folder that appears under its name only when it is whole.
-pub(crate) fn folder(target: &Path, overwrite: bool, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    check(target, overwrite)?;
-    let beside = tempfile::Builder::new()
-        .prefix(".burnish-")
-        .tempdir_in(parent(target))
-        .map_err(|error| ExportError::io(parent(target), error))?;
-    fill(beside.path())?;
-    let old = target.exists().then(|| set_aside(target)).transpose()?;
-    if let Err(error) = fs::rename(beside.path(), target) {
-        if let Some(old) = &old {
-            fs::rename(old.path().join(OLD), target).ok();
-        }
-        return Err(ExportError::io(target, error));
+    check_inputs(target, inputs)?;
+    let entries = fs::read_dir(target).map_err(|error| ExportError::io(target, error))?;
+    let mut names: Vec<String> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    let is_run =
+        names.iter().any(|name| name.starts_with("checkpoint-")) || names.iter().any(|name| name == "metrics.jsonl");
+    if is_run {
+        return occupied("is the folder of a training run, and is not replaced; choose another".into());
     }
-    // It has another name now, and nothing is to be deleted under the old one.
-    let _ = beside.keep();
-    readable(target);
+    match names.iter().find(|name| !is_own(target, name)) {
+        Some(name) => occupied(format!("holds `{name}`, which no export wrote, and is not replaced; choose another folder")),
+        None => Ok(()),
+    }
+}
+
+/// Checks that an export may write a file here: with `overwrite` it replaces a file that begins with `magic` and is none of
+/// the `inputs`.
+///
+/// # Errors
+/// As [`check_folder`].
+pub fn check_file(target: &Path, overwrite: bool, inputs: &[PathBuf], magic: &[u8]) -> Result<()> {
+    let occupied = |reason: &str| Err(ExportError::Occupied { path: target.to_owned(), reason: reason.to_owned() });
+    if target.is_dir() {
+        return occupied("is a folder, and a file is to be written");
+    }
+    if !is_there(target) {
+        return Ok(());
+    }
+    if !overwrite {
+        return Err(ExportError::Exists { path: target.to_owned() });
+    }
+    check_inputs(target, inputs)?;
+    let mut begin = vec![0; magic.len()];
+    let read = File::open(target).and_then(|mut file| file.read_exact(&mut begin));
+    if read.is_err() || begin != magic {
+        return occupied("is a file that no export wrote, and is not replaced; choose another name");
+    }
     Ok(())
 }
 
-/// The name of what is to be replaced, in the folder where it waits.
-const OLD: &str = "old";
-
-/// Moves what is to be replaced into a folder that deletes itself.
-fn set_aside(target: &Path) -> Result<tempfile::TempDir> {
-    let old = tempfile::Builder::new()
-        .prefix(".burnish-")
-        .tempdir_in(parent(target))
-        .map_err(|error| ExportError::io(parent(target), error))?;
-    fs::rename(target, old.path().join(OLD)).map_err(|error| ExportError::io(target, error))?;
-    Ok(old)
+/// Writes a folder that `fill` puts files into, after [`check_folder`]. It appears under its name whole or not at all.
+///
+/// # Errors
+/// As [`check_folder`], and when `fill` fails or the disk refuses; what was there stays then.
+pub fn write_folder<E: From<ExportError> + From<atomic::WriteError>>(
+    target: &Path,
+    overwrite: bool,
+    inputs: &[PathBuf],
+    fill: impl FnOnce(&Path) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    atomic::recover(target)?;
+    check_folder(target, overwrite, inputs)?;
+    atomic::write_folder(target, fill)
 }
 
-/// Temporary files are for their owner alone; what was exported is for everyone who may see its folder.
-fn readable(target: &Path) {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = if target.is_dir() { 0o755 } else { 0o644 };
-        fs::set_permissions(target, fs::Permissions::from_mode(mode)).ok();
+/// A file that appears under its name only when it is whole, after [`check_file`].
+pub(crate) fn file(
+    target: &Path,
+    overwrite: bool,
+    inputs: &[PathBuf],
+    magic: &[u8],
+    fill: impl FnOnce(&mut CountedFile) -> Result<()>,
+) -> Result<u64> {
+    check_file(target, overwrite, inputs, magic)?;
+    atomic::write_file(target, |file| {
+        let file = file.try_clone().map_err(|error| ExportError::io(target, error))?;
+        let mut file = CountedFile::new(file, target);
+        fill(&mut file)?;
+        file.finish()
+    })
+}
+
+/// The files and folders that an export of a model reads.
+pub fn inputs_of(model: &Pretrained, weights: &dyn Checkpoint) -> Vec<PathBuf> {
+    let mut inputs = weights.files();
+    // A hub id names no path, and its files are among those of the weights.
+    inputs.extend([PathBuf::from(&model.source)].into_iter().filter(|source| source.exists()));
+    inputs
+}
+
+/// Also a link that leads nowhere.
+fn is_there(target: &Path) -> bool {
+    target.symlink_metadata().is_ok()
+}
+
+/// Whether an entry of a folder is one that an export writes.
+fn is_own(folder: &Path, name: &str) -> bool {
+    let is_shard = || {
+        let parts = name.strip_prefix("model-").and_then(|rest| rest.strip_suffix(".safetensors"))?.split_once("-of-")?;
+        let is_number = |part: &str| part.len() == 5 && part.bytes().all(|byte| byte.is_ascii_digit());
+        Some(is_number(parts.0) && is_number(parts.1))
+    };
+    let path = folder.join(name);
+    if path.is_dir() {
+        let entries = || fs::read_dir(&path).into_iter().flatten().flatten();
+        return name == TEMPLATES
+            && entries().all(|entry| entry.path().extension().is_some_and(|extension| extension == "jinja"));
     }
-    #[cfg(not(unix))]
-    let _ = target;
+    OWN_FILES.contains(&name) || OF_SYSTEM.contains(&name) || is_shard() == Some(true)
+}
+
+/// Refuses a target that is an input, or the folder of one.
+fn check_inputs(target: &Path, inputs: &[PathBuf]) -> Result<()> {
+    let Ok(real) = fs::canonicalize(target) else { return Ok(()) };
+    let read = inputs.iter().find(|input| {
+        let whole = fs::canonicalize(input).ok();
+        // A file of the hub's cache is a link, and its name lies in the folder too.
+        let named = input.parent().zip(input.file_name()).and_then(|(parent, name)| {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            Some(fs::canonicalize(parent).ok()?.join(name))
+        });
+        [whole, named].into_iter().flatten().any(|input| input.starts_with(&real))
+    });
+    match read {
+        Some(input) => {
+            let reason = format!("would be replaced by what is read from it ({}); choose another", input.display());
+            Err(ExportError::Occupied { path: target.to_owned(), reason })
+        }
+        None => Ok(()),
+    }
 }
 
 /// A file that knows how much was written to it.
@@ -88,9 +175,12 @@ pub(crate) struct CountedFile {
 }
 
 impl CountedFile {
+    fn new(file: File, path: &Path) -> Self {
+        Self { writer: BufWriter::with_capacity(1 << 20, file), path: path.to_owned(), written: 0 }
+    }
+
     pub(crate) fn create(path: &Path) -> Result<Self> {
-        let file = File::create(path).map_err(|error| ExportError::io(path, error))?;
-        Ok(Self { writer: BufWriter::with_capacity(1 << 20, file), path: path.to_owned(), written: 0 })
+        Ok(Self::new(File::create(path).map_err(|error| ExportError::io(path, error))?, path))
     }
 
     pub(crate) fn put(&mut self, bytes: &[u8]) -> Result<()> {
@@ -118,3 +208,6 @@ pub(crate) fn small(path: &Path, text: &str) -> Result<u64> {
     file.put(text.as_bytes())?;
     file.finish()
 }
+
+#[cfg(test)]
+mod tests;

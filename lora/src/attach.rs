@@ -1,12 +1,12 @@
 //! Puts fresh adapters on the linear layers of a model.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::Param;
 use burn::tensor::{DType, Tensor, TensorData};
 use burnish_kernels::FusedBackend;
 use burnish_models::weight::parameter_id;
-use burnish_models::{LanguageModel, LowRank};
+use burnish_models::{LanguageModel, LowRank, ModelConfig};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -29,31 +29,81 @@ pub fn attach<B: FusedBackend>(
     seed: u64,
     device: &B::Device,
 ) -> Result<usize> {
-    config.check()?;
-    let first_layer = config.num_layers.map_or(0, |last| model.num_layers().saturating_sub(last));
-    let layers: Vec<String> = model.linears().into_iter().map(|(name, _)| name).collect();
-    check_targets(config, &layers)?;
-    let names = config.target_modules.names();
-    let mut attached = 0;
+    let layers: Vec<(String, [usize; 2])> =
+        model.linears().into_iter().map(|(name, linear)| (name, linear.dims())).collect();
+    check_layers(config, &layers)?;
+    let targeted: BTreeSet<String> = targeted(config, &layers).map(|(name, _)| name.clone()).collect();
     for (name, linear) in model.linears_mut() {
-        let wanted = names.as_ref().is_none_or(|names| names.iter().any(|target| is_named(&name, target)));
-        if !wanted || layer_index(&name).is_some_and(|index| index < first_layer) {
+        if !targeted.contains(&name) {
             continue;
         }
-        let [outputs, inputs] = linear.dims();
+        let ([outputs, inputs], rank) = (linear.dims(), config.rank_of(&name));
         let mut random = ChaCha8Rng::seed_from_u64(seed ^ parameter_id(&name).val());
         let bound = 1.0 / (inputs as f64).sqrt();
         let uniform = |random: &mut ChaCha8Rng| f64::from(random.next_u32()) / f64::from(u32::MAX) * 2.0 - 1.0;
-        let lora_a: Vec<f32> = (0..config.rank * inputs).map(|_| (bound * uniform(&mut random)) as f32).collect();
+        let lora_a: Vec<f32> = (0..rank * inputs).map(|_| (bound * uniform(&mut random)) as f32).collect();
         linear.adapter = Some(low_rank(
             &name,
-            Tensor::from_data(TensorData::new(lora_a, [config.rank, inputs]), (device, DType::F32)),
-            Tensor::zeros([outputs, config.rank], (device, DType::F32)),
+            Tensor::from_data(TensorData::new(lora_a, [rank, inputs]), (device, DType::F32)),
+            Tensor::zeros([outputs, rank], (device, DType::F32)),
             config,
         ));
-        attached += 1;
     }
-    Ok(attached)
+    Ok(targeted.len())
+}
+
+/// Checks an adapter against a model's configuration, before there is a model: the values, that every target names a linear
+/// layer, and that the rank is within what the layers can use.
+///
+/// # Errors
+/// [`LoraError::Config`] or [`LoraError::NoTarget`].
+pub fn check_model<B: FusedBackend>(config: &LoraConfig, model: &ModelConfig) -> Result<()> {
+    let names: BTreeSet<String> = LanguageModel::<B>::linear_names(model)?.into_iter().collect();
+    let shapes = LanguageModel::<B>::tensor_shapes(model)?.into_iter();
+    let layers: Vec<(String, [usize; 2])> = shapes
+        .filter_map(|(name, shape)| Some((name.strip_suffix(".weight")?.to_owned(), shape.try_into().ok()?)))
+        .filter(|(name, _)| names.contains(name))
+        .collect();
+    check_layers(config, &layers)
+}
+
+/// As [`check_model`], with the layers and their `[out, in]`.
+fn check_layers(config: &LoraConfig, layers: &[(String, [usize; 2])]) -> Result<()> {
+    config.check()?;
+    let names: Vec<String> = layers.iter().map(|(name, _)| name.clone()).collect();
+    check_targets(config, &names)?;
+    check_rank(config, layers)
+}
+
+/// A rank beyond `min(in, out)` adds nothing to a layer. It is refused where it is beyond that of all layers it is for: smaller
+/// layers among larger ones may have it, as in PEFT.
+fn check_rank(config: &LoraConfig, layers: &[(String, [usize; 2])]) -> Result<()> {
+    let mut usable: BTreeMap<usize, usize> = BTreeMap::new();
+    for (name, [outputs, inputs]) in targeted(config, layers) {
+        let most = usable.entry(config.rank_of(name)).or_default();
+        *most = (*outputs.min(inputs)).max(*most);
+    }
+    match usable.into_iter().find(|(rank, most)| rank > most) {
+        Some((rank, most)) => {
+            let reason = format!("rank {rank} is more than its layers can use: the largest of them has rank {most} itself");
+            Err(LoraError::Config { reason })
+        }
+        None => Ok(()),
+    }
+}
+
+/// The layers that get an adapter.
+fn targeted<'a>(
+    config: &'a LoraConfig,
+    layers: &'a [(String, [usize; 2])],
+) -> impl Iterator<Item = &'a (String, [usize; 2])> {
+    let names = config.target_modules.names();
+    let blocks = layers.iter().filter_map(|(name, _)| layer_index(name)).max().map_or(0, |last| last + 1);
+    let first = config.num_layers.map_or(0, |last| blocks.saturating_sub(last));
+    layers.iter().filter(move |(name, _)| {
+        let is_target = names.as_ref().is_none_or(|names| names.iter().any(|target| is_named(name, target)));
+        is_target && layer_index(name).is_none_or(|index| index >= first)
+    })
 }
 
 /// An adapter whose parameters carry ids that its name decides.
@@ -69,7 +119,7 @@ pub(crate) fn low_rank<B: FusedBackend>(
     LowRank {
         lora_a: param("lora_A", lora_a),
         lora_b: param("lora_B", lora_b),
-        scale: config.scale(),
+        scale: config.scale_of(name),
         dropout: config.dropout,
     }
 }
@@ -102,4 +152,49 @@ pub fn check_targets(config: &LoraConfig, layers: &[String]) -> Result<()> {
     }
     let present: BTreeSet<String> = layers.iter().filter_map(|layer| layer.rsplit('.').next()).map(str::to_owned).collect();
     Err(LoraError::NoTarget { missing, present: present.into_iter().collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Pattern;
+
+    /// Two blocks, with keys and values that are smaller than the rest.
+    fn layers() -> Vec<(String, [usize; 2])> {
+        let of_block = |block: usize| {
+            [("q_proj", [64, 64]), ("k_proj", [16, 64]), ("down_proj", [64, 160])]
+                .map(|(name, dims)| (format!("model.layers.{block}.{name}"), dims))
+        };
+        (0..2).flat_map(of_block).collect()
+    }
+
+    fn check(rank: usize, targets: &[&str]) -> std::result::Result<(), String> {
+        let target_modules = crate::TargetModules::Named(targets.iter().map(|name| (*name).to_owned()).collect());
+        let config = LoraConfig { rank, target_modules, ..LoraConfig::default() };
+        check_layers(&config, &layers()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_rank_beyond_its_layers_is_refused() {
+        assert_eq!(check(64, &["all-linear"]), Ok(()));
+        assert!(check(65, &["all-linear"]).unwrap_err().contains("rank 65"));
+        assert_eq!(check(16, &["k_proj"]), Ok(()));
+        for rank in [17, 70_000, 100_000, usize::MAX] {
+            let error = check(rank, &["k_proj"]).unwrap_err();
+            assert!(error.contains(&format!("rank {rank} ")) && error.contains("rank 16 itself"), "{error}");
+        }
+        assert!(check(0, &["k_proj"]).is_err());
+        assert!(check(4, &["query"]).unwrap_err().contains("query"));
+        let rank_pattern = vec![Pattern::new("k_proj", 17).unwrap()];
+        let config = LoraConfig { rank_pattern, ..LoraConfig::default() };
+        assert!(check_layers(&config, &layers()).unwrap_err().to_string().contains("rank 17"));
+    }
+
+    #[test]
+    fn the_last_blocks_are_counted_from_the_end() {
+        let config = LoraConfig { num_layers: Some(1), ..LoraConfig::default() };
+        let layers = layers();
+        assert!(targeted(&config, &layers).all(|(name, _)| name.contains(".1.")));
+        assert_eq!(targeted(&config, &layers).count(), 3);
+    }
 }

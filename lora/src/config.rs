@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{LoraError, Result};
+use crate::pattern::{Pattern, find};
 
 /// The parts of PEFT's `LoraConfig` that decide what an adapter computes.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +20,10 @@ pub struct LoraConfig {
     pub target_modules: TargetModules,
     /// Only the last so many blocks; all of them when absent.
     pub num_layers: Option<usize>,
+    /// Other ranks, by layer.
+    pub rank_pattern: Vec<Pattern<usize>>,
+    /// Other alphas, by layer.
+    pub alpha_pattern: Vec<Pattern<f64>>,
 }
 
 /// Which linear layers of a block get an adapter.
@@ -57,15 +62,31 @@ impl Default for LoraConfig {
             rslora: false,
             target_modules: TargetModules::all_linear(),
             num_layers: None,
+            rank_pattern: Vec::new(),
+            alpha_pattern: Vec::new(),
         }
     }
 }
 
 impl LoraConfig {
-    /// Factor on the update.
+    /// Factor on the update, where no pattern gives a layer another rank or alpha.
     pub fn scale(&self) -> f64 {
-        let rank = self.rank as f64;
-        if self.rslora { self.alpha / rank.sqrt() } else { self.alpha / rank }
+        self.scale_for(self.rank, self.alpha)
+    }
+
+    /// Rank of the update of a layer.
+    pub fn rank_of(&self, layer: &str) -> usize {
+        find(&self.rank_pattern, layer, self.rank)
+    }
+
+    /// Factor on the update of a layer.
+    pub fn scale_of(&self, layer: &str) -> f64 {
+        self.scale_for(self.rank_of(layer), find(&self.alpha_pattern, layer, self.alpha))
+    }
+
+    fn scale_for(&self, rank: usize, alpha: f64) -> f64 {
+        let rank = rank as f64;
+        if self.rslora { alpha / rank.sqrt() } else { alpha / rank }
     }
 
     /// Checks ranges.
@@ -74,14 +95,15 @@ impl LoraConfig {
     /// [`LoraError::Config`] with the value.
     pub fn check(&self) -> Result<()> {
         let refuse = |reason: String| Err(LoraError::Config { reason });
-        if self.rank == 0 {
+        if self.rank == 0 || self.rank_pattern.iter().any(|pattern| pattern.value == 0) {
             return refuse("rank must be at least 1".into());
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return refuse(format!("dropout {} is not within [0, 1)", self.dropout));
         }
-        if !self.alpha.is_finite() {
-            return refuse(format!("alpha {} is no number", self.alpha));
+        let mut alphas = [self.alpha].into_iter().chain(self.alpha_pattern.iter().map(|pattern| pattern.value));
+        if let Some(alpha) = alphas.find(|alpha| !alpha.is_finite()) {
+            return refuse(format!("alpha {alpha} is not finite"));
         }
         Ok(())
     }

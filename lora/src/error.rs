@@ -43,6 +43,9 @@ pub enum LoraError {
         /// One line a tensor.
         problems: Vec<String>,
     },
+    /// Writing failed.
+    #[error(transparent)]
+    Write(#[from] burnish_models::atomic::WriteError),
     /// Reading the base model failed.
     #[error(transparent)]
     Model(#[from] burnish_models::ModelError),

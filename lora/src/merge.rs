@@ -1,21 +1,23 @@
 //! A checkpoint with an adapter added in, tensor by tensor.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use burnish_models::Checkpoint;
 use burnish_models::checkpoint::SafetensorsFolder;
 use burnish_models::error::Result as ModelResult;
+use safetensors::Dtype;
 
 use crate::config::LoraConfig;
 use crate::error::{LoraError, Result};
-use crate::peft::{AdapterTensors, read_config};
+use crate::peft::{AdapterTensors, open_weights, read_config};
 
 /// Reads `W + scale · B A` where the adapter has the layer, and `W` elsewhere.
 pub struct MergedCheckpoint<'a> {
     base: &'a dyn Checkpoint,
     adapter: SafetensorsFolder,
     config: LoraConfig,
-    layers: std::collections::BTreeMap<String, [String; 2]>,
+    layers: BTreeMap<String, [String; 2]>,
 }
 
 impl<'a> MergedCheckpoint<'a> {
@@ -25,8 +27,8 @@ impl<'a> MergedCheckpoint<'a> {
     /// [`LoraError::Misfit`] with every tensor that does not fit.
     pub fn open(base: &'a dyn Checkpoint, folder: &Path) -> Result<Self> {
         let config = read_config(folder)?;
-        let adapter = SafetensorsFolder::from_files(&[folder.join("adapter_model.safetensors")])?;
-        let tensors = AdapterTensors::new(&adapter, config.rank);
+        let adapter = open_weights(folder)?;
+        let tensors = AdapterTensors::new(&adapter, &config);
         let problems = tensors.misfits(|layer| {
             let shape = base.shape(&format!("{layer}.weight"))?;
             <[usize; 2]>::try_from(shape).ok()
@@ -50,13 +52,12 @@ impl Checkpoint for MergedCheckpoint<'_> {
 
     fn read_f32(&self, name: &str) -> ModelResult<Vec<f32>> {
         let mut weight = self.base.read_f32(name)?;
-        let Some([a, b]) = name.strip_suffix(".weight").and_then(|layer| self.layers.get(layer)) else {
-            return Ok(weight);
-        };
+        let layer = name.strip_suffix(".weight").unwrap_or(name);
+        let Some([a, b]) = self.layers.get(layer).filter(|_| name.ends_with(".weight")) else { return Ok(weight) };
         let (a, b) = (self.adapter.read_f32(a)?, self.adapter.read_f32(b)?);
-        let rank = self.config.rank;
+        let rank = self.config.rank_of(layer);
         let inputs = a.len() / rank;
-        let scale = self.config.scale();
+        let scale = self.config.scale_of(layer);
         for (row, factors) in weight.chunks_exact_mut(inputs).zip(b.chunks_exact(rank)) {
             for (factor, a_row) in factors.iter().zip(a.chunks_exact(inputs)) {
                 let factor = (f64::from(*factor) * scale) as f32;
@@ -66,5 +67,17 @@ impl Checkpoint for MergedCheckpoint<'_> {
             }
         }
         Ok(weight)
+    }
+
+    fn integer_dtype(&self, name: &str) -> Option<Dtype> {
+        self.base.integer_dtype(name)
+    }
+
+    fn read_bytes(&self, name: &str) -> ModelResult<Vec<u8>> {
+        self.base.read_bytes(name)
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        [self.base.files(), self.adapter.files()].concat()
     }
 }

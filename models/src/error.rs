@@ -57,6 +57,29 @@ pub enum ModelError {
         /// Its weight.
         value: f32,
     },
+    /// A folder of another kind, or in a format that is not read.
+    #[error("{} {reason}", path.display())]
+    Unsupported {
+        /// The folder or the hub id.
+        path: PathBuf,
+        /// What it is, and the way out.
+        reason: String,
+    },
+    /// An adapter where a model is expected.
+    #[error(
+        "{} is {}, not a model{}",
+        path.display(),
+        if *is_mlx { "an MLX adapter" } else { "a PEFT adapter" },
+        base.as_ref().map(|base| format!("; it belongs to {base}")).unwrap_or_default()
+    )]
+    IsAdapter {
+        /// The folder or the hub id.
+        path: PathBuf,
+        /// The model that it was trained on, where it says so.
+        base: Option<String>,
+        /// Whether mlx-lm wrote it.
+        is_mlx: bool,
+    },
     /// The tokenizer can't be built or refuses a text.
     #[error("tokenizer: {reason}")]
     Tokenizer {

@@ -1,24 +1,36 @@
 //! Models and data sets of the Hugging Face hub, through its cache.
 //!
-//! `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` mean what they mean to `huggingface_hub`.
+//! The environment's variables mean what they mean to `huggingface_hub`: see [`HubEnvironment`].
+
+mod environment;
 
 use std::path::{Path, PathBuf};
 
 use hf_hub::api::sync::{ApiBuilder, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
-use crate::checkpoint::safetensors::{INDEX, SINGLE, shard_paths};
-use crate::error::{ModelError, Result};
+pub use environment::HubEnvironment;
 
-/// Files that a model may have beside its weights.
+use crate::checkpoint::safetensors::{INDEX, SINGLE, shard_paths, tensor_names};
+use crate::error::{ModelError, Result};
+use crate::recognise;
+
+/// Every file that the readers of a folder look for beside the weights: a hub id and its folder are the same model.
 const SMALL_FILES: &[&str] = &[
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     "chat_template.jinja",
+    "chat_template.json",
+    // Read by nobody; whether they are there decides what an error says.
+    "tokenizer.model",
+    "adapter_config.json",
 ];
+/// Folders of templates by name.
+const TEMPLATE_FOLDERS: &[&str] = &["additional_chat_templates/", "chat_templates/"];
 
 /// A model or a data set, whose files can be listed and fetched one at a time.
 pub struct HubRepository {
@@ -34,12 +46,21 @@ enum Origin {
 }
 
 impl HubRepository {
-    /// Lists the files of a model `owner/name`, with or without `@revision`; with `HF_HUB_OFFLINE`, those in the cache.
+    /// Lists the files of a model `owner/name`, with or without `@revision`; where the hub is offline, those in the cache.
     ///
     /// # Errors
     /// [`ModelError::Hub`] when the id is malformed, or the model is neither to be had nor cached.
     pub fn model(id: &str) -> Result<Self> {
-        Self::open(id, RepoType::Model, "is neither a folder, a .gguf file, nor a hub id like `owner/name`")
+        Self::model_in(&HubEnvironment::from_env(), id)
+    }
+
+    /// As [`HubRepository::model`], in an environment of the caller's.
+    ///
+    /// # Errors
+    /// As [`HubRepository::model`].
+    pub fn model_in(environment: &HubEnvironment, id: &str) -> Result<Self> {
+        let no_id = "is neither a folder, a .gguf file, nor a hub id like `owner/name`";
+        Self::open(environment, id, RepoType::Model, no_id)
     }
 
     /// As [`HubRepository::model`], of a data set, whose id may also be a `name` alone.
@@ -47,10 +68,11 @@ impl HubRepository {
     /// # Errors
     /// As [`HubRepository::model`].
     pub fn dataset(id: &str) -> Result<Self> {
-        Self::open(id, RepoType::Dataset, "is neither a file, a folder, nor a hub id like `owner/name`")
+        let no_id = "is neither a file, a folder, nor a hub id like `owner/name`";
+        Self::open(&HubEnvironment::from_env(), id, RepoType::Dataset, no_id)
     }
 
-    fn open(id: &str, kind: RepoType, no_id: &str) -> Result<Self> {
+    fn open(environment: &HubEnvironment, id: &str, kind: RepoType, no_id: &str) -> Result<Self> {
         let refuse = |reason: String| ModelError::Hub { id: id.to_owned(), reason };
         let (name, revision) = id.split_once('@').unwrap_or((id, "main"));
         let valid = |part: &str| is_plain(part) && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
@@ -60,16 +82,17 @@ impl HubRepository {
             return Err(refuse(no_id.into()));
         }
         let repo = Repo::with_revision(name.to_owned(), kind, revision.to_owned());
-        if is_offline() {
-            let folder =
-                cached_snapshot(&repo).ok_or_else(|| refuse("is not in the cache, and HF_HUB_OFFLINE is set".into()))?;
+        if environment.offline {
+            let folder = cached_snapshot(&environment.cache, &repo)
+                .ok_or_else(|| refuse("is not in the cache, and HF_HUB_OFFLINE is set".into()))?;
             let mut files = Vec::new();
             list(&folder, "", 0, &mut files).map_err(|error| ModelError::io(&folder, error))?;
             return Ok(Self { id: id.to_owned(), files, origin: Origin::Cached(folder) });
         }
-        let mut builder = ApiBuilder::from_env().with_progress(true);
-        if let Ok(token) = std::env::var("HF_TOKEN") {
-            builder = builder.with_token(Some(token));
+        let cache = Cache::new(environment.cache.clone());
+        let mut builder = ApiBuilder::from_cache(cache).with_token(environment.token.clone()).with_progress(true);
+        if let Some(endpoint) = &environment.endpoint {
+            builder = builder.with_endpoint(endpoint.clone());
         }
         let online = builder.build().map_err(|error| refuse(error.to_string()))?.repo(repo);
         let info = online.info().map_err(|error| refuse(error.to_string()))?;
@@ -106,27 +129,48 @@ impl HubRepository {
     }
 }
 
-/// Whether the hub must not be asked.
-fn is_offline() -> bool {
-    std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false" | "no"))
-}
-
 /// Fetches a model, or finds it in the cache, and returns its folder there. Of the weights it takes `model.safetensors`, or
 /// else the shards that its index names, and no other.
 ///
 /// # Errors
-/// [`ModelError::Hub`] when the id is malformed, a file can't be had, or the hub is offline and the cache lacks one.
+/// [`ModelError::Hub`] when the id is malformed, a file can't be had, or the hub is offline and the cache lacks one; before
+/// any weights are fetched, what [`recognise`] says of its files.
 pub fn fetch_model(id: &str) -> Result<PathBuf> {
-    let repository = HubRepository::model(id)?;
-    let config = repository.fetch("config.json")?;
-    let folder = config.parent().map(Path::to_owned).ok_or_else(|| repository.refuse("the cache is malformed".into()))?;
-    for file in SMALL_FILES.iter().filter(|file| repository.has(file)) {
-        repository.fetch(file)?;
+    fetch_model_in(&HubEnvironment::from_env(), id)
+}
+
+/// As [`fetch_model`], in an environment of the caller's.
+///
+/// # Errors
+/// As [`fetch_model`].
+pub fn fetch_model_in(environment: &HubEnvironment, id: &str) -> Result<PathBuf> {
+    let repository = HubRepository::model_in(environment, id)?;
+    let is_small = |file: &str| {
+        SMALL_FILES.contains(&file)
+            || (file.ends_with(".jinja") && TEMPLATE_FOLDERS.iter().any(|folder| file.starts_with(folder)))
+    };
+    let mut folder = None;
+    for file in repository.files.iter().filter(|file| is_small(file)) {
+        let path = repository.fetch(file)?;
+        // A file in a folder lies deeper.
+        folder = path.ancestors().nth(file.split('/').count()).map(Path::to_owned).or(folder);
     }
+    if let Some(folder) = &folder {
+        recognise::check_folder(folder, Path::new(id))?;
+    }
+    let ggufs: Vec<&str> = repository.files.iter().map(String::as_str).filter(|file| file.ends_with(".gguf")).collect();
+    if !repository.has("config.json") && !ggufs.is_empty() {
+        let reason = format!("holds GGUF files; download one of them and name it as the model: {}", ggufs.join(", "));
+        return Err(ModelError::Unsupported { path: id.into(), reason });
+    }
+    repository.fetch("config.json")?;
+    let folder = folder.ok_or_else(|| repository.refuse("the cache is malformed".into()))?;
     if repository.has(SINGLE) {
         repository.fetch(SINGLE)?;
     } else if repository.has(INDEX) {
-        for shard in shard_paths(&folder, &repository.fetch(INDEX)?)? {
+        let index = repository.fetch(INDEX)?;
+        recognise::check_quantised(Path::new(id), &recognise::read_config(&folder)?, &tensor_names(&index)?)?;
+        for shard in shard_paths(&folder, &index)? {
             repository.fetch(&shard.file_name().unwrap_or_default().to_string_lossy())?;
         }
     } else {
@@ -140,8 +184,8 @@ fn is_plain(part: &str) -> bool {
     !matches!(part, "" | "." | "..") && !part.contains(['\\', ':', '\0'])
 }
 
-fn cached_snapshot(repo: &Repo) -> Option<PathBuf> {
-    let folder = Cache::from_env().path().join(repo.folder_name());
+fn cached_snapshot(cache: &Path, repo: &Repo) -> Option<PathBuf> {
+    let folder = cache.join(repo.folder_name());
     let commit =
         std::fs::read_to_string(folder.join("refs").join(repo.revision())).unwrap_or_else(|_| repo.revision().to_owned());
     let snapshot = folder.join("snapshots").join(commit.trim());
@@ -164,3 +208,6 @@ fn list(folder: &Path, prefix: &str, depth: usize, files: &mut Vec<String>) -> s
     files.sort();
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@
 
 #![warn(missing_docs)]
 
+pub mod atomic;
 pub mod blocks;
 pub mod cache;
 pub mod chat_template;
@@ -25,6 +26,7 @@ pub mod loader;
 pub mod model;
 pub mod part;
 pub mod pretrained;
+pub mod recognise;
 pub mod rope;
 pub mod sampling;
 pub mod tokenizer;
@@ -38,7 +40,7 @@ pub use config::{ModelConfig, RopeScaling, RotaryConfig};
 pub use dtype::ComputeType;
 pub use error::{ModelError, Result};
 pub use generate::{Finish, GenerateOptions, generate};
-pub use hub::HubRepository;
+pub use hub::{HubEnvironment, HubRepository};
 pub use input::ModelInput;
 pub use linear::{DropoutSeed, Linear, LowRank};
 pub use loader::LoadOptions;

@@ -10,6 +10,7 @@ use crate::config::{ModelConfig, text_part};
 use crate::error::{ModelError, Result};
 use crate::gguf::GgufFile;
 use crate::hub;
+use crate::recognise;
 use crate::tokenizer::Tokenizer;
 
 /// Everything that a model consists of.
@@ -59,6 +60,7 @@ impl Pretrained {
     }
 
     fn from_folder(folder: &Path) -> Result<Self> {
+        recognise::check_folder(folder, folder)?;
         Self::from_parts(folder, Box::new(SafetensorsFolder::open(folder)?))
     }
 
@@ -69,6 +71,7 @@ impl Pretrained {
             // Files that are written from it are those of the text model, adapters too.
             tracing::warn!("{}: the text part of a multimodal model is read, the rest left out", folder.display());
         }
+        recognise::check_quantised(folder, &whole, &checkpoint.names())?;
         let tokenizer = Tokenizer::from_folder(folder)?;
         let generation = folder.join("generation_config.json");
         let generation_config = generation.exists().then(|| read_json(&generation)).transpose()?;
@@ -113,6 +116,7 @@ fn add_end_tokens(config: &mut ModelConfig, generation: Option<&Value>, tokenize
         None => Vec::new(),
     };
     more.extend(tokenizer.special().eos.as_ref().map(|(_, id)| *id));
+    more.extend(&tokenizer.special().end);
     for id in more {
         if !config.eos_token_id.contains(&id) {
             config.eos_token_id.push(id);

@@ -13,6 +13,8 @@ pub struct SpecialTokens {
     pub bos: Option<(String, u32)>,
     /// Ends a text.
     pub eos: Option<(String, u32)>,
+    /// Other tokens that end a generated text, such as the end of a turn; `eos` may be among them.
+    pub end: Vec<u32>,
     /// Fills short rows.
     pub pad: Option<(String, u32)>,
     /// Stands for what the vocabulary lacks.

@@ -3,6 +3,7 @@
 use burnish_engine::Hinted;
 use burnish_lora::LoraError;
 use burnish_models::ModelError;
+use burnish_models::atomic::WriteError;
 
 use crate::config::ConfigError;
 use crate::data::DataError;
@@ -55,7 +56,14 @@ fn of_model(error: &ModelError) -> Option<String> {
         ModelError::Hub { .. } => {
             "check the id and the network; HF_TOKEN opens gated models, HF_HUB_OFFLINE=1 uses the cache alone".to_owned()
         }
-        ModelError::Config { .. } | ModelError::Tokenizer { .. } | ModelError::Template { .. } => return None,
+        ModelError::IsAdapter { is_mlx: false, .. } => "--adapter takes it, and --model the model it belongs to".to_owned(),
+        ModelError::IsAdapter { is_mlx: true, .. } => {
+            "mlx_lm.fuse merges it into its model, whose folder can then be the model".to_owned()
+        }
+        ModelError::Config { .. }
+        | ModelError::Unsupported { .. }
+        | ModelError::Tokenizer { .. }
+        | ModelError::Template { .. } => return None,
     })
 }
 
@@ -65,7 +73,8 @@ fn of_lora(error: &LoraError) -> Option<String> {
         LoraError::Misfit { .. } => "the adapter was trained on another model; adapter_config.json names it".to_owned(),
         LoraError::NoTarget { .. } => "`target_modules` takes these names, or \"all-linear\"".to_owned(),
         LoraError::Model(error) => return of_model(error),
-        LoraError::Format { .. } | LoraError::Config { .. } => return None,
+        LoraError::Write(WriteError::Io { source, .. }) => return of_io(source),
+        LoraError::Write(_) | LoraError::Format { .. } | LoraError::Config { .. } => return None,
     })
 }
 

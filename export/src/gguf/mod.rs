@@ -104,7 +104,8 @@ pub fn export_gguf(
         let name = keys::ROPE_FREQS.to_owned();
         tensors.push(plan(name, None, vec![factors.len()], GgufType::F32, &mut report));
     }
-    report.bytes = place::file(target, options.overwrite, |file| {
+    let inputs = place::inputs_of(model, weights);
+    report.bytes = place::file(target, options.overwrite, &inputs, b"GGUF", |file| {
         write_header(file, &metadata, &tensors)?;
         for tensor in &tensors {
             let values = match &tensor.source {

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use burnish_models::Pretrained;
-use burnish_models::gguf::{LLAMA3_PATTERN, Metadata, QWEN2_PATTERN, Value};
+use burnish_models::gguf::{DEFAULT_PATTERNS, LLAMA3_PATTERN, Metadata, QWEN2_PATTERN, Value};
 use serde_json::Value as Json;
 
 use super::{number, set, text};
@@ -157,6 +157,10 @@ fn has_prefix(json: &Json) -> bool {
 /// llama.cpp's name of a byte-level pre-tokenizer. Patterns that look alike split differently, so they must be equal.
 fn pre_tokenizer(json: &Json) -> Result<&'static str> {
     let steps = steps(json, "pretokenizers");
+    let patterns: Vec<&str> = steps.iter().filter_map(|step| step["pattern"]["Regex"].as_str()).collect();
+    if patterns == DEFAULT_PATTERNS {
+        return Ok("default");
+    }
     for step in &steps {
         match step["type"].as_str() {
             Some("Digits") if step["individual_digits"].as_bool() == Some(true) => return Ok("smollm"),
@@ -196,6 +200,8 @@ mod tests {
         assert_eq!(pre_tokenizer(&split(LLAMA3_PATTERN)).unwrap(), "llama-bpe");
         assert_eq!(pre_tokenizer(&split(QWEN2_PATTERN)).unwrap(), "qwen2");
         assert_eq!(pre_tokenizer(&json!({ "type": "ByteLevel", "use_regex": true })).unwrap(), "gpt-2");
+        let default = DEFAULT_PATTERNS.map(|pattern| json!({ "type": "Split", "pattern": { "Regex": pattern } }));
+        assert_eq!(pre_tokenizer(&json!({ "type": "Sequence", "pretokenizers": default })).unwrap(), "default");
         // As o200k does: numbers alike, letters by case.
         let other = "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}]*[\\p{Ll}]+|\\p{N}{1,3}|\\s+";
         assert!(pre_tokenizer(&split(other)).unwrap_err().to_string().contains(other));
@@ -211,6 +217,19 @@ mod tests {
         leave_out(&json, 3, &mut report).unwrap();
         assert!(report.notes.len() == 1 && report.notes[0].ends_with(": <image>"), "{:?}", report.notes);
         assert!(leave_out(&json, 2, &mut report).unwrap_err().to_string().starts_with("1 tokens"));
+    }
+
+    #[test]
+    fn what_ends_a_text_is_found_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.gguf");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../recipes/assets/quickstart/model");
+        let model = Pretrained::open(source).unwrap();
+        crate::export_gguf(&model, &*model.checkpoint, &path, &crate::GgufOptions::default()).unwrap();
+        let read = Pretrained::open(&path.display().to_string()).unwrap();
+        // `<|im_end|>` is its end; `<|endoftext|>` ends a text too, as llama.cpp has it.
+        assert_eq!((model.config.eos_token_id.as_slice(), read.config.eos_token_id.as_slice()), (&[2][..], &[2, 0][..]));
+        assert_eq!(read.tokenizer.encode("12 a", true).unwrap(), model.tokenizer.encode("12 a", true).unwrap());
     }
 
     #[test]

@@ -8,6 +8,9 @@ pub use self::canonical::{canonical, is_ignored};
 pub(crate) use self::mapped::release;
 pub use self::safetensors::SafetensorsFolder;
 
+use std::path::PathBuf;
+
+use ::safetensors::Dtype;
 use burn::tensor::TensorData;
 
 use crate::dtype::ComputeType;
@@ -35,6 +38,24 @@ pub trait Checkpoint: Send + Sync {
     /// As [`Checkpoint::read_f32`], and [`ModelError::Overflow`] when an element is beyond the dtype.
     fn read(&self, name: &str, dtype: ComputeType) -> Result<TensorData> {
         dtype.convert(name, self.read_f32(name)?)
+    }
+
+    /// The dtype of a tensor of integers or booleans, such as a buffer of positions; `None` for floats.
+    fn integer_dtype(&self, _name: &str) -> Option<Dtype> {
+        None
+    }
+
+    /// The bytes of a tensor as they are stored, little-endian.
+    ///
+    /// # Errors
+    /// When there is no such tensor, or the checkpoint stores it in no way that a safetensors file could.
+    fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
+        Err(ModelError::Misfit { problems: vec![format!("{name}: its bytes can't be read")] })
+    }
+
+    /// The files that it is read from.
+    fn files(&self) -> Vec<PathBuf> {
+        Vec::new()
     }
 }
 

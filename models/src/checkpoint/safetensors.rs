@@ -108,17 +108,26 @@ impl SafetensorsFolder {
     }
 }
 
+/// The tensors that an index names.
+pub(crate) fn tensor_names(index: &Path) -> Result<Vec<String>> {
+    Ok(weight_map(index)?.into_iter().map(|(tensor, _)| tensor).collect())
+}
+
+fn weight_map(index: &Path) -> Result<serde_json::Map<String, serde_json::Value>> {
+    let text = std::fs::read_to_string(index).map_err(|error| ModelError::io(index, error))?;
+    let mut json: serde_json::Value =
+        serde_json::from_str(&text).map_err(|error| ModelError::format(index, format!("not JSON: {error}")))?;
+    match json.get_mut("weight_map").map(serde_json::Value::take) {
+        Some(serde_json::Value::Object(map)) => Ok(map),
+        _ => Err(ModelError::format(index, "has no `weight_map`")),
+    }
+}
+
 /// The files that an index names, each checked to lie in the folder itself.
 pub(crate) fn shard_paths(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
-    let text = std::fs::read_to_string(index).map_err(|error| ModelError::io(index, error))?;
-    let json: serde_json::Value =
-        serde_json::from_str(&text).map_err(|error| ModelError::format(index, format!("not JSON: {error}")))?;
-    let map = json
-        .get("weight_map")
-        .and_then(serde_json::Value::as_object)
-        .ok_or_else(|| ModelError::format(index, "has no `weight_map`"))?;
+    let map = weight_map(index)?;
     let mut names: Vec<&str> = Vec::new();
-    for (tensor, file) in map {
+    for (tensor, file) in &map {
         let file = file.as_str().ok_or_else(|| ModelError::format(index, format!("`{tensor}` names no file")))?;
         let mut parts = Path::new(file).components();
         if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
@@ -145,6 +154,31 @@ impl Checkpoint for SafetensorsFolder {
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         self.with_bytes(name, to_f32)
+    }
+
+    fn integer_dtype(&self, name: &str) -> Option<Dtype> {
+        let dtype = self.locate(name)?.1.dtype;
+        let is_integer = matches!(
+            dtype,
+            Dtype::BOOL
+                | Dtype::U8
+                | Dtype::I8
+                | Dtype::U16
+                | Dtype::I16
+                | Dtype::U32
+                | Dtype::I32
+                | Dtype::U64
+                | Dtype::I64
+        );
+        is_integer.then_some(dtype)
+    }
+
+    fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
+        self.with_bytes(name, |bytes, _| Some(bytes.to_vec()))
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.shards.iter().map(|shard| shard.path.clone()).collect()
     }
 
     fn read(&self, name: &str, dtype: ComputeType) -> Result<TensorData> {

@@ -21,7 +21,7 @@ pub use header::TensorInfo;
 pub use metadata::{Metadata, Value};
 pub use quants::GgmlType;
 pub use rows::halves_interleaved;
-pub use tokenizer::{LLAMA3_PATTERN, QWEN2_PATTERN};
+pub use tokenizer::{DEFAULT_PATTERNS, LLAMA3_PATTERN, QWEN2_PATTERN};
 
 use crate::chat_template::ChatTemplate;
 use crate::checkpoint::{Checkpoint, release};
@@ -168,6 +168,10 @@ impl Checkpoint for GgufFile {
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.tensors.get(name).map(|(info, _)| info.shape.clone())
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        vec![self.path.clone()]
     }
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {

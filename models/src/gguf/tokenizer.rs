@@ -3,20 +3,22 @@
 //! Source: `llama-vocab.cpp` of llama.cpp for what each key means and for the patterns of the pre-tokenizers;
 //! `convert_slow_tokenizer.py` of transformers for merges from scores.
 
+mod llama_cpp;
+
 use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
+pub use llama_cpp::{DEFAULT_PATTERNS, LLAMA3_PATTERN, QWEN2_PATTERN};
+
+use self::llama_cpp::{END_TEXTS, Split, end_tokens, is_llama3, split_of};
 use super::metadata::Metadata;
 use crate::error::{ModelError, Result};
 use crate::tokenizer::{SpecialTokens, Tokenizer};
 
-/// Splits as Llama 3 does.
-pub const LLAMA3_PATTERN: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-/// Splits as Qwen 2 does.
-pub const QWEN2_PATTERN: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-
 /// Kinds of tokens, `llama_token_type`.
+const NORMAL: f64 = 1.0;
+const UNKNOWN: f64 = 2.0;
 const CONTROL: f64 = 3.0;
 const USER_DEFINED: f64 = 4.0;
 
@@ -26,21 +28,23 @@ fn refuse(reason: impl Into<String>) -> ModelError {
 
 pub(super) fn special_tokens(metadata: &Metadata) -> Result<SpecialTokens> {
     let tokens = metadata.texts("tokenizer.ggml.tokens").ok_or_else(|| refuse("the GGUF has no `tokenizer.ggml.tokens`"))?;
-    let token = |key: &str| {
-        let id = metadata.number(&format!("tokenizer.ggml.{key}_token_id"))?;
-        tokens.get(id).map(|text| ((*text).to_owned(), id as u32))
-    };
+    let named = |id: usize| tokens.get(id).map(|text| ((*text).to_owned(), id as u32));
+    let token = |key: &str| named(metadata.number(&format!("tokenizer.ggml.{key}_token_id"))?);
     let sentence_piece = metadata.text("tokenizer.ggml.model") == Some("llama");
+    // The ids that llama.cpp assumes of SentencePiece vocabularies.
+    let token_or = |key: &str, id: usize| token(key).or_else(|| named(id).filter(|_| sentence_piece));
     let flag = |key: &str| metadata.flag(&format!("tokenizer.ggml.{key}"));
-    let bos = token("bos");
+    let adds_bos = sentence_piece || metadata.text("tokenizer.ggml.pre").is_some_and(is_llama3);
+    let bos = token_or("bos", 1);
+    let eos = token_or("eos", 2);
     Ok(SpecialTokens {
-        // llama.cpp adds a start token to SentencePiece vocabularies unless told otherwise.
-        add_bos: flag("add_bos_token").unwrap_or(sentence_piece) && bos.is_some(),
+        add_bos: flag("add_bos_token").unwrap_or(adds_bos) && bos.is_some(),
         add_eos: flag("add_eos_token").unwrap_or(false),
+        end: end_tokens(metadata, &tokens),
         bos,
-        eos: token("eos"),
+        eos,
         pad: token("padding"),
-        unk: token("unknown"),
+        unk: token_or("unknown", 0),
     })
 }
 
@@ -62,20 +66,23 @@ fn vocabulary(tokens: &[&str]) -> Value {
     tokens.iter().enumerate().map(|(id, token)| ((*token).to_owned(), json!(id))).collect()
 }
 
+/// Tokens that are found in a text before it is split.
 fn added_tokens(metadata: &Metadata, tokens: &[&str]) -> Value {
     let kinds = metadata.floats("tokenizer.ggml.token_type").unwrap_or_default();
-    let added = tokens.iter().zip(&kinds).enumerate().filter(|(_, (token, kind))| {
+    let added = tokens.iter().enumerate().filter_map(|(id, token)| {
+        let kind = kinds.get(id).copied().unwrap_or(NORMAL);
+        // What ends a text is a control token to llama.cpp, whatever its kind.
+        let is_control = kind == CONTROL || kind == UNKNOWN || END_TEXTS.contains(token);
         // Runs of spaces are ordinary pieces of a SentencePiece vocabulary, found by merging.
-        **kind == CONTROL || (**kind == USER_DEFINED && !token.contains('\u{2581}'))
-    });
-    added
-        .map(|(id, (token, kind))| {
+        let is_added = is_control || (kind == USER_DEFINED && !token.contains('\u{2581}'));
+        is_added.then(|| {
             json!({
                 "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
-                "normalized": false, "special": *kind == CONTROL,
+                "normalized": false, "special": is_control,
             })
         })
-        .collect()
+    });
+    added.collect()
 }
 
 /// Byte-level BPE, as GPT-2 and its many heirs.
@@ -83,24 +90,26 @@ fn byte_level(metadata: &Metadata, tokens: &[&str]) -> Result<Value> {
     let merges = metadata.texts("tokenizer.ggml.merges").ok_or_else(|| refuse("the GGUF has no `tokenizer.ggml.merges`"))?;
     let plain = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
     let bytes_only = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false });
-    let split = |pattern: &str| {
-        json!({ "type": "Sequence", "pretokenizers": [
-            { "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false },
-            bytes_only,
-        ] })
+    let split = |patterns: &[&str]| {
+        let split = |pattern: &&str| json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false });
+        let steps: Vec<Value> = patterns.iter().map(split).chain([bytes_only.clone()]).collect();
+        json!({ "type": "Sequence", "pretokenizers": steps })
     };
-    let kind = metadata.text("tokenizer.ggml.pre").unwrap_or("default");
-    let pre_tokenizer = match kind {
-        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" => {
-            json!({ "type": "Sequence", "pretokenizers": [
-            { "type": "Digits", "individual_digits": true },
-            plain,
-        ] })
+    let kind = metadata.text("tokenizer.ggml.pre").unwrap_or_else(|| {
+        tracing::warn!(
+            "the GGUF names no pre-tokenizer: text is split by llama.cpp's default patterns, which may not be the model's"
+        );
+        "default"
+    });
+    let pre_tokenizer = match split_of(kind) {
+        Some(Split::Digits) => {
+            json!({ "type": "Sequence", "pretokenizers": [{ "type": "Digits", "individual_digits": true }, plain] })
         }
-        "llama-bpe" | "llama3" | "llama-v3" | "smaug-bpe" => split(LLAMA3_PATTERN),
-        "qwen2" | "deepseek-r1-qwen" | "stablelm2" => split(QWEN2_PATTERN),
-        "gpt-2" | "default" | "phi-2" | "mpt" | "olmo" | "jais" => plain,
-        other => return Err(refuse(format!("the pre-tokenizer `{other}` is not supported"))),
+        Some(Split::Llama3) => split(&[LLAMA3_PATTERN]),
+        Some(Split::Qwen2) => split(&[QWEN2_PATTERN]),
+        Some(Split::Gpt2) => plain,
+        Some(Split::Default) => split(&DEFAULT_PATTERNS),
+        None => return Err(refuse(format!("the pre-tokenizer `{kind}` is not supported"))),
     };
     Ok(json!({
         "version": "1.0",
@@ -108,7 +117,7 @@ fn byte_level(metadata: &Metadata, tokens: &[&str]) -> Result<Value> {
         "decoder": { "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true },
         "model": {
             "type": "BPE", "vocab": vocabulary(tokens), "merges": merges,
-            "ignore_merges": kind.starts_with("llama"),
+            "ignore_merges": is_llama3(kind) || kind == "glm4",
         },
     }))
 }
@@ -147,7 +156,7 @@ fn sentence_piece(metadata: &Metadata, tokens: &[&str]) -> Result<Value> {
         normalizers.insert(0, json!({ "type": "Prepend", "prepend": "\u{2581}" }));
         decoders.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
     }
-    let unknown = metadata.number("tokenizer.ggml.unknown_token_id").and_then(|id| tokens.get(id).copied());
+    let unknown = tokens.get(metadata.number("tokenizer.ggml.unknown_token_id").unwrap_or(0)).copied();
     Ok(json!({
         "version": "1.0",
         "normalizer": { "type": "Sequence", "normalizers": normalizers },
@@ -158,3 +167,6 @@ fn sentence_piece(metadata: &Metadata, tokens: &[&str]) -> Result<Value> {
         },
     }))
 }
+
+#[cfg(test)]
+mod tests;

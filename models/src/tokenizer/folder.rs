@@ -43,6 +43,7 @@ impl Tokenizer {
         let mut special = SpecialTokens {
             bos: named("bos_token"),
             eos: named("eos_token"),
+            end: Vec::new(),
             pad: named("pad_token"),
             unk: named("unk_token"),
             add_bos: false,

@@ -163,6 +163,7 @@ impl TrainConfig {
             rslora: self.rslora,
             target_modules: self.target_modules.clone(),
             num_layers: (self.num_layers > 0).then_some(self.num_layers),
+            ..LoraConfig::default()
         }
     }
 

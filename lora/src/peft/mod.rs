@@ -1,0 +1,103 @@
+//! PEFT folders: `adapter_config.json` and `adapter_model.safetensors`.
+
+mod config;
+mod keys;
+mod tensors;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::tensor::{DType, Tensor, TensorData};
+use burnish_kernels::FusedBackend;
+use burnish_models::{Checkpoint, LanguageModel, atomic};
+use safetensors::tensor::{Dtype, TensorView};
+
+pub use config::{config_notes, read_config};
+pub(crate) use tensors::{AdapterTensors, open_weights};
+
+use crate::attach::low_rank;
+use crate::config::LoraConfig;
+use crate::error::{LoraError, Result};
+use config::Adapted;
+
+const CONFIG: &str = "adapter_config.json";
+const WEIGHTS: &str = "adapter_model.safetensors";
+/// The files of a PEFT folder.
+pub const ADAPTER_FILES: [&str; 2] = [CONFIG, WEIGHTS];
+/// What PEFT puts before the names of the base model.
+const PREFIX: &str = "base_model.model.";
+
+/// Writes the model's adapters as a PEFT folder.
+///
+/// The bytes depend on the values alone: names are sorted, nothing else is recorded. Each file is written whole or not at all.
+///
+/// # Errors
+/// When the folder can't be written, or the model has no adapter.
+pub fn save_adapter<B: FusedBackend>(
+    model: &LanguageModel<B>,
+    config: &LoraConfig,
+    base_model: &str,
+    folder: &Path,
+) -> Result<()> {
+    let mut tensors: BTreeMap<String, (Vec<u8>, Vec<usize>)> = BTreeMap::new();
+    let mut adapted: Vec<String> = Vec::new();
+    for (name, linear) in model.linears() {
+        let Some(adapter) = &linear.adapter else { continue };
+        for (part, param) in [("lora_A", &adapter.lora_a), ("lora_B", &adapter.lora_b)] {
+            let data = param.val().into_data();
+            let shape = data.shape.to_vec();
+            let bytes = data.iter::<f32>().flat_map(f32::to_le_bytes).collect();
+            tensors.insert(format!("{PREFIX}{name}.{part}.weight"), (bytes, shape));
+        }
+        adapted.push(name);
+    }
+    if tensors.is_empty() {
+        return Err(LoraError::Config { reason: "the model has no adapter to save".into() });
+    }
+    let weights = folder.join(WEIGHTS);
+    let views: Vec<(&String, TensorView)> = tensors
+        .iter()
+        .map(|(name, (bytes, shape))| TensorView::new(Dtype::F32, shape.clone(), bytes).map(|view| (name, view)))
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|error| LoraError::format(&weights, error.to_string()))?;
+    let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
+    let bytes = safetensors::serialize(views, metadata).map_err(|error| LoraError::format(&weights, error.to_string()))?;
+    atomic::write_bytes(&weights, &bytes)?;
+    let layers: Vec<String> = model.linears().into_iter().map(|(name, _)| name).collect();
+    let text = format!("{:#}", config::to_json(config, base_model, &Adapted::of(&adapted, &layers)));
+    Ok(atomic::write_bytes(&folder.join(CONFIG), text.as_bytes())?)
+}
+
+/// Attaches the adapters of a PEFT folder, in f32; `dropout` replaces that of its configuration.
+///
+/// # Errors
+/// [`LoraError::Misfit`] with every tensor that has no layer, no partner, or another shape.
+pub fn load_adapter<B: FusedBackend>(
+    model: &mut LanguageModel<B>,
+    folder: &Path,
+    dropout: Option<f64>,
+    device: &B::Device,
+) -> Result<LoraConfig> {
+    let mut config = read_config(folder)?;
+    if let Some(dropout) = dropout {
+        config.dropout = dropout;
+        config.check()?;
+    }
+    let tensors = open_weights(folder)?;
+    let found = AdapterTensors::new(&tensors, &config);
+    let problems = found.problems(model);
+    if !problems.is_empty() {
+        return Err(LoraError::Misfit { path: folder.to_owned(), problems });
+    }
+    for (name, linear) in model.linears_mut() {
+        let Some([a, b]) = found.layers.get(&name) else { continue };
+        let [outputs, inputs] = linear.dims();
+        let read = |tensor: &str, shape: [usize; 2]| -> Result<Tensor<B, 2>> {
+            Ok(Tensor::from_data(TensorData::new(tensors.read_f32(tensor)?, shape), (device, DType::F32)))
+        };
+        let rank = config.rank_of(&name);
+        let (lora_a, lora_b) = (read(a, [rank, inputs])?, read(b, [outputs, rank])?);
+        linear.adapter = Some(low_rank(&name, lora_a, lora_b, &config));
+    }
+    Ok(config)
+}

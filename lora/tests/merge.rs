@@ -1,0 +1,148 @@
+//! Merged weights against PEFT: `W + scale · B A` gives the logits that PEFT gives of base and adapter.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+
+use burn::backend::Flex;
+use burn::backend::flex::FlexDevice;
+use burn::tensor::DType;
+use burnish_kernels::tolerance::Tolerance;
+use burnish_lora::{LoraError, MergedCheckpoint, load_adapter, read_config};
+use burnish_models::checkpoint::SafetensorsFolder;
+use burnish_models::{Checkpoint, LanguageModel, LoadOptions, ModelConfig, ModelInput};
+use serde_json::{Value, json};
+
+const CASES: [&str; 4] = ["llama", "llama3", "mistral", "biased"];
+
+/// A tiny checkpoint with an adapter, and what transformers and PEFT made of them.
+struct Golden {
+    folder: PathBuf,
+    config: ModelConfig,
+    weights: SafetensorsFolder,
+    values: SafetensorsFolder,
+}
+
+impl Golden {
+    fn open(case: &str) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/parity").join(case);
+        let config: Value = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
+        Self {
+            config: ModelConfig::from_json(&config).unwrap(),
+            weights: SafetensorsFolder::open(&folder).unwrap(),
+            values: SafetensorsFolder::from_files(&[folder.join("golden.safetensors")]).unwrap(),
+            folder,
+        }
+    }
+
+    fn ints(&self, name: &str) -> Vec<u32> {
+        let bytes = self.values.read_bytes(name).unwrap();
+        bytes.chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap()) as u32).collect()
+    }
+
+    fn load(&self, checkpoint: &dyn Checkpoint) -> LanguageModel<Flex> {
+        LanguageModel::load(&self.config, checkpoint, &FlexDevice, LoadOptions::default()).unwrap()
+    }
+
+    /// Logits of the two rows of the golden batch, without those of padding.
+    fn logits(&self, model: &LanguageModel<Flex>) -> Vec<f32> {
+        let (ids, mask) = (self.ints("input_ids"), self.ints("attention_mask"));
+        let length = ids.len() / 2;
+        let positions: Vec<u32> = (0..ids.len()).map(|index| (index % length) as u32).collect();
+        let input = ModelInput::packed(&ids, &positions, &mask, length, &FlexDevice);
+        self.unpadded(model.logits(model.hidden_states(&input, None)).into_data().iter::<f32>().collect())
+    }
+
+    fn expected(&self, name: &str) -> Vec<f32> {
+        self.unpadded(self.values.read_f32(name).unwrap())
+    }
+
+    fn unpadded(&self, values: Vec<f32>) -> Vec<f32> {
+        let mask = self.ints("attention_mask");
+        let rows = values.chunks_exact(values.len() / mask.len()).zip(&mask).filter(|(_, mask)| **mask > 0);
+        rows.flat_map(|(row, _)| row.iter().copied()).collect()
+    }
+}
+
+fn check(name: &str, values: &[f32], expected: &[f32]) {
+    Tolerance::of(DType::F32).check(name, values, expected).unwrap();
+}
+
+#[test]
+fn merged_weights_give_the_logits_of_base_and_adapter() {
+    for case in CASES {
+        let golden = Golden::open(case);
+        let expected = golden.expected("adapter_logits");
+        let merged = MergedCheckpoint::open(&golden.weights, &golden.folder.join("adapter")).unwrap();
+        check(case, &golden.logits(&golden.load(&merged)), &expected);
+        // The adapter does something that the tolerance sees.
+        assert!(Tolerance::of(DType::F32).check(case, &golden.expected("logits"), &expected).is_err());
+    }
+}
+
+/// The adapter of a case, with another configuration.
+fn changed(golden: &Golden, change: impl FnOnce(&mut Value)) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let own = golden.folder.join("adapter");
+    std::fs::copy(own.join("adapter_model.safetensors"), folder.path().join("adapter_model.safetensors")).unwrap();
+    let text = std::fs::read(own.join("adapter_config.json")).unwrap();
+    let mut config = serde_json::from_slice(&text).unwrap();
+    change(&mut config);
+    std::fs::write(folder.path().join("adapter_config.json"), config.to_string()).unwrap();
+    folder
+}
+
+#[test]
+fn ranks_and_alphas_by_layer_count_in_both_ways() {
+    let golden = Golden::open("llama");
+    let own = read_config(&golden.folder.join("adapter")).unwrap();
+    // The same factors, said the other way round: what the patterns give is right, and the defaults are wrong.
+    let folder = changed(&golden, |config| {
+        config["r"] = json!(own.rank + 1);
+        config["lora_alpha"] = json!(own.alpha * 3.0);
+        config["rank_pattern"] = json!({ r".*_proj": own.rank });
+        config["alpha_pattern"] = json!({ r"model\.layers\.\d+\.[a-z_]+\.[a-z]+_proj": own.alpha });
+    });
+    let expected = golden.expected("adapter_logits");
+    let merged = MergedCheckpoint::open(&golden.weights, folder.path()).unwrap();
+    check("merged", &golden.logits(&golden.load(&merged)), &expected);
+    let mut model = golden.load(&golden.weights);
+    load_adapter(&mut model, folder.path(), None, &FlexDevice).unwrap();
+    check("attached", &golden.logits(&model), &expected);
+}
+
+#[test]
+fn what_is_refused_is_refused_in_both_ways() {
+    let golden = Golden::open("biased");
+    let bytes = |rank: usize, size: usize| vec![0u8; rank * size * 4];
+    let (hidden, vocabulary) = (golden.config.hidden_size, golden.config.vocab_size);
+    let own = read_config(&golden.folder.join("adapter")).unwrap();
+    let both = |folder: &Path| -> [String; 2] {
+        let mut model = golden.load(&golden.weights);
+        let attached = load_adapter(&mut model, folder, None, &FlexDevice).unwrap_err();
+        let merged = MergedCheckpoint::open(&golden.weights, folder).err().unwrap();
+        assert!(matches!(merged, LoraError::Misfit { .. } | LoraError::Format { .. }), "{merged}");
+        [attached.to_string(), merged.to_string()]
+    };
+    for (name, parts, said) in [
+        ("lm_head", ["lora_A.weight", "lora_B.weight"], "only linear layers of the blocks"),
+        ("model.embed_tokens", ["lora_embedding_A", "lora_embedding_B"], "an adapter of the embedding"),
+        ("lm_head", ["weight", "modules_to_save.weight"], "`modules_to_save`"),
+        ("model.layers.0.self_attn.q_proj", ["lora_magnitude_vector", "lora_B.bias"], "DoRA"),
+    ] {
+        let folder = changed(&golden, |_| {});
+        let (a, b) = (bytes(own.rank, hidden), bytes(own.rank, vocabulary));
+        let view = |shape, data| safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, data).unwrap();
+        let tensors = [(parts[0], view(vec![own.rank, hidden], &a)), (parts[1], view(vec![vocabulary, own.rank], &b))];
+        let named = tensors.map(|(part, view)| (format!("base_model.model.{name}.{part}"), view));
+        std::fs::write(folder.path().join("adapter_model.safetensors"), safetensors::serialize(named, None).unwrap())
+            .unwrap();
+        for text in both(folder.path()) {
+            assert!(text.contains(name) && text.contains(said), "{text}");
+        }
+    }
+    for (key, value) in [("init_lora_weights", json!("pissa")), ("layer_replication", json!([[0, 1], [0, 1]]))] {
+        for text in both(changed(&golden, |config| config[key] = value).path()) {
+            assert!(text.contains(&format!("`{key}`")), "{text}");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+use super::*;
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+fn put(folder: &Path, name: &str, text: &str) {
+    fs::create_dir_all(folder).unwrap();
+    fs::write(folder.join(name), text).unwrap();
+}
+
+fn fill(text: &'static str) -> impl FnOnce(&Path) -> Result<()> {
+    move |folder| {
+        put(folder, "a", text);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_folder_is_replaced_whole_or_stays() {
+    let root = tempfile::tempdir().unwrap();
+    let target = root.path().join("made/out");
+    write_folder(&target, fill("1")).unwrap();
+    put(&target, "b", "of the first");
+    write_folder(&target, fill("2")).unwrap();
+    assert_eq!((names(&target), fs::read_to_string(target.join("a")).unwrap()), (vec!["a".to_owned()], "2".to_owned()));
+    let full = |folder: &Path| -> Result<()> {
+        put(folder, "a", "half");
+        Err(WriteError::io(folder, io::ErrorKind::StorageFull.into()))
+    };
+    assert!(matches!(write_folder(&target, full), Err(WriteError::Io { .. })));
+    assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "2");
+    assert_eq!(names(&root.path().join("made")), ["out"]);
+}
+
+#[test]
+fn a_folder_that_is_half_deleted_does_not_come_back() {
+    let root = tempfile::tempdir().unwrap();
+    let target = root.path().join("out");
+    put(&target, "a", "1");
+    remove_folder(&target).unwrap();
+    assert!(names(root.path()).is_empty());
+    assert!(remove_folder(&target).is_err());
+    put(&root.path().join(".out.new"), "a", "half deleted");
+    recover(&target).unwrap();
+    assert!(names(root.path()).is_empty());
+}
+
+#[test]
+fn a_file_is_replaced_whole_or_stays() {
+    let root = tempfile::tempdir().unwrap();
+    let target = root.path().join("out.bin");
+    write_bytes(&target, b"one").unwrap();
+    let half = |file: &mut File| -> Result<()> {
+        file.write_all(b"tw").unwrap();
+        Err(WriteError::io(Path::new("out.bin"), io::ErrorKind::StorageFull.into()))
+    };
+    assert!(write_file(&target, half).is_err());
+    assert_eq!((fs::read(&target).unwrap(), names(root.path())), (b"one".to_vec(), vec!["out.bin".to_owned()]));
+    write_bytes(&target, b"two").unwrap();
+    assert_eq!(fs::read(&target).unwrap(), b"two");
+}
+
+#[test]
+fn a_file_and_a_folder_do_not_replace_each_other() {
+    let root = tempfile::tempdir().unwrap();
+    let (file, folder) = (root.path().join("file"), root.path().join("folder"));
+    fs::write(&file, "text").unwrap();
+    put(&folder, "a", "text");
+    assert!(matches!(write_folder(&file, fill("1")), Err(WriteError::Occupied { .. })));
+    assert!(matches!(write_bytes(&folder, b"1"), Err(WriteError::Occupied { .. })));
+    assert_eq!((fs::read_to_string(&file).unwrap(), names(&folder)), ("text".to_owned(), vec!["a".to_owned()]));
+    assert_eq!(names(root.path()), ["file", "folder"]);
+}
+
+#[test]
+fn what_a_crash_left_is_found_by_the_next_write() {
+    let root = tempfile::tempdir().unwrap();
+    let (target, new, old) = (root.path().join("out"), root.path().join(".out.new"), root.path().join(".out.old"));
+    // Before the renames, and after them.
+    put(&new, "half", "");
+    write_folder(&target, fill("1")).unwrap();
+    put(&old, "replaced", "");
+    write_folder(&target, fill("2")).unwrap();
+    assert_eq!(names(root.path()), ["out"]);
+    // Between them: the older folder is the only whole one, and a write that fails leaves it.
+    fs::rename(&target, &old).unwrap();
+    put(&new, "half", "");
+    assert!(write_folder(&target, |folder| Err(WriteError::io(folder, io::ErrorKind::StorageFull.into()))).is_err());
+    assert_eq!(
+        (names(root.path()), fs::read_to_string(target.join("a")).unwrap()),
+        (vec!["out".to_owned()], "2".to_owned())
+    );
+    fs::rename(&target, &old).unwrap();
+    recover(&target).unwrap();
+    assert_eq!(names(root.path()), ["out"]);
+    // Of a file.
+    fs::write(root.path().join(".f.new"), "half").unwrap();
+    write_bytes(&root.path().join("f"), b"whole").unwrap();
+    assert_eq!(names(root.path()), ["f", "out"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn two_writers_do_not_mix() {
+    let root = tempfile::tempdir().unwrap();
+    let target = root.path().join("out");
+    let result: Result<()> = write_folder(&target, |folder| {
+        assert!(matches!(write_folder(&target, fill("other")), Err(WriteError::Busy { .. })));
+        assert!(matches!(recover(&target), Err(WriteError::Busy { .. })));
+        put(folder, "a", "mine");
+        Ok(())
+    });
+    result.unwrap();
+    assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "mine");
+}
+
+#[cfg(unix)]
+#[test]
+fn what_a_link_leads_to_is_replaced() {
+    let root = tempfile::tempdir().unwrap();
+    let (link, real) = (root.path().join("link"), root.path().join("real"));
+    put(&real, "a", "1");
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    write_folder(&link, fill("2")).unwrap();
+    assert!(link.is_symlink());
+    assert_eq!(fs::read_to_string(real.join("a")).unwrap(), "2");
+}

@@ -1,0 +1,85 @@
+use super::super::metadata::Value as Entry;
+use super::*;
+
+fn text(text: &str) -> Entry {
+    Entry::Text(text.to_owned())
+}
+
+/// A byte-level vocabulary of these tokens, control tokens among them in angle brackets.
+fn metadata(pre: Option<&str>, tokens: &[&str], merges: &[&str]) -> Metadata {
+    let mut metadata = Metadata::default();
+    metadata.insert("tokenizer.ggml.model", text("gpt2"));
+    if let Some(pre) = pre {
+        metadata.insert("tokenizer.ggml.pre", text(pre));
+    }
+    let kind = |token: &&str| Entry::Signed(if token.starts_with('<') && token.len() > 1 { 3 } else { 1 });
+    metadata.insert("tokenizer.ggml.token_type", Entry::List(tokens.iter().map(kind).collect()));
+    metadata.insert("tokenizer.ggml.tokens", Entry::List(tokens.iter().map(|token| text(token)).collect()));
+    metadata.insert("tokenizer.ggml.merges", Entry::List(merges.iter().map(|merge| text(merge)).collect()));
+    metadata
+}
+
+#[test]
+fn llama3_files_add_a_start_token_unless_they_say_otherwise() {
+    for (pre, adds) in [("llama-bpe", true), ("llama3", true), ("llama-v3", true), ("qwen2", false), ("smaug-bpe", false)] {
+        let mut metadata = metadata(Some(pre), &["a", "<|begin_of_text|>", "<|eot_id|>"], &["a a"]);
+        metadata.insert("tokenizer.ggml.bos_token_id", Entry::Unsigned(1));
+        assert_eq!(special_tokens(&metadata).unwrap().add_bos, adds, "{pre}");
+        for said in [true, false] {
+            metadata.insert("tokenizer.ggml.add_bos_token", Entry::Bool(said));
+            assert_eq!(special_tokens(&metadata).unwrap().add_bos, said, "{pre}");
+        }
+    }
+}
+
+#[test]
+fn every_end_that_llama_cpp_knows_ends_a_text() {
+    let end = |keys: &[(&str, u64)], tokens: &[&str]| {
+        let mut metadata = metadata(Some("gpt-2"), tokens, &[]);
+        for (key, id) in keys {
+            metadata.insert(format!("tokenizer.ggml.{key}_token_id"), Entry::Unsigned(*id));
+        }
+        special_tokens(&metadata).unwrap().end
+    };
+    assert_eq!(end(&[], &["a", "<|eot_id|>", "<|im_end|>", "<end_of_turn>", "b"]), [1, 2, 3]);
+    assert_eq!(end(&[("eos", 0), ("eot", 1), ("eom", 2)], &["<x>", "<y>", "<z>", "<w>"]), [1, 2]);
+    assert_eq!(end(&[("eot", 9)], &["<x>"]), [0u32; 0]);
+    assert_eq!(end(&[("fim_sep", 0)], &["<x>", "<|file_sep|>", "<|fim_pad|>"]), [0, 2]);
+    assert_eq!(end(&[], &["<|end|>"]), [0]);
+    assert_eq!(end(&[], &["<|end|>", "<|return|>", "<|call|>"]), [1, 2]);
+}
+
+#[test]
+fn sentence_piece_vocabularies_have_the_ids_that_llama_cpp_assumes() {
+    let mut metadata = metadata(None, &["<unk>", "<s>", "</s>", "a"], &[]);
+    metadata.insert("tokenizer.ggml.model", text("llama"));
+    let special = special_tokens(&metadata).unwrap();
+    assert_eq!((special.bos, special.eos), (Some(("<s>".into(), 1)), Some(("</s>".into(), 2))));
+    assert!(special.add_bos && special.end == [2] && special.unk == Some(("<unk>".into(), 0)));
+}
+
+#[test]
+fn without_a_pre_tokenizer_the_default_patterns_split() {
+    // `=` stands alone, and digits go by three: the default patterns, not GPT-2's.
+    let tokens = ["1", "2", "3", "4", "5", "=", "a", "12", "123", "45", "a=", "1234"];
+    let merges = ["1 2", "12 3", "123 4", "4 5", "a ="];
+    let ids = |pre: Option<&str>, text: &str| build(&metadata(pre, &tokens, &merges)).unwrap().encode(text, false).unwrap();
+    for pre in [None, Some("default")] {
+        assert_eq!(ids(pre, "12345"), [8, 9], "{pre:?}");
+        assert_eq!(ids(pre, "a=1234"), [6, 5, 8, 3], "{pre:?}");
+    }
+    assert_eq!(ids(Some("gpt-2"), "12345"), [11, 4]);
+    assert_eq!(ids(Some("smollm"), "12345"), [0, 1, 2, 3, 4]);
+    assert_eq!(ids(Some("llama-bpe"), "12345"), [8, 9]);
+    assert!(build(&metadata(Some("tekken"), &tokens, &merges)).unwrap_err().to_string().contains("tekken"));
+}
+
+#[test]
+fn tokens_that_end_a_text_are_tokens_whatever_their_kind() {
+    // Marked as ordinary text, as some converters do; llama.cpp takes it for a control token.
+    let mut metadata = metadata(Some("gpt-2"), &["<", "|", "e", "x", "<|im_end|>"], &[]);
+    metadata.insert("tokenizer.ggml.token_type", Entry::List(vec![Entry::Signed(1); 5]));
+    let tokenizer = build(&metadata).unwrap();
+    assert_eq!(tokenizer.encode("x<|im_end|>x", false).unwrap(), [3, 4, 3]);
+    assert!(tokenizer.is_special(4));
+}

@@ -1,0 +1,201 @@
+//! What a folder holds where it is not a model that can be loaded, so that the error says it.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::error::{ModelError, Result};
+
+/// Says what a folder is where it has no model with a tokenizer that can be read: a PEFT or MLX adapter, GGUF files, a
+/// tokenizer in another format. `named` is what the user called it.
+///
+/// # Errors
+/// [`ModelError::IsAdapter`] or [`ModelError::Unsupported`].
+pub fn check_folder(folder: &Path, named: &Path) -> Result<()> {
+    let has = |name: &str| folder.join(name).exists();
+    let unsupported = |reason: String| Err(ModelError::Unsupported { path: named.to_owned(), reason });
+    if has("adapter_config.json") && !(has("config.json") && has_weights(folder)) {
+        let config = read_json(&folder.join("adapter_config.json"));
+        return Err(ModelError::IsAdapter {
+            path: named.to_owned(),
+            base: base_of(&config),
+            is_mlx: is_mlx_adapter(&config),
+        });
+    }
+    if !has("config.json") {
+        return match gguf_files(folder).as_slice() {
+            [] => Ok(()),
+            files => unsupported(format!("holds GGUF files; name one of them as the model: {}", files.join(", "))),
+        };
+    }
+    if has("tokenizer.json") {
+        return Ok(());
+    }
+    let way_out = "transformers converts it: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)";
+    if has("tokenizer.model") {
+        return unsupported(format!("has its tokenizer as tokenizer.model alone, and tokenizer.json is read; {way_out}"));
+    }
+    if has("vocab.json") && has("merges.txt") {
+        return unsupported(format!(
+            "has its tokenizer as vocab.json and merges.txt, and tokenizer.json is read; {way_out}"
+        ));
+    }
+    Ok(())
+}
+
+/// Whether an `adapter_config.json` is that of an adapter that mlx-lm trained.
+pub fn is_mlx_adapter(config: &Value) -> bool {
+    config.get("peft_type").is_none_or(Value::is_null)
+        && ["lora_parameters", "fine_tune_type", "lora_layers"].iter().any(|key| config.get(key).is_some())
+}
+
+/// Refuses weights that are packed to fewer bits, by the name of the method that `config.json` gives.
+///
+/// # Errors
+/// [`ModelError::Unsupported`] when there are any.
+pub fn check_quantised(named: &Path, config: &Value, tensors: &[String]) -> Result<()> {
+    const PACKED: [&str; 11] = [
+        ".qweight",
+        ".scales",
+        ".weight.absmax",
+        ".SCB",
+        ".weight_packed",
+        ".weight_scale",
+        ".weight_scale_inv",
+        ".W_q",
+        ".codes",
+        "_proj_blocks",
+        ".weight._data",
+    ];
+    let Some(packed) = tensors.iter().find(|name| PACKED.iter().any(|end| name.ends_with(end))) else { return Ok(()) };
+    let method = method_of(config).unwrap_or_else(|| "by a method that config.json does not name".to_owned());
+    let reason = format!(
+        "is quantised ({method}; it has `{packed}`), and such weights are not read: name the model that it was made from, \
+         or a .gguf file of it"
+    );
+    Err(ModelError::Unsupported { path: named.to_owned(), reason })
+}
+
+/// `config.json` of a folder.
+///
+/// # Errors
+/// When it is missing or no JSON.
+pub(crate) fn read_config(folder: &Path) -> Result<Value> {
+    let path = folder.join("config.json");
+    let text = std::fs::read(&path).map_err(|error| ModelError::io(&path, error))?;
+    serde_json::from_slice(&text).map_err(|error| ModelError::format(&path, format!("not JSON: {error}")))
+}
+
+/// Name and bits of a quantisation, as MLX (`quantization`) and transformers (`quantization_config`) write them.
+fn method_of(config: &Value) -> Option<String> {
+    let nested = config.get("text_config");
+    let find = |key: &str| config.get(key).or_else(|| nested?.get(key)).filter(|value| value.is_object());
+    let bits = |value: &Value| {
+        let flag = |key: &str| value.get(key).and_then(Value::as_bool) == Some(true);
+        let named = value.get("bits").and_then(Value::as_u64);
+        named.or_else(|| flag("load_in_4bit").then_some(4)).or_else(|| flag("load_in_8bit").then_some(8))
+    };
+    let (name, value) = match (find("quantization_config"), find("quantization")) {
+        (Some(value), _) if value.get("quant_method").is_some() => {
+            (value["quant_method"].as_str().unwrap_or("unknown"), value)
+        }
+        (_, Some(value)) => ("MLX", value),
+        (Some(value), None) => ("unknown method", value),
+        (None, None) => return None,
+    };
+    Some(bits(value).map_or_else(|| name.to_owned(), |bits| format!("{name}, {bits} bits")))
+}
+
+fn base_of(config: &Value) -> Option<String> {
+    let named = |key: &str| config.get(key).and_then(Value::as_str).filter(|name| !name.is_empty());
+    named("base_model_name_or_path").or_else(|| named("model")).map(str::to_owned)
+}
+
+fn has_weights(folder: &Path) -> bool {
+    ["model.safetensors", "model.safetensors.index.json"].iter().any(|name| folder.join(name).exists())
+}
+
+fn gguf_files(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut files: Vec<String> = names.filter(|name| name.to_ascii_lowercase().ends_with(".gguf")).collect();
+    files.sort();
+    files
+}
+
+/// What a file says, null where it says nothing.
+fn read_json(path: &Path) -> Value {
+    std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        folder
+    }
+
+    fn said(files: &[(&str, &str)]) -> String {
+        let folder = folder(files);
+        let named = Path::new("what/was/named");
+        let said = check_folder(folder.path(), named).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(said.is_empty() || said.contains("what/was/named"), "{said}");
+        said
+    }
+
+    #[test]
+    fn an_adapter_is_not_a_model() {
+        let peft = json!({ "peft_type": "LORA", "base_model_name_or_path": "owner/base" }).to_string();
+        let mlx = json!({ "fine_tune_type": "lora", "lora_parameters": { "rank": 8 }, "model": "mlx/base" }).to_string();
+        let text = said(&[("adapter_config.json", &peft), ("tokenizer.json", "{}")]);
+        assert!(text.contains("PEFT adapter") && text.contains("owner/base"), "{text}");
+        let text = said(&[("adapter_config.json", &mlx), ("config.json", "{}")]);
+        assert!(text.contains("MLX adapter") && text.contains("mlx/base"), "{text}");
+        // A model that has its adapter's configuration beside it is a model.
+        let whole =
+            [("config.json", "{}"), ("tokenizer.json", ""), ("model.safetensors", ""), ("adapter_config.json", &peft)];
+        assert_eq!(said(&whole), "");
+    }
+
+    #[test]
+    fn other_formats_are_named() {
+        let text = said(&[("config.json", "{}"), ("tokenizer.model", "")]);
+        assert!(text.contains("tokenizer.model alone") && text.contains("save_pretrained"), "{text}");
+        let text = said(&[("config.json", "{}"), ("vocab.json", ""), ("merges.txt", "")]);
+        assert!(text.contains("vocab.json and merges.txt"), "{text}");
+        let text = said(&[("m-Q4_0.gguf", ""), ("README.md", "")]);
+        assert!(text.contains("m-Q4_0.gguf"), "{text}");
+        assert_eq!(said(&[("config.json", "{}"), ("tokenizer.json", "")]), "");
+        assert_eq!(said(&[]), "");
+    }
+
+    #[test]
+    fn packed_weights_are_named_by_their_method() {
+        let mlx = json!({ "quantization": { "group_size": 64, "bits": 4 } });
+        let both = json!({ "quantization": { "bits": 4 }, "quantization_config": { "group_size": 64, "bits": 4 } });
+        let gptq = json!({ "quantization_config": { "quant_method": "gptq", "bits": 8 } });
+        let bnb = json!({ "quantization_config": { "quant_method": "bitsandbytes", "load_in_4bit": true } });
+        let fp8 = json!({ "quantization_config": { "quant_method": "fp8" } });
+        for (config, tensor, method) in [
+            (&mlx, "model.layers.0.mlp.up_proj.scales", "MLX, 4 bits"),
+            (&both, "lm_head.scales", "MLX, 4 bits"),
+            (&gptq, "model.layers.0.mlp.up_proj.qweight", "gptq, 8 bits"),
+            (&bnb, "model.layers.0.mlp.up_proj.weight.absmax", "bitsandbytes, 4 bits"),
+            (&fp8, "model.layers.0.mlp.up_proj.weight_scale_inv", "fp8"),
+            (&json!({}), "a.qweight", "config.json does not name"),
+        ] {
+            let tensors = ["model.embed_tokens.weight".to_owned(), tensor.to_owned()];
+            let text = check_quantised(Path::new("m"), config, &tensors).unwrap_err().to_string();
+            assert!(text.contains(method) && text.contains(tensor), "{text}");
+        }
+        // A configuration that was left behind by weights that are floats again.
+        check_quantised(Path::new("m"), &gptq, &["model.embed_tokens.weight".to_owned()]).unwrap();
+    }
+}
