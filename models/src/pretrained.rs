@@ -64,11 +64,14 @@ impl Pretrained {
 
     fn from_parts(folder: &Path, checkpoint: Box<dyn Checkpoint>) -> Result<Self> {
         let config_json = read_json(&folder.join("config.json"))?;
-        let tokenizer = Tokenizer::from_folder(folder)?;
+        let mut tokenizer = Tokenizer::from_folder(folder)?;
         let generation = folder.join("generation_config.json");
         let generation_config = generation.exists().then(|| read_json(&generation)).transpose()?;
         let mut config = ModelConfig::from_json(&config_json)?;
         add_end_tokens(&mut config, generation_config.as_ref(), &tokenizer);
+        if let Some(end) = config.eos_token_id.first() {
+            tokenizer.set_end_of_text(*end);
+        }
         Ok(Self {
             config,
             chat_template: ChatTemplate::from_folder(folder, tokenizer.special())?,
