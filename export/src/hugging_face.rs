@@ -5,6 +5,7 @@ use std::path::Path;
 use burnish_models::{Checkpoint, Pretrained};
 use serde_json::{Map, Value, json};
 
+use crate::chat_templates;
 use crate::error::Result;
 use crate::float::FloatType;
 use crate::place::{inputs_of, small, write_folder};
@@ -48,7 +49,7 @@ pub fn export_hugging_face(
         report.bytes += small(&folder.join("tokenizer.json"), &tokenizer)?;
         report.bytes += small(&folder.join("tokenizer_config.json"), &pretty(&tokenizer_config(model)))?;
         if let Some(template) = &model.chat_template {
-            report.bytes += small(&folder.join("chat_template.jinja"), template.source())?;
+            report.bytes += chat_templates::write(folder, template)?;
         }
         report.bytes += write_shards(weights, folder, options.float, options.shard_bytes)?;
         Ok(())
@@ -104,7 +105,7 @@ fn tokenizer_config(model: &Pretrained) -> Value {
         }
     }
     if let Some(template) = &model.chat_template {
-        config.insert("chat_template".to_owned(), json!(template.source()));
+        config.insert("chat_template".to_owned(), chat_templates::configured(template));
     }
     Value::Object(config)
 }

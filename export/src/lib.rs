@@ -5,6 +5,7 @@
 
 #![warn(missing_docs)]
 
+mod chat_templates;
 pub mod error;
 pub mod float;
 pub mod gguf;

@@ -1,46 +1,29 @@
-//! The checkpoint's own chat template, rendered as transformers renders it.
+//! The checkpoint's own chat templates, rendered as transformers renders them.
 
+mod arguments;
+mod conversation;
+mod environment;
+mod folder;
 mod generation;
+mod message;
+mod methods;
+mod operators;
 mod python;
+mod syntax;
+mod tojson;
 
-use std::path::Path;
+use std::collections::BTreeMap;
 
-use minijinja::value::{Kwargs, Value as TemplateValue};
-use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior, syntax::SyntaxConfig};
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use minijinja::value::Value as TemplateValue;
+use minijinja::{Environment, Error};
+use serde_json::Value;
+
+pub use conversation::Conversation;
+pub use folder::ADDITIONAL_TEMPLATES;
+pub use message::{Message, REASONING};
 
 use crate::error::{ModelError, Result};
 use crate::tokenizer::SpecialTokens;
-
-/// One turn of a conversation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Message {
-    /// `system`, `user`, `assistant` or `tool`.
-    pub role: String,
-    /// Text, a list of parts, or null where a turn only calls tools.
-    #[serde(default)]
-    pub content: Value,
-    /// Whatever else the row has, such as `tool_calls`: templates may read it.
-    #[serde(flatten)]
-    pub extra: Map<String, Value>,
-}
-
-impl Message {
-    /// A turn of text.
-    pub fn new(role: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { role: role.into(), content: Value::String(text.into()), extra: Map::new() }
-    }
-
-    fn to_template(&self) -> TemplateValue {
-        let own = [
-            ("role".to_owned(), TemplateValue::from(&self.role)),
-            ("content".to_owned(), python::template_value(&self.content)),
-        ];
-        let extra = self.extra.iter().map(|(key, value)| (key.clone(), python::template_value(value)));
-        TemplateValue::from_pairs(own.into_iter().chain(extra))
-    }
-}
 
 /// Text with the byte ranges that the template itself marks as written by the assistant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,23 +34,61 @@ pub struct MarkedText {
     pub spans: Vec<std::ops::Range<usize>>,
 }
 
-/// A compiled chat template.
+/// The compiled chat templates of a model: one, or several by name.
 #[derive(Clone)]
 pub struct ChatTemplate {
-    source: String,
     environment: Environment<'static>,
-    bos: String,
-    eos: String,
-    marks: bool,
+    templates: Vec<NamedTemplate>,
+    /// Variables of the templates: every special token of the tokenizer, `bos_token` and so on.
+    special: BTreeMap<String, TemplateValue>,
 }
 
-/// Name of the template that prints the conversation, and of the one that also prints where the assistant speaks.
-const PLAIN: &str = "chat_template";
-const MARKED: &str = "chat_template, marked";
-/// Instructions of a rendering; long conversations take thousands, and loops within loops of a bad template any number.
-const FUEL: u64 = 20_000_000;
-/// The global that fixes the date; no template can name it.
-const NOW: &str = "now, fixed";
+/// One of the templates.
+#[derive(Debug, Clone)]
+struct NamedTemplate {
+    name: String,
+    source: String,
+    /// Whether it has `{% generation %}` blocks.
+    marks: bool,
+    /// The names that it reads a turn's reasoning under.
+    reasoning: Vec<&'static str>,
+    /// Why it can't be used.
+    failure: Option<String>,
+}
+
+/// Name of the template for plain chat.
+const DEFAULT: &str = "default";
+/// Name of the template for conversations with tools.
+const TOOL_USE: &str = "tool_use";
+
+impl NamedTemplate {
+    /// Compiles a template; `failure` says where that went wrong.
+    fn compile(name: String, source: String, environment: &mut Environment<'static>) -> Self {
+        let marks = generation::is_marked(&source);
+        let mut compiled = Self { name, marks, reasoning: reasoning_names(&source), source, failure: None };
+        // Jinja knows one kind of newline.
+        let lines = compiled.source.replace("\r\n", "\n").replace('\r', "\n");
+        let calls = operators::as_calls(&lines);
+        let mut add =
+            |name: String, filter: &str| environment.add_template_owned(name, generation::as_filters(&calls, filter));
+        let mut added = add(compiled.plain(), generation::PLAIN);
+        if marks {
+            added = added.and_then(|()| add(compiled.marked(), generation::MARKED));
+        }
+        compiled.failure = added.err().map(|error| environment::describe(&error));
+        compiled
+    }
+
+    /// Its name in the environment.
+    fn plain(&self) -> String {
+        self.name.clone()
+    }
+
+    /// The name of the variant that also prints where the assistant speaks.
+    fn marked(&self) -> String {
+        format!("{}, marked", self.name)
+    }
+}
 
 impl ChatTemplate {
     /// Compiles a template.
@@ -75,62 +96,73 @@ impl ChatTemplate {
     /// # Errors
     /// [`ModelError::Template`] with the line that is wrong.
     pub fn new(source: String, special: &SpecialTokens) -> Result<Self> {
-        let failed = |error: &Error| ModelError::Template { reason: describe(error) };
-        let mut environment = environment().map_err(|error| failed(&error))?;
-        let marks = generation::is_marked(&source);
-        // Jinja knows one kind of newline.
-        let lines = source.replace("\r\n", "\n").replace('\r', "\n");
-        environment
-            .add_template_owned(PLAIN, generation::as_filters(&lines, generation::PLAIN))
-            .map_err(|error| failed(&error))?;
-        if marks {
-            environment
-                .add_template_owned(MARKED, generation::as_filters(&lines, generation::MARKED))
-                .map_err(|error| failed(&error))?;
+        Self::named(vec![(DEFAULT.to_owned(), source)], special)
+    }
+
+    /// Compiles templates of which each has a name: `default` is for plain chat, `tool_use` for conversations with tools.
+    ///
+    /// # Errors
+    /// [`ModelError::Template`] when `default` does not compile; the others are refused when they are used.
+    pub fn named(templates: Vec<(String, String)>, special: &SpecialTokens) -> Result<Self> {
+        let failed = |error: &Error| ModelError::Template { reason: environment::describe(error) };
+        let mut environment = environment::environment().map_err(|error| failed(&error))?;
+        let templates: Vec<NamedTemplate> =
+            templates.into_iter().map(|(name, source)| NamedTemplate::compile(name, source, &mut environment)).collect();
+        let broken = templates.iter().find(|template| template.name == DEFAULT).and_then(|default| default.failure.clone());
+        if let Some(reason) = broken {
+            return Err(ModelError::Template { reason });
         }
-        let text = |token: &Option<(String, u32)>| token.as_ref().map(|(text, _)| text.clone()).unwrap_or_default();
-        Ok(Self { source, environment, bos: text(&special.bos), eos: text(&special.eos), marks })
+        let tokens = [
+            ("bos_token", &special.bos),
+            ("eos_token", &special.eos),
+            ("pad_token", &special.pad),
+            ("unk_token", &special.unk),
+        ];
+        let special = tokens
+            .into_iter()
+            .filter_map(|(name, token)| Some((name.to_owned(), TemplateValue::from(&token.as_ref()?.0))))
+            .collect();
+        Ok(Self { environment, templates, special })
     }
 
     /// Lets templates that print the date print that of `seconds` since 1970, so that a run that is resumed on another
     /// day sees the same text.
     pub fn fix_now(&mut self, seconds: i64) {
-        self.environment.add_global(NOW, seconds);
+        self.environment.add_global(environment::NOW, seconds);
     }
 
-    /// Reads `chat_template.jinja`, or else the key of `tokenizer_config.json`; `None` where there is neither.
+    /// The default template as the checkpoint has it; the first one where none is the default.
+    pub fn source(&self) -> &str {
+        let default = self.templates.iter().find(|template| template.name == DEFAULT).or(self.templates.first());
+        default.map_or("", |template| &template.source)
+    }
+
+    /// Names and sources of all templates; one alone is named `default`.
+    pub fn sources(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.templates.iter().map(|template| (template.name.as_str(), template.source.as_str()))
+    }
+
+    /// The template for a conversation, chosen as transformers chooses it.
+    fn choose(&self, tools: Option<&Value>) -> Result<&NamedTemplate> {
+        let find = |name: &str| self.templates.iter().find(|template| template.name == name);
+        let chosen = tools.and_then(|_| find(TOOL_USE)).or_else(|| find(DEFAULT));
+        let Some(chosen) = chosen else {
+            let names: Vec<&str> = self.templates.iter().map(|template| template.name.as_str()).collect();
+            let reason = format!("the model has the templates [{}] and none named `{DEFAULT}`", names.join(", "));
+            return Err(ModelError::Template { reason });
+        };
+        match &chosen.failure {
+            Some(reason) => Err(ModelError::Template { reason: format!("`{}`: {reason}", chosen.name) }),
+            None => Ok(chosen),
+        }
+    }
+
+    /// A conversation that is to be rendered several times.
     ///
     /// # Errors
-    /// When the template does not compile or a file can't be read.
-    pub fn from_folder(folder: &Path, special: &SpecialTokens) -> Result<Option<Self>> {
-        let path = folder.join("chat_template.jinja");
-        if path.exists() {
-            let source = std::fs::read_to_string(&path).map_err(|error| ModelError::io(&path, error))?;
-            return Self::new(source, special).map(Some);
-        }
-        let path = folder.join("tokenizer_config.json");
-        if !path.exists() {
-            return Ok(None);
-        }
-        let text = std::fs::read(&path).map_err(|error| ModelError::io(&path, error))?;
-        let config: Value =
-            serde_json::from_slice(&text).map_err(|error| ModelError::format(&path, format!("not JSON: {error}")))?;
-        let source = match config.get("chat_template") {
-            Some(Value::String(source)) => Some(source.as_str()),
-            // Several templates by name: `default` is the one for plain chat.
-            Some(Value::Array(list)) => list
-                .iter()
-                .find(|entry| entry.get("name").and_then(Value::as_str) == Some("default"))
-                .or_else(|| list.first())
-                .and_then(|entry| entry.get("template").and_then(Value::as_str)),
-            _ => None,
-        };
-        source.map(|source| Self::new(source.to_owned(), special)).transpose()
-    }
-
-    /// The template as the checkpoint has it.
-    pub fn source(&self) -> &str {
-        &self.source
+    /// [`ModelError::Template`] when no template is for it.
+    pub fn conversation<'a>(&'a self, messages: &'a [Message], tools: Option<&Value>) -> Result<Conversation<'a>> {
+        Ok(Conversation::new(self, self.choose(tools)?, messages, tools))
     }
 
     /// The text of a conversation; `add_generation_prompt` adds what comes before the assistant's next turn.
@@ -138,7 +170,7 @@ impl ChatTemplate {
     /// # Errors
     /// [`ModelError::Template`], also when the template itself refuses the messages.
     pub fn render(&self, messages: &[Message], tools: Option<&Value>, add_generation_prompt: bool) -> Result<String> {
-        self.render_as(PLAIN, messages, tools, add_generation_prompt)
+        self.conversation(messages, tools)?.render(messages.len(), add_generation_prompt)
     }
 
     /// The text of a conversation with the spans of its `{% generation %}` blocks; `None` where the template has none.
@@ -146,74 +178,39 @@ impl ChatTemplate {
     /// # Errors
     /// As [`ChatTemplate::render`].
     pub fn render_marked(&self, messages: &[Message], tools: Option<&Value>) -> Result<Option<MarkedText>> {
-        if !self.marks {
-            return Ok(None);
-        }
-        let plain = self.render(messages, tools, false)?;
-        let marked = generation::read_marks(&self.render_as(MARKED, messages, tools, false)?);
-        // They differ where a message holds the marks themselves, or the template rewrites the text it has marked.
-        Ok(marked.filter(|marked| marked.text == plain && !marked.spans.is_empty()))
+        self.conversation(messages, tools)?.render_marked()
     }
 
-    fn render_as(&self, name: &str, messages: &[Message], tools: Option<&Value>, prompt: bool) -> Result<String> {
-        let failed = |error: &Error| ModelError::Template { reason: describe(error) };
-        let template = self.environment.get_template(name).map_err(|error| failed(&error))?;
-        let context = TemplateValue::from_pairs([
-            ("messages", messages.iter().map(Message::to_template).collect::<Vec<_>>().into()),
-            ("tools", tools.map_or_else(|| TemplateValue::from(()), python::template_value)),
-            ("documents", TemplateValue::from(())),
-            ("add_generation_prompt", prompt.into()),
-            ("bos_token", TemplateValue::from(&self.bos)),
-            ("eos_token", TemplateValue::from(&self.eos)),
-        ]);
-        template.render(context).map_err(|error| failed(&error))
+    /// Whether the template for such a conversation has a place for what was thought before an answer.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::conversation`].
+    pub fn reads_reasoning(&self, tools: Option<&Value>) -> Result<bool> {
+        Ok(!self.choose(tools)?.reasoning.is_empty())
     }
+}
+
+/// The names of [`REASONING`] that a template has as an attribute or as a string of its own.
+fn reasoning_names(source: &str) -> Vec<&'static str> {
+    let tags = syntax::tags(source);
+    let reads = |name: &str| {
+        tags.iter().any(|tag| {
+            tag.tokens.iter().enumerate().any(|(at, token)| {
+                let before = at.checked_sub(1).map(|before| &source[tag.tokens[before].range.clone()]);
+                match token.kind {
+                    syntax::Kind::Name => &source[token.range.clone()] == name && before == Some("."),
+                    syntax::Kind::Text => source[token.range.clone()].trim_matches(['"', '\'']) == name,
+                    syntax::Kind::Number | syntax::Kind::Operator => false,
+                }
+            })
+        })
+    };
+    REASONING.into_iter().filter(|name| reads(name)).collect()
 }
 
 impl std::fmt::Debug for ChatTemplate {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("ChatTemplate").field("source", &self.source).finish_non_exhaustive()
-    }
-}
-
-/// Jinja as transformers sets it up.
-fn environment() -> std::result::Result<Environment<'static>, Error> {
-    let mut environment = Environment::new();
-    environment.set_fuel(Some(FUEL));
-    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
-    environment.set_undefined_behavior(UndefinedBehavior::Lenient);
-    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_function("raise_exception", |message: String| {
-        Err::<TemplateValue, _>(Error::new(ErrorKind::InvalidOperation, message))
-    });
-    environment.add_function("strftime_now", strftime_now);
-    environment.add_filter("tojson", python::tojson);
-    // Strings and mappings are sequences to Jinja's tests, and None is nothing.
-    environment.add_test("sequence", python::is_iterable);
-    environment.add_test("iterable", python::is_iterable);
-    generation::add_filters(&mut environment);
-    Ok(environment)
-}
-
-/// Today in UTC, or the day of [`ChatTemplate::fix_now`].
-fn strftime_now(state: &State, format: String) -> std::result::Result<String, Error> {
-    let fixed = state.lookup(NOW).filter(|now| !now.is_undefined());
-    let now = fixed.unwrap_or_else(minijinja_contrib::globals::now);
-    let options = Kwargs::from_iter([("format", TemplateValue::from(format))]);
-    minijinja_contrib::filters::datetimeformat(state, now, options)
-}
-
-fn describe(error: &Error) -> String {
-    let line = error.line().map(|line| format!(" (line {line})")).unwrap_or_default();
-    if error.kind() == ErrorKind::OutOfFuel {
-        return format!("it does not come to an end within {FUEL} instructions{line}");
-    }
-    match error.detail() {
-        // What `raise_exception` says is meant for people as it stands.
-        Some(detail) if error.kind() == ErrorKind::InvalidOperation => format!("{detail}{line}"),
-        Some(detail) => format!("{}: {detail}{line}", error.kind()),
-        None => format!("{}{line}", error.kind()),
+        formatter.debug_struct("ChatTemplate").field("templates", &self.templates).finish_non_exhaustive()
     }
 }
 

@@ -44,15 +44,17 @@ pub struct Generated {
     pub finish: Finish,
 }
 
-/// Continues `prompt`, which follows what the cache has seen; `on_text` gets the text as it comes.
+/// Continues `prompt`, whose first tokens the cache may have seen; `on_text` gets the text as it comes.
 ///
-/// The cache afterwards has seen the prompt and every generated token but the last.
+/// The cache holds the first [`Cache::len`] tokens of `prompt` and is not asked which: the caller must [`Cache::truncate`]
+/// it to what they share. The result does not depend on how much that is. Afterwards it has seen the prompt and every
+/// generated token but the last.
 ///
 /// # Errors
 /// When the tokenizer can't decode.
 ///
 /// # Panics
-/// When the prompt is empty.
+/// When the cache has seen the whole prompt, or the prompt is empty.
 pub fn generate<B: FusedBackend>(
     model: &LanguageModel<B>,
     tokenizer: &Tokenizer,
@@ -62,11 +64,11 @@ pub fn generate<B: FusedBackend>(
     device: &B::Device,
     mut on_text: impl FnMut(&str),
 ) -> Result<Generated> {
-    assert!(!prompt.is_empty(), "generation needs a prompt");
+    assert!(cache.len() < prompt.len(), "generation needs a token that the cache has not seen");
     let mut sampler = Sampler::new(options.sampling.clone());
     let mut text = StreamedText::new(tokenizer, &options.stop);
     let (mut seen, mut tokens) = (prompt.to_vec(), Vec::new());
-    let mut next = prompt.to_vec();
+    let mut next = prompt[cache.len()..].to_vec();
     let finish = loop {
         if tokens.len() >= options.max_tokens {
             break Finish::Length;
@@ -174,5 +176,54 @@ impl<'a> StreamedText<'a> {
         }
         self.text = text;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::backend::Flex;
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::ModelConfig;
+
+    #[test]
+    fn what_the_cache_has_seen_is_penalised_too() {
+        let config = json!({
+            "model_type": "llama", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 24, "max_position_embeddings": 64,
+            "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false
+        });
+        let vocabulary: serde_json::Map<_, _> = (0..24).map(|id| (format!("t{id}"), json!(id))).collect();
+        let tokenizer = json!({
+            "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "added_tokens": [],
+            "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+            "model": {"type": "WordLevel", "unk_token": "t0", "vocab": vocabulary}
+        });
+        let null = serde_json::Value::Null;
+        let tokenizer = Tokenizer::from_json(tokenizer.to_string().as_bytes(), &null, &null, &null).unwrap();
+        let device = Default::default();
+        let config = ModelConfig::from_json(&config).unwrap();
+        let sampling = SamplingOptions { repetition_penalty: 3.0, ..SamplingOptions::default() };
+        let options = GenerateOptions { max_tokens: 8, sampling, ..GenerateOptions::default() };
+        let mut felt = 0;
+        for seed in 0..8 {
+            let model = LanguageModel::<Flex>::random(&config, seed, &device).unwrap();
+            let run = |cache: &mut Cache<Flex>, prompt: &[u32]| {
+                generate(&model, &tokenizer, cache, prompt, &options, &device, |_| {}).unwrap().tokens
+            };
+            let mut cache = Cache::new(2);
+            let mut conversation: Vec<u32> = (0..12).collect();
+            let first = run(&mut cache, &conversation);
+            conversation.extend(first);
+            conversation.extend([3, 5]);
+            assert_eq!(cache.len(), 12 + 8 - 1);
+            let cached = run(&mut cache, &conversation);
+            assert_eq!(cached, run(&mut Cache::new(2), &conversation));
+            // Without what the cache holds it may be another answer.
+            let logits = last_logits(&model, &mut Cache::new(2), &conversation, &device);
+            felt += usize::from(cached[0] != Sampler::new(options.sampling.clone()).next(&logits, &conversation[19..]));
+        }
+        assert!(felt > 0);
     }
 }

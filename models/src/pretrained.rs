@@ -72,12 +72,15 @@ impl Pretrained {
             tracing::warn!("{}: the text part of a multimodal model is read, the rest left out", folder.display());
         }
         recognise::check_quantised(folder, &whole, &checkpoint.names())?;
-        let tokenizer = Tokenizer::from_folder(folder)?;
+        let mut tokenizer = Tokenizer::from_folder(folder)?;
         let generation = folder.join("generation_config.json");
         let generation_config = generation.exists().then(|| read_json(&generation)).transpose()?;
         let mut config = ModelConfig::from_json(&config_json)?;
         add_end_tokens(&mut config, generation_config.as_ref(), &tokenizer);
         let checkpoint = canonical(checkpoint, &mut config, &mut config_json)?;
+        if let Some(end) = config.eos_token_id.first() {
+            tokenizer.set_end_of_text(*end);
+        }
         Ok(Self {
             config,
             chat_template: ChatTemplate::from_folder(folder, tokenizer.special())?,

@@ -28,6 +28,14 @@ pub struct SpecialTokens {
 /// Ids with the byte range of the text that each stands for.
 pub type Offsets = (Vec<u32>, Vec<(usize, usize)>);
 
+/// More than most tokens have.
+const BYTES_OF_A_TOKEN: usize = 8;
+/// Texts up to about this length are never cut.
+const SHORT_TEXT: usize = 64 << 10;
+/// Bytes before a cut whose tokens may be others than in the whole text: far more than a normalizer, a pattern of the
+/// pre-tokenizer, or a chain of merges looks ahead.
+const UNSETTLED: usize = 4 << 10;
+
 /// A tokenizer with its special tokens.
 #[derive(Clone)]
 pub struct Tokenizer {
@@ -35,6 +43,19 @@ pub struct Tokenizer {
     special: SpecialTokens,
     /// Ids put before a text and after it when special tokens are asked for.
     around: (Vec<u32>, Vec<u32>),
+    /// Ends a text where the files of the tokenizer name no such token.
+    end: Option<u32>,
+}
+
+/// The first tokens of a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    /// The tokens.
+    pub ids: Vec<u32>,
+    /// The bytes of the text that each stands for, as [`Tokenizer::encode_with_offsets`] has them.
+    pub offsets: Vec<(usize, usize)>,
+    /// Whether they are all: the text has no more.
+    pub whole: bool,
 }
 
 impl Tokenizer {
@@ -51,7 +72,17 @@ impl Tokenizer {
         // Some tokenizer.json files carry the truncation and padding of the run that wrote them.
         inner.with_padding(None);
         inner.with_truncation(None).ok();
-        Self { inner, special, around }
+        Self { inner, special, around, end: None }
+    }
+
+    /// Names the token that ends a text, as `config.json` does, where the tokenizer's own files name none.
+    pub fn set_end_of_text(&mut self, id: u32) {
+        self.end = Some(id);
+    }
+
+    /// The token that ends a text: the tokenizer's `eos_token`, or else what [`Tokenizer::set_end_of_text`] named.
+    pub fn end_of_text(&self) -> Option<u32> {
+        self.special.eos.as_ref().map(|(_, id)| *id).or(self.end)
     }
 
     /// Ids of a text. The text of a special token in it becomes that token; `add_special_tokens` asks for the ones that
@@ -63,6 +94,18 @@ impl Tokenizer {
         let encoding = self.inner.encode_fast(text, false).map_err(|error| refused(&*error))?;
         let (before, after) = self.added(add_special_tokens);
         Ok([before, encoding.get_ids(), after].concat())
+    }
+
+    /// Ids of a text that is to be continued: what the tokenizer puts before every text, unless the text begins with it
+    /// already, and nothing after.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        let ids = self.encode(text, false)?;
+        let before = &self.around.0;
+        let begun = !before.is_empty() && ids.first() == before.first();
+        Ok(if begun { ids } else { [before, &ids[..]].concat() })
     }
 
     /// As [`Tokenizer::encode`], with the bytes of the text that each token stands for; the range of an added token is
@@ -78,6 +121,33 @@ impl Tokenizer {
         offsets.extend_from_slice(encoding.get_offsets());
         offsets.resize(ids.len(), (text.len(), text.len()));
         Ok((ids, offsets))
+    }
+
+    /// The first `max_tokens` tokens of a text, in time and memory that grow with them and not with the text.
+    ///
+    /// A long text is cut, and only tokens that end well before the cut are taken: a cut changes tokens near to it alone.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] when the tokenizer refuses the text.
+    pub fn encode_start(&self, text: &str, add_special_tokens: bool, max_tokens: usize) -> Result<Start> {
+        let mut length = max_tokens.saturating_mul(BYTES_OF_A_TOKEN).max(SHORT_TEXT);
+        // A part that is not much shorter than the text saves nothing.
+        while length < text.len() / 2 {
+            let cut = (0..=length).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+            let (mut ids, mut offsets) = self.encode_with_offsets(&text[..cut], add_special_tokens)?;
+            let settled = offsets.iter().take_while(|(_, end)| end + UNSETTLED < cut).count();
+            if settled > max_tokens {
+                ids.truncate(max_tokens);
+                offsets.truncate(max_tokens);
+                return Ok(Start { ids, offsets, whole: false });
+            }
+            length = length.saturating_mul(4);
+        }
+        let (mut ids, mut offsets) = self.encode_with_offsets(text, add_special_tokens)?;
+        let whole = ids.len() <= max_tokens;
+        ids.truncate(max_tokens);
+        offsets.truncate(max_tokens);
+        Ok(Start { ids, offsets, whole })
     }
 
     fn added(&self, wanted: bool) -> (&[u32], &[u32]) {

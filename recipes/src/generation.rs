@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use burnish_engine::{Device, Runner};
 use burnish_models::generate::Generated;
-use burnish_models::{ComputeType, GenerateOptions, Message, ModelError, Pretrained};
+use burnish_models::{ComputeType, GenerateOptions, Message, ModelError, Pretrained, Tokenizer};
 
 /// A model that answers.
 pub struct Assistant {
@@ -56,11 +56,7 @@ impl Assistant {
         options: &GenerateOptions,
         on_text: &mut dyn FnMut(&str),
     ) -> Result<Generated> {
-        let special = self.pretrained.tokenizer.special().clone();
-        let mut tokens = self.pretrained.tokenizer.encode(text, plain)?;
-        if let Some((_, bos)) = special.bos.filter(|(_, bos)| special.add_bos && tokens.first() != Some(bos)) {
-            tokens.insert(0, bos);
-        }
+        let tokens = prompt_tokens(&self.pretrained.tokenizer, text, plain)?;
         let rows = self.pretrained.config.vocab_size;
         if let Some(token) = tokens.iter().find(|token| **token as usize >= rows) {
             bail!(
@@ -79,10 +75,37 @@ impl Assistant {
         let mut options = options.clone();
         options.max_tokens = options.max_tokens.min(context - tokens.len());
         options.end_tokens.extend(&self.pretrained.config.eos_token_id);
-        let generated = self.runner.generate(&self.pretrained.tokenizer, same, &tokens[same..], &options, on_text)?;
+        let generated = self.runner.generate(&self.pretrained.tokenizer, same, &tokens, &options, on_text)?;
         self.seen = tokens;
         self.seen.extend(&generated.tokens);
         self.seen.truncate(self.runner.seen());
         Ok(generated)
+    }
+}
+
+/// Tokens of a prompt. A rendered conversation has the start token in it where its template wants one, as in training;
+/// plain text gets one unless it begins with it.
+fn prompt_tokens(tokenizer: &Tokenizer, text: &str, plain: bool) -> Result<Vec<u32>, ModelError> {
+    if plain { tokenizer.encode_prompt(text) } else { tokenizer.encode(text, false) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn a_prompt_gets_one_start_token_and_a_conversation_none() {
+        let file = include_bytes!("../assets/quickstart/model/tokenizer.json");
+        let config = include_str!("../tests/fixtures/cases/bos/tokenizer_config.json");
+        let config = serde_json::from_str(config).unwrap();
+        let tokenizer = Tokenizer::from_json(file, &config, &Value::Null, &Value::Null).unwrap();
+        let start = tokenizer.special().bos.as_ref().map(|(_, id)| *id);
+        let tokens = |text: &str, plain: bool| prompt_tokens(&tokenizer, text, plain).unwrap();
+        let rendered = tokens("<|im_start|>user\nhi", false);
+        assert_eq!(rendered, tokenizer.encode("<|im_start|>user\nhi", false).unwrap());
+        assert_eq!(tokens("hi", true).first().copied(), start);
+        assert_eq!(tokens("<|endoftext|>hi", true), tokens("hi", true));
     }
 }

@@ -79,16 +79,31 @@ pub(super) fn add(metadata: &mut Metadata, model: &Pretrained, report: &mut Expo
         Value::List(named.iter().map(|(_, kind)| Value::Signed(*kind as i64)).collect()),
     );
     set(metadata, "tokenizer.ggml.tokens", Value::List(named.into_iter().map(|(token, _)| text(token)).collect()));
-    for (key, token) in [("bos", &special.bos), ("eos", &special.eos), ("padding", &special.pad), ("unknown", &special.unk)]
-    {
-        if let Some((_, id)) = token {
-            set(metadata, &format!("tokenizer.ggml.{key}_token_id"), number(*id as usize));
+    let id = |token: &Option<(String, u32)>| token.as_ref().map(|(_, id)| *id);
+    let ids = [
+        ("bos", id(&special.bos)),
+        ("eos", model.tokenizer.end_of_text()),
+        ("padding", id(&special.pad)),
+        ("unknown", id(&special.unk)),
+    ];
+    for (key, id) in ids {
+        if let Some(id) = id {
+            set(metadata, &format!("tokenizer.ggml.{key}_token_id"), number(id as usize));
         }
     }
     set(metadata, "tokenizer.ggml.add_bos_token", Value::Bool(special.add_bos));
     set(metadata, "tokenizer.ggml.add_eos_token", Value::Bool(special.add_eos));
     if let Some(template) = &model.chat_template {
-        set(metadata, "tokenizer.chat_template", text(template.source()));
+        let (default, named): (Vec<_>, Vec<_>) = template.sources().partition(|(name, _)| *name == "default");
+        for (_, source) in default {
+            set(metadata, "tokenizer.chat_template", text(source));
+        }
+        for (name, source) in &named {
+            set(metadata, &format!("tokenizer.chat_template.{name}"), text(*source));
+        }
+        if !named.is_empty() {
+            set(metadata, "tokenizer.chat_templates", Value::List(named.iter().map(|(name, _)| text(*name)).collect()));
+        }
     }
     Ok(())
 }

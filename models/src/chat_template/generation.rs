@@ -9,7 +9,7 @@ use std::ops::Range;
 use minijinja::Environment;
 use minijinja::value::Value;
 
-use super::MarkedText;
+use super::{MarkedText, syntax};
 
 /// Filter that prints its block.
 pub(super) const PLAIN: &str = "burnish_generation";
@@ -17,7 +17,7 @@ pub(super) const PLAIN: &str = "burnish_generation";
 pub(super) const MARKED: &str = "burnish_marked_generation";
 
 /// Unicode noncharacters, reserved for uses like this.
-const OPEN: char = '\u{fdd0}';
+pub(super) const OPEN: char = '\u{fdd0}';
 const CLOSE: char = '\u{fdd1}';
 
 /// Whether the template has generation blocks.
@@ -74,16 +74,13 @@ struct Tag {
 }
 
 fn tags(source: &str) -> Vec<Tag> {
-    let mut tags = Vec::new();
-    for (at, _) in source.match_indices("{%") {
-        let inside = at + 2;
-        let Some(end) = source[inside..].find("%}").map(|length| inside + length) else { break };
-        let body = source[inside..end].trim_matches(['-', '+']);
-        let word = body.trim();
-        if matches!(word, "generation" | "endgeneration") {
-            let start = inside + source[inside..end].find(word).unwrap_or(0);
-            tags.push(Tag { word: start..start + word.len(), opens: word == "generation" });
-        }
-    }
-    tags
+    let words = syntax::tags(source).into_iter().filter_map(|tag| match tag.tokens.as_slice() {
+        [token] if tag.statement => Some(token.range.clone()),
+        _ => None,
+    });
+    let is = |word: &Range<usize>, text: &str| &source[word.clone()] == text;
+    words
+        .filter(|word| is(word, "generation") || is(word, "endgeneration"))
+        .map(|word| Tag { opens: is(&word, "generation"), word })
+        .collect()
 }

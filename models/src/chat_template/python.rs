@@ -1,8 +1,15 @@
-//! Values as Python has them: into templates, and out as `json.dumps` prints them.
+//! Values as Python has them, and the texts that its `str` and `repr` give.
 
-use minijinja::value::{Kwargs, Value as TemplateValue, ValueKind};
-use minijinja::{Error, ErrorKind};
+use std::fmt;
+use std::sync::Arc;
+
+use minijinja::value::{Object, ObjectRepr, Value as TemplateValue, ValueKind};
 use serde_json::Value;
+
+use crate::json::literal;
+
+/// Deeper values are not printed.
+const MAX_DEPTH: usize = 128;
 
 /// A JSON value for a template; keys keep their order.
 pub(super) fn template_value(json: &Value) -> TemplateValue {
@@ -16,7 +23,37 @@ pub(super) fn template_value(json: &Value) -> TemplateValue {
         },
         Value::String(text) => TemplateValue::from(text),
         Value::Array(items) => TemplateValue::from(items.iter().map(template_value).collect::<Vec<_>>()),
-        Value::Object(map) => TemplateValue::from_pairs(map.iter().map(|(key, value)| (key.clone(), template_value(value)))),
+        Value::Object(map) => match literal(json) {
+            Some(literal) => literal_value(literal),
+            None => TemplateValue::from_pairs(map.iter().map(|(key, value)| (key.clone(), template_value(value)))),
+        },
+    }
+}
+
+fn literal_value(literal: &str) -> TemplateValue {
+    match literal {
+        "NaN" => TemplateValue::from(f64::NAN),
+        "Infinity" => TemplateValue::from(f64::INFINITY),
+        "-Infinity" => TemplateValue::from(f64::NEG_INFINITY),
+        digits => match (digits.parse::<i128>(), digits.parse::<u128>()) {
+            (Ok(value), _) => TemplateValue::from(value),
+            (_, Ok(value)) => TemplateValue::from(value),
+            _ => TemplateValue::from_object(Digits(digits.to_owned())),
+        },
+    }
+}
+
+/// An integer that is too long to compute with; templates print it.
+#[derive(Debug)]
+pub(super) struct Digits(pub(super) String);
+
+impl Object for Digits {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn render(self: &Arc<Self>, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
     }
 }
 
@@ -25,129 +62,138 @@ pub(super) fn is_iterable(value: &TemplateValue) -> bool {
     !value.is_none() && value.try_iter().is_ok()
 }
 
-/// The filter `tojson` of transformers: `json.dumps(value, ensure_ascii, indent, separators, sort_keys)`, whose
-/// `ensure_ascii` is off and which escapes nothing for HTML.
-pub(super) fn tojson(value: &TemplateValue, options: Kwargs) -> Result<TemplateValue, Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    let separators: Option<Vec<String>> = options.get("separators")?;
-    let mut writer = JsonWriter {
-        text: String::new(),
-        indent: indent.map(|width| width.min(MAX_INDENT)),
-        separators: (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
-        ensure_ascii: options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
-        sort_keys: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
+/// Whether a value is printed in another way than minijinja prints it.
+pub(super) fn is_special(value: &TemplateValue) -> bool {
+    match value.kind() {
+        ValueKind::Number => !value.is_integer(),
+        ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => true,
+        _ => false,
+    }
+}
+
+/// `str(value)`.
+pub(super) fn text(value: &TemplateValue) -> String {
+    if let Some(text) = value.as_str() {
+        text.to_owned()
+    } else if is_special(value) {
+        repr(value)
+    } else {
+        value.to_string()
+    }
+}
+
+/// `repr(value)`.
+pub(super) fn repr(value: &TemplateValue) -> String {
+    let mut text = String::new();
+    write_repr(value, &mut text, 0);
+    text
+}
+
+fn write_repr(value: &TemplateValue, text: &mut String, depth: usize) {
+    let items = || value.try_iter().map(Iterator::collect::<Vec<_>>).unwrap_or_default();
+    let list = |text: &mut String, open: &str, close: &str| {
+        text.push_str(open);
+        for (index, item) in items().iter().enumerate() {
+            text.push_str(if index > 0 { ", " } else { "" });
+            write_repr(item, text, depth + 1);
+        }
+        text.push_str(close);
     };
-    options.assert_all_used()?;
-    if let Some([item, key]) = separators.as_deref() {
-        writer.separators = (item.clone(), key.clone());
+    match value.kind() {
+        _ if depth > MAX_DEPTH => text.push_str("..."),
+        ValueKind::Number if !value.is_integer() => {
+            text.push_str(&f64::try_from(value.clone()).map_or_else(|_| value.to_string(), float));
+        }
+        ValueKind::Seq | ValueKind::Iterable if value.is_tuple() => {
+            list(text, "(", if value.len() == Some(1) { ",)" } else { ")" });
+        }
+        ValueKind::Seq | ValueKind::Iterable => list(text, "[", "]"),
+        ValueKind::Map => {
+            text.push('{');
+            for (index, key) in items().iter().enumerate() {
+                text.push_str(if index > 0 { ", " } else { "" });
+                write_repr(key, text, depth + 1);
+                text.push_str(": ");
+                write_repr(&value.get_item(key).unwrap_or_default(), text, depth + 1);
+            }
+            text.push('}');
+        }
+        ValueKind::Undefined => text.push_str("Undefined"),
+        ValueKind::None | ValueKind::Bool | ValueKind::Number | ValueKind::Plain => text.push_str(&value.to_string()),
+        _ => text.push_str(&format!("{value:?}")),
     }
-    writer.write(value, 0)?;
-    Ok(TemplateValue::from_safe_string(writer.text))
 }
 
-/// Templates ask for 2 or 4; a hostile one must not be able to ask for gigabytes.
-const MAX_INDENT: usize = 16;
-const MAX_DEPTH: usize = 128;
-
-struct JsonWriter {
-    text: String,
-    indent: Option<usize>,
-    separators: (String, String),
-    ensure_ascii: bool,
-    sort_keys: bool,
+/// `repr` of a float: the shortest digits that read back to it, with an exponent below 1e-4 and from 1e16 on.
+pub(super) fn float(value: f64) -> String {
+    if value.is_nan() {
+        return "nan".to_owned();
+    }
+    if value.is_infinite() {
+        return if value > 0.0 { "inf" } else { "-inf" }.to_owned();
+    }
+    let scientific = format!("{value:e}");
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    if (-4..16).contains(&exponent) {
+        // Rust prints all digits of these, and a zero after the point where there are no others.
+        return format!("{value:?}");
+    }
+    format!("{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.unsigned_abs())
 }
 
-impl JsonWriter {
-    fn write(&mut self, value: &TemplateValue, depth: usize) -> Result<(), Error> {
-        if depth > MAX_DEPTH {
-            return Err(Error::new(ErrorKind::BadSerialization, format!("nested deeper than {MAX_DEPTH}")));
-        }
-        match value.kind() {
-            ValueKind::None | ValueKind::Undefined => self.text.push_str("null"),
-            ValueKind::Bool => self.text.push_str(if value.is_true() { "true" } else { "false" }),
-            ValueKind::Number => self.text.push_str(&value.to_string()),
-            ValueKind::Seq | ValueKind::Iterable => {
-                let items: Vec<TemplateValue> = value.try_iter()?.collect();
-                self.surround('[', ']', items.len(), depth, |writer, index| writer.write(&items[index], depth + 1))?;
-            }
-            ValueKind::Map => {
-                let mut entries = Vec::new();
-                for key in value.try_iter()? {
-                    entries.push((key.to_string(), value.get_item(&key)?));
-                }
-                if self.sort_keys {
-                    entries.sort_by(|(left, _), (right, _)| left.cmp(right));
-                }
-                self.surround('{', '}', entries.len(), depth, |writer, index| {
-                    let (key, entry) = &entries[index];
-                    writer.string(key);
-                    let separator = writer.separators.1.clone();
-                    writer.text.push_str(&separator);
-                    writer.write(entry, depth + 1)
-                })?;
-            }
-            _ => match value.as_str() {
-                Some(text) => self.string(text),
-                None => return Err(Error::new(ErrorKind::BadSerialization, format!("no JSON for a {}", value.kind()))),
-            },
-        }
-        Ok(())
-    }
+/// Python's white space, which `strip` and `split` mean.
+pub(super) fn is_space(character: char) -> bool {
+    character.is_whitespace() || matches!(character, '\u{1c}'..='\u{1f}')
+}
 
-    fn surround(
-        &mut self,
-        open: char,
-        close: char,
-        count: usize,
-        depth: usize,
-        mut item: impl FnMut(&mut Self, usize) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        self.text.push(open);
-        for index in 0..count {
-            if index > 0 {
-                let separator = self.separators.0.clone();
-                self.text.push_str(&separator);
-            }
-            self.line(depth + 1);
-            item(self, index)?;
-        }
-        if count > 0 {
-            self.line(depth);
-        }
-        self.text.push(close);
-        Ok(())
-    }
+/// `str.strip`.
+pub(super) fn strip<'a>(text: &'a str, characters: Option<&str>) -> &'a str {
+    strip_end(strip_start(text, characters), characters)
+}
 
-    fn line(&mut self, depth: usize) {
-        if let Some(width) = self.indent {
-            self.text.push('\n');
-            self.text.extend(std::iter::repeat_n(' ', width * depth));
+/// `str.lstrip`.
+pub(super) fn strip_start<'a>(text: &'a str, characters: Option<&str>) -> &'a str {
+    text.trim_start_matches(|character| characters.map_or_else(|| is_space(character), |all| all.contains(character)))
+}
+
+/// `str.rstrip`.
+pub(super) fn strip_end<'a>(text: &'a str, characters: Option<&str>) -> &'a str {
+    text.trim_end_matches(|character| characters.map_or_else(|| is_space(character), |all| all.contains(character)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floats_are_printed_as_python_prints_them() {
+        for (value, text) in [
+            (1.0, "1.0"),
+            (-0.0, "-0.0"),
+            (0.1, "0.1"),
+            (1e-4, "0.0001"),
+            (1e-5, "1e-05"),
+            (1.5e-7, "1.5e-07"),
+            (1e15, "1000000000000000.0"),
+            (9_007_199_254_740_993.0, "9007199254740992.0"),
+            (1e16, "1e+16"),
+            (1.2345e22, "1.2345e+22"),
+            (1e100, "1e+100"),
+            (5e-324, "5e-324"),
+            (f64::MAX, "1.7976931348623157e+308"),
+            (f64::NAN, "nan"),
+            (f64::NEG_INFINITY, "-inf"),
+        ] {
+            assert_eq!(float(value), text);
         }
     }
 
-    fn string(&mut self, text: &str) {
-        self.text.push('"');
-        for character in text.chars() {
-            match character {
-                '"' => self.text.push_str("\\\""),
-                '\\' => self.text.push_str("\\\\"),
-                '\n' => self.text.push_str("\\n"),
-                '\r' => self.text.push_str("\\r"),
-                '\t' => self.text.push_str("\\t"),
-                '\u{8}' => self.text.push_str("\\b"),
-                '\u{c}' => self.text.push_str("\\f"),
-                control if (control as u32) < 0x20 => self.escape(control),
-                wide if self.ensure_ascii && !wide.is_ascii() => self.escape(wide),
-                other => self.text.push(other),
-            }
-        }
-        self.text.push('"');
-    }
-
-    fn escape(&mut self, character: char) {
-        for unit in character.encode_utf16(&mut [0; 2]) {
-            self.text.push_str("\\u");
-            self.text.extend([12, 8, 4, 0].map(|shift| char::from_digit(u32::from(*unit >> shift) & 15, 16).unwrap_or('0')));
-        }
+    #[test]
+    fn containers_are_printed_as_python_prints_them() {
+        let json = serde_json::json!({"a": [1, 2.5, 1e16, null, true], "b'": "it's", "c": {}});
+        assert_eq!(text(&template_value(&json)), r#"{'a': [1, 2.5, 1e+16, None, True], "b'": "it's", 'c': {}}"#);
+        let one = minijinja::value::Tuple::from(vec![TemplateValue::from("x")]);
+        assert_eq!(text(&TemplateValue::from(one)), "('x',)");
     }
 }

@@ -1,4 +1,4 @@
-use serde_json::json;
+use serde_json::{Map, json};
 
 use super::*;
 
@@ -146,4 +146,152 @@ fn none_is_no_sequence() {
 #[test]
 fn newlines_of_windows_are_newlines() {
     assert_eq!(render("{% if true %}\r\na\r\n{% endif %}\r\nb", &[]).unwrap(), "a\nb");
+}
+
+fn tokens() -> SpecialTokens {
+    let token = |text: &str, id| Some((text.to_owned(), id));
+    SpecialTokens {
+        bos: token("<|im_start|>", 1),
+        eos: token("<|im_end|>", 2),
+        pad: token("<|endoftext|>", 0),
+        unk: token("<|endoftext|>", 0),
+        ..SpecialTokens::default()
+    }
+}
+
+fn messages(json: &str) -> Vec<Message> {
+    let read = |value: &Value| {
+        let mut map = value.as_object().unwrap().clone();
+        let mut take = |key: &str| map.shift_remove(key).unwrap_or_default();
+        let (role, content) = (take("role"), take("content"));
+        Message { role: role.as_str().unwrap().to_owned(), content, extra: map }
+    };
+    crate::json::parse(json).unwrap().as_array().unwrap().iter().map(read).collect()
+}
+
+/// Written by `tests/scripts/make_jinja.py`.
+#[test]
+fn templates_render_as_transformers_renders_them() {
+    let fixture: Value = serde_json::from_str(include_str!("../../tests/fixtures/jinja.json")).unwrap();
+    let messages = messages(fixture["messages"].as_str().unwrap());
+    let mut wrong = Vec::new();
+    for case in fixture["cases"].as_array().unwrap() {
+        let text = |key: &str| case[key].as_str().unwrap().to_owned();
+        let rendered =
+            ChatTemplate::new(text("template"), &tokens()).and_then(|template| template.render(&messages, None, false));
+        match rendered {
+            Ok(rendered) if rendered == text("rendered") => {}
+            other => wrong.push(format!("{}:\n  {other:?}\n  {:?}", text("name"), text("rendered"))),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn numbers_of_tool_arguments_are_printed_as_python_prints_them() {
+    let source =
+        "{% for m in messages %}{% for c in m.tool_calls or [] %}{{ c.function.arguments|tojson }}{% endfor %}{% endfor %}";
+    let row = r#"[{"role":"assistant","content":"","tool_calls":[{"type":"function","function":{"name":"f","arguments":{"lr":1e-05,"big":1e16,"id":123456789012345678901234567890,"x":2.0,"neg":-0.0,"t":0.1,"e":1e22,"s":1.5e-7}}}]}]"#;
+    let expected = r#"{"lr": 1e-05, "big": 1e+16, "id": 123456789012345678901234567890, "x": 2.0, "neg": -0.0, "t": 0.1, "e": 1e+22, "s": 1.5e-07}"#;
+    assert_eq!(render(source, &messages(row)).unwrap(), expected);
+}
+
+#[test]
+fn tojson_refuses_what_has_no_json() {
+    for source in
+        ["{{ nothing|tojson }}", "{{ 1|tojson(indent=1000) }}", "{{ 1|tojson(separators=[',']) }}", "{{ 1|tojson(x=1) }}"]
+    {
+        assert!(render(source, &[]).is_err(), "{source}");
+    }
+}
+
+#[test]
+fn a_conversation_with_tools_takes_the_template_for_tools() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let config = json!({"chat_template": [
+        {"name": "default", "template": "plain"}, {"name": "tool_use", "template": "{{ tools|tojson }}"}, {"name": "rag", "template": "{% if"}]});
+    write("tokenizer_config.json", &config.to_string());
+    let tools = json!([{"name": "f"}]);
+    let open = || ChatTemplate::from_folder(folder.path(), &special()).unwrap().unwrap();
+    let template = open();
+    assert_eq!(template.render(&[], None, false).unwrap(), "plain");
+    assert_eq!(template.render(&[], Some(&tools), false).unwrap(), r#"[{"name": "f"}]"#);
+    let names: Vec<&str> = template.sources().map(|(name, _)| name).collect();
+    assert_eq!(names, ["default", "tool_use", "rag"]);
+    // Files take the place of all of the configuration's.
+    write("chat_template.jinja", "file");
+    assert_eq!(open().render(&[], Some(&tools), false).unwrap(), "file");
+    std::fs::create_dir(folder.path().join("additional_chat_templates")).unwrap();
+    write("additional_chat_templates/tool_use.jinja", "tools of a file");
+    assert_eq!(open().render(&[], Some(&tools), false).unwrap(), "tools of a file");
+    assert_eq!(open().render(&[], None, false).unwrap(), "file");
+    assert_eq!(open().source(), "file");
+}
+
+#[test]
+fn templates_without_a_default_say_so() {
+    let template =
+        ChatTemplate::named(vec![("tool_use".into(), "t".into()), ("rag".into(), "r".into())], &special()).unwrap();
+    assert_eq!(template.render(&[], Some(&json!([1])), false).unwrap(), "t");
+    let error = template.render(&[], None, false).unwrap_err().to_string();
+    assert!(error.contains("[tool_use, rag] and none named `default`"), "{error}");
+}
+
+#[test]
+fn every_special_token_is_a_variable() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = json!({
+        "chat_template": "{{ pad_token }}{{ unk_token }}{{ mask_token }}{{ image_token }}{{ eoi_token }}{{ additional_special_tokens[1] }}{{ cls_token is defined }}",
+        "pad_token": "<pad>", "unk_token": {"content": "<unk>"}, "image_token": "<image>", "cls_token": null,
+        "extra_special_tokens": {"eoi_token": "<eoi>"}, "additional_special_tokens": ["<a>", {"content": "<b>"}],
+    });
+    std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    std::fs::write(folder.path().join("special_tokens_map.json"), r#"{"mask_token": {"content": "<mask>"}}"#).unwrap();
+    let template = ChatTemplate::from_folder(folder.path(), &SpecialTokens::default()).unwrap().unwrap();
+    assert_eq!(template.render(&[], None, false).unwrap(), "<pad><unk><mask><image><eoi><b>False");
+}
+
+#[test]
+fn reasoning_goes_under_the_name_that_the_template_reads() {
+    let row = |key: &str| messages(&format!(r#"[{{"role": "assistant", "content": "c", "{key}": "t"}}]"#));
+    for (source, expected) in [
+        ("{{ messages[0].reasoning_content }}{{ messages[0].content }}", "tc"),
+        ("{{ messages[0]['thinking'] }}{{ messages[0].content }}", "tc"),
+        ("{{ messages[0].get('reasoning') }}{{ messages[0].content }}", "tc"),
+        ("{{ messages[0].thinking or messages[0].reasoning }}{{ messages[0].content }}", "tc"),
+        ("{# m.thinking #}Reasoning: {{ 'high thinking' }}{{ messages[0].content }}", "Reasoning: high thinkingc"),
+    ] {
+        let template = ChatTemplate::new(source.into(), &special()).unwrap();
+        assert_eq!(template.reads_reasoning(None).unwrap(), expected == "tc", "{source}");
+        for key in REASONING {
+            assert_eq!(template.render(&row(key), None, false).unwrap(), expected, "{source} {key}");
+        }
+    }
+    let empty = messages(r#"[{"role": "assistant", "content": "c", "thinking": "t", "reasoning_content": ""}]"#);
+    assert_eq!(render("{{ messages[0].reasoning_content }}", &empty).unwrap(), "t");
+}
+
+#[test]
+fn an_answer_begins_where_the_template_prints_it() {
+    let start = |source: &str, content: &str| {
+        let messages = [Message::new("user", "q"), Message::new("assistant", content)];
+        let template = ChatTemplate::new(source.into(), &special()).unwrap();
+        let conversation = template.conversation(&messages, None).unwrap();
+        let text = conversation.render(2, false).unwrap();
+        conversation.answer_start(2, &text).unwrap().map(|start| text[start..].to_owned())
+    };
+    let plain = "assistant is the assistant{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}";
+    assert_eq!(start(plain, "assistant").as_deref(), Some("assistant"));
+    assert_eq!(start(plain, " \n a").as_deref(), Some(" \n a"));
+    assert_eq!(start(plain, "").as_deref(), Some(""));
+    let trims = plain.replace("m.content", "m.content|trim");
+    assert_eq!(start(&trims, "\n a\n").as_deref(), Some("a"));
+    let forgets = plain.replace("m.content", "m.content.split('</think>')[-1].lstrip('\\n')");
+    assert_eq!(start(&forgets, "<think>\nx</think>\n\na").as_deref(), Some("a"));
+    let twice = format!("{{{{ messages[-1].content }}}}; {plain}");
+    assert_eq!(start(&twice, "a; <think>b</think>").as_deref(), Some("a; <think>b</think>"));
+    assert_eq!(start(&twice, "").as_deref(), Some(""));
+    let changes = plain.replace("m.content", "m.content|length");
+    assert_eq!(start(&changes, "abc"), None);
 }

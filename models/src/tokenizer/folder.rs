@@ -17,7 +17,7 @@ impl Tokenizer {
     /// A [`ModelError`] naming the file that is missing or malformed.
     pub fn from_folder(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(|error| ModelError::io(&path, error))?;
+        let bytes = std::fs::read(&path).map_err(|error| missing(folder).unwrap_or_else(|| ModelError::io(&path, error)))?;
         let config = read_json(&folder.join("tokenizer_config.json"))?;
         let map = read_json(&folder.join("special_tokens_map.json"))?;
         let added = read_json(&folder.join("added_tokens.json"))?;
@@ -66,6 +66,21 @@ impl Tokenizer {
         special.add_eos = special.eos.as_ref().is_some_and(|(_, id)| after.contains(id));
         Ok(Self::with_around(inner, special, (before, after)))
     }
+}
+
+/// Files of tokenizers that must be converted.
+const OTHER_FILES: [&str; 5] = ["tokenizer.model", "spiece.model", "tekken.json", "vocab.json", "vocab.txt"];
+
+/// What to say of a folder that has another file in place of `tokenizer.json`.
+fn missing(folder: &Path) -> Option<ModelError> {
+    let path = folder.join("tokenizer.json");
+    let other = OTHER_FILES.into_iter().find(|file| folder.join(file).exists()).filter(|_| !path.exists())?;
+    let reason = format!(
+        "the folder has `{other}` and no tokenizer.json, which is the one that is read; transformers writes it: \
+         AutoTokenizer.from_pretrained(\"{0}\").save_pretrained(\"{0}\")",
+        folder.display()
+    );
+    Some(ModelError::Tokenizer { reason })
 }
 
 /// What the tokenizer's own post-processor puts before and after a text.
@@ -203,6 +218,53 @@ mod tests {
         let map = json!({"eos_token": {"content": "</s>"}});
         let tokenizer = Tokenizer::from_json(&tokenizer_json(), &Value::Null, &map, &Value::Null).unwrap();
         assert_eq!(tokenizer.special().eos, Some(("</s>".into(), 1)));
+    }
+
+    #[test]
+    fn a_folder_with_another_tokenizer_file_says_how_to_convert_it() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("tokenizer.model"), b"x").unwrap();
+        let error = Tokenizer::from_folder(folder.path()).unwrap_err();
+        assert!(matches!(error, ModelError::Tokenizer { .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("`tokenizer.model` and no tokenizer.json") && text.contains("save_pretrained"), "{text}");
+    }
+
+    #[test]
+    fn the_start_of_a_long_text_is_that_of_all_its_tokens() {
+        let tokenizer = build(json!({"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": true})).unwrap();
+        let text = "hi you  ".repeat(100_000);
+        let (ids, offsets) = tokenizer.encode_with_offsets(&text, true).unwrap();
+        for count in [1, 1000, 30_000, 199_999, 200_001, 300_000] {
+            let start = tokenizer.encode_start(&text, true, count).unwrap();
+            let kept = count.min(ids.len());
+            assert_eq!((&start.ids[..], &start.offsets[..]), (&ids[..kept], &offsets[..kept]), "{count}");
+            assert_eq!(start.whole, count >= ids.len(), "{count}");
+        }
+        // One word that never ends is one token, which a part of it can't show.
+        let word = "a".repeat(1 << 20);
+        let start = tokenizer.encode_start(&word, true, 3).unwrap();
+        assert_eq!((start.ids, start.whole), (tokenizer.encode(&word, true).unwrap(), true));
+    }
+
+    #[test]
+    fn a_prompt_begins_once_and_does_not_end() {
+        let config = json!({"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": true, "add_eos_token": true});
+        let tokenizer = build(config).unwrap();
+        assert_eq!(tokenizer.encode_prompt("hi").unwrap(), [0, 3]);
+        assert_eq!(tokenizer.encode_prompt("<s>hi").unwrap(), [0, 3]);
+        assert_eq!(tokenizer.encode_prompt("").unwrap(), [0]);
+    }
+
+    #[test]
+    fn the_model_may_name_the_end_of_a_text() {
+        let mut tokenizer = build(json!({})).unwrap();
+        assert_eq!(tokenizer.end_of_text(), None);
+        tokenizer.set_end_of_text(1);
+        assert_eq!((tokenizer.end_of_text(), &tokenizer.special().eos), (Some(1), &None));
+        let mut own = build(json!({"eos_token": "</s>"})).unwrap();
+        own.set_end_of_text(4);
+        assert_eq!(own.end_of_text(), Some(1));
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub trait Runner: Send {
     /// The logits after the last of some tokens, which follow what it has seen, `[vocab_size]`.
     fn next_logits(&mut self, tokens: &[u32]) -> Vec<f32>;
 
-    /// Forgets all but the first `kept` tokens of what it has seen, and continues `prompt` after them.
+    /// Continues `prompt`, of which it has seen the first `kept` tokens: what it has seen after them is forgotten, the rest is read.
     ///
     /// # Errors
     /// When the tokenizer can't decode.

@@ -1,0 +1,191 @@
+//! Renderings of one conversation, and where in them an answer begins.
+
+use minijinja::value::Value as TemplateValue;
+use serde_json::Value;
+
+use super::environment::describe;
+use super::message::REASONING;
+use super::{ChatTemplate, MarkedText, Message, NamedTemplate, generation, python};
+use crate::error::{ModelError, Result};
+
+/// A conversation that is rendered several times, up to different turns.
+#[derive(Debug)]
+pub struct Conversation<'a> {
+    template: &'a ChatTemplate,
+    chosen: &'a NamedTemplate,
+    messages: &'a [Message],
+    values: Vec<TemplateValue>,
+    tools: TemplateValue,
+}
+
+impl<'a> Conversation<'a> {
+    pub(super) fn new(
+        template: &'a ChatTemplate,
+        chosen: &'a NamedTemplate,
+        messages: &'a [Message],
+        tools: Option<&Value>,
+    ) -> Self {
+        Self {
+            template,
+            chosen,
+            messages,
+            values: messages.iter().map(|message| message.to_template(&chosen.reasoning)).collect(),
+            tools: tools.map_or_else(|| TemplateValue::from(()), python::template_value),
+        }
+    }
+
+    /// The text of the first `count` messages; `add_generation_prompt` adds what comes before the assistant's next turn.
+    ///
+    /// # Errors
+    /// [`ModelError::Template`], also when the template itself refuses the messages.
+    pub fn render(&self, count: usize, add_generation_prompt: bool) -> Result<String> {
+        self.render_values(&self.chosen.plain(), self.values[..count].to_vec(), add_generation_prompt)
+    }
+
+    /// The text with the spans of its `{% generation %}` blocks; `None` where the template has none.
+    ///
+    /// # Errors
+    /// As [`Conversation::render`].
+    pub fn render_marked(&self) -> Result<Option<MarkedText>> {
+        if !self.chosen.marks {
+            return Ok(None);
+        }
+        let plain = self.render(self.values.len(), false)?;
+        let marked = generation::read_marks(&self.render_values(&self.chosen.marked(), self.values.clone(), false)?);
+        // They differ where a message holds the marks themselves, or the template rewrites the text it has marked.
+        Ok(marked.filter(|marked| marked.text == plain && !marked.spans.is_empty()))
+    }
+
+    /// Where the words of the last of the first `count` messages begin in `text`, which is their rendering.
+    ///
+    /// They are found by rendering the message with marks in it, never by looking for its words, which the template may
+    /// have printed before. `None` where the marks change what the template prints, or it prints none of them.
+    ///
+    /// # Errors
+    /// As [`Conversation::render`].
+    pub fn answer_start(&self, count: usize, text: &str) -> Result<Option<usize>> {
+        let Some(last) = count.checked_sub(1).and_then(|last| self.messages.get(last)) else { return Ok(None) };
+        for marks in Marks::ALL {
+            let mut values = self.values[..count - 1].to_vec();
+            values.push(marks.put_into(last).to_template(&self.chosen.reasoning));
+            // The marks may be what the template refuses.
+            let Ok(marked) = self.render_values(&self.chosen.plain(), values, false) else { continue };
+            if is_without_marks(&marked, text)
+                && let Some(start) = last_start(&marked)
+            {
+                return Ok(Some(start));
+            }
+        }
+        Ok(None)
+    }
+
+    fn render_values(&self, name: &str, messages: Vec<TemplateValue>, prompt: bool) -> Result<String> {
+        let failed = |error: &minijinja::Error| ModelError::Template { reason: describe(error) };
+        let template = self.template.environment.get_template(name).map_err(|error| failed(&error))?;
+        let own = [
+            ("messages", TemplateValue::from(messages)),
+            ("tools", self.tools.clone()),
+            ("documents", TemplateValue::from(())),
+            ("add_generation_prompt", prompt.into()),
+        ];
+        let special = self.template.special.iter().map(|(name, value)| (name.as_str(), value.clone()));
+        template.render(TemplateValue::from_pairs(special.chain(own))).map_err(|error| failed(&error))
+    }
+}
+
+fn is_mark(character: char) -> bool {
+    ('\u{fdd0}'..='\u{fdef}').contains(&character)
+}
+
+fn is_without_marks(marked: &str, text: &str) -> bool {
+    let mut rest = text;
+    let is_next = |piece: &str| match rest.strip_prefix(piece) {
+        Some(after) => {
+            rest = after;
+            true
+        }
+        None => false,
+    };
+    marked.split(is_mark).all(is_next) && rest.is_empty()
+}
+
+/// Where the words begin that were printed last, in the text without marks: some templates print a message twice.
+fn last_start(marked: &str) -> Option<usize> {
+    let marks: Vec<(usize, &str)> = marked.match_indices(is_mark).collect();
+    let mut first = marks.len();
+    while first > 0 && marks[first..].iter().all(|(_, later)| *later != marks[first - 1].1) {
+        first -= 1;
+    }
+    let (at, _) = marks.get(first)?;
+    Some(at - first * generation::OPEN.len_utf8())
+}
+
+/// Where marks are put into a message.
+#[derive(Debug, Clone, Copy)]
+struct Marks {
+    /// At the start of each text.
+    start: bool,
+    /// After the tags around thinking, at which templates cut an answer.
+    tags: bool,
+    /// Behind the white space there, which templates may strip.
+    inside: bool,
+}
+
+impl Marks {
+    /// Templates cut and strip differently: the first that changes nothing else is taken.
+    const ALL: [Self; 5] = [
+        Self { start: true, tags: true, inside: false },
+        Self { start: true, tags: true, inside: true },
+        Self { start: true, tags: false, inside: false },
+        Self { start: true, tags: false, inside: true },
+        Self { start: false, tags: true, inside: true },
+    ];
+
+    fn put_into(self, message: &Message) -> Message {
+        // Noncharacters of Unicode, of which each text has its own.
+        let mut marks = '\u{fdd0}'..='\u{fdef}';
+        let mut marked = message.clone();
+        for name in REASONING {
+            if let Some(Value::String(text)) = marked.extra.get_mut(name).filter(|text| text.as_str() != Some("")) {
+                *text = self.mark(text, &mut marks);
+            }
+        }
+        match &mut marked.content {
+            Value::String(text) => *text = self.mark(text, &mut marks),
+            Value::Array(parts) => {
+                if let Some(Value::String(text)) = parts.iter_mut().find_map(|part| part.get_mut("text")) {
+                    *text = self.mark(text, &mut marks);
+                }
+            }
+            _ => {}
+        }
+        marked
+    }
+
+    fn mark(self, text: &str, marks: &mut impl Iterator<Item = char>) -> String {
+        const TAGS: [&str; 2] = ["<think>", "</think>"];
+        let mut places = Vec::new();
+        if self.start {
+            places.push(0);
+        }
+        if self.tags {
+            places.extend(TAGS.iter().flat_map(|tag| text.match_indices(tag).map(|(at, tag)| at + tag.len())));
+        }
+        if self.inside {
+            for at in &mut places {
+                *at = text.len() - python::strip_start(&text[*at..], None).len();
+            }
+        }
+        places.sort_unstable();
+        places.dedup();
+        let mut marked = String::with_capacity(text.len() + 3 * places.len());
+        let mut copied = 0;
+        for (at, mark) in places.into_iter().zip(marks) {
+            marked.push_str(&text[copied..at]);
+            marked.push(mark);
+            copied = at;
+        }
+        marked.push_str(&text[copied..]);
+        marked
+    }
+}

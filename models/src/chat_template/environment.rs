@@ -1,0 +1,147 @@
+//! Jinja as transformers sets it up, on minijinja.
+
+use minijinja::value::{Kwargs, Rest, Value, ValueOrKwargs};
+use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior, escape_formatter, syntax::SyntaxConfig};
+
+use super::arguments::Arguments;
+use super::{generation, methods, operators, python, tojson};
+
+/// Instructions of a rendering; long conversations take thousands, and loops within loops of a bad template any number.
+pub(super) const FUEL: u64 = 20_000_000;
+/// The global that fixes the date; no template can name it.
+pub(super) const NOW: &str = "now, fixed";
+
+/// An environment without templates.
+pub(super) fn environment() -> Result<Environment<'static>, Error> {
+    let mut environment = Environment::new();
+    environment.set_fuel(Some(FUEL));
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.set_unknown_method_callback(methods::call);
+    environment.set_formatter(|out, state, value| {
+        if python::is_special(value) {
+            Ok(out.write_str(&python::text(value))?)
+        } else {
+            escape_formatter(out, state, value)
+        }
+    });
+    environment.add_function("raise_exception", |message: String| {
+        Err::<Value, _>(Error::new(ErrorKind::InvalidOperation, message))
+    });
+    environment.add_function("strftime_now", strftime_now);
+    environment.add_function("cycler", minijinja_contrib::globals::cycler);
+    environment.add_function("joiner", minijinja_contrib::globals::joiner);
+    // Strings and mappings are sequences to Jinja's tests, and None is nothing.
+    environment.add_test("sequence", python::is_iterable);
+    environment.add_test("iterable", python::is_iterable);
+    add_filters(&mut environment);
+    generation::add_filters(&mut environment);
+    operators::add_functions(&mut environment);
+    Ok(environment)
+}
+
+/// Jinja's filters that minijinja has not, or has otherwise.
+fn add_filters(environment: &mut Environment<'static>) {
+    environment.add_filter("tojson", tojson::tojson);
+    environment
+        .add_filter("string", |value: &Value| if value.is_safe() { value.clone() } else { python::text(value).into() });
+    environment.add_filter("trim", |value: &Value, characters: Option<&str>| {
+        python::strip(&python::text(value), characters).to_owned()
+    });
+    environment.add_filter("join", join);
+    environment.add_filter("e", escape);
+    environment.add_filter("escape", escape);
+    environment.add_filter("forceescape", |value: &Value| Value::from_safe_string(escaped(&python::text(value))));
+    environment.add_filter("wordcount", |value: &Value| {
+        let text = python::text(value);
+        text.split(|character: char| !character.is_alphanumeric() && character != '_')
+            .filter(|word| !word.is_empty())
+            .count()
+    });
+    environment.add_filter("center", |state: &mut State, value: &Value, width: Option<i64>| {
+        methods::call(state, &python::text(value).into(), "center", &[Value::from(width.unwrap_or(80))])
+    });
+    environment.add_filter("truncate", truncate);
+}
+
+fn escape(value: &Value) -> Value {
+    if value.is_safe() { value.clone() } else { Value::from_safe_string(escaped(&python::text(value))) }
+}
+
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&#34;"),
+            '\'' => escaped.push_str("&#39;"),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+fn join(value: &Value, options: Rest<ValueOrKwargs>) -> Result<String, Error> {
+    let options = Arguments::new(options.into_values())?;
+    let separator = options.get(0, "d")?.map(|separator| python::text(&separator)).unwrap_or_default();
+    let attribute = options.get(1, "attribute")?;
+    options.end(2)?;
+    let mut text = String::new();
+    for (index, item) in value.try_iter()?.enumerate() {
+        if index > 0 {
+            text.push_str(&separator);
+        }
+        text.push_str(&python::text(&match &attribute {
+            Some(attribute) => item.get_item(attribute)?,
+            None => item,
+        }));
+    }
+    Ok(text)
+}
+
+/// Jinja's `truncate`: a text that is longer by no more than the leeway stays whole.
+fn truncate(value: &Value, options: Rest<ValueOrKwargs>) -> Result<String, Error> {
+    let options = Arguments::new(options.into_values())?;
+    let text = python::text(value);
+    let length = options.get(0, "length")?.map_or(Ok(255), usize::try_from)?;
+    let kill_words = options.get(1, "killwords")?.is_some_and(|kill| kill.is_true());
+    let end = options.get(2, "end")?.map_or_else(|| "...".to_owned(), |end| python::text(&end));
+    let leeway = options.get(3, "leeway")?.map_or(Ok(5), usize::try_from)?;
+    options.end(4)?;
+    let kept = length
+        .checked_sub(end.chars().count())
+        .ok_or_else(|| Error::new(ErrorKind::InvalidOperation, format!("truncate: {length} is shorter than {end:?}")))?;
+    if text.chars().count() <= length.saturating_add(leeway) {
+        return Ok(text);
+    }
+    let mut start: String = text.chars().take(kept).collect();
+    if let Some(space) = start.rfind(' ').filter(|_| !kill_words) {
+        start.truncate(space);
+    }
+    Ok(start + &end)
+}
+
+/// Today in UTC, or the day of [`ChatTemplate::fix_now`](super::ChatTemplate::fix_now).
+fn strftime_now(state: &State, format: String) -> Result<String, Error> {
+    let fixed = state.lookup(NOW).filter(|now| !now.is_undefined());
+    let now = fixed.unwrap_or_else(minijinja_contrib::globals::now);
+    let options = Kwargs::from_iter([("format", Value::from(format))]);
+    minijinja_contrib::filters::datetimeformat(state, now, options)
+}
+
+/// What is wrong, with its line.
+pub(super) fn describe(error: &Error) -> String {
+    let line = error.line().map(|line| format!(" (line {line})")).unwrap_or_default();
+    if error.kind() == ErrorKind::OutOfFuel {
+        return format!("it does not come to an end within {FUEL} instructions{line}");
+    }
+    match error.detail() {
+        // What `raise_exception` says is meant for people as it stands.
+        Some(detail) if error.kind() == ErrorKind::InvalidOperation => format!("{detail}{line}"),
+        Some(detail) => format!("{}: {detail}{line}", error.kind()),
+        None => format!("{}{line}", error.kind()),
+    }
+}

@@ -1,0 +1,290 @@
+//! JSON as Python's `json` reads it: integers of any length, floats to the last bit, `NaN` and `Infinity`.
+
+mod number;
+
+use serde_json::{Map, Value};
+
+pub(crate) use number::literal;
+pub use number::python_number;
+
+/// Deeper values are refused, so that no text can exhaust the stack.
+const MAX_DEPTH: usize = 128;
+
+/// What is wrong with a text that should be JSON.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason} at {}column {column}", if *line > 1 { format!("line {line}, ") } else { String::new() })]
+pub struct JsonError {
+    /// What is wrong.
+    pub reason: String,
+    /// Where, from 1.
+    pub line: usize,
+    /// Byte of that line, from 1.
+    pub column: usize,
+    /// Whether the text ends before the value does.
+    pub unfinished: bool,
+}
+
+/// Reads one value, which is all that the text holds.
+///
+/// # Errors
+/// [`JsonError`] with the place.
+pub fn parse(text: &str) -> Result<Value, JsonError> {
+    let mut parser = Parser { text, at: 0 };
+    parser.value(0).and_then(|value| parser.end().map(|()| value)).map_err(|reason| parser.error(reason))
+}
+
+/// Why a value ended too early.
+const UNFINISHED: &str = "the value does not end";
+
+struct Parser<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Parser<'a> {
+    fn error(&self, reason: String) -> JsonError {
+        let before = &self.text[..self.at.min(self.text.len())];
+        let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        JsonError {
+            unfinished: reason == UNFINISHED,
+            reason,
+            line: before.matches('\n').count() + 1,
+            column: before.len() - start + 1,
+        }
+    }
+
+    fn rest(&self) -> &'a str {
+        &self.text[self.at..]
+    }
+
+    fn peek(&mut self) -> Result<u8, String> {
+        let bytes = self.text.as_bytes();
+        while let Some(byte) = bytes.get(self.at) {
+            if !matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
+                return Ok(*byte);
+            }
+            self.at += 1;
+        }
+        Err(UNFINISHED.to_owned())
+    }
+
+    fn end(&mut self) -> Result<(), String> {
+        match self.peek() {
+            Ok(_) => Err("there is more after the value".to_owned()),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn value(&mut self, depth: usize) -> Result<Value, String> {
+        if depth > MAX_DEPTH {
+            return Err(format!("nested deeper than {MAX_DEPTH}"));
+        }
+        match self.peek()? {
+            b'{' => self.object(depth),
+            b'[' => self.array(depth),
+            b'"' => self.string().map(Value::String),
+            _ => self.word(),
+        }
+    }
+
+    fn object(&mut self, depth: usize) -> Result<Value, String> {
+        let mut map = Map::new();
+        self.at += 1;
+        if self.peek()? == b'}' {
+            self.at += 1;
+            return Ok(Value::Object(map));
+        }
+        loop {
+            if self.peek()? != b'"' {
+                return Err("a key in double quotes should be here".to_owned());
+            }
+            let key = self.string()?;
+            if self.peek()? != b':' {
+                return Err("a `:` should be here".to_owned());
+            }
+            self.at += 1;
+            let value = self.value(depth + 1)?;
+            map.insert(key, value);
+            if self.closes(b'}')? {
+                return Ok(Value::Object(map));
+            }
+        }
+    }
+
+    fn array(&mut self, depth: usize) -> Result<Value, String> {
+        let mut items = Vec::new();
+        self.at += 1;
+        if self.peek()? == b']' {
+            self.at += 1;
+            return Ok(Value::Array(items));
+        }
+        loop {
+            items.push(self.value(depth + 1)?);
+            if self.closes(b']')? {
+                return Ok(Value::Array(items));
+            }
+        }
+    }
+
+    /// Passes the bracket, or a comma before more.
+    fn closes(&mut self, bracket: u8) -> Result<bool, String> {
+        let byte = self.peek()?;
+        if byte != bracket && byte != b',' {
+            return Err(format!("a `,` or `{}` should be here", bracket as char));
+        }
+        self.at += 1;
+        Ok(byte == bracket)
+    }
+
+    fn string(&mut self) -> Result<String, String> {
+        let bytes = self.text.as_bytes();
+        let mut text = String::new();
+        self.at += 1;
+        loop {
+            let plain = bytes[self.at..].iter().position(|byte| matches!(byte, b'"' | b'\\' | ..0x20));
+            let Some(plain) = plain else {
+                self.at = bytes.len();
+                return Err(UNFINISHED.to_owned());
+            };
+            text.push_str(&self.text[self.at..self.at + plain]);
+            self.at += plain;
+            match bytes[self.at] {
+                b'"' => {
+                    self.at += 1;
+                    return Ok(text);
+                }
+                b'\\' => text.push(self.escape()?),
+                _ => return Err("a control character stands in a string, and should be written as an escape".to_owned()),
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<char, String> {
+        let Some(byte) = self.text.as_bytes().get(self.at + 1).copied() else { return Err(UNFINISHED.to_owned()) };
+        let character = match byte {
+            b'"' | b'\\' | b'/' => byte as char,
+            b'b' => '\u{8}',
+            b'f' => '\u{c}',
+            b'n' => '\n',
+            b'r' => '\r',
+            b't' => '\t',
+            b'u' => return self.unicode(),
+            _ => return Err("no such escape".to_owned()),
+        };
+        self.at += 2;
+        Ok(character)
+    }
+
+    /// `\uXXXX`, or a pair of them.
+    fn unicode(&mut self) -> Result<char, String> {
+        let unit = |at: usize| {
+            let digits = self.text.get(at..at + 6)?.strip_prefix("\\u")?;
+            let hexadecimal = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+            u16::from_str_radix(digits, 16).ok().filter(|_| hexadecimal)
+        };
+        if self.text.len() < self.at + 6 {
+            return Err(UNFINISHED.to_owned());
+        }
+        let first = unit(self.at).ok_or("`\\u` should have four hexadecimal digits")?;
+        let second = unit(self.at + 6).filter(|unit| (0xd800..0xdc00).contains(&first) && (0xdc00..0xe000).contains(unit));
+        let mut units = char::decode_utf16([first].into_iter().chain(second));
+        let character = units.next().and_then(Result::ok).ok_or_else(|| format!("`\\u{first:04x}` is half a character"))?;
+        self.at += if second.is_some() { 12 } else { 6 };
+        Ok(character)
+    }
+
+    fn word(&mut self) -> Result<Value, String> {
+        let length = self.rest().bytes().take_while(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte)).count();
+        let word = &self.rest()[..length];
+        let value = match word {
+            "null" => Value::Null,
+            "true" => Value::Bool(true),
+            "false" => Value::Bool(false),
+            "" => return Err("a value should be here".to_owned()),
+            _ if is_number(word) || word.ends_with("Infinity") || word == "NaN" => {
+                python_number(word).ok_or_else(|| format!("`{word}` is no value"))?
+            }
+            _ => {
+                // A cut text ends in the middle of a word or number.
+                let cut = self.at + length == self.text.len();
+                let known =
+                    ["null", "true", "false", "NaN", "Infinity", "-Infinity"].iter().any(|whole| whole.starts_with(word));
+                let number = word.starts_with(['-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9']);
+                return Err(if cut && (known || number) { UNFINISHED.to_owned() } else { format!("`{word}` is no value") });
+            }
+        };
+        self.at += length;
+        Ok(value)
+    }
+}
+
+/// JSON's grammar of numbers.
+fn is_number(word: &str) -> bool {
+    let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
+    let unsigned = word.strip_prefix('-').unwrap_or(word);
+    let whole = digits(unsigned);
+    if whole == 0 || (whole > 1 && unsigned.starts_with('0')) {
+        return false;
+    }
+    let mut rest = &unsigned[whole..];
+    if let Some(fraction) = rest.strip_prefix('.') {
+        let length = digits(fraction);
+        if length == 0 {
+            return false;
+        }
+        rest = &fraction[length..];
+    }
+    if let Some(exponent) = rest.strip_prefix(['e', 'E']) {
+        let exponent = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+        return !exponent.is_empty() && digits(exponent) == exponent.len();
+    }
+    rest.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_are_read() {
+        let text = r#" {"a": [1, -2.5e3, null, true], "b\u00e9\ud83d\ude00\n": {"a": "\"\\\/é"}, "a": []} "#;
+        assert_eq!(parse(text).unwrap(), json!({"a": [], "bé😀\n": {"a": "\"\\/é"}}));
+        // Half a unit in the last place matters: the float must be the one that Python reads.
+        assert_eq!(parse("0.1e-6").unwrap().as_f64(), Some(1e-7));
+        assert_eq!(parse("-0.0").unwrap().as_f64().map(f64::to_bits), Some((-0.0_f64).to_bits()));
+        assert_eq!(literal(&parse("123456789012345678901234567890").unwrap()), Some("123456789012345678901234567890"));
+    }
+
+    #[test]
+    fn what_is_wrong_has_a_place() {
+        for (text, words, unfinished) in [
+            ("{\"text\": ", "the value does not end at column 10", true),
+            ("{", "does not end", true),
+            ("{\"a\": \"b", "does not end", true),
+            ("[1, tru", "does not end", true),
+            ("{\n \"a\": x}", "`x` is no value at line 2, column 7", false),
+            ("{'a': 1}", "double quotes", false),
+            ("[1 2]", "a `,` or `]`", false),
+            ("[1,]", "a value should be here", false),
+            ("01", "`01` is no value", true),
+            ("[01]", "`01` is no value", false),
+            ("[1.]", "`1.` is no value", false),
+            ("{} {}", "more after", false),
+            ("\"a\tb\"", "control character", false),
+            (r#""\ud800""#, "half a character", false),
+            (r#""\u00g0""#, "hexadecimal", false),
+            (r#""\x""#, "no such escape", false),
+            ("", "does not end", true),
+        ] {
+            let error = parse(text).unwrap_err();
+            if text != "01" {
+                assert!(error.to_string().contains(words), "{text}: {error}");
+            }
+            assert_eq!(error.unfinished, unfinished, "{text}");
+        }
+        let deep = "[".repeat(10_000);
+        assert!(parse(&deep).unwrap_err().to_string().contains("deeper"));
+    }
+}
