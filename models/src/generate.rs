@@ -1,5 +1,7 @@
 //! Text from a model, token by token.
 
+use std::time::{Duration, Instant};
+
 use burnish_kernels::FusedBackend;
 
 use crate::cache::Cache;
@@ -42,6 +44,20 @@ pub struct Generated {
     pub tokens: Vec<u32>,
     /// Why it ended.
     pub finish: Finish,
+    /// Tokens of the prompt that the cache had not seen.
+    pub prompt_tokens: usize,
+    /// Time until the first token was chosen: reading the prompt, and compiling the kernels that no earlier call had compiled.
+    pub prompt_time: Duration,
+    /// Time of the tokens after the first.
+    pub decode_time: Duration,
+}
+
+impl Generated {
+    /// Tokens after the first, a second; none where there are none.
+    pub fn tokens_per_second(&self) -> Option<f64> {
+        let decoded = self.tokens.len().checked_sub(1).filter(|decoded| *decoded > 0)?;
+        Some(decoded as f64 / self.decode_time.as_secs_f64().max(1e-9))
+    }
 }
 
 /// Continues `prompt`, whose first tokens the cache may have seen; `on_text` gets the text as it comes.
@@ -69,12 +85,16 @@ pub fn generate<B: FusedBackend>(
     let mut text = StreamedText::new(tokenizer, &options.stop);
     let (mut seen, mut tokens) = (prompt.to_vec(), Vec::new());
     let mut next = prompt[cache.len()..].to_vec();
+    let (prompt_tokens, started, mut prompt_time) = (next.len(), Instant::now(), Duration::ZERO);
     let finish = loop {
         if tokens.len() >= options.max_tokens {
             break Finish::Length;
         }
         let logits = last_logits(model, cache, &next, device);
         let token = sampler.next(&logits, &seen);
+        if tokens.is_empty() {
+            prompt_time = started.elapsed();
+        }
         tokens.push(token);
         seen.push(token);
         if options.end_tokens.contains(&token) {
@@ -86,8 +106,9 @@ pub fn generate<B: FusedBackend>(
         }
         next = vec![token];
     };
+    let decode_time = started.elapsed() - prompt_time;
     let text = text.finish(&mut on_text);
-    Ok(Generated { text, tokens, finish })
+    Ok(Generated { text, tokens, finish, prompt_tokens, prompt_time, decode_time })
 }
 
 /// Logits after the last of `tokens`.

@@ -49,7 +49,9 @@ fn of_model(error: &ModelError) -> Option<String> {
             "config.json and the weights belong to different models, or a shard is missing".to_owned()
         }
         ModelError::Overflow { .. } => "--dtype bf16 and --dtype f32 hold it".to_owned(),
-        ModelError::UnknownModelType { .. } => "the README lists the families that can be loaded".to_owned(),
+        ModelError::UnknownModelType { .. } | ModelError::UnknownArchitecture { .. } => {
+            "the README lists the families that can be loaded".to_owned()
+        }
         ModelError::NoTemplate => {
             "use an instruct model, or rows of `text` or `prompt` and `completion`; --raw generates without one".to_owned()
         }

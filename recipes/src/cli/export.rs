@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use burnish_engine::{AdamWConfig, Adapter, TrainedPart, with_hint};
 use burnish_export::{
-    ExportError, ExportReport, FloatType, GgufOptions, GgufType, HuggingFaceOptions, export_gguf, export_hugging_face,
+    ExportError, ExportReport, FloatType, GgufOptions, GgufType, HuggingFaceOptions, export_gguf, export_hugging_face, place,
 };
 use burnish_lora::{MergedCheckpoint, read_config};
 use burnish_models::{Checkpoint, ComputeType, Pretrained};
@@ -14,7 +14,6 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use crate::report::{OutputStyle, gib};
-use crate::train::write_folder;
 
 /// What to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -81,15 +80,17 @@ impl Args {
     /// Reads the adapter onto the model, which checks it, and writes it again.
     fn peft(&self, pretrained: &Pretrained, style: OutputStyle) -> Result<ExitCode> {
         let Some(adapter) = &self.adapter else { bail!("--format peft needs --adapter") };
-        if self.output.exists() && !self.overwrite {
-            return Err(exists_hint(ExportError::Exists { path: self.output.clone() }));
-        }
+        let mut inputs = place::inputs_of(pretrained, &*pretrained.checkpoint);
+        inputs.push(adapter.clone());
+        place::check_folder(&self.output, self.overwrite, &inputs).map_err(exists_hint)?;
         let config = read_config(adapter)?;
         burnish_backends::enter("cpu", |device| {
             let adapter = Adapter::Folder { path: adapter, dropout: config.dropout };
             let part = TrainedPart::Adapters { base: &*pretrained.checkpoint, dtype: ComputeType::F32, adapter };
             let model = device.train(&pretrained.config, part, AdamWConfig::default())?;
-            write_folder(&self.output, |folder| model.save_adapter(&config, &pretrained.source, folder))
+            place::write_folder(&self.output, self.overwrite, &inputs, |folder| -> Result<()> {
+                model.save_adapter(&config, &pretrained.source, folder)
+            })
         })?;
         style.result(format!("wrote {}", self.output.display()), &json!({ "path": self.output }));
         Ok(ExitCode::SUCCESS)

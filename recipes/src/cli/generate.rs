@@ -125,10 +125,7 @@ impl Args {
         style: OutputStyle,
     ) -> Result<ExitCode> {
         let mut assistant = Assistant::load(device, pretrained, self.adapter.as_deref(), dtype.dtype)?;
-        let started = std::time::Instant::now();
-        let mut first = None;
         let mut print = |text: &str| {
-            first.get_or_insert_with(|| started.elapsed());
             if !style.json {
                 let mut out = std::io::stdout().lock();
                 out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();
@@ -141,16 +138,23 @@ impl Args {
             messages.push(Message::new("user", &self.prompt));
             assistant.answer(&messages, options, &mut print)?
         };
-        let seconds = started.elapsed().as_secs_f64();
-        let decoding = seconds - first.map_or(0.0, |first| first.as_secs_f64());
-        let rate = (generated.tokens.len().saturating_sub(1)) as f64 / decoding.max(1e-9);
+        let rate = generated.tokens_per_second();
         let value = json!({
             "text": generated.text, "tokens": generated.tokens, "finish": format!("{:?}", generated.finish),
+            "prompt_tokens": generated.prompt_tokens, "prompt_seconds": generated.prompt_time.as_secs_f64(),
             "tokens_per_second": rate,
         });
         style.result("", &value);
-        let remark = if generated.finish == Finish::Length { ", cut at --max-tokens" } else { "" };
-        style.say(format!("{} tokens, {rate:.1} tok/s{remark}, {} ({})", generated.tokens.len(), dtype.dtype, dtype.why));
+        let cut = if generated.finish == Finish::Length { ", cut at --max-tokens" } else { "" };
+        let rate = rate.map(|rate| format!(" at {rate:.1} tok/s")).unwrap_or_default();
+        style.say(format!(
+            "{} tokens{rate}{cut}; the first after {:.2} s, in which {} tokens of prompt were read and kernels compiled; {} ({})",
+            generated.tokens.len(),
+            generated.prompt_time.as_secs_f64(),
+            generated.prompt_tokens,
+            dtype.dtype,
+            dtype.why
+        ));
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use burnish_engine::{HostTensor, LossScale, Trainer};
+use burnish_models::atomic::{self, write_folder};
 use burnish_models::checkpoint::SafetensorsFolder;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
@@ -84,13 +85,13 @@ impl RunCheckpoint {
         weights: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<PathBuf> {
         let target = Self::folder(run, state.step);
-        write_folder(&target, |folder| {
+        write_folder(&target, |folder| -> Result<()> {
             weights(folder)?;
-            write_file(&folder.join(OPTIMIZER), &safetensors_of(moments)?)?;
-            write_file(&folder.join(STATE), serde_json::to_string_pretty(state)?.as_bytes())?;
-            write_file(&folder.join("config.toml"), config_toml.as_bytes())?;
+            write(folder, OPTIMIZER, &safetensors_of(moments)?)?;
+            write(folder, STATE, serde_json::to_string_pretty(state)?.as_bytes())?;
+            write(folder, "config.toml", config_toml.as_bytes())?;
             let manifest = Manifest { files: checksums(folder)? };
-            write_file(&folder.join(MANIFEST), serde_json::to_string_pretty(&manifest)?.as_bytes())
+            write(folder, MANIFEST, serde_json::to_string_pretty(&manifest)?.as_bytes())
         })?;
         Ok(target)
     }
@@ -150,10 +151,7 @@ impl RunCheckpoint {
             if limit == 0 || kept < limit {
                 kept += usize::from(limit > 0 && is_whole(step, &path));
             } else if Some(step) != best {
-                // Renamed first, so that a crash half way leaves no folder that looks like a checkpoint.
-                let doomed = hidden(&path, "old");
-                fs::rename(&path, &doomed).with_context(|| path.display().to_string())?;
-                fs::remove_dir_all(&doomed).with_context(|| doomed.display().to_string())?;
+                atomic::remove_folder(&path)?;
             }
         }
         Ok(())
@@ -164,13 +162,11 @@ impl RunCheckpoint {
     /// # Errors
     /// When the disk refuses.
     pub fn copy_to(&self, run: &Path) -> Result<()> {
-        write_folder(&Self::folder(run, self.state.step), |folder| {
+        write_folder(&Self::folder(run, self.state.step), |folder| -> Result<()> {
             for entry in fs::read_dir(&self.path).with_context(|| self.path.display().to_string())? {
                 let from = entry.with_context(|| self.path.display().to_string())?.path();
                 let to = folder.join(from.file_name().unwrap_or_default());
-                fs::copy(&from, &to)
-                    .and_then(|_| File::open(&to)?.sync_all())
-                    .with_context(|| from.display().to_string())?;
+                fs::copy(&from, &to).with_context(|| from.display().to_string())?;
             }
             Ok(())
         })
@@ -235,6 +231,12 @@ fn checksums(folder: &Path) -> Result<BTreeMap<String, FileEntry>> {
     Ok(files)
 }
 
+/// A file of a folder that is being written, which syncs it.
+fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    let path = folder.join(name);
+    fs::write(&path, bytes).with_context(|| path.display().to_string())
+}
+
 /// A digest in hexadecimal.
 pub(super) fn hex(hasher: Sha256) -> String {
     hasher.finalize().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
@@ -254,54 +256,6 @@ impl Write for HashWriter<'_> {
     }
 }
 
-/// Writes a folder beside its place, syncs it, and renames it; an older one of the name makes way last.
-///
-/// # Errors
-/// When the disk refuses; the older folder then stays, and nothing half-written is left.
-pub fn write_folder(target: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let beside = hidden(target, "new");
-    if beside.exists() {
-        fs::remove_dir_all(&beside).with_context(|| beside.display().to_string())?;
-    }
-    fs::create_dir_all(&beside).with_context(|| beside.display().to_string())?;
-    let filled = fill(&beside).and_then(|()| sync(&beside));
-    if let Err(error) = filled {
-        fs::remove_dir_all(&beside).ok();
-        return Err(error);
-    }
-    if target.exists() {
-        let old = hidden(target, "old");
-        if old.exists() {
-            fs::remove_dir_all(&old).with_context(|| old.display().to_string())?;
-        }
-        fs::rename(target, &old).with_context(|| target.display().to_string())?;
-        fs::rename(&beside, target).with_context(|| target.display().to_string())?;
-        fs::remove_dir_all(&old).with_context(|| old.display().to_string())?;
-    } else {
-        fs::rename(&beside, target).with_context(|| target.display().to_string())?;
-    }
-    target.parent().map_or(Ok(()), sync)
-}
-
-/// `.name.kind` beside a path.
-fn hidden(path: &Path, kind: &str) -> PathBuf {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    path.with_file_name(format!(".{name}.{kind}"))
-}
-
-/// Writes a file, to the disk.
-pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = File::create(path).with_context(|| path.display().to_string())?;
-    file.write_all(bytes).with_context(|| path.display().to_string())?;
-    file.sync_all().with_context(|| path.display().to_string())
-}
-
-/// Brings a folder's entries, and the files in it, to the disk.
-fn sync(folder: &Path) -> Result<()> {
-    let open = |path: &Path| File::open(path).and_then(|file| file.sync_all()).with_context(|| path.display().to_string());
-    open(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -309,7 +263,7 @@ mod tests {
     /// A checkpoint of a step, with one file beside its state.
     fn planted(run: &Path, step: usize) -> PathBuf {
         let state = TrainerState { step, ..TrainerState::default() };
-        RunCheckpoint::save(run, &state, "", &[], |folder| write_file(&folder.join("weights"), b"abc")).unwrap()
+        RunCheckpoint::save(run, &state, "", &[], |folder| write(folder, "weights", b"abc")).unwrap()
     }
 
     fn steps(run: &Path) -> Vec<usize> {

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use burnish_models::atomic;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// What is known of a step.
@@ -61,13 +62,11 @@ impl MetricsFile {
                 .into_iter()
                 .filter(|line| serde_json::from_str::<StepMetrics>(line).is_ok_and(|metrics| metrics.step <= done))
                 .collect();
-            let beside = folder.join(".metrics.jsonl.new");
             let mut text = kept.join("\n");
             if !text.is_empty() {
                 text.push('\n');
             }
-            std::fs::write(&beside, text).with_context(|| beside.display().to_string())?;
-            std::fs::rename(&beside, &path).with_context(|| path.display().to_string())?;
+            atomic::write_bytes(&path, text.as_bytes())?;
         }
         let file = OpenOptions::new().create(true).append(true).open(&path).with_context(|| path.display().to_string())?;
         Ok(Self { file })

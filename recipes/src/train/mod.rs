@@ -18,7 +18,7 @@ mod schedule;
 mod start;
 mod weights;
 
-pub use checkpoint::{RunCheckpoint, TrainerState, write_folder};
+pub use checkpoint::{RunCheckpoint, TrainerState};
 pub use evaluate::{Evaluation, evaluate};
 pub use events::Events;
 pub use fingerprint::Fingerprint;

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use toml::{Table, Value};
 
-use super::checkpoint::{self, RunCheckpoint, TrainerState, write_file};
+use super::checkpoint::{self, RunCheckpoint, TrainerState};
 use super::lock::{self, RunLock};
 use crate::config::TrainConfig;
 use burnish_engine::with_hint;
+use burnish_models::atomic;
 
 const CONFIG: &str = "config.toml";
 const METRICS: &str = "metrics.jsonl";
@@ -88,34 +89,23 @@ pub fn prepare(config: &TrainConfig, mut found: Found, state: &mut TrainerState)
     if let Some(checkpoint) = found.checkpoint.as_ref().filter(|_| keeps_best) {
         found.notes.extend(bring_best(checkpoint, &run, state)?);
     }
-    replace_file(&run.join(CONFIG), config.to_toml().as_bytes())?;
+    atomic::write_bytes(&run.join(CONFIG), config.to_toml().as_bytes())?;
     Ok((found.notes, lock))
-}
-
-/// Puts a file in the place of another, which stays whole until then.
-fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let beside = path.with_file_name(format!(".{name}.new"));
-    write_file(&beside, bytes)?;
-    fs::rename(&beside, path).with_context(|| path.display().to_string())
 }
 
 /// Removes what a killed run left half written; what it had set aside and not yet replaced comes back.
 fn tidy(run: &Path) -> Result<()> {
     for name in names(run) {
-        let kept = name.strip_prefix('.').and_then(|name| name.strip_suffix(".new").or_else(|| name.strip_suffix(".old")));
-        let Some(kept) = kept.filter(|kept| is_written(kept, true)) else { continue };
-        let (path, target) = (run.join(&name), run.join(kept));
-        let done = if name.ends_with(".old") && !target.exists() {
-            fs::rename(&path, &target)
-        } else if path.is_dir() {
-            fs::remove_dir_all(&path)
-        } else {
-            fs::remove_file(&path)
-        };
-        done.with_context(|| path.display().to_string())?;
+        if let Some(kept) = beside(&name).filter(|kept| is_written(kept, true)) {
+            atomic::recover(&run.join(kept))?;
+        }
     }
     Ok(())
+}
+
+/// The name that a file or folder will have, or had, which is being written or replaced under this one.
+fn beside(name: &str) -> Option<&str> {
+    name.strip_prefix('.').and_then(|name| name.strip_suffix(".new").or_else(|| name.strip_suffix(".old")))
 }
 
 /// Sees to it that the checkpoint of the best step is in this run's folder; where it can't be had, there is no best step yet.
@@ -227,8 +217,7 @@ fn products(run: &Path) -> Vec<PathBuf> {
 
 /// Whether a run writes a file or folder of that name, or leaves it when it is killed.
 fn is_written(name: &str, is_full: bool) -> bool {
-    let hidden = name.strip_prefix('.').and_then(|name| name.strip_suffix(".new").or_else(|| name.strip_suffix(".old")));
-    let name = hidden.unwrap_or(name);
+    let name = beside(name).unwrap_or(name);
     matches!(name, CONFIG | METRICS | "adapter") || (is_full && name == "model") || checkpoint::step_of(name).is_some()
 }
 

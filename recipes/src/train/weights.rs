@@ -6,10 +6,11 @@ use anyhow::{Context, Result, anyhow};
 use burnish_engine::Trainer;
 use burnish_export::{FloatType, HuggingFaceOptions, export_hugging_face, write_safetensors};
 use burnish_lora::{ADAPTER_FILES, LoraConfig, read_config};
+use burnish_models::atomic::write_folder;
 use burnish_models::checkpoint::SafetensorsFolder;
 use burnish_models::{Checkpoint, Pretrained};
 
-use super::checkpoint::{RunCheckpoint, write_folder};
+use super::checkpoint::RunCheckpoint;
 use crate::config::{FineTuneType, TrainConfig};
 
 /// What is written of a trainer.
