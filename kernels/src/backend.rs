@@ -5,6 +5,7 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 
 use crate::adamw::{self, AdamWStep, AdamWTensors};
 use crate::attention::{self, AttentionOptions, Statistics};
+use crate::dropout::{self, Dropout};
 use crate::glu::{self, Activation};
 use crate::lora_linear::{self, LoraGradients, LoraSaved};
 use crate::{layer_norm, linear, linear_cross_entropy, pack, rms_norm, rotary, select_rows, squared_norm};
@@ -93,6 +94,11 @@ pub trait FusedBackend: Backend {
         glu::reference_backward::<Self>(gate, up, grad, activation)
     }
 
+    /// See [`crate::dropout()`]; its gradient is the same operation on the gradient.
+    fn dropout(x: FloatTensor<Self>, dropout: Dropout) -> FloatTensor<Self> {
+        dropout::reference::<Self>(x, dropout)
+    }
+
     /// See [`crate::attention()`].
     fn segment_attention(
         query: FloatTensor<Self>,
@@ -144,15 +150,16 @@ pub trait FusedBackend: Backend {
         linear::reference_backward_weight::<Self>(x, grad)
     }
 
-    /// See [`crate::lora_linear()`]. Beside the result stands `scale · x Aᵀ`, which the backward may use.
+    /// See [`crate::lora_linear()`]. Beside the result stands `scale · dropout(x) Aᵀ`, which the backward may use.
     fn lora_linear(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         lora_a: FloatTensor<Self>,
         lora_b: FloatTensor<Self>,
         scale: f64,
+        dropout: Option<Dropout>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        lora_linear::reference::<Self>(x, weight, lora_a, lora_b, scale)
+        lora_linear::reference::<Self>(x, weight, lora_a, lora_b, scale, dropout)
     }
 
     /// Gradients of [`FusedBackend::lora_linear`]; `saved.x`'s where it is asked for.

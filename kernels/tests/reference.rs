@@ -8,15 +8,18 @@ use burn::tensor::{DType, Distribution, Int, Tensor, TensorData, TensorPrimitive
 use burnish_kernels::glu::{self, Activation};
 use burnish_kernels::lora_linear::LoraSaved;
 use burnish_kernels::tolerance::Tolerance;
-use burnish_kernels::{AttentionOptions, FusedBackend, RotaryTable};
+use burnish_kernels::{AttentionOptions, Dropout, DropoutKey, FusedBackend, RotaryTable};
 use burnish_kernels::{
-    add_rms_norm, attention, geglu, layer_norm, linear, linear_cross_entropy, lora_linear, rms_norm, rotary, swiglu,
+    add_rms_norm, attention, dropout, geglu, layer_norm, linear, linear_cross_entropy, lora_linear, rms_norm, rotary, swiglu,
 };
 
 type Train = Autodiff<Flex>;
 
 /// Odd sizes, and sizes beyond one block of the kernels.
 const ROWS: [(usize, usize); 5] = [(1, 1), (3, 23), (23, 77), (130, 64), (199, 777)];
+
+const KEY: DropoutKey = DropoutKey { seed: 1, step: 2, micro_batch: 3, layer: 4 };
+const DROPOUT: Dropout = Dropout { probability: 0.3, key: KEY };
 
 fn random<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<Flex, D> {
     let device = Default::default();
@@ -90,19 +93,84 @@ fn linear_layers_equal_their_reference() {
         close::<2>("y", linear(x.clone(), w.clone()), typed(expected));
         let (a, b, g) = (random([4, inputs], 3), random([outputs, 4], 4), random([rows, outputs], 5));
         let inputs = || (raw(x.clone()), raw(w.clone()), raw(a.clone()), raw(b.clone()));
-        let (px, pw, pa, pb) = inputs();
-        let (expected, hidden) = lora_linear::reference::<Flex>(px, pw, pa, pb, 0.5);
-        close::<2>("lora y", lora_linear(x.clone(), w.clone(), a.clone(), b.clone(), 0.5), typed(expected));
-        let saved = || {
-            let (x, weight, lora_a, lora_b) = inputs();
-            LoraSaved::<Flex> { x, weight, lora_a, lora_b, hidden: hidden.clone(), scale: 0.5 }
-        };
-        let found = Flex::lora_linear_backward(saved(), raw(g.clone()), true);
-        let expected = lora_linear::reference_backward::<Flex>(saved(), raw(g.clone()), true);
-        close::<2>("dx", typed(found.x.unwrap()), typed(expected.x.unwrap()));
-        close::<2>("da", typed(found.lora_a), typed(expected.lora_a));
-        close::<2>("db", typed(found.lora_b), typed(expected.lora_b));
+        for dropout in [None, Some(DROPOUT)] {
+            let (px, pw, pa, pb) = inputs();
+            let (expected, hidden) = lora_linear::reference::<Flex>(px, pw, pa, pb, 0.5, dropout);
+            close::<2>("lora y", lora_linear(x.clone(), w.clone(), a.clone(), b.clone(), 0.5, dropout), typed(expected));
+            let saved = || {
+                let (x, weight, lora_a, lora_b) = inputs();
+                LoraSaved::<Flex> { x, weight, lora_a, lora_b, hidden: hidden.clone(), scale: 0.5, dropout }
+            };
+            let found = Flex::lora_linear_backward(saved(), raw(g.clone()), true);
+            let expected = lora_linear::reference_backward::<Flex>(saved(), raw(g.clone()), true);
+            close::<2>("dx", typed(found.x.unwrap()), typed(expected.x.unwrap()));
+            close::<2>("da", typed(found.lora_a), typed(expected.lora_a));
+            close::<2>("db", typed(found.lora_b), typed(expected.lora_b));
+        }
     }
+}
+
+#[test]
+fn dropout_equals_its_reference_to_the_bit() {
+    let read = |tensor: FloatTensor<Flex>| typed::<2>(tensor).into_data().iter::<f32>().collect::<Vec<_>>();
+    // The last has more elements than a task.
+    for (rows, features) in ROWS.into_iter().chain([(65, 1001)]) {
+        let x = random([rows, features], 1);
+        let found = read(Flex::dropout(raw(x.clone()), DROPOUT));
+        assert_eq!(found, read(dropout::reference::<Flex>(raw(x.clone()), DROPOUT)));
+        // Rows of a view lie apart.
+        let wider = Tensor::cat(vec![x.clone(), x.clone()], 1).narrow(1, 0, features);
+        assert_eq!(found, read(Flex::dropout(raw(wider), DROPOUT)));
+    }
+}
+
+#[test]
+fn dropout_drops_the_same_elements_in_every_dtype() {
+    let x = random([31, 77], 1) + 5.0;
+    let expected = dropout(x.clone(), 0.3, KEY).into_data().iter::<f32>().collect::<Vec<_>>();
+    for dtype in [DType::F16, DType::BF16] {
+        let found = dropout(x.clone().cast(dtype), 0.3, KEY);
+        assert_eq!(found.dtype(), dtype);
+        let found = found.into_data().iter::<f32>().collect::<Vec<_>>();
+        assert!(found.iter().zip(&expected).all(|(found, expected)| (*found == 0.0) == (*expected == 0.0)));
+        // The factor 1 / 0.7 itself is no number of 16 bits: each result is rounded once.
+        Tolerance::of(dtype).check("dropout", &found, &expected).unwrap();
+    }
+}
+
+#[cfg(feature = "candle")]
+#[allow(deprecated)]
+#[test]
+fn dropout_on_candle_equals_that_on_flex() {
+    let x = random([23, 77], 1);
+    let on_candle = Tensor::<burn_candle::Candle, 2>::from_data(x.to_data(), &Default::default());
+    let found = dropout(on_candle, 0.3, KEY).into_data().iter::<f32>().collect::<Vec<_>>();
+    assert_eq!(found, dropout(x, 0.3, KEY).into_data().iter::<f32>().collect::<Vec<_>>());
+}
+
+/// Gradients of layers with dropout under a strategy of checkpointing.
+fn gradients_with_dropout<C: CheckpointStrategy>() -> Vec<Vec<f32>> {
+    let fixed = |shape, seed| Tensor::<Autodiff<Flex, C>, 2>::from_inner(random(shape, seed));
+    let [x, a, b] = [([9, 13], 1), ([2, 13], 2), ([7, 2], 3)].map(|(shape, seed)| fixed(shape, seed).require_grad());
+    let y = lora_linear(dropout(x.clone(), 0.5, KEY), fixed([7, 13], 4), a.clone(), b.clone(), 0.5, Some(DROPOUT));
+    let gradients = y.powi_scalar(2).sum().backward();
+    [x, a, b].into_iter().map(|leaf| leaf.grad(&gradients).unwrap().into_data().iter::<f32>().collect()).collect()
+}
+
+#[test]
+fn dropout_that_is_drawn_again_gives_the_same_gradients() {
+    assert_eq!(gradients_with_dropout::<NoCheckpointing>(), gradients_with_dropout::<BalancedCheckpointing>());
+}
+
+#[test]
+fn the_gradient_of_dropout_is_its_mask() {
+    let x = Tensor::<Train, 2>::from_inner(random([23, 77], 1)).require_grad();
+    let (probability, ones) = (0.25, Tensor::<Flex, 2>::ones([23, 77], &Default::default()));
+    let gradients = dropout(x.clone(), probability, KEY).sum().backward();
+    let gradient = x.grad(&gradients).unwrap().into_data().iter::<f32>().collect::<Vec<_>>();
+    let mask = dropout(ones, probability, KEY).into_data().iter::<f32>().collect::<Vec<_>>();
+    assert_eq!(gradient, mask);
+    assert!(mask.iter().all(|value| [0.0, (1.0 / 0.75) as f32].contains(value)));
 }
 
 #[test]
@@ -212,12 +280,13 @@ fn backward_rules_equal_finite_differences() {
     differences("linear w", random([5, 6], 3), |w| linear(constant.clone(), w).powi_scalar(2).sum());
     let (a, b) = (random([2, 6], 4), random([5, 2], 5));
     let lora = |x: Tensor<Train, 2>, a: Tensor<Train, 2>, b: Tensor<Train, 2>| {
-        lora_linear(x, matrix.clone(), a, b, 0.5).powi_scalar(2).sum() * 0.1
+        lora_linear(x, matrix.clone(), a, b, 0.5, Some(DROPOUT)).powi_scalar(2).sum() * 0.1
     };
     differences("lora x", x.clone(), |x| lora(x, fixed(a.clone()), fixed(b.clone())));
     differences("lora a", a.clone(), |a| lora(constant.clone(), a, fixed(b.clone())));
     differences("lora b", b.clone(), |b| lora(constant.clone(), fixed(a.clone()), b));
     let labels = Tensor::<Train, 1, Int>::from_data([1, 0, 4], &Default::default());
+    differences("dropout", x.clone(), |x| (dropout(x, 0.3, KEY) * mix.clone()).sum());
     differences("loss h", x, |x| linear_cross_entropy(x, matrix.clone(), labels.clone()) * 0.5);
     differences("loss w", random([5, 6], 3), |w| linear_cross_entropy(constant.clone(), w, labels.clone()) * 0.5);
 }
@@ -231,9 +300,9 @@ fn gradients_of_a_block<C: CheckpointStrategy>(trains_norm: bool) -> Vec<Vec<f32
     let norm = On::<C, 1>::from_inner(random([6], 2));
     let norm = if trains_norm { norm.require_grad() } else { norm };
     let (sum, normed) = add_rms_norm(x.clone() * 2.0, x.clone(), norm.clone(), 1e-5);
-    let gate = lora_linear(normed.clone(), fixed([5, 6], 3), first.clone(), fixed([5, 2], 5), 0.5);
-    let up = lora_linear(normed, fixed([5, 6], 6), first.clone(), fixed([5, 2], 7), 0.5);
-    let down = lora_linear(swiglu(gate, up), fixed([6, 5], 9), fixed([2, 5], 10), last.clone(), 0.5);
+    let gate = lora_linear(normed.clone(), fixed([5, 6], 3), first.clone(), fixed([5, 2], 5), 0.5, None);
+    let up = lora_linear(normed, fixed([5, 6], 6), first.clone(), fixed([5, 2], 7), 0.5, None);
+    let down = lora_linear(swiglu(gate, up), fixed([6, 5], 9), fixed([2, 5], 10), last.clone(), 0.5, None);
     let y = linear(rms_norm(sum + down, norm.clone(), 1e-5), fixed([4, 6], 11).require_grad());
     let gradients = y.powi_scalar(2).sum().backward();
     let mut found: Vec<_> = [x, last, first].iter().map(|leaf| leaf.grad(&gradients).unwrap().into_data()).collect();

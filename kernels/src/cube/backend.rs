@@ -9,6 +9,7 @@ use super::rows;
 use crate::adamw::{AdamWStep, AdamWTensors};
 use crate::attention::{AttentionOptions, Statistics};
 use crate::backend::DeviceMemory;
+use crate::dropout::{self, Dropout};
 use crate::glu::{self, Activation};
 use crate::lora_linear::{self, LoraGradients, LoraSaved};
 use crate::matrix::{Product, multiply};
@@ -133,6 +134,13 @@ where
         glu::cube::backward(gate, up, grad, activation)
     }
 
+    fn dropout(x: FloatTensor<Self>, dropout: Dropout) -> FloatTensor<Self> {
+        if !R::FUSED || !alike(&[&x]) {
+            return dropout::reference::<Self>(x, dropout);
+        }
+        dropout::cube::forward(x, dropout)
+    }
+
     fn segment_attention(
         query: FloatTensor<Self>,
         key: FloatTensor<Self>,
@@ -222,20 +230,21 @@ where
         lora_a: FloatTensor<Self>,
         lora_b: FloatTensor<Self>,
         scale: f64,
+        dropout: Option<Dropout>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         if R::FUSED && alike(&[&x, &weight]) && lora_linear::cube::fits(&x, &weight, [&lora_a, &lora_b]) {
             let inputs = (x.clone(), weight.clone(), lora_a.clone(), lora_b.clone());
-            if let Some(found) = lora_linear::cube::forward(inputs.0, inputs.1, inputs.2, inputs.3, scale) {
+            if let Some(found) = lora_linear::cube::forward(inputs.0, inputs.1, inputs.2, inputs.3, scale, dropout) {
                 return found;
             }
         }
-        lora_linear::reference::<Self>(x, weight, lora_a, lora_b, scale)
+        lora_linear::reference::<Self>(x, weight, lora_a, lora_b, scale, dropout)
     }
 
     fn lora_linear_backward(saved: LoraSaved<Self>, grad: FloatTensor<Self>, input_gradient: bool) -> LoraGradients<Self> {
-        let LoraSaved { x, weight, lora_a, lora_b, hidden, scale } = saved.clone();
+        let LoraSaved { x, weight, lora_a, lora_b, hidden, scale, dropout } = saved.clone();
         if R::FUSED && alike(&[&x, &weight, &hidden, &grad]) && lora_linear::cube::fits(&x, &weight, [&lora_a, &lora_b]) {
-            let saved = lora_linear::cube::Saved { x, weight, lora_a, lora_b, hidden, scale };
+            let saved = lora_linear::cube::Saved { x, weight, lora_a, lora_b, hidden, scale, dropout };
             if let Some((x, lora_a, lora_b)) = lora_linear::cube::backward(saved, grad.clone(), input_gradient) {
                 return LoraGradients { x, lora_a, lora_b };
             }

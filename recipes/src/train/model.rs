@@ -27,7 +27,7 @@ pub struct StepItem {
     pub epoch: usize,
     /// The micro-batches.
     pub batches: Vec<Batch>,
-    /// Seeds the dropout of the step.
+    /// Seeds dropout, with the step and the number of the micro-batch.
     pub seed: u64,
     /// Factor on the loss for the backward, and so on the gradients; 1 but for f16.
     pub loss_scale: f64,
@@ -100,7 +100,7 @@ impl<B: TrainBackend> TrainStep for TrainedModel<B> {
         let mut accumulator = GradientsAccumulator::new();
         let mut total: Option<Tensor<B::InnerBackend, 1>> = None;
         for (index, batch) in item.batches.iter().enumerate() {
-            let seed = DropoutSeed(item.seed.wrapping_add((index as u64) << 48));
+            let seed = DropoutSeed { seed: item.seed, step: item.step as u32, micro_batch: index as u32 };
             let loss = batch_loss(&self.model, batch, Some(seed), &device).div_scalar(tokens);
             let value = loss.clone().inner();
             // Only f16 scales: times 1 is a launch for nothing.

@@ -48,10 +48,10 @@ pub(super) fn lora_linear<B: FusedBackend>(setup: &Setup<B>) -> Vec<Action> {
         let factors = || (a.clone(), b.clone());
         let ((a1, b1), (a2, b2)) = (factors(), factors());
         let forward = Action::new(in_turns(sets.clone(), move |(x, w, _)| {
-            drop(B::lora_linear(raw(x), raw(w), raw(&a1), raw(&b1), SCALE));
+            drop(B::lora_linear(raw(x), raw(w), raw(&a1), raw(&b1), SCALE, None));
         }))
         .composed(in_turns(sets.clone(), move |(x, w, _)| {
-            drop(kernels::lora_linear::reference::<B>(raw(x), raw(w), raw(&a2), raw(&b2), SCALE));
+            drop(kernels::lora_linear::reference::<B>(raw(x), raw(w), raw(&a2), raw(&b2), SCALE, None));
         }))
         .matmul(flops, in_turns(sets.clone(), |(x, w, _)| burn_forward::<B>(x, w)));
         let saved = move |x: &Tensor<B, 2>, weight: &Tensor<B, 2>| LoraSaved::<B> {
@@ -61,6 +61,7 @@ pub(super) fn lora_linear<B: FusedBackend>(setup: &Setup<B>) -> Vec<Action> {
             lora_b: raw(&b),
             hidden: raw(&hidden),
             scale: SCALE,
+            dropout: None,
         };
         let same = saved.clone();
         let backward = Action::new(in_turns(sets.clone(), move |(x, w, dy)| {
