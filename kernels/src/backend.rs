@@ -176,14 +176,23 @@ pub trait FusedBackend: Backend {
         linear_cross_entropy::reference::<Self>(hidden, weight, labels)
     }
 
-    /// The summed loss, and its gradients for `hidden` and, where asked for, `weight`.
+    /// As [`FusedBackend::linear_cross_entropy`], with the gradient of each loss for its row of `hidden`.
     fn linear_cross_entropy_with_gradient(
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         labels: IntTensor<Self>,
-        weight_gradient: bool,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, Option<FloatTensor<Self>>) {
-        linear_cross_entropy::reference_with_gradient::<Self>(hidden, weight, labels, weight_gradient)
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        linear_cross_entropy::reference_with_gradient::<Self>(hidden, weight, labels)
+    }
+
+    /// Gradient of the losses, each times its factor, for `weight`; `factors` are `[tokens]`, f32.
+    fn linear_cross_entropy_backward_weight(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        labels: IntTensor<Self>,
+        factors: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        linear_cross_entropy::reference_backward_weight::<Self>(hidden, weight, labels, factors)
     }
 
     /// See [`crate::select_rows()`].

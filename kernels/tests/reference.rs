@@ -215,11 +215,83 @@ fn cross_entropy_equals_its_reference() {
         let ids = || labels.clone().into_primitive();
         let expected = linear_cross_entropy::reference::<Flex>(raw(h.clone()), raw(w.clone()), ids());
         close::<1>("loss", linear_cross_entropy(h.clone(), w.clone(), labels.clone()), typed(expected));
-        let ours = Flex::linear_cross_entropy_with_gradient(raw(h.clone()), raw(w.clone()), ids(), true);
-        let expected = linear_cross_entropy::reference_with_gradient::<Flex>(raw(h), raw(w), ids(), true);
+        let ours = Flex::linear_cross_entropy_with_gradient(raw(h.clone()), raw(w.clone()), ids());
+        let expected = linear_cross_entropy::reference_with_gradient::<Flex>(raw(h.clone()), raw(w.clone()), ids());
         close::<1>("loss", typed(ours.0), typed(expected.0));
         close::<2>("dh", typed(ours.1), typed(expected.1));
-        close::<2>("dw", typed(ours.2.unwrap()), typed(expected.2.unwrap()));
+        let factors = || raw(random([tokens], 3));
+        let ours = Flex::linear_cross_entropy_backward_weight(raw(h.clone()), raw(w.clone()), ids(), factors());
+        let expected = linear_cross_entropy::reference_backward_weight::<Flex>(raw(h), raw(w), ids(), factors());
+        close::<2>("dw", typed(ours), typed(expected));
+    }
+}
+
+/// Losses, and gradients for hidden states and head, of a factor a token; `losses` makes the losses.
+fn weighted_losses(
+    dtype: DType,
+    factors: &[f32],
+    [features, vocabulary]: [usize; 2],
+    losses: impl Fn(Tensor<Train, 2>, Tensor<Train, 2>, Tensor<Train, 1, Int>) -> Tensor<Train, 1>,
+) -> [Vec<f32>; 3] {
+    let tokens = factors.len();
+    let rounded = |shape, seed| Tensor::<Train, 2>::from_inner(random(shape, seed) * 0.1).cast(dtype);
+    let leaf = |tensor: Tensor<Train, 2>| Tensor::<Train, 2>::from_inner(tensor.inner()).require_grad();
+    let (h, w) = (leaf(rounded([tokens, features], 1)), leaf(rounded([vocabulary, features], 2)));
+    let labels: Vec<i32> = (0..tokens).map(|index| (index * 7 % vocabulary) as i32).collect();
+    let labels = Tensor::<Train, 1, Int>::from_data(TensorData::new(labels, [tokens]), &Default::default());
+    let losses = losses(h.clone(), w.clone(), labels);
+    assert_eq!((losses.dims(), losses.dtype()), ([tokens], DType::F32));
+    let factors = Tensor::<Train, 1>::from_data(TensorData::new(factors.to_vec(), [tokens]), &Default::default());
+    let gradients = (losses.clone() * factors).sum().backward();
+    let [d_h, d_w] = [(h, "dh"), (w, "dw")].map(|(leaf, name)| leaf.grad(&gradients).unwrap_or_else(|| panic!("{name}")));
+    assert_eq!((d_h.dtype(), d_w.dtype()), (dtype, dtype));
+    let read = |tensor: Tensor<Flex, 2>| tensor.into_data().iter::<f32>().collect::<Vec<_>>();
+    [losses.into_data().iter::<f32>().collect(), read(d_h), read(d_w)]
+}
+
+/// The losses in burn's own operations, which burn's autodiff records; 16-bit inputs are cast first.
+fn plain_losses(h: Tensor<Train, 2>, w: Tensor<Train, 2>, labels: Tensor<Train, 1, Int>) -> Tensor<Train, 1> {
+    let tokens = h.dims()[0];
+    let logits = h.cast(DType::F32).matmul(w.cast(DType::F32).transpose());
+    burn::tensor::activation::log_softmax(logits, 1).gather(1, labels.reshape([tokens, 1])).neg().reshape([tokens])
+}
+
+#[test]
+fn losses_with_a_factor_a_token_and_a_trained_head_equal_plain_autodiff() {
+    let factors: Vec<f32> = (0..37).map(|token| (token as f32 * 0.7).sin() * 2.0).collect();
+    let found = weighted_losses(DType::F32, &factors, [12, 53], linear_cross_entropy);
+    let expected = weighted_losses(DType::F32, &factors, [12, 53], plain_losses);
+    for ((name, found), expected) in ["losses", "dh", "dw"].into_iter().zip(found).zip(expected) {
+        Tolerance::of(DType::F32).check(name, &found, &expected).unwrap();
+    }
+}
+
+#[test]
+fn losses_of_several_chunks_equal_plain_autodiff() {
+    // A chunk has 8 Mi logits: here four tokens, and then three.
+    let factors = [1.5, -0.5, 0.0, 2.0, 1.0, -3.0, 0.25];
+    let sizes = [2, 2_000_003];
+    let found = weighted_losses(DType::F32, &factors, sizes, linear_cross_entropy);
+    let expected = weighted_losses(DType::F32, &factors, sizes, plain_losses);
+    for ((name, found), expected) in ["losses", "dh", "dw"].into_iter().zip(found).zip(expected) {
+        Tolerance::of(DType::F32).check(name, &found, &expected).unwrap();
+    }
+}
+
+#[test]
+fn factors_beyond_a_16_bit_dtype_spoil_no_gradient() {
+    // Factors of a loss scale, beyond f16's 65504, beside ones that it takes for zero.
+    let factors: Vec<f32> = (0..19).map(|token| if token % 2 == 0 { 1e5 } else { 1e-8 }).collect();
+    for dtype in [DType::F16, DType::BF16] {
+        let found = weighted_losses(dtype, &factors, [12, 31], linear_cross_entropy);
+        let expected = weighted_losses(dtype, &factors, [12, 31], plain_losses);
+        for ((name, found), expected) in ["losses", "dh", "dw"].into_iter().zip(found).zip(expected) {
+            // Gradients relative to the large factors, so that the table's absolute part stays small beside them.
+            let scale = if name == "losses" { 1.0 } else { 1e-4 };
+            let scaled = |values: Vec<f32>| values.into_iter().map(|value| value * scale).collect::<Vec<_>>();
+            let row = Tolerance::of(dtype);
+            row.check(&format!("{name} in {dtype:?}"), &scaled(found), &scaled(expected)).unwrap();
+        }
     }
 }
 
@@ -286,9 +358,11 @@ fn backward_rules_equal_finite_differences() {
     differences("lora a", a.clone(), |a| lora(constant.clone(), a, fixed(b.clone())));
     differences("lora b", b.clone(), |b| lora(constant.clone(), fixed(a.clone()), b));
     let labels = Tensor::<Train, 1, Int>::from_data([1, 0, 4], &Default::default());
+    let factors = Tensor::<Train, 1>::from_data([0.5, -1.5, 0.25], &Default::default());
+    let losses = |x, w| (linear_cross_entropy(x, w, labels.clone()) * factors.clone()).sum();
     differences("dropout", x.clone(), |x| (dropout(x, 0.3, KEY) * mix.clone()).sum());
-    differences("loss h", x, |x| linear_cross_entropy(x, matrix.clone(), labels.clone()) * 0.5);
-    differences("loss w", random([5, 6], 3), |w| linear_cross_entropy(constant.clone(), w, labels.clone()) * 0.5);
+    differences("loss h", x, |x| losses(x, matrix.clone()));
+    differences("loss w", random([5, 6], 3), |w| losses(constant.clone(), w));
 }
 
 /// Gradients of a norm, a gated pair of layers and a last one, for the input and for the first and last factor.

@@ -117,8 +117,10 @@ fn products<B: FusedBackend>() {
     check::<B, 2>("dropout", [rows, outputs], |x| mixed(dropout(x, 0.3, key)));
     let labels: Vec<i32> = (0..rows as i32).map(|row| row * 7 % outputs as i32).collect();
     let labels = Tensor::<Autodiff<B>, 1, Int>::from_data(TensorData::new(labels, [rows]), &Default::default());
-    check::<B, 2>("loss h", [rows, inputs], |h| linear_cross_entropy(h, w.clone(), labels.clone()));
-    check::<B, 2>("loss w", [outputs, inputs], |w| linear_cross_entropy(x.clone(), w * 0.2, labels.clone()) * 0.5);
+    let factors: T<B, 1> = random([rows], 6);
+    let losses = |h: T<B, 2>, w: T<B, 2>| (linear_cross_entropy(h, w, labels.clone()) * factors.clone()).sum();
+    check::<B, 2>("loss h", [rows, inputs], |h| losses(h, w.clone()));
+    check::<B, 2>("loss w", [outputs, inputs], |w| losses(x.clone(), w * 0.2) * 0.5);
 }
 
 fn attentions<B: FusedBackend>() {

@@ -260,33 +260,30 @@ where
         if !R::FUSED || !alike(&[&hidden, &weight]) {
             return linear_cross_entropy::reference::<Self>(hidden, weight, labels);
         }
-        let logits = |hidden| Self::dense_linear(hidden, weight.clone());
-        let gradient = false;
-        let chunk = linear_cross_entropy::cube::chunk_tokens(weight.shape()[0]);
-        let chunks = linear_cross_entropy::chunks::<Self>(hidden, labels, chunk);
-        let losses = chunks.map(|(hidden, labels)| linear_cross_entropy::cube::losses(logits(hidden), labels, gradient).0);
-        linear_cross_entropy::total::<Self>(losses.collect())
+        linear_cross_entropy::cube::forward::<R, Self>(hidden, weight, labels)
     }
 
     fn linear_cross_entropy_with_gradient(
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         labels: IntTensor<Self>,
-        weight_gradient: bool,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, Option<FloatTensor<Self>>) {
-        if !R::FUSED || weight_gradient || !alike(&[&hidden, &weight]) {
-            return linear_cross_entropy::reference_with_gradient::<Self>(hidden, weight, labels, weight_gradient);
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if !R::FUSED || !alike(&[&hidden, &weight]) {
+            return linear_cross_entropy::reference_with_gradient::<Self>(hidden, weight, labels);
         }
-        let chunk = linear_cross_entropy::cube::chunk_tokens(weight.shape()[0]);
-        let (mut losses, mut gradients) = (Vec::new(), Vec::new());
-        for (hidden, labels) in linear_cross_entropy::chunks::<Self>(hidden, labels, chunk) {
-            let logits = Self::dense_linear(hidden, weight.clone());
-            let (loss, d_logits) = linear_cross_entropy::cube::losses(logits, labels, true);
-            losses.push(loss);
-            gradients.push(typed::<Self, 2>(Self::linear_backward_input(d_logits, weight.clone())));
+        linear_cross_entropy::cube::forward_with_gradient::<R, Self>(hidden, weight, labels)
+    }
+
+    fn linear_cross_entropy_backward_weight(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        labels: IntTensor<Self>,
+        factors: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        if !R::FUSED || !alike(&[&hidden, &weight]) || !is_f32(&[&factors]) {
+            return linear_cross_entropy::reference_backward_weight::<Self>(hidden, weight, labels, factors);
         }
-        let d_hidden = if gradients.len() == 1 { gradients.remove(0) } else { burn::tensor::Tensor::cat(gradients, 0) };
-        (linear_cross_entropy::total::<Self>(losses), raw(d_hidden), None)
+        linear_cross_entropy::cube::backward_weight::<R, Self>(hidden, weight, labels, factors)
     }
 
     fn select_rows_backward(grad: FloatTensor<Self>, places: IntTensor<Self>, rows: usize) -> FloatTensor<Self> {

@@ -162,18 +162,29 @@ impl FusedBackend for Flex {
         if !all_f32(&[&hidden, &weight]) {
             return linear_cross_entropy::reference::<Self>(hidden, weight, labels);
         }
-        linear_cross_entropy::flex::loss(&hidden, &weight, labels)
+        linear_cross_entropy::flex::losses(&hidden, &weight, labels)
     }
 
     fn linear_cross_entropy_with_gradient(
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         labels: IntTensor<Self>,
-        weight_gradient: bool,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, Option<FloatTensor<Self>>) {
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         if !all_f32(&[&hidden, &weight]) {
-            return linear_cross_entropy::reference_with_gradient::<Self>(hidden, weight, labels, weight_gradient);
+            return linear_cross_entropy::reference_with_gradient::<Self>(hidden, weight, labels);
         }
-        linear_cross_entropy::flex::with_gradient(&hidden, &weight, labels, weight_gradient)
+        linear_cross_entropy::flex::with_gradient(&hidden, &weight, labels)
+    }
+
+    fn linear_cross_entropy_backward_weight(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        labels: IntTensor<Self>,
+        factors: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        if !all_f32(&[&hidden, &weight, &factors]) {
+            return linear_cross_entropy::reference_backward_weight::<Self>(hidden, weight, labels, factors);
+        }
+        linear_cross_entropy::flex::backward_weight(&hidden, &weight, labels, &factors)
     }
 }

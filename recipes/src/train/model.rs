@@ -79,7 +79,7 @@ pub fn batch_loss<B: FusedBackend>(
     let count = places.len();
     let ints = |values: Vec<i32>| Tensor::<B, 1, Int>::from_data(TensorData::new(values, [count]), device);
     let hidden = select_rows(model.hidden_states(&input, None), ints(places));
-    linear_cross_entropy(hidden, model.head(), ints(labels))
+    linear_cross_entropy(hidden, model.head(), ints(labels)).sum()
 }
 
 /// Where a hidden state predicts a label: indices of the hidden states, and the labels.

@@ -86,15 +86,10 @@ pub(super) fn linear_cross_entropy<B: FusedBackend>(setup: &Setup<B>) -> Vec<Act
     let some = hidden.clone().narrow(0, 0, head.rows);
     let gradient: Tensor<B, 2> = setup.random([head.rows, head.outputs]);
     let (h, w, l) = (hidden.clone(), weight.clone(), labels.clone());
-    let run = move || drop(B::linear_cross_entropy_with_gradient(raw(&h), raw(&w), l.clone().into_primitive(), false));
+    let run = move || drop(B::linear_cross_entropy_with_gradient(raw(&h), raw(&w), l.clone().into_primitive()));
     let (h, w) = (hidden, weight.clone());
     let composed = move || {
-        drop(kernels::linear_cross_entropy::reference_with_gradient::<B>(
-            raw(&h),
-            raw(&w),
-            labels.clone().into_primitive(),
-            false,
-        ));
+        drop(kernels::linear_cross_entropy::reference_with_gradient::<B>(raw(&h), raw(&w), labels.clone().into_primitive()));
     };
     let matmul = move || {
         burn_forward::<B>(&some, &weight);
