@@ -135,7 +135,7 @@ mod tests {
             Param::initialized(parameter_id(&format!("{name}.{part}.weight")), tensor.clone().require_grad())
         };
         let adapter = LowRank { lora_a: param("lora_A", lora_a), lora_b: param("lora_B", lora_b), scale: 2.0, dropout: 0.4 };
-        Linear { weight: Weight::new(name, weight.clone(), trainable), bias: None, adapter: Some(adapter) }
+        Linear { adapter: Some(adapter), ..Linear::new(name, Weight::new(name, weight.clone(), trainable), None) }
     }
 
     fn values(tensor: Tensor<Flex, 2>) -> Vec<f32> {
