@@ -5,9 +5,10 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
 use crate::attention::AttentionOptions;
+use crate::dropout::Dropout;
 use crate::glu::{self, Activation};
 use crate::{
-    DeviceMemory, FusedBackend, attention, layer_norm, linear, linear_cross_entropy, lora_linear, rms_norm, rotary,
+    DeviceMemory, FusedBackend, attention, dropout, layer_norm, linear, linear_cross_entropy, lora_linear, rms_norm, rotary,
     select_rows,
 };
 
@@ -39,6 +40,9 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
     ruled!(glu::autodiff::forward::<B, C> | glu::reference::<Self>:
         fn glu(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self>);
 
+    ruled!(dropout::autodiff::forward::<B, C> | dropout::reference::<Self>:
+        fn dropout(x: FloatTensor<Self>, dropout: Dropout) -> FloatTensor<Self>);
+
     ruled!(attention::autodiff::forward::<B, C> | attention::reference::<Self>:
         fn segment_attention(
             query: FloatTensor<Self>,
@@ -57,7 +61,8 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
             weight: FloatTensor<Self>,
             lora_a: FloatTensor<Self>,
             lora_b: FloatTensor<Self>,
-            scale: f64
+            scale: f64,
+            dropout: Option<Dropout>
         ) -> (FloatTensor<Self>, FloatTensor<Self>));
 
     ruled!(linear_cross_entropy::autodiff::forward::<B, C> | linear_cross_entropy::reference::<Self>:

@@ -5,6 +5,7 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 
 use crate::adamw::{self, AdamWStep, AdamWTensors};
 use crate::attention::{self, AttentionOptions, Statistics};
+use crate::dropout::{self, Dropout};
 use crate::glu::{self, Activation};
 use crate::lora_linear::{self, LoraGradients, LoraSaved};
 use crate::{layer_norm, linear, linear_cross_entropy, pack, rms_norm, rotary, select_rows, squared_norm};
@@ -98,6 +99,11 @@ pub trait FusedBackend: Backend {
         glu::reference_backward::<Self>(gate, up, grad, activation)
     }
 
+    /// See [`crate::dropout()`]; its gradient is the same operation on the gradient.
+    fn dropout(x: FloatTensor<Self>, dropout: Dropout) -> FloatTensor<Self> {
+        dropout::reference::<Self>(x, dropout)
+    }
+
     /// See [`crate::attention()`].
     fn segment_attention(
         query: FloatTensor<Self>,
@@ -149,15 +155,16 @@ pub trait FusedBackend: Backend {
         linear::reference_backward_weight::<Self>(x, grad)
     }
 
-    /// See [`crate::lora_linear()`]. Beside the result stands `scale · x Aᵀ`, which the backward may use.
+    /// See [`crate::lora_linear()`]. Beside the result stands `scale · dropout(x) Aᵀ`, which the backward may use.
     fn lora_linear(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         lora_a: FloatTensor<Self>,
         lora_b: FloatTensor<Self>,
         scale: f64,
+        dropout: Option<Dropout>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        lora_linear::reference::<Self>(x, weight, lora_a, lora_b, scale)
+        lora_linear::reference::<Self>(x, weight, lora_a, lora_b, scale, dropout)
     }
 
     /// Gradients of [`FusedBackend::lora_linear`]; `saved.x`'s where it is asked for.
@@ -174,14 +181,23 @@ pub trait FusedBackend: Backend {
         linear_cross_entropy::reference::<Self>(hidden, weight, labels)
     }
 
-    /// The summed loss, and its gradients for `hidden` and, where asked for, `weight`.
+    /// As [`FusedBackend::linear_cross_entropy`], with the gradient of each loss for its row of `hidden`.
     fn linear_cross_entropy_with_gradient(
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         labels: IntTensor<Self>,
-        weight_gradient: bool,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, Option<FloatTensor<Self>>) {
-        linear_cross_entropy::reference_with_gradient::<Self>(hidden, weight, labels, weight_gradient)
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        linear_cross_entropy::reference_with_gradient::<Self>(hidden, weight, labels)
+    }
+
+    /// Gradient of the losses, each times its factor, for `weight`; `factors` are `[tokens]`, f32.
+    fn linear_cross_entropy_backward_weight(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        labels: IntTensor<Self>,
+        factors: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        linear_cross_entropy::reference_backward_weight::<Self>(hidden, weight, labels, factors)
     }
 
     /// See [`crate::select_rows()`].

@@ -27,6 +27,7 @@ mod autodiff;
 mod backend;
 #[cfg(feature = "cube")]
 mod cube;
+pub mod dropout;
 mod flex;
 pub mod glu;
 pub mod layer_norm;
@@ -47,6 +48,7 @@ pub mod tolerance;
 pub use adamw::{AdamWStep, AdamWTensors, adamw};
 pub use attention::{AttentionOptions, attention};
 pub use backend::{DeviceMemory, FusedBackend, TrainBackend};
+pub use dropout::{Dropout, DropoutKey, dropout};
 pub use glu::{geglu, swiglu};
 pub use layer_norm::layer_norm;
 pub use linear::linear;

@@ -8,15 +8,18 @@ use burn::tensor::{DType, Distribution, Int, Tensor, TensorData, TensorPrimitive
 use burnish_kernels::glu::{self, Activation};
 use burnish_kernels::lora_linear::LoraSaved;
 use burnish_kernels::tolerance::Tolerance;
-use burnish_kernels::{AttentionOptions, FusedBackend, RotaryTable};
+use burnish_kernels::{AttentionOptions, Dropout, DropoutKey, FusedBackend, RotaryTable};
 use burnish_kernels::{
-    add_rms_norm, attention, geglu, layer_norm, linear, linear_cross_entropy, lora_linear, rms_norm, rotary, swiglu,
+    add_rms_norm, attention, dropout, geglu, layer_norm, linear, linear_cross_entropy, lora_linear, rms_norm, rotary, swiglu,
 };
 
 type Train = Autodiff<Flex>;
 
 /// Odd sizes, and sizes beyond one block of the kernels.
 const ROWS: [(usize, usize); 5] = [(1, 1), (3, 23), (23, 77), (130, 64), (199, 777)];
+
+const KEY: DropoutKey = DropoutKey { seed: 1, step: 2, micro_batch: 3, layer: 4 };
+const DROPOUT: Dropout = Dropout { probability: 0.3, key: KEY };
 
 fn random<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<Flex, D> {
     let device = Default::default();
@@ -90,19 +93,84 @@ fn linear_layers_equal_their_reference() {
         close::<2>("y", linear(x.clone(), w.clone()), typed(expected));
         let (a, b, g) = (random([4, inputs], 3), random([outputs, 4], 4), random([rows, outputs], 5));
         let inputs = || (raw(x.clone()), raw(w.clone()), raw(a.clone()), raw(b.clone()));
-        let (px, pw, pa, pb) = inputs();
-        let (expected, hidden) = lora_linear::reference::<Flex>(px, pw, pa, pb, 0.5);
-        close::<2>("lora y", lora_linear(x.clone(), w.clone(), a.clone(), b.clone(), 0.5), typed(expected));
-        let saved = || {
-            let (x, weight, lora_a, lora_b) = inputs();
-            LoraSaved::<Flex> { x, weight, lora_a, lora_b, hidden: hidden.clone(), scale: 0.5 }
-        };
-        let found = Flex::lora_linear_backward(saved(), raw(g.clone()), true);
-        let expected = lora_linear::reference_backward::<Flex>(saved(), raw(g.clone()), true);
-        close::<2>("dx", typed(found.x.unwrap()), typed(expected.x.unwrap()));
-        close::<2>("da", typed(found.lora_a), typed(expected.lora_a));
-        close::<2>("db", typed(found.lora_b), typed(expected.lora_b));
+        for dropout in [None, Some(DROPOUT)] {
+            let (px, pw, pa, pb) = inputs();
+            let (expected, hidden) = lora_linear::reference::<Flex>(px, pw, pa, pb, 0.5, dropout);
+            close::<2>("lora y", lora_linear(x.clone(), w.clone(), a.clone(), b.clone(), 0.5, dropout), typed(expected));
+            let saved = || {
+                let (x, weight, lora_a, lora_b) = inputs();
+                LoraSaved::<Flex> { x, weight, lora_a, lora_b, hidden: hidden.clone(), scale: 0.5, dropout }
+            };
+            let found = Flex::lora_linear_backward(saved(), raw(g.clone()), true);
+            let expected = lora_linear::reference_backward::<Flex>(saved(), raw(g.clone()), true);
+            close::<2>("dx", typed(found.x.unwrap()), typed(expected.x.unwrap()));
+            close::<2>("da", typed(found.lora_a), typed(expected.lora_a));
+            close::<2>("db", typed(found.lora_b), typed(expected.lora_b));
+        }
     }
+}
+
+#[test]
+fn dropout_equals_its_reference_to_the_bit() {
+    let read = |tensor: FloatTensor<Flex>| typed::<2>(tensor).into_data().iter::<f32>().collect::<Vec<_>>();
+    // The last has more elements than a task.
+    for (rows, features) in ROWS.into_iter().chain([(65, 1001)]) {
+        let x = random([rows, features], 1);
+        let found = read(Flex::dropout(raw(x.clone()), DROPOUT));
+        assert_eq!(found, read(dropout::reference::<Flex>(raw(x.clone()), DROPOUT)));
+        // Rows of a view lie apart.
+        let wider = Tensor::cat(vec![x.clone(), x.clone()], 1).narrow(1, 0, features);
+        assert_eq!(found, read(Flex::dropout(raw(wider), DROPOUT)));
+    }
+}
+
+#[test]
+fn dropout_drops_the_same_elements_in_every_dtype() {
+    let x = random([31, 77], 1) + 5.0;
+    let expected = dropout(x.clone(), 0.3, KEY).into_data().iter::<f32>().collect::<Vec<_>>();
+    for dtype in [DType::F16, DType::BF16] {
+        let found = dropout(x.clone().cast(dtype), 0.3, KEY);
+        assert_eq!(found.dtype(), dtype);
+        let found = found.into_data().iter::<f32>().collect::<Vec<_>>();
+        assert!(found.iter().zip(&expected).all(|(found, expected)| (*found == 0.0) == (*expected == 0.0)));
+        // The factor 1 / 0.7 itself is no number of 16 bits: each result is rounded once.
+        Tolerance::of(dtype).check("dropout", &found, &expected).unwrap();
+    }
+}
+
+#[cfg(feature = "candle")]
+#[allow(deprecated)]
+#[test]
+fn dropout_on_candle_equals_that_on_flex() {
+    let x = random([23, 77], 1);
+    let on_candle = Tensor::<burn_candle::Candle, 2>::from_data(x.to_data(), &Default::default());
+    let found = dropout(on_candle, 0.3, KEY).into_data().iter::<f32>().collect::<Vec<_>>();
+    assert_eq!(found, dropout(x, 0.3, KEY).into_data().iter::<f32>().collect::<Vec<_>>());
+}
+
+/// Gradients of layers with dropout under a strategy of checkpointing.
+fn gradients_with_dropout<C: CheckpointStrategy>() -> Vec<Vec<f32>> {
+    let fixed = |shape, seed| Tensor::<Autodiff<Flex, C>, 2>::from_inner(random(shape, seed));
+    let [x, a, b] = [([9, 13], 1), ([2, 13], 2), ([7, 2], 3)].map(|(shape, seed)| fixed(shape, seed).require_grad());
+    let y = lora_linear(dropout(x.clone(), 0.5, KEY), fixed([7, 13], 4), a.clone(), b.clone(), 0.5, Some(DROPOUT));
+    let gradients = y.powi_scalar(2).sum().backward();
+    [x, a, b].into_iter().map(|leaf| leaf.grad(&gradients).unwrap().into_data().iter::<f32>().collect()).collect()
+}
+
+#[test]
+fn dropout_that_is_drawn_again_gives_the_same_gradients() {
+    assert_eq!(gradients_with_dropout::<NoCheckpointing>(), gradients_with_dropout::<BalancedCheckpointing>());
+}
+
+#[test]
+fn the_gradient_of_dropout_is_its_mask() {
+    let x = Tensor::<Train, 2>::from_inner(random([23, 77], 1)).require_grad();
+    let (probability, ones) = (0.25, Tensor::<Flex, 2>::ones([23, 77], &Default::default()));
+    let gradients = dropout(x.clone(), probability, KEY).sum().backward();
+    let gradient = x.grad(&gradients).unwrap().into_data().iter::<f32>().collect::<Vec<_>>();
+    let mask = dropout(ones, probability, KEY).into_data().iter::<f32>().collect::<Vec<_>>();
+    assert_eq!(gradient, mask);
+    assert!(mask.iter().all(|value| [0.0, (1.0 / 0.75) as f32].contains(value)));
 }
 
 #[test]
@@ -147,11 +215,83 @@ fn cross_entropy_equals_its_reference() {
         let ids = || labels.clone().into_primitive();
         let expected = linear_cross_entropy::reference::<Flex>(raw(h.clone()), raw(w.clone()), ids());
         close::<1>("loss", linear_cross_entropy(h.clone(), w.clone(), labels.clone()), typed(expected));
-        let ours = Flex::linear_cross_entropy_with_gradient(raw(h.clone()), raw(w.clone()), ids(), true);
-        let expected = linear_cross_entropy::reference_with_gradient::<Flex>(raw(h), raw(w), ids(), true);
+        let ours = Flex::linear_cross_entropy_with_gradient(raw(h.clone()), raw(w.clone()), ids());
+        let expected = linear_cross_entropy::reference_with_gradient::<Flex>(raw(h.clone()), raw(w.clone()), ids());
         close::<1>("loss", typed(ours.0), typed(expected.0));
         close::<2>("dh", typed(ours.1), typed(expected.1));
-        close::<2>("dw", typed(ours.2.unwrap()), typed(expected.2.unwrap()));
+        let factors = || raw(random([tokens], 3));
+        let ours = Flex::linear_cross_entropy_backward_weight(raw(h.clone()), raw(w.clone()), ids(), factors());
+        let expected = linear_cross_entropy::reference_backward_weight::<Flex>(raw(h), raw(w), ids(), factors());
+        close::<2>("dw", typed(ours), typed(expected));
+    }
+}
+
+/// Losses, and gradients for hidden states and head, of a factor a token; `losses` makes the losses.
+fn weighted_losses(
+    dtype: DType,
+    factors: &[f32],
+    [features, vocabulary]: [usize; 2],
+    losses: impl Fn(Tensor<Train, 2>, Tensor<Train, 2>, Tensor<Train, 1, Int>) -> Tensor<Train, 1>,
+) -> [Vec<f32>; 3] {
+    let tokens = factors.len();
+    let rounded = |shape, seed| Tensor::<Train, 2>::from_inner(random(shape, seed) * 0.1).cast(dtype);
+    let leaf = |tensor: Tensor<Train, 2>| Tensor::<Train, 2>::from_inner(tensor.inner()).require_grad();
+    let (h, w) = (leaf(rounded([tokens, features], 1)), leaf(rounded([vocabulary, features], 2)));
+    let labels: Vec<i32> = (0..tokens).map(|index| (index * 7 % vocabulary) as i32).collect();
+    let labels = Tensor::<Train, 1, Int>::from_data(TensorData::new(labels, [tokens]), &Default::default());
+    let losses = losses(h.clone(), w.clone(), labels);
+    assert_eq!((losses.dims(), losses.dtype()), ([tokens], DType::F32));
+    let factors = Tensor::<Train, 1>::from_data(TensorData::new(factors.to_vec(), [tokens]), &Default::default());
+    let gradients = (losses.clone() * factors).sum().backward();
+    let [d_h, d_w] = [(h, "dh"), (w, "dw")].map(|(leaf, name)| leaf.grad(&gradients).unwrap_or_else(|| panic!("{name}")));
+    assert_eq!((d_h.dtype(), d_w.dtype()), (dtype, dtype));
+    let read = |tensor: Tensor<Flex, 2>| tensor.into_data().iter::<f32>().collect::<Vec<_>>();
+    [losses.into_data().iter::<f32>().collect(), read(d_h), read(d_w)]
+}
+
+/// The losses in burn's own operations, which burn's autodiff records; 16-bit inputs are cast first.
+fn plain_losses(h: Tensor<Train, 2>, w: Tensor<Train, 2>, labels: Tensor<Train, 1, Int>) -> Tensor<Train, 1> {
+    let tokens = h.dims()[0];
+    let logits = h.cast(DType::F32).matmul(w.cast(DType::F32).transpose());
+    burn::tensor::activation::log_softmax(logits, 1).gather(1, labels.reshape([tokens, 1])).neg().reshape([tokens])
+}
+
+#[test]
+fn losses_with_a_factor_a_token_and_a_trained_head_equal_plain_autodiff() {
+    let factors: Vec<f32> = (0..37).map(|token| (token as f32 * 0.7).sin() * 2.0).collect();
+    let found = weighted_losses(DType::F32, &factors, [12, 53], linear_cross_entropy);
+    let expected = weighted_losses(DType::F32, &factors, [12, 53], plain_losses);
+    for ((name, found), expected) in ["losses", "dh", "dw"].into_iter().zip(found).zip(expected) {
+        Tolerance::of(DType::F32).check(name, &found, &expected).unwrap();
+    }
+}
+
+#[test]
+fn losses_of_several_chunks_equal_plain_autodiff() {
+    // A chunk has 8 Mi logits: here four tokens, and then three.
+    let factors = [1.5, -0.5, 0.0, 2.0, 1.0, -3.0, 0.25];
+    let sizes = [2, 2_000_003];
+    let found = weighted_losses(DType::F32, &factors, sizes, linear_cross_entropy);
+    let expected = weighted_losses(DType::F32, &factors, sizes, plain_losses);
+    for ((name, found), expected) in ["losses", "dh", "dw"].into_iter().zip(found).zip(expected) {
+        Tolerance::of(DType::F32).check(name, &found, &expected).unwrap();
+    }
+}
+
+#[test]
+fn factors_beyond_a_16_bit_dtype_spoil_no_gradient() {
+    // Factors of a loss scale, beyond f16's 65504, beside ones that it takes for zero.
+    let factors: Vec<f32> = (0..19).map(|token| if token % 2 == 0 { 1e5 } else { 1e-8 }).collect();
+    for dtype in [DType::F16, DType::BF16] {
+        let found = weighted_losses(dtype, &factors, [12, 31], linear_cross_entropy);
+        let expected = weighted_losses(dtype, &factors, [12, 31], plain_losses);
+        for ((name, found), expected) in ["losses", "dh", "dw"].into_iter().zip(found).zip(expected) {
+            // Gradients relative to the large factors, so that the table's absolute part stays small beside them.
+            let scale = if name == "losses" { 1.0 } else { 1e-4 };
+            let scaled = |values: Vec<f32>| values.into_iter().map(|value| value * scale).collect::<Vec<_>>();
+            let row = Tolerance::of(dtype);
+            row.check(&format!("{name} in {dtype:?}"), &scaled(found), &scaled(expected)).unwrap();
+        }
     }
 }
 
@@ -212,14 +352,17 @@ fn backward_rules_equal_finite_differences() {
     differences("linear w", random([5, 6], 3), |w| linear(constant.clone(), w).powi_scalar(2).sum());
     let (a, b) = (random([2, 6], 4), random([5, 2], 5));
     let lora = |x: Tensor<Train, 2>, a: Tensor<Train, 2>, b: Tensor<Train, 2>| {
-        lora_linear(x, matrix.clone(), a, b, 0.5).powi_scalar(2).sum() * 0.1
+        lora_linear(x, matrix.clone(), a, b, 0.5, Some(DROPOUT)).powi_scalar(2).sum() * 0.1
     };
     differences("lora x", x.clone(), |x| lora(x, fixed(a.clone()), fixed(b.clone())));
     differences("lora a", a.clone(), |a| lora(constant.clone(), a, fixed(b.clone())));
     differences("lora b", b.clone(), |b| lora(constant.clone(), fixed(a.clone()), b));
     let labels = Tensor::<Train, 1, Int>::from_data([1, 0, 4], &Default::default());
-    differences("loss h", x, |x| linear_cross_entropy(x, matrix.clone(), labels.clone()) * 0.5);
-    differences("loss w", random([5, 6], 3), |w| linear_cross_entropy(constant.clone(), w, labels.clone()) * 0.5);
+    let factors = Tensor::<Train, 1>::from_data([0.5, -1.5, 0.25], &Default::default());
+    let losses = |x, w| (linear_cross_entropy(x, w, labels.clone()) * factors.clone()).sum();
+    differences("dropout", x.clone(), |x| (dropout(x, 0.3, KEY) * mix.clone()).sum());
+    differences("loss h", x, |x| losses(x, matrix.clone()));
+    differences("loss w", random([5, 6], 3), |w| losses(constant.clone(), w));
 }
 
 /// Gradients of a norm, a gated pair of layers and a last one, for the input and for the first and last factor.
@@ -231,9 +374,9 @@ fn gradients_of_a_block<C: CheckpointStrategy>(trains_norm: bool) -> Vec<Vec<f32
     let norm = On::<C, 1>::from_inner(random([6], 2));
     let norm = if trains_norm { norm.require_grad() } else { norm };
     let (sum, normed) = add_rms_norm(x.clone() * 2.0, x.clone(), norm.clone(), 1e-5);
-    let gate = lora_linear(normed.clone(), fixed([5, 6], 3), first.clone(), fixed([5, 2], 5), 0.5);
-    let up = lora_linear(normed, fixed([5, 6], 6), first.clone(), fixed([5, 2], 7), 0.5);
-    let down = lora_linear(swiglu(gate, up), fixed([6, 5], 9), fixed([2, 5], 10), last.clone(), 0.5);
+    let gate = lora_linear(normed.clone(), fixed([5, 6], 3), first.clone(), fixed([5, 2], 5), 0.5, None);
+    let up = lora_linear(normed, fixed([5, 6], 6), first.clone(), fixed([5, 2], 7), 0.5, None);
+    let down = lora_linear(swiglu(gate, up), fixed([6, 5], 9), fixed([2, 5], 10), last.clone(), 0.5, None);
     let y = linear(rms_norm(sum + down, norm.clone(), 1e-5), fixed([4, 6], 11).require_grad());
     let gradients = y.powi_scalar(2).sum().backward();
     let mut found: Vec<_> = [x, last, first].iter().map(|leaf| leaf.grad(&gradients).unwrap().into_data()).collect();

@@ -4,8 +4,7 @@ mod number;
 
 use serde_json::{Map, Value};
 
-pub(crate) use number::literal;
-pub use number::python_number;
+pub use number::{literal, python_number};
 
 /// Deeper values are refused, so that no text can exhaust the stack.
 const MAX_DEPTH: usize = 128;

@@ -1,11 +1,9 @@
 //! A linear layer with a frozen or trained weight and, where one is attached, an adapter.
 
 use burn::module::{Module, Param};
+use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burn::tensor::{Tensor, TensorData};
-use burnish_kernels::{FusedBackend, linear, lora_linear};
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use burnish_kernels::{Dropout, DropoutKey, FusedBackend, dropout, linear, lora_linear};
 
 use crate::weight::Weight;
 
@@ -38,8 +36,23 @@ pub struct LowRank<B: Backend> {
 }
 
 /// Seeds the dropout of one forward pass; the same seed gives the same masks on every backend.
+///
+/// A layer's masks depend on its name too, so that layers differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DropoutSeed(pub u64);
+pub struct DropoutSeed {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Number of the optimizer step.
+    pub step: u32,
+    /// Number of the micro-batch within the step.
+    pub micro_batch: u32,
+}
+
+impl From<u64> for DropoutSeed {
+    fn from(seed: u64) -> Self {
+        Self { seed, step: 0, micro_batch: 0 }
+    }
+}
 
 impl<B: Backend> Linear<B> {
     /// A layer without an adapter; `name` is the checkpoint's, without `.weight`.
@@ -58,13 +71,14 @@ impl<B: FusedBackend> Linear<B> {
     pub fn forward(&self, x: Tensor<B, 2>, dropout: Option<DropoutSeed>) -> Tensor<B, 2> {
         let y = match &self.adapter {
             None => linear(x, self.weight.val()),
-            Some(adapter) => match dropout.filter(|_| adapter.dropout > 0.0) {
-                Some(seed) => linear(x.clone(), self.weight.val()) + adapter.forward(adapter.drop(x, seed)),
-                None if matches!(self.weight, Weight::Trainable(_)) => {
-                    linear(x.clone(), self.weight.val()) + adapter.forward(x)
+            Some(adapter) => {
+                let dropout = dropout.and_then(|seed| adapter.dropout(seed));
+                let (lora_a, lora_b) = (adapter.lora_a.val(), adapter.lora_b.val());
+                match &self.weight {
+                    Weight::Frozen(weight) => lora_linear(x, weight.clone(), lora_a, lora_b, adapter.scale, dropout),
+                    Weight::Trainable(weight) => linear(x.clone(), weight.val()) + adapter.forward(x, dropout),
                 }
-                None => lora_linear(x, self.weight.val(), adapter.lora_a.val(), adapter.lora_b.val(), adapter.scale),
-            },
+            }
         };
         match &self.bias {
             Some(bias) => y + bias.val().unsqueeze(),
@@ -79,21 +93,111 @@ impl<B: FusedBackend> Linear<B> {
 }
 
 impl<B: FusedBackend> LowRank<B> {
-    /// The update alone: `scale · (x Aᵀ) Bᵀ`, in the dtype of `x`.
-    fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+    /// The update alone: `scale · (dropout(x) Aᵀ) Bᵀ`, in the dtype of `x`.
+    fn forward(&self, x: Tensor<B, 2>, drops: Option<Dropout>) -> Tensor<B, 2> {
         let (lora_a, lora_b) = (self.lora_a.val().cast(x.dtype()), self.lora_b.val().cast(x.dtype()));
-        linear(linear(x, lora_a), lora_b).mul_scalar(self.scale)
+        let seen = match drops {
+            Some(Dropout { probability, key }) => dropout(x, probability, key),
+            None => x,
+        };
+        linear(linear(seen, lora_a), lora_b).mul_scalar(self.scale)
     }
 
-    /// Zeroes elements of `x` and scales the others up, by a mask that the seed and the layer's name decide.
-    fn drop(&self, x: Tensor<B, 2>, seed: DropoutSeed) -> Tensor<B, 2> {
-        let [rows, features] = x.dims();
-        let mut random = ChaCha8Rng::seed_from_u64(seed.0 ^ self.lora_a.id.val());
-        let keep = 1.0 / (1.0 - self.dropout);
-        let threshold = (self.dropout * 2f64.powi(32)) as u32;
-        let mask: Vec<f32> =
-            (0..rows * features).map(|_| if random.next_u32() < threshold { 0.0 } else { keep as f32 }).collect();
-        let mask = Tensor::<B, 2>::from_data(TensorData::new(mask, [rows, features]), (&x.device(), x.dtype()));
-        x * mask
+    /// What the adapter drops in a forward pass, where it drops anything. The id of a parameter is a hash of its name, which
+    /// tells layers and projections apart.
+    fn dropout(&self, seed: DropoutSeed) -> Option<Dropout> {
+        let DropoutSeed { seed, step, micro_batch } = seed;
+        let key = DropoutKey { seed, step, micro_batch, layer: self.lora_a.id.val() };
+        (self.dropout > 0.0).then_some(Dropout { probability: self.dropout, key })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::backend::{Autodiff, Flex};
+    use burn::tensor::{Distribution, TensorData};
+
+    use super::*;
+    use crate::weight::parameter_id;
+
+    type Train = Autodiff<Flex>;
+
+    const SEED: DropoutSeed = DropoutSeed { seed: 9, step: 3, micro_batch: 1 };
+    const SHAPE: [usize; 2] = [7, 24];
+
+    fn random(shape: [usize; 2]) -> Tensor<Train, 2> {
+        Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Default::default())
+    }
+
+    fn layer(name: &str, trainable: bool, weights: &[Tensor<Train, 2>; 3]) -> Linear<Train> {
+        let [weight, lora_a, lora_b] = weights;
+        let param = |part: &str, tensor: &Tensor<Train, 2>| {
+            Param::initialized(parameter_id(&format!("{name}.{part}.weight")), tensor.clone().require_grad())
+        };
+        let adapter = LowRank { lora_a: param("lora_A", lora_a), lora_b: param("lora_B", lora_b), scale: 2.0, dropout: 0.4 };
+        Linear { adapter: Some(adapter), ..Linear::new(name, Weight::new(name, weight.clone(), trainable), None) }
+    }
+
+    fn values(tensor: Tensor<Flex, 2>) -> Vec<f32> {
+        tensor.into_data().iter::<f32>().collect()
+    }
+
+    fn close(found: &[f32], expected: &[f32]) {
+        burnish_kernels::tolerance::Tolerance::of(burn::tensor::DType::F32).check("layer", found, expected).unwrap();
+    }
+
+    #[test]
+    fn dropout_is_the_adapters_alone_and_its_gradients_are_those_of_the_masked_input() {
+        let weights = [random([10, SHAPE[1]]), random([3, SHAPE[1]]), random([10, 3])];
+        let input = random(SHAPE);
+        let name = "model.layers.0.self_attn.q_proj";
+        let key = DropoutKey {
+            seed: SEED.seed,
+            step: SEED.step,
+            micro_batch: SEED.micro_batch,
+            layer: parameter_id(&format!("{name}.lora_A.weight")).val(),
+        };
+        let ones = Tensor::<Flex, 2>::ones(SHAPE, &Default::default());
+        let mask: Tensor<Train, 2> = Tensor::from_inner(dropout(ones, 0.4, key));
+        for trainable in [false, true] {
+            let layer = layer(name, trainable, &weights);
+            let adapter = layer.adapter.as_ref().unwrap();
+            let (lora_a, lora_b) = (adapter.lora_a.val(), adapter.lora_b.val());
+            let gradients = |y: Tensor<Train, 2>, x: &Tensor<Train, 2>| {
+                let found = y.clone().powi_scalar(2).sum().backward();
+                let leaves = [x, &lora_a, &lora_b].map(|leaf| values(leaf.grad(&found).unwrap()));
+                [values(y.inner())].into_iter().chain(leaves)
+            };
+            let x = input.clone().require_grad();
+            let found = gradients(layer.forward(x.clone(), Some(SEED)), &x);
+            let x = input.clone().require_grad();
+            let update = (x.clone() * mask.clone()).matmul(lora_a.clone().transpose()).matmul(lora_b.clone().transpose());
+            let y = x.clone().matmul(weights[0].clone().transpose()) + update * 2.0;
+            for (found, expected) in found.zip(gradients(y, &x)) {
+                close(&found, &expected);
+            }
+        }
+    }
+
+    #[test]
+    fn layers_steps_and_micro_batches_drop_different_elements() {
+        // The update is the dropped input itself.
+        let eye = Tensor::<Train, 2>::eye(SHAPE[1], &Default::default());
+        let weights = [eye.zeros_like(), eye.clone(), eye];
+        let ones =
+            Tensor::<Train, 2>::from_data(TensorData::new(vec![1.0f32; SHAPE[0] * SHAPE[1]], SHAPE), &Default::default());
+        let mask = |name: &str, seed| values(layer(name, false, &weights).forward(ones.clone(), seed).inner());
+        let own = mask("layers.0.q_proj", Some(SEED));
+        assert_eq!(own, mask("layers.0.q_proj", Some(SEED)));
+        assert!(own.contains(&0.0) && mask("layers.0.q_proj", None).iter().all(|value| *value > 0.0));
+        for (name, seed) in [
+            ("layers.0.k_proj", SEED),
+            ("layers.1.q_proj", SEED),
+            ("layers.0.q_proj", DropoutSeed { step: 4, ..SEED }),
+            ("layers.0.q_proj", DropoutSeed { micro_batch: 2, ..SEED }),
+            ("layers.0.q_proj", DropoutSeed::from(9)),
+        ] {
+            assert_ne!(own, mask(name, Some(seed)), "{name} with {seed:?}");
+        }
     }
 }

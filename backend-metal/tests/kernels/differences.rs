@@ -4,8 +4,8 @@ use burn::backend::Autodiff;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use burnish_kernels::{
-    AttentionOptions, FusedBackend, RotaryTable, add_rms_norm, attention, geglu, layer_norm, linear, linear_cross_entropy,
-    lora_linear, rms_norm, rotary, swiglu,
+    AttentionOptions, Dropout, DropoutKey, FusedBackend, RotaryTable, add_rms_norm, attention, dropout, geglu, layer_norm,
+    linear, linear_cross_entropy, lora_linear, rms_norm, rotary, swiglu,
 };
 
 use crate::sample::{numbers, product_row};
@@ -105,13 +105,22 @@ fn products<B: FusedBackend>() {
     let mixed = |y: T<B, 2>| (y * mix.clone()).sum() * 0.3;
     check::<B, 2>("linear x", [rows, inputs], |x| mixed(linear(x, w.clone())));
     check::<B, 2>("linear w", [outputs, inputs], |w| mixed(linear(x.clone(), w)) * 0.3);
-    check::<B, 2>("lora x", [rows, inputs], |x| mixed(lora_linear(x, w.clone(), a.clone(), b.clone(), 0.5)));
-    check::<B, 2>("lora a", [rank, inputs], |a| mixed(lora_linear(x.clone(), w.clone(), a, b.clone(), 0.5)) * 0.3);
-    check::<B, 2>("lora b", [outputs, rank], |b| mixed(lora_linear(x.clone(), w.clone(), a.clone(), b, 0.5)));
+    let key = DropoutKey { seed: 1, step: 2, micro_batch: 3, layer: 4 };
+    for dropout in [None, Some(Dropout { probability: 0.3, key })] {
+        let lora = |x: &T<B, 2>, a: &T<B, 2>, b: &T<B, 2>| {
+            mixed(lora_linear(x.clone(), w.clone(), a.clone(), b.clone(), 0.5, dropout))
+        };
+        check::<B, 2>("lora x", [rows, inputs], |x| lora(&x, &a, &b));
+        check::<B, 2>("lora a", [rank, inputs], |a| lora(&x, &a, &b) * 0.3);
+        check::<B, 2>("lora b", [outputs, rank], |b| lora(&x, &a, &b));
+    }
+    check::<B, 2>("dropout", [rows, outputs], |x| mixed(dropout(x, 0.3, key)));
     let labels: Vec<i32> = (0..rows as i32).map(|row| row * 7 % outputs as i32).collect();
     let labels = Tensor::<Autodiff<B>, 1, Int>::from_data(TensorData::new(labels, [rows]), &Default::default());
-    check::<B, 2>("loss h", [rows, inputs], |h| linear_cross_entropy(h, w.clone(), labels.clone()));
-    check::<B, 2>("loss w", [outputs, inputs], |w| linear_cross_entropy(x.clone(), w * 0.2, labels.clone()) * 0.5);
+    let factors: T<B, 1> = random([rows], 6);
+    let losses = |h: T<B, 2>, w: T<B, 2>| (linear_cross_entropy(h, w, labels.clone()) * factors.clone()).sum();
+    check::<B, 2>("loss h", [rows, inputs], |h| losses(h, w.clone()));
+    check::<B, 2>("loss w", [outputs, inputs], |w| losses(x.clone(), w * 0.2) * 0.5);
 }
 
 fn attentions<B: FusedBackend>() {

@@ -3,9 +3,9 @@
 use burn::backend::Flex;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use burnish_kernels::glu::Activation;
-use burnish_kernels::{self as ops, AdamWStep, AdamWTensors, FusedBackend};
+use burnish_kernels::{self as ops, AdamWStep, AdamWTensors, Dropout, DropoutKey, FusedBackend};
 
-use crate::sample::{Pair, ROWS, close, numbers, product_row, random, raw};
+use crate::sample::{Pair, ROWS, close, numbers, product_row, random, raw, typed};
 
 pub fn rms_norm<B: FusedBackend>(dtype: DType) {
     for (rows, features) in ROWS.into_iter().chain([(3, 2048)]) {
@@ -206,17 +206,43 @@ pub fn cross_entropy<B: FusedBackend>(dtype: DType) {
         let on_device = Tensor::<B, 1, Int>::from_data(data.clone(), &Default::default());
         let on_cpu = Tensor::<Flex, 1, Int>::from_data(data, &Default::default());
         let ids = || (on_device.clone().into_primitive(), on_cpu.clone().into_primitive());
-        let expected = ops::linear_cross_entropy::reference_with_gradient::<Flex>(h.cpu(), w.cpu(), ids().1, false);
+        let expected = ops::linear_cross_entropy::reference_with_gradient::<Flex>(h.cpu(), w.cpu(), ids().1);
         close::<B, 1>(
             "loss",
             B::linear_cross_entropy(h.raw(), w.raw(), ids().0),
             expected.0.clone(),
             product_row::<B>(dtype),
         );
-        let found = B::linear_cross_entropy_with_gradient(h.raw(), w.raw(), ids().0, false);
+        let found = B::linear_cross_entropy_with_gradient(h.raw(), w.raw(), ids().0);
         close::<B, 1>("loss", found.0, expected.0, product_row::<B>(dtype));
         // The logits are rounded to the dtype on their way, so that a gradient is off by as much as they are.
         let row = if product_row::<B>(dtype) == DType::F32 { DType::F32 } else { DType::BF16 };
         close::<B, 2>("dh", found.1, expected.1, row);
+        // Factors of which f16 does not hold the largest; it holds the gradient, which is compared at the size of one.
+        let h = Pair::<B, 2>::from(numbers(tokens * features, 1, 0.05), [tokens, features], dtype);
+        let factors = Pair::<B, 1>::from(numbers(tokens, 3, 5e4), [tokens], DType::F32);
+        let expected =
+            ops::linear_cross_entropy::reference_backward_weight::<Flex>(h.cpu(), w.cpu(), ids().1, factors.cpu());
+        let found = B::linear_cross_entropy_backward_weight(h.raw(), w.raw(), ids().0, factors.raw());
+        let scaled = typed::<B, 2>(found).cast(DType::F32) * 1e-3;
+        close::<B, 2>("dw", raw(scaled), raw(typed::<Flex, 2>(expected) * 1e-3), row);
+    }
+}
+
+pub fn dropout<B: FusedBackend>(dtype: DType) {
+    let key = DropoutKey { seed: 0x0123_4567_89ab_cdef, step: 7, micro_batch: 2, layer: 0xfeed_beef };
+    let read = |data: TensorData| data.iter::<f32>().collect::<Vec<_>>();
+    // Whole vectors, odd counts, and more elements than a cube.
+    for (rows, features) in ROWS.into_iter().chain([(1, 2), (3, 6), (70, 512)]) {
+        let x = random::<B, 2>([rows, features], 1, dtype);
+        for probability in [0.05, 0.5] {
+            let dropout = Dropout { probability, key };
+            let expected = ops::dropout::reference::<Flex>(x.cpu(), dropout);
+            let found = B::dropout(x.raw(), dropout);
+            let kept = |values: Vec<f32>| values.into_iter().map(|value| value == 0.0).collect::<Vec<_>>();
+            let dropped = kept(read(typed::<B, 2>(found.clone()).cast(DType::F32).into_data()));
+            assert_eq!(dropped, kept(read(typed::<Flex, 2>(expected.clone()).into_data())), "{rows} × {features}");
+            close::<B, 2>("dropout", found, expected, dtype);
+        }
     }
 }

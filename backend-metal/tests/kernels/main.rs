@@ -17,7 +17,7 @@ macro_rules! on {
         mod $name {
             use super::*;
 
-            on!(@tests $backend; $(#[$ignored])?; elements: rms_norm, add_rms_norm, layer_norm, rotary, glu, adamw, pack, squared_norm, select_rows, cross_entropy);
+            on!(@tests $backend; $(#[$ignored])?; elements: rms_norm, add_rms_norm, layer_norm, rotary, glu, dropout, adamw, pack, squared_norm, select_rows, cross_entropy);
             on!(@tests $backend; $(#[$ignored])?; products: linear, lora_linear);
             on!(@tests $backend; $(#[$ignored])?; attention: attention, decode);
             on!(@tests $backend; $(#[$ignored])?; differences: gradients);

@@ -3,7 +3,7 @@
 use burn::backend::Flex;
 use burn::tensor::DType;
 use burnish_kernels::lora_linear::LoraSaved;
-use burnish_kernels::{self as ops, FusedBackend};
+use burnish_kernels::{self as ops, Dropout, DropoutKey, FusedBackend};
 
 use crate::sample::{Pair, close, numbers, product_row, random};
 
@@ -51,18 +51,22 @@ pub fn lora_linear<B: FusedBackend>(dtype: DType) {
 }
 
 fn lora_linear_of<B: FusedBackend>(dtype: DType, sizes: impl IntoIterator<Item = ((usize, usize, usize), usize)>) {
-    for ((rows, inputs, outputs), rank) in sizes {
+    let dropout = Dropout { probability: 0.3, key: DropoutKey { seed: 1, step: 2, micro_batch: 3, layer: 4 } };
+    let sizes = sizes.into_iter().flat_map(|size| [(size, None), (size, Some(dropout))]);
+    for (((rows, inputs, outputs), rank), dropout) in sizes {
         let x = random::<B, 2>([rows, inputs], 1, dtype);
         let w = scaled::<B>([outputs, inputs], 2, dtype, inputs.max(outputs));
         let a = scaled::<B>([rank, inputs], 3, DType::F32, inputs);
         let b = scaled::<B>([outputs, rank], 4, DType::F32, outputs.max(rank));
         let g = scaled::<B>([rows, outputs], 5, dtype, rows);
-        let name = |part: &str| format!("{part} of {rows} x {inputs} x {outputs}, rank {rank}");
-        let (y, hidden) = B::lora_linear(x.raw(), w.raw(), a.raw(), b.raw(), 0.5);
-        let (expected, expected_hidden) = ops::lora_linear::reference::<Flex>(x.cpu(), w.cpu(), a.cpu(), b.cpu(), 0.5);
+        let name = |part: &str| format!("{part} of {rows} x {inputs} x {outputs}, rank {rank}, {dropout:?}");
+        let (y, hidden) = B::lora_linear(x.raw(), w.raw(), a.raw(), b.raw(), 0.5, dropout);
+        let (expected, expected_hidden) =
+            ops::lora_linear::reference::<Flex>(x.cpu(), w.cpu(), a.cpu(), b.cpu(), 0.5, dropout);
         close::<B, 2>(&name("lora y"), y, expected, product_row::<B>(dtype));
         close::<B, 2>(&name("lora hidden"), hidden.clone(), expected_hidden.clone(), product_row::<B>(dtype));
-        let saved = LoraSaved::<B> { x: x.raw(), weight: w.raw(), lora_a: a.raw(), lora_b: b.raw(), hidden, scale: 0.5 };
+        let (weight, lora_a, lora_b) = (w.raw(), a.raw(), b.raw());
+        let saved = LoraSaved::<B> { x: x.raw(), weight, lora_a, lora_b, hidden, scale: 0.5, dropout };
         let found = B::lora_linear_backward(saved, g.raw(), true);
         let saved = LoraSaved::<Flex> {
             x: x.cpu(),
@@ -71,6 +75,7 @@ fn lora_linear_of<B: FusedBackend>(dtype: DType, sizes: impl IntoIterator<Item =
             lora_b: b.cpu(),
             hidden: expected_hidden,
             scale: 0.5,
+            dropout,
         };
         let expected = ops::lora_linear::reference_backward::<Flex>(saved, g.cpu(), true);
         close::<B, 2>(&name("lora dx"), found.x.unwrap(), expected.x.unwrap(), product_row::<B>(dtype));

@@ -9,6 +9,7 @@ use super::rows;
 use crate::adamw::{AdamWStep, AdamWTensors};
 use crate::attention::{AttentionOptions, Statistics};
 use crate::backend::DeviceMemory;
+use crate::dropout::{self, Dropout};
 use crate::glu::{self, Activation};
 use crate::lora_linear::{self, LoraGradients, LoraSaved};
 use crate::matrix::{Product, multiply};
@@ -133,6 +134,13 @@ where
         glu::cube::backward(gate, up, grad, activation)
     }
 
+    fn dropout(x: FloatTensor<Self>, dropout: Dropout) -> FloatTensor<Self> {
+        if !R::FUSED || !alike(&[&x]) {
+            return dropout::reference::<Self>(x, dropout);
+        }
+        dropout::cube::forward(x, dropout)
+    }
+
     fn segment_attention(
         query: FloatTensor<Self>,
         key: FloatTensor<Self>,
@@ -222,20 +230,21 @@ where
         lora_a: FloatTensor<Self>,
         lora_b: FloatTensor<Self>,
         scale: f64,
+        dropout: Option<Dropout>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         if R::FUSED && alike(&[&x, &weight]) && lora_linear::cube::fits(&x, &weight, [&lora_a, &lora_b]) {
             let inputs = (x.clone(), weight.clone(), lora_a.clone(), lora_b.clone());
-            if let Some(found) = lora_linear::cube::forward(inputs.0, inputs.1, inputs.2, inputs.3, scale) {
+            if let Some(found) = lora_linear::cube::forward(inputs.0, inputs.1, inputs.2, inputs.3, scale, dropout) {
                 return found;
             }
         }
-        lora_linear::reference::<Self>(x, weight, lora_a, lora_b, scale)
+        lora_linear::reference::<Self>(x, weight, lora_a, lora_b, scale, dropout)
     }
 
     fn lora_linear_backward(saved: LoraSaved<Self>, grad: FloatTensor<Self>, input_gradient: bool) -> LoraGradients<Self> {
-        let LoraSaved { x, weight, lora_a, lora_b, hidden, scale } = saved.clone();
+        let LoraSaved { x, weight, lora_a, lora_b, hidden, scale, dropout } = saved.clone();
         if R::FUSED && alike(&[&x, &weight, &hidden, &grad]) && lora_linear::cube::fits(&x, &weight, [&lora_a, &lora_b]) {
-            let saved = lora_linear::cube::Saved { x, weight, lora_a, lora_b, hidden, scale };
+            let saved = lora_linear::cube::Saved { x, weight, lora_a, lora_b, hidden, scale, dropout };
             if let Some((x, lora_a, lora_b)) = lora_linear::cube::backward(saved, grad.clone(), input_gradient) {
                 return LoraGradients { x, lora_a, lora_b };
             }
@@ -251,33 +260,30 @@ where
         if !R::FUSED || !alike(&[&hidden, &weight]) {
             return linear_cross_entropy::reference::<Self>(hidden, weight, labels);
         }
-        let logits = |hidden| Self::dense_linear(hidden, weight.clone());
-        let gradient = false;
-        let chunk = linear_cross_entropy::cube::chunk_tokens(weight.shape()[0]);
-        let chunks = linear_cross_entropy::chunks::<Self>(hidden, labels, chunk);
-        let losses = chunks.map(|(hidden, labels)| linear_cross_entropy::cube::losses(logits(hidden), labels, gradient).0);
-        linear_cross_entropy::total::<Self>(losses.collect())
+        linear_cross_entropy::cube::forward::<R, Self>(hidden, weight, labels)
     }
 
     fn linear_cross_entropy_with_gradient(
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         labels: IntTensor<Self>,
-        weight_gradient: bool,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, Option<FloatTensor<Self>>) {
-        if !R::FUSED || weight_gradient || !alike(&[&hidden, &weight]) {
-            return linear_cross_entropy::reference_with_gradient::<Self>(hidden, weight, labels, weight_gradient);
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if !R::FUSED || !alike(&[&hidden, &weight]) {
+            return linear_cross_entropy::reference_with_gradient::<Self>(hidden, weight, labels);
         }
-        let chunk = linear_cross_entropy::cube::chunk_tokens(weight.shape()[0]);
-        let (mut losses, mut gradients) = (Vec::new(), Vec::new());
-        for (hidden, labels) in linear_cross_entropy::chunks::<Self>(hidden, labels, chunk) {
-            let logits = Self::dense_linear(hidden, weight.clone());
-            let (loss, d_logits) = linear_cross_entropy::cube::losses(logits, labels, true);
-            losses.push(loss);
-            gradients.push(typed::<Self, 2>(Self::linear_backward_input(d_logits, weight.clone())));
+        linear_cross_entropy::cube::forward_with_gradient::<R, Self>(hidden, weight, labels)
+    }
+
+    fn linear_cross_entropy_backward_weight(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        labels: IntTensor<Self>,
+        factors: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        if !R::FUSED || !alike(&[&hidden, &weight]) || !is_f32(&[&factors]) {
+            return linear_cross_entropy::reference_backward_weight::<Self>(hidden, weight, labels, factors);
         }
-        let d_hidden = if gradients.len() == 1 { gradients.remove(0) } else { burn::tensor::Tensor::cat(gradients, 0) };
-        (linear_cross_entropy::total::<Self>(losses), raw(d_hidden), None)
+        linear_cross_entropy::cube::backward_weight::<R, Self>(hidden, weight, labels, factors)
     }
 
     fn select_rows_backward(grad: FloatTensor<Self>, places: IntTensor<Self>, rows: usize) -> FloatTensor<Self> {

@@ -10,6 +10,7 @@ use burn::tensor::{DType, TensorData, TensorMetadata};
 use burn_flex::{Flex, FlexTensor};
 
 use crate::attention::{AttentionOptions, Statistics};
+use crate::dropout::{self, Dropout};
 use crate::glu::{self, Activation};
 use crate::lora_linear::{LoraGradients, LoraSaved};
 use crate::{FusedBackend, attention, linear, linear_cross_entropy, lora_linear, rms_norm, rotary};
@@ -90,6 +91,13 @@ impl FusedBackend for Flex {
         glu::flex::backward(&gate, &up, &grad)
     }
 
+    fn dropout(x: FloatTensor<Self>, dropout: Dropout) -> FloatTensor<Self> {
+        if !all_f32(&[&x]) {
+            return dropout::reference::<Self>(x, dropout);
+        }
+        dropout::flex::forward(&x, dropout)
+    }
+
     fn segment_attention(
         query: FloatTensor<Self>,
         key: FloatTensor<Self>,
@@ -131,11 +139,12 @@ impl FusedBackend for Flex {
         lora_a: FloatTensor<Self>,
         lora_b: FloatTensor<Self>,
         scale: f64,
+        dropout: Option<Dropout>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         if dims2(&x).0 <= linear::flex::FEW_ROWS || !all_f32(&[&x, &weight, &lora_a, &lora_b]) {
-            return lora_linear::reference::<Self>(x, weight, lora_a, lora_b, scale);
+            return lora_linear::reference::<Self>(x, weight, lora_a, lora_b, scale, dropout);
         }
-        lora_linear::flex::forward(&x, &weight, &lora_a, &lora_b, scale)
+        lora_linear::flex::forward(&x, &weight, &lora_a, &lora_b, scale, dropout)
     }
 
     fn lora_linear_backward(saved: LoraSaved<Self>, grad: FloatTensor<Self>, input_gradient: bool) -> LoraGradients<Self> {
@@ -153,18 +162,29 @@ impl FusedBackend for Flex {
         if !all_f32(&[&hidden, &weight]) {
             return linear_cross_entropy::reference::<Self>(hidden, weight, labels);
         }
-        linear_cross_entropy::flex::loss(&hidden, &weight, labels)
+        linear_cross_entropy::flex::losses(&hidden, &weight, labels)
     }
 
     fn linear_cross_entropy_with_gradient(
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         labels: IntTensor<Self>,
-        weight_gradient: bool,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, Option<FloatTensor<Self>>) {
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         if !all_f32(&[&hidden, &weight]) {
-            return linear_cross_entropy::reference_with_gradient::<Self>(hidden, weight, labels, weight_gradient);
+            return linear_cross_entropy::reference_with_gradient::<Self>(hidden, weight, labels);
         }
-        linear_cross_entropy::flex::with_gradient(&hidden, &weight, labels, weight_gradient)
+        linear_cross_entropy::flex::with_gradient(&hidden, &weight, labels)
+    }
+
+    fn linear_cross_entropy_backward_weight(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        labels: IntTensor<Self>,
+        factors: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        if !all_f32(&[&hidden, &weight, &factors]) {
+            return linear_cross_entropy::reference_backward_weight::<Self>(hidden, weight, labels, factors);
+        }
+        linear_cross_entropy::flex::backward_weight(&hidden, &weight, labels, &factors)
     }
 }

@@ -129,6 +129,14 @@ pub(crate) fn scale(row: &mut [f32], factor: f32) {
     }
 }
 
+/// `y += factor · x` where the word of an element is not below the threshold.
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
+pub(crate) fn add_kept(y: &mut [f32], x: &[f32], words: &[u32], threshold: u32, factor: f32) {
+    for ((y, x), word) in y.iter_mut().zip(x).zip(words) {
+        *y += if *word < threshold { 0.0 } else { *x * factor };
+    }
+}
+
 /// `y = x · w · factor`.
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
 pub(crate) fn weighted(y: &mut [f32], x: &[f32], w: &[f32], factor: f32) {

@@ -1,4 +1,5 @@
-//! The backward rule: the gradients are taken in the forward pass, so only they are kept.
+//! The backward rule: the gradients for the hidden states are taken in the forward pass, so only they are kept. They are right
+//! for any factors, since a token's loss depends on its own row alone; the gradient for a weight mixes the rows, and so waits.
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
@@ -8,31 +9,41 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, Tensor, TensorMetadata};
 
 use crate::FusedBackend;
-use crate::primitive::{raw, typed};
+use crate::primitive::{cast, raw, typed};
 
 #[derive(Debug)]
 struct LinearCrossEntropy;
 
+/// What the gradient for the weight is taken from.
+#[derive(Debug, Clone)]
+struct Inputs<B: FusedBackend> {
+    hidden: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    labels: IntTensor<B>,
+}
+
 impl<B: FusedBackend> Backward<B, 2> for LinearCrossEntropy {
-    type State = (FloatTensor<B>, Option<FloatTensor<B>>);
+    /// The gradients for the hidden states, and the inputs, each where it is asked for.
+    type State = (Option<FloatTensor<B>>, Option<Inputs<B>>);
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
-        let factor = typed::<B, 1>(grads.consume::<B>(&ops.node)).reshape([1, 1]);
-        let (d_hidden, d_weight) = ops.state;
+        let factors = cast::<B>(grads.consume::<B>(&ops.node), DType::F32);
+        let (d_hidden, inputs) = ops.state;
         let [hidden_node, weight_node] = ops.parents;
-        if let Some(node) = hidden_node {
-            grads.register::<B>(node.id, scaled::<B>(d_hidden, factor.clone()));
+        if let (Some(node), Some(d_hidden)) = (hidden_node, d_hidden) {
+            grads.register::<B>(node.id, scaled::<B>(d_hidden, factors.clone()));
         }
-        if let (Some(node), Some(d_weight)) = (weight_node, d_weight) {
-            grads.register::<B>(node.id, scaled::<B>(d_weight, factor));
+        if let (Some(node), Some(Inputs { hidden, weight, labels })) = (weight_node, inputs) {
+            grads.register::<B>(node.id, B::linear_cross_entropy_backward_weight(hidden, weight, labels, factors));
         }
     }
 }
 
-/// The gradient times the factor, which a 16-bit dtype might not hold.
-fn scaled<B: FusedBackend>(gradient: FloatTensor<B>, factor: Tensor<B, 2>) -> FloatTensor<B> {
+/// Every row of the gradient times its factor, which a 16-bit dtype might not hold.
+fn scaled<B: FusedBackend>(gradient: FloatTensor<B>, factors: FloatTensor<B>) -> FloatTensor<B> {
     let dtype = gradient.dtype();
-    raw((typed::<B, 2>(gradient).cast(DType::F32) * factor).cast(dtype))
+    let factors: Tensor<B, 2> = typed::<B, 1>(factors).unsqueeze_dim(1);
+    raw((typed::<B, 2>(gradient).cast(DType::F32) * factors).cast(dtype))
 }
 
 pub(crate) fn forward<B: FusedBackend, C: CheckpointStrategy>(
@@ -40,13 +51,21 @@ pub(crate) fn forward<B: FusedBackend, C: CheckpointStrategy>(
     weight: FloatTensor<Autodiff<B, C>>,
     labels: IntTensor<B>,
 ) -> FloatTensor<Autodiff<B, C>> {
-    let weight_gradient = weight.is_tracked();
-    match LinearCrossEntropy.prepare::<C>([hidden.node, weight.node]).compute_bound().stateful() {
-        OpsKind::Tracked(prep) => {
-            let (losses, d_hidden, d_weight) =
-                B::linear_cross_entropy_with_gradient(hidden.primitive, weight.primitive, labels, weight_gradient);
-            prep.finish((d_hidden, d_weight), losses)
-        }
-        OpsKind::UnTracked(prep) => prep.finish(B::linear_cross_entropy(hidden.primitive, weight.primitive, labels)),
+    let (hidden_tracked, weight_tracked) = (hidden.is_tracked(), weight.is_tracked());
+    let prepared = LinearCrossEntropy.prepare::<C>([hidden.node, weight.node]).compute_bound();
+    let (hidden, weight) = (hidden.primitive, weight.primitive);
+    let inputs = weight_tracked.then(|| {
+        let (hidden, weight, labels) = (hidden.clone(), weight.clone(), labels.clone());
+        Inputs::<B> { hidden, weight, labels }
+    });
+    let (losses, d_hidden) = if hidden_tracked {
+        let (losses, d_hidden) = B::linear_cross_entropy_with_gradient(hidden, weight, labels);
+        (losses, Some(d_hidden))
+    } else {
+        (B::linear_cross_entropy(hidden, weight, labels), None)
+    };
+    match prepared.stateful() {
+        OpsKind::Tracked(prep) => prep.finish((d_hidden, inputs), losses),
+        OpsKind::UnTracked(prep) => prep.finish(losses),
     }
 }

@@ -5,16 +5,31 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
+use super::{Labels, Sum, chunks, joined, of_tokens};
+use crate::FusedBackend;
 use crate::cube::launch::{contiguous, cubes, empty, row_units, vector_size};
 use crate::cube::reduce::{Planes, cube_max, cube_sum, vector_sum};
+use crate::matrix::{Product, multiply};
+use crate::primitive::{cast, raw, typed};
 
 /// Elements of logits alive at a time: 64 Mi are 128 MiB of a 16-bit dtype.
 const CHUNK_ELEMENTS: usize = 64 << 20;
 /// Chunks are whole tiles of the matrix product, where there are as many tokens.
 const TILE: usize = 128;
 
+/// What a launch makes of the logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Slopes {
+    /// They stay.
+    None,
+    /// They become the gradient of their token's loss.
+    Plain,
+    /// The same, times the factor of the token.
+    WithFactors,
+}
+
 /// Tokens whose logits are computed together.
-pub(crate) fn chunk_tokens(vocabulary: usize) -> usize {
+fn chunk_tokens(vocabulary: usize) -> usize {
     let tokens = (CHUNK_ELEMENTS / vocabulary.max(1)).max(1);
     if tokens > TILE { tokens / TILE * TILE } else { tokens }
 }
@@ -23,12 +38,13 @@ pub(crate) fn chunk_tokens(vocabulary: usize) -> usize {
 fn loss_kernel<F: Float, I: Int, N: Size>(
     logits: &mut Array<Vector<F, N>>,
     labels: &Array<I>,
+    factors: &Array<f32>,
     losses: &mut Array<f32>,
     rows: u32,
     #[comptime] vectors: usize,
     #[comptime] units: usize,
     #[comptime] planes: Planes,
-    #[comptime] gradient: bool,
+    #[comptime] slopes: Slopes,
     #[define(F)] _dtype: StorageType,
     #[define(I)] _labels: StorageType,
 ) {
@@ -69,7 +85,7 @@ fn loss_kernel<F: Float, I: Int, N: Size>(
             }
             losses[row] = log_sum - own;
         }
-        if comptime!(gradient) {
+        if comptime!(slopes != Slopes::None) {
             // The label's logit is read by the first unit before anyone writes.
             sync_cube();
             let mut at = UNIT_POS as usize;
@@ -82,6 +98,9 @@ fn loss_kernel<F: Float, I: Int, N: Size>(
                         slope[i] = slope[i] - 1.0f32;
                     }
                 }
+                if comptime!(slopes == Slopes::WithFactors) {
+                    slope *= Vector::new(factors[row]);
+                }
                 logits[start + at] = Vector::<F, N>::cast_from(slope);
                 at += units;
             }
@@ -89,11 +108,26 @@ fn loss_kernel<F: Float, I: Int, N: Size>(
     }
 }
 
-/// Losses `[rows]`, f32, of logits `[rows, vocabulary]`; with `gradient` the logits become their gradients.
-pub(crate) fn losses<R: CubeRuntime>(
+/// Losses `[rows]`, f32, of logits `[rows, vocabulary]`.
+fn losses<R: CubeRuntime>(logits: CubeTensor<R>, labels: CubeTensor<R>) -> CubeTensor<R> {
+    launch(logits, labels, None, Slopes::None).0
+}
+
+/// The losses, and the logits, which have become their gradients.
+fn losses_and_slopes<R: CubeRuntime>(logits: CubeTensor<R>, labels: CubeTensor<R>) -> (CubeTensor<R>, CubeTensor<R>) {
+    launch(logits, labels, None, Slopes::Plain)
+}
+
+/// The logits, which have become their gradients, each row times its factor, f32.
+fn scaled_slopes<R: CubeRuntime>(logits: CubeTensor<R>, labels: CubeTensor<R>, factors: CubeTensor<R>) -> CubeTensor<R> {
+    launch(logits, labels, Some(factors), Slopes::WithFactors).1
+}
+
+fn launch<R: CubeRuntime>(
     logits: CubeTensor<R>,
     labels: CubeTensor<R>,
-    gradient: bool,
+    factors: Option<CubeTensor<R>>,
+    slopes: Slopes,
 ) -> (CubeTensor<R>, CubeTensor<R>) {
     let (logits, labels) = (contiguous(logits), contiguous(labels));
     let shape = logits.shape();
@@ -102,6 +136,8 @@ pub(crate) fn losses<R: CubeRuntime>(
     let vectors = vocabulary / size;
     let units = row_units(vectors);
     let losses = empty(&logits, [rows], DType::F32);
+    // A kernel's bindings are fixed: factors that are not there are never read.
+    let factors = factors.map_or_else(|| empty(&logits, [1], DType::F32), contiguous);
     let (client, dtype, label_dtype) = (logits.client.clone(), logits.dtype, labels.dtype);
     let planes = Planes::of(&logits.client);
     // SAFETY: a cube stays within its row, and labels are below the vocabulary.
@@ -113,15 +149,94 @@ pub(crate) fn losses<R: CubeRuntime>(
             size,
             logits.clone().into_array_arg(),
             labels.into_array_arg(),
+            factors.into_array_arg(),
             losses.clone().into_array_arg(),
             rows as u32,
             vectors,
             units,
             planes,
-            gradient,
+            slopes,
             dtype.into(),
             label_dtype.into(),
         );
     }
     (losses, logits)
+}
+
+/// A backend on a runtime.
+pub(crate) trait On<R: CubeRuntime>:
+    FusedBackend<FloatTensorPrimitive = CubeTensor<R>, IntTensorPrimitive = CubeTensor<R>>
+{
+}
+
+impl<R, B> On<R> for B
+where
+    R: CubeRuntime,
+    B: FusedBackend<FloatTensorPrimitive = CubeTensor<R>, IntTensorPrimitive = CubeTensor<R>>,
+{
+}
+
+/// The losses, `[tokens]`.
+pub(crate) fn forward<R: CubeRuntime, B: On<R>>(
+    hidden: CubeTensor<R>,
+    weight: CubeTensor<R>,
+    labels: CubeTensor<R>,
+) -> CubeTensor<R> {
+    let (hidden, labels) = (typed::<B, 2>(hidden), Labels::<B>::from_primitive(labels));
+    let chunks = chunks(hidden.dims()[0], chunk_tokens(weight.shape()[0]));
+    let losses = chunks.map(|at| {
+        let logits = B::dense_linear(raw(of_tokens(&hidden, &at)), weight.clone());
+        typed::<B, 1>(losses(logits, of_tokens(&labels, &at).into_primitive()))
+    });
+    joined(losses.collect())
+}
+
+/// The losses, and the gradient of each for its row of `hidden`.
+pub(crate) fn forward_with_gradient<R: CubeRuntime, B: On<R>>(
+    hidden: CubeTensor<R>,
+    weight: CubeTensor<R>,
+    labels: CubeTensor<R>,
+) -> (CubeTensor<R>, CubeTensor<R>) {
+    let (hidden, labels) = (typed::<B, 2>(hidden), Labels::<B>::from_primitive(labels));
+    let chunks = chunks(hidden.dims()[0], chunk_tokens(weight.shape()[0]));
+    let (losses, d_hidden) = chunks
+        .map(|at| {
+            let logits = B::dense_linear(raw(of_tokens(&hidden, &at)), weight.clone());
+            let (losses, slopes) = losses_and_slopes(logits, of_tokens(&labels, &at).into_primitive());
+            (typed::<B, 1>(losses), typed::<B, 2>(B::linear_backward_input(slopes, weight.clone())))
+        })
+        .unzip();
+    (joined(losses), joined(d_hidden))
+}
+
+/// The gradient of `Σ factorᵢ lossᵢ` for `weight`.
+pub(crate) fn backward_weight<R: CubeRuntime, B: On<R>>(
+    hidden: CubeTensor<R>,
+    weight: CubeTensor<R>,
+    labels: CubeTensor<R>,
+    factors: CubeTensor<R>,
+) -> CubeTensor<R> {
+    let (hidden, labels) = (typed::<B, 2>(hidden), Labels::<B>::from_primitive(labels));
+    let factors = typed::<B, 1>(factors);
+    // Relative to the largest one, so that a 16-bit dtype holds the factors' products.
+    let largest = factors.clone().abs().max().clamp_min(f32::MIN_POSITIVE);
+    let relative = factors / largest.clone();
+    let mut sum = Sum::<B>::default();
+    for at in chunks(hidden.dims()[0], chunk_tokens(weight.shape()[0])) {
+        let hidden = raw(of_tokens(&hidden, &at));
+        let logits = B::dense_linear(hidden.clone(), weight.clone());
+        let slopes = scaled_slopes(logits, of_tokens(&labels, &at).into_primitive(), raw(of_tokens(&relative, &at)));
+        sum.add(typed(over_tokens::<R, B>(slopes, hidden)));
+    }
+    sum.finish(&typed(weight), Some(largest))
+}
+
+/// `slopesᵀ · hidden`, f32.
+fn over_tokens<R: CubeRuntime, B: On<R>>(slopes: CubeTensor<R>, hidden: CubeTensor<R>) -> CubeTensor<R> {
+    let (a, b, out) = (slopes.clone(), hidden.clone(), DType::F32);
+    let product = Product { a, b, transposed_a: true, transposed_b: false, more: None, alpha: 1.0, out };
+    multiply(product).unwrap_or_else(|| {
+        let [slopes, hidden] = [slopes, hidden].map(|tensor| cast::<B>(tensor, DType::F32));
+        B::linear_backward_weight(hidden, slopes)
+    })
 }

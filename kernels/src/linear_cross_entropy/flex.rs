@@ -3,7 +3,7 @@
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::chunk_tokens;
+use super::{chunk_tokens, chunks};
 use crate::flex::matrix::{Matrix, MatrixMut, multiply};
 use crate::flex::{dims2, tensor, vector};
 
@@ -12,78 +12,109 @@ fn read_labels(labels: FlexTensor) -> Vec<usize> {
     labels.into_data().iter::<i64>().map(|label| usize::try_from(label).unwrap_or(usize::MAX)).collect()
 }
 
-pub(crate) fn loss(hidden: &FlexTensor, weight: &FlexTensor, labels: FlexTensor) -> FlexTensor {
-    let (loss, ..) = run(hidden, weight, labels, false, false);
-    tensor(vec![loss], [1])
+/// The losses, `[tokens]`.
+pub(crate) fn losses(hidden: &FlexTensor, weight: &FlexTensor, labels: FlexTensor) -> FlexTensor {
+    let labels = read_labels(labels);
+    let mut losses = vec![0.0; labels.len()];
+    each_chunk(hidden, weight, &labels, |chunk| {
+        let rows = chunk.logits.par_chunks_mut(chunk.weight.rows).zip(chunk.labels);
+        let losses = &mut losses[chunk.start..chunk.start + chunk.labels.len()];
+        losses.par_iter_mut().zip(rows).for_each(|(loss, (row, label))| *loss = row_loss(row, *label));
+    });
+    let tokens = losses.len();
+    tensor(losses, [tokens])
 }
 
-pub(crate) fn with_gradient(
-    hidden: &FlexTensor,
-    weight: &FlexTensor,
-    labels: FlexTensor,
-    weight_gradient: bool,
-) -> (FlexTensor, FlexTensor, Option<FlexTensor>) {
+/// The losses, and the gradient of each for its row of `hidden`.
+pub(crate) fn with_gradient(hidden: &FlexTensor, weight: &FlexTensor, labels: FlexTensor) -> (FlexTensor, FlexTensor) {
     let (tokens, features) = dims2(hidden);
-    let vocabulary = dims2(weight).0;
-    let (loss, d_hidden, d_weight) = run(hidden, weight, labels, true, weight_gradient);
-    let d_weight = weight_gradient.then(|| tensor(d_weight, [vocabulary, features]));
-    (tensor(vec![loss], [1]), tensor(d_hidden, [tokens, features]), d_weight)
+    let labels = read_labels(labels);
+    let (mut losses, mut d_hidden) = (vec![0.0; tokens], vec![0.0; tokens * features]);
+    each_chunk(hidden, weight, &labels, |chunk| {
+        let (start, end) = (chunk.start, chunk.start + chunk.labels.len());
+        let rows = chunk.logits.par_chunks_mut(chunk.weight.rows).zip(chunk.labels);
+        losses[start..end].par_iter_mut().zip(rows).for_each(|(loss, (row, label))| *loss = row_slopes(row, *label, 1.0));
+        let slopes = Matrix::new(chunk.logits, end - start, chunk.weight.rows);
+        let target = MatrixMut { data: &mut d_hidden[start * features..end * features], row_stride: features };
+        multiply(target, false, 1.0, slopes, chunk.weight, true);
+    });
+    (tensor(losses, [tokens]), tensor(d_hidden, [tokens, features]))
 }
 
-fn run(
+/// The gradient of `Σ factorᵢ lossᵢ` for `weight`.
+pub(crate) fn backward_weight(
     hidden: &FlexTensor,
     weight: &FlexTensor,
     labels: FlexTensor,
-    gradient: bool,
-    weight_gradient: bool,
-) -> (f32, Vec<f32>, Vec<f32>) {
+    factors: &FlexTensor,
+) -> FlexTensor {
+    let (vocabulary, features) = dims2(weight);
+    let labels = read_labels(labels);
+    let factors = factors.to_contiguous();
+    let factors = factors.storage::<f32>();
+    let mut d_weight = vec![0.0; vocabulary * features];
+    each_chunk(hidden, weight, &labels, |chunk| {
+        let factors = &factors[chunk.start..chunk.start + chunk.labels.len()];
+        let rows = chunk.logits.par_chunks_mut(vocabulary).zip(chunk.labels).zip(factors);
+        rows.for_each(|((row, label), factor)| {
+            row_slopes(row, *label, *factor);
+        });
+        let slopes = Matrix::new(chunk.logits, chunk.labels.len(), vocabulary);
+        let target = MatrixMut { data: &mut d_weight, row_stride: features };
+        multiply(target, true, 1.0, slopes.transposed(), chunk.hidden, true);
+    });
+    tensor(d_weight, [vocabulary, features])
+}
+
+/// Some tokens with their logits.
+struct Chunk<'a> {
+    /// Number of the first token.
+    start: usize,
+    hidden: Matrix<'a>,
+    weight: Matrix<'a>,
+    labels: &'a [usize],
+    /// `[tokens, vocabulary]`.
+    logits: &'a mut [f32],
+}
+
+/// Calls `each` for one chunk after the other; their logits share one buffer.
+fn each_chunk(hidden: &FlexTensor, weight: &FlexTensor, labels: &[usize], mut each: impl FnMut(Chunk)) {
     let (tokens, features) = dims2(hidden);
     let vocabulary = dims2(weight).0;
     let (hidden, weight) = (hidden.to_contiguous(), weight.to_contiguous());
     let hidden = Matrix::new(hidden.storage(), tokens, features);
     let weight = Matrix::new(weight.storage(), vocabulary, features);
-    let labels = read_labels(labels);
     assert!(
         labels.len() == tokens && labels.iter().all(|label| *label < vocabulary),
         "linear_cross_entropy: a label is no token"
     );
     let chunk = chunk_tokens(vocabulary);
     let mut logits = vec![0.0; chunk.min(tokens) * vocabulary];
-    let mut d_hidden = vec![0.0; if gradient { tokens * features } else { 0 }];
-    let mut d_weight = vec![0.0; if weight_gradient { vocabulary * features } else { 0 }];
-    let mut loss = 0.0f64;
-    for start in (0..tokens).step_by(chunk) {
-        let length = chunk.min(tokens - start);
-        let h = hidden.narrow_rows(start, length);
-        let logits = &mut logits[..length * vocabulary];
-        multiply(MatrixMut { data: logits, row_stride: vocabulary }, false, 1.0, h, weight.transposed(), true);
-        let losses: Vec<f64> = logits
-            .par_chunks_mut(vocabulary)
-            .zip(&labels[start..start + length])
-            .map(|(row, label)| row_loss(row, *label, gradient))
-            .collect();
-        loss += losses.iter().sum::<f64>();
-        if gradient {
-            let d_logits = Matrix::new(logits, length, vocabulary);
-            let target = &mut d_hidden[start * features..(start + length) * features];
-            multiply(MatrixMut { data: target, row_stride: features }, false, 1.0, d_logits, weight, true);
-            if weight_gradient {
-                let target = MatrixMut { data: &mut d_weight, row_stride: features };
-                multiply(target, true, 1.0, d_logits.transposed(), h, true);
-            }
-        }
+    for at in chunks(tokens, chunk) {
+        let hidden = hidden.narrow_rows(at.start, at.len());
+        let logits = &mut logits[..at.len() * vocabulary];
+        multiply(MatrixMut { data: logits, row_stride: vocabulary }, false, 1.0, hidden, weight.transposed(), true);
+        each(Chunk { start: at.start, hidden, weight, labels: &labels[at], logits });
     }
-    (loss as f32, d_hidden, d_weight)
 }
 
-/// The loss of one token; with `gradient` the row becomes `softmax - onehot`.
-fn row_loss(row: &mut [f32], label: usize, gradient: bool) -> f64 {
+/// The loss of one token; the row becomes `e^(logit - largest)`.
+fn row_loss(row: &mut [f32], label: usize) -> f32 {
+    exponentials(row, label).0
+}
+
+/// The loss of one token; the row becomes `factor · (softmax - onehot)`.
+fn row_slopes(row: &mut [f32], label: usize, factor: f32) -> f32 {
+    let (loss, sum) = exponentials(row, label);
+    vector::scale(row, factor / sum);
+    row[label] -= factor;
+    loss
+}
+
+/// The loss of one token, and the sum of what the row becomes.
+fn exponentials(row: &mut [f32], label: usize) -> (f32, f32) {
     let largest = vector::maximum(row);
     let own = row[label];
     let sum = vector::exp_and_sum(row, largest);
-    if gradient {
-        vector::scale(row, 1.0 / sum);
-        row[label] -= 1.0;
-    }
-    f64::from(sum).ln() + f64::from(largest) - f64::from(own)
+    ((f64::from(sum).ln() + f64::from(largest) - f64::from(own)) as f32, sum)
 }

@@ -5,24 +5,33 @@ pub(crate) mod autodiff;
 pub(crate) mod cube;
 pub(crate) mod flex;
 
+use std::ops::Range;
+
 use burn::tensor::activation::log_softmax;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn::tensor::{DType, Int, Tensor, TensorMetadata};
+use burn::tensor::{BasicOps, DType, IndexingUpdateOp, Int, Tensor, TensorMetadata};
 
 use crate::FusedBackend;
-use crate::primitive::{raw, typed};
+use crate::primitive::{cast, raw, typed};
 
 /// Elements of logits alive at a time; 8 Mi are 32 MiB of f32.
 pub(crate) const CHUNK_ELEMENTS: usize = 8 << 20;
 
-/// Summed cross entropy of the tokens: `Σ logsumexp(h Wᵀ) - (h Wᵀ)[label]`.
+/// Token ids, `[tokens]`.
+pub(crate) type Labels<B> = Tensor<B, 1, Int>;
+
+/// Cross entropy of every token: `lossᵢ = logsumexp(hᵢ Wᵀ) - (hᵢ Wᵀ)[labelᵢ]`.
 ///
 /// Tokens that do not count are left out by the caller, and so cost nothing. The logits exist for a chunk of tokens
-/// at a time; the backward's gradients are taken in the same pass.
+/// at a time. The gradients for `hidden` are taken in the same pass and multiplied with each token's factor in the backward;
+/// only a weight that trains waits for the factors, and its backward takes the logits again.
 ///
 /// # Shapes
-/// `hidden` `[tokens, features]`, `weight` `[vocabulary, features]`, `labels` `[tokens]`; the result is `[1]`, f32.
+/// `hidden` `[tokens, features]`, `weight` `[vocabulary, features]`, `labels` `[tokens]`; the result is `[tokens]`.
+///
+/// # Precision
+/// The losses are f32, and so are the factors of the backward; gradients have the dtype of their tensor.
 ///
 /// # Panics
 /// When shapes do not fit.
@@ -49,93 +58,121 @@ pub(crate) fn chunk_tokens(vocabulary: usize) -> usize {
     (CHUNK_ELEMENTS / vocabulary.max(1)).max(1)
 }
 
-/// Tokens with their labels, so many at a time.
-#[cfg(feature = "cube")]
-pub(crate) fn chunks<B: Backend>(
-    hidden: FloatTensor<B>,
-    labels: IntTensor<B>,
-    chunk: usize,
-) -> impl Iterator<Item = (FloatTensor<B>, IntTensor<B>)> {
-    let hidden = typed::<B, 2>(hidden);
-    let labels = Tensor::<B, 1, Int>::from_primitive(labels);
-    let tokens = hidden.dims()[0];
-    (0..tokens).step_by(chunk).map(move |start| {
-        let length = chunk.min(tokens - start);
-        if length == tokens {
-            return (raw(hidden.clone()), labels.clone().into_primitive());
-        }
-        (raw(hidden.clone().narrow(0, start, length)), labels.clone().narrow(0, start, length).into_primitive())
-    })
+/// The tokens of every chunk.
+pub(crate) fn chunks(tokens: usize, chunk: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..tokens).step_by(chunk).map(move |start| start..tokens.min(start + chunk))
 }
 
-/// The sum of the losses of all chunks, `[1]`.
-#[cfg(feature = "cube")]
-pub(crate) fn total<B: Backend>(mut losses: Vec<FloatTensor<B>>) -> FloatTensor<B> {
-    if losses.len() == 1 {
-        return raw(typed::<B, 1>(losses.remove(0)).sum());
+/// What a tensor has of some tokens; itself where that is all.
+pub(crate) fn of_tokens<B: Backend, const D: usize, K: BasicOps<B>>(
+    tensor: &Tensor<B, D, K>,
+    tokens: &Range<usize>,
+) -> Tensor<B, D, K> {
+    if tokens.len() == tensor.dims()[0] {
+        return tensor.clone();
     }
-    raw(Tensor::cat(losses.into_iter().map(typed::<B, 1>).collect(), 0).sum())
+    tensor.clone().narrow(0, tokens.start, tokens.len())
 }
 
-/// Negative log-probabilities of the labels, `[tokens, 1]`, beside all log-probabilities, `[tokens, vocabulary]`.
-fn chunk_loss<B: FusedBackend>(
+/// What all chunks have, one after the other.
+pub(crate) fn joined<B: Backend, const D: usize>(mut chunks: Vec<Tensor<B, D>>) -> FloatTensor<B> {
+    raw(if chunks.len() == 1 { chunks.remove(0) } else { Tensor::cat(chunks, 0) })
+}
+
+/// Negative log-probabilities of the labels, `[tokens]`, beside all log-probabilities, `[tokens, vocabulary]`.
+fn chunk_losses<B: FusedBackend>(
     hidden: Tensor<B, 2>,
     weight: &Tensor<B, 2>,
-    labels: Tensor<B, 1, Int>,
-) -> (Tensor<B, 2>, Tensor<B, 2>) {
+    labels: Labels<B>,
+) -> (Tensor<B, 1>, Tensor<B, 2>) {
     let tokens = hidden.dims()[0];
     let logits = typed::<B, 2>(B::dense_linear(raw(hidden), raw(weight.clone()))).cast(DType::F32);
     let log_probabilities = log_softmax(logits, 1);
     let losses = log_probabilities.clone().gather(1, labels.reshape([tokens, 1])).neg();
-    (losses, log_probabilities)
+    (losses.reshape([tokens]), log_probabilities)
 }
 
-/// The composed forward.
+/// `softmax(h Wᵀ) - onehot(label)`, f32.
+fn slopes<B: Backend>(log_probabilities: Tensor<B, 2>, labels: Labels<B>) -> Tensor<B, 2> {
+    let tokens = labels.dims()[0];
+    let minus_one = Tensor::<B, 2>::ones([tokens, 1], &labels.device()).cast(DType::F32).neg();
+    log_probabilities.exp().scatter(1, labels.reshape([tokens, 1]), minus_one, IndexingUpdateOp::Add)
+}
+
+/// The composed losses, `[tokens]`.
 pub fn reference<B: FusedBackend>(hidden: FloatTensor<B>, weight: FloatTensor<B>, labels: IntTensor<B>) -> FloatTensor<B> {
     let (hidden, weight) = (typed::<B, 2>(hidden), typed::<B, 2>(weight));
-    let labels = Tensor::<B, 1, Int>::from_primitive(labels);
-    let (tokens, chunk) = (hidden.dims()[0], chunk_tokens(weight.dims()[0]));
-    let losses: Vec<Tensor<B, 2>> = (0..tokens)
-        .step_by(chunk)
-        .map(|start| {
-            let length = chunk.min(tokens - start);
-            chunk_loss(hidden.clone().narrow(0, start, length), &weight, labels.clone().narrow(0, start, length)).0
-        })
-        .collect();
-    raw(Tensor::cat(losses, 0).sum())
+    let labels = Labels::<B>::from_primitive(labels);
+    let chunks = chunks(hidden.dims()[0], chunk_tokens(weight.dims()[0]));
+    joined(chunks.map(|at| chunk_losses(of_tokens(&hidden, &at), &weight, of_tokens(&labels, &at)).0).collect())
 }
 
-/// The composed forward with gradients of the sum: `dh = (softmax(h Wᵀ) - onehot(label)) W`, `dW = (…)ᵀ h`.
+/// The composed losses, and the gradient of each for its own row of `hidden`: `dhᵢ = (softmax(hᵢ Wᵀ) - onehot(labelᵢ)) W`.
 pub fn reference_with_gradient<B: FusedBackend>(
     hidden: FloatTensor<B>,
     weight: FloatTensor<B>,
     labels: IntTensor<B>,
-    weight_gradient: bool,
-) -> (FloatTensor<B>, FloatTensor<B>, Option<FloatTensor<B>>) {
+) -> (FloatTensor<B>, FloatTensor<B>) {
     let dtype = hidden.dtype();
     let (hidden, weight) = (typed::<B, 2>(hidden), typed::<B, 2>(weight));
-    let labels = Tensor::<B, 1, Int>::from_primitive(labels);
-    let (tokens, chunk) = (hidden.dims()[0], chunk_tokens(weight.dims()[0]));
-    let (mut losses, mut d_hidden, mut d_weight) = (Vec::new(), Vec::new(), None::<Tensor<B, 2>>);
-    for start in (0..tokens).step_by(chunk) {
-        let length = chunk.min(tokens - start);
-        let (h, l) = (hidden.clone().narrow(0, start, length), labels.clone().narrow(0, start, length));
-        let (loss, log_probabilities) = chunk_loss(h.clone(), &weight, l.clone());
+    let labels = Labels::<B>::from_primitive(labels);
+    let (mut losses, mut gradients) = (Vec::new(), Vec::new());
+    for at in chunks(hidden.dims()[0], chunk_tokens(weight.dims()[0])) {
+        let labels = of_tokens(&labels, &at);
+        let (loss, log_probabilities) = chunk_losses(of_tokens(&hidden, &at), &weight, labels.clone());
         losses.push(loss);
-        let minus_one = Tensor::<B, 2>::ones([length, 1], &h.device()).cast(DType::F32).neg();
-        let d_logits = log_probabilities
-            .exp()
-            .scatter(1, l.reshape([length, 1]), minus_one, burn::tensor::IndexingUpdateOp::Add)
-            .cast(dtype);
-        if weight_gradient {
-            let part = typed::<B, 2>(B::linear_backward_weight(raw(h), raw(d_logits.clone()))).cast(DType::F32);
-            d_weight = Some(match d_weight {
-                Some(sum) => sum + part,
-                None => part,
-            });
-        }
-        d_hidden.push(typed::<B, 2>(B::linear_backward_input(raw(d_logits), raw(weight.clone()))));
+        let slopes = slopes(log_probabilities, labels).cast(dtype);
+        gradients.push(typed::<B, 2>(B::linear_backward_input(raw(slopes), raw(weight.clone()))));
     }
-    let weight_dtype = weight.dtype();
-    (raw(Tensor::cat(losses, 0).sum()), raw(Tensor::cat(d_hidden, 0)), d_weight.map(|sum| raw(sum.cast(weight_dtype))))
+    (joined(losses), joined(gradients))
+}
+
+/// The composed gradient of `Σ factorᵢ lossᵢ` for `weight`: `dW = Σ factorᵢ (softmax(hᵢ Wᵀ) - onehot(labelᵢ))ᵀ hᵢ`, taken in
+/// f32, since a 16-bit dtype might not hold the factors.
+pub fn reference_backward_weight<B: FusedBackend>(
+    hidden: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    labels: IntTensor<B>,
+    factors: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let (hidden, weight, factors) = (typed::<B, 2>(hidden), typed::<B, 2>(weight), typed::<B, 1>(factors));
+    let labels = Labels::<B>::from_primitive(labels);
+    let mut sum = Sum::default();
+    for at in chunks(hidden.dims()[0], chunk_tokens(weight.dims()[0])) {
+        let (hidden, labels) = (of_tokens(&hidden, &at), of_tokens(&labels, &at));
+        let (_, log_probabilities) = chunk_losses(hidden.clone(), &weight, labels.clone());
+        let slopes = slopes(log_probabilities, labels) * of_tokens(&factors, &at).reshape([at.len(), 1]);
+        sum.add(typed(B::linear_backward_weight(raw(hidden.cast(DType::F32)), raw(slopes))));
+    }
+    sum.finish(&weight, None)
+}
+
+/// A weight's gradient, chunk by chunk, f32.
+#[derive(Debug)]
+pub(crate) struct Sum<B: Backend>(Option<Tensor<B, 2>>);
+
+impl<B: Backend> Default for Sum<B> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<B: Backend> Sum<B> {
+    /// Adds the part of a chunk.
+    pub fn add(&mut self, part: Tensor<B, 2>) {
+        self.0 = Some(match self.0.take() {
+            Some(sum) => sum + part,
+            None => part,
+        });
+    }
+
+    /// The sum, times a factor, in the dtype of the weight.
+    pub fn finish(self, weight: &Tensor<B, 2>, factor: Option<Tensor<B, 1>>) -> FloatTensor<B> {
+        let sum = self.0.unwrap_or_else(|| weight.zeros_like().cast(DType::F32));
+        let sum = match factor {
+            Some(factor) => sum * factor.unsqueeze(),
+            None => sum,
+        };
+        cast::<B>(raw(sum), weight.dtype())
+    }
 }

@@ -9,6 +9,7 @@ use burn::tensor::ops::FloatTensor;
 
 use super::LoraSaved;
 use crate::FusedBackend;
+use crate::dropout::Dropout;
 
 #[derive(Debug)]
 struct LoraLinear;
@@ -22,6 +23,7 @@ struct Kept<B: FusedBackend> {
     lora_b: FloatTensor<B>,
     hidden: FloatTensor<B>,
     scale: f64,
+    dropout: Option<Dropout>,
 }
 
 impl<B: FusedBackend> Backward<B, 3> for LoraLinear {
@@ -30,9 +32,9 @@ impl<B: FusedBackend> Backward<B, 3> for LoraLinear {
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
         let [x_node, a_node, b_node] = ops.parents;
-        let Kept { x, weight, lora_a, lora_b, hidden, scale } = ops.state;
+        let Kept { x, weight, lora_a, lora_b, hidden, scale, dropout } = ops.state;
         let x = checkpointer.retrieve_node_output(x);
-        let saved = LoraSaved { x, weight, lora_a, lora_b, hidden, scale };
+        let saved = LoraSaved { x, weight, lora_a, lora_b, hidden, scale, dropout };
         let gradients = B::lora_linear_backward(saved, grad, x_node.is_some());
         if let (Some(node), Some(dx)) = (x_node, gradients.x) {
             grads.register::<B>(node.id, dx);
@@ -53,15 +55,17 @@ pub(crate) fn forward<B: FusedBackend, C: CheckpointStrategy>(
     lora_a: FloatTensor<Autodiff<B, C>>,
     lora_b: FloatTensor<Autodiff<B, C>>,
     scale: f64,
+    dropout: Option<Dropout>,
 ) -> (FloatTensor<Autodiff<B, C>>, FloatTensor<Autodiff<B, C>>) {
     assert!(!weight.is_tracked(), "lora_linear: the base weight is frozen; train it through `linear`");
     let nodes = [x.node.clone(), lora_a.node, lora_b.node];
     let (weight, lora_a, lora_b) = (weight.primitive, lora_a.primitive, lora_b.primitive);
-    let (y, hidden) = B::lora_linear(x.primitive.clone(), weight.clone(), lora_a.clone(), lora_b.clone(), scale);
+    let inputs = (x.primitive.clone(), weight.clone(), lora_a.clone(), lora_b.clone());
+    let (y, hidden) = B::lora_linear(inputs.0, inputs.1, inputs.2, inputs.3, scale, dropout);
     let y = match LoraLinear.prepare::<C>(nodes).compute_bound().stateful() {
         OpsKind::Tracked(mut prep) => {
             let x = prep.checkpoint(&x);
-            prep.finish(Kept { x, weight, lora_a, lora_b, hidden, scale }, y)
+            prep.finish(Kept { x, weight, lora_a, lora_b, hidden, scale, dropout }, y)
         }
         OpsKind::UnTracked(prep) => prep.finish(y),
     };

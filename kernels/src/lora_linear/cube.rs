@@ -4,6 +4,7 @@ use burn::tensor::{DType, TensorMetadata};
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 
+use crate::dropout::{self, Dropout};
 use crate::matrix::{More, Product, multiply};
 
 /// `x · factorᵀ` or `x · factor`, narrow, in the dtype of `x`.
@@ -12,19 +13,28 @@ fn narrow<R: CubeRuntime>(x: CubeTensor<R>, factor: CubeTensor<R>, transposed: b
     multiply(Product { a: x, b: factor, transposed_a: false, transposed_b: transposed, more: None, alpha: scale, out })
 }
 
-/// The result, and `scale · x Aᵀ`; `None` where products are not ours.
+/// The result, and `scale · dropout(x) Aᵀ`; `None` where products are not ours.
 pub(crate) fn forward<R: CubeRuntime>(
     x: CubeTensor<R>,
     weight: CubeTensor<R>,
     lora_a: CubeTensor<R>,
     lora_b: CubeTensor<R>,
     scale: f64,
+    dropout: Option<Dropout>,
 ) -> Option<(CubeTensor<R>, CubeTensor<R>)> {
     let out = x.dtype;
-    let hidden = narrow(x.clone(), lora_a, true, scale)?;
+    let hidden = narrow(seen(x.clone(), dropout), lora_a, true, scale)?;
     let more = Some(More { a: hidden.clone(), b: lora_b });
     let y = multiply(Product { a: x, b: weight, transposed_a: false, transposed_b: true, more, alpha: 1.0, out })?;
     Some((y, hidden))
+}
+
+/// What the adapter sees of `x`.
+fn seen<R: CubeRuntime>(x: CubeTensor<R>, dropout: Option<Dropout>) -> CubeTensor<R> {
+    match dropout {
+        Some(dropout) => dropout::cube::forward(x, dropout),
+        None => x,
+    }
 }
 
 /// The tensors that a backward starts from.
@@ -35,6 +45,7 @@ pub(crate) struct Saved<R: CubeRuntime> {
     pub lora_b: CubeTensor<R>,
     pub hidden: CubeTensor<R>,
     pub scale: f64,
+    pub dropout: Option<Dropout>,
 }
 
 /// Gradients for `x` (where asked for), `A` and `B`.
@@ -48,16 +59,20 @@ pub(crate) fn backward<R: CubeRuntime>(
     let over_rows = |a: CubeTensor<R>, b: CubeTensor<R>| {
         multiply(Product { a, b, transposed_a: true, transposed_b: false, more: None, alpha: 1.0, out: DType::F32 })
     };
-    let d_a = over_rows(scaled.clone(), saved.x)?;
+    let d_a = over_rows(scaled.clone(), seen(saved.x, saved.dropout))?;
     let d_b = over_rows(grad.clone(), saved.hidden)?;
-    let dx = if input_gradient {
-        let more = Some(More { a: scaled, b: saved.lora_a });
-        let product = Product { a: grad, b: saved.weight, transposed_a: false, transposed_b: false, more, alpha: 1.0, out };
-        Some(multiply(product)?)
-    } else {
-        None
+    if !input_gradient {
+        return Some((None, d_a, d_b));
+    }
+    let base = |more| {
+        let (a, b) = (grad, saved.weight);
+        multiply(Product { a, b, transposed_a: false, transposed_b: false, more, alpha: 1.0, out })
     };
-    Some((dx, d_a, d_b))
+    let dx = match saved.dropout {
+        Some(dropout) => dropout::cube::add(narrow(scaled, saved.lora_a, false, 1.0)?, base(None)?, dropout),
+        None => base(Some(More { a: scaled, b: saved.lora_a }))?,
+    };
+    Some((Some(dx), d_a, d_b))
 }
 
 /// Whether the dtypes are those of the kernels: one that is computed in, and f32 factors.

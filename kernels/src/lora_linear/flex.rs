@@ -3,6 +3,7 @@
 use burn_flex::{Flex, FlexTensor};
 
 use super::{LoraGradients, LoraSaved};
+use crate::dropout::{self, Dropout};
 use crate::flex::matrix::{Matrix, MatrixMut, multiply, product};
 use crate::flex::tensor;
 
@@ -12,11 +13,14 @@ pub(crate) fn forward(
     lora_a: &FlexTensor,
     lora_b: &FlexTensor,
     scale: f64,
+    dropout: Option<Dropout>,
 ) -> (FlexTensor, FlexTensor) {
+    let dropped = dropout.map(|dropout| dropout::flex::forward(x, dropout));
     let owned = [x, weight, lora_a, lora_b].map(FlexTensor::to_contiguous);
     let [x, weight, lora_a, lora_b] = owned.each_ref().map(rows_of);
     let mut y = product(x, weight.transposed(), 1.0);
-    let hidden = product(x, lora_a.transposed(), scale as f32);
+    let seen = dropped.as_ref().map_or(x, rows_of);
+    let hidden = product(seen, lora_a.transposed(), scale as f32);
     let narrow = Matrix::new(&hidden, x.rows, lora_a.rows);
     let outputs = weight.rows;
     multiply(MatrixMut { data: &mut y, row_stride: outputs }, true, 1.0, narrow, lora_b.transposed(), true);
@@ -24,17 +28,22 @@ pub(crate) fn forward(
 }
 
 pub(crate) fn backward(saved: &LoraSaved<Flex>, grad: &FlexTensor, input_gradient: bool) -> LoraGradients<Flex> {
+    let dropped = saved.dropout.map(|dropout| dropout::flex::forward(&saved.x, dropout));
     let owned = [&saved.x, &saved.weight, &saved.lora_a, &saved.lora_b, &saved.hidden, grad].map(FlexTensor::to_contiguous);
     let [x, weight, factor_a, factor_b, hidden, grad] = owned.each_ref().map(rows_of);
     let rank = factor_a.rows;
     let scaled = product(grad, factor_b, saved.scale as f32);
     let scaled = Matrix::new(&scaled, grad.rows, rank);
     // The tall products are taken rank-first, so that their short side is the one gemm packs.
-    let lora_a = tensor(product(scaled.transposed(), x, 1.0), [rank, x.columns]);
+    let seen = dropped.as_ref().map_or(x, rows_of);
+    let lora_a = tensor(product(scaled.transposed(), seen, 1.0), [rank, x.columns]);
     let lora_b = tensor(product(grad.transposed(), hidden, 1.0), [grad.columns, rank]);
     let x = input_gradient.then(|| {
         let mut dx = product(grad, weight, 1.0);
-        multiply(MatrixMut { data: &mut dx, row_stride: x.columns }, true, 1.0, scaled, factor_a, true);
+        match saved.dropout {
+            Some(dropout) => dropout::flex::add(&mut dx, &product(scaled, factor_a, 1.0), dropout),
+            None => multiply(MatrixMut { data: &mut dx, row_stride: x.columns }, true, 1.0, scaled, factor_a, true),
+        }
         tensor(dx, [x.rows, x.columns])
     });
     LoraGradients { x, lora_a, lora_b }

@@ -9,8 +9,9 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Tensor, TensorMetadata};
 
-use crate::FusedBackend;
-use crate::primitive::{raw, typed};
+use crate::dropout::Dropout;
+use crate::primitive::{cast, raw, typed};
+use crate::{FusedBackend, dropout};
 
 /// What a forward keeps for its backward.
 #[derive(Debug, Clone)]
@@ -23,10 +24,12 @@ pub struct LoraSaved<B: Backend> {
     pub lora_a: FloatTensor<B>,
     /// `[out, rank]`, f32.
     pub lora_b: FloatTensor<B>,
-    /// `scale · x Aᵀ`, `[rows, rank]`.
+    /// `scale · dropout(x) Aᵀ`, `[rows, rank]`.
     pub hidden: FloatTensor<B>,
     /// Factor on the update.
     pub scale: f64,
+    /// What the adapter does not see of `x`.
+    pub dropout: Option<Dropout>,
 }
 
 /// Gradients of a layer with an adapter.
@@ -40,7 +43,9 @@ pub struct LoraGradients<B: Backend> {
     pub lora_b: FloatTensor<B>,
 }
 
-/// `y = x Wᵀ + scale · (x Aᵀ) Bᵀ`; the dense `W + scale · B A` is never formed.
+/// `y = x Wᵀ + scale · (dropout(x) Aᵀ) Bᵀ`; the dense `W + scale · B A` is never formed.
+///
+/// What is dropped, where anything is, the adapter alone does not see. The backward draws the mask again from its key.
 ///
 /// # Shapes
 /// `x` `[rows, in]`, `weight` `[out, in]` (frozen), `lora_a` `[rank, in]`, `lora_b` `[out, rank]`, as PEFT stores them.
@@ -49,7 +54,7 @@ pub struct LoraGradients<B: Backend> {
 /// `x` and `weight` have the dtype that is computed in, and so has the result; the factors and their gradients are f32.
 ///
 /// # Panics
-/// When shapes do not fit.
+/// When shapes do not fit, or the probability of the dropout is not within `[0, 1)`.
 ///
 /// # Source
 /// Hu et al. 2021, "LoRA"; `peft.tuners.lora.Linear` of PEFT 0.21.
@@ -59,6 +64,7 @@ pub fn lora_linear<B: FusedBackend>(
     lora_a: Tensor<B, 2>,
     lora_b: Tensor<B, 2>,
     scale: f64,
+    dropout: Option<Dropout>,
 ) -> Tensor<B, 2> {
     let ([_, inputs], [outputs, weight_inputs]) = (x.dims(), weight.dims());
     let rank = lora_a.dims()[0];
@@ -70,29 +76,36 @@ pub fn lora_linear<B: FusedBackend>(
         lora_a.dims(),
         lora_b.dims()
     );
-    typed(B::lora_linear(raw(x), raw(weight), raw(lora_a), raw(lora_b), scale).0)
+    let dropout = dropout.filter(|dropout| dropout::drops(dropout.probability));
+    typed(B::lora_linear(raw(x), raw(weight), raw(lora_a), raw(lora_b), scale, dropout).0)
 }
 
-/// A tensor of rank 2 in another dtype.
-fn cast<B: Backend>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
-    if tensor.dtype() == dtype { tensor } else { B::float_cast(tensor, dtype.into()) }
+/// What the adapter sees of `x`.
+pub(crate) fn seen<B: FusedBackend>(x: FloatTensor<B>, dropout: Option<Dropout>) -> FloatTensor<B> {
+    match dropout {
+        Some(dropout) => B::dropout(x, dropout),
+        None => x,
+    }
 }
 
-/// The composed forward, with `scale · x Aᵀ` beside the result.
+/// The composed forward, with `scale · dropout(x) Aᵀ` beside the result.
 pub fn reference<B: FusedBackend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     lora_a: FloatTensor<B>,
     lora_b: FloatTensor<B>,
     scale: f64,
+    dropout: Option<Dropout>,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let dtype = x.dtype();
-    let hidden = typed::<B, 2>(B::dense_linear(x.clone(), cast::<B>(lora_a, dtype))).mul_scalar(scale);
+    let seen = seen::<B>(x.clone(), dropout);
+    let hidden = typed::<B, 2>(B::dense_linear(seen, cast::<B>(lora_a, dtype))).mul_scalar(scale);
     let low_rank = typed::<B, 2>(B::dense_linear(raw(hidden.clone()), cast::<B>(lora_b, dtype)));
     (raw(typed::<B, 2>(B::dense_linear(x, weight)) + low_rank), raw(hidden))
 }
 
-/// The composed backward: with `g = scale · dy B` and `h = scale · x Aᵀ`, `dx = dy W + g A`, `dA = gᵀ x`, `dB = dyᵀ h`.
+/// The composed backward: with `g = scale · dy B` and `h = scale · dropout(x) Aᵀ`, `dx = dy W + dropout(g A)`,
+/// `dA = gᵀ dropout(x)`, `dB = dyᵀ h`.
 pub fn reference_backward<B: FusedBackend>(
     saved: LoraSaved<B>,
     grad: FloatTensor<B>,
@@ -102,10 +115,10 @@ pub fn reference_backward<B: FusedBackend>(
     let (factor_a, factor_b) = (cast::<B>(saved.lora_a, dtype), cast::<B>(saved.lora_b, dtype));
     let scaled = raw(typed::<B, 2>(B::linear_backward_input(grad.clone(), factor_b)).mul_scalar(saved.scale));
     let lora_b = cast::<B>(B::linear_backward_weight(saved.hidden, grad.clone()), DType::F32);
-    let lora_a = cast::<B>(B::linear_backward_weight(saved.x, scaled.clone()), DType::F32);
+    let lora_a = cast::<B>(B::linear_backward_weight(seen::<B>(saved.x, saved.dropout), scaled.clone()), DType::F32);
     let x = input_gradient.then(|| {
         let base = typed::<B, 2>(B::linear_backward_input(grad, saved.weight));
-        raw(base + typed(B::linear_backward_input(scaled, factor_a)))
+        raw(base + typed(seen::<B>(B::linear_backward_input(scaled, factor_a), saved.dropout)))
     });
     LoraGradients { x, lora_a, lora_b }
 }

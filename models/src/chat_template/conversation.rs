@@ -1,12 +1,17 @@
 //! Renderings of one conversation, and where in them an answer begins.
 
+use std::borrow::Cow;
+
 use minijinja::value::Value as TemplateValue;
 use serde_json::Value;
 
-use super::environment::describe;
+use super::environment::{FUEL, describe};
 use super::message::REASONING;
 use super::{ChatTemplate, MarkedText, Message, NamedTemplate, generation, python};
 use crate::error::{ModelError, Result};
+
+/// Bytes of messages from which on a rendering gets more fuel.
+const LONG: usize = 4 << 20;
 
 /// A conversation that is rendered several times, up to different turns.
 #[derive(Debug)]
@@ -81,7 +86,13 @@ impl<'a> Conversation<'a> {
 
     fn render_values(&self, name: &str, messages: Vec<TemplateValue>, prompt: bool) -> Result<String> {
         let failed = |error: &minijinja::Error| ModelError::Template { reason: describe(error) };
-        let template = self.template.environment.get_template(name).map_err(|error| failed(&error))?;
+        // Fuel is for bytes too: a long conversation must not be taken for a template without end.
+        let length: usize = self.messages.iter().filter_map(|message| message.content.as_str()).map(str::len).sum();
+        let mut environment = Cow::Borrowed(&self.template.environment);
+        if length > LONG {
+            environment.to_mut().set_fuel(Some(FUEL + length as u64));
+        }
+        let template = environment.get_template(name).map_err(|error| failed(&error))?;
         let own = [
             ("messages", TemplateValue::from(messages)),
             ("tools", self.tools.clone()),

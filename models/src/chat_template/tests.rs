@@ -295,3 +295,10 @@ fn an_answer_begins_where_the_template_prints_it() {
     let changes = plain.replace("m.content", "m.content|length");
     assert_eq!(start(&changes, "abc"), None);
 }
+
+#[test]
+fn a_long_conversation_is_no_template_without_end() {
+    let long = Message::new("user", "a b ".repeat(4 << 20));
+    let source = "{% for i in range(50) %}{% set c = messages[0].content|trim %}{% endfor %}{{ messages[0].content }}";
+    assert_eq!(render(source, &[long]).unwrap().len(), 16 << 20);
+}

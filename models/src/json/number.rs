@@ -31,8 +31,8 @@ fn stand_in(literal: &str) -> Value {
     Value::Object(Map::from_iter([(KEY.to_owned(), Value::from(literal))]))
 }
 
-/// The number that an object stands for.
-pub(crate) fn literal(value: &Value) -> Option<&str> {
+/// The number that an object of [`python_number`] stands for; `None` for any other value.
+pub fn literal(value: &Value) -> Option<&str> {
     let map = value.as_object().filter(|map| map.len() == 1)?;
     map.get(KEY)?.as_str()
 }

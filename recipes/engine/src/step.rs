@@ -21,7 +21,7 @@ pub struct StepItem {
     pub epoch: usize,
     /// The micro-batches.
     pub batches: Vec<Batch>,
-    /// Seeds the dropout of the step.
+    /// Seeds dropout, with the step and the number of the micro-batch.
     pub seed: u64,
     /// Factor on the loss for the backward, and so on the gradients; 1 but for f16.
     pub loss_scale: f64,
@@ -56,7 +56,7 @@ pub fn batch_loss<B: FusedBackend>(
     let count = places.len();
     let ints = |values: Vec<i32>| Tensor::<B, 1, Int>::from_data(TensorData::new(values, [count]), device);
     let hidden = select_rows(model.hidden_states(&input, None), ints(places));
-    linear_cross_entropy(hidden, model.head(), ints(labels))
+    linear_cross_entropy(hidden, model.head(), ints(labels)).sum()
 }
 
 /// Mean loss of a step, `[1]`, and the gradients of everything that trains.
@@ -72,7 +72,7 @@ pub fn gradients<B: TrainBackend>(
     let mut accumulator = GradientsAccumulator::new();
     let mut total: Option<Tensor<B::InnerBackend, 1>> = None;
     for (index, batch) in item.batches.iter().enumerate() {
-        let seed = DropoutSeed(item.seed.wrapping_add((index as u64) << 48));
+        let seed = DropoutSeed { seed: item.seed, step: item.step as u32, micro_batch: index as u32 };
         let loss = batch_loss(model, batch, Some(seed), device).div_scalar(tokens);
         let value = loss.clone().inner();
         // Only f16 scales: times 1 is a launch for nothing.

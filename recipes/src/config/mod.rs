@@ -5,7 +5,9 @@ mod foreign;
 mod init;
 mod key;
 mod load;
+mod peers;
 mod problems;
+mod source;
 
 pub use alias::{FOREIGN, Meaning};
 pub use init::commented_toml;

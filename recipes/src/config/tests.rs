@@ -6,6 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 
+mod peers;
+
 fn given(value: &Value) -> Map<String, Value> {
     let mut map = json!({ "model": "m", "data": "d" }).as_object().cloned().unwrap();
     map.extend(value.as_object().cloned().unwrap());
@@ -106,7 +108,7 @@ fn every_name_of_others_reaches_its_key_and_says_so() {
         assert!(!TrainConfig::KEYS.iter().any(|key| key.name == *name), "{name} is a key already");
         assert!(!FOREIGN[..index].iter().any(|(earlier, _)| earlier == name), "{name} is there twice");
         match meaning {
-            Meaning::Same(own) => {
+            Meaning::Same(own) | Meaning::Yields(own) => {
                 let key = TrainConfig::KEYS.iter().find(|key| key.name == *own).unwrap_or_else(|| panic!("{name}"));
                 let mut map = given(&json!({}));
                 map.remove(*own);
@@ -115,20 +117,32 @@ fn every_name_of_others_reaches_its_key_and_says_so() {
                 assert_eq!(value_of(&loaded.config, own), sample(key), "{name}");
                 assert_eq!(loaded.notes, [format!("`{name}` is read as `{own} = {}`", sample(key))]);
             }
-            Meaning::Ignored(why) => {
-                let loaded = loaded(&json!({ *name: true }));
-                assert_eq!(loaded.config, self::loaded(&json!({})).config, "{name}");
-                assert!(loaded.notes.len() == 1 && loaded.notes[0].ends_with(why), "{name}: {:?}", loaded.notes);
-                assert!(self::loaded(&json!({ *name: false })).notes.is_empty(), "{name}");
+            Meaning::Harmless(why) => {
+                for value in [json!(true), json!(false), json!("none"), json!(3), json!({ "a": 1 })] {
+                    let loaded = loaded(&json!({ *name: value }));
+                    assert_eq!(loaded.config, self::loaded(&json!({})).config, "{name}");
+                    assert_eq!(loaded.notes, [format!("`{name}` does nothing here: {why}")]);
+                }
             }
-            Meaning::NotYet(why) => {
+            Meaning::Only(neutral, why) => {
+                for text in *neutral {
+                    let loaded = loaded(&json!({ *name: serde_json::from_str(text).unwrap_or_else(|_| json!(text)) }));
+                    assert!(loaded.notes.is_empty() && loaded.config == self::loaded(&json!({})).config, "{name}");
+                }
+                let error = error(&json!({ *name: "else" }));
+                assert!(error.starts_with(&format!("`{name}` \"else\" ")) && error.contains(why), "{error}");
+            }
+            Meaning::Refused(why) => {
                 let error = error(&json!({ *name: 4 }));
                 assert!(error.contains(name) && error.contains(why), "{error}");
-                assert!(loaded(&json!({ *name: false })).notes.is_empty(), "{name}");
+                for off in [json!(false), json!(0), json!(0.0), json!("none"), json!([]), json!({}), json!(null)] {
+                    assert!(loaded(&json!({ *name: off })).notes.is_empty(), "{name}");
+                }
             }
             // Each has a line in the test below.
             Meaning::Translated => {}
         }
+        assert!(loaded(&json!({ *name: null })).notes.is_empty(), "{name}");
     }
 }
 
@@ -154,7 +168,33 @@ fn values_of_others_are_translated() {
         (json!({ "eval_strategy": "no" }), "steps_per_eval", json!(0)),
         (json!({ "evaluation_strategy": "steps" }), "steps_per_eval", json!(100)),
         (json!({ "save_strategy": "no" }), "save_every", json!(0)),
+        (json!({ "save_strategy": false }), "save_every", json!(0)),
+        (json!({ "save_strategy": "epoch" }), "save_every", json!(100)),
         (json!({ "stage": "sft", "bias": "none" }), "adapter", json!(null)),
+        (json!({ "dataset": "rows.jsonl" }), "data", json!("rows.jsonl")),
+        (json!({ "local_dataset": ["rows.jsonl"] }), "data", json!("rows.jsonl")),
+        (json!({ "hf_dataset": { "path": "a/b", "train_split": "train" } }), "data", json!("a/b")),
+        (json!({ "datasets": [{ "path": "json", "data_files": "rows.jsonl" }] }), "data", json!("rows.jsonl")),
+        (
+            json!({ "datasets": [{ "path": "a", "split": "train", "roles_to_train": ["assistant"],
+            "message_property_mappings": { "role": "from", "content": "value" } }] }),
+            "data",
+            json!("a"),
+        ),
+        (json!({ "auto_resume_from_checkpoints": true }), "resume", json!("auto")),
+        (json!({ "disable_shuffling": true }), "shuffle", json!(false)),
+        (json!({ "pure_bf16": true }), "dtype", json!("bf16")),
+        (json!({ "bfloat16": true, "float16": false }), "dtype", json!("bf16")),
+        (json!({ "lora_target_linear": true, "lora_target_modules": ["q_proj"] }), "target_modules", json!("all-linear")),
+        (json!({ "lora_target_modules": ["q_proj"], "lora_target_linear": true }), "target_modules", json!("all-linear")),
+        (json!({ "optimizer": "adam" }), "weight_decay", json!(0.0)),
+        (json!({ "optim": "adamw_8bit" }), "optimizer", json!("adamw")),
+        (json!({ "optimizer": "paged_adamw_8bit" }), "optimizer", json!("adamw")),
+        (json!({ "num_train_epochs": 3.0 }), "epochs", json!(3)),
+        (json!({ "learning_rate": "1e-5" }), "learning_rate", json!(1e-5)),
+        (json!({ "max_steps": "1_000" }), "iters", json!(1000)),
+        (json!({ "warmup_ratio": "0.1" }), "warmup", json!(0.1)),
+        (json!({ "random_state": 7, "seed": 9 }), "seed", json!(9)),
         (json!({ "max_steps": -1, "lora_layers": -1, "val_batches": -1 }), "iters", json!(0)),
         (json!({ "optim": "adamw_torch_fused" }), "optimizer", json!("adamw")),
         (json!({ "lr_scheduler_type": "constant_with_warmup" }), "lr_scheduler", json!("constant")),
@@ -168,7 +208,7 @@ fn values_of_others_are_translated() {
     ];
     for (value, key, expected) in cases {
         let mut map = given(&value);
-        if value.get("datasets").is_some() {
+        if ["datasets", "dataset", "local_dataset", "hf_dataset"].iter().any(|key| value.get(key).is_some()) {
             map.remove("data");
         }
         let loaded = load(None, map).unwrap_or_else(|error| panic!("{value}: {error}"));
@@ -178,14 +218,22 @@ fn values_of_others_are_translated() {
         json!({ "adapter": "qlora" }),
         json!({ "warmup_ratio": 3 }),
         json!({ "warmup_steps": 0.5 }),
-        json!({ "save_strategy": "epoch" }),
+        json!({ "save_strategy": "best" }),
         json!({ "stage": "dpo" }),
         json!({ "bias": "all" }),
         json!({ "datasets": [{ "path": "a" }, { "path": "b" }] }),
         json!({ "datasets": ["a"] }),
         json!({ "datasets": "a" }),
         json!({ "train_on_inputs": "no" }),
-        json!({ "optim": "paged_adamw_8bit" }),
+        json!({ "datasets": [{ "path": "a", "split": "train[:5%]" }] }),
+        json!({ "datasets": [{ "path": "a", "roles_to_train": ["user"] }] }),
+        json!({ "datasets": [{ "path": "a", "drop_system_message": true }] }),
+        json!({ "datasets": [{ "path": "json", "data_files": ["a", "b"] }] }),
+        json!({ "hf_dataset": { "path": "a", "prompt_feature": "question" } }),
+        json!({ "dataset": "identity,alpaca_en_demo" }),
+        json!({ "optim": "adafactor" }),
+        json!({ "learning_rate": "fast" }),
+        json!({ "num_train_epochs": 0.5 }),
         json!({ "bf16": "full" }),
     ] {
         let name = value.as_object().and_then(|map| map.keys().next()).cloned().unwrap();
@@ -201,7 +249,9 @@ fn the_scale_of_mlx_is_not_alpha() {
     assert_eq!((config.rank, config.alpha, config.dropout, config.lora().scale()), (8, 160.0, 0.1, 20.0));
     assert_eq!(config.target_modules, TargetModules::Named(vec!["self_attn.q_proj".to_owned()]));
     assert!(loaded.notes[0].contains("`alpha = 160.0`") && loaded.notes[0].contains("scale * rank"), "{:?}", loaded.notes);
-    assert!(loaded.notes[1].contains("mlx-lm counts micro-steps"), "{:?}", loaded.notes);
+    // 600 micro-batches are 150 updates there.
+    assert_eq!(config.iters, 150);
+    assert!(loaded.notes[1].contains("mlx-lm counts micro-batches"), "{:?}", loaded.notes);
     assert!(error(&json!({ "lora_parameters": { "rank": "many" } })).contains("`rank` \"many\""));
     assert!(error(&json!({ "lora_parameters": { "rnak": 8 } })).contains("`rnak`"));
     assert!(error(&json!({ "lora_parameters": 8 })).contains("a table"));

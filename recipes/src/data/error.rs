@@ -64,7 +64,7 @@ impl DataError {
             Self::Row { reason, .. } if reason.contains("no chat template") => {
                 Some("a model without a chat template learns from rows of prompt and completion, or of text")
             }
-            Self::Row { .. } => Some("mend the row, or pass --skip-bad-rows to leave such rows out"),
+            Self::Row { .. } => Some("fix the row, or pass --skip-bad-rows to leave such rows out"),
             Self::Empty { .. } => Some("each line is one JSON object, such as {\"text\": \"...\"}"),
             Self::NothingLeft { .. } => Some("rows longer than max_seq_length are cut: raise it if the answers come late"),
             Self::NotFound { .. } => {

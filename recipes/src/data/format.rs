@@ -1,6 +1,8 @@
-//! The kinds of row, told apart by their keys.
+//! The kinds of row, told apart by their keys. A key whose value is null is absent: tables have it where a row has not.
 
-use burnish_models::Message;
+mod chat;
+
+use burnish_models::{Message, json};
 use serde_json::{Map, Value};
 
 /// One row of data.
@@ -14,6 +16,8 @@ pub enum Row {
         tools: Option<Value>,
         /// Assistant turns before this one are context only.
         learn_from: usize,
+        /// Turns that are never learned: `weight` is 0 or `train` is false.
+        unlearned: Vec<usize>,
     },
     /// `prompt` and `completion` as strings.
     Completion {
@@ -24,8 +28,14 @@ pub enum Row {
     },
     /// `text`: all of it is learned.
     Text(String),
-    /// Alpaca's `instruction`, `input` and `output`.
+    /// Alpaca's `instruction`, `input` and `output`, with LLaMA-Factory's `system`, `history` and `tools`.
     Alpaca {
+        /// A system message; may be empty.
+        system: String,
+        /// Questions and answers before this one.
+        history: Vec<(String, String)>,
+        /// Tools that the assistant may call.
+        tools: Option<Value>,
         /// What to do.
         instruction: String,
         /// With what; may be empty.
@@ -50,8 +60,7 @@ impl Row {
     /// # Errors
     /// What is wrong, for a person who looks at the row.
     pub fn from_json(json: &str) -> Result<Self, String> {
-        let value: Value = serde_json::from_str(json).map_err(|error| not_json(&error))?;
-        Self::from_value(value)
+        json::parse(json).map_err(|error| format!("not JSON: {error}")).and_then(Self::from_value)
     }
 
     /// Reads a row that is parsed already.
@@ -62,52 +71,41 @@ impl Row {
         let Value::Object(mut row) = value else {
             return Err(format!("a row is a JSON object, and this is {}", kind(&value)));
         };
+        row.retain(|_, value| !value.is_null());
         if row.contains_key("input_ids") {
             tokens(&row)
         } else if row.contains_key("chosen") || row.contains_key("rejected") {
             Ok(Self::Preference)
-        } else if let Some(messages) = row.remove("messages") {
-            chat(&row, messages)
-        } else if let Some(turns) = row.remove("conversations") {
-            chat(&row, turns)
+        } else if let Some(messages) = row.shift_remove("messages") {
+            chat::of_messages(&row, messages)
+        } else if let Some(turns) = row.shift_remove("conversations") {
+            chat::of_messages(&row, turns)
         } else if row.contains_key("prompt") && row.contains_key("completion") {
             completion(row)
         } else if row.contains_key("instruction") && row.contains_key("output") {
-            let mut take = |key: &str| row.remove(key).map_or(Ok(String::new()), |value| string(key, value));
-            Ok(Self::Alpaca { instruction: take("instruction")?, input: take("input")?, output: take("output")? })
-        } else if let Some(text) = row.remove("text") {
+            alpaca(row)
+        } else if let Some(text) = row.shift_remove("text") {
             string("text", text).map(Self::Text)
         } else {
-            let keys: Vec<&str> = row.keys().map(String::as_str).collect();
-            Err(format!(
-                "no known kind of row: its keys are [{}]; known are messages, conversations, prompt + completion, \
-                 instruction + output, text, input_ids",
-                keys.join(", ")
-            ))
+            Err(unknown(&row))
         }
     }
 }
 
-fn chat(row: &Map<String, Value>, turns: Value) -> Result<Row, String> {
-    let mut messages = read_messages(turns)?;
-    if let Some(Value::String(system)) = row.get("system")
-        && !system.is_empty()
-        && messages[0].role != "system"
-    {
-        messages.insert(0, Message::new("system", system));
-    }
-    Ok(Row::Chat { messages, tools: tools(row)?, learn_from: 0 })
-}
-
 fn completion(mut row: Map<String, Value>) -> Result<Row, String> {
-    let (prompt, completion) = (row.remove("prompt"), row.remove("completion"));
+    let (prompt, completion) = (row.shift_remove("prompt"), row.shift_remove("completion"));
     match (prompt, completion) {
-        (Some(Value::String(prompt)), Some(Value::String(completion))) => Ok(Row::Completion { prompt, completion }),
+        (Some(Value::String(prompt)), Some(Value::String(completion))) => {
+            match ["system", "history", "tools"].into_iter().find(|key| row.get(*key).is_some_and(|value| !is_empty(value)))
+            {
+                Some(key) => Err(format!(
+                    "`{key}` has no place in a prompt that is a string: write it into the prompt, or make messages of the row"
+                )),
+                None => Ok(Row::Completion { prompt, completion }),
+            }
+        }
         (Some(prompt @ Value::Array(_)), Some(completion @ Value::Array(_))) => {
-            let mut messages = read_messages(prompt)?;
-            let learn_from = messages.len();
-            messages.extend(read_messages(completion)?);
-            Ok(Row::Chat { messages, tools: tools(&row)?, learn_from })
+            chat::of_prompt_and_completion(&row, prompt, completion)
         }
         (prompt, completion) => Err(format!(
             "prompt and completion are both strings or both lists of messages, and these are {} and {}",
@@ -117,63 +115,57 @@ fn completion(mut row: Map<String, Value>) -> Result<Row, String> {
     }
 }
 
-fn read_messages(value: Value) -> Result<Vec<Message>, String> {
-    let Value::Array(turns) = value else {
-        return Err(format!("messages are a list, and these are {}", kind(&value)));
-    };
-    if turns.is_empty() {
-        return Err("the conversation is empty".to_owned());
-    }
-    let read = |(index, turn)| message(turn).map_err(|reason| format!("message {}: {reason}", index + 1));
-    turns.into_iter().enumerate().map(read).collect()
+fn alpaca(mut row: Map<String, Value>) -> Result<Row, String> {
+    let tools = chat::tools(&row)?;
+    let history = row.shift_remove("history").map_or(Ok(Vec::new()), history)?;
+    let mut take = |key: &str| row.shift_remove(key).map_or(Ok(String::new()), |value| string(key, value));
+    Ok(Row::Alpaca {
+        system: take("system")?,
+        history,
+        tools,
+        instruction: take("instruction")?,
+        input: take("input")?,
+        output: take("output")?,
+    })
 }
 
-/// A turn as `role` and `content`, or ShareGPT's `from` and `value`.
-fn message(turn: Value) -> Result<Message, String> {
-    let Value::Object(mut turn) = turn else {
-        return Err(format!("should be an object, and is {}", kind(&turn)));
+/// Pairs of a question and its answer.
+fn history(value: Value) -> Result<Vec<(String, String)>, String> {
+    let Value::Array(pairs) = value else {
+        return Err(format!("history should be a list of pairs, and is {}", kind(&value)));
     };
-    let share_gpt = !turn.contains_key("role") && turn.contains_key("from");
-    let (role_key, content_key) = if share_gpt { ("from", "value") } else { ("role", "content") };
-    let role = match turn.remove(role_key) {
-        Some(Value::String(role)) => role,
-        Some(other) => return Err(format!("{role_key} should be a string, and is {}", kind(&other))),
-        None => return Err("has no role".to_owned()),
-    };
-    let role = if share_gpt { share_gpt_role(&role)?.to_owned() } else { role };
-    let content = turn.remove(content_key);
-    // Null stands for no text where a turn only calls tools.
-    let wordless = turn.contains_key("tool_calls");
-    let content = match content {
-        Some(content @ (Value::String(_) | Value::Array(_))) => content,
-        None | Some(Value::Null) if wordless => Value::String(String::new()),
-        None => return Err(format!("has no {content_key}")),
-        Some(other) => return Err(format!("{content_key} should be a string, and is {}", kind(&other))),
-    };
-    Ok(Message { role, content, extra: turn })
-}
-
-fn share_gpt_role(from: &str) -> Result<&'static str, String> {
-    match from {
-        "human" | "user" => Ok("user"),
-        "gpt" | "assistant" | "chatgpt" | "model" | "bot" => Ok("assistant"),
-        "system" => Ok("system"),
-        "tool" | "observation" | "function_response" => Ok("tool"),
-        other => Err(format!("from is {other:?}; known are human, gpt, system, tool")),
-    }
-}
-
-/// Tools are a list, or a string of JSON, as tables without nested columns have it.
-fn tools(row: &Map<String, Value>) -> Result<Option<Value>, String> {
-    match row.get("tools") {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
-        Some(Value::String(text)) => match serde_json::from_str(text) {
-            Ok(list @ Value::Array(_)) => Ok(Some(list)),
-            _ => Err("tools is a string, and not of a JSON list".to_owned()),
+    let pair = |(index, pair): (usize, Value)| match pair {
+        Value::Array(pair) => match <[Value; 2]>::try_from(pair) {
+            Ok([Value::String(question), Value::String(answer)]) => Ok((question, answer)),
+            Ok(_) => Err(format!("history, pair {}: question and answer should be strings", index + 1)),
+            Err(pair) => Err(format!("history, pair {}: has {} parts, and not 2", index + 1, pair.len())),
         },
-        Some(list @ Value::Array(tools)) => Ok((!tools.is_empty()).then(|| list.clone())),
-        Some(other) => Err(format!("tools should be a list, and is {}", kind(other))),
+        other => Err(format!("history, pair {}: should be a list of two strings, and is {}", index + 1, kind(&other))),
+    };
+    pairs.into_iter().enumerate().map(pair).collect()
+}
+
+/// What to say of a row of no known kind.
+fn unknown(row: &Map<String, Value>) -> String {
+    let keys: Vec<&str> = row.keys().map(String::as_str).collect();
+    let rows = row.iter().find(|(_, value)| value.as_array().and_then(|list| list.first()).is_some_and(Value::is_object));
+    let list = rows.map(|(key, _)| {
+        format!("; `{key}` is a list, and if it holds the rows, put each on a line of its own: jq -c '.{key}[]' FILE > rows.jsonl")
+    });
+    format!(
+        "no known kind of row: its keys are [{}]; known are messages, conversations, prompt + completion, \
+         instruction + output, text, input_ids{}",
+        keys.join(", "),
+        list.unwrap_or_default()
+    )
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.trim().is_empty() || text.trim() == "[]",
+        Value::Array(list) => list.is_empty(),
+        _ => false,
     }
 }
 
@@ -207,13 +199,6 @@ fn string(key: &str, value: Value) -> Result<String, String> {
     }
 }
 
-/// serde_json counts lines within the row; the row's own line is said by whoever read it.
-fn not_json(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let reason = text.rsplit_once(" at line ").map_or(text.as_str(), |(reason, _)| reason);
-    format!("not JSON: {reason} at column {}", error.column())
-}
-
 fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -221,85 +206,10 @@ fn kind(value: &Value) -> &'static str {
         Value::Number(_) => "a number",
         Value::String(_) => "a string",
         Value::Array(_) => "a list",
+        number if json::literal(number).is_some() => "a number",
         Value::Object(_) => "an object",
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn row(json: &str) -> Row {
-        Row::from_json(json).unwrap()
-    }
-
-    fn reason(json: &str) -> String {
-        Row::from_json(json).unwrap_err()
-    }
-
-    #[test]
-    fn kinds_are_told_apart() {
-        assert_eq!(row(r#"{"text": "a"}"#), Row::Text("a".into()));
-        assert_eq!(
-            row(r#"{"prompt": "a", "completion": "b"}"#),
-            Row::Completion { prompt: "a".into(), completion: "b".into() }
-        );
-        assert_eq!(
-            row(r#"{"instruction": "a", "input": null, "output": "b", "text": "whole"}"#),
-            Row::Alpaca { instruction: "a".into(), input: String::new(), output: "b".into() }
-        );
-        assert_eq!(row(r#"{"prompt": "a", "chosen": "b", "rejected": "c"}"#), Row::Preference);
-        assert_eq!(
-            row(r#"{"input_ids": [1, 2], "labels": [-100, 2]}"#),
-            Row::Tokens { input_ids: vec![1, 2], labels: Some(vec![-100, 2]) }
-        );
-    }
-
-    #[test]
-    fn share_gpt_becomes_messages() {
-        let share_gpt =
-            row(r#"{"system": "s", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}"#);
-        let messages = row(
-            r#"{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}"#,
-        );
-        assert_eq!(share_gpt, messages);
-        assert!(reason(r#"{"conversations": [{"from": "alien", "value": "q"}]}"#).contains("message 1: from is \"alien\""));
-    }
-
-    #[test]
-    fn prompt_messages_are_context() {
-        let row = row(
-            r#"{"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "a"}], "tools": "[{\"name\": \"f\"}]"}"#,
-        );
-        let Row::Chat { messages, tools: Some(tools), learn_from: 1 } = row else { panic!("{row:?}") };
-        assert_eq!((messages.len(), tools.as_array().unwrap().len()), (2, 1));
-    }
-
-    #[test]
-    fn tool_calls_need_no_content() {
-        let turn = r#"{"messages": [{"role": "assistant", "content": null, "tool_calls": [{"name": "f"}]}]}"#;
-        let Row::Chat { messages, .. } = row(turn) else { panic!() };
-        assert!(messages[0].extra.contains_key("tool_calls"));
-        assert!(reason(r#"{"messages": [{"role": "assistant", "content": null}]}"#).contains("is null"));
-    }
-
-    #[test]
-    fn reasons_name_what_is_wrong() {
-        for (json, words) in [
-            ("{\"text\": ", "not JSON"),
-            ("[1]", "is a list"),
-            ("{\"txt\": \"a\"}", "its keys are [txt]"),
-            ("{\"messages\": []}", "empty"),
-            ("{\"messages\": [3]}", "message 1: should be an object"),
-            ("{\"messages\": [{\"content\": \"a\"}]}", "message 1: has no role"),
-            ("{\"text\": 3}", "text should be a string, and is a number"),
-            ("{\"prompt\": \"a\", \"completion\": [1]}", "both"),
-            ("{\"input_ids\": [1, -2]}", "holds -2"),
-            ("{\"input_ids\": [1, 2.5]}", "2.5"),
-            ("{\"input_ids\": []}", "empty"),
-            ("{\"input_ids\": [1], \"labels\": [1, 2]}", "1 input_ids and 2 labels"),
-        ] {
-            assert!(reason(json).contains(words), "{json}: {}", reason(json));
-        }
-    }
-}
+mod tests;

@@ -32,7 +32,7 @@ pub fn load(file: &Path, preparation: &Preparation<'_>, bad_rows: BadRows) -> Re
     source::read_rows(file, |line, row| {
         let outcome = row.and_then(|row| preparation.prepare(&row));
         match (outcome, bad_rows) {
-            (Ok(made), _) => prepared.take(made),
+            (Ok(made), _) => prepared.take(line, made),
             (Err(reason), BadRows::Skip) => prepared.skip(line, reason),
             (Err(reason), BadRows::Stop) => return Err(DataError::Row { file: file.to_owned(), line, reason }),
         }

@@ -22,6 +22,14 @@ pub struct Report {
     pub dropped: usize,
     /// Rows that became one example an assistant turn, because the template rewrites earlier turns.
     pub split: usize,
+    /// Examples with an answer that begins inside a token, for their prompt ends in the middle of it.
+    pub begun_inside: usize,
+    /// Line of the first row of them.
+    pub first_begun_inside: Option<usize>,
+    /// Examples without an end, for neither the tokenizer nor the configuration names a token for it.
+    pub endless: usize,
+    /// Rows whose reasoning the chat template has no place for.
+    pub unread_reasoning: usize,
     /// Tokens of all examples.
     pub tokens: usize,
     /// Tokens that are learned.
@@ -50,6 +58,25 @@ impl Report {
                 self.split
             ));
         }
+        if let Some(line) = self.first_begun_inside {
+            lines.push(format!(
+                "examples whose prompt ends inside a token (often its last space), which is learned with the answer: {}; the \
+                 first, line {line}",
+                self.begun_inside
+            ));
+        }
+        if self.endless > 0 {
+            lines.push(format!(
+                "examples that teach no end, because neither the tokenizer nor config.json names an end token: {}",
+                self.endless
+            ));
+        }
+        if self.unread_reasoning > 0 {
+            lines.push(format!(
+                "rows with reasoning that is left out, because the chat template has no place for it: {}",
+                self.unread_reasoning
+            ));
+        }
         lines
     }
 }
@@ -70,12 +97,18 @@ impl Prepared {
         Self { file: file.to_owned(), examples: Vec::new(), report: Report::default() }
     }
 
-    pub(super) fn take(&mut self, made: Made) {
+    pub(super) fn take(&mut self, line: usize, made: Made) {
         self.report.rows += 1;
         self.report.examples += made.examples.len();
         self.report.truncated += made.cut;
         self.report.dropped += made.dropped;
         self.report.split += usize::from(made.split);
+        self.report.begun_inside += made.begun_inside;
+        if made.begun_inside > 0 {
+            self.report.first_begun_inside.get_or_insert(line);
+        }
+        self.report.endless += made.endless;
+        self.report.unread_reasoning += usize::from(made.unread_reasoning);
         self.report.tokens += made.examples.iter().map(|example| example.input_ids.len()).sum::<usize>();
         self.report.target_tokens += made.examples.iter().map(Example::target_tokens).sum::<usize>();
         self.examples.extend(made.examples);

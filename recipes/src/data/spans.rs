@@ -2,115 +2,139 @@
 
 use std::ops::Range;
 
-use burnish_models::{ChatTemplate, Message};
-use serde_json::Value;
+use burnish_models::{Conversation, Message, Start};
 
-/// A text with the byte ranges that are learned.
+/// A text with its tokens and the byte ranges that are learned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rendered {
     pub(super) text: String,
+    /// The tokens that an example takes; those of a long text are not all.
+    pub(super) tokens: Start,
     pub(super) learned: Vec<Range<usize>>,
     /// Whether the last message is the assistant's: then its end must be learned.
     pub(super) ends_with_assistant: bool,
 }
 
-/// Renders a conversation and finds the assistant's turns from `learn_from` on.
-///
-/// One text, unless the template writes earlier turns differently once later ones follow (some take out the thinking of
-/// past turns, some put tools before the last question): then one text a turn, in which only that turn is learned.
-pub(super) fn render(
-    template: &ChatTemplate,
-    messages: &[Message],
-    tools: Option<&Value>,
-    learn_from: usize,
-) -> Result<Vec<Rendered>, String> {
-    let ends_with_assistant = messages.last().is_some_and(is_assistant);
-    let turns: Vec<usize> = (learn_from..messages.len()).filter(|index| is_assistant(&messages[*index])).collect();
-    if turns.is_empty() {
-        return Err("the conversation has no assistant turn to learn".to_owned());
-    }
-    let all_turns = messages.iter().filter(|message| is_assistant(message)).count();
-    if let Some(marked) = template.render_marked(messages, tools).map_err(|error| error.to_string())? {
-        // Spans can be told apart by turn only when there is one for each.
-        let skipped = all_turns - turns.len();
-        if skipped == 0 || marked.spans.len() == all_turns {
-            let learned = marked.spans.into_iter().skip(skipped).collect();
-            return Ok(vec![Rendered { text: marked.text, learned, ends_with_assistant }]);
-        }
-    }
-    let text = template.render(messages, tools, false).map_err(|error| error.to_string())?;
-    let mut learned = Vec::with_capacity(turns.len());
-    for turn in &turns {
-        match turn_span(template, messages, tools, *turn, &text)? {
-            Some(span) => learned.push(span),
-            None => return each_turn(template, messages, tools, &turns),
-        }
-    }
-    Ok(vec![Rendered { text, learned, ends_with_assistant }])
+/// A conversation and which of its turns are learned.
+pub(super) struct Turns<'a> {
+    pub(super) conversation: Conversation<'a>,
+    pub(super) messages: &'a [Message],
+    /// Turns before this one are context only.
+    pub(super) learn_from: usize,
+    /// Turns that are never learned.
+    pub(super) unlearned: &'a [usize],
+    /// Makes tokens of a text, no more than an example takes.
+    pub(super) encode: &'a dyn Fn(&str) -> Result<Start, String>,
 }
 
-fn each_turn(
-    template: &ChatTemplate,
-    messages: &[Message],
-    tools: Option<&Value>,
-    turns: &[usize],
-) -> Result<Vec<Rendered>, String> {
-    let mut texts = Vec::with_capacity(turns.len());
-    for turn in turns {
-        let until = &messages[..=*turn];
-        let text = template.render(until, tools, false).map_err(|error| error.to_string())?;
-        let span = turn_span(template, until, tools, *turn, &text)?.or_else(|| {
-            let content = until[*turn].content.as_str().map(str::trim).filter(|content| !content.is_empty())?;
-            text.rfind(content).map(|start| start..text.len())
-        });
-        let span = span
-            .ok_or_else(|| format!("the chat template writes message {} so that it can't be found in the text", turn + 1))?;
-        texts.push(Rendered { text, learned: vec![span], ends_with_assistant: true });
-    }
-    Ok(texts)
-}
-
-/// Where a turn stands in `text`: after what the template puts before an answer, up to the end of the turn. `None` when
-/// `text` doesn't begin as the turn rendered by itself does.
-fn turn_span(
-    template: &ChatTemplate,
-    messages: &[Message],
-    tools: Option<&Value>,
-    turn: usize,
-    text: &str,
-) -> Result<Option<Range<usize>>, String> {
-    let end = if turn + 1 == messages.len() {
-        text.len()
-    } else {
-        let through = template.render(&messages[..=turn], tools, false).map_err(|error| error.to_string())?;
-        if !text.starts_with(&through) {
-            return Ok(None);
+impl Turns<'_> {
+    /// Renders the conversation and finds the assistant's turns.
+    ///
+    /// One text, unless the template writes earlier turns differently once later ones follow (some take out the thinking
+    /// of past turns, some put tools before the last question): then one text a turn, in which only that turn is learned.
+    pub(super) fn render(&self) -> Result<Vec<Rendered>, String> {
+        let all: Vec<usize> = (0..self.messages.len()).filter(|index| is_assistant(&self.messages[*index])).collect();
+        if all.iter().all(|turn| *turn < self.learn_from) {
+            return Err("the conversation has no assistant turn to learn".to_owned());
         }
-        through.len()
-    };
-    // Some templates refuse to render nothing, or a conversation that does not end where they like.
-    let before = template.render(&messages[..turn], tools, false).unwrap_or_default();
-    let prompt = template.render(&messages[..turn], tools, true).unwrap_or_default();
-    if !text.starts_with(&before) {
-        // Nothing rendered is something in templates that give every conversation a system turn.
-        return Ok(if turn == 0 { content_span(&messages[turn], text, 0..end) } else { None });
+        let is_learned = |turn: &usize| *turn >= self.learn_from && !self.unlearned.contains(turn);
+        let turns: Vec<usize> = all.iter().copied().filter(is_learned).collect();
+        if let Some(marked) = self.conversation.render_marked().map_err(|error| error.to_string())? {
+            // Spans can be told apart by turn only when there is one for each.
+            let each = marked.spans.len() == all.len();
+            if each || turns.len() == all.len() {
+                let spans = marked.spans.into_iter().enumerate();
+                let learned = spans.filter(|(index, _)| !each || is_learned(&all[*index])).map(|(_, span)| span).collect();
+                return Ok(vec![self.rendered(marked.text, learned)?]);
+            }
+        }
+        let mut rendered = self.rendered(self.text(self.messages.len())?, Vec::new())?;
+        let limit = rendered.limit();
+        for turn in &turns {
+            match self.span(*turn, &rendered.text, false)? {
+                // What lies behind the last token of the example need not be known.
+                Some(span) if span.start >= limit => break,
+                Some(span) => rendered.learned.push(span),
+                None => return turns.iter().map(|turn| self.render_turn(*turn)).collect(),
+            }
+        }
+        Ok(vec![rendered])
     }
-    let start = if !prompt.is_empty() && text.starts_with(&prompt) {
-        Some(prompt.len())
-    } else {
-        // The prompt may go further than the text does: templates that open a thinking block for the answer.
-        let shared = common_prefix(&prompt, text);
-        let written = content_span(&messages[turn], text, before.len()..end).map(|span| span.start);
-        written.or_else(|| (shared > before.len()).then_some(shared))
-    };
-    Ok(start.filter(|start| *start < end).map(|start| start..end))
+
+    /// Renders the conversation to learn all of it, but for the turns that are never learned.
+    pub(super) fn render_whole(&self) -> Result<Rendered, String> {
+        let text = self.text(self.messages.len())?;
+        let mut learned = Vec::new();
+        let mut start = 0;
+        for turn in self.unlearned.iter().filter(|turn| is_assistant(&self.messages[**turn])) {
+            let span = self.span(*turn, &text, false)?.ok_or_else(|| not_found(*turn))?;
+            learned.push(start..span.start);
+            start = span.end;
+        }
+        learned.push(start..text.len());
+        self.rendered(text, learned)
+    }
+
+    /// One turn, and what comes before it.
+    fn render_turn(&self, turn: usize) -> Result<Rendered, String> {
+        let text = self.text(turn + 1)?;
+        let span = self.span(turn, &text, true)?.ok_or_else(|| not_found(turn))?;
+        Ok(Rendered { ends_with_assistant: true, ..self.rendered(text, vec![span])? })
+    }
+
+    fn rendered(&self, text: String, learned: Vec<Range<usize>>) -> Result<Rendered, String> {
+        let tokens = (self.encode)(&text)?;
+        Ok(Rendered { text, tokens, learned, ends_with_assistant: self.messages.last().is_some_and(is_assistant) })
+    }
+
+    fn text(&self, count: usize) -> Result<String, String> {
+        self.conversation.render(count, false).map_err(|error| error.to_string())
+    }
+
+    /// Where a turn stands in `text`: after what the template puts before an answer, up to the end of the turn. `None` when
+    /// `text` doesn't begin as the turn rendered by itself does.
+    ///
+    /// Nothing is searched for by its words, which the template may have printed before: both ends are lengths of
+    /// renderings that `text` begins with, or the place of a mark.
+    fn span(&self, turn: usize, text: &str, is_last: bool) -> Result<Option<Range<usize>>, String> {
+        let end = if is_last || turn + 1 == self.messages.len() {
+            text.len()
+        } else {
+            let through = self.text(turn + 1)?;
+            if !text.starts_with(&through) {
+                return Ok(None);
+            }
+            through.len()
+        };
+        // Some templates refuse to render nothing, or a conversation that does not end where they like.
+        let prompt = self.conversation.render(turn, true).unwrap_or_default();
+        let start = if !prompt.is_empty() && text.starts_with(&prompt) {
+            Some(prompt.len())
+        } else {
+            let marked = self.conversation.answer_start(turn + 1, &text[..end]).map_err(|error| error.to_string())?;
+            let before = self.conversation.render(turn, false).unwrap_or_default();
+            // The prompt may go further than the text does: templates that open a thinking block for the answer.
+            let shared = common_prefix(&prompt, text);
+            let shared = (text.starts_with(&before) && shared > before.len()).then_some(shared);
+            // Nothing rendered is something in templates that give every conversation a system turn.
+            if before.is_empty() { marked.or(shared) } else { shared.into_iter().chain(marked).min() }
+        };
+        Ok(start.filter(|start| *start < end).map(|start| start..end))
+    }
 }
 
-/// From where the content of a message first stands in a part of the text, to the end of that part.
-fn content_span(message: &Message, text: &str, within: Range<usize>) -> Option<Range<usize>> {
-    let content = message.content.as_str().map(str::trim).filter(|content| !content.is_empty())?;
-    let start = text.get(within.clone())?.find(content)?;
-    Some(within.start + start..within.end)
+impl Rendered {
+    /// Bytes of the text that its tokens stand for.
+    fn limit(&self) -> usize {
+        match self.tokens.offsets.last() {
+            Some((_, end)) if !self.tokens.whole => *end,
+            _ => self.text.len(),
+        }
+    }
+}
+
+fn not_found(turn: usize) -> String {
+    format!("the chat template writes message {} so that it can't be told from the rest of the text", turn + 1)
 }
 
 fn common_prefix(left: &str, right: &str) -> usize {
@@ -118,6 +142,6 @@ fn common_prefix(left: &str, right: &str) -> usize {
     (0..=same).rev().find(|at| right.is_char_boundary(*at)).unwrap_or(0)
 }
 
-pub(super) fn is_assistant(message: &Message) -> bool {
+fn is_assistant(message: &Message) -> bool {
     matches!(message.role.as_str(), "assistant" | "model")
 }

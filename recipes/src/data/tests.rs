@@ -1,5 +1,6 @@
 //! Rows through the templates of real models, checked token by token.
 
+mod cases;
 mod models;
 mod rows;
 mod turns;

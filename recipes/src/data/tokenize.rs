@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use burnish_models::{ChatTemplate, Message, Tokenizer};
+use burnish_models::{ChatTemplate, Message, Start, Tokenizer};
 
 use super::IGNORE;
 use super::format::Row;
-use super::spans::{self, Rendered};
+use super::spans::{Rendered, Turns};
 
 /// Tokens and what is learned of them: `labels[i]` is `input_ids[i]` where that token is learned and -100 where it is
 /// not. Nothing is shifted here: the loss compares what position `i` predicts with `labels[i + 1]`.
@@ -41,7 +41,7 @@ pub struct Preparation<'a> {
 }
 
 /// What a row became.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Made {
     /// At most `max_seq_length` tokens each, all with something to learn.
     pub examples: Vec<Example>,
@@ -51,6 +51,12 @@ pub struct Made {
     pub dropped: usize,
     /// Whether each assistant turn became an example of its own.
     pub split: bool,
+    /// Examples with an answer that begins inside a token: the prompt ends in the middle of one.
+    pub begun_inside: usize,
+    /// Examples that should end, and whose model names no token for that.
+    pub endless: usize,
+    /// Whether the row has reasoning that the chat template has no place for.
+    pub unread_reasoning: bool,
 }
 
 impl Preparation<'_> {
@@ -59,112 +65,134 @@ impl Preparation<'_> {
     /// # Errors
     /// What is wrong with the row, for a person who looks at it.
     pub fn prepare(&self, row: &Row) -> Result<Made, String> {
-        let mut examples = match row {
-            Row::Chat { messages, tools, learn_from } => self.chat(messages, tools.as_ref(), *learn_from)?,
-            Row::Completion { prompt, completion } => vec![self.completion(prompt, completion)?],
-            Row::Text(text) => vec![self.text(text)?],
-            Row::Alpaca { instruction, input, output } => vec![self.alpaca(instruction, input, output)?],
-            Row::Tokens { input_ids, labels } => vec![from_tokens(input_ids, labels.as_deref())],
+        let mut made = Made::default();
+        match row {
+            Row::Chat { messages, tools, learn_from, unlearned } => {
+                self.chat(&mut made, messages, tools.as_ref(), *learn_from, unlearned)?;
+            }
+            Row::Completion { prompt, completion } => self.completion(&mut made, prompt, completion)?,
+            Row::Text(text) if text.is_empty() => return Err("text is empty".to_owned()),
+            Row::Text(text) => self.plain(&mut made, text, 0)?,
+            Row::Alpaca { .. } => self.alpaca(&mut made, row)?,
+            Row::Tokens { input_ids, labels } => made.examples.push(from_tokens(input_ids, labels.as_deref())),
             Row::Preference => {
                 return Err(
                     "a preference row (chosen, rejected) needs a preference recipe such as dpo, and this is sft".into()
                 );
             }
-        };
-        for example in &examples {
+        }
+        for example in &made.examples {
             self.check(example)?;
         }
-        let (whole, split) = (examples.len(), examples.len() > 1);
-        let mut cut = 0;
-        for example in examples.iter_mut().filter(|example| example.input_ids.len() > self.max_seq_length) {
+        let whole = made.examples.len();
+        made.split = whole > 1;
+        for example in made.examples.iter_mut().filter(|example| example.input_ids.len() > self.max_seq_length) {
             example.input_ids.truncate(self.max_seq_length);
             example.labels.truncate(self.max_seq_length);
-            cut += 1;
+            made.cut += 1;
         }
-        examples.retain(|example| example.target_tokens() > 0);
-        Ok(Made { dropped: whole - examples.len(), examples, cut, split })
+        made.examples.retain(|example| example.target_tokens() > 0);
+        made.dropped = whole - made.examples.len();
+        Ok(made)
     }
 
     fn chat(
         &self,
+        made: &mut Made,
         messages: &[Message],
         tools: Option<&serde_json::Value>,
         learn_from: usize,
-    ) -> Result<Vec<Example>, String> {
+        unlearned: &[usize],
+    ) -> Result<(), String> {
         let template = self.template.ok_or("the model has no chat template, which rows of messages need")?;
-        if !self.mask_prompt {
-            let text = template.render(messages, tools, false).map_err(|error| error.to_string())?;
-            let whole = 0..text.len();
-            let ends_with_assistant = messages.last().is_some_and(spans::is_assistant);
-            return Ok(vec![self.label(&Rendered { text, learned: vec![whole], ends_with_assistant })?]);
+        let conversation = template.conversation(messages, tools).map_err(|error| error.to_string())?;
+        let reads_reasoning = template.reads_reasoning(tools).map_err(|error| error.to_string())?;
+        made.unread_reasoning = !reads_reasoning && messages.iter().any(|message| message.reasoning().is_some());
+        // Special tokens are in the text already, so none are added.
+        let encode = |text: &str| self.encode(text, false);
+        let turns = Turns { conversation, messages, learn_from, unlearned, encode: &encode };
+        if self.mask_prompt {
+            turns.render()?.into_iter().for_each(|rendered| self.label(made, rendered));
+        } else {
+            self.label(made, turns.render_whole()?);
         }
-        spans::render(template, messages, tools, learn_from)?.iter().map(|rendered| self.label(rendered)).collect()
+        Ok(())
     }
 
-    /// Tokens of a rendered conversation. Its special tokens are in the text already, so none are added, but for an end:
-    /// a model never stops that was never shown where to.
-    fn label(&self, rendered: &Rendered) -> Result<Example, String> {
-        let Rendered { text, learned, ends_with_assistant } = rendered;
-        let (ids, offsets) = self.tokenizer.encode_with_offsets(text, false).map_err(|error| error.to_string())?;
-        let mut example = with_labels(ids, &offsets, learned);
-        if *ends_with_assistant && learned.last().is_some_and(|span| span.end == text.len()) {
-            let written =
-                offsets.iter().rposition(|(start, end)| text.get(*start..*end).is_none_or(|piece| !piece.trim().is_empty()));
-            let ended = written.is_some_and(|last| self.tokenizer.is_special(example.input_ids[last]));
-            if !ended {
-                self.end(&mut example);
-            }
-        }
-        Ok(example)
+    /// The tokens of a text that an example has room for.
+    fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Start, String> {
+        self.tokenizer.encode_start(text, add_special_tokens, self.max_seq_length).map_err(|error| error.to_string())
     }
 
-    fn completion(&self, prompt: &str, completion: &str) -> Result<Example, String> {
+    /// Tokens of a rendered conversation with what is learned of them, and an end where the template gives none: a model
+    /// never stops that was never shown where to.
+    fn label(&self, made: &mut Made, rendered: Rendered) {
+        let Rendered { text, tokens, learned, ends_with_assistant } = rendered;
+        let whole = tokens.whole;
+        let last = |(start, end): &(usize, usize)| text.get(*start..*end).is_none_or(|piece| !piece.trim().is_empty());
+        let last = tokens.offsets.iter().rposition(last);
+        let ended = last.is_some_and(|last| self.tokenizer.is_special(tokens.ids[last]));
+        let mut example = with_labels(made, tokens, &learned);
+        if whole && !ended && ends_with_assistant && learned.last().is_some_and(|span| span.end == text.len()) {
+            self.end(made, &mut example);
+        }
+        made.examples.push(example);
+    }
+
+    fn completion(&self, made: &mut Made, prompt: &str, completion: &str) -> Result<(), String> {
         let start = if self.mask_prompt { prompt.len() } else { 0 };
-        let text = format!("{prompt}{completion}");
-        self.plain(&text, start)
-    }
-
-    fn text(&self, text: &str) -> Result<Example, String> {
-        if text.is_empty() {
-            return Err("text is empty".to_owned());
-        }
-        self.plain(text, 0)
+        self.plain(made, &format!("{prompt}{completion}"), start)
     }
 
     /// Text that no template wraps: the tokenizer's own special tokens go around it, and the end is learned.
-    fn plain(&self, text: &str, learned_from: usize) -> Result<Example, String> {
+    fn plain(&self, made: &mut Made, text: &str, learned_from: usize) -> Result<(), String> {
         let begun = self.tokenizer.special().bos.as_ref().is_some_and(|(bos, _)| text.starts_with(bos.as_str()));
-        let (ids, offsets) = self.tokenizer.encode_with_offsets(text, !begun).map_err(|error| error.to_string())?;
-        let learned = learned_from..text.len();
-        let mut example = with_labels(ids, &offsets, std::slice::from_ref(&learned));
-        if example.input_ids.last().copied().is_some_and(|last| Some(last) == self.eos()) {
-            // An end that the tokenizer has put there stands for no byte of the text.
-            example.input_ids.pop();
-            example.labels.pop();
+        let tokens = self.encode(text, !begun)?;
+        let whole = tokens.whole;
+        let mut example = with_labels(made, tokens, std::slice::from_ref(&(learned_from..text.len())));
+        if whole {
+            if example.input_ids.last().is_some_and(|last| Some(*last) == self.tokenizer.end_of_text()) {
+                // An end that the tokenizer has put there stands for no byte of the text.
+                example.input_ids.pop();
+                example.labels.pop();
+            }
+            self.end(made, &mut example);
         }
-        self.end(&mut example);
-        Ok(example)
+        made.examples.push(example);
+        Ok(())
     }
 
     /// Alpaca's own prompt is for models without a template.
-    fn alpaca(&self, instruction: &str, input: &str, output: &str) -> Result<Example, String> {
-        if self.template.is_some() {
-            let question = if input.is_empty() { instruction.to_owned() } else { format!("{instruction}\n\n{input}") };
-            let messages = [Message::new("user", question), Message::new("assistant", output)];
-            return self.chat(&messages, None, 0)?.pop().ok_or_else(|| "nothing to learn".to_owned());
+    fn alpaca(&self, made: &mut Made, row: &Row) -> Result<(), String> {
+        let Row::Alpaca { system, history, tools, instruction, input, output } = row else { return Ok(()) };
+        if self.template.is_none() {
+            if !history.is_empty() || tools.is_some() {
+                let key = if tools.is_some() { "tools" } else { "history" };
+                return Err(format!("the model has no chat template, which rows with `{key}` need"));
+            }
+            return self.completion(made, &alpaca_prompt(system, instruction, input), output);
         }
-        self.completion(&alpaca_prompt(instruction, input), output)
+        let parts = [instruction.as_str(), input].into_iter().filter(|part| !part.is_empty());
+        let question = parts.collect::<Vec<_>>().join("\n\n");
+        let mut messages = Vec::with_capacity(2 * history.len() + 3);
+        if !system.is_empty() {
+            messages.push(Message::new("system", system));
+        }
+        for (question, answer) in history {
+            messages.extend([Message::new("user", question), Message::new("assistant", answer)]);
+        }
+        messages.extend([Message::new("user", question), Message::new("assistant", output)]);
+        self.chat(made, &messages, tools.as_ref(), 0, &[])
     }
 
-    fn end(&self, example: &mut Example) {
-        if let Some(eos) = self.eos() {
-            example.input_ids.push(eos);
-            example.labels.push(i64::from(eos));
+    fn end(&self, made: &mut Made, example: &mut Example) {
+        match self.tokenizer.end_of_text() {
+            Some(end) => {
+                example.input_ids.push(end);
+                example.labels.push(i64::from(end));
+            }
+            None => made.endless += 1,
         }
-    }
-
-    fn eos(&self) -> Option<u32> {
-        self.tokenizer.special().eos.as_ref().map(|(_, id)| *id)
     }
 
     fn check(&self, example: &Example) -> Result<(), String> {
@@ -185,24 +213,40 @@ fn from_tokens(input_ids: &[u32], labels: Option<&[i64]>) -> Example {
     Example { input_ids: input_ids.to_vec(), labels }
 }
 
-/// A token is learned when it starts inside a span.
-fn with_labels(ids: Vec<u32>, offsets: &[(usize, usize)], learned: &[Range<usize>]) -> Example {
-    let is_learned = |at: &(usize, usize)| learned.iter().any(|span| span.contains(&at.0));
-    let labels = ids.iter().zip(offsets).map(|(id, at)| if is_learned(at) { i64::from(*id) } else { IGNORE }).collect();
-    Example { input_ids: ids, labels }
+/// A token is learned when a character of it lies in a span: the first token of an answer may begin in the prompt, as in
+/// `Label: ` + `yes`, where a space and the word are one token. (TRL and Unsloth take the length of the prompt's own tokens,
+/// by which such an answer is not learned at all.)
+fn with_labels(made: &mut Made, tokens: Start, learned: &[Range<usize>]) -> Example {
+    let mut labels = Vec::with_capacity(tokens.ids.len() + 1);
+    let mut begun_inside = false;
+    let mut spans = learned.iter().peekable();
+    for (id, (start, end)) in tokens.ids.iter().zip(tokens.offsets) {
+        while spans.next_if(|span| span.end <= start).is_some() {}
+        let inside = |span: &&Range<usize>| span.start < end || (start == end && span.start <= start);
+        labels.push(match spans.peek().copied().filter(inside) {
+            Some(span) => {
+                begun_inside |= start < span.start;
+                i64::from(*id)
+            }
+            None => IGNORE,
+        });
+    }
+    made.begun_inside += usize::from(begun_inside);
+    made.cut += usize::from(!tokens.whole);
+    Example { input_ids: tokens.ids, labels }
 }
 
-fn alpaca_prompt(instruction: &str, input: &str) -> String {
-    if input.is_empty() {
-        format!(
-            "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n\
-             ### Instruction:\n{instruction}\n\n### Response:\n"
-        )
-    } else {
-        format!(
+fn alpaca_prompt(system: &str, instruction: &str, input: &str) -> String {
+    let preamble = match (system, input) {
+        ("", "") => {
+            "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+        }
+        ("", _) => {
             "Below is an instruction that describes a task, paired with an input that provides further context. Write a \
-             response that appropriately completes the request.\n\n\
-             ### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
-        )
-    }
+             response that appropriately completes the request."
+        }
+        (system, _) => system,
+    };
+    let input = if input.is_empty() { String::new() } else { format!("### Input:\n{input}\n\n") };
+    format!("{preamble}\n\n### Instruction:\n{instruction}\n\n{input}### Response:\n")
 }

@@ -68,7 +68,6 @@ impl Iterator for Steps {
         };
         let batches = batches.of_step(within, self.plan.accumulation).map(|index| order.batch(index)).collect();
         self.epoch = Some(order);
-        let seed = self.plan.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(self.step as u64);
-        Some(StepItem { step: self.step, epoch, batches, seed, loss_scale: 1.0 })
+        Some(StepItem { step: self.step, epoch, batches, seed: self.plan.seed, loss_scale: 1.0 })
     }
 }

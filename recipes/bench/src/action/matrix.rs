@@ -48,10 +48,10 @@ pub(super) fn lora_linear<B: FusedBackend>(setup: &Setup<B>) -> Vec<Action> {
         let factors = || (a.clone(), b.clone());
         let ((a1, b1), (a2, b2)) = (factors(), factors());
         let forward = Action::new(in_turns(sets.clone(), move |(x, w, _)| {
-            drop(B::lora_linear(raw(x), raw(w), raw(&a1), raw(&b1), SCALE));
+            drop(B::lora_linear(raw(x), raw(w), raw(&a1), raw(&b1), SCALE, None));
         }))
         .composed(in_turns(sets.clone(), move |(x, w, _)| {
-            drop(kernels::lora_linear::reference::<B>(raw(x), raw(w), raw(&a2), raw(&b2), SCALE));
+            drop(kernels::lora_linear::reference::<B>(raw(x), raw(w), raw(&a2), raw(&b2), SCALE, None));
         }))
         .matmul(flops, in_turns(sets.clone(), |(x, w, _)| burn_forward::<B>(x, w)));
         let saved = move |x: &Tensor<B, 2>, weight: &Tensor<B, 2>| LoraSaved::<B> {
@@ -61,6 +61,7 @@ pub(super) fn lora_linear<B: FusedBackend>(setup: &Setup<B>) -> Vec<Action> {
             lora_b: raw(&b),
             hidden: raw(&hidden),
             scale: SCALE,
+            dropout: None,
         };
         let same = saved.clone();
         let backward = Action::new(in_turns(sets.clone(), move |(x, w, dy)| {
@@ -85,15 +86,10 @@ pub(super) fn linear_cross_entropy<B: FusedBackend>(setup: &Setup<B>) -> Vec<Act
     let some = hidden.clone().narrow(0, 0, head.rows);
     let gradient: Tensor<B, 2> = setup.random([head.rows, head.outputs]);
     let (h, w, l) = (hidden.clone(), weight.clone(), labels.clone());
-    let run = move || drop(B::linear_cross_entropy_with_gradient(raw(&h), raw(&w), l.clone().into_primitive(), false));
+    let run = move || drop(B::linear_cross_entropy_with_gradient(raw(&h), raw(&w), l.clone().into_primitive()));
     let (h, w) = (hidden, weight.clone());
     let composed = move || {
-        drop(kernels::linear_cross_entropy::reference_with_gradient::<B>(
-            raw(&h),
-            raw(&w),
-            labels.clone().into_primitive(),
-            false,
-        ));
+        drop(kernels::linear_cross_entropy::reference_with_gradient::<B>(raw(&h), raw(&w), labels.clone().into_primitive()));
     };
     let matmul = move || {
         burn_forward::<B>(&some, &weight);

@@ -31,8 +31,9 @@ fn prompt_and_completion_have_the_tokens_of_the_joined_text() {
     let mut joined = tokenizer.encode("xab c", true).unwrap();
     joined.push(tokenizer.special().eos.as_ref().unwrap().1);
     assert_eq!(made.examples[0].input_ids, joined);
-    // The token `ab` begins in the prompt, so it is not learned.
-    assert_eq!(read(&tokenizer, &made.examples[0]).1, [" c</s>"]);
+    // The token `ab` begins in the prompt, and has the first character of the completion in it.
+    assert_eq!(read(&tokenizer, &made.examples[0]).1, ["ab c</s>"]);
+    assert_eq!(made.begun_inside, 1);
 }
 
 #[test]
@@ -44,6 +45,95 @@ fn alpaca_has_its_own_prompt_without_a_template() {
     let row = Row::from_json(r#"{"instruction": "add", "input": "1 2", "output": "3"}"#).unwrap();
     let made = preparation(&tokenizer, Some(&template)).prepare(&row).unwrap();
     assert_eq!(read(&tokenizer, &made.examples[0]).0, "<s>[INST] add\n\n1 2 [/INST]3</s>");
+}
+
+#[test]
+fn alpaca_without_a_template_has_a_system_message_and_no_history() {
+    let (text, _) = made(r#"{"instruction": "add", "output": "3", "system": "Count."}"#);
+    assert_eq!(text, "<s>Count.\n\n### Instruction:\nadd\n\n### Response:\n3</s>");
+    let tokenizer = tokenizer();
+    let row = row(r#"{"instruction": "add", "output": "3", "history": [["a", "b"]]}"#);
+    let reason = preparation(&tokenizer, None).prepare(&row).unwrap_err();
+    assert!(reason.contains("no chat template, which rows with `history` need"), "{reason}");
+}
+
+#[test]
+fn a_prompt_that_ends_inside_a_token_is_counted() {
+    let tokenizer = tokenizer();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("train.jsonl");
+    let rows = [("q:", "x"), ("q: ", "a"), ("xa", "b"), ("q", " a")];
+    let lines = rows.map(|(prompt, completion)| serde_json::json!({"prompt": prompt, "completion": completion}).to_string());
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    let prepared = load(&file, &preparation(&tokenizer, None), BadRows::Stop).unwrap();
+    let learned: Vec<Vec<String>> = prepared.examples.iter().map(|example| read(&tokenizer, example).1).collect();
+    assert_eq!(learned, [["x</s>"], [" a</s>"], ["ab</s>"], [" a</s>"]]);
+    let report = prepared.report;
+    assert_eq!((report.begun_inside, report.first_begun_inside), (2, Some(2)));
+    let lines = report.lines();
+    assert!(lines.iter().any(|line| line.contains("inside a token") && line.ends_with("2; the first, line 2")), "{lines:?}");
+}
+
+#[test]
+fn a_long_row_is_not_made_tokens_of_to_be_cut() {
+    let tokenizer = tokenizer();
+    let short = preparation(&tokenizer, None);
+    let template = template(models::SMOLLM2);
+    let chat = preparation(&tokenizer, Some(&template));
+    let words = |count: usize| "some words é ab ".repeat(count);
+    for count in [10, 3_000, 30_000] {
+        let rows = [
+            serde_json::json!({"text": words(count)}),
+            serde_json::json!({"prompt": "q", "completion": words(count)}),
+            serde_json::json!({"prompt": words(count), "completion": "a"}),
+        ];
+        for row in rows {
+            let row = Row::from_value(row).unwrap();
+            let whole = Preparation { max_seq_length: usize::MAX, ..short.clone() }.prepare(&row).unwrap();
+            let cut = short.prepare(&row).unwrap();
+            let expected = plain_cut(&whole.examples[0], 512);
+            assert_eq!(cut.examples, Vec::from_iter(expected.filter(|example| example.target_tokens() > 0)), "{count}");
+            assert_eq!(cut.cut, usize::from(whole.examples[0].input_ids.len() > 512));
+        }
+        let answers = [("user", words(1)), ("assistant", words(3)), ("user", words(2)), ("assistant", words(count))];
+        let messages: Vec<_> =
+            answers.iter().map(|(role, content)| serde_json::json!({"role": role, "content": content})).collect();
+        let row = Row::from_value(serde_json::json!({"messages": messages})).unwrap();
+        let whole = Preparation { max_seq_length: usize::MAX, ..chat.clone() }.prepare(&row).unwrap();
+        let cut = chat.prepare(&row).unwrap();
+        assert_eq!(cut.examples, Vec::from_iter(plain_cut(&whole.examples[0], 512)), "{count}");
+    }
+}
+
+fn plain_cut(example: &Example, length: usize) -> Option<Example> {
+    let cut = |length: usize| Example {
+        input_ids: example.input_ids[..length].to_vec(),
+        labels: example.labels[..length].to_vec(),
+    };
+    Some(cut(length.min(example.input_ids.len())))
+}
+
+#[test]
+fn time_grows_no_faster_than_a_row() {
+    let (tokenizer, template) = (tokenizer(), template(models::LLAMA3));
+    let preparation = preparation(&tokenizer, Some(&template));
+    let seconds = |bytes: usize| {
+        let content = "some words é ab\n".repeat(bytes / 17);
+        let row =
+            serde_json::json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": content}]});
+        let row = row.to_string();
+        let times = (0..3).map(|_| {
+            let started = std::time::Instant::now();
+            let made = preparation.prepare(&Row::from_json(&row).unwrap()).unwrap();
+            assert_eq!((made.cut, made.examples[0].input_ids.len()), (1, 512));
+            started.elapsed().as_secs_f64()
+        });
+        times.fold(f64::INFINITY, f64::min)
+    };
+    let (short, long) = (seconds(2 << 20), seconds(32 << 20));
+    // Sixteen times as long; making tokens of all of it would take a hundred times the time of parsing it.
+    assert!(long < 64.0 * short.max(0.002), "{short} s, then {long} s");
+    assert!(long < 10.0, "{long} s");
 }
 
 #[test]

@@ -133,3 +133,75 @@ fn without_masking_all_is_learned() {
     let made = all.prepare(&row).unwrap();
     assert_eq!(read(&tokenizer, &made.examples[0]).1, ["<s>[INST] x [/INST]a</s>"]);
 }
+
+/// A template that says everything twice: nothing can be found by its words.
+const TWICE: &str = "The answers are yes, no and {{ messages[-1].content }}.\n{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>\n{% endfor %}";
+
+#[test]
+fn an_answer_that_the_template_prints_too_is_learned_in_its_place() {
+    for answer in ["yes", "assistant", "<|im_start|>", "im_end", " ", "user", ""] {
+        let (text, learned) = one(models::SMOLLM2, &[("assistant", answer), ("user", answer), ("assistant", answer)]);
+        assert_eq!(learned, [format!("{answer}<|im_end|>\n"), format!("{answer}<|im_end|>\n")], "{text}");
+        let all = self::learned(TWICE, &[("user", "yes"), ("assistant", answer)]);
+        assert_eq!(all.len(), 1);
+        // Only where the template prints the same before the answer is there a prompt that the text begins with.
+        let role = if answer == "yes" { "<assistant>" } else { "" };
+        assert_eq!(all[0].1, [format!("{role}{answer}</assistant>\n</s>")], "{answer:?}");
+    }
+}
+
+/// Opens a block of thinking for the answer, and prints none where there was none.
+const THINKING: &str = "{% for m in messages %}<{{ m.role }}>\n{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.content | trim }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<assistant>\n<think>\n{% endif %}";
+
+#[test]
+fn a_prompt_that_goes_further_than_the_answer_ends_where_they_differ() {
+    let (_, learned) = one(THINKING, &[("user", "q"), ("assistant", " assistant ")]);
+    assert_eq!(learned, ["assistant<|im_end|>\n"]);
+    let (_, learned) = one(THINKING, &[("assistant", "\n think\n"), ("user", "q"), ("assistant", "")]);
+    assert_eq!(learned, ["think<|im_end|>\n", "<|im_end|>\n"]);
+}
+
+/// Puts the number of turns before all of them.
+const COUNTING: &str =
+    "{{ messages|length }} turns\n{% for m in messages %}[{{ m.role }}]{{ m.content.strip() }}\n{% endfor %}";
+
+#[test]
+fn a_template_that_depends_on_the_whole_conversation_gives_an_example_a_turn() {
+    let all = learned(COUNTING, &[("user", "2"), ("assistant", "2 turns"), ("user", "turns"), ("assistant", "4 ")]);
+    let texts: Vec<&str> = all.iter().map(|(text, _)| text.as_str()).collect();
+    assert_eq!(
+        texts,
+        [
+            "2 turns\n[user]2\n[assistant]2 turns\n</s>",
+            "4 turns\n[user]2\n[assistant]2 turns\n[user]turns\n[assistant]4\n</s>",
+        ]
+    );
+    assert_eq!((&all[0].1[..], &all[1].1[..]), (&["2 turns\n</s>".to_owned()][..], &["4\n</s>".to_owned()][..]));
+}
+
+#[test]
+fn what_can_not_be_told_from_the_rest_is_an_error() {
+    let source = "{{ messages|length }}{% for m in messages %}{{ m.content|length }}{% endfor %}";
+    let (tokenizer, template) = (tokenizer(), template(source));
+    let row = row(r#"{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "abc"}]}"#);
+    let reason = preparation(&tokenizer, Some(&template)).prepare(&row).unwrap_err();
+    assert!(reason.contains("message 2") && reason.contains("can't be told"), "{reason}");
+}
+
+#[test]
+fn the_templates_marks_leave_out_turns_of_weight_zero() {
+    let (tokenizer, template) = (tokenizer(), template(models::MARKED));
+    let row = row(r#"{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "bad", "weight": 0},
+            {"role": "user", "content": "y"}, {"role": "assistant", "content": "good", "weight": 1}]}"#);
+    let made = preparation(&tokenizer, Some(&template)).prepare(&row).unwrap();
+    assert_eq!(read(&tokenizer, &made.examples[0]).1, ["good<|im_end|>"]);
+}
+
+#[test]
+fn a_conversation_of_which_nothing_is_to_be_learned_is_dropped() {
+    let (tokenizer, template) = (tokenizer(), template(models::SMOLLM2));
+    let row =
+        row(r#"{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "a", "train": false}]}"#);
+    let made = preparation(&tokenizer, Some(&template)).prepare(&row).unwrap();
+    assert_eq!((made.dropped, made.examples.len()), (1, 0));
+}

@@ -1,0 +1,140 @@
+//! The GPU kernel: a thread draws whole blocks of random words for the vectors that it reads.
+//!
+//! The key comes as numbers of the launch, so that one kernel is compiled for a dtype, not one for every step.
+
+use burn::tensor::TensorMetadata;
+use burn_cubecl::CubeRuntime;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+use super::Dropout;
+use super::philox::{KEY_STEPS, MULTIPLIERS, ROUNDS, WORDS};
+use crate::cube::launch::{contiguous, cubes, empty_like, vector_size};
+
+const UNITS: usize = 256;
+
+/// The numbers of a mask, as the kernel takes them.
+#[derive(CubeLaunch, CubeType, Clone, Copy)]
+struct Draw {
+    key_low: u32,
+    key_high: u32,
+    step: u32,
+    micro_batch: u32,
+    threshold: u32,
+    factor: f32,
+}
+
+/// Writes the random words of a block at `start`.
+#[cube]
+fn draw_block(words: &mut Array<u32>, #[comptime] start: usize, block: u32, draw: &Draw) {
+    let first_multiplier = comptime!(MULTIPLIERS[0]).runtime();
+    let second_multiplier = comptime!(MULTIPLIERS[1]).runtime();
+    let mut word0 = block;
+    // A launch has fewer than 2³² blocks.
+    let mut word1 = 0u32;
+    let mut word2 = draw.step;
+    let mut word3 = draw.micro_batch;
+    let mut key0 = draw.key_low;
+    let mut key1 = draw.key_high;
+    #[unroll]
+    for _round in 0..comptime!(ROUNDS) {
+        let first_high = u32::mul_hi(word0, first_multiplier);
+        let first_low = word0 * first_multiplier;
+        let second_high = u32::mul_hi(word2, second_multiplier);
+        let second_low = word2 * second_multiplier;
+        word0 = second_high ^ word1 ^ key0;
+        word1 = second_low;
+        word2 = first_high ^ word3 ^ key1;
+        word3 = first_low;
+        key0 += comptime!(KEY_STEPS[0]);
+        key1 += comptime!(KEY_STEPS[1]);
+    }
+    words[start] = word0;
+    words[comptime!(start + 1)] = word1;
+    words[comptime!(start + 2)] = word2;
+    words[comptime!(start + 3)] = word3;
+}
+
+#[cube(launch_unchecked)]
+fn dropout_kernel<F: Float, N: Size>(
+    x: &Array<Vector<F, N>>,
+    added: &Array<Vector<F, N>>,
+    y: &mut Array<Vector<F, N>>,
+    count: u32,
+    draw: &Draw,
+    #[comptime] adds: bool,
+    #[define(F)] _dtype: StorageType,
+) {
+    let size = x.vector_size().comptime();
+    // A thread reads one vector, or as many as fill a block.
+    let blocks = comptime!(if size < WORDS { 1 } else { size / WORDS });
+    let vectors = comptime!(if size < WORDS { WORDS / size } else { 1 });
+    let first = ABSOLUTE_POS * vectors;
+    if first < count as usize {
+        let mut words = Array::<u32>::new(comptime!(blocks * WORDS));
+        #[unroll]
+        for block in 0..blocks {
+            let number = ABSOLUTE_POS as u32 * comptime!(blocks as u32) + comptime!(block as u32);
+            draw_block(&mut words, comptime!(block * WORDS), number, draw);
+        }
+        #[unroll]
+        for i in 0..vectors {
+            let at = first + i;
+            if at < count as usize {
+                let mut value = Vector::<f32, N>::cast_from(x[at]) * Vector::new(draw.factor);
+                #[unroll]
+                for lane in 0..size {
+                    if words[comptime!(i * size + lane)] < draw.threshold {
+                        value[lane] = 0.0f32;
+                    }
+                }
+                if comptime!(adds) {
+                    value += Vector::<f32, N>::cast_from(added[at]);
+                }
+                y[at] = Vector::<F, N>::cast_from(value);
+            }
+        }
+    }
+}
+
+/// `x` with elements dropped.
+pub(crate) fn forward<R: CubeRuntime>(x: CubeTensor<R>, dropout: Dropout) -> CubeTensor<R> {
+    launch(x, None, dropout)
+}
+
+/// `x` with elements dropped, plus `added`, in one pass.
+pub(crate) fn add<R: CubeRuntime>(x: CubeTensor<R>, added: CubeTensor<R>, dropout: Dropout) -> CubeTensor<R> {
+    launch(x, Some(added), dropout)
+}
+
+fn launch<R: CubeRuntime>(x: CubeTensor<R>, added: Option<CubeTensor<R>>, dropout: Dropout) -> CubeTensor<R> {
+    let (x, added) = (contiguous(x), added.map(contiguous));
+    let elements = x.shape().num_elements();
+    let mut tensors = vec![&x];
+    tensors.extend(added.as_ref());
+    let size = vector_size(&tensors, elements);
+    let y = empty_like(&x);
+    let (client, dtype, count, adds) = (x.client.clone(), x.dtype, elements / size, added.is_some());
+    // A kernel's bindings are fixed: what is not there is bound to something that is.
+    let added = added.unwrap_or_else(|| x.clone());
+    let [key_low, key_high] = dropout.key.words();
+    let draw =
+        DrawLaunch::new(key_low, key_high, dropout.key.step, dropout.key.micro_batch, dropout.threshold(), dropout.factor());
+    // SAFETY: all three hold `count` vectors, and no thread goes beyond.
+    unsafe {
+        dropout_kernel::launch_unchecked::<R>(
+            &client,
+            cubes(elements.div_ceil(size.max(WORDS)).div_ceil(UNITS)),
+            CubeDim::new_1d(UNITS as u32),
+            size,
+            x.into_array_arg(),
+            added.into_array_arg(),
+            y.clone().into_array_arg(),
+            count as u32,
+            draw,
+            adds,
+            dtype.into(),
+        );
+    }
+    y
+}

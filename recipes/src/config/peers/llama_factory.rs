@@ -1,0 +1,116 @@
+//! LLaMA-Factory: `llamafactory-cli train sft.yaml`.
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    CHECKPOINTING, NO_4BIT, NO_EVALUATION, NO_INIT, NO_LAYERS, NO_LOSS, NO_NEW_TOKENS, NO_OPTIMIZER, NO_OTHER_MODULES,
+    NO_SPLIT, NOT_QUANTISED, ONE_ATTENTION, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer, SFT_ONLY, TEXT_ONLY,
+};
+use crate::config::alias::Meaning::{self, Harmless, Only, Refused, Same, Translated};
+
+const ONE_FILE: &str = "put the rows into one file, in the order that they shall have";
+
+const KEYS: &[(&str, Meaning)] = &[
+    ("cutoff_len", Same("max_seq_length")),
+    ("lora_rank", Same("rank")),
+    ("lora_target", Same("target_modules")),
+    ("finetuning_type", Same("fine_tune_type")),
+    ("adapter_name_or_path", Same("adapter")),
+    ("neat_packing", Same("packing")),
+    ("save_every_steps", Same("save_every")),
+    ("dataset", Translated),
+    ("train_on_prompt", Translated),
+    ("disable_shuffling", Translated),
+    ("pure_bf16", Translated),
+    ("stage", Only(&["sft"], SFT_ONLY)),
+    ("do_train", Only(&["true"], "`burnish train` trains, `burnish eval` evaluates")),
+    ("val_size", Harmless(NO_SPLIT)),
+    ("eval_dataset", Harmless(NO_EVALUATION)),
+    ("eval_on_each_dataset", Harmless(NO_EVALUATION)),
+    ("eval_num_beams", Harmless(NO_EVALUATION)),
+    ("compute_accuracy", Harmless(NO_EVALUATION)),
+    ("template", Harmless(OWN_TEMPLATE)),
+    ("tool_format", Harmless(OWN_TEMPLATE)),
+    ("enable_thinking", Harmless(OWN_TEMPLATE)),
+    ("default_system", Refused("give each row its system message")),
+    ("dataset_dir", Harmless("`dataset` is a path, or a hub id")),
+    ("media_dir", Harmless(TEXT_ONLY)),
+    ("image_max_pixels", Harmless(TEXT_ONLY)),
+    ("image_min_pixels", Harmless(TEXT_ONLY)),
+    ("video_max_pixels", Harmless(TEXT_ONLY)),
+    ("video_min_pixels", Harmless(TEXT_ONLY)),
+    ("freeze_vision_tower", Harmless(TEXT_ONLY)),
+    ("freeze_multi_modal_projector", Harmless(TEXT_ONLY)),
+    ("freeze_language_model", Refused(TEXT_ONLY)),
+    ("overwrite_cache", Harmless(OWN_ROWS)),
+    ("preprocessing_num_workers", Harmless(OWN_ROWS)),
+    ("preprocessing_batch_size", Harmless(OWN_ROWS)),
+    ("tokenized_path", Harmless(OWN_ROWS)),
+    ("streaming", Harmless(OWN_ROWS)),
+    ("buffer_size", Harmless(OWN_ROWS)),
+    ("mix_strategy", Only(&["concat"], ONE_FILE)),
+    ("interleave_probs", Refused(ONE_FILE)),
+    ("max_samples", Refused("give a shorter file")),
+    ("mask_history", Refused("every answer of a chat is learned; `weight: 0` on a message leaves one out")),
+    ("ignore_pad_token_for_loss", Only(&["true"], NO_LOSS)),
+    ("use_dft_loss", Refused(NO_LOSS)),
+    ("plot_loss", Harmless(OWN_LOG)),
+    ("use_swanlab", Harmless(OWN_LOG)),
+    ("swanlab_project", Harmless(OWN_LOG)),
+    ("swanlab_run_name", Harmless(OWN_LOG)),
+    ("swanlab_mode", Harmless(OWN_LOG)),
+    ("print_param_status", Harmless(OWN_LOG)),
+    ("flash_attn", Harmless(ONE_ATTENTION)),
+    ("shift_attn", Refused("attention reaches over the whole row; leave it out")),
+    ("use_unsloth", Harmless(OWN_KERNELS)),
+    ("enable_liger_kernel", Harmless(OWN_KERNELS)),
+    ("use_unsloth_gc", Harmless(CHECKPOINTING)),
+    ("disable_gradient_checkpointing", Harmless(CHECKPOINTING)),
+    ("use_reentrant_gc", Harmless(CHECKPOINTING)),
+    ("upcast_layernorm", Harmless("norms are computed in f32")),
+    ("upcast_lmhead_output", Harmless("the loss is computed in f32")),
+    ("use_fast_tokenizer", Harmless("tokenizer.json is read")),
+    ("resize_vocab", Refused(NO_NEW_TOKENS)),
+    ("add_tokens", Refused(NO_NEW_TOKENS)),
+    ("add_special_tokens", Refused(NO_NEW_TOKENS)),
+    ("split_special_tokens", Refused("special tokens stay whole; leave it out")),
+    ("train_from_scratch", Refused("say model_config, and fine_tune_type = \"full\"")),
+    ("rope_scaling", Refused("the checkpoint's config.json says it; leave it out")),
+    ("infer_backend", Harmless("the model is trained, not served")),
+    ("infer_dtype", Harmless("the model is trained, not served")),
+    ("quantization_bit", Refused(NO_4BIT)),
+    ("quantization_method", Harmless(NOT_QUANTISED)),
+    ("quantization_type", Harmless(NOT_QUANTISED)),
+    ("double_quantization", Harmless(NOT_QUANTISED)),
+    ("fp8", Refused("see dtype for what there is; leave it out")),
+    ("pissa_init", Refused(NO_INIT)),
+    ("pissa_iter", Harmless("PiSSA is not used")),
+    ("pissa_convert", Harmless("PiSSA is not used")),
+    ("create_new_adapter", Refused("an adapter that is given is trained on; leave it out")),
+    ("additional_target", Refused(NO_OTHER_MODULES)),
+    ("freeze_trainable_layers", Harmless(NO_LAYERS)),
+    ("freeze_trainable_modules", Harmless(NO_LAYERS)),
+    ("use_llama_pro", Refused(NO_OTHER_MODULES)),
+    ("use_galore", Refused(NO_OPTIMIZER)),
+    ("use_apollo", Refused(NO_OPTIMIZER)),
+    ("use_badam", Refused(NO_OPTIMIZER)),
+    ("use_adam_mini", Refused(NO_OPTIMIZER)),
+    ("use_muon", Refused(NO_OPTIMIZER)),
+    ("export_dir", Harmless("`burnish export` and `burnish merge` write models")),
+];
+
+pub(super) const PEER: Peer = Peer {
+    name: "LLaMA-Factory",
+    keys: KEYS,
+    signs: &["stage", "finetuning_type", "cutoff_len", "lora_target", "template", "do_train"],
+    defaults,
+};
+
+/// Of its `LoraArguments` and transformers' `TrainingArguments`; alpha is twice the rank.
+fn defaults(given: &Map<String, Value>) -> Value {
+    let rank = given.get("rank").and_then(Value::as_u64).unwrap_or(8);
+    json!({
+        "rank": 8, "alpha": 2.0 * rank as f64, "batch_size": 8, "epochs": 3, "learning_rate": 5e-5,
+        "lr_scheduler": "linear", "warmup": 0.0, "weight_decay": 0.0,
+    })
+}

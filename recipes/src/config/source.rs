@@ -1,0 +1,291 @@
+//! The keys of a file, or of the command line, under our own names.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::foreign::{self, Reading, unfit};
+use super::load::ConfigError;
+use super::peers::{Peer, mlx_lm};
+use super::{FOREIGN, Key, Kind, TrainConfig};
+
+/// A key as it was written.
+pub(super) struct Entry {
+    /// As the user wrote it, with the section it stands in.
+    shown: String,
+    /// In snake case.
+    pub name: String,
+    pub value: Value,
+}
+
+impl Entry {
+    pub fn new(name: &str, value: Value) -> Self {
+        Self { shown: name.to_owned(), name: name.to_owned(), value }
+    }
+}
+
+/// Sections of `unsloth train -c`; where one is a table, its keys are read as if they stood outside of it.
+const SECTIONS: [&str; 4] = ["data", "training", "lora", "logging"];
+
+fn entries(map: Map<String, Value>) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for (key, value) in map {
+        let name = key.replace('-', "_");
+        match value {
+            Value::Object(section) if SECTIONS.contains(&key.as_str()) => {
+                entries.push(Entry { shown: key.clone(), name, value: Value::Null });
+                let inner = |(inner, value): (String, Value)| Entry {
+                    shown: format!("{key}.{inner}"),
+                    name: inner.replace('-', "_"),
+                    value,
+                };
+                entries.extend(section.into_iter().map(inner));
+            }
+            value => entries.push(Entry { shown: key, name, value }),
+        }
+    }
+    entries
+}
+
+/// Values under our own names, of all sources.
+#[derive(Default)]
+pub(super) struct Keys {
+    pub values: Map<String, Value>,
+    pub notes: Vec<String>,
+}
+
+impl Keys {
+    /// Takes all keys of one source; they overrule those of earlier ones.
+    pub fn take(&mut self, map: Map<String, Value>, place: &str, errors: &mut Vec<ConfigError>) {
+        let mut entries = entries(map);
+        let peer = Peer::of(entries.iter().map(|entry| entry.name.as_str()));
+        let mut source = Source { peer, is_file: !place.is_empty(), ..Source::default() };
+        let wrong = |key: &str, reason: String| ConfigError::Value { place: place.to_owned(), key: key.to_owned(), reason };
+        if let Err((key, reason)) = mlx_lm::rewrite(&mut entries, &mut self.notes) {
+            errors.push(wrong(key, reason));
+        }
+        for Entry { shown, name, value } in entries {
+            match source.read(&shown, &name, value) {
+                Ok(notes) => self.notes.extend(notes),
+                Err(Unread::Wrong(reason)) => errors.push(wrong(&shown, reason)),
+                Err(Unread::Unknown) => {
+                    errors.push(ConfigError::UnknownKey { place: place.to_owned(), nearest: nearest(&name), key: shown });
+                }
+            }
+        }
+        match source.finish() {
+            Ok(notes) => self.notes.extend(notes),
+            Err((key, reason)) => errors.push(wrong(key, reason)),
+        }
+        self.values.extend(source.values);
+    }
+}
+
+/// Why a key was not read.
+enum Unread {
+    Unknown,
+    Wrong(String),
+}
+
+impl From<String> for Unread {
+    fn from(reason: String) -> Self {
+        Self::Wrong(reason)
+    }
+}
+
+/// The keys of one source.
+#[derive(Default)]
+struct Source {
+    values: Map<String, Value>,
+    /// Under which name each was given.
+    given_as: BTreeMap<String, String>,
+    /// What is read where nothing else sets the key: under which name, our key, its value.
+    yielding: Vec<(String, &'static str, Value)>,
+    /// Whose file it is, as far as its keys tell.
+    peer: Option<&'static Peer>,
+    is_file: bool,
+    /// transformers' `constant` has no warm-up, whatever `warmup_steps` says.
+    without_warmup: bool,
+}
+
+/// What a key became.
+struct Set {
+    value: Value,
+    /// What is to say about it.
+    why: Option<&'static str>,
+}
+
+impl Source {
+    /// Reads a key; lines for the user.
+    fn read(&mut self, shown: &str, name: &str, value: Value) -> Result<Vec<String>, Unread> {
+        let because = |why: &str| if why.is_empty() { String::new() } else { format!(" ({why})") };
+        match foreign::read(name, &value)? {
+            Reading::Ignored(note) => return Ok(note.map(|note| format!("`{shown}` {note}")).into_iter().collect()),
+            Reading::Yields(own) => self.yielding.push((shown.to_owned(), own, value)),
+            Reading::As(keys) => {
+                let (mut became, mut why) =
+                    (Vec::new(), if name == "lora_parameters" { "alpha = scale * rank" } else { "" });
+                for (own, value) in keys {
+                    if let Some(set) = self.set(own, name, value)? {
+                        became.push(format!("`{own} = {}`", set.value));
+                        why = set.why.filter(|why| !why.is_empty()).unwrap_or(why);
+                    }
+                }
+                if !became.is_empty() {
+                    return Ok(vec![format!("`{shown}` is read as {}{}", became.join(", "), because(why))]);
+                }
+            }
+            Reading::Own if is_key(name) => {
+                let theirs = value.clone();
+                if let Some(Set { value, why: Some(why) }) = self.set(name, name, value)? {
+                    return Ok(vec![format!("`{shown} = {theirs}` is read as `{name} = {value}`{}", because(why))]);
+                }
+            }
+            // The head of a section.
+            Reading::Own if SECTIONS.contains(&name) && value.is_null() => {}
+            Reading::Own => return Err(Unread::Unknown),
+        }
+        Ok(Vec::new())
+    }
+
+    /// Sets a key; `None` leaves the default.
+    fn set(&mut self, own: &str, given_as: &str, value: Value) -> Result<Option<Set>, String> {
+        let Some(key) = TrainConfig::KEYS.iter().find(|key| key.name == own) else {
+            return Err(format!("leads to `{own}`, which is no key"));
+        };
+        if value.is_null() {
+            return Ok(None);
+        }
+        let by_transformers = given_as == "lr_scheduler_type" || self.peer.is_some_and(|peer| peer.name == "axolotl");
+        self.without_warmup |= own == "lr_scheduler" && value == "constant" && by_transformers;
+        let (value, why) = foreign::value_for(key, value);
+        check(key, &value)?;
+        if let (Some(before), Some(name)) = (self.values.get(own), self.given_as.get(own)) {
+            // Of warmup_steps and warmup_ratio, the one that is 0 says nothing; all layers are more than some.
+            let is_less = |value: &Value, name: &str, than: &str| match own {
+                "warmup" => value.as_f64() == Some(0.0),
+                "target_modules" => than == "lora_target_linear" && name == "lora_target_modules",
+                _ => false,
+            };
+            if is_less(&value, given_as, name) {
+                return Ok(None);
+            }
+            if !is_less(before, name, given_as) && *before != value {
+                return Err(format!("is {value}, but `{name}` says {before}: both are `{own}`"));
+            }
+        }
+        self.values.insert(own.to_owned(), value.clone());
+        self.given_as.insert(own.to_owned(), given_as.to_owned());
+        Ok(Some(Set { value, why }))
+    }
+
+    /// What can be said once all keys are read; lines for the user.
+    fn finish(&mut self) -> Result<Vec<String>, (&'static str, String)> {
+        let mut notes = Vec::new();
+        for (name, own, value) in std::mem::take(&mut self.yielding) {
+            match self.values.get(own) {
+                Some(set) if *set == value => {}
+                Some(set) => notes.push(format!("`{name}` does nothing here: `{own} = {set}` decides")),
+                None => {
+                    let set = self.set(own, &name, value).map_err(|reason| (own, reason))?;
+                    notes.extend(set.map(|set| format!("`{name}` is read as `{own} = {}`", set.value)));
+                }
+            }
+        }
+        if self.without_warmup && self.values.get("warmup").and_then(Value::as_f64) != Some(0.0) {
+            self.values.insert("warmup".to_owned(), 0.0.into());
+            notes.push("`warmup = 0.0`: a constant rate has no warm-up there; constant_with_warmup has".to_owned());
+        }
+        let Some(peer) = self.peer else { return Ok(notes) };
+        if peer.name == mlx_lm::PEER.name && self.is_file {
+            mlx_lm::part_of_full(&self.values).map_or(Ok(()), |reason| Err(("fine_tune_type", reason)))?;
+        }
+        notes.extend(self.take_defaults(peer));
+        if peer.name == mlx_lm::PEER.name {
+            notes.extend(mlx_lm::to_optimizer_steps(&mut self.values).map_err(|reason| ("iters", reason))?);
+        }
+        Ok(notes)
+    }
+
+    /// What a peer's file leaves out is what the peer takes, where the result depends on it.
+    fn take_defaults(&mut self, peer: &Peer) -> Option<String> {
+        let Value::Object(mut defaults) = (peer.defaults)(&self.values) else { return None };
+        let kind = self.values.get("fine_tune_type").or(defaults.get("fine_tune_type"));
+        let full = kind.is_some_and(|kind| kind == "full");
+        // `iters` or `epochs`: either says how long the run is.
+        let iters = self.values.get("iters").is_some_and(|iters| *iters != 0);
+        let epochs = self.values.contains_key("epochs");
+        defaults.retain(|key, _| match key.as_str() {
+            given if self.values.contains_key(given) => false,
+            "rank" | "alpha" | "dropout" | "num_layers" => !full,
+            "epochs" => !iters,
+            "iters" => !epochs,
+            _ => true,
+        });
+        if !self.is_file || defaults.is_empty() {
+            return None;
+        }
+        let taken: Vec<String> = defaults.iter().map(|(key, value)| format!("`{key} = {value}`")).collect();
+        self.values.extend(defaults);
+        Some(format!("left out, and taken as {} does: {}", peer.name, taken.join(", ")))
+    }
+}
+
+fn is_key(name: &str) -> bool {
+    TrainConfig::KEYS.iter().any(|key| key.name == name)
+}
+
+/// Whether a value is what the key takes.
+fn check(key: &Key, value: &Value) -> Result<(), String> {
+    let fits = match key.kind {
+        Kind::Bool => value.is_boolean(),
+        Kind::Integer => value.as_u64().is_some(),
+        Kind::Float => value.is_number(),
+        Kind::Text => value.is_string(),
+        Kind::Texts => value.is_string() || value.as_array().is_some_and(|list| list.iter().all(Value::is_string)),
+    };
+    if !fits {
+        let part = key.name == "epochs" && value.is_f64();
+        let way_out = if part { "; `iters` says a part of a pass in steps" } else { "" };
+        return Err(unfit(value, wanted(key.kind)) + way_out);
+    }
+    match choices(key.name) {
+        Some(known) if !value.as_str().is_some_and(|text| known.contains(&text)) => {
+            Err(unfit(value, &format!("one of {}", known.join(", "))))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What a key may be, where its text is one of a few.
+fn choices(name: &str) -> Option<&'static [&'static str]> {
+    Some(match name {
+        "fine_tune_type" => &["lora", "full"],
+        "lr_scheduler" => &["constant", "linear", "cosine"],
+        "optimizer" => &["adamw"],
+        "dtype" => burnish_backends::dtype::NAMES,
+        "backend" => burnish_backends::NAMES,
+        _ => return None,
+    })
+}
+
+fn wanted(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Bool => "true or false",
+        Kind::Integer => "a whole number from 0",
+        Kind::Float => "a number",
+        Kind::Text => "a text",
+        Kind::Texts => "a text or a list of texts",
+    }
+}
+
+/// The key most like a misspelt one.
+fn nearest(key: &str) -> Option<String> {
+    let names = TrainConfig::KEYS.iter().map(|key| key.name).chain(FOREIGN.iter().map(|(name, _)| *name));
+    names
+        .map(|name| (strsim::jaro_winkler(key, name), name))
+        .filter(|(likeness, _)| *likeness > 0.8)
+        // Of two equally like, the earlier: our own names come first.
+        .reduce(|best, next| if next.0 > best.0 { next } else { best })
+        .map(|(_, name)| name.to_owned())
+}

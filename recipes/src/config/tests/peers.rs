@@ -1,0 +1,381 @@
+//! Files of other programs, as people have them: what they become, and what is said about it.
+
+use super::*;
+use crate::config::peers::PEERS;
+
+const KEPT: &str = "does nothing here: activations are kept; the result is the same, and a lower batch_size or \
+                    max_seq_length saves memory";
+const LOG: &str = "does nothing here: each step is a line of metrics.jsonl in output_dir";
+const ROWS: &str = "does nothing here: rows are prepared in memory, each time";
+const VALID: &str = "does nothing here: `burnish eval` evaluates; validation rows come from valid.jsonl in the folder that \
+                     `data` names";
+const SPLIT: &str = "does nothing here: all rows are trained on; validation rows come from valid.jsonl in the folder that \
+                     `data` names";
+const CHECKPOINT: &str = "does nothing here: the checkpoint's config.json and tokenizer.json say it";
+
+/// Checks values of the configuration that a file becomes, and every line that is said: a name, and what follows it.
+fn check(name: &str, text: &str, values: &Value, lines: &[(&str, &str)]) {
+    let loaded = from_file(name, text).unwrap_or_else(|error| panic!("{name}: {error}"));
+    for (key, value) in values.as_object().unwrap() {
+        assert_eq!(value_of(&loaded.config, key), *value, "{name}: {key}");
+    }
+    let line = |(name, rest): &(&str, &str)| {
+        if name.is_empty() { (*rest).to_owned() } else { format!("`{name}` {rest}") }
+    };
+    let mut expected: Vec<String> = lines.iter().map(line).collect();
+    // A TOML file comes in another order.
+    expected.sort();
+    let mut said = loaded.notes;
+    said.sort();
+    assert_eq!(said, expected, "{name}");
+}
+
+/// The error about a YAML file, without its path.
+fn refused(text: &str) -> String {
+    let error = from_file("c.yaml", &format!("model: m\ndata: d\n{text}")).unwrap_err().to_string();
+    error.split_once(".yaml: ").map_or(error.as_str(), |(_, reason)| reason).to_owned()
+}
+
+fn read(text: &str) -> Loaded {
+    from_file("c.yaml", &format!("model: m\ndata: d\n{text}")).unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+#[test]
+fn files_of_mlx_lm() {
+    let values = |output: &str| {
+        json!({
+            "model": "MODEL", "data": "./data", "fine_tune_type": "lora", "seed": 0, "num_layers": 2, "batch_size": 2,
+            "iters": 3, "val_batches": 0, "learning_rate": 1e-5, "steps_per_report": 1, "steps_per_eval": 2,
+            "save_every": 2, "max_seq_length": 256, "rank": 8, "alpha": 160.0, "dropout": 0.0, "output_dir": output,
+            "target_modules": ["self_attn.q_proj", "self_attn.v_proj"], "mask_prompt": false, "optimizer": "adamw",
+            "lr_scheduler": "constant", "warmup": 0.0, "max_grad_norm": 0.0, "weight_decay": 0.01, "adapter": null,
+        })
+    };
+    let lines = [
+        ("val_batches = -1", "is read as `val_batches = 0` (no limit)"),
+        ("test", VALID),
+        ("grad_checkpoint", KEPT),
+        (
+            "lora_parameters",
+            "is read as `rank = 8`, `alpha = 160.0`, `dropout = 0.0`, \
+             `target_modules = [\"self_attn.q_proj\",\"self_attn.v_proj\"]` (alpha = scale * rank)",
+        ),
+        (
+            "",
+            "left out, and taken as mlx-lm does: `mask_prompt = false`, `lr_scheduler = \"constant\"`, `warmup = 0.0`, \
+             `max_grad_norm = 0.0`",
+        ),
+    ];
+    let with = |more: &[(&'static str, &'static str)]| [&lines[..], more].concat();
+    check(
+        "lora.yaml",
+        include_str!("../fixtures/lora.yaml"),
+        &values("./run"),
+        &with(&[("adapter_path", "is read as `output_dir = \"./run\"`"), ("test_batches", VALID)]),
+    );
+    check(
+        "lora-no-test-batches.yaml",
+        include_str!("../fixtures/lora-no-test-batches.yaml"),
+        &values("./run2"),
+        &with(&[("adapter_path", "is read as `output_dir = \"./run2\"`")]),
+    );
+    check(
+        "lora-reportto.yaml",
+        include_str!("../fixtures/lora-reportto.yaml"),
+        &values("./run3"),
+        &with(&[("adapter_path", "is read as `output_dir = \"./run3\"`"), ("report_to", LOG), ("project_name", LOG)]),
+    );
+}
+
+#[test]
+fn files_of_llama_factory() {
+    let values = |output: &str| {
+        json!({
+            "model": "MODEL", "data": "./rows.json", "fine_tune_type": "lora", "rank": 4, "alpha": 8.0, "epochs": 1,
+            "iters": 0, "target_modules": "all-linear", "max_seq_length": 256, "output_dir": output, "batch_size": 2,
+            "steps_per_report": 1, "save_every": 2, "overwrite": true, "grad_accumulation_steps": 1, "dtype": "auto",
+            "learning_rate": 1e-4, "lr_scheduler": "cosine", "warmup": 0.1, "weight_decay": 0.0, "mask_prompt": true,
+        })
+    };
+    let lines = [
+        ("model_name_or_path", "is read as `model = \"MODEL\"`"),
+        ("finetuning_type", "is read as `fine_tune_type = \"lora\"`"),
+        ("lora_rank", "is read as `rank = 4`"),
+        ("lora_target", "is read as `target_modules = \"all-linear\"`"),
+        ("dataset", "is read as `data = \"./rows.json\"`"),
+        ("template", "does nothing here: the checkpoint's own chat template is used"),
+        ("cutoff_len", "is read as `max_seq_length = 256`"),
+        ("overwrite_cache", ROWS),
+        ("preprocessing_num_workers", ROWS),
+        ("logging_steps", "is read as `steps_per_report = 1`"),
+        ("save_steps", "is read as `save_every = 2`"),
+        ("plot_loss", LOG),
+        ("overwrite_output_dir", "is read as `overwrite = true`"),
+        ("per_device_train_batch_size", "is read as `batch_size = 2`"),
+        ("gradient_accumulation_steps", "is read as `grad_accumulation_steps = 1`"),
+        ("num_train_epochs", "is read as `epochs = 1`"),
+        ("lr_scheduler_type", "is read as `lr_scheduler = \"cosine\"`"),
+        ("warmup_ratio", "is read as `warmup = 0.1`"),
+        ("", "left out, and taken as LLaMA-Factory does: `alpha = 8.0`, `weight_decay = 0.0`"),
+    ];
+    let more = [
+        ("trust_remote_code", "does nothing here: code of a checkpoint is never run"),
+        ("ddp_timeout", "does nothing here: one device trains; see backend"),
+    ];
+    check("sft.yaml", include_str!("../fixtures/sft.yaml"), &values("./run"), &[&lines[..], &more[..]].concat());
+    check("sft-known.yaml", include_str!("../fixtures/sft-known.yaml"), &values("./run"), &lines);
+    check("sft-int-epochs.yaml", include_str!("../fixtures/sft-int-epochs.yaml"), &values("./run2"), &lines);
+}
+
+#[test]
+fn files_of_axolotl() {
+    let values = |output: &str| {
+        json!({
+            "model": "MODEL", "data": "./rows.jsonl", "fine_tune_type": "lora", "rank": 4, "alpha": 8.0, "dropout": 0.05,
+            "target_modules": "all-linear", "max_seq_length": 256, "packing": true, "output_dir": output, "epochs": 1,
+            "batch_size": 2, "grad_accumulation_steps": 1, "optimizer": "adamw", "lr_scheduler": "cosine", "dtype": "auto",
+            "learning_rate": 2e-4, "mask_prompt": true, "steps_per_report": 1, "warmup": 1.0, "weight_decay": 0.0,
+            "adapter": null, "early_stopping": 0, "resume": "none",
+        })
+    };
+    let lines = [
+        ("base_model", "is read as `model = \"MODEL\"`"),
+        ("model_type", CHECKPOINT),
+        ("tokenizer_type", CHECKPOINT),
+        ("strict", "does nothing here: an unknown key is always an error"),
+        ("datasets", "is read as `data = \"./rows.jsonl\"`"),
+        ("val_set_size", SPLIT),
+        ("sequence_len", "is read as `max_seq_length = 256`"),
+        ("sample_packing", "is read as `packing = true`"),
+        ("pad_to_sequence_len", "does nothing here: rows are padded to the longest of their batch"),
+        ("adapter", "is read as `fine_tune_type = \"lora\"`"),
+        ("lora_r", "is read as `rank = 4`"),
+        ("lora_alpha", "is read as `alpha = 8.0`"),
+        ("lora_dropout", "is read as `dropout = 0.05`"),
+        ("lora_target_linear", "is read as `target_modules = \"all-linear\"`"),
+        ("gradient_accumulation_steps", "is read as `grad_accumulation_steps = 1`"),
+        ("micro_batch_size", "is read as `batch_size = 2`"),
+        ("num_epochs", "is read as `epochs = 1`"),
+        ("optimizer = \"adamw_torch\"", "is read as `optimizer = \"adamw\"`"),
+        ("train_on_inputs", "is read as `mask_prompt = true`"),
+        ("group_by_length", "does nothing here: rows keep the order that shuffle and seed decide"),
+        ("bf16", "is read as `dtype = \"auto\"`"),
+        ("tf32", "does nothing here: f32 is computed as the backend does it; see dtype"),
+        ("gradient_checkpointing", KEPT),
+        ("logging_steps", "is read as `steps_per_report = 1`"),
+        ("flash_attention", "does nothing here: each backend has its own attention"),
+        ("warmup_steps", "is read as `warmup = 1.0`"),
+    ];
+    let more = [("eval_sample_packing", "does nothing here: the validation loss is the same, packed or not")];
+    check("lora.yml", include_str!("../fixtures/lora.yml"), &values("./run"), &[&lines[..], &more[..]].concat());
+    check("lora-known.yml", include_str!("../fixtures/lora-known.yml"), &values("./run2"), &lines);
+}
+
+#[test]
+fn arguments_of_unsloth() {
+    let values = json!({
+        "model": "MODEL", "data": "./rows.jsonl", "max_seq_length": 256, "rank": 4, "alpha": 8.0, "dropout": 0.0,
+        "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], "seed": 3407,
+        "rslora": false, "batch_size": 2, "grad_accumulation_steps": 1, "warmup": 1.0, "iters": 3, "learning_rate": 2e-4,
+        "steps_per_report": 1, "optimizer": "adamw", "weight_decay": 0.001, "lr_scheduler": "linear",
+        "output_dir": "./run",
+    });
+    let lines = [
+        ("model_name", "is read as `model = \"MODEL\"`"),
+        ("r", "is read as `rank = 4`"),
+        ("lora_alpha", "is read as `alpha = 8.0`"),
+        ("lora_dropout", "is read as `dropout = 0.0`"),
+        ("use_gradient_checkpointing", KEPT),
+        ("use_rslora", "is read as `rslora = false`"),
+        ("per_device_train_batch_size", "is read as `batch_size = 2`"),
+        ("gradient_accumulation_steps", "is read as `grad_accumulation_steps = 1`"),
+        ("warmup_steps", "is read as `warmup = 1.0`"),
+        ("max_steps", "is read as `iters = 3`"),
+        ("logging_steps", "is read as `steps_per_report = 1`"),
+        (
+            "optim",
+            "is read as `optimizer = \"adamw\"` (its moments are f32 here, which is more exact and takes more memory)",
+        ),
+        ("lr_scheduler_type", "is read as `lr_scheduler = \"linear\"`"),
+        ("report_to", LOG),
+    ];
+    check("args.toml", include_str!("../fixtures/args.toml"), &values, &lines);
+}
+
+#[test]
+fn sections_of_unsloth_train() {
+    let text = "model: MODEL\ndata:\n  local_dataset: [rows.jsonl]\n  format_type: auto\ntraining:\n  training_type: lora\n  \
+                load_in_4bit: false\n  num_epochs: 1\n  max_steps: 0\n  random_seed: 3407\n  packing: false\n  \
+                train_on_completions: true\n  gradient_checkpointing: none\nlora:\n  lora_r: 64\n  use_dora: false\n  \
+                finetune_vision_layers: true\n  finetune_mlp_modules: true\nlogging:\n  enable_wandb: false\n";
+    let values = json!({
+        "model": "MODEL", "data": "rows.jsonl", "epochs": 1, "seed": 3407, "packing": false, "mask_prompt": true,
+        "rank": 64, "alpha": 16.0, "batch_size": 2, "grad_accumulation_steps": 4, "warmup": 5.0, "lr_scheduler": "linear",
+    });
+    let lines = [
+        ("data.local_dataset", "is read as `data = \"rows.jsonl\"`"),
+        ("data.format_type", "does nothing here: rows are told apart by their keys"),
+        ("training.training_type", "is read as `fine_tune_type = \"lora\"`"),
+        ("training.num_epochs", "is read as `epochs = 1`"),
+        ("training.max_steps", "is read as `iters = 0`"),
+        ("training.random_seed", "is read as `seed = 3407`"),
+        ("training.train_on_completions", "is read as `mask_prompt = true`"),
+        ("training.gradient_checkpointing", KEPT),
+        ("lora.lora_r", "is read as `rank = 64`"),
+        ("lora.finetune_vision_layers", "does nothing here: the models here read text alone"),
+        ("logging.enable_wandb", LOG),
+        (
+            "",
+            "left out, and taken as Unsloth does: `batch_size = 2`, `grad_accumulation_steps = 4`, `warmup = 5.0`, \
+             `lr_scheduler = \"linear\"`",
+        ),
+    ];
+    check("studio.yaml", text, &values, &lines);
+    for (text, expected) in [
+        ("training:\n  load_in_4bit: true\n", "`training.load_in_4bit` can't be honoured"),
+        ("lora:\n  use_loftq: true\n", "`lora.use_loftq` can't be honoured"),
+        ("training:\n  learning_rte: 1\n", "unknown key `training.learning_rte`"),
+        ("lora: 5\n", "unknown key `lora`"),
+    ] {
+        let error = refused(text);
+        assert!(error.starts_with(expected), "{error}");
+    }
+}
+
+#[test]
+fn what_a_file_leaves_out_is_what_its_program_takes() {
+    let mlx = read("adapter_path: a\n");
+    let config = &mlx.config;
+    assert_eq!((config.num_layers, config.iters, config.rank, config.alpha), (16, 1000, 8, 160.0));
+    assert_eq!((config.mask_prompt, config.lr_scheduler, config.warmup), (false, LrScheduler::Constant, 0.0));
+    assert_eq!((config.learning_rate, config.max_grad_norm, config.weight_decay), (1e-5, 0.0, 0.0));
+    assert!(mlx.notes[1].starts_with("left out, and taken as mlx-lm does: `iters = 1000`, `num_layers = 16`"), "{mlx:?}");
+    assert_eq!(read("adapter_path: a\nnum_layers: -1\n").config.num_layers, 0);
+
+    let factory = read("stage: sft\nlora_rank: 6\nmax_steps: 5\n").config;
+    assert_eq!((factory.alpha, factory.batch_size, factory.learning_rate), (12.0, 8, 5e-5));
+    assert_eq!((factory.epochs, factory.iters), (1, 5));
+
+    // Without `adapter`, axolotl trains every weight.
+    let axolotl = read("sequence_len: 64\n").config;
+    assert_eq!((axolotl.fine_tune_type, axolotl.batch_size), (FineTuneType::Full, 1));
+    // A file of ours with one name of another's stays ours, and so does the command line.
+    assert_eq!(read("lora_r: 4\nreport_to: none\n").config.alpha, TrainConfig::default().alpha);
+    assert_eq!(loaded(&json!({ "adapter_path": "a" })).config.num_layers, 0);
+    for peer in PEERS {
+        let defaults = (peer.defaults)(&Map::new());
+        for (key, value) in defaults.as_object().unwrap() {
+            assert_eq!(value_of(&loaded(&json!({ key: value })).config, key), *value, "{}: {key}", peer.name);
+        }
+        let known = |sign: &&&str| peer.keys.iter().any(|(key, _)| key == *sign) || peer.name == "Unsloth";
+        assert!(peer.signs.iter().all(|sign| known(&sign)), "{}", peer.name);
+    }
+}
+
+#[test]
+fn mlx_lm_counts_micro_batches() {
+    let text = "adapter_path: a\ngrad_accumulation_steps: 4\niters: 602\nsave_every: 100\nsteps_per_eval: 2\n";
+    let Loaded { config, notes } = read(text);
+    assert_eq!((config.iters, config.save_every, config.steps_per_eval), (150, 25, 1));
+    let line = "`iters = 150`, `save_every = 25`, `steps_per_eval = 1` (÷ grad_accumulation_steps 4): optimizer steps are \
+                counted here; mlx-lm counts micro-batches";
+    assert!(notes.iter().any(|note| note == line), "{notes:?}");
+    assert_eq!(read("adapter_path: a\ngrad_accumulation_steps: 4\n").config.iters, 250);
+    assert!(refused("train: true\ngrad_accumulation_steps: 4\niters: 3\n").starts_with("`iters` is 3: mlx-lm counts"));
+    // Without a sign of mlx-lm, iters are ours.
+    assert_eq!(read("iters: 600\ngrad_accumulation_steps: 4\n").config.iters, 600);
+}
+
+#[test]
+fn schedules_and_optimizers_of_mlx_lm() {
+    let schedule =
+        "lr_schedule:\n  name: cosine_decay\n  warmup: 100\n  warmup_init: 1e-7\n  arguments: [1e-5, 1000, 1e-7]\n";
+    let Loaded { config, notes } = read(&format!("{schedule}learning_rate: 3e-5\niters: 1000\n"));
+    assert_eq!((config.lr_scheduler, config.learning_rate, config.warmup), (LrScheduler::Cosine, 1e-5, 100.0));
+    assert!(notes[0].starts_with("`lr_schedule` is read as `lr_scheduler = \"cosine\"`, `learning_rate = "), "{notes:?}");
+    let linear =
+        "lr_schedule: {name: linear_schedule, arguments: [1e-4, 0.0, 50]}\niters: 100\ngrad_accumulation_steps: 2\n";
+    let config = read(linear).config;
+    assert_eq!((config.lr_scheduler, config.learning_rate, config.iters), (LrScheduler::Linear, 1e-4, 50));
+    assert_eq!(read("lr_schedule: null\nlearning_rate: 3e-5\n").config.learning_rate, 3e-5);
+    for (schedule, expected) in [
+        ("{name: cosine_decay, arguments: [1e-5, 100]}", "decays for 100 steps, and the run has 1000"),
+        ("{name: step_decay, arguments: [1e-5, 0.9, 10]}", "names step_decay"),
+        ("{name: cosine_decay, arguments: [1e-5, 1000, 9e-6]}", "well above 0"),
+        ("{name: cosine_decay, arguments: [1e-5, 1000], cycles: 2}", "unknown part `cycles`"),
+        ("cosine", "wanted is a table"),
+    ] {
+        let error = refused(&format!("lr_schedule: {schedule}\n"));
+        assert!(error.starts_with("`lr_schedule` ") && error.contains(expected), "{error}");
+    }
+
+    let config =
+        "optimizer: adamw\noptimizer_config:\n  adam: {}\n  adamw: {betas: [0.8, 0.95], eps: 1e-6, weight_decay: 0.1}\n";
+    let config = read(config).config;
+    assert_eq!((config.beta1, config.beta2, config.epsilon, config.weight_decay), (0.8, 0.95, 1e-6, 0.1));
+    assert_eq!(read("train: true\noptimizer: adam\n").config.weight_decay, 0.0);
+    for (text, expected) in [
+        ("optimizer_config: {adam: {bias_correction: false}}\n", "`optimizer_config` has `bias_correction` false"),
+        ("train: true\noptimizer: muon\n", "`optimizer` is \"muon\", wanted is one of adamw"),
+        ("train: false\n", "`train` false can't be honoured: `burnish train` trains"),
+        ("train: true\nfine_tune_type: full\n", "`fine_tune_type` is \"full\" with `num_layers` 16"),
+        ("train: true\nfine_tune_type: dora\n", "`fine_tune_type` is \"dora\", wanted is one of lora, full"),
+    ] {
+        let error = refused(text);
+        assert!(error.starts_with(expected), "{error}");
+    }
+    assert_eq!(read("train: true\nfine_tune_type: full\nnum_layers: -1\n").config.fine_tune_type, FineTuneType::Full);
+}
+
+#[test]
+fn a_constant_rate_of_transformers_has_no_warm_up() {
+    let constant = read("lr_scheduler_type: constant\nwarmup_ratio: 0.1\n");
+    assert_eq!(constant.config.warmup, 0.0);
+    assert!(constant.notes[2].contains("constant_with_warmup"), "{:?}", constant.notes);
+    assert_eq!(read("lr_scheduler_type: constant_with_warmup\nwarmup_ratio: 0.1\n").config.warmup, 0.1);
+    assert_eq!(read("lr_scheduler: constant\nwarmup: 0.1\n").config.warmup, 0.1);
+}
+
+#[test]
+fn values_are_read_as_pyyaml_reads_them() {
+    let config =
+        read("packing: yes\nshuffle: off\nrslora: ON\nlearning_rate: 1e-5\nweight_decay: '1e-3'\niters: 1_000\n").config;
+    assert_eq!((config.packing, config.shuffle, config.rslora), (true, false, true));
+    assert_eq!((config.learning_rate, config.weight_decay, config.iters), (1e-5, 1e-3, 1000));
+    let config = read("train_on_inputs: no\nsave_strategy: no\nload_in_4bit: No\nbf16: Off\nmax_grad_norm: 1.\n").config;
+    assert_eq!((config.mask_prompt, config.save_every, config.max_grad_norm), (true, 0, 1.0));
+    assert!(refused("learning_rate: .nan\n").contains("non-finite"));
+    for (text, expected) in [
+        ("packing: maybe\n", "`packing` is \"maybe\", wanted is true or false"),
+        ("num_train_epochs: 0.5\n", "`num_train_epochs` is 0.5, wanted is a whole number from 0; `iters` says"),
+        ("rank: '1e-1'\n", "`rank` is \"1e-1\", wanted is a whole number"),
+        ("load_in_4bit: yes\n", "`load_in_4bit` can't be honoured"),
+        ("neftune_noise_alpha: 5\n", "`neftune_noise_alpha` can't be honoured"),
+    ] {
+        let error = refused(text);
+        assert!(error.starts_with(expected), "{text}: {error}");
+    }
+}
+
+#[test]
+fn keys_that_the_programs_document_are_known() {
+    let documented = "model train data fine_tune_type optimizer mask_prompt num_layers batch_size iters val_batches learning_rate \
+        steps_per_report steps_per_eval grad_accumulation_steps resume_adapter_file adapter_path save_every test test_batches \
+        max_seq_length grad_checkpoint clear_cache_threshold report_to project_name seed trust_remote_code lora_parameters \
+        lr_schedule optimizer_config hf_dataset \
+        model_name dtype load_in_4bit dataset r lora_alpha lora_dropout bias use_gradient_checkpointing random_state use_rslora \
+        loftq_config use_dora per_device_train_batch_size gradient_accumulation_steps warmup_steps max_steps optim weight_decay \
+        lr_scheduler_type packing logging_steps output_dir save_model save_method save_gguf save_path quantization push_model \
+        push_gguf hub_path hub_token raw_text_file chunk_size stride local_dataset format_type training_type num_epochs \
+        save_steps random_seed train_on_completions gradient_checkpointing lora_r target_modules \
+        base_model datasets val_set_size adapter sequence_len sample_packing lora_target_modules lora_target_linear \
+        lora_modules_to_save peft_use_dora peft_use_rslora peft_init_lora_weights loraplus_lr_ratio micro_batch_size \
+        lr_scheduler warmup_ratio max_grad_norm bf16 fp16 train_on_inputs resume_from_checkpoint evals_per_epoch \
+        saves_per_epoch save_total_limit early_stopping_patience wandb_project hub_model_id \
+        model_name_or_path stage do_train finetuning_type lora_rank lora_target pissa_init quantization_bit template cutoff_len \
+        max_samples val_size neat_packing train_on_prompt mask_history num_train_epochs export_dir adapter_name_or_path";
+    for key in documented.split_whitespace() {
+        let known = TrainConfig::KEYS.iter().any(|own| own.name == key) || FOREIGN.iter().any(|(name, _)| *name == key);
+        assert!(known, "{key}");
+    }
+}

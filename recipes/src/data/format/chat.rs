@@ -1,0 +1,166 @@
+//! Rows of messages.
+
+use burnish_models::{Message, json};
+use serde_json::{Map, Value};
+
+use super::{Row, is_empty, kind};
+
+/// A row of `messages` or `conversations`.
+pub(super) fn of_messages(row: &Map<String, Value>, turns: Value) -> Result<Row, String> {
+    let Turns { mut messages, mut unlearned } = Turns::read(turns)?;
+    add_system(row, &mut messages, &mut unlearned)?;
+    Ok(Row::Chat { messages, tools: tools(row)?, learn_from: 0, unlearned })
+}
+
+/// A row whose `prompt` and `completion` are lists of messages.
+pub(super) fn of_prompt_and_completion(row: &Map<String, Value>, prompt: Value, completion: Value) -> Result<Row, String> {
+    let Turns { mut messages, mut unlearned } = Turns::read(prompt)?;
+    add_system(row, &mut messages, &mut unlearned)?;
+    let learn_from = messages.len();
+    let answer = Turns::read(completion)?;
+    messages.extend(answer.messages);
+    unlearned.extend(answer.unlearned.into_iter().map(|turn| turn + learn_from));
+    Ok(Row::Chat { messages, tools: tools(row)?, learn_from, unlearned })
+}
+
+/// Puts the system message that stands beside the turns before them.
+fn add_system(row: &Map<String, Value>, messages: &mut Vec<Message>, unlearned: &mut [usize]) -> Result<(), String> {
+    if let Some(key) = ["functions", "chat_template_kwargs", "history"]
+        .into_iter()
+        .find(|key| row.get(*key).is_some_and(|value| !is_empty(value)))
+    {
+        let instead = match key {
+            "functions" => "is OpenAI's old key, and `tools` took its place",
+            "history" => "belongs to rows of instruction and output; put its turns into the messages",
+            _ => "is not supported",
+        };
+        return Err(format!("`{key}` {instead}"));
+    }
+    match row.get("system") {
+        Some(Value::String(system)) if !system.is_empty() && messages[0].role != "system" => {
+            messages.insert(0, Message::new("system", system));
+            unlearned.iter_mut().for_each(|turn| *turn += 1);
+        }
+        None | Some(Value::String(_)) => {}
+        Some(other) => return Err(format!("system should be a string, and is {}", kind(other))),
+    }
+    Ok(())
+}
+
+struct Turns {
+    messages: Vec<Message>,
+    /// Those that are not to be learned.
+    unlearned: Vec<usize>,
+}
+
+impl Turns {
+    fn read(value: Value) -> Result<Self, String> {
+        let Value::Array(turns) = value else {
+            return Err(format!("messages are a list, and these are {}", kind(&value)));
+        };
+        if turns.is_empty() {
+            return Err("the conversation is empty".to_owned());
+        }
+        let mut read = Self { messages: Vec::with_capacity(turns.len()), unlearned: Vec::new() };
+        for (index, turn) in turns.into_iter().enumerate() {
+            let (message, learned) = message(turn).map_err(|reason| format!("message {}: {reason}", index + 1))?;
+            read.messages.push(message);
+            if !learned {
+                read.unlearned.push(index);
+            }
+        }
+        Ok(read)
+    }
+}
+
+/// A turn as `role` and `content`, or ShareGPT's `from` and `value`, and whether it may be learned.
+fn message(turn: Value) -> Result<(Message, bool), String> {
+    let Value::Object(mut turn) = turn else {
+        return Err(format!("should be an object, and is {}", kind(&turn)));
+    };
+    remove_nulls(&mut turn);
+    let share_gpt = !turn.contains_key("role") && turn.contains_key("from");
+    let (role_key, content_key) = if share_gpt { ("from", "value") } else { ("role", "content") };
+    let role = match turn.shift_remove(role_key) {
+        Some(Value::String(role)) => role,
+        Some(other) => return Err(format!("{role_key} should be a string, and is {}", kind(&other))),
+        None => return Err("has no role".to_owned()),
+    };
+    let role = if share_gpt { share_gpt_role(&role)?.to_owned() } else { role };
+    let learned = is_learned(&mut turn, &role)?;
+    if turn.contains_key("function_call") {
+        return Err("`function_call` is OpenAI's old key, and `tool_calls` took its place".to_owned());
+    }
+    let content = match turn.shift_remove(content_key) {
+        Some(content @ (Value::String(_) | Value::Array(_))) => content,
+        // A turn that only calls tools has no text.
+        None if turn.contains_key("tool_calls") => Value::String(String::new()),
+        None => return Err(format!("has no {content_key}")),
+        Some(other) => return Err(format!("{content_key} should be a string, and is {}", kind(&other))),
+    };
+    Ok((Message { role, content, extra: turn }, learned))
+}
+
+/// OpenAI's `weight` and axolotl's `train`, which templates don't see.
+fn is_learned(turn: &mut Map<String, Value>, role: &str) -> Result<bool, String> {
+    if turn.contains_key("train_detail") {
+        return Err("`train_detail`, which learns parts of a turn, is not supported".to_owned());
+    }
+    let weight = match turn.shift_remove("weight") {
+        None => true,
+        Some(weight) => match weight.as_f64() {
+            Some(0.0) => false,
+            Some(1.0) => true,
+            _ => return Err(format!("weight is {weight}, and may be 0 or 1")),
+        },
+    };
+    let train = match turn.shift_remove("train") {
+        None => true,
+        Some(Value::Bool(true)) if !matches!(role, "assistant" | "model") => {
+            return Err(format!("train is true, and of a turn of the role `{role}` nothing is learned"));
+        }
+        Some(Value::Bool(train)) => train,
+        Some(other) => return Err(format!("train should be true or false, and is {}", kind(&other))),
+    };
+    Ok(weight && train)
+}
+
+fn share_gpt_role(from: &str) -> Result<&'static str, String> {
+    match from {
+        "human" | "user" => Ok("user"),
+        "gpt" | "assistant" | "chatgpt" | "model" | "bot" => Ok("assistant"),
+        "system" => Ok("system"),
+        "tool" | "observation" | "function_response" => Ok("tool"),
+        other => Err(format!("from is {other:?}; known are human, gpt, system, tool")),
+    }
+}
+
+/// Tools are a list, or a string of JSON, as tables without nested columns have it.
+pub(super) fn tools(row: &Map<String, Value>) -> Result<Option<Value>, String> {
+    let mut list = match row.get("tools") {
+        None => return Ok(None),
+        Some(Value::String(text)) if text.trim().is_empty() => return Ok(None),
+        Some(Value::String(text)) => match json::parse(text) {
+            Ok(Value::Array(list)) => list,
+            _ => return Err("tools is a string, and not of a JSON list".to_owned()),
+        },
+        Some(Value::Array(list)) => list.clone(),
+        Some(other) => return Err(format!("tools should be a list, and is {}", kind(other))),
+    };
+    list.iter_mut().for_each(remove_nulls_within);
+    Ok((!list.is_empty()).then_some(Value::Array(list)))
+}
+
+/// Tables give every object the keys that any of them has.
+fn remove_nulls(map: &mut Map<String, Value>) {
+    map.retain(|_, value| !value.is_null());
+    map.values_mut().for_each(remove_nulls_within);
+}
+
+fn remove_nulls_within(value: &mut Value) {
+    match value {
+        Value::Object(map) => remove_nulls(map),
+        Value::Array(items) => items.iter_mut().for_each(remove_nulls_within),
+        _ => {}
+    }
+}
