@@ -121,6 +121,7 @@ pub(crate) fn low_rank<B: FusedBackend>(
         lora_b: param("lora_B", lora_b),
         scale: config.scale_of(name),
         dropout: config.dropout,
+        reference: None,
     }
 }
 

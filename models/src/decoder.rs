@@ -68,7 +68,7 @@ impl<B: FusedBackend> Decoder<B> {
             dims: input.tokens.dims(),
             rotary: self.rotary.iter().map(|rotary| rotary.table(&input.positions, &device)).collect(),
             segments: input.segments.clone(),
-            dropout: input.dropout,
+            adapters: input.adapters,
         }
     }
 

@@ -3,7 +3,7 @@
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
 
-use crate::linear::DropoutSeed;
+use crate::linear::AdapterPass;
 
 /// Tokens with their positions and segments.
 #[derive(Debug, Clone)]
@@ -14,8 +14,8 @@ pub struct ModelInput<B: Backend> {
     pub positions: Vec<u32>,
     /// `[batch, length]`: tokens of different ids don't see each other. Absent when each row is one text.
     pub segments: Option<Tensor<B, 2, Int>>,
-    /// Given in training only.
-    pub dropout: Option<DropoutSeed>,
+    /// What the pass makes of the adapters.
+    pub adapters: AdapterPass,
 }
 
 impl<B: Backend> ModelInput<B> {
@@ -27,7 +27,7 @@ impl<B: Backend> ModelInput<B> {
         let length = tokens.len() / batch;
         assert_eq!(length * batch, tokens.len(), "{} tokens are no {batch} rows", tokens.len());
         let positions = (0..batch).flat_map(|_| start as u32..(start + length) as u32).collect();
-        Self { tokens: int_matrix(tokens, length, device), positions, segments: None, dropout: None }
+        Self { tokens: int_matrix(tokens, length, device), positions, segments: None, adapters: AdapterPass::default() }
     }
 
     /// Rows of tokens with explicit positions and segment ids, all row-major with rows of `length`.
@@ -46,7 +46,7 @@ impl<B: Backend> ModelInput<B> {
             tokens: int_matrix(tokens, length, device),
             positions: positions.to_vec(),
             segments: Some(int_matrix(segments, length, device)),
-            dropout: None,
+            adapters: AdapterPass::default(),
         }
     }
 }

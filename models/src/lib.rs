@@ -43,7 +43,7 @@ pub use error::{ModelError, Result};
 pub use generate::{Finish, GenerateOptions, generate};
 pub use hub::{HubEnvironment, HubRepository};
 pub use input::ModelInput;
-pub use linear::{DropoutSeed, Linear, LowRank};
+pub use linear::{AdapterPass, DropoutSeed, Linear, LowRank};
 pub use loader::LoadOptions;
 pub use model::LanguageModel;
 pub use pretrained::Pretrained;

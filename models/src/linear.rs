@@ -33,6 +33,20 @@ pub struct LowRank<B: Backend> {
     pub scale: f64,
     /// Probability with which an input element of the adapter is dropped in training.
     pub dropout: f64,
+    /// `A` and `B` as the reference model has them, where it has an adapter.
+    pub reference: Option<[Tensor<B, 2>; 2]>,
+}
+
+/// What a forward pass makes of the adapters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AdapterPass {
+    /// As they are.
+    #[default]
+    Current,
+    /// In training: elements of their inputs are dropped.
+    Dropout(DropoutSeed),
+    /// As the reference model has them, [`LowRank::reference`], or off.
+    Reference,
 }
 
 /// Seeds the dropout of one forward pass; the same seed gives the same masks on every backend.
@@ -67,18 +81,17 @@ impl<B: Backend> Linear<B> {
 }
 
 impl<B: FusedBackend> Linear<B> {
-    /// Applies the layer to `[rows, in]`; `dropout` is given in training only.
-    pub fn forward(&self, x: Tensor<B, 2>, dropout: Option<DropoutSeed>) -> Tensor<B, 2> {
-        let y = match &self.adapter {
+    /// Applies the layer to `[rows, in]`.
+    pub fn forward(&self, x: Tensor<B, 2>, pass: AdapterPass) -> Tensor<B, 2> {
+        let y = match self.adapter.as_ref().and_then(|adapter| adapter.factors(pass)) {
             None => linear(x, self.weight.val()),
-            Some(adapter) => {
-                let dropout = dropout.and_then(|seed| adapter.dropout(seed));
-                let (lora_a, lora_b) = (adapter.lora_a.val(), adapter.lora_b.val());
-                match &self.weight {
-                    Weight::Frozen(weight) => lora_linear(x, weight.clone(), lora_a, lora_b, adapter.scale, dropout),
-                    Weight::Trainable(weight) => linear(x.clone(), weight.val()) + adapter.forward(x, dropout),
+            Some(factors) => match &self.weight {
+                Weight::Frozen(weight) => {
+                    let Factors { lora_a, lora_b, scale, dropout } = factors;
+                    lora_linear(x, weight.clone(), lora_a, lora_b, scale, dropout)
                 }
-            }
+                Weight::Trainable(weight) => linear(x.clone(), weight.val()) + factors.forward(x),
+            },
         };
         match &self.bias {
             Some(bias) => y + bias.val().unsqueeze(),
@@ -92,15 +105,25 @@ impl<B: FusedBackend> Linear<B> {
     }
 }
 
+/// What a pass computes with of an adapter.
+struct Factors<B: Backend> {
+    lora_a: Tensor<B, 2>,
+    lora_b: Tensor<B, 2>,
+    scale: f64,
+    dropout: Option<Dropout>,
+}
+
 impl<B: FusedBackend> LowRank<B> {
-    /// The update alone: `scale · (dropout(x) Aᵀ) Bᵀ`, in the dtype of `x`.
-    fn forward(&self, x: Tensor<B, 2>, drops: Option<Dropout>) -> Tensor<B, 2> {
-        let (lora_a, lora_b) = (self.lora_a.val().cast(x.dtype()), self.lora_b.val().cast(x.dtype()));
-        let seen = match drops {
-            Some(Dropout { probability, key }) => dropout(x, probability, key),
-            None => x,
+    fn factors(&self, pass: AdapterPass) -> Option<Factors<B>> {
+        let (lora_a, lora_b) = match pass {
+            AdapterPass::Current | AdapterPass::Dropout(_) => (self.lora_a.val(), self.lora_b.val()),
+            AdapterPass::Reference => self.reference.clone()?.into(),
         };
-        linear(linear(seen, lora_a), lora_b).mul_scalar(self.scale)
+        let dropout = match pass {
+            AdapterPass::Dropout(seed) => self.dropout(seed),
+            AdapterPass::Current | AdapterPass::Reference => None,
+        };
+        Some(Factors { lora_a, lora_b, scale: self.scale, dropout })
     }
 
     /// What the adapter drops in a forward pass, where it drops anything. The id of a parameter is a hash of its name, which
@@ -109,6 +132,23 @@ impl<B: FusedBackend> LowRank<B> {
         let DropoutSeed { seed, step, micro_batch } = seed;
         let key = DropoutKey { seed, step, micro_batch, layer: self.lora_a.id.val() };
         (self.dropout > 0.0).then_some(Dropout { probability: self.dropout, key })
+    }
+
+    /// Makes the adapter as it is now that of the reference model.
+    pub fn keep_reference(&mut self) {
+        self.reference = Some([self.lora_a.val().detach(), self.lora_b.val().detach()]);
+    }
+}
+
+impl<B: FusedBackend> Factors<B> {
+    /// The update alone: `scale · (dropout(x) Aᵀ) Bᵀ`, in the dtype of `x`.
+    fn forward(self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let (lora_a, lora_b) = (self.lora_a.cast(x.dtype()), self.lora_b.cast(x.dtype()));
+        let seen = match self.dropout {
+            Some(Dropout { probability, key }) => dropout(x, probability, key),
+            None => x,
+        };
+        linear(linear(seen, lora_a), lora_b).mul_scalar(self.scale)
     }
 }
 
@@ -134,7 +174,7 @@ mod tests {
         let param = |part: &str, tensor: &Tensor<Train, 2>| {
             Param::initialized(parameter_id(&format!("{name}.{part}.weight")), tensor.clone().require_grad())
         };
-        let adapter = LowRank { lora_a: param("lora_A", lora_a), lora_b: param("lora_B", lora_b), scale: 2.0, dropout: 0.4 };
+        let adapter = LowRank { lora_a: param("lora_A", lora_a), lora_b: param("lora_B", lora_b), scale: 2.0, dropout: 0.4, reference: None };
         Linear { adapter: Some(adapter), ..Linear::new(name, Weight::new(name, weight.clone(), trainable), None) }
     }
 
@@ -169,7 +209,7 @@ mod tests {
                 [values(y.inner())].into_iter().chain(leaves)
             };
             let x = input.clone().require_grad();
-            let found = gradients(layer.forward(x.clone(), Some(SEED)), &x);
+            let found = gradients(layer.forward(x.clone(), AdapterPass::Dropout(SEED)), &x);
             let x = input.clone().require_grad();
             let update = (x.clone() * mask.clone()).matmul(lora_a.clone().transpose()).matmul(lora_b.clone().transpose());
             let y = x.clone().matmul(weights[0].clone().transpose()) + update * 2.0;
@@ -186,10 +226,10 @@ mod tests {
         let weights = [eye.zeros_like(), eye.clone(), eye];
         let ones =
             Tensor::<Train, 2>::from_data(TensorData::new(vec![1.0f32; SHAPE[0] * SHAPE[1]], SHAPE), &Default::default());
-        let mask = |name: &str, seed| values(layer(name, false, &weights).forward(ones.clone(), seed).inner());
-        let own = mask("layers.0.q_proj", Some(SEED));
-        assert_eq!(own, mask("layers.0.q_proj", Some(SEED)));
-        assert!(own.contains(&0.0) && mask("layers.0.q_proj", None).iter().all(|value| *value > 0.0));
+        let mask = |name: &str, pass| values(layer(name, false, &weights).forward(ones.clone(), pass).inner());
+        let own = mask("layers.0.q_proj", AdapterPass::Dropout(SEED));
+        assert_eq!(own, mask("layers.0.q_proj", AdapterPass::Dropout(SEED)));
+        assert!(own.contains(&0.0) && mask("layers.0.q_proj", AdapterPass::Current).iter().all(|value| *value > 0.0));
         for (name, seed) in [
             ("layers.0.k_proj", SEED),
             ("layers.1.q_proj", SEED),
@@ -197,7 +237,24 @@ mod tests {
             ("layers.0.q_proj", DropoutSeed { micro_batch: 2, ..SEED }),
             ("layers.0.q_proj", DropoutSeed::from(9)),
         ] {
-            assert_ne!(own, mask(name, Some(seed)), "{name} with {seed:?}");
+            assert_ne!(own, mask(name, AdapterPass::Dropout(seed)), "{name} with {seed:?}");
         }
+    }
+
+    #[test]
+    fn the_reference_is_the_base_or_the_adapter_as_it_was() {
+        let weights = [random([10, SHAPE[1]]), random([3, SHAPE[1]]), random([10, 3])];
+        let mut layer = layer("layers.0.q_proj", false, &weights);
+        let x = random(SHAPE);
+        let of = |layer: &Linear<Train>, pass| values(layer.forward(x.clone(), pass).inner());
+        let base = values(linear(x.clone(), weights[0].clone()).inner());
+        close(&of(&layer, AdapterPass::Reference), &base);
+        let before = of(&layer, AdapterPass::Current);
+        assert_ne!(before, base);
+        let adapter = layer.adapter.as_mut().unwrap();
+        adapter.keep_reference();
+        adapter.lora_b = Param::initialized(adapter.lora_b.id, random([10, 3]).require_grad());
+        assert_eq!(of(&layer, AdapterPass::Reference), before);
+        assert_ne!(of(&layer, AdapterPass::Current), before);
     }
 }

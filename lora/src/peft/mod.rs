@@ -9,7 +9,7 @@ use std::path::Path;
 
 use burn::tensor::{DType, Tensor, TensorData};
 use burnish_kernels::FusedBackend;
-use burnish_models::{Checkpoint, LanguageModel, atomic};
+use burnish_models::{Checkpoint, LanguageModel, LowRank, atomic};
 use safetensors::tensor::{Dtype, TensorView};
 
 pub use config::{config_notes, read_config};
@@ -97,7 +97,9 @@ pub fn load_adapter<B: FusedBackend>(
         };
         let rank = config.rank_of(&name);
         let (lora_a, lora_b) = (read(a, [rank, inputs])?, read(b, [outputs, rank])?);
-        linear.adapter = Some(low_rank(&name, lora_a, lora_b, &config));
+        // The reference model stays what it was.
+        let reference = linear.adapter.take().and_then(|adapter| adapter.reference);
+        linear.adapter = Some(LowRank { reference, ..low_rank(&name, lora_a, lora_b, &config) });
     }
     Ok(config)
 }

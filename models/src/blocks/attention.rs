@@ -54,7 +54,7 @@ impl<B: FusedBackend> Attention<B> {
     /// The update of the residual stream for its norm, `[batch · length, hidden_size]`.
     pub fn forward(&self, x: Tensor<B, 2>, state: &BlockState<B>, cache: Option<&mut LayerCache<B>>) -> Tensor<B, 2> {
         let [batch, length] = state.dims;
-        let [query, key, value] = self.input.forward(x, state.dropout);
+        let [query, key, value] = self.input.forward(x, state.adapters);
         let mut query = query.reshape([batch * length, self.heads, self.head_dim]);
         let mut key = key.reshape([batch * length, self.key_value_heads, self.head_dim]);
         let value = value.reshape([batch, length, self.key_value_heads, self.head_dim]);
@@ -74,6 +74,6 @@ impl<B: FusedBackend> Attention<B> {
             None => (key, value),
         };
         let output = attention(query, key, value, state.segments.clone(), self.options);
-        self.output.forward(output.reshape([batch * length, self.heads * self.head_dim]), state.dropout)
+        self.output.forward(output.reshape([batch * length, self.heads * self.head_dim]), state.adapters)
     }
 }

@@ -9,7 +9,7 @@ use super::{Attention, Mlp, Norm, Stream};
 use crate::cache::LayerCache;
 use crate::config::ModelConfig;
 use crate::error::Result;
-use crate::linear::{DropoutSeed, Linear};
+use crate::linear::{AdapterPass, Linear};
 use crate::loader::Loader;
 use crate::part::{PartLoader, Role};
 
@@ -40,8 +40,8 @@ pub struct BlockState<B: Backend> {
     pub rotary: Vec<RotaryTable<B>>,
     /// `[batch, length]`: tokens of different ids don't see each other.
     pub segments: Option<Tensor<B, 2, Int>>,
-    /// Given in training only.
-    pub dropout: Option<DropoutSeed>,
+    /// What the pass makes of the adapters.
+    pub adapters: AdapterPass,
 }
 
 impl<B: FusedBackend> Block<B> {
@@ -68,7 +68,7 @@ impl<B: FusedBackend> Block<B> {
         let update = self.attention.forward(normed, state, cache);
         let stream = Stream::with_update(x, self.scaled(update, self.post_attention_norm.as_ref()));
         let (x, normed) = stream.normed(&self.feed_forward_norm);
-        let update = self.mlp.forward(normed, state.dropout);
+        let update = self.mlp.forward(normed, state.adapters);
         Stream::with_update(x, self.scaled(update, self.post_feed_forward_norm.as_ref()))
     }
 

@@ -8,7 +8,7 @@ use burnish_kernels::{FusedBackend, geglu, swiglu};
 
 use super::Projections;
 use crate::error::Result;
-use crate::linear::{DropoutSeed, Linear};
+use crate::linear::{AdapterPass, Linear};
 use crate::part::{PartLoader, Role};
 
 /// `down(activation(gate(x)) · up(x))`.
@@ -32,12 +32,12 @@ impl<B: FusedBackend> Mlp<B> {
     }
 
     /// The update of the residual stream for its norm, `[rows, hidden_size]`.
-    pub fn forward(&self, x: Tensor<B, 2>, dropout: Option<DropoutSeed>) -> Tensor<B, 2> {
-        let [gate, up] = self.input.forward(x, dropout);
+    pub fn forward(&self, x: Tensor<B, 2>, pass: AdapterPass) -> Tensor<B, 2> {
+        let [gate, up] = self.input.forward(x, pass);
         let inner = match self.activation {
             Activation::Silu => swiglu(gate, up),
             Activation::GeluTanh => geglu(gate, up),
         };
-        self.output.forward(inner, dropout)
+        self.output.forward(inner, pass)
     }
 }

@@ -6,7 +6,7 @@ use burn::tensor::backend::Backend;
 use burnish_kernels::FusedBackend;
 
 use crate::error::Result;
-use crate::linear::{DropoutSeed, Linear};
+use crate::linear::{AdapterPass, Linear};
 use crate::part::{PartLoader, Role};
 
 /// One layer for each of several outputs, or one for all of them, whose rows stand side by side.
@@ -34,15 +34,15 @@ impl<B: FusedBackend> Projections<B> {
     ///
     /// # Panics
     /// When there are not `N` of them.
-    pub fn forward<const N: usize>(&self, x: Tensor<B, 2>, dropout: Option<DropoutSeed>) -> [Tensor<B, 2>; N] {
+    pub fn forward<const N: usize>(&self, x: Tensor<B, 2>, pass: AdapterPass) -> [Tensor<B, 2>; N] {
         assert_eq!(self.widths.len(), N, "projections: {} outputs, asked for {N}", self.widths.len());
         if let ([fused], true) = (self.linears.as_slice(), N > 1) {
-            let y = fused.forward(x, dropout);
+            let y = fused.forward(x, pass);
             return std::array::from_fn(|output| {
                 let start = self.widths[..output].iter().sum();
                 y.clone().narrow(1, start, self.widths[output])
             });
         }
-        std::array::from_fn(|output| self.linears[output].forward(x.clone(), dropout))
+        std::array::from_fn(|output| self.linears[output].forward(x.clone(), pass))
     }
 }

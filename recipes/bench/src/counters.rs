@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use burnish_lora::{LoraConfig, attach};
 use burnish_metal::emulator::{EmulatorDevice, KernelReport, MetalCpu, take_reports};
-use burnish_models::{ComputeType, ModelConfig};
+use burnish_models::{AdapterPass, ComputeType, ModelConfig};
 use serde::Serialize;
 
 use super::action::{Launch, actions};
@@ -258,7 +258,7 @@ fn count_model(config: &ModelConfig, sizes: &Sizes, dtype: ComputeType) -> Resul
     attach(&mut model, &LoraConfig { rank: sizes.rank, ..LoraConfig::default() }, 1, &device)?;
     let batch = random_batch(sizes);
     reports_of(device, || {
-        drop(batch_loss(&model, &batch, None, &device).backward());
+        drop(batch_loss(&model, &batch, AdapterPass::Current, &device).backward());
         Ok(())
     })
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use burn::tensor::DType;
-use burnish_engine::{AdamWConfig, Batch, IGNORE, LossScale, ModelTrainer, Numbers, StepItem, Trainer, Training, Verdict};
+use burnish_engine::{AdamWConfig, Batch, IGNORE, LossScale, ModelTrainer, Numbers, Objective, StepItem, Trainer, Training, Verdict};
 use burnish_kernels::FusedBackend;
 use burnish_lora::{LoraConfig, attach};
 use burnish_models::{ComputeType, ModelConfig};
@@ -110,7 +110,7 @@ struct Stepper<B: FusedBackend> {
 impl<B: FusedBackend> Stepper<B> {
     fn new(trainer: ModelTrainer<B>, sizes: &Sizes, dtype: ComputeType) -> Self {
         let batches = vec![random_batch(sizes)];
-        let item = StepItem { step: 1, epoch: 0, batches, seed: SEED, loss_scale: 1.0 };
+        let item = StepItem { step: 1, epoch: 0, batches, seed: SEED, objective: Objective::Tokens, loss_scale: 1.0 };
         Self { trainer, item, loss_scale: (dtype == ComputeType::F16).then(LossScale::default) }
     }
 
@@ -119,7 +119,7 @@ impl<B: FusedBackend> Stepper<B> {
         let started = Instant::now();
         loop {
             self.item.loss_scale = self.loss_scale.as_ref().map_or(1.0, |loss_scale| loss_scale.scale);
-            self.trainer.forward_backward(&self.item);
+            self.trainer.forward_backward(&self.item)?;
             self.trainer.update(LEARNING_RATE);
             let numbers = self.trainer.finish()?;
             match Verdict::of(numbers, self.loss_scale.as_mut()) {

@@ -28,8 +28,16 @@ pub struct Batch {
 impl Batch {
     /// Where a hidden state predicts a label: indices of the hidden states, and the labels.
     pub(crate) fn targets(&self) -> (Vec<i32>, Vec<i32>) {
-        let labels = self.labels.iter().enumerate();
-        let learned = labels.filter(|(index, label)| **label != IGNORE && index % self.length != 0);
-        learned.map(|(index, label)| (index as i32 - 1, *label as i32)).unzip()
+        self.learned().map(|(index, label)| (index as i32 - 1, label as i32)).unzip()
+    }
+
+    /// The row of each predicted token, in the order of their losses.
+    pub fn target_rows(&self) -> Vec<usize> {
+        self.learned().map(|(index, _)| index / self.length).collect()
+    }
+
+    fn learned(&self) -> impl Iterator<Item = (usize, i64)> + '_ {
+        let labels = self.labels.iter().copied().enumerate();
+        labels.filter(|(index, label)| *label != IGNORE && index % self.length != 0)
     }
 }

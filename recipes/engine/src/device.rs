@@ -39,6 +39,8 @@ pub enum TrainedPart<'a> {
         dtype: ComputeType,
         /// The adapters.
         adapter: Adapter<'a>,
+        /// The PEFT folder with the adapters of the reference model, where an objective compares with one that has some.
+        reference: Option<&'a Path>,
     },
 }
 
@@ -128,14 +130,20 @@ fn build<B: FusedBackend>(
     part: TrainedPart<'_>,
     device: &B::Device,
 ) -> Result<LanguageModel<Training<B>>> {
-    let (base, dtype, adapter) = match part {
+    let (base, dtype, adapter, reference) = match part {
         TrainedPart::All(Weights::Random { seed }) => return Ok(LanguageModel::random(config, seed, device)?),
         TrainedPart::All(Weights::Of(weights)) => {
             return Ok(LanguageModel::load(config, weights, device, LoadOptions::trainable())?);
         }
-        TrainedPart::Adapters { base, dtype, adapter } => (base, dtype, adapter),
+        TrainedPart::Adapters { base, dtype, adapter, reference } => (base, dtype, adapter, reference),
     };
     let mut model = LanguageModel::load(config, base, device, LoadOptions::frozen(dtype))?;
+    if let Some(folder) = reference {
+        load_adapter(&mut model, folder, None, device)?;
+        for adapter in model.linears_mut().into_iter().filter_map(|(_, linear)| linear.adapter.as_mut()) {
+            adapter.keep_reference();
+        }
+    }
     match adapter {
         Adapter::Folder { path, dropout } => {
             load_adapter(&mut model, path, Some(dropout), device)?;

@@ -23,7 +23,7 @@ pub trait Judge: fmt::Debug + Send + Sync {
     /// How many things the loss of a batch is summed over; the loss of a step is the mean over all of its batches.
     fn count(&self, batch: &Batch) -> usize;
 
-    /// Judges a batch by the losses of its predicted tokens, in the order of [`Batch::sequences`], and by those that the reference
+    /// Judges a batch by the losses of its predicted tokens, in the order of [`Batch::target_rows`], and by those that the reference
     /// has for them, or none.
     fn judge(&self, batch: &Batch, losses: &[f64], reference: &[f64]) -> Judgement;
 }

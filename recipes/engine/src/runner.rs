@@ -7,8 +7,8 @@ use burnish_models::{Cache, GenerateOptions, LanguageModel, Tokenizer, generate}
 
 use crate::batch::Batch;
 use crate::failure::failure;
-use crate::step::{batch_loss, input};
-use crate::trainer::number;
+use crate::objective::Objective;
+use crate::step::{input, judged_loss};
 
 /// A model with frozen weights on a device, whatever its backend.
 pub trait Runner: Send {
@@ -61,7 +61,7 @@ impl<B: FusedBackend> ModelRunner<B> {
 
 impl<B: FusedBackend> Runner for ModelRunner<B> {
     fn loss(&mut self, batch: &Batch) -> Result<f64> {
-        number(batch_loss(&self.model, batch, None, &self.device))
+        judged_loss(&self.model, batch, &Objective::Tokens, &self.device)
     }
 
     fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>> {

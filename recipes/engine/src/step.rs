@@ -1,13 +1,18 @@
 //! Forward and backward of one optimizer step.
 
+use anyhow::{Result, anyhow};
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::strategy::BalancedCheckpointing;
+use burn::module::AutodiffModule;
 use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use burnish_kernels::{FusedBackend, TrainBackend, linear_cross_entropy, select_rows, squared_norm};
-use burnish_models::{AnyTensor, DropoutSeed, LanguageModel, ModelInput};
+use burnish_models::{AdapterPass, AnyTensor, DropoutSeed, LanguageModel, ModelInput};
 
 use crate::batch::Batch;
+use crate::failure::failure;
+use crate::objective::{Judge, MetricSums, Objective};
 
 /// What training runs on: burn's autodiff, which recomputes what is cheap, such as norms and activations, instead of keeping it.
 pub type Training<B> = Autodiff<B, BalancedCheckpointing>;
@@ -23,14 +28,16 @@ pub struct StepItem {
     pub batches: Vec<Batch>,
     /// Seeds dropout, with the step and the number of the micro-batch.
     pub seed: u64,
+    /// What the loss is made of.
+    pub objective: Objective,
     /// Factor on the loss for the backward, and so on the gradients; 1 but for f16.
     pub loss_scale: f64,
 }
 
 impl StepItem {
-    /// Tokens that are predicted.
-    pub fn target_tokens(&self) -> usize {
-        self.batches.iter().map(|batch| batch.target_tokens).sum()
+    /// What the loss of the step is a mean over: tokens, or what the objective counts.
+    pub fn count(&self) -> usize {
+        self.batches.iter().map(|batch| self.objective.count(batch)).sum()
     }
 
     /// Tokens that are not padding.
@@ -44,37 +51,77 @@ pub(crate) fn input<B: FusedBackend>(batch: &Batch, device: &B::Device) -> Model
     ModelInput::packed(&batch.input_ids, &batch.position_ids, &batch.segment_ids, batch.length, device)
 }
 
-/// The summed loss of a batch, `[1]`.
-pub fn batch_loss<B: FusedBackend>(
+/// The loss of every predicted token of a batch, `[tokens]`.
+pub fn token_losses<B: FusedBackend>(
     model: &LanguageModel<B>,
     batch: &Batch,
-    dropout: Option<DropoutSeed>,
+    adapters: AdapterPass,
     device: &B::Device,
 ) -> Tensor<B, 1> {
-    let input = ModelInput { dropout, ..input(batch, device) };
+    let input = ModelInput { adapters, ..input(batch, device) };
     let (places, labels) = batch.targets();
     let count = places.len();
     let ints = |values: Vec<i32>| Tensor::<B, 1, Int>::from_data(TensorData::new(values, [count]), device);
     let hidden = select_rows(model.hidden_states(&input, None), ints(places));
-    linear_cross_entropy(hidden, model.head(), ints(labels)).sum()
+    linear_cross_entropy(hidden, model.head(), ints(labels))
 }
 
-/// Mean loss of a step, `[1]`, and the gradients of everything that trains.
+/// The summed loss of a batch, `[1]`.
+pub fn batch_loss<B: FusedBackend>(
+    model: &LanguageModel<B>,
+    batch: &Batch,
+    adapters: AdapterPass,
+    device: &B::Device,
+) -> Tensor<B, 1> {
+    token_losses(model, batch, adapters, device).sum()
+}
+
+/// What a step's forward and backward give.
+pub struct StepGradients<B: TrainBackend> {
+    /// Mean loss of the step, `[1]`, not scaled.
+    pub loss: Tensor<B::InnerBackend, 1>,
+    /// Of everything that trains, from the loss times `item.loss_scale`.
+    pub grads: GradientsParams,
+    /// What an objective tells of the step besides, by name.
+    pub metrics: Vec<(&'static str, f64)>,
+}
+
+/// Loss and gradients of a step.
 ///
-/// Each micro-batch's loss is divided by the tokens of the whole step, so that the step does not depend on how its rows were split.
-/// The gradients are those of the loss times `item.loss_scale`; the loss itself is not scaled.
+/// Each micro-batch's loss is divided by what the whole step is a mean over, so that the step does not depend on how its rows were
+/// split.
+///
+/// # Errors
+/// When an objective reads losses and the device fails.
 pub fn gradients<B: TrainBackend>(
     model: &LanguageModel<B>,
     item: &StepItem,
     device: &B::Device,
-) -> (Tensor<B::InnerBackend, 1>, GradientsParams) {
-    let tokens = item.target_tokens() as f64;
+) -> Result<StepGradients<B>> {
+    let count = item.count();
     let mut accumulator = GradientsAccumulator::new();
     let mut total: Option<Tensor<B::InnerBackend, 1>> = None;
+    let mut sums = MetricSums::default();
     for (index, batch) in item.batches.iter().enumerate() {
         let seed = DropoutSeed { seed: item.seed, step: item.step as u32, micro_batch: index as u32 };
-        let loss = batch_loss(model, batch, Some(seed), device).div_scalar(tokens);
-        let value = loss.clone().inner();
+        let pass = AdapterPass::Dropout(seed);
+        let (loss, value) = match &item.objective {
+            Objective::Tokens => {
+                let loss = batch_loss(model, batch, pass, device).div_scalar(count as f64);
+                (loss.clone(), loss.inner())
+            }
+            Objective::Judged(judge) => {
+                // Before the forward that is kept for the backward: the two never take memory at once.
+                let reference = reference_losses(&model.valid(), batch, &**judge, device)?;
+                let losses = token_losses(model, batch, pass, device);
+                let judgement = judge.judge(batch, &numbers(losses.clone().inner())?, &reference);
+                sums.add(&judgement.metrics);
+                let factors = judgement.factors.iter().map(|factor| (factor / count as f64) as f32).collect();
+                let factors = Tensor::<B, 1>::from_data(TensorData::new(factors, losses.dims()), (device, DType::F32));
+                let value = Tensor::from_floats([(judgement.loss / count as f64) as f32], device);
+                ((losses * factors).sum(), value)
+            }
+        };
         // Only f16 scales: times 1 is a launch for nothing.
         let is_scaled = (item.loss_scale - 1.0).abs() > 0.0;
         let scaled = if is_scaled { loss.mul_scalar(item.loss_scale) } else { loss };
@@ -84,7 +131,52 @@ pub fn gradients<B: TrainBackend>(
             None => value,
         });
     }
-    (total.unwrap_or_else(|| Tensor::zeros([1], device)), accumulator.grads())
+    Ok(StepGradients {
+        loss: total.unwrap_or_else(|| Tensor::zeros([1], device)),
+        grads: accumulator.grads(),
+        metrics: sums.means(count),
+    })
+}
+
+/// The judged loss of a batch, without gradients: a sum over what the objective counts.
+///
+/// # Errors
+/// When the device fails.
+pub(crate) fn judged_loss<B: FusedBackend>(
+    model: &LanguageModel<B>,
+    batch: &Batch,
+    objective: &Objective,
+    device: &B::Device,
+) -> Result<f64> {
+    match objective {
+        Objective::Tokens => Ok(numbers(batch_loss(model, batch, AdapterPass::Current, device))?.iter().sum()),
+        Objective::Judged(judge) => {
+            let reference = reference_losses(model, batch, &**judge, device)?;
+            let losses = numbers(token_losses(model, batch, AdapterPass::Current, device))?;
+            Ok(judge.judge(batch, &losses, &reference).loss)
+        }
+    }
+}
+
+fn reference_losses<B: FusedBackend>(
+    model: &LanguageModel<B>,
+    batch: &Batch,
+    judge: &dyn Judge,
+    device: &B::Device,
+) -> Result<Vec<f64>> {
+    if !judge.has_reference() {
+        return Ok(Vec::new());
+    }
+    numbers(token_losses(model, batch, AdapterPass::Reference, device))
+}
+
+/// Reads numbers back.
+///
+/// # Errors
+/// What broke on the device since the last read, in its own words.
+pub(crate) fn numbers<B: Backend>(tensor: Tensor<B, 1>) -> Result<Vec<f64>> {
+    let data = tensor.try_into_data().map_err(|error| anyhow!(failure(error)))?;
+    Ok(data.iter::<f64>().collect())
 }
 
 /// The squared norm of all gradients together, `[1]`.

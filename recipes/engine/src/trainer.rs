@@ -12,9 +12,9 @@ use burnish_lora::{LoraConfig, save_adapter};
 use burnish_models::{AnyTensor, Checkpoint, LanguageModel, NamedParameter};
 
 use crate::batch::Batch;
-use crate::failure::failure;
+use crate::objective::Objective;
 use crate::optimizer::{AdamW, AdamWConfig, Moments, Norm};
-use crate::step::{StepItem, Training, batch_loss, gradients, squared_gradient_norm};
+use crate::step::{StepGradients, StepItem, Training, gradients, judged_loss, numbers, squared_gradient_norm};
 use crate::weights::ModelWeights;
 
 /// What a step is judged by.
@@ -55,8 +55,11 @@ impl HostTensor {
 /// A step is [`Trainer::forward_backward`], [`Trainer::update`], [`Trainer::finish`], in this order. The first two return as soon as
 /// the device has its work queued; the third waits for it.
 pub trait Trainer: Send {
-    /// Computes the loss and the gradients of a step.
-    fn forward_backward(&mut self, item: &StepItem);
+    /// Computes the loss and the gradients of a step. An objective that looks at losses waits for the device in between.
+    ///
+    /// # Errors
+    /// When an objective reads losses and the device fails.
+    fn forward_backward(&mut self, item: &StepItem) -> Result<()>;
 
     /// The gradients of the step, under the names of their parameters, with the loss scale still in them: between
     /// [`Trainer::forward_backward`] and [`Trainer::update`], else none.
@@ -72,14 +75,17 @@ pub trait Trainer: Send {
     /// What broke on the device since the last read.
     fn finish(&mut self) -> Result<Numbers>;
 
+    /// What the objective tells of the last step besides its loss, by name.
+    fn metrics(&self) -> &[(&'static str, f64)];
+
     /// The last update changed nothing: it does not count.
     fn take_back(&mut self);
 
-    /// The summed loss of a batch, without dropout and without gradients.
+    /// The loss of a batch, without dropout and without gradients: a sum over what the objective counts.
     ///
     /// # Errors
     /// When the device fails.
-    fn loss(&mut self, batch: &Batch) -> Result<f64>;
+    fn loss(&mut self, batch: &Batch, objective: &Objective) -> Result<f64>;
 
     /// The moments of everything that trains, as `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`.
     fn moments(&self) -> Vec<HostTensor>;
@@ -109,6 +115,7 @@ pub struct ModelTrainer<B: FusedBackend> {
     optimizer: AdamW<Training<B>>,
     device: B::Device,
     queued: Queued<B>,
+    metrics: Vec<(&'static str, f64)>,
 }
 
 /// How far the current step is.
@@ -121,7 +128,7 @@ enum Queued<B: Backend> {
 impl<B: FusedBackend> ModelTrainer<B> {
     /// Trains a model with a fresh optimizer.
     pub fn new(model: LanguageModel<Training<B>>, optimizer: AdamWConfig, device: B::Device) -> Self {
-        Self { model, optimizer: AdamW::new(optimizer), device, queued: Queued::Nothing }
+        Self { model, optimizer: AdamW::new(optimizer), device, queued: Queued::Nothing, metrics: Vec::new() }
     }
 
     /// The model.
@@ -131,9 +138,11 @@ impl<B: FusedBackend> ModelTrainer<B> {
 }
 
 impl<B: FusedBackend> Trainer for ModelTrainer<B> {
-    fn forward_backward(&mut self, item: &StepItem) {
-        let (loss, grads) = gradients(&self.model, item, &self.device);
+    fn forward_backward(&mut self, item: &StepItem) -> Result<()> {
+        let StepGradients { loss, grads, metrics } = gradients(&self.model, item, &self.device)?;
         self.queued = Queued::Gradients { loss, grads, loss_scale: item.loss_scale };
+        self.metrics = metrics;
+        Ok(())
     }
 
     fn gradients(&self) -> Vec<HostTensor> {
@@ -167,12 +176,16 @@ impl<B: FusedBackend> Trainer for ModelTrainer<B> {
         }
     }
 
+    fn metrics(&self) -> &[(&'static str, f64)] {
+        &self.metrics
+    }
+
     fn take_back(&mut self) {
         self.optimizer.take_back();
     }
 
-    fn loss(&mut self, batch: &Batch) -> Result<f64> {
-        number(batch_loss(&self.model.valid(), batch, None, &self.device))
+    fn loss(&mut self, batch: &Batch, objective: &Objective) -> Result<f64> {
+        judged_loss(&self.model.valid(), batch, objective, &self.device)
     }
 
     fn moments(&self) -> Vec<HostTensor> {
@@ -215,11 +228,7 @@ impl<B: FusedBackend> Trainer for ModelTrainer<B> {
     }
 }
 
-/// Reads a number back.
-///
-/// # Errors
-/// What broke on the device since the last read, in its own words.
-pub(crate) fn number<B: Backend>(tensor: Tensor<B, 1>) -> Result<f64> {
-    let data = tensor.try_into_data().map_err(|error| anyhow!(failure(error)))?;
-    Ok(data.iter::<f64>().sum())
+/// Reads a number back, as [`numbers`].
+fn number<B: Backend>(tensor: Tensor<B, 1>) -> Result<f64> {
+    Ok(numbers(tensor)?.iter().sum())
 }
