@@ -251,6 +251,12 @@ mod tests {
         // `<|im_end|>` is its end; `<|endoftext|>` ends a text too, as llama.cpp has it.
         assert_eq!((model.config.eos_token_id.as_slice(), read.config.eos_token_id.as_slice()), (&[2][..], &[2, 0][..]));
         assert_eq!(read.tokenizer.encode("12 a", true).unwrap(), model.tokenizer.encode("12 a", true).unwrap());
+        // A folder written of it keeps them.
+        let folder = folder.path().join("folder");
+        crate::export_hugging_face(&read, &*read.checkpoint, &folder, &crate::HuggingFaceOptions::default()).unwrap();
+        let again = Pretrained::open(&folder.display().to_string()).unwrap();
+        assert_eq!(again.generation_config.unwrap()["eos_token_id"], json!([2, 0]));
+        assert_eq!(again.config.eos_token_id, [2, 0]);
     }
 
     #[test]
