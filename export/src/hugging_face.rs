@@ -42,8 +42,8 @@ pub fn export_hugging_face(
     let mut report = ExportReport { path: target.to_owned(), ..ExportReport::default() };
     write_folder(target, options.overwrite, &inputs_of(model, weights), |folder| -> Result<()> {
         report.bytes += small(&folder.join("config.json"), &pretty(&config(model, options.float)))?;
-        if let Some(generation) = &model.generation_config {
-            report.bytes += small(&folder.join("generation_config.json"), &pretty(generation))?;
+        if let Some(generation) = generation_config(model) {
+            report.bytes += small(&folder.join("generation_config.json"), &pretty(&generation))?;
         }
         let tokenizer = model.tokenizer.to_json()?;
         report.bytes += small(&folder.join("tokenizer.json"), &tokenizer)?;
@@ -70,6 +70,21 @@ fn config(model: &Pretrained, float: FloatType) -> Value {
         map.entry("architectures").or_insert_with(|| json!([class]));
     }
     config
+}
+
+/// The model's own. A GGUF has none, and tokens that end a text there would be lost.
+fn generation_config(model: &Pretrained) -> Option<Value> {
+    let special = model.tokenizer.special();
+    model.generation_config.clone().or_else(|| {
+        let id = |token: &Option<(String, u32)>| token.as_ref().map(|(_, id)| *id);
+        (!special.end.is_empty()).then(|| {
+            json!({
+                "bos_token_id": id(&special.bos),
+                "eos_token_id": model.config.eos_token_id,
+                "pad_token_id": id(&special.pad),
+            })
+        })
+    })
 }
 
 /// Both names of the dtype, `dtype` of transformers 5 and `torch_dtype` of those before; also in the configurations of parts,

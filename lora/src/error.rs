@@ -43,6 +43,14 @@ pub enum LoraError {
         /// One line a tensor.
         problems: Vec<String>,
     },
+    /// The adapter has parts that are not LoRA on linear layers of the blocks; all of them are listed.
+    #[error("the adapter in {} has parts that are not supported:\n  {}", path.display(), problems.join("\n  "))]
+    Unsupported {
+        /// The adapter's folder.
+        path: PathBuf,
+        /// One line a tensor.
+        problems: Vec<String>,
+    },
     /// Writing failed.
     #[error(transparent)]
     Write(#[from] burnish_models::atomic::WriteError),

@@ -9,7 +9,7 @@ use burnish_models::error::Result as ModelResult;
 use safetensors::Dtype;
 
 use crate::config::LoraConfig;
-use crate::error::{LoraError, Result};
+use crate::error::Result;
 use crate::peft::{AdapterTensors, open_weights, read_config};
 
 /// Reads `W + scale · B A` where the adapter has the layer, and `W` elsewhere.
@@ -24,18 +24,15 @@ impl<'a> MergedCheckpoint<'a> {
     /// Opens the adapter and checks that it fits the base.
     ///
     /// # Errors
-    /// [`LoraError::Misfit`] with every tensor that does not fit.
+    /// [`crate::LoraError::Misfit`] or [`crate::LoraError::Unsupported`] with every tensor that does not fit.
     pub fn open(base: &'a dyn Checkpoint, folder: &Path) -> Result<Self> {
         let config = read_config(folder)?;
         let adapter = open_weights(folder)?;
         let tensors = AdapterTensors::new(&adapter, &config);
-        let problems = tensors.misfits(|layer| {
+        tensors.check(folder, |layer| {
             let shape = base.shape(&format!("{layer}.weight"))?;
             <[usize; 2]>::try_from(shape).ok()
-        });
-        if !problems.is_empty() {
-            return Err(LoraError::Misfit { path: folder.to_owned(), problems });
-        }
+        })?;
         let layers = tensors.layers;
         Ok(Self { base, adapter, config, layers })
     }

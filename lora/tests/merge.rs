@@ -120,7 +120,7 @@ fn what_is_refused_is_refused_in_both_ways() {
         let mut model = golden.load(&golden.weights);
         let attached = load_adapter(&mut model, folder, None, &FlexDevice).unwrap_err();
         let merged = MergedCheckpoint::open(&golden.weights, folder).err().unwrap();
-        assert!(matches!(merged, LoraError::Misfit { .. } | LoraError::Format { .. }), "{merged}");
+        assert!(matches!(merged, LoraError::Unsupported { .. } | LoraError::Format { .. }), "{merged}");
         [attached.to_string(), merged.to_string()]
     };
     for (name, parts, said) in [

@@ -83,8 +83,9 @@ impl HubRepository {
         }
         let repo = Repo::with_revision(name.to_owned(), kind, revision.to_owned());
         if environment.offline {
-            let folder = cached_snapshot(&environment.cache, &repo)
-                .ok_or_else(|| refuse("is not in the cache, and HF_HUB_OFFLINE is set".into()))?;
+            let folder = cached_snapshot(&environment.cache, &repo).ok_or_else(|| {
+                refuse(format!("is not in the cache ({}), and HF_HUB_OFFLINE is set", environment.cache.display()))
+            })?;
             let mut files = Vec::new();
             list(&folder, "", 0, &mut files).map_err(|error| ModelError::io(&folder, error))?;
             return Ok(Self { id: id.to_owned(), files, origin: Origin::Cached(folder) });
@@ -147,7 +148,7 @@ pub fn fetch_model_in(environment: &HubEnvironment, id: &str) -> Result<PathBuf>
     let repository = HubRepository::model_in(environment, id)?;
     let is_small = |file: &str| {
         SMALL_FILES.contains(&file)
-            || (file.ends_with(".jinja") && TEMPLATE_FOLDERS.iter().any(|folder| file.starts_with(folder)))
+            || (has_extension(file, "jinja") && TEMPLATE_FOLDERS.iter().any(|folder| file.starts_with(folder)))
     };
     let mut folder = None;
     for file in repository.files.iter().filter(|file| is_small(file)) {
@@ -158,7 +159,7 @@ pub fn fetch_model_in(environment: &HubEnvironment, id: &str) -> Result<PathBuf>
     if let Some(folder) = &folder {
         recognise::check_folder(folder, Path::new(id))?;
     }
-    let ggufs: Vec<&str> = repository.files.iter().map(String::as_str).filter(|file| file.ends_with(".gguf")).collect();
+    let ggufs: Vec<&str> = repository.files.iter().map(String::as_str).filter(|file| has_extension(file, "gguf")).collect();
     if !repository.has("config.json") && !ggufs.is_empty() {
         let reason = format!("holds GGUF files; download one of them and name it as the model: {}", ggufs.join(", "));
         return Err(ModelError::Unsupported { path: id.into(), reason });
@@ -177,6 +178,10 @@ pub fn fetch_model_in(environment: &HubEnvironment, id: &str) -> Result<PathBuf>
         return Err(repository.refuse(format!("has neither {SINGLE} nor {INDEX}")));
     }
     Ok(folder)
+}
+
+fn has_extension(file: &str, extension: &str) -> bool {
+    Path::new(file).extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
 }
 
 /// A part of a path that leads nowhere else.

@@ -43,7 +43,10 @@ impl Pretrained {
         } else if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
             Self::from_gguf(path)?
         } else if path.exists() {
-            return Err(ModelError::format(path, "is neither a folder nor a .gguf file"));
+            return Err(ModelError::Unsupported {
+                path: path.into(),
+                reason: "is neither a folder nor a .gguf file".into(),
+            });
         } else {
             Self::from_folder(&hub::fetch_model(id_or_path)?)?
         };

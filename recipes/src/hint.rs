@@ -76,7 +76,9 @@ fn of_lora(error: &LoraError) -> Option<String> {
         LoraError::NoTarget { .. } => "`target_modules` takes these names, or \"all-linear\"".to_owned(),
         LoraError::Model(error) => return of_model(error),
         LoraError::Write(WriteError::Io { source, .. }) => return of_io(source),
-        LoraError::Write(_) | LoraError::Format { .. } | LoraError::Config { .. } => return None,
+        LoraError::Write(_) | LoraError::Unsupported { .. } | LoraError::Format { .. } | LoraError::Config { .. } => {
+            return None;
+        }
     })
 }
 

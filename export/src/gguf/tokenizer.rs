@@ -4,8 +4,8 @@
 
 use std::collections::HashMap;
 
-use burnish_models::Pretrained;
 use burnish_models::gguf::{DEFAULT_PATTERNS, LLAMA3_PATTERN, Metadata, QWEN2_PATTERN, Value};
+use burnish_models::{ChatTemplate, Pretrained};
 use serde_json::Value as Json;
 
 use super::{number, set, text};
@@ -94,16 +94,7 @@ pub(super) fn add(metadata: &mut Metadata, model: &Pretrained, report: &mut Expo
     set(metadata, "tokenizer.ggml.add_bos_token", Value::Bool(special.add_bos));
     set(metadata, "tokenizer.ggml.add_eos_token", Value::Bool(special.add_eos));
     if let Some(template) = &model.chat_template {
-        let (default, named): (Vec<_>, Vec<_>) = template.sources().partition(|(name, _)| *name == "default");
-        for (_, source) in default {
-            set(metadata, "tokenizer.chat_template", text(source));
-        }
-        for (name, source) in &named {
-            set(metadata, &format!("tokenizer.chat_template.{name}"), text(*source));
-        }
-        if !named.is_empty() {
-            set(metadata, "tokenizer.chat_templates", Value::List(named.iter().map(|(name, _)| text(*name)).collect()));
-        }
+        add_chat_templates(metadata, template);
     }
     Ok(())
 }
@@ -125,6 +116,20 @@ fn leave_out(json: &Json, rows: usize, report: &mut ExportReport) -> Result<()> 
         report.notes.push(format!("left out tokens that the embedding has no row for: {}", added.join(", ")));
     }
     Ok(())
+}
+
+/// Writes every chat template under the key that llama.cpp reads it by.
+fn add_chat_templates(metadata: &mut Metadata, template: &ChatTemplate) {
+    let (default, named): (Vec<_>, Vec<_>) = template.sources().partition(|(name, _)| *name == "default");
+    for (_, source) in default {
+        set(metadata, "tokenizer.chat_template", text(source));
+    }
+    for (name, source) in &named {
+        set(metadata, &format!("tokenizer.chat_template.{name}"), text(*source));
+    }
+    if !named.is_empty() {
+        set(metadata, "tokenizer.chat_templates", Value::List(named.iter().map(|(name, _)| text(*name)).collect()));
+    }
 }
 
 /// Merges in order, whichever of the two forms the JSON has.
@@ -200,6 +205,7 @@ fn pre_tokenizer(json: &Json) -> Result<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use burnish_models::SpecialTokens;
     use serde_json::json;
 
     use super::*;
@@ -245,6 +251,24 @@ mod tests {
         // `<|im_end|>` is its end; `<|endoftext|>` ends a text too, as llama.cpp has it.
         assert_eq!((model.config.eos_token_id.as_slice(), read.config.eos_token_id.as_slice()), (&[2][..], &[2, 0][..]));
         assert_eq!(read.tokenizer.encode("12 a", true).unwrap(), model.tokenizer.encode("12 a", true).unwrap());
+        // A folder written of it keeps them.
+        let folder = folder.path().join("folder");
+        crate::export_hugging_face(&read, &*read.checkpoint, &folder, &crate::HuggingFaceOptions::default()).unwrap();
+        let again = Pretrained::open(&folder.display().to_string()).unwrap();
+        assert_eq!(again.generation_config.unwrap()["eos_token_id"], json!([2, 0]));
+        assert_eq!(again.config.eos_token_id, [2, 0]);
+    }
+
+    #[test]
+    fn every_chat_template_has_its_key() {
+        for names in [&["default"][..], &["default", "tool_use", "rag"], &["tool_use"]] {
+            let sources: Vec<(String, String)> =
+                names.iter().map(|name| ((*name).to_owned(), format!("{name} template"))).collect();
+            let template = ChatTemplate::named(sources.clone(), &SpecialTokens::default()).unwrap();
+            let mut metadata = Metadata::default();
+            add_chat_templates(&mut metadata, &template);
+            assert_eq!(metadata.chat_templates(), sources);
+        }
     }
 
     #[test]

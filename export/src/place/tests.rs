@@ -73,13 +73,13 @@ fn an_input_is_not_replaced() {
         assert!(refused(&base, true, &inputs).contains("is read from it"));
     }
     // Elsewhere it may be, also beside or below the input.
-    write(&root.path().join("other"), false, &[base.clone()]).unwrap();
-    write(&base.join("merged"), false, &[base.clone()]).unwrap();
-    write(&base.join("merged"), true, &[base.clone()]).unwrap();
+    write(&root.path().join("other"), false, std::slice::from_ref(&base)).unwrap();
+    write(&base.join("merged"), false, std::slice::from_ref(&base)).unwrap();
+    write(&base.join("merged"), true, std::slice::from_ref(&base)).unwrap();
     let gguf = root.path().join("m.gguf");
     fs::write(&gguf, "GGUF and more").unwrap();
     let again = |inputs: &[PathBuf]| file(&gguf, true, inputs, b"GGUF", |file| file.put(b"GGUF new"));
-    assert!(again(&[gguf.clone()]).unwrap_err().to_string().contains("is read from it"));
+    assert!(again(std::slice::from_ref(&gguf)).unwrap_err().to_string().contains("is read from it"));
     assert_eq!(fs::read(&gguf).unwrap(), b"GGUF and more");
     assert_eq!(again(&[base]).unwrap(), 8);
     assert_eq!(fs::read(&gguf).unwrap(), b"GGUF new");

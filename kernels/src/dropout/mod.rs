@@ -81,15 +81,16 @@ pub(crate) fn drops(probability: f64) -> bool {
     probability > 0.0
 }
 
-/// Which of `count` elements are dropped, drawn on all processors of the host.
-fn dropped(count: usize, dropout: Dropout) -> Vec<bool> {
-    let threshold = dropout.threshold();
-    let mut mask = vec![false; count];
+/// What each of `count` elements is multiplied with, drawn on all processors of the host.
+fn mask(count: usize, dropout: Dropout) -> Vec<f32> {
+    let (threshold, factor) = (dropout.threshold(), dropout.factor());
+    let mut mask = vec![factor; count];
     mask.par_chunks_mut(TASK).enumerate().for_each(|(index, mask)| {
         let mut words = [0; TASK];
         let words = &mut words[..mask.len()];
         philox::fill(words, (index * TASK) as u64, dropout.key);
-        mask.iter_mut().zip(words).for_each(|(dropped, word)| *dropped = *word < threshold);
+        let dropped = mask.iter_mut().zip(words).filter(|(_, word)| **word < threshold);
+        dropped.for_each(|(factor, _)| *factor = 0.0);
     });
     mask
 }
@@ -98,10 +99,8 @@ fn dropped(count: usize, dropout: Dropout) -> Vec<bool> {
 /// generator takes the upper half, are not the same in the integers of all backends.
 pub fn reference<B: Backend>(x: FloatTensor<B>, dropout: Dropout) -> FloatTensor<B> {
     let (shape, dtype, device) = (x.shape(), x.dtype(), B::float_device(&x));
-    let mask = TensorData::new(dropped(shape.num_elements(), dropout), shape);
-    let mask = B::bool_from_data(mask, &device);
-    let scaled = B::float_mul_scalar(cast::<B>(x, DType::F32), dropout.factor().into());
-    cast::<B>(B::float_mask_fill(scaled, mask, 0f32.into()), dtype)
+    let mask = B::float_from_data(TensorData::new(mask(shape.num_elements(), dropout), shape), &device);
+    cast::<B>(B::float_mul(cast::<B>(x, DType::F32), mask), dtype)
 }
 
 #[cfg(test)]
@@ -110,10 +109,13 @@ mod tests {
 
     const KEY: DropoutKey = DropoutKey { seed: 0x0123_4567_89ab_cdef, step: 7, micro_batch: 2, layer: 0xfeed };
 
+    fn dropped(count: usize, probability: f64, key: DropoutKey) -> Vec<bool> {
+        mask(count, Dropout { probability, key }).iter().map(|factor| *factor == 0.0).collect()
+    }
+
     fn share(probability: f64, key: DropoutKey) -> f64 {
         let count = 1 << 20;
-        let dropped = dropped(count, Dropout { probability, key });
-        dropped.iter().filter(|dropped| **dropped).count() as f64 / count as f64
+        dropped(count, probability, key).iter().filter(|dropped| **dropped).count() as f64 / count as f64
     }
 
     #[test]
@@ -130,7 +132,7 @@ mod tests {
 
     #[test]
     fn every_part_of_the_key_changes_the_mask() {
-        let half = |key| dropped(1 << 16, Dropout { probability: 0.5, key });
+        let half = |key| dropped(1 << 16, 0.5, key);
         let own = half(KEY);
         let others = [
             DropoutKey { seed: KEY.seed ^ 1, ..KEY },
@@ -149,8 +151,8 @@ mod tests {
 
     #[test]
     fn a_part_of_a_mask_does_not_depend_on_the_rest() {
-        let all = dropped(3 * TASK + 5, Dropout { probability: 0.3, key: KEY });
-        let some = dropped(TASK + 3, Dropout { probability: 0.3, key: KEY });
+        let all = dropped(3 * TASK + 5, 0.3, KEY);
+        let some = dropped(TASK + 3, 0.3, KEY);
         assert_eq!(all[..some.len()], some);
     }
 

@@ -71,7 +71,8 @@ pub fn save_adapter<B: FusedBackend>(
 /// Attaches the adapters of a PEFT folder, in f32; `dropout` replaces that of its configuration.
 ///
 /// # Errors
-/// [`LoraError::Misfit`] with every tensor that has no layer, no partner, or another shape.
+/// [`LoraError::Misfit`] with every tensor that has no layer, no partner, or another shape; [`LoraError::Unsupported`] with
+/// every one that is something else than a factor of a linear layer.
 pub fn load_adapter<B: FusedBackend>(
     model: &mut LanguageModel<B>,
     folder: &Path,
@@ -85,10 +86,7 @@ pub fn load_adapter<B: FusedBackend>(
     }
     let tensors = open_weights(folder)?;
     let found = AdapterTensors::new(&tensors, &config);
-    let problems = found.problems(model);
-    if !problems.is_empty() {
-        return Err(LoraError::Misfit { path: folder.to_owned(), problems });
-    }
+    found.check_model(folder, model)?;
     for (name, linear) in model.linears_mut() {
         let Some([a, b]) = found.layers.get(&name) else { continue };
         let [outputs, inputs] = linear.dims();

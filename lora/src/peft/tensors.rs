@@ -41,7 +41,12 @@ impl<'a> AdapterTensors<'a> {
             match part {
                 Some(index) => {
                     let layer = &name[..name.len() - ".lora_A.weight".len()];
-                    layers.entry(layer.to_owned()).or_default()[index] = tensor;
+                    let slot = &mut layers.entry(layer.to_owned()).or_default()[index];
+                    if slot.is_empty() {
+                        *slot = tensor;
+                    } else {
+                        strange.push(format!("{tensor}: {slot} is the same factor"));
+                    }
                 }
                 None => strange.push(format!("{tensor}: {}", strangeness(&name))),
             }
@@ -49,25 +54,35 @@ impl<'a> AdapterTensors<'a> {
         Self { checkpoint, config, layers, strange }
     }
 
-    /// Everything that keeps the adapter from fitting the layers of a model.
-    pub(super) fn problems<B: FusedBackend>(&self, model: &LanguageModel<B>) -> Vec<String> {
+    /// Checks that the adapter, which is in `folder`, fits the layers of a model.
+    pub(super) fn check_model<B: FusedBackend>(&self, folder: &Path, model: &LanguageModel<B>) -> Result<()> {
         let dims: BTreeMap<String, [usize; 2]> =
             model.linears().into_iter().map(|(name, linear)| (name, linear.dims())).collect();
-        self.misfits(|layer| dims.get(layer).copied())
+        self.check(folder, |layer| dims.get(layer).copied())
     }
 
-    /// As `problems`, with the dims of a layer given by a function.
-    pub(crate) fn misfits(&self, dims: impl Fn(&str) -> Option<[usize; 2]>) -> Vec<String> {
-        let mut problems = self.strange.clone();
-        if self.layers.is_empty() && problems.is_empty() {
+    /// As `check_model`, with the dims of a layer given by a function.
+    pub(crate) fn check(&self, folder: &Path, dims: impl Fn(&str) -> Option<[usize; 2]>) -> Result<()> {
+        // A checkpoint has these weights too, so that merging would take what a model with the adapter does not.
+        let outside = self.layers.keys().filter(|layer| {
+            let last = layer.rsplit('.').next().unwrap_or_default();
+            ["lm_head", "embed_tokens"].contains(&last)
+        });
+        let outside = outside.map(|layer| format!("{layer}: only linear layers of the blocks can have an adapter"));
+        let unsupported: Vec<String> = self.strange.iter().cloned().chain(outside).collect();
+        if !unsupported.is_empty() {
+            return Err(LoraError::Unsupported { path: folder.to_owned(), problems: unsupported });
+        }
+        let problems = self.misfits(dims);
+        if problems.is_empty() { Ok(()) } else { Err(LoraError::Misfit { path: folder.to_owned(), problems }) }
+    }
+
+    fn misfits(&self, dims: impl Fn(&str) -> Option<[usize; 2]>) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.layers.is_empty() {
             problems.push("it has no tensors".to_owned());
         }
         for (layer, [a, b]) in &self.layers {
-            // A checkpoint has these weights too, so that merging would take what a model with the adapter does not.
-            if ["lm_head", "embed_tokens"].contains(&layer.rsplit('.').next().unwrap_or_default()) {
-                problems.push(format!("{layer}: only linear layers of the blocks can have an adapter"));
-                continue;
-            }
             if a.is_empty() || b.is_empty() {
                 problems.push(format!("{layer}: only one of lora_A and lora_B is there"));
                 continue;
@@ -90,17 +105,17 @@ impl<'a> AdapterTensors<'a> {
 
 /// What a tensor is that is not one of the two factors of a linear layer.
 fn strangeness(name: &str) -> &'static str {
-    if name.contains("lora_embedding_") {
-        "an adapter of the embedding, and only linear layers of the blocks can have one"
-    } else if name.contains("lora_magnitude_vector") {
-        "of DoRA, which is not supported"
-    } else if name.contains("lora_") && name.ends_with(".bias") {
-        "a bias in the adapter itself (`lora_bias`), which is not supported"
-    } else if name.ends_with(".bias") {
-        "a bias that was trained beside the adapter (`bias`), which is not supported"
-    } else if !name.contains("lora_") && name.ends_with(".weight") {
-        "a whole layer, trained or resized beside the adapter (`modules_to_save`), which is not supported"
-    } else {
-        "neither lora_A nor lora_B"
+    let last = name.rsplit('.').next().unwrap_or_default();
+    match (name.contains("lora_"), last) {
+        _ if name.contains("lora_embedding_") => {
+            "an adapter of the embedding, and only linear layers of the blocks can have one"
+        }
+        _ if name.contains("lora_magnitude_vector") => "of DoRA, which is not supported",
+        (true, "bias") => "a bias in the adapter itself (`lora_bias`), which is not supported",
+        (false, "bias") => "a bias that was trained beside the adapter (`bias`), which is not supported",
+        (false, "weight") => {
+            "a whole layer, trained or resized beside the adapter (`modules_to_save`), which is not supported"
+        }
+        _ => "neither lora_A nor lora_B",
     }
 }

@@ -14,7 +14,7 @@ impl Arguments {
     pub(super) fn new(mut places: Vec<Value>) -> Result<Self, Error> {
         let named = match places.pop_if(|last| last.is_kwargs()) {
             Some(named) => Kwargs::try_from(named)?,
-            None => Kwargs::from_iter(std::iter::empty::<(String, Value)>()),
+            None => std::iter::empty::<(String, Value)>().collect(),
         };
         Ok(Self { places, named })
     }

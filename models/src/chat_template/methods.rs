@@ -98,7 +98,7 @@ fn of_string(text: &str, method: &str, arguments: &[Value]) -> Result<Option<Val
         "zfill" => {
             let (width,): (i64,) = from_args(arguments)?;
             let zeros = "0".repeat(missing(text, usize::try_from(width).unwrap_or(0))?);
-            let sign = if text.starts_with(['+', '-']) { 1 } else { 0 };
+            let sign = usize::from(text.starts_with(['+', '-']));
             Value::from(format!("{}{zeros}{}", &text[..sign], &text[sign..]))
         }
         "swapcase" => {

@@ -1,6 +1,6 @@
 //! Values as Python has them, and the texts that its `str` and `repr` give.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::sync::Arc;
 
 use minijinja::value::{Object, ObjectRepr, Value as TemplateValue, ValueKind};
@@ -120,7 +120,10 @@ fn write_repr(value: &TemplateValue, text: &mut String, depth: usize) {
         }
         ValueKind::Undefined => text.push_str("Undefined"),
         ValueKind::None | ValueKind::Bool | ValueKind::Number | ValueKind::Plain => text.push_str(&value.to_string()),
-        _ => text.push_str(&format!("{value:?}")),
+        _ => {
+            // Writing to a string does not fail.
+            write!(text, "{value:?}").ok();
+        }
     }
 }
 

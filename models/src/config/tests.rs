@@ -150,7 +150,8 @@ fn the_text_part_of_gemma_3_is_read_with_its_defaults() {
     assert_eq!((config.attention_scale, config.embedding_scale), (1.0 / 16.0, Some(2560f64.sqrt())));
     let mut other = gemma();
     other["text_config"]["query_pre_attn_scalar"] = json!(144);
-    assert_eq!([ModelConfig::from_json(&other).unwrap().attention_scale], [1.0 / 12.0]);
+    let other = ModelConfig::from_json(&other).unwrap();
+    assert_eq!((other.attention_scale, other.embedding_scale), (1.0 / 12.0, config.embedding_scale));
     assert_eq!(text_part(&gemma())["architectures"], json!(["Gemma3ForCausalLM"]));
 }
 

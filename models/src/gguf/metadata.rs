@@ -94,6 +94,14 @@ impl Metadata {
         }
     }
 
+    /// Names and sources of the chat templates; the one without a name is `default`.
+    pub fn chat_templates(&self) -> Vec<(String, String)> {
+        let read = |name: &str, key: &str| Some((name.to_owned(), self.text(key)?.to_owned()));
+        let names = self.texts("tokenizer.chat_templates").unwrap_or_default();
+        let named = names.iter().filter_map(|name| read(name, &format!("tokenizer.chat_template.{name}")));
+        read("default", "tokenizer.chat_template").into_iter().chain(named).collect()
+    }
+
     /// A list of numbers.
     pub fn floats(&self, key: &str) -> Option<Vec<f64>> {
         match self.get(key)? {

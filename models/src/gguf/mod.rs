@@ -110,10 +110,7 @@ impl GgufFile {
     /// [`ModelError::Template`] when it does not compile.
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
         let special = tokenizer::special_tokens(&self.metadata)?;
-        let read = |name: &str, key: &str| Some((name.to_owned(), self.metadata.text(key)?.to_owned()));
-        let names = self.metadata.texts("tokenizer.chat_templates").unwrap_or_default();
-        let named = names.iter().filter_map(|name| read(name, &format!("tokenizer.chat_template.{name}")));
-        let templates: Vec<_> = read("default", "tokenizer.chat_template").into_iter().chain(named).collect();
+        let templates = self.metadata.chat_templates();
         if templates.is_empty() { Ok(None) } else { ChatTemplate::named(templates, &special).map(Some) }
     }
 

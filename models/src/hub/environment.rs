@@ -28,15 +28,13 @@ impl HubEnvironment {
         let set = |key: &str| lookup(key).filter(|value| !value.is_empty());
         let path = |text: String| expand(&text, &lookup);
         let user = || home(&lookup).unwrap_or_default();
-        let home = set("HF_HOME").map(path).unwrap_or_else(|| {
-            let cache = set("XDG_CACHE_HOME").map(path).unwrap_or_else(|| user().join(".cache"));
-            cache.join("huggingface")
-        });
+        let caches = || set("XDG_CACHE_HOME").map_or_else(|| user().join(".cache"), path);
+        let home = set("HF_HOME").map_or_else(|| caches().join("huggingface"), path);
         let cache = set("HF_HUB_CACHE").or_else(|| set("HUGGINGFACE_HUB_CACHE")).map(path);
         let is_true = |key: &str| set(key).is_some_and(|value| is_true(&value));
         let token = || {
             let stored = || {
-                let file = set("HF_TOKEN_PATH").map(path).unwrap_or_else(|| home.join("token"));
+                let file = set("HF_TOKEN_PATH").map_or_else(|| home.join("token"), path);
                 std::fs::read_to_string(file).ok()
             };
             let named = set("HF_TOKEN").or_else(|| set("HUGGING_FACE_HUB_TOKEN"));

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::foreign::{self, Reading, unfit};
 use super::load::ConfigError;
-use super::peers::{Peer, mlx_lm};
+use super::peers::{Peer, axolotl, mlx_lm};
 use super::{FOREIGN, Key, Kind, TrainConfig};
 
 /// A key as it was written.
@@ -61,7 +61,11 @@ impl Keys {
         let peer = Peer::of(entries.iter().map(|entry| entry.name.as_str()));
         let mut source = Source { peer, is_file: !place.is_empty(), ..Source::default() };
         let wrong = |key: &str, reason: String| ConfigError::Value { place: place.to_owned(), key: key.to_owned(), reason };
-        if let Err((key, reason)) = mlx_lm::rewrite(&mut entries, &mut self.notes) {
+        let mut rewritten = mlx_lm::rewrite(&mut entries, &mut self.notes);
+        if source.is_of(&axolotl::PEER) {
+            rewritten = rewritten.and_then(|()| axolotl::rewrite(&mut entries));
+        }
+        if let Err((key, reason)) = rewritten {
             errors.push(wrong(key, reason));
         }
         for Entry { shown, name, value } in entries {
@@ -116,6 +120,10 @@ struct Set {
 }
 
 impl Source {
+    fn is_of(&self, peer: &Peer) -> bool {
+        self.peer.is_some_and(|own| own.name == peer.name)
+    }
+
     /// Reads a key; lines for the user.
     fn read(&mut self, shown: &str, name: &str, value: Value) -> Result<Vec<String>, Unread> {
         let because = |why: &str| if why.is_empty() { String::new() } else { format!(" ({why})") };
@@ -156,7 +164,7 @@ impl Source {
         if value.is_null() {
             return Ok(None);
         }
-        let by_transformers = given_as == "lr_scheduler_type" || self.peer.is_some_and(|peer| peer.name == "axolotl");
+        let by_transformers = given_as == "lr_scheduler_type" || self.is_of(&axolotl::PEER);
         self.without_warmup |= own == "lr_scheduler" && value == "constant" && by_transformers;
         let (value, why) = foreign::value_for(key, value);
         check(key, &value)?;
@@ -196,12 +204,11 @@ impl Source {
             self.values.insert("warmup".to_owned(), 0.0.into());
             notes.push("`warmup = 0.0`: a constant rate has no warm-up there; constant_with_warmup has".to_owned());
         }
-        let Some(peer) = self.peer else { return Ok(notes) };
-        if peer.name == mlx_lm::PEER.name && self.is_file {
+        if self.is_of(&mlx_lm::PEER) && self.is_file {
             mlx_lm::part_of_full(&self.values).map_or(Ok(()), |reason| Err(("fine_tune_type", reason)))?;
         }
-        notes.extend(self.take_defaults(peer));
-        if peer.name == mlx_lm::PEER.name {
+        notes.extend(self.peer.and_then(|peer| self.take_defaults(peer)));
+        if self.is_of(&mlx_lm::PEER) {
             notes.extend(mlx_lm::to_optimizer_steps(&mut self.values).map_err(|reason| ("iters", reason))?);
         }
         Ok(notes)

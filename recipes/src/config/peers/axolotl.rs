@@ -1,4 +1,4 @@
-//! axolotl: `axolotl train lora.yml`. Its `adapter` is read in `foreign.rs`: the word is a key of ours too.
+//! axolotl: `axolotl train lora.yml`.
 
 use serde_json::{Map, Value, json};
 
@@ -8,6 +8,8 @@ use super::{
     SFT_ONLY, STEPS,
 };
 use crate::config::alias::Meaning::{self, Harmless, Only, Refused, Same, Translated};
+use crate::config::foreign::number;
+use crate::config::source::Entry;
 
 const LIKE_CONFIG: &str = "the checkpoint's config.json and tokenizer.json say it";
 
@@ -145,7 +147,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("profiler_steps", Harmless(OWN_LOG)),
 ];
 
-pub(super) const PEER: Peer =
+pub(in crate::config) const PEER: Peer =
     Peer { name: "axolotl", keys: KEYS, signs: &["base_model", "sequence_len", "micro_batch_size"], defaults };
 
 /// Of its pydantic models; without `adapter` it trains every weight.
@@ -153,4 +155,33 @@ fn defaults(_: &Map<String, Value>) -> Value {
     json!({
         "fine_tune_type": "full", "rank": 8, "alpha": 8.0, "batch_size": 1, "max_seq_length": 512, "weight_decay": 0.0,
     })
+}
+
+/// Reads words that are keys of ours too: `adapter` is the kind of fine-tuning, `batch_size` the rows of an optimizer step.
+///
+/// # Errors
+/// The key, and why it can't be honoured.
+pub(in crate::config) fn rewrite(entries: &mut [Entry]) -> Result<(), (&'static str, String)> {
+    let given = |name: &str| entries.iter().find(|entry| entry.name == name).and_then(|entry| number(&entry.value));
+    let (batch, micro) = (given("batch_size"), given("micro_batch_size"));
+    let steps = given("gradient_accumulation_steps");
+    // What the rows of an optimizer step say, and how much.
+    let (name, value) = match (batch, micro, steps) {
+        (Some(batch), Some(micro), None) => ("gradient_accumulation_steps", Some(batch / micro)),
+        (Some(batch), None, Some(steps)) => ("micro_batch_size", Some(batch / steps)),
+        (Some(batch), Some(micro), Some(steps)) if batch.to_bits() == (micro * steps).to_bits() => ("batch_size", None),
+        (Some(_), Some(_), Some(_)) => {
+            let reason = "is not micro_batch_size times gradient_accumulation_steps; leave it out";
+            return Err(("batch_size", reason.to_owned()));
+        }
+        _ => ("batch_size", batch),
+    };
+    for entry in entries {
+        match entry.name.as_str() {
+            "batch_size" if batch.is_some() => (entry.name, entry.value) = (name.to_owned(), json!(value)),
+            "adapter" if entry.value == "lora" => "finetuning_type".clone_into(&mut entry.name),
+            _ => {}
+        }
+    }
+    Ok(())
 }

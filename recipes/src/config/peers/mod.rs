@@ -1,6 +1,6 @@
 //! The programs whose files are understood: for each a table of its keys, and what it takes for keys left out.
 
-mod axolotl;
+pub(super) mod axolotl;
 mod llama_factory;
 pub(super) mod mlx_lm;
 mod transformers;

@@ -260,7 +260,8 @@ fn what_a_file_leaves_out_is_what_its_program_takes() {
     let axolotl = read("sequence_len: 64\n").config;
     assert_eq!((axolotl.fine_tune_type, axolotl.batch_size), (FineTuneType::Full, 1));
     // A file of ours with one name of another's stays ours, and so does the command line.
-    assert_eq!(read("lora_r: 4\nreport_to: none\n").config.alpha, TrainConfig::default().alpha);
+    let ours = TrainConfig { model: "m".to_owned(), data: "d".to_owned(), rank: 4, ..TrainConfig::default() };
+    assert_eq!(read("lora_r: 4\nreport_to: none\n").config, ours);
     assert_eq!(loaded(&json!({ "adapter_path": "a" })).config.num_layers, 0);
     for peer in PEERS {
         let defaults = (peer.defaults)(&Map::new());
@@ -270,6 +271,22 @@ fn what_a_file_leaves_out_is_what_its_program_takes() {
         let known = |sign: &&&str| peer.keys.iter().any(|(key, _)| key == *sign) || peer.name == "Unsloth";
         assert!(peer.signs.iter().all(|sign| known(&sign)), "{}", peer.name);
     }
+}
+
+#[test]
+fn the_batch_size_of_axolotl_is_that_of_an_optimizer_step() {
+    let sizes = |text: &str| {
+        let config = read(&format!("sequence_len: 64\n{text}")).config;
+        (config.batch_size, config.grad_accumulation_steps)
+    };
+    assert_eq!(sizes("batch_size: 8\nmicro_batch_size: 2\n"), (2, 4));
+    assert_eq!(sizes("batch_size: 8\ngradient_accumulation_steps: 2\n"), (4, 2));
+    assert_eq!(sizes("batch_size: 8\nmicro_batch_size: 2\ngradient_accumulation_steps: 4\n"), (2, 4));
+    let both = refused("sequence_len: 64\nbatch_size: 8\nmicro_batch_size: 2\ngradient_accumulation_steps: 2\n");
+    assert!(both.contains("`batch_size` is not micro_batch_size times"), "{both}");
+    assert!(refused("sequence_len: 64\nbatch_size: 8\nmicro_batch_size: 3\n").contains("a whole number"));
+    assert!(refused("sequence_len: 64\nbatch_size: many\n").contains("`batch_size` is \"many\""));
+    assert!(refused("sequence_len: 64\nadapter: qlora\n").contains("`adapter` can't be honoured: quantised"));
 }
 
 #[test]
@@ -297,7 +314,8 @@ fn schedules_and_optimizers_of_mlx_lm() {
         "lr_schedule: {name: linear_schedule, arguments: [1e-4, 0.0, 50]}\niters: 100\ngrad_accumulation_steps: 2\n";
     let config = read(linear).config;
     assert_eq!((config.lr_scheduler, config.learning_rate, config.iters), (LrScheduler::Linear, 1e-4, 50));
-    assert_eq!(read("lr_schedule: null\nlearning_rate: 3e-5\n").config.learning_rate, 3e-5);
+    let without = read("lr_schedule: null\nlearning_rate: 3e-5\n").config;
+    assert_eq!((without.lr_scheduler, without.learning_rate), (LrScheduler::Constant, 3e-5));
     for (schedule, expected) in [
         ("{name: cosine_decay, arguments: [1e-5, 100]}", "decays for 100 steps, and the run has 1000"),
         ("{name: step_decay, arguments: [1e-5, 0.9, 10]}", "names step_decay"),
@@ -313,7 +331,7 @@ fn schedules_and_optimizers_of_mlx_lm() {
         "optimizer: adamw\noptimizer_config:\n  adam: {}\n  adamw: {betas: [0.8, 0.95], eps: 1e-6, weight_decay: 0.1}\n";
     let config = read(config).config;
     assert_eq!((config.beta1, config.beta2, config.epsilon, config.weight_decay), (0.8, 0.95, 1e-6, 0.1));
-    assert_eq!(read("train: true\noptimizer: adam\n").config.weight_decay, 0.0);
+    assert_eq!(value_of(&read("train: true\noptimizer: adam\n").config, "weight_decay"), json!(0.0));
     for (text, expected) in [
         ("optimizer_config: {adam: {bias_correction: false}}\n", "`optimizer_config` has `bias_correction` false"),
         ("train: true\noptimizer: muon\n", "`optimizer` is \"muon\", wanted is one of adamw"),
@@ -330,10 +348,14 @@ fn schedules_and_optimizers_of_mlx_lm() {
 #[test]
 fn a_constant_rate_of_transformers_has_no_warm_up() {
     let constant = read("lr_scheduler_type: constant\nwarmup_ratio: 0.1\n");
-    assert_eq!(constant.config.warmup, 0.0);
+    assert_eq!(value_of(&constant.config, "warmup"), json!(0.0));
     assert!(constant.notes[2].contains("constant_with_warmup"), "{:?}", constant.notes);
-    assert_eq!(read("lr_scheduler_type: constant_with_warmup\nwarmup_ratio: 0.1\n").config.warmup, 0.1);
-    assert_eq!(read("lr_scheduler: constant\nwarmup: 0.1\n").config.warmup, 0.1);
+    for text in ["lr_scheduler_type: constant_with_warmup\nwarmup_ratio: 0.1\n", "lr_scheduler: constant\nwarmup: 0.1\n"] {
+        assert_eq!(value_of(&read(text).config, "warmup"), json!(0.1), "{text}");
+    }
+    // axolotl's `lr_scheduler` is transformers'.
+    let axolotl = read("sequence_len: 64\nlr_scheduler: constant\nwarmup_steps: 10\n").config;
+    assert_eq!(value_of(&axolotl, "warmup"), json!(0.0));
 }
 
 #[test]

@@ -39,7 +39,9 @@ fn add_system(row: &Map<String, Value>, messages: &mut Vec<Message>, unlearned: 
     match row.get("system") {
         Some(Value::String(system)) if !system.is_empty() && messages[0].role != "system" => {
             messages.insert(0, Message::new("system", system));
-            unlearned.iter_mut().for_each(|turn| *turn += 1);
+            for turn in unlearned {
+                *turn += 1;
+            }
         }
         None | Some(Value::String(_)) => {}
         Some(other) => return Err(format!("system should be a string, and is {}", kind(other))),
