@@ -174,7 +174,13 @@ mod tests {
         let param = |part: &str, tensor: &Tensor<Train, 2>| {
             Param::initialized(parameter_id(&format!("{name}.{part}.weight")), tensor.clone().require_grad())
         };
-        let adapter = LowRank { lora_a: param("lora_A", lora_a), lora_b: param("lora_B", lora_b), scale: 2.0, dropout: 0.4, reference: None };
+        let adapter = LowRank {
+            lora_a: param("lora_A", lora_a),
+            lora_b: param("lora_B", lora_b),
+            scale: 2.0,
+            dropout: 0.4,
+            reference: None,
+        };
         Linear { adapter: Some(adapter), ..Linear::new(name, Weight::new(name, weight.clone(), trainable), None) }
     }
 

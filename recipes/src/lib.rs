@@ -9,5 +9,6 @@ pub mod fit;
 pub mod generation;
 pub mod hint;
 pub mod quickstart;
+pub mod recipe;
 pub mod report;
 pub mod train;

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use burn::tensor::DType;
-use burnish_engine::{AdamWConfig, Adapter, Batch, Device, StepItem, TrainedPart, Trainer, Weights};
+use burnish_engine::{AdamWConfig, Adapter, Batch, Device, Objective, StepItem, TrainedPart, Trainer, Weights};
 use burnish_kernels::tolerance::Tolerance;
 use burnish_models::checkpoint::SafetensorsFolder;
 use burnish_models::{Checkpoint, ComputeType};
@@ -24,7 +24,14 @@ fn unpadded(values: &[f32], batch: &Batch) -> Vec<f32> {
 }
 
 fn item(golden: &Golden) -> StepItem {
-    StepItem { step: 1, epoch: 0, batches: vec![golden.batch().unwrap()], seed: 0, loss_scale: 1.0 }
+    StepItem {
+        step: 1,
+        epoch: 0,
+        batches: vec![golden.batch().unwrap()],
+        seed: 0,
+        objective: Objective::Tokens,
+        loss_scale: 1.0,
+    }
 }
 
 fn optimizer(clip: f64) -> AdamWConfig {
@@ -35,7 +42,7 @@ fn optimizer(clip: f64) -> AdamWConfig {
 fn adapted(device: &dyn Device, golden: &Golden, clip: f64) -> Box<dyn Trainer> {
     let path = golden.folder.join("adapter");
     let adapter = Adapter::Folder { path: &path, dropout: 0.0 };
-    let part = TrainedPart::Adapters { base: &golden.weights, dtype: ComputeType::F32, adapter };
+    let part = TrainedPart::Adapters { base: &golden.weights, dtype: ComputeType::F32, adapter, reference: None };
     device.train(&golden.config, part, optimizer(clip)).unwrap()
 }
 
@@ -51,7 +58,7 @@ fn logits(device: &dyn Device, case: &str) {
 
 /// Loss and gradients of one step.
 fn step(trainer: &mut dyn Trainer, golden: &Golden, case: &str, loss: &str, prefix: &str) {
-    trainer.forward_backward(&item(golden));
+    trainer.forward_backward(&item(golden)).unwrap();
     let gradients = trainer.gradients();
     trainer.update(0.0);
     let found = trainer.finish().unwrap().loss as f32;
@@ -72,7 +79,7 @@ fn gradients(device: &dyn Device, case: &str) {
 
 fn ten_losses(trainer: &mut dyn Trainer, golden: &Golden) -> Vec<f32> {
     let mut step = || {
-        trainer.forward_backward(&item(golden));
+        trainer.forward_backward(&item(golden)).unwrap();
         trainer.update(1e-3);
         trainer.finish().unwrap().loss as f32
     };

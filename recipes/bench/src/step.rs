@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use burn::tensor::DType;
-use burnish_engine::{AdamWConfig, Batch, IGNORE, LossScale, ModelTrainer, Numbers, Objective, StepItem, Trainer, Training, Verdict};
+use burnish_engine::{
+    AdamWConfig, Batch, IGNORE, LossScale, ModelTrainer, Numbers, Objective, StepItem, Trainer, Training, Verdict,
+};
 use burnish_kernels::FusedBackend;
 use burnish_lora::{LoraConfig, attach};
 use burnish_models::{ComputeType, ModelConfig};

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use burnish_backends::dtype;
+use burnish_engine::Objective;
 use burnish_models::Pretrained;
 use serde_json::json;
 
@@ -62,6 +63,7 @@ impl Args {
             tokenizer: &pretrained.tokenizer,
             template: pretrained.chat_template.as_ref(),
             mask_prompt: !self.no_mask_prompt,
+            pairs: false,
             max_seq_length: limit,
             vocab_size: pretrained.config.vocab_size,
         };
@@ -73,6 +75,7 @@ impl Args {
                 max_seq_length: limit,
                 packing: self.packing,
                 shuffle_seed: None,
+                pairs: false,
                 pad_token_id: pretrained.config.pad_token_id.unwrap_or(0),
             },
         );
@@ -85,6 +88,7 @@ impl Args {
             evaluate(
                 |batch| runner.loss(batch),
                 &batches,
+                &Objective::Tokens,
                 0,
                 |done, all| {
                     if done % 20 == 0 {

@@ -86,7 +86,8 @@ impl Args {
         let config = read_config(adapter)?;
         burnish_backends::enter("cpu", |device| {
             let adapter = Adapter::Folder { path: adapter, dropout: config.dropout };
-            let part = TrainedPart::Adapters { base: &*pretrained.checkpoint, dtype: ComputeType::F32, adapter };
+            let part =
+                TrainedPart::Adapters { base: &*pretrained.checkpoint, dtype: ComputeType::F32, adapter, reference: None };
             let model = device.train(&pretrained.config, part, AdamWConfig::default())?;
             place::write_folder(&self.output, self.overwrite, &inputs, |folder| -> Result<()> {
                 model.save_adapter(&config, &pretrained.source, folder)

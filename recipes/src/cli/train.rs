@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::flags::ConfigFlags;
 use crate::config::{TrainConfig, load};
+use crate::recipe::Recipe;
 use crate::report::{OutputStyle, TrainReport};
 use crate::train::{End, Events, Plan, PreparedRun, train};
 use burnish_engine::with_hint;
@@ -19,9 +20,9 @@ use burnish_engine::with_hint;
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub struct Args {
-    /// What is taught: `sft` is supervised fine-tuning.
-    #[arg(default_value = "sft", value_parser = ["sft"])]
-    recipe: String,
+    /// What is taught: `sft` is supervised fine-tuning, `dpo` learns which of two answers is better.
+    #[arg(value_name = "RECIPE", value_parser = Recipe::NAMES)]
+    taught: Option<String>,
     /// A TOML or YAML file; flags overrule it.
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -37,7 +38,11 @@ impl Args {
         if self.tui && !(std::io::stdout().is_terminal() && std::io::stdin().is_terminal()) {
             return Err(with_hint("--tui needs a terminal", "without it the run prints lines"));
         }
-        let loaded = load(self.config.as_deref(), self.flags.0)?;
+        let mut flags = self.flags.0;
+        if let Some(recipe) = self.taught {
+            flags.insert("recipe".to_owned(), recipe.into());
+        }
+        let loaded = load(self.config.as_deref(), flags)?;
         let config = loaded.config;
         let (name, why) = burnish_backends::choose(&config.backend);
         // The dashboard has the whole terminal.

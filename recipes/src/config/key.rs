@@ -3,6 +3,7 @@
 use burnish_lora::TargetModules;
 
 use super::{FineTuneType, LrScheduler, OptimizerKind};
+use crate::recipe::Recipe;
 
 /// What a value looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +54,7 @@ macro_rules! kinds {
 
 kinds! {
     bool => Bool, usize => Integer, u64 => Integer, f64 => Float, String => Text, Option<String> => Text,
-    FineTuneType => Text, LrScheduler => Text, OptimizerKind => Text, TargetModules => Texts,
+    Recipe => Text, FineTuneType => Text, LrScheduler => Text, OptimizerKind => Text, TargetModules => Texts,
 }
 
 /// Declares the configuration: by section, for every key its documentation, type and default.

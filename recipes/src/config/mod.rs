@@ -17,6 +17,8 @@ pub use load::{ConfigError, Loaded, load, read_file};
 use burnish_lora::{LoraConfig, TargetModules};
 use serde::{Deserialize, Serialize};
 
+use crate::recipe::Recipe;
+
 use key::{ConfigValue, config};
 
 /// What is trained.
@@ -95,6 +97,12 @@ config! {
             steps_per_report: usize = 10,
         }
         "What is trained" {
+            /// sft learns the answers of the rows; dpo learns which of two answers is better.
+            recipe: Recipe = Recipe::Sft,
+            /// How far dpo may go from the reference: less for more.
+            beta: f64 = 0.1,
+            /// Share of pairs that dpo expects to be the wrong way round, less than 0.5; 0 is plain dpo.
+            label_smoothing: f64 = 0.0,
             /// lora trains adapters, full trains every weight.
             fine_tune_type: FineTuneType = FineTuneType::Lora,
             /// Folder with config.json and tokenizer.json: train its model from scratch; needs fine_tune_type = "full".

@@ -8,6 +8,7 @@ use super::foreign::{self, Reading, unfit};
 use super::load::ConfigError;
 use super::peers::{Peer, axolotl, mlx_lm};
 use super::{FOREIGN, Key, Kind, TrainConfig};
+use crate::recipe::Recipe;
 
 /// A key as it was written.
 pub(super) struct Entry {
@@ -268,6 +269,7 @@ fn check(key: &Key, value: &Value) -> Result<(), String> {
 fn choices(name: &str) -> Option<&'static [&'static str]> {
     Some(match name {
         "fine_tune_type" => &["lora", "full"],
+        "recipe" => &Recipe::NAMES,
         "lr_scheduler" => &["constant", "linear", "cosine"],
         "optimizer" => &["adamw"],
         "dtype" => burnish_backends::dtype::NAMES,

@@ -21,8 +21,16 @@ pub struct BatchOptions {
     pub packing: bool,
     /// Decides the order of each epoch; `None` keeps that of the file.
     pub shuffle_seed: Option<u64>,
+    /// Two rows after each other are a pair, which stays together; `batch_size` counts pairs.
+    pub pairs: bool,
     /// Fills short rows; it is never learned nor seen.
     pub pad_token_id: u32,
+}
+
+impl BatchOptions {
+    fn rows_a_unit(&self) -> usize {
+        if self.pairs { 2 } else { 1 }
+    }
 }
 
 /// Rows are padded to a multiple of this many tokens, so that kernels see few shapes.
@@ -96,9 +104,14 @@ impl Batches {
         Self { examples, rows, options }
     }
 
+    /// Rows, or pairs of them.
+    fn units(&self) -> usize {
+        self.rows.len() / self.options.rows_a_unit()
+    }
+
     /// Batches of an epoch; the last may have fewer rows.
     pub fn per_epoch(&self) -> usize {
-        self.rows.len().div_ceil(self.options.batch_size.max(1))
+        self.units().div_ceil(self.options.batch_size.max(1))
     }
 
     /// Optimizer steps of an epoch; the last may have fewer batches.
@@ -116,7 +129,7 @@ impl Batches {
     /// The order of an epoch, from 0. `self` may be a reference or an `Arc`, which the epoch keeps.
     pub fn epoch<A: Borrow<Self>>(this: A, epoch: usize) -> Epoch<A> {
         let batches: &Self = this.borrow();
-        let order = order::order(batches.rows.len(), batches.options.shuffle_seed, epoch as u64);
+        let order = order::order(batches.units(), batches.options.shuffle_seed, epoch as u64);
         Epoch { batches: this, number: epoch, order }
     }
 
@@ -150,8 +163,9 @@ impl<A: Borrow<Batches>> Epoch<A> {
         let Batches { examples, rows, options } = self.batches.borrow();
         let each = options.batch_size.max(1);
         let chosen = self.order.iter().skip(index.saturating_mul(each)).take(each);
-        let rows: Vec<Vec<&Example>> =
-            chosen.map(|row| rows[*row].iter().map(|example| &examples[*example]).collect()).collect();
+        let together = options.rows_a_unit();
+        let chosen = chosen.flat_map(|unit| &rows[unit * together..(unit + 1) * together]);
+        let rows: Vec<Vec<&Example>> = chosen.map(|row| row.iter().map(|example| &examples[*example]).collect()).collect();
         lay_out(&rows, options)
     }
 

@@ -1,6 +1,7 @@
 //! The kinds of row, told apart by their keys. A key whose value is null is absent: tables have it where a row has not.
 
 mod chat;
+mod preference;
 
 use burnish_models::{Message, json};
 use serde_json::{Map, Value};
@@ -50,8 +51,13 @@ pub enum Row {
         /// One a token, -100 where it is not learned.
         labels: Option<Vec<i64>>,
     },
-    /// `chosen` and `rejected`: for preference recipes.
-    Preference,
+    /// `chosen` and `rejected`, for preference recipes: each with the prompt, as a row of its own.
+    Preference {
+        /// The better answer.
+        chosen: Box<Row>,
+        /// The worse one.
+        rejected: Box<Row>,
+    },
 }
 
 impl Row {
@@ -75,7 +81,7 @@ impl Row {
         if row.contains_key("input_ids") {
             tokens(&row)
         } else if row.contains_key("chosen") || row.contains_key("rejected") {
-            Ok(Self::Preference)
+            preference::preference(row)
         } else if let Some(messages) = row.shift_remove("messages") {
             chat::of_messages(&row, messages)
         } else if let Some(turns) = row.shift_remove("conversations") {

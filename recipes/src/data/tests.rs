@@ -10,7 +10,14 @@ use burnish_models::{ChatTemplate, Tokenizer};
 use super::*;
 
 fn preparation<'a>(tokenizer: &'a Tokenizer, template: Option<&'a ChatTemplate>) -> Preparation<'a> {
-    Preparation { tokenizer, template, mask_prompt: true, max_seq_length: 512, vocab_size: tokenizer.vocab_size() }
+    Preparation {
+        tokenizer,
+        template,
+        mask_prompt: true,
+        pairs: false,
+        max_seq_length: 512,
+        vocab_size: tokenizer.vocab_size(),
+    }
 }
 
 fn row(json: &str) -> Row {

@@ -34,6 +34,8 @@ pub struct Preparation<'a> {
     pub template: Option<&'a ChatTemplate>,
     /// Learn only what the assistant writes, or the completion; `text` rows are always learned whole.
     pub mask_prompt: bool,
+    /// Rows are pairs of a chosen and a rejected answer, and become two examples each.
+    pub pairs: bool,
     /// Examples are cut to so many tokens.
     pub max_seq_length: usize,
     /// Rows of the model's embedding: no id may be as great.
@@ -65,6 +67,11 @@ impl Preparation<'_> {
     /// # Errors
     /// What is wrong with the row, for a person who looks at it.
     pub fn prepare(&self, row: &Row) -> Result<Made, String> {
+        match row {
+            Row::Preference { chosen, rejected } if self.pairs => return self.pair(chosen, rejected),
+            _ if self.pairs => return Err("a preference recipe learns from rows with chosen and rejected".to_owned()),
+            _ => {}
+        }
         let mut made = Made::default();
         match row {
             Row::Chat { messages, tools, learn_from, unlearned } => {
@@ -75,7 +82,7 @@ impl Preparation<'_> {
             Row::Text(text) => self.plain(&mut made, text, 0)?,
             Row::Alpaca { .. } => self.alpaca(&mut made, row)?,
             Row::Tokens { input_ids, labels } => made.examples.push(from_tokens(input_ids, labels.as_deref())),
-            Row::Preference => {
+            Row::Preference { .. } => {
                 return Err(
                     "a preference row (chosen, rejected) needs a preference recipe such as dpo, and this is sft".into()
                 );
@@ -93,6 +100,25 @@ impl Preparation<'_> {
         }
         made.examples.retain(|example| example.target_tokens() > 0);
         made.dropped = whole - made.examples.len();
+        Ok(made)
+    }
+
+    /// The chosen answer and the rejected one, each after the prompt; neither where one of them has nothing left to learn.
+    fn pair(&self, chosen: &Row, rejected: &Row) -> Result<Made, String> {
+        let alone = Preparation { pairs: false, mask_prompt: true, ..self.clone() };
+        let (mut made, other) = (alone.prepare(chosen)?, alone.prepare(rejected)?);
+        if made.split || other.split {
+            return Err("an answer of several turns, each of which the template renders apart, is no half of a pair".into());
+        }
+        made.examples.extend(other.examples);
+        made.cut += other.cut;
+        made.begun_inside += other.begun_inside;
+        made.endless += other.endless;
+        made.unread_reasoning |= other.unread_reasoning;
+        made.dropped = usize::from(made.examples.len() < 2);
+        if made.dropped > 0 {
+            made.examples.clear();
+        }
         Ok(made)
     }
 

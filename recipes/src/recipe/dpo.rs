@@ -3,8 +3,8 @@
 //! Each row is a prompt with two answers, [`crate::data::Row::Preference`]; the lines of a batch are chosen, rejected, chosen, rejected.
 //! The reference is the model as the run found it: the base where adapters are fresh, and the adapter that the run began from.
 
-use burnish_engine::objective::{Judge, Judgement};
 use burnish_engine::Batch;
+use burnish_engine::objective::{Judge, Judgement};
 
 /// `L = -log σ(m)`, with the margin `m = β (log π(chosen) - log π₀(chosen) - log π(rejected) + log π₀(rejected))`. With smoothing
 /// `L = (-(1 - ε) log σ(m) + ε log σ(-m)) / (1 - 2ε)`, which expects a share ε of the pairs to be the wrong way round.

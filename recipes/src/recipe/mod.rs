@@ -4,10 +4,11 @@ pub mod dpo;
 
 use std::sync::Arc;
 
-use burnish_engine::objective::Objective;
+use anyhow::Result;
+use burnish_engine::{Objective, with_hint};
 use serde::{Deserialize, Serialize};
 
-use crate::config::TrainConfig;
+use crate::config::{FineTuneType, TrainConfig};
 
 /// What is taught, and from which rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +32,36 @@ impl Recipe {
                 Objective::Judged(Arc::new(dpo::Dpo { beta: config.beta, label_smoothing: config.label_smoothing }))
             }
         }
+    }
+
+    /// What it can't do.
+    ///
+    /// # Errors
+    /// A sentence with the key.
+    pub fn check(self, config: &TrainConfig) -> Result<()> {
+        if self == Self::Sft {
+            return Ok(());
+        }
+        if config.fine_tune_type == FineTuneType::Full {
+            return Err(with_hint(
+                "`recipe` is dpo and `fine_tune_type` is full: the reference would be a second model in memory",
+                "fine_tune_type = \"lora\" trains adapters, and the model without them is the reference",
+            ));
+        }
+        if config.packing {
+            return Err(with_hint("`recipe` is dpo and `packing` is on: a row holds one answer", "leave packing out"));
+        }
+        if !(config.beta > 0.0 && config.beta.is_finite()) {
+            return Err(with_hint(format!("`beta` is {}, expected a positive number", config.beta), "0.1 is usual"));
+        }
+        if !(0.0..0.5).contains(&config.label_smoothing) {
+            let found = config.label_smoothing;
+            return Err(with_hint(
+                format!("`label_smoothing` is {found}, expected 0 or more, and less than 0.5"),
+                "0 is off",
+            ));
+        }
+        Ok(())
     }
 
     /// Whether it learns from pairs of a chosen and a rejected answer.

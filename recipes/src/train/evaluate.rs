@@ -1,6 +1,7 @@
 //! Loss on held-out batches.
 
 use anyhow::Result;
+use burnish_engine::Objective;
 use serde::Serialize;
 
 use crate::data::{Batch, Batches};
@@ -8,38 +9,40 @@ use crate::data::{Batch, Batches};
 /// What came of an evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Evaluation {
-    /// Mean over all predicted tokens.
+    /// Mean over all predicted tokens, or over what the objective counts.
     pub loss: f64,
-    /// `e` to that.
+    /// `e` to that; of use where the loss is a mean over tokens.
     pub perplexity: f64,
     /// Predicted tokens.
     pub tokens: usize,
 }
 
-/// Token-weighted loss over at most `most` batches (0 is all). `loss_of` gives the summed loss of a batch; `on_batch` gets the
-/// number of batches that are done, and of all.
+/// Mean loss over at most `most` batches (0 is all): of tokens, or of what the objective counts. `loss_of` gives the summed loss of a
+/// batch; `on_batch` gets the number of batches that are done, and of all.
 ///
 /// # Errors
 /// Those of `loss_of`.
 pub fn evaluate(
     mut loss_of: impl FnMut(&Batch) -> Result<f64>,
     batches: &Batches,
+    objective: &Objective,
     most: usize,
     mut on_batch: impl FnMut(usize, usize),
 ) -> Result<Evaluation> {
     let epoch = Batches::epoch(batches, 0);
     let all = batches.per_epoch();
     let count = if most == 0 { all } else { all.min(most) };
-    let (mut sum, mut tokens) = (0.0, 0);
+    let (mut sum, mut counted, mut tokens) = (0.0, 0, 0);
     for (index, batch) in epoch.iter().take(count).enumerate() {
         if batch.target_tokens > 0 {
             sum += loss_of(&batch)?;
+            counted += objective.count(&batch);
             tokens += batch.target_tokens;
         }
         on_batch(index + 1, count);
     }
     // Without a token to predict there is no loss: 0 would pass for the best.
-    let loss = if tokens > 0 { sum / tokens as f64 } else { f64::NAN };
+    let loss = if counted > 0 { sum / counted as f64 } else { f64::NAN };
     Ok(Evaluation { loss, perplexity: loss.exp(), tokens })
 }
 
@@ -54,10 +57,24 @@ mod tests {
             input_ids: vec![1; 8],
             labels: (0..8).map(|index| if index >= 8 - learned { 1 } else { crate::data::IGNORE }).collect(),
         };
-        let options = BatchOptions { batch_size: 1, max_seq_length: 8, packing: false, shuffle_seed: None, pad_token_id: 0 };
+        let options = BatchOptions {
+            batch_size: 1,
+            max_seq_length: 8,
+            packing: false,
+            shuffle_seed: None,
+            pairs: false,
+            pad_token_id: 0,
+        };
         let of = |learned: &[usize]| {
             let batches = Batches::new(learned.iter().map(|learned| example(*learned)).collect(), options);
-            evaluate(|batch| Ok(batch.target_tokens as f64 * batch.target_tokens as f64), &batches, 0, |_, _| {}).unwrap()
+            evaluate(
+                |batch| Ok(batch.target_tokens as f64 * batch.target_tokens as f64),
+                &batches,
+                &Objective::Tokens,
+                0,
+                |_, _| {},
+            )
+            .unwrap()
         };
         let found = of(&[1, 3]);
         assert!((found.loss - 10.0 / 4.0).abs() < 1e-12 && found.tokens == 4, "{found:?}");

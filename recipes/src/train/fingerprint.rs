@@ -105,7 +105,14 @@ mod tests {
 
     #[test]
     fn rows_and_bases_that_differ_have_other_digests() {
-        let options = BatchOptions { batch_size: 1, max_seq_length: 8, packing: false, shuffle_seed: None, pad_token_id: 0 };
+        let options = BatchOptions {
+            batch_size: 1,
+            max_seq_length: 8,
+            packing: false,
+            shuffle_seed: None,
+            pairs: false,
+            pad_token_id: 0,
+        };
         let rows = |ids: &[u32], labels: &[i64]| {
             let example = Example { input_ids: ids.to_vec(), labels: labels.to_vec() };
             of_rows(&Batches::new(vec![example], options))

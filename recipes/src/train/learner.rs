@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use anyhow::Result;
 use burn::backend::{Autodiff, Flex};
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::lr_scheduler::LrScheduler;
@@ -32,17 +33,25 @@ type Components = LearningComponentsMarker<Nominal, Schedule, ModelHandle<Nomina
 
 /// A trainer that the loop and burn-train's learner share. They take turns on one thread.
 #[derive(Clone)]
-pub struct SharedTrainer(Arc<Mutex<Box<dyn Trainer>>>);
+pub struct SharedTrainer {
+    trainer: Arc<Mutex<Box<dyn Trainer>>>,
+    /// Of the last forward or backward: burn-train's steps have no place for an error.
+    failure: Arc<Mutex<Option<anyhow::Error>>>,
+}
 
 impl SharedTrainer {
     /// Shares a trainer.
     pub fn new(trainer: Box<dyn Trainer>) -> Self {
-        Self(Arc::new(Mutex::new(trainer)))
+        Self { trainer: Arc::new(Mutex::new(trainer)), failure: Arc::default() }
     }
 
     /// The trainer.
     pub fn get(&self) -> MutexGuard<'_, Box<dyn Trainer>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.trainer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failure(&self) -> MutexGuard<'_, Option<anyhow::Error>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -89,7 +98,8 @@ impl<B: Backend> TrainStep for ModelHandle<B> {
 
     /// Queues forward and backward. The gradients stay behind the door, and the loss is not there yet.
     fn step(&self, item: StepItem) -> TrainOutput<StepLoss> {
-        self.trainer.get().forward_backward(&item);
+        let queued = self.trainer.get().forward_backward(&item);
+        *self.trainer.failure() = queued.err();
         TrainOutput { grads: GradientsParams::new(), item: StepLoss(f64::NAN) }
     }
 }
@@ -177,11 +187,17 @@ pub struct Driver<'a> {
 
 impl Driver<'_> {
     /// Queues forward, backward and update of a step; returns the learning rate that it has.
-    pub fn queue(&mut self, item: StepItem) -> f64 {
+    ///
+    /// # Errors
+    /// When an objective reads losses and the device fails.
+    pub fn queue(&mut self, item: StepItem) -> Result<f64> {
         self.learner.lr_step();
         let output = self.learner.train_step(item);
+        if let Some(error) = self.learner.model().trainer.failure().take() {
+            return Err(error);
+        }
         self.learner.optimizer_step(output.grads);
-        self.learner.lr_current()
+        Ok(self.learner.lr_current())
     }
 
     /// Gives a step's loss to burn-train's metrics.

@@ -1,5 +1,6 @@
 //! `metrics.jsonl`: one line an optimizer step.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -36,6 +37,9 @@ pub struct StepMetrics {
     pub peak_bytes: Option<u64>,
     /// Steps that were not taken so far, this one included, because their gradient overflowed f16.
     pub skipped: usize,
+    /// What the objective tells besides its loss, under TRL's names.
+    #[serde(flatten)]
+    pub objective: BTreeMap<String, f64>,
 }
 
 /// JSON has no NaN and no infinity: they are written as null.
@@ -116,6 +120,7 @@ mod tests {
             pool_bytes: None,
             peak_bytes: None,
             skipped: 1,
+            objective: BTreeMap::new(),
         };
         let mut file = MetricsFile::open(folder.path(), 0).unwrap();
         for (step, grad_norm) in [(1, f64::INFINITY), (2, 0.5), (3, 0.25)] {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use burnish_engine::StepItem;
+use burnish_engine::{Objective, StepItem};
 
 use crate::config::TrainConfig;
 use crate::data::{Batches, Epoch};
@@ -20,6 +20,8 @@ pub struct Plan {
     pub done: usize,
     /// Seeds dropout.
     pub seed: u64,
+    /// What the loss is made of.
+    pub objective: Objective,
 }
 
 impl Plan {
@@ -27,7 +29,7 @@ impl Plan {
     pub fn new(config: &TrainConfig, batches: Arc<Batches>, done: usize) -> Self {
         let accumulation = config.grad_accumulation_steps;
         let total = if config.iters > 0 { config.iters } else { config.epochs * batches.steps_per_epoch(accumulation) };
-        Self { batches, accumulation, total, done, seed: config.seed }
+        Self { batches, accumulation, total, done, seed: config.seed, objective: config.recipe.objective(config) }
     }
 
     /// The steps that are left.
@@ -68,6 +70,7 @@ impl Iterator for Steps {
         };
         let batches = batches.of_step(within, self.plan.accumulation).map(|index| order.batch(index)).collect();
         self.epoch = Some(order);
-        Some(StepItem { step: self.step, epoch, batches, seed: self.plan.seed, loss_scale: 1.0 })
+        let objective = self.plan.objective.clone();
+        Some(StepItem { step: self.step, epoch, batches, seed: self.plan.seed, objective, loss_scale: 1.0 })
     }
 }

@@ -8,7 +8,7 @@ use anyhow::Result;
 use burn::backend::Flex;
 use burnish_backends::dtype::{self, DtypeChoice};
 use burnish_engine::with_hint;
-use burnish_lora::{MergedCheckpoint, check_targets};
+use burnish_lora::MergedCheckpoint;
 use burnish_models::{ComputeType, LanguageModel, Pretrained};
 
 use super::checkpoint::{RunCheckpoint, TrainerState};
@@ -50,6 +50,7 @@ impl PreparedRun {
         let dtype = choose_dtype(&config)?;
         burnish_backends::choose(&config.backend).0.clone_into(&mut config.backend);
         dtype.dtype.name().clone_into(&mut config.dtype);
+        config.recipe.check(&config)?;
         let found = run_folder::find(&config)?;
         let mut pretrained = match &config.model_config {
             Some(folder) => Pretrained::without_weights(Path::new(folder))?,
@@ -71,6 +72,7 @@ impl PreparedRun {
             tokenizer: &pretrained.tokenizer,
             template: pretrained.chat_template.as_ref(),
             mask_prompt: config.mask_prompt,
+            pairs: config.recipe.is_preference(),
             max_seq_length: limit,
             vocab_size: pretrained.config.vocab_size,
         };
@@ -83,6 +85,7 @@ impl PreparedRun {
                 max_seq_length: limit,
                 packing: config.packing,
                 shuffle_seed,
+                pairs: config.recipe.is_preference(),
                 pad_token_id: pretrained.config.pad_token_id.unwrap_or(0),
             };
             Ok(Arc::new(Batches::new(prepared.examples, options)))
@@ -125,14 +128,13 @@ fn choose_dtype(config: &TrainConfig) -> Result<DtypeChoice> {
 fn check_model(config: &TrainConfig, pretrained: &Pretrained, resumed: bool) -> Result<()> {
     // The backend decides nothing here.
     type Model = LanguageModel<Flex>;
-    let layers = Model::linear_names(&pretrained.config)?;
     if config.model_config.is_none() {
         Model::check_checkpoint(&pretrained.config, &*pretrained.checkpoint)?;
     }
     match &config.adapter {
         _ if resumed || config.fine_tune_type == FineTuneType::Full => {}
         Some(folder) => drop(MergedCheckpoint::open(&*pretrained.checkpoint, Path::new(folder))?),
-        None => check_targets(&config.lora(), &layers)?,
+        None => burnish_lora::check_model::<Flex>(&config.lora(), &pretrained.config)?,
     }
     Ok(())
 }

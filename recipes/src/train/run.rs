@@ -106,10 +106,10 @@ impl TrainingRun {
         let started = Instant::now();
         let (step, epoch, tokens) = (item.step, item.epoch, item.tokens());
         item.loss_scale = self.state.loss_scale.as_ref().map_or(1.0, |loss_scale| loss_scale.scale);
-        let learning_rate = driver.queue(item);
-        let (numbers, memory) = {
+        let learning_rate = driver.queue(item).map_err(on_device)?;
+        let (numbers, memory, metrics) = {
             let mut trainer = self.trainer.get();
-            (trainer.finish().map_err(on_device)?, trainer.memory())
+            (trainer.finish().map_err(on_device)?, trainer.memory(), trainer.metrics().to_vec())
         };
         self.judge(step, numbers)?;
         driver.report(numbers.loss, step, epoch, self.plan.total);
@@ -126,6 +126,7 @@ impl TrainingRun {
             pool_bytes: memory.map(|memory| memory.reserved),
             peak_bytes: peak_bytes(),
             skipped: self.state.skipped,
+            objective: metrics.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         })
     }
 
@@ -155,8 +156,9 @@ impl TrainingRun {
     fn validate(&mut self, step: usize) -> Result<bool> {
         let Some(batches) = self.valid.as_ref().filter(|_| self.config.steps_per_eval > 0) else { return Ok(false) };
         let mut trainer = self.trainer.get();
-        let loss_of = |batch: &_| trainer.loss(batch).map_err(on_device);
-        let evaluation = evaluate(loss_of, batches, self.config.val_batches, |_, _| {})?;
+        let objective = &self.plan.objective;
+        let loss_of = |batch: &_| trainer.loss(batch, objective).map_err(on_device);
+        let evaluation = evaluate(loss_of, batches, objective, self.config.val_batches, |_, _| {})?;
         drop(trainer);
         // A loss that is not finite is never the best, and any other is better than one.
         let is_best = evaluation.loss.is_finite()

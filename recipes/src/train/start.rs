@@ -130,6 +130,8 @@ fn build(
         FineTuneType::Lora => TrainedPart::Adapters {
             base: &*pretrained.checkpoint,
             dtype,
+            // Whatever the run has learned since: the reference is what it began from.
+            reference: config.adapter.as_deref().map(Path::new).filter(|_| config.recipe.has_reference()),
             adapter: match folder {
                 Some(path) => Adapter::Folder { path, dropout: config.dropout },
                 None => Adapter::Fresh { config: &lora, seed: config.seed },

@@ -7,7 +7,7 @@ fn example(ids: Range<u32>) -> Example {
 }
 
 fn options(batch_size: usize, max_seq_length: usize, packing: bool, shuffle_seed: Option<u64>) -> BatchOptions {
-    BatchOptions { batch_size, max_seq_length, packing, shuffle_seed, pad_token_id: 0 }
+    BatchOptions { batch_size, max_seq_length, packing, shuffle_seed, pairs: false, pad_token_id: 0 }
 }
 
 #[test]
@@ -123,4 +123,21 @@ proptest! {
         found.sort();
         prop_assert!(found.iter().zip(&examples).all(|(found, example)| *found == example.input_ids));
     }
+}
+
+#[test]
+fn pairs_stay_together_whatever_the_order() {
+    let example = |id: u32| Example { input_ids: vec![id; 2], labels: vec![i64::from(id); 2] };
+    let options = BatchOptions { pairs: true, ..options(2, 8, false, Some(3)) };
+    let batches = Batches::new((0..10).map(example).collect(), options);
+    assert_eq!(batches.per_epoch(), 3);
+    let mut seen = Vec::new();
+    for batch in Batches::epoch(&batches, 0).iter() {
+        let firsts: Vec<u32> = batch.input_ids.chunks_exact(batch.length).map(|row| row[0]).collect();
+        assert!(firsts.chunks_exact(2).all(|pair| pair[0] % 2 == 0 && pair[1] == pair[0] + 1), "{firsts:?}");
+        seen.extend(firsts);
+    }
+    assert_ne!(seen, (0..10).collect::<Vec<_>>());
+    seen.sort_unstable();
+    assert_eq!(seen, (0..10).collect::<Vec<_>>());
 }

@@ -156,7 +156,20 @@ fn tokens_are_taken_as_they_are() {
 #[test]
 fn preference_rows_name_their_recipe() {
     let tokenizer = tokenizer();
-    assert!(preparation(&tokenizer, None).prepare(&Row::Preference).unwrap_err().contains("dpo"));
+    let pair = Row::from_json(r#"{"prompt": "a", "chosen": "b", "rejected": "c"}"#).unwrap();
+    let of_answers = preparation(&tokenizer, None);
+    assert!(of_answers.prepare(&pair).unwrap_err().contains("dpo"));
+    let of_pairs = Preparation { pairs: true, mask_prompt: false, ..of_answers.clone() };
+    assert!(of_pairs.prepare(&Row::Text("a".to_owned())).unwrap_err().contains("chosen and rejected"));
+    // Two examples, chosen first; the prompt is never learned.
+    let alone = |completion: &str| {
+        let row = Row::Completion { prompt: "a".to_owned(), completion: completion.to_owned() };
+        of_answers.prepare(&row).unwrap().examples.remove(0)
+    };
+    assert_eq!(of_pairs.prepare(&pair).unwrap().examples, [alone("b"), alone("c")]);
+    let short = Preparation { max_seq_length: 1, ..of_pairs };
+    let made = short.prepare(&pair).unwrap();
+    assert!(made.examples.is_empty() && made.dropped == 1, "{made:?}");
 }
 
 #[test]
