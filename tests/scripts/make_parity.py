@@ -62,7 +62,10 @@ def adapter_tensors(model):
 
 def steps(model, batch, clip):
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
+    # As `Trainer.get_decay_parameter_names` of transformers: norms and biases, which are vectors, do not decay.
+    groups = [dict(params=[p for p in parameters if p.ndim > 1], weight_decay=0.01),
+              dict(params=[p for p in parameters if p.ndim == 1], weight_decay=0.0)]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.999), eps=1e-8)
     losses = []
     for _ in range(10):
         loss = model(**batch).loss
