@@ -1,12 +1,15 @@
 //! Which backends exist here, and which of their operations run as kernels of our own.
 
-#[cfg(feature = "candle")]
+#[cfg(any(feature = "candle", feature = "ndarray"))]
 use crate::FusedBackend;
 
 // burn 0.21 marks its Candle backend deprecated; it is one of the backends that users compare.
 #[cfg(feature = "candle")]
 #[allow(deprecated)]
 impl FusedBackend for burn_candle::Candle {}
+
+#[cfg(feature = "ndarray")]
+impl FusedBackend for burn_ndarray::NdArray {}
 
 /// cubecl, for [`crate::runtime_from`].
 #[cfg(feature = "cube")]

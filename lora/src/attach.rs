@@ -141,7 +141,7 @@ pub(crate) fn layer_index(name: &str) -> Option<usize> {
 ///
 /// # Errors
 /// [`LoraError::NoTarget`] with the names that don't.
-pub fn check_targets(config: &LoraConfig, layers: &[String]) -> Result<()> {
+fn check_targets(config: &LoraConfig, layers: &[String]) -> Result<()> {
     let Some(targets) = config.target_modules.names() else { return Ok(()) };
     let missing: Vec<String> = targets
         .iter()

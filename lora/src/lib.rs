@@ -9,7 +9,7 @@ pub mod merge;
 pub mod pattern;
 pub mod peft;
 
-pub use attach::{attach, check_model, check_targets};
+pub use attach::{attach, check_model};
 pub use config::{LoraConfig, TargetModules};
 pub use error::{LoraError, Result};
 pub use merge::MergedCheckpoint;

@@ -68,6 +68,9 @@ impl Args {
             vocab_size: pretrained.config.vocab_size,
         };
         let prepared = data::load(&file, &preparation, BadRows::Stop)?;
+        for line in prepared.report.lines() {
+            style.say(format!("{}: {line}", file.display()));
+        }
         let batches = Batches::new(
             prepared.examples,
             BatchOptions {

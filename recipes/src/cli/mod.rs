@@ -84,7 +84,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    log(cli.verbose);
+    log(cli.verbose, cli.quiet);
     let style = OutputStyle { json: cli.json, quiet: cli.quiet };
     let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| dispatch(cli.command, style)));
     match run {
@@ -131,19 +131,25 @@ fn chain(error: &anyhow::Error) -> String {
     text
 }
 
-/// Logs of the libraries go to stderr, when they are asked for.
-fn log(verbose: u8) {
+/// Logs of the libraries go to stderr: their warnings, unless `--quiet`, and more where it is asked for.
+fn log(verbose: u8, quiet: bool) {
     let asked = std::env::var_os("RUST_LOG").is_some();
     let filter = match verbose {
-        0 if !asked => return,
         _ if asked => EnvFilter::from_default_env(),
+        0 if quiet => return,
+        // Other crates warn of what no user can change.
+        0 => EnvFilter::new("off,burnish_models=warn,burnish_lora=warn,burnish_export=warn,burnish_recipes=warn"),
         1 => EnvFilter::new("info"),
         _ => EnvFilter::new("debug"),
     };
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let subscriber = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colours).with_env_filter(filter);
     // Only a subscriber that is set already makes this fail; then that one logs.
-    subscriber.try_init().ok();
+    if asked || verbose > 0 {
+        subscriber.try_init().ok();
+    } else {
+        subscriber.without_time().with_target(false).try_init().ok();
+    }
 }
 
 /// A panic is a fault of ours: one line, no backtrace unless asked for; none where it becomes an error of a row.

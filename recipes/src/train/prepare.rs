@@ -8,6 +8,7 @@ use anyhow::Result;
 use burn::backend::Flex;
 use burnish_backends::dtype::{self, DtypeChoice};
 use burnish_engine::with_hint;
+use burnish_export::place::{check_folder, inputs_of};
 use burnish_lora::MergedCheckpoint;
 use burnish_models::{ComputeType, LanguageModel, Pretrained};
 
@@ -100,6 +101,11 @@ impl PreparedRun {
         let train = batches(&train, config.shuffle.then_some(config.seed))?;
         let valid = sources.valid.map(|file| batches(&file, None)).transpose()?;
         check_validation(&config, valid.is_some())?;
+        if config.fine_tune_type == FineTuneType::Full {
+            // Better said now than after the training.
+            let result = Path::new(&config.output_dir).join("model");
+            check_folder(&result, true, &inputs_of(&pretrained, &*pretrained.checkpoint))?;
+        }
         let now = Fingerprint::of(&train, valid.as_deref(), &pretrained)?;
         if let Some(then) = &state.fingerprint {
             notes.extend(check_inputs(&config, &now, then)?);

@@ -1,5 +1,9 @@
 //! The program `burnish`, built with these tests so that they find it.
 
 fn main() -> std::process::ExitCode {
+    // SAFETY: nothing has run yet, and no thread but this one.
+    unsafe {
+        burnish_recipes::environment::prepare();
+    }
     burnish_recipes::cli::main()
 }

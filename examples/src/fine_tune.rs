@@ -1,0 +1,96 @@
+//! Fine-tuning with the library: load, attach, train, answer, merge, export. Whatever the backend.
+
+use std::path::Path;
+
+use anyhow::Result;
+use burn::module::AutodiffModule;
+use burnish_engine::{AdamWConfig, ModelTrainer, Objective, StepItem, Trainer, Training};
+use burnish_export::{GgufOptions, export_gguf};
+use burnish_kernels::FusedBackend;
+use burnish_lora::{LoraConfig, MergedCheckpoint, attach};
+use burnish_models::{Cache, GenerateOptions, LanguageModel, LoadOptions, Pretrained, generate};
+use burnish_recipes::data::{self, BadRows, BatchOptions, Batches, Preparation};
+
+/// Trains ten steps of LoRA on the rows of a file, and leaves a PEFT folder and a GGUF file; the losses, and an answer.
+///
+/// # Errors
+/// Whatever is wrong with the model or the rows, or the disk refuses.
+pub fn fine_tune<B: FusedBackend>(model: &Path, rows: &Path, output: &Path) -> Result<(Vec<f64>, String)> {
+    let base = Pretrained::open(&model.display().to_string())?;
+    let device = B::Device::default();
+
+    // Frozen weights, and fresh adapters on all linear layers.
+    let mut model = LanguageModel::<Training<B>>::load(&base.config, &*base.checkpoint, &device, LoadOptions::default())?;
+    let lora = LoraConfig { rank: 8, ..LoraConfig::default() };
+    attach(&mut model, &lora, 42, &device)?;
+
+    // Rows become tokens with labels, and tokens batches.
+    let preparation = Preparation {
+        tokenizer: &base.tokenizer,
+        template: base.chat_template.as_ref(),
+        mask_prompt: true,
+        pairs: false,
+        max_seq_length: 128,
+        vocab_size: base.config.vocab_size,
+    };
+    let rows = data::load(rows, &preparation, BadRows::Stop)?;
+    let options = BatchOptions {
+        batch_size: 8,
+        max_seq_length: 128,
+        packing: false,
+        shuffle_seed: Some(42),
+        pairs: false,
+        pad_token_id: 0,
+    };
+    let batches = Batches::new(rows.examples, options);
+
+    // The loop.
+    let mut trainer = ModelTrainer::<B>::new(model, AdamWConfig::default(), device.clone());
+    let mut losses = Vec::new();
+    for (index, batch) in Batches::epoch(&batches, 0).iter().take(10).enumerate() {
+        let objective = Objective::Tokens;
+        let item = StepItem { step: index + 1, epoch: 0, batches: vec![batch], seed: 42, objective, loss_scale: 1.0 };
+        trainer.forward_backward(&item)?;
+        trainer.update(4e-3);
+        losses.push(trainer.finish()?.loss);
+    }
+
+    // The adapter alone, and merged into one file.
+    let adapter = output.join("adapter");
+    trainer.save_adapter(&lora, &base.source, &adapter)?;
+    let merged = MergedCheckpoint::open(&*base.checkpoint, &adapter)?;
+    export_gguf(&base, &merged, &output.join("model.gguf"), &GgufOptions { overwrite: true, ..Default::default() })?;
+
+    // An answer.
+    let model = trainer.model().valid();
+    let prompt = base.tokenizer.encode("Table for 4 at Luigi's on Friday at 7 pm, please.", false)?;
+    let options = GenerateOptions { max_tokens: 16, ..GenerateOptions::default() };
+    let mut cache = Cache::new(model.num_layers());
+    let answer = generate(&model, &base.tokenizer, &mut cache, &prompt, &options, &device, |_| {})?;
+    Ok((losses, answer.text))
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::backend::Flex;
+    use burn_ndarray::NdArray;
+    use burnish_models::Checkpoint;
+    use burnish_models::gguf::GgufFile;
+
+    use super::*;
+
+    #[test]
+    #[allow(clippy::unwrap_used)]
+    fn every_backend_learns_the_same() {
+        let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/assets/quickstart");
+        let (model, rows) = (assets.join("model"), assets.join("data/train.jsonl"));
+        let folder = tempfile::tempdir().unwrap();
+        let (losses, _) = fine_tune::<Flex>(&model, &rows, &folder.path().join("flex")).unwrap();
+        assert!(losses.len() == 10 && losses[9] < 0.9 * losses[0], "{losses:?}");
+        let (others, _) = fine_tune::<NdArray>(&model, &rows, &folder.path().join("ndarray")).unwrap();
+        for (loss, other) in losses.iter().zip(&others) {
+            assert!((loss - other).abs() < 1e-4 * loss, "{losses:?} {others:?}");
+        }
+        assert!(!GgufFile::open(&folder.path().join("flex/model.gguf")).unwrap().names().is_empty());
+    }
+}
