@@ -77,7 +77,7 @@ impl Golden {
         let count = places.len();
         let ints = |values: Vec<i32>| Tensor::<B, 1, Int>::from_data(TensorData::new(values, [count]), &Default::default());
         let hidden = select_rows(model.hidden_states(&self.input(), None), ints(places));
-        linear_cross_entropy(hidden, model.head(), ints(labels)).div_scalar(count as f64)
+        linear_cross_entropy(hidden, model.head(), ints(labels)).sum().div_scalar(count as f64)
     }
 }
 

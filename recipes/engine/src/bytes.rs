@@ -46,9 +46,10 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn both_ways_to_ask_agree() {
+    fn both_ways_to_ask_see_what_was_taken() {
         let _touched = std::hint::black_box(vec![1u8; 64 << 20]);
+        // What the process was before it became this program counts for the second alone.
         let (one, other) = (high_water_mark().unwrap(), largest_resident().unwrap());
-        assert!(one >= 64 << 20 && one.abs_diff(other) < 16 << 20, "{one} and {other}");
+        assert!(one >= 64 << 20 && other + (1 << 20) >= one && other < 1 << 40, "{one} and {other}");
     }
 }
