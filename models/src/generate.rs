@@ -106,7 +106,7 @@ pub fn generate<B: FusedBackend>(
         }
         next = vec![token];
     };
-    let decode_time = started.elapsed() - prompt_time;
+    let decode_time = started.elapsed().saturating_sub(prompt_time);
     let text = text.finish(&mut on_text);
     Ok(Generated { text, tokens, finish, prompt_tokens, prompt_time, decode_time })
 }

@@ -71,11 +71,10 @@ fn of_model(error: &ModelError) -> Option<String> {
 
 fn of_lora(error: &LoraError) -> Option<String> {
     Some(match error {
-        LoraError::Io { source, .. } => return of_io(source),
+        LoraError::Io { source, .. } | LoraError::Write(WriteError::Io { source, .. }) => return of_io(source),
         LoraError::Misfit { .. } => "the adapter was trained on another model; adapter_config.json names it".to_owned(),
         LoraError::NoTarget { .. } => "`target_modules` takes these names, or \"all-linear\"".to_owned(),
         LoraError::Model(error) => return of_model(error),
-        LoraError::Write(WriteError::Io { source, .. }) => return of_io(source),
         LoraError::Write(_) | LoraError::Unsupported { .. } | LoraError::Format { .. } | LoraError::Config { .. } => {
             return None;
         }

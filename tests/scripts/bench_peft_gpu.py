@@ -2,7 +2,7 @@
 
     python3 tests/scripts/bench_peft_gpu.py 4 2048
 
-Rows and tokens of a row are arguments. The model has the shape of recipes/assets/bench/llama-3.2-1b.json with random weights in
+Rows and tokens of a row are arguments. The model has the shape of recipes/bench/assets/llama-3.2-1b.json with random weights in
 bf16, LoRA of rank 16 on all linear layers, SDPA, fused AdamW, no checkpointing. It prints the median of ten steps after three, and the
 most memory that torch held. Written for torch 2.11, transformers 5.17, peft (any with torch 2.11).
 """
@@ -16,7 +16,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-SHAPE = Path(__file__).parents[2] / "recipes/assets/bench/llama-3.2-1b.json"
+SHAPE = Path(__file__).parents[2] / "recipes/bench/assets/llama-3.2-1b.json"
 
 
 def main() -> None:

@@ -113,12 +113,12 @@ fn assets() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/assets/quickstart")
 }
 
-/// Pairs about colours, as messages, without a prompt of their own.
+/// Pairs of a colour and none, as messages, without a prompt of their own.
 fn write_pairs(folder: &Path) {
     fs::create_dir_all(folder).unwrap();
     let colours = ["red", "blue", "green", "black", "white", "grey"];
     let pair = |index: usize| {
-        let (good, bad) = (colours[index % 6], colours[(index + 1) % 6]);
+        let (good, bad) = (colours[index % 6], "none");
         let turns = |answer: &str| {
             serde_json::json!([
                 { "role": "user", "content": format!("thing {index}?") }, { "role": "assistant", "content": answer },
@@ -154,8 +154,10 @@ fn a_run_prefers_what_was_chosen_and_resumes_to_the_bit() {
     assert_eq!(found.len(), 18);
     let metric = |row: &Value, name: &str| row[name].as_f64().unwrap();
     assert!((metric(&found[0], "loss") - 2f64.ln()).abs() < 0.05, "{}", found[0]);
-    assert!(metric(&found[17], "loss") < 0.5 && metric(&found[17], "rewards/margins") > 0.5, "{}", found[17]);
-    assert!(text(&output).1.contains("validation loss"), "{}", text(&output).1);
+    assert!(metric(&found[17], "loss") < 0.3 && metric(&found[17], "rewards/margins") > 1.0, "{}", found[17]);
+    let stderr = text(&output).1;
+    assert!(stderr.contains("24 pairs to train on") && stderr.contains("validation loss"), "{stderr}");
+    assert!(stderr.contains(", margin ") && !stderr.contains("perplexity"), "{stderr}");
 
     // As if it had been killed after step 12.
     let adapter = fs::read(run.join("adapter/adapter_model.safetensors")).unwrap();

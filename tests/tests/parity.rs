@@ -165,7 +165,8 @@ fn every_case_is_tested() {
     let folders = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/parity")).unwrap().flatten();
     let mut found: Vec<String> = folders.map(|folder| folder.file_name().to_string_lossy().into_owned()).collect();
     let mut cases = CASES.map(str::to_owned);
-    (found.sort(), cases.sort());
+    found.sort();
+    cases.sort();
     assert_eq!(found, cases);
 }
 

@@ -100,8 +100,8 @@ impl Args {
                 },
             )
         })?;
-        let line =
-            format!("loss {:.4}, perplexity {:.3}, {} tokens", evaluation.loss, evaluation.perplexity, evaluation.tokens);
+        let perplexity = evaluation.perplexity.unwrap_or(f64::NAN);
+        let line = format!("loss {:.4}, perplexity {perplexity:.3}, {} tokens", evaluation.loss, evaluation.tokens);
         style.result(line, &json!(evaluation));
         Ok(ExitCode::SUCCESS)
     }

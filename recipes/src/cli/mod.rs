@@ -193,7 +193,7 @@ mod tests {
         for wrong in [
             &["burnish"][..],
             &["burnish", "fly"],
-            &["burnish", "train", "dpo"],
+            &["burnish", "train", "grpo"],
             &["burnish", "train", "--no-such-flag"],
             &["burnish", "generate", "--model", "m"],
             &["burnish", "eval", "--model", "m", "--data", "d", "--batch-size", "0"],

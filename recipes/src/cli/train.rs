@@ -104,11 +104,12 @@ fn describe(prepared: &PreparedRun, backend: &str, why: &str, style: OutputStyle
         model.config.num_hidden_layers,
         model.config.parameter_count() as f64 / 1e6
     ));
-    let valid = prepared.valid.as_ref().map_or(0, |valid| valid.examples().len());
+    let (each, what) = if config.recipe.is_preference() { (2, "pairs") } else { (1, "examples") };
+    let valid = prepared.valid.as_ref().map_or(0, |valid| valid.examples().len() / each);
     style.say(format!(
-        "data {}: {} examples to train on, {valid} to validate on; {} steps of {}",
+        "data {}: {} {what} to train on, {valid} to validate on; {} steps of {}",
         config.data,
-        prepared.train.examples().len(),
+        prepared.train.examples().len() / each,
         plan.total,
         config.batch_size * config.grad_accumulation_steps
     ));

@@ -56,7 +56,10 @@ fn is_off(value: &Value) -> bool {
 }
 
 fn is_text(value: &Value, text: &str) -> bool {
-    value.as_str().map_or_else(|| value.to_string() == text, |value| value.eq_ignore_ascii_case(text))
+    match value {
+        Value::String(value) => value.eq_ignore_ascii_case(text),
+        other => other.to_string().as_str() == text,
+    }
 }
 
 /// A number, or a text that is one: PyYAML reads `1e-5` as a text, and the others cast it.

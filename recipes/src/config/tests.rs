@@ -37,6 +37,7 @@ fn from_file(name: &str, text: &str) -> Result<Loaded, ConfigError> {
 /// A value that every key of its kind takes, and that is no key's default.
 fn sample(key: &Key) -> Value {
     match (key.name, key.kind) {
+        ("recipe", _) => json!("dpo"),
         ("fine_tune_type", _) => json!("full"),
         ("lr_scheduler", _) => json!("linear"),
         ("optimizer", _) => json!("adamw"),

@@ -107,7 +107,10 @@ impl Events for TrainReport {
         let device = metrics.pool_bytes.map(|bytes| format!(", {} on the device", gib(bytes)));
         let host = || metrics.peak_bytes.map(|bytes| format!(", {}", gib(bytes)));
         let memory = device.or_else(host).unwrap_or_default();
-        let message = format!("loss {:.4}, {:.0} tok/s{memory}", metrics.loss, metrics.tokens_per_second);
+        let told = |key: &str, name: &str| metrics.objective.get(key).map(|value| format!(", {name} {value:.3}"));
+        let preference = [told("rewards/margins", "margin"), told("rewards/accuracies", "accuracy")];
+        let preference: String = preference.into_iter().flatten().collect();
+        let message = format!("loss {:.4}{preference}, {:.0} tok/s{memory}", metrics.loss, metrics.tokens_per_second);
         if let Some(bar) = &self.bar {
             bar.set_length(total as u64);
             bar.set_position(metrics.step as u64);
@@ -134,10 +137,8 @@ impl Events for TrainReport {
     fn evaluation(&mut self, step: usize, evaluation: &Evaluation, best: bool) {
         self.event(&json!({ "event": "evaluation", "step": step, "loss": evaluation.loss, "perplexity": evaluation.perplexity, "best": best }));
         let remark = if best { ", the best so far" } else { "" };
-        self.line(&format!(
-            "step {step}: validation loss {:.4}, perplexity {:.2}{remark}",
-            evaluation.loss, evaluation.perplexity
-        ));
+        let perplexity = evaluation.perplexity.map(|perplexity| format!(", perplexity {perplexity:.2}")).unwrap_or_default();
+        self.line(&format!("step {step}: validation loss {:.4}{perplexity}{remark}", evaluation.loss));
     }
 
     fn checkpoint(&mut self, path: &Path) {

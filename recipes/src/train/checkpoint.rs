@@ -183,7 +183,7 @@ impl RunCheckpoint {
             return Ok(());
         }
         let file = self.path.join(OPTIMIZER);
-        let moments = SafetensorsFolder::from_files(&[file.clone()])?;
+        let moments = SafetensorsFolder::from_files(std::slice::from_ref(&file))?;
         trainer.restore_moments(updates, &moments).with_context(|| file.display().to_string())
     }
 }

@@ -11,8 +11,8 @@ use crate::data::{Batch, Batches};
 pub struct Evaluation {
     /// Mean over all predicted tokens, or over what the objective counts.
     pub loss: f64,
-    /// `e` to that; of use where the loss is a mean over tokens.
-    pub perplexity: f64,
+    /// `e` to that, where the loss is a mean over tokens.
+    pub perplexity: Option<f64>,
     /// Predicted tokens.
     pub tokens: usize,
 }
@@ -43,7 +43,8 @@ pub fn evaluate(
     }
     // Without a token to predict there is no loss: 0 would pass for the best.
     let loss = if counted > 0 { sum / counted as f64 } else { f64::NAN };
-    Ok(Evaluation { loss, perplexity: loss.exp(), tokens })
+    let perplexity = matches!(objective, Objective::Tokens).then(|| loss.exp());
+    Ok(Evaluation { loss, perplexity, tokens })
 }
 
 #[cfg(test)]

@@ -71,14 +71,13 @@ pub fn find(config: &TrainConfig) -> Result<Found> {
 pub fn prepare(config: &TrainConfig, mut found: Found, state: &mut TrainerState) -> Result<(Vec<String>, RunLock)> {
     let run = PathBuf::from(&config.output_dir);
     fs::create_dir_all(&run).with_context(|| run.display().to_string())?;
-    let lock = match found.lock.take() {
-        Some(lock) => lock,
-        None => {
-            let lock = RunLock::take(&run)?;
-            // It was not there a moment ago: whatever is in it now is another run's.
-            replaced(&run, config.overwrite)?;
-            lock
-        }
+    let lock = if let Some(lock) = found.lock.take() {
+        lock
+    } else {
+        let lock = RunLock::take(&run)?;
+        // It was not there a moment ago: whatever is in it now is another run's.
+        replaced(&run, config.overwrite)?;
+        lock
     };
     for path in &found.doomed {
         let gone = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
