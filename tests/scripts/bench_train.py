@@ -1,0 +1,93 @@
+"""`burnish train` on an NVIDIA GPU as people run it, on the shape of Llama-3.2-1B with random weights: dropout, and preferences.
+
+    python3 tests/scripts/bench_train.py target/release/burnish cuda
+
+It makes a model folder and rows in /tmp/burnish-1b (2.5 GB), trains LoRA of rank 16 on all linear layers, and prints a row of JSON a
+run: the median of the steps after the first ten, and the most that the backend took of the device. Needs torch; any version.
+"""
+
+import json
+import shutil
+import statistics
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = Path("/tmp/burnish-1b")
+
+
+def shapes(config):
+    hidden, inner, vocabulary = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
+    head = config.get("head_dim", hidden // config["num_attention_heads"])
+    query, value = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
+    yield "model.embed_tokens.weight", [vocabulary, hidden]
+    for layer in range(config["num_hidden_layers"]):
+        linears = {"self_attn.q_proj": [query, hidden], "self_attn.k_proj": [value, hidden], "self_attn.v_proj": [value, hidden],
+                   "self_attn.o_proj": [hidden, query], "mlp.gate_proj": [inner, hidden], "mlp.up_proj": [inner, hidden],
+                   "mlp.down_proj": [hidden, inner], "input_layernorm": [hidden], "post_attention_layernorm": [hidden]}
+        yield from ((f"model.layers.{layer}.{name}.weight", shape) for name, shape in linears.items())
+    yield "model.norm.weight", [hidden]
+
+
+def make_model():
+    FOLDER.mkdir(exist_ok=True)
+    config = json.loads((ROOT / "recipes/bench/assets/llama-3.2-1b.json").read_text())
+    config.update(architectures=["LlamaForCausalLM"], eos_token_id=2, tie_word_embeddings=True)
+    (FOLDER / "config.json").write_text(json.dumps(config))
+    for name in ["tokenizer.json", "tokenizer_config.json"]:
+        shutil.copy(ROOT / "recipes/assets/quickstart/model" / name, FOLDER)
+    header, end, tensors = {}, 0, list(shapes(config))
+    for name, shape in tensors:
+        start, end = end, end + 2 * torch.Size(shape).numel()
+        header[name] = dict(dtype="BF16", shape=shape, data_offsets=[start, end])
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    generator = torch.Generator().manual_seed(1)
+    with open(FOLDER / "model.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for _, shape in tensors:
+            tensor = torch.ones(shape) if len(shape) == 1 else torch.randn(shape, generator=generator) * 0.02
+            file.write(tensor.to(torch.bfloat16).view(torch.int16).numpy().tobytes())
+
+
+def make_rows():
+    rows = (ROOT / "recipes/assets/quickstart/data/train.jsonl").read_text().splitlines()
+    (FOLDER / "short.jsonl").write_text("\n".join(rows[index % len(rows)] for index in range(16000)))
+    sentence = "Table for 4 at Luigi's on Friday at 7 pm, please. "
+    pairs, answers = [], []
+    for index in range(128):
+        prompt, chosen, rejected = f"{index}: " + sentence * (40 + index % 3), " yes" + sentence * 4, " no" + sentence * 4
+        pairs.append(dict(prompt=prompt, chosen=chosen, rejected=rejected))
+        answers += [dict(prompt=prompt, completion=answer) for answer in (chosen, rejected)]
+    for name, lines in [("pairs", pairs), ("answers", answers)]:
+        (FOLDER / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+
+def train(program, backend, name, recipe, rows, *flags):
+    run = FOLDER / f"run-{name}"
+    command = [program, "--quiet", "train", recipe, "--model", str(FOLDER), "--data", str(FOLDER / f"{rows}.jsonl"), "--output-dir", str(run),
+               "--overwrite", "--backend", backend, "--max-seq-length", "2048", "--rank", "16", "--save-every", "0", "--steps-per-eval", "0", *flags]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    print(json.dumps(dict(run=name, backend=backend, flags=" ".join([recipe, *flags]), steps=len(steps), tokens=steps[-1]["tokens"],
+                          tokens_per_second=round(statistics.median(step["tokens_per_second"] for step in steps[10:])),
+                          pool_mib=max(step["pool_bytes"] for step in steps) >> 20, losses=[steps[0]["loss"], steps[-1]["loss"]])), flush=True)
+
+
+def main():
+    program, backend = sys.argv[1], sys.argv[2]
+    make_model()
+    make_rows()
+    packed = ["--packing", "--batch-size", "4", "--iters", "40"]
+    train(program, backend, "packed", "sft", "short", *packed)
+    train(program, backend, "packed-dropout", "sft", "short", *packed, "--dropout", "0.05")
+    train(program, backend, "answers", "sft", "answers", "--no-shuffle", "--batch-size", "4", "--iters", "20")
+    train(program, backend, "pairs", "dpo", "pairs", "--no-shuffle", "--batch-size", "2", "--iters", "20")
+
+
+if __name__ == "__main__":
+    main()
