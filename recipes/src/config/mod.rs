@@ -14,6 +14,8 @@ pub use init::commented_toml;
 pub use key::{Key, Kind};
 pub use load::{ConfigError, Loaded, load, read_file};
 
+use std::path::Path;
+
 use burnish_lora::{LoraConfig, TargetModules};
 use serde::{Deserialize, Serialize};
 
@@ -175,6 +177,11 @@ impl TrainConfig {
             num_layers: (self.num_layers > 0).then_some(self.num_layers),
             ..LoraConfig::default()
         }
+    }
+
+    /// The adapter of the reference model, where the recipe compares with one that has an adapter.
+    pub fn reference(&self) -> Option<&Path> {
+        self.adapter.as_deref().map(Path::new).filter(|_| self.recipe.has_reference())
     }
 
     /// Whether the result is that of the lowest validation loss, not that of the last step.

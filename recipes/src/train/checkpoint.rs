@@ -51,6 +51,15 @@ pub struct TrainerState {
     pub fingerprint: Option<Fingerprint>,
 }
 
+impl TrainerState {
+    /// As if no validation had taken place.
+    pub fn forget_best(&mut self) {
+        self.best_loss = None;
+        self.best_step = None;
+        self.without_improvement = 0;
+    }
+}
+
 /// Sizes and checksums of the other files.
 #[derive(Debug, Serialize, Deserialize)]
 struct Manifest {

@@ -1,6 +1,9 @@
 //! What a run is made from, so that it is not resumed on something else without a word.
 
-use anyhow::Result;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use burnish_lora::ADAPTER_FILES;
 use burnish_models::{Checkpoint, Pretrained};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -17,6 +20,9 @@ pub struct Fingerprint {
     valid: Option<String>,
     /// The base model: names and shapes of all tensors, and the elements of some.
     base: String,
+    /// The adapter of the reference model, where the objective compares with one.
+    #[serde(default)]
+    reference: Option<String>,
 }
 
 /// Matrices of a base whose elements count, spread over the model.
@@ -29,8 +35,18 @@ impl Fingerprint {
     ///
     /// # Errors
     /// When a tensor can't be read.
-    pub fn of(train: &Batches, valid: Option<&Batches>, base: &Pretrained) -> Result<Self> {
-        Ok(Self { train: of_rows(train), valid: valid.map(of_rows), base: of_base(&*base.checkpoint)? })
+    pub fn of(train: &Batches, valid: Option<&Batches>, base: &Pretrained, reference: Option<&Path>) -> Result<Self> {
+        Ok(Self {
+            train: of_rows(train),
+            valid: valid.map(of_rows),
+            base: of_base(&*base.checkpoint)?,
+            reference: reference.map(of_adapter).transpose()?,
+        })
+    }
+
+    /// Whether validation losses of both can be compared.
+    pub fn validates_as(&self, then: &Self) -> bool {
+        self.valid == then.valid
     }
 
     /// What is not as it was, for people.
@@ -44,6 +60,9 @@ impl Fingerprint {
         }
         if self.base != then.base {
             changed.push("the base model");
+        }
+        if self.reference != then.reference {
+            changed.push("the adapter of the reference model");
         }
         changed
     }
@@ -59,9 +78,18 @@ fn of_rows(batches: &Batches) -> String {
     hex(hasher)
 }
 
+fn of_adapter(folder: &Path) -> Result<String> {
+    let mut hasher = Sha256::new();
+    for name in ADAPTER_FILES {
+        let file = folder.join(name);
+        hasher.update(std::fs::read(&file).with_context(|| file.display().to_string())?);
+    }
+    Ok(hex(hasher))
+}
+
 fn of_base(base: &dyn Checkpoint) -> Result<String> {
     let mut hasher = Sha256::new();
-    let (mut vectors, mut matrices) = (Vec::new(), Vec::new());
+    let (mut vectors, mut matrices, mut large) = (Vec::new(), Vec::new(), Vec::new());
     let mut names = base.names();
     names.sort_unstable();
     for name in names {
@@ -71,8 +99,14 @@ fn of_base(base: &dyn Checkpoint) -> Result<String> {
         match shape.len() {
             1 => vectors.push(name),
             2 if elements <= LARGEST_SAMPLE => matrices.push(name),
+            2 => large.push((elements, name)),
             _ => {}
         }
+    }
+    if matrices.len() < SAMPLED_MATRICES {
+        // Of a model whose matrices are all large, some of those.
+        large.sort_unstable();
+        matrices.extend(large.into_iter().take(SAMPLED_MATRICES - matrices.len()).map(|(_, name)| name));
     }
     let every = matrices.len().div_ceil(SAMPLED_MATRICES).max(1);
     for name in vectors.iter().chain(matrices.iter().step_by(every)) {
@@ -127,6 +161,8 @@ mod tests {
         for other in [base(1.5, 2.0, 3), base(1.0, 2.5, 3), base(1.0, 2.0, 4)] {
             assert_ne!(other, base(1.0, 2.0, 3));
         }
+        // A model of large matrices alone.
+        assert_ne!(base(1.0, 2.0, LARGEST_SAMPLE), base(1.0, 2.5, LARGEST_SAMPLE));
     }
 
     #[test]
@@ -135,9 +171,13 @@ mod tests {
             train: train.to_owned(),
             valid: valid.map(str::to_owned),
             base: base.to_owned(),
+            reference: None,
         };
         assert!(of("a", None, "b").changes(&of("a", None, "b")).is_empty());
-        let all = of("a", None, "b").changes(&of("c", Some("d"), "e"));
-        assert_eq!(all, ["the training rows", "the validation rows", "the base model"]);
+        let other = Fingerprint { reference: Some("f".to_owned()), ..of("c", Some("d"), "e") };
+        let all = of("a", None, "b").changes(&other);
+        let expected = ["the training rows", "the validation rows", "the base model", "the adapter of the reference model"];
+        assert_eq!(all, expected);
+        assert!(other.validates_as(&of("x", Some("d"), "y")) && !other.validates_as(&of("c", None, "e")));
     }
 }

@@ -106,9 +106,13 @@ impl PreparedRun {
             let result = Path::new(&config.output_dir).join("model");
             check_folder(&result, true, &inputs_of(&pretrained, &*pretrained.checkpoint))?;
         }
-        let now = Fingerprint::of(&train, valid.as_deref(), &pretrained)?;
-        if let Some(then) = &state.fingerprint {
-            notes.extend(check_inputs(&config, &now, then)?);
+        let now = Fingerprint::of(&train, valid.as_deref(), &pretrained, config.reference())?;
+        if let Some(then) = state.fingerprint.clone() {
+            notes.extend(check_inputs(&config, &now, &then)?);
+            if !now.validates_as(&then) && state.best_step.is_some() {
+                notes.push("the best step so far is forgotten: its validation loss is of other rows".to_owned());
+                state.forget_best();
+            }
         }
         state.fingerprint = Some(now);
         let resume = found.checkpoint.clone();

@@ -97,7 +97,7 @@ impl TrainingRun {
             }
         }
         // Interrupted before the first step of this process: there is nothing new to save.
-        let is_interrupted = driver.should_stop() && saved == self.state.step;
+        let is_interrupted = driver.should_stop() && saved == self.state.step && self.state.step < total;
         Ok(if is_interrupted { End::Interrupted } else { End::Finished })
     }
 

@@ -27,13 +27,15 @@ pub struct Found {
     lock: Option<RunLock>,
 }
 
-/// Finds the checkpoint to resume from; nothing is written.
+/// Finds the checkpoint to resume from; nothing is written but the folder's lock.
 ///
 /// # Errors
 /// When the folder has a run or other files and they may not be deleted, an input lies in what would be, a named checkpoint
 /// is damaged, or it is of another adapter than the configuration asks for.
 pub fn find(config: &TrainConfig) -> Result<Found> {
     let run = PathBuf::from(&config.output_dir);
+    // A folder of other things gets no lock.
+    refuse_strangers(&run, config.overwrite)?;
     let lock = if run.is_dir() { Some(RunLock::take(&run)?) } else { None };
     let mut notes = Vec::new();
     let (checkpoint, doomed) = match config.resume.as_str() {
@@ -43,6 +45,7 @@ pub fn find(config: &TrainConfig) -> Result<Found> {
             let (found, refused) = RunCheckpoint::newest(&run);
             notes.extend(refused.iter().map(|reason| format!("refused a checkpoint: {reason}")));
             if found.is_none() {
+                refuse_result(&run, config.overwrite)?;
                 notes.push("no whole checkpoint to resume from; beginning at step 1".to_owned());
             }
             (found, Vec::new())
@@ -58,7 +61,7 @@ pub fn find(config: &TrainConfig) -> Result<Found> {
     refuse_inputs(config, &doomed)?;
     if let Some(checkpoint) = &checkpoint {
         notes.push(format!("resuming from {} (step {})", checkpoint.path.display(), checkpoint.state.step));
-        notes.extend(changed_keys(config, &checkpoint.path)?);
+        notes.extend(changed_keys(config, &checkpoint.path, checkpoint.state.fingerprint.is_some())?);
     }
     Ok(Found { checkpoint, doomed, notes, lock })
 }
@@ -79,7 +82,8 @@ pub fn prepare(config: &TrainConfig, mut found: Found, state: &mut TrainerState)
         replaced(&run, config.overwrite)?;
         lock
     };
-    for path in &found.doomed {
+    // The configuration goes last: without it the rest would be nobody's, should this be killed. It is replaced below.
+    for path in found.doomed.iter().filter(|path| !path.ends_with(CONFIG)) {
         let gone = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         gone.with_context(|| path.display().to_string())?;
     }
@@ -121,8 +125,7 @@ fn bring_best(resumed: &RunCheckpoint, run: &Path, state: &mut TrainerState) -> 
             Ok(Some(format!("copied the checkpoint of the best step so far, {step}, from {}", from.display())))
         }
         Err(error) => {
-            state.best_loss = None;
-            state.best_step = None;
+            state.forget_best();
             Ok(Some(format!("the best step so far, {step}, is forgotten, as its checkpoint can't be read: {error:#}")))
         }
     }
@@ -144,6 +147,21 @@ fn replaced(run: &Path, overwrite: bool) -> Result<Vec<PathBuf>> {
         ));
     }
     Ok(products)
+}
+
+/// The result of a run that has no checkpoint left: to begin again would replace it.
+///
+/// # Errors
+/// When there is one, and it may not be deleted.
+fn refuse_result(run: &Path, overwrite: bool) -> Result<()> {
+    let result = products(run).into_iter().find(|path| path.ends_with("adapter") || path.ends_with("model"));
+    match result.filter(|_| !overwrite) {
+        None => Ok(()),
+        Some(result) => Err(with_hint(
+            format!("{} is the result of a run that has no checkpoint to go on from", result.display()),
+            "--overwrite begins again, --output-dir takes another folder",
+        )),
+    }
 }
 
 /// What was written after a step from which the run goes on once more.
@@ -244,9 +262,9 @@ fn is_same(one: &Path, other: &Path) -> bool {
 ///
 /// # Errors
 /// When what is trained would be another thing than the checkpoint has.
-fn changed_keys(config: &TrainConfig, checkpoint: &Path) -> Result<Vec<String>> {
+fn changed_keys(config: &TrainConfig, checkpoint: &Path, has_fingerprint: bool) -> Result<Vec<String>> {
     // These decide where and when something is written or where it began, not what is learned from here.
-    const HARMLESS: [&str; 8] = [
+    const HARMLESS: [&str; 9] = [
         "resume",
         "overwrite",
         "output_dir",
@@ -255,23 +273,31 @@ fn changed_keys(config: &TrainConfig, checkpoint: &Path) -> Result<Vec<String>> 
         "steps_per_report",
         "adapter",
         "allow_changed_inputs",
+        "skip_bad_rows",
     ];
+    // The fingerprint of the inputs knows better than their paths.
+    const INPUTS: [&str; 2] = ["model", "data"];
     const FIXED: [&str; 6] = ["fine_tune_type", "rank", "alpha", "rslora", "target_modules", "num_layers"];
     let Some(old) = run_config(&checkpoint.join(CONFIG)) else { return Ok(Vec::new()) };
     let new: Table = toml::from_str(&config.to_toml()).unwrap_or_default();
+    let defaults: Table = toml::from_str(&TrainConfig::default().to_toml()).unwrap_or_default();
+    // A key that the checkpoint's version did not know had its default.
+    let before = |key: &str| old.get(key).or_else(|| defaults.get(key));
+    let is_told =
+        |key: &str| !HARMLESS.contains(&key) && !FIXED.contains(&key) && !(has_fingerprint && INPUTS.contains(&key));
     // A run that began with an adapter has its shape, whatever these keys say.
     let from_adapter = old.contains_key("adapter");
     let mut lines = Vec::new();
-    for (key, value) in new.iter().filter(|(key, value)| old.get(*key) != Some(value)) {
+    for (key, value) in new.iter().filter(|(key, value)| before(key) != Some(value)) {
         let key = key.as_str();
-        let before = old.get(key).map_or_else(String::new, |before| format!("was {before} and "));
+        let before = before(key).map_or_else(String::new, |before| format!("was {before} and "));
         if FIXED.contains(&key) && (key == "fine_tune_type" || !from_adapter) {
             return Err(with_hint(
                 format!("`{key}` {before}is now {value}: {} has the former", checkpoint.display()),
                 "resume with the former value, or begin a new run in another --output-dir",
             ));
         }
-        if !HARMLESS.contains(&key) && !FIXED.contains(&key) {
+        if is_told(key) {
             lines.push(format!("`{key}` {before}is now {value}: the run will differ from an unbroken one"));
         }
     }
@@ -354,6 +380,18 @@ mod tests {
     }
 
     #[test]
+    fn a_result_without_a_checkpoint_is_not_replaced_by_resuming() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = TrainConfig { resume: "auto".to_owned(), overwrite: false, ..config(folder.path()) };
+        fs::write(folder.path().join(CONFIG), config.to_toml()).unwrap();
+        find(&config).unwrap();
+        fs::create_dir(folder.path().join("adapter")).unwrap();
+        let error = find(&config).unwrap_err();
+        assert!(error.to_string().contains("is the result of a run") && hint(&error).is_some(), "{error}");
+        find(&TrainConfig { overwrite: true, ..config }).unwrap();
+    }
+
+    #[test]
     fn what_a_killed_run_left_is_removed_or_comes_back() {
         let folder = tempfile::tempdir().unwrap();
         for name in [".checkpoint-3.new", ".checkpoint-4.old", "checkpoint-4", ".adapter.old", ".notes.old"] {
@@ -401,7 +439,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = config(folder.path());
         fs::write(folder.path().join(CONFIG), config.to_toml()).unwrap();
-        let changed = |config: &TrainConfig| changed_keys(config, folder.path());
+        let changed = |config: &TrainConfig| changed_keys(config, folder.path(), true);
         assert!(changed(&config).unwrap().is_empty());
         let lines = changed(&TrainConfig { learning_rate: 1.0, save_every: 7, ..config.clone() }).unwrap();
         assert!(lines.len() == 1 && lines[0].contains("`learning_rate` was"), "{lines:?}");

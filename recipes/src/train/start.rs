@@ -131,7 +131,7 @@ fn build(
             base: &*pretrained.checkpoint,
             dtype,
             // Whatever the run has learned since: the reference is what it began from.
-            reference: config.adapter.as_deref().map(Path::new).filter(|_| config.recipe.has_reference()),
+            reference: config.reference(),
             adapter: match folder {
                 Some(path) => Adapter::Folder { path, dropout: config.dropout },
                 None => Adapter::Fresh { config: &lora, seed: config.seed },
