@@ -86,6 +86,14 @@ impl MetricsFile {
         self.file.write_all(line.as_bytes()).with_context(|| format!("can't write {NAME}"))
     }
 
+    /// Brings what was written to the disk.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_data().with_context(|| format!("can't write {NAME}"))
+    }
+
     /// Reads all steps of a run folder.
     ///
     /// # Errors

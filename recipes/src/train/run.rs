@@ -89,6 +89,8 @@ impl TrainingRun {
                 None
             };
             if self.is_saved(is_best, end) {
+                // No checkpoint has steps whose lines a power cut could take.
+                file.sync()?;
                 self.save()?;
                 saved = step;
             }
