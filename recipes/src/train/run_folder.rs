@@ -45,7 +45,6 @@ pub fn find(config: &TrainConfig) -> Result<Found> {
             let (found, refused) = RunCheckpoint::newest(&run);
             notes.extend(refused.iter().map(|reason| format!("refused a checkpoint: {reason}")));
             if found.is_none() {
-                refuse_result(&run, config.overwrite)?;
                 notes.push("no whole checkpoint to resume from; beginning at step 1".to_owned());
             }
             (found, Vec::new())
@@ -147,21 +146,6 @@ fn replaced(run: &Path, overwrite: bool) -> Result<Vec<PathBuf>> {
         ));
     }
     Ok(products)
-}
-
-/// The result of a run that has no checkpoint left: to begin again would replace it.
-///
-/// # Errors
-/// When there is one, and it may not be deleted.
-fn refuse_result(run: &Path, overwrite: bool) -> Result<()> {
-    let result = products(run).into_iter().find(|path| path.ends_with("adapter") || path.ends_with("model"));
-    match result.filter(|_| !overwrite) {
-        None => Ok(()),
-        Some(result) => Err(with_hint(
-            format!("{} is the result of a run that has no checkpoint to go on from", result.display()),
-            "--overwrite begins again, --output-dir takes another folder",
-        )),
-    }
 }
 
 /// What was written after a step from which the run goes on once more.
@@ -377,18 +361,6 @@ mod tests {
         let config = TrainConfig { overwrite: false, ..config(folder.path()) };
         prepare(&config, find(&config).unwrap(), &mut TrainerState::default()).unwrap();
         find(&config).unwrap();
-    }
-
-    #[test]
-    fn a_result_without_a_checkpoint_is_not_replaced_by_resuming() {
-        let folder = tempfile::tempdir().unwrap();
-        let config = TrainConfig { resume: "auto".to_owned(), overwrite: false, ..config(folder.path()) };
-        fs::write(folder.path().join(CONFIG), config.to_toml()).unwrap();
-        find(&config).unwrap();
-        fs::create_dir(folder.path().join("adapter")).unwrap();
-        let error = find(&config).unwrap_err();
-        assert!(error.to_string().contains("is the result of a run") && hint(&error).is_some(), "{error}");
-        find(&TrainConfig { overwrite: true, ..config }).unwrap();
     }
 
     #[test]
