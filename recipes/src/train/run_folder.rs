@@ -267,8 +267,7 @@ fn changed_keys(config: &TrainConfig, checkpoint: &Path, has_fingerprint: bool) 
     let defaults: Table = toml::from_str(&TrainConfig::default().to_toml()).unwrap_or_default();
     // A key that the checkpoint's version did not know had its default.
     let before = |key: &str| old.get(key).or_else(|| defaults.get(key));
-    let is_told =
-        |key: &str| !HARMLESS.contains(&key) && !FIXED.contains(&key) && !(has_fingerprint && INPUTS.contains(&key));
+    let is_told = |key: &str| !(HARMLESS.contains(&key) || FIXED.contains(&key) || has_fingerprint && INPUTS.contains(&key));
     // A run that began with an adapter has its shape, whatever these keys say.
     let from_adapter = old.contains_key("adapter");
     let mut lines = Vec::new();
