@@ -61,7 +61,7 @@ mod tests {
         assert_eq!(two, [("default".to_owned(), "d".to_owned()), ("tool_use".to_owned(), "t".to_owned())]);
         assert_eq!(read_back(&[("default", "d")]).len(), 1);
         assert_eq!(read_back(&[("tool_use", "t"), ("rag", "r")]).len(), 2);
-        // Such a name stays in the configuration, and is no way out of the folder.
+        // Such a name stays in the configuration: as a file it could lie outside the folder.
         assert_eq!(read_back(&[("../out", "t")]), [("../out".to_owned(), "t".to_owned())]);
     }
 }

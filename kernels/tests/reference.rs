@@ -133,7 +133,7 @@ fn dropout_drops_the_same_elements_in_every_dtype() {
         assert_eq!(found.dtype(), dtype);
         let found = found.into_data().iter::<f32>().collect::<Vec<_>>();
         assert!(found.iter().zip(&expected).all(|(found, expected)| (*found == 0.0) == (*expected == 0.0)));
-        // The factor 1 / 0.7 itself is no number of 16 bits: each result is rounded once.
+        // 16 bits do not hold the factor 1 / 0.7 exactly: each result is rounded once.
         Tolerance::of(dtype).check("dropout", &found, &expected).unwrap();
     }
 }

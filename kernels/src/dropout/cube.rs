@@ -115,7 +115,7 @@ fn launch<R: CubeRuntime>(x: CubeTensor<R>, added: Option<CubeTensor<R>>, dropou
     let size = vector_size(&tensors, elements);
     let y = empty_like(&x);
     let (client, dtype, count, adds) = (x.client.clone(), x.dtype, elements / size, added.is_some());
-    // A kernel's bindings are fixed: what is not there is bound to something that is.
+    // A kernel always has all of its bindings: an absent one is bound to another tensor.
     let added = added.unwrap_or_else(|| x.clone());
     let [key_low, key_high] = dropout.key.words();
     let draw =

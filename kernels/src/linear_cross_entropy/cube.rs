@@ -136,7 +136,7 @@ fn launch<R: CubeRuntime>(
     let vectors = vocabulary / size;
     let units = row_units(vectors);
     let losses = empty(&logits, [rows], DType::F32);
-    // A kernel's bindings are fixed: factors that are not there are never read.
+    // A kernel always has all of its bindings: absent factors are never read.
     let factors = factors.map_or_else(|| empty(&logits, [1], DType::F32), contiguous);
     let (client, dtype, label_dtype) = (logits.client.clone(), logits.dtype, labels.dtype);
     let planes = Planes::of(&logits.client);
