@@ -12,6 +12,8 @@ use burnish_kernels::{AttentionOptions, Dropout, DropoutKey, FusedBackend, Rotar
 use burnish_kernels::{
     add_rms_norm, attention, dropout, geglu, layer_norm, linear, linear_cross_entropy, lora_linear, rms_norm, rotary, swiglu,
 };
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 
 type Train = Autodiff<Flex>;
 
@@ -21,10 +23,11 @@ const ROWS: [(usize, usize); 5] = [(1, 1), (3, 23), (23, 77), (130, 64), (199, 7
 const KEY: DropoutKey = DropoutKey { seed: 1, step: 2, micro_batch: 3, layer: 4 };
 const DROPOUT: Dropout = Dropout { probability: 0.3, key: KEY };
 
+/// Drawn from a generator of its own: a backend's seed is shared by all threads, and tests run side by side.
 fn random<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<Flex, D> {
-    let device = Default::default();
-    <Flex as burn::tensor::backend::Backend>::seed(&device, seed);
-    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device)
+    let mut generator = ChaCha8Rng::seed_from_u64(seed);
+    let data = TensorData::random::<f32, _, _>(shape, Distribution::Normal(0.0, 1.0), &mut generator);
+    Tensor::from_data(data, &Default::default())
 }
 
 fn raw<const D: usize>(tensor: Tensor<Flex, D>) -> FloatTensor<Flex> {
