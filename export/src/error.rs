@@ -47,6 +47,9 @@ pub enum ExportError {
     /// Reading the model failed.
     #[error(transparent)]
     Model(#[from] burnish_models::ModelError),
+    /// A weight can't be quantised.
+    #[error(transparent)]
+    Pack(#[from] burnish_kernels::packed::PackError),
     /// Writing an adapter failed.
     #[error(transparent)]
     Lora(#[from] burnish_lora::LoraError),

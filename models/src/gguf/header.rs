@@ -1,7 +1,7 @@
 //! Reading the header of a file that nobody vouches for.
 
+use super::GgmlType;
 use super::metadata::{Metadata, Value};
-use super::quants::GgmlType;
 
 /// What the header says of a tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
