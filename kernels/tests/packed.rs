@@ -7,6 +7,9 @@ use burnish_kernels::packed::{Affine, Element, Floats, GgmlType, GgufBlocks, Nf4
 use half::{bf16, f16};
 use safetensors::SafeTensors;
 
+mod numbers;
+use numbers::numbers;
+
 /// What the script wrote.
 struct Golden(Vec<u8>);
 
@@ -35,30 +38,6 @@ impl Golden {
     fn bf16(&self, name: &str) -> Floats {
         Floats::BF16(self.bytes(name).as_chunks().0.iter().map(|bytes| bf16::from_le_bytes(*bytes)).collect())
     }
-}
-
-/// The numbers of the script: `numbers(seed, count)`.
-fn numbers(seed: u64, count: usize) -> Vec<f32> {
-    let number = |at: usize| {
-        let mut z = ((seed << 32) + at as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^= z >> 31;
-        let product = ((z >> 40) as i64 - (1 << 23)) * ((z >> 16) & 0xFF_FFFF) as i64;
-        let mut x = (product as f64 * 2f64.powi(-48)) as f32;
-        let run = at / 32;
-        if run % 17 == 3 {
-            x = 0.02;
-        }
-        match run % 13 {
-            5 => x = 0.0,
-            7 => x = x.abs(),
-            9 => x = -x.abs(),
-            _ => {}
-        }
-        if run % 19 == 4 { x * 2f32.powi(-12) } else { x }
-    };
-    (0..count).map(number).collect()
 }
 
 /// Equality to the bit.
@@ -204,6 +183,46 @@ fn any_rows_are_those_of_the_whole() {
             same(packed.name(), &found, &whole[first * columns..(first + count) * columns]);
         }
     }
+}
+
+/// A matrix in every format that devices hold.
+fn every_format(dims: [usize; 2]) -> Vec<Packed> {
+    use GgmlType::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+    let values = numbers(9, dims[0] * dims[1]);
+    let f16s: Vec<f16> = values.iter().map(|value| f16::from_f32(*value)).collect();
+    let bf16s: Vec<bf16> = values.iter().map(|value| bf16::from_f32(*value)).collect();
+    let mut all: Vec<Packed> =
+        [false, true].map(|double| Packed::Nf4(Nf4::quantize("w", &values, dims, double).unwrap())).into();
+    for bits in [4, 8] {
+        all.push(Packed::Affine(Affine::quantize("w", &values, dims, bits, 32).unwrap()));
+        all.push(Packed::Affine(Affine::quantize("w", &f16s, dims, bits, 64).unwrap()));
+        all.push(Packed::Affine(Affine::quantize("w", &bf16s, dims, bits, 128).unwrap()));
+    }
+    let blocks = |kind| Packed::Gguf(GgufBlocks::quantize("w", &values, dims, kind).unwrap());
+    all.extend([Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4K, Q5K, Q6K].map(blocks));
+    all
+}
+
+#[test]
+fn planes_hold_the_same_weights_in_the_same_bytes() {
+    // Odd rows: halves, bytes and bits of scales end within a word.
+    let dims = [7, 768];
+    for packed in every_format(dims) {
+        let name = packed.name();
+        let (planes, words) = packed.to_planes("w").unwrap();
+        assert_eq!((planes.dims, planes.words()), (dims, words.len()), "{name}");
+        let spare = 4 * words.len() - packed.bytes();
+        assert!(spare < 8, "{name}: {spare} bytes more than the blocks");
+        let expected = packed.dequantize();
+        same(name, &planes.dequantize(&words), &expected);
+        let mut rows = vec![0.0; 2 * dims[1]];
+        planes.rows_into(&words, 3, &mut rows);
+        same(name, &rows, &expected[3 * dims[1]..5 * dims[1]]);
+    }
+    let odd = Packed::Nf4(Nf4::quantize("w", &numbers(1, 3 * 33), [3, 33], false).unwrap());
+    assert_eq!(odd.to_planes("w").unwrap_err().to_string(), "`w` has rows of 33, which groups of 64 do not divide");
+    let kept = Packed::Gguf(GgufBlocks::new("w", [1, 256], GgmlType::Q3K, vec![0; 110]).unwrap());
+    assert!(kept.to_planes("w").unwrap_err().to_string().starts_with("`w` is Q3_K, which no kernel reads"));
 }
 
 #[test]

@@ -65,6 +65,14 @@ pub enum PackError {
         /// The value.
         value: f32,
     },
+    /// A format that devices do not hold as it is.
+    #[error("`{tensor}` is {format}, which no kernel reads: quantise it another way, or load it dense")]
+    Planes {
+        /// The tensor.
+        tensor: String,
+        /// The format.
+        format: &'static str,
+    },
     /// A format that is read, not written.
     #[error("`{tensor}`: {format} can be read but not written")]
     Unwritable {

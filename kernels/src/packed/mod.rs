@@ -8,6 +8,7 @@ mod error;
 mod floats;
 pub mod gguf;
 pub mod nf4;
+pub mod planes;
 
 use rayon::prelude::*;
 
@@ -16,6 +17,7 @@ pub use error::PackError;
 pub use floats::{Element, Floats};
 pub use gguf::{GgmlType, GgufBlocks};
 pub use nf4::Nf4;
+pub use planes::Planes;
 
 /// Elements that a task dequantises or quantises.
 const TASK: usize = 1 << 14;
