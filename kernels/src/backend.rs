@@ -4,6 +4,7 @@ use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
 use crate::adamw::{self, AdamWStep, AdamWTensors};
+use crate::adamw8bit::{self, AdamW8bitTensors, AdamW8bitUpdate};
 use crate::attention::{self, AttentionOptions, Statistics};
 use crate::dropout::{self, Dropout};
 use crate::glu::{self, Activation};
@@ -213,6 +214,11 @@ pub trait FusedBackend: Backend {
     /// See [`crate::adamw()`].
     fn adamw(tensors: AdamWTensors<Self>, step: AdamWStep) -> [FloatTensor<Self>; 3] {
         adamw::reference::<Self>(tensors, step)
+    }
+
+    /// See [`crate::adamw8bit()`].
+    fn adamw8bit(tensors: AdamW8bitTensors<Self>, step: AdamWStep) -> AdamW8bitUpdate<Self> {
+        adamw8bit::reference::<Self>(tensors, step)
     }
 
     /// See [`crate::pack()`].

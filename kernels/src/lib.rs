@@ -22,6 +22,7 @@
 )]
 
 pub mod adamw;
+pub mod adamw8bit;
 pub mod attention;
 mod autodiff;
 mod backend;
@@ -47,6 +48,7 @@ pub mod squared_norm;
 pub mod tolerance;
 
 pub use adamw::{AdamWStep, AdamWTensors, adamw};
+pub use adamw8bit::{AdamW8bitTensors, AdamW8bitUpdate, Moment8bit, adamw8bit};
 pub use attention::{AttentionOptions, attention};
 pub use backend::{DeviceMemory, FusedBackend, TrainBackend};
 pub use dropout::{Dropout, DropoutKey, dropout};

@@ -32,7 +32,7 @@ pub struct AdamWStep {
 }
 
 /// Added to the norm that a gradient is clipped by, as `torch.nn.utils.clip_grad_norm_` does.
-const CLIP_EPSILON: f64 = 1e-6;
+pub(crate) const CLIP_EPSILON: f64 = 1e-6;
 
 /// A parameter, its gradient and its moments, all of one shape.
 #[derive(Debug, Clone)]

@@ -9,6 +9,8 @@ use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
 use burn::tensor::{DType, TensorData, TensorMetadata};
 use burn_flex::{Flex, FlexTensor};
 
+use crate::adamw::AdamWStep;
+use crate::adamw8bit::{self, AdamW8bitTensors, AdamW8bitUpdate};
 use crate::attention::{AttentionOptions, Statistics};
 use crate::dropout::{self, Dropout};
 use crate::glu::{self, Activation};
@@ -186,5 +188,12 @@ impl FusedBackend for Flex {
             return linear_cross_entropy::reference_backward_weight::<Self>(hidden, weight, labels, factors);
         }
         linear_cross_entropy::flex::backward_weight(&hidden, &weight, labels, &factors)
+    }
+
+    fn adamw8bit(tensors: AdamW8bitTensors<Self>, step: AdamWStep) -> AdamW8bitUpdate<Self> {
+        if !adamw8bit::flex::fits(&tensors) {
+            return adamw8bit::reference::<Self>(tensors, step);
+        }
+        adamw8bit::flex::update(tensors, step)
     }
 }
