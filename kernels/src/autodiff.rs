@@ -2,11 +2,14 @@
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::tensor::DType;
+use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
 use crate::attention::AttentionOptions;
 use crate::dropout::Dropout;
 use crate::glu::{self, Activation};
+use crate::packed::PackedTensor;
 use crate::{
     DeviceMemory, FusedBackend, attention, dropout, layer_norm, linear, linear_cross_entropy, lora_linear, rms_norm, rotary,
     select_rows,
@@ -71,6 +74,23 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
 
     ruled!(select_rows::autodiff::forward::<B, C> | select_rows::reference::<Self>:
         fn select_rows(x: FloatTensor<Self>, places: IntTensor<Self>) -> FloatTensor<Self>);
+
+    // Of a packed weight there is nothing to record: it never trains.
+    fn packed_linear(x: FloatTensor<Self>, weight: PackedTensor<Self>) -> FloatTensor<Self> {
+        linear::packed::forward::<B, C>(x, weight)
+    }
+
+    fn packed_rows(weight: PackedTensor<Self>, rows: IntTensor<Self>, dtype: DType) -> FloatTensor<Self> {
+        <Self as AutodiffBackend>::from_inner(B::packed_rows(linear::packed::inner(weight), rows, dtype))
+    }
+
+    fn packed_linear_cross_entropy(
+        hidden: FloatTensor<Self>,
+        weight: PackedTensor<Self>,
+        labels: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        linear_cross_entropy::packed::forward::<B, C>(hidden, weight, labels)
+    }
 
     fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {
         B::device_memory(device)

@@ -1,5 +1,6 @@
 //! The traits that models and the training loop ask of a backend.
 
+use burn::tensor::DType;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
@@ -9,6 +10,7 @@ use crate::attention::{self, AttentionOptions, Statistics};
 use crate::dropout::{self, Dropout};
 use crate::glu::{self, Activation};
 use crate::lora_linear::{self, LoraGradients, LoraSaved};
+use crate::packed::PackedTensor;
 use crate::{layer_norm, linear, linear_cross_entropy, pack, rms_norm, rotary, select_rows, squared_norm};
 
 /// A burn backend with the fused operations of Burnish.
@@ -156,6 +158,21 @@ pub trait FusedBackend: Backend {
         linear::reference_backward_weight::<Self>(x, grad)
     }
 
+    /// See [`crate::packed_linear()`].
+    fn packed_linear(x: FloatTensor<Self>, weight: PackedTensor<Self>) -> FloatTensor<Self> {
+        linear::packed::reference::<Self>(x, &weight)
+    }
+
+    /// Gradient of [`FusedBackend::packed_linear`] for `x`: `dy · W`.
+    fn packed_linear_backward_input(grad: FloatTensor<Self>, weight: PackedTensor<Self>) -> FloatTensor<Self> {
+        linear::packed::reference_backward_input::<Self>(grad, &weight)
+    }
+
+    /// See [`crate::packed_rows()`].
+    fn packed_rows(weight: PackedTensor<Self>, rows: IntTensor<Self>, dtype: DType) -> FloatTensor<Self> {
+        linear::packed::reference_rows::<Self>(&weight, rows, dtype)
+    }
+
     /// See [`crate::lora_linear()`]. Beside the result stands `scale · dropout(x) Aᵀ`, which the backward may use.
     fn lora_linear(
         x: FloatTensor<Self>,
@@ -199,6 +216,24 @@ pub trait FusedBackend: Backend {
         factors: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         linear_cross_entropy::reference_backward_weight::<Self>(hidden, weight, labels, factors)
+    }
+
+    /// See [`crate::packed_linear_cross_entropy()`].
+    fn packed_linear_cross_entropy(
+        hidden: FloatTensor<Self>,
+        weight: PackedTensor<Self>,
+        labels: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        linear_cross_entropy::packed::reference::<Self>(hidden, &weight, labels)
+    }
+
+    /// As [`FusedBackend::packed_linear_cross_entropy`], with the gradient of each loss for its row of `hidden`.
+    fn packed_linear_cross_entropy_with_gradient(
+        hidden: FloatTensor<Self>,
+        weight: PackedTensor<Self>,
+        labels: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        linear_cross_entropy::packed::reference_with_gradient::<Self>(hidden, &weight, labels)
     }
 
     /// See [`crate::select_rows()`].

@@ -218,6 +218,16 @@ fn planes_hold_the_same_weights_in_the_same_bytes() {
         let mut rows = vec![0.0; 2 * dims[1]];
         planes.rows_into(&words, 3, &mut rows);
         same(name, &rows, &expected[3 * dims[1]..5 * dims[1]]);
+        if planes.has_dot() {
+            let x = numbers(8, dims[1]);
+            let (sums, mut scales) = (planes.group_sums(&x), Vec::new());
+            for (number, row) in expected.chunks(dims[1]).enumerate() {
+                let found = planes.row_dot(&words, number, &x, &sums, &mut scales);
+                let products = row.iter().zip(&x).map(|(w, x)| f64::from(*w) * f64::from(*x));
+                let (expected, size) = products.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
+                assert!((f64::from(found) - expected).abs() <= 1e-5 * size, "{name}, row {number}: {found}, {expected}");
+            }
+        }
     }
     let odd = Packed::Nf4(Nf4::quantize("w", &numbers(1, 3 * 33), [3, 33], false).unwrap());
     assert_eq!(odd.to_planes("w").unwrap_err().to_string(), "`w` has rows of 33, which groups of 64 do not divide");

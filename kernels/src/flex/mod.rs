@@ -15,6 +15,7 @@ use crate::attention::{AttentionOptions, Statistics};
 use crate::dropout::{self, Dropout};
 use crate::glu::{self, Activation};
 use crate::lora_linear::{LoraGradients, LoraSaved};
+use crate::packed::PackedTensor;
 use crate::{FusedBackend, attention, linear, linear_cross_entropy, lora_linear, rms_norm, rotary};
 
 /// Whether all tensors are f32, the dtype that the CPU kernels are written for.
@@ -133,6 +134,27 @@ impl FusedBackend for Flex {
             return linear::reference::<Self>(x, weight);
         }
         linear::flex::few_rows(&x, &weight)
+    }
+
+    fn packed_linear(x: FloatTensor<Self>, weight: PackedTensor<Self>) -> FloatTensor<Self> {
+        match linear::flex::words(&weight).filter(|_| all_f32(&[&x])) {
+            Some(words) => linear::flex::packed_forward(&x, weight.planes, words),
+            None => linear::packed::reference::<Self>(x, &weight),
+        }
+    }
+
+    fn packed_linear_backward_input(grad: FloatTensor<Self>, weight: PackedTensor<Self>) -> FloatTensor<Self> {
+        match linear::flex::words(&weight).filter(|_| all_f32(&[&grad])) {
+            Some(words) => linear::flex::packed_backward_input(&grad, weight.planes, words),
+            None => linear::packed::reference_backward_input::<Self>(grad, &weight),
+        }
+    }
+
+    fn packed_rows(weight: PackedTensor<Self>, rows: IntTensor<Self>, dtype: DType) -> FloatTensor<Self> {
+        match linear::flex::words(&weight) {
+            Some(words) => linear::packed::rows_from::<Self>(weight.planes, words, rows, dtype),
+            None => linear::packed::reference_rows::<Self>(&weight, rows, dtype),
+        }
     }
 
     fn lora_linear(

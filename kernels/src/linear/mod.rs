@@ -2,6 +2,7 @@
 
 pub(crate) mod autodiff;
 pub(crate) mod flex;
+pub mod packed;
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;

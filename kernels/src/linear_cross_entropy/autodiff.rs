@@ -40,7 +40,7 @@ impl<B: FusedBackend> Backward<B, 2> for LinearCrossEntropy {
 }
 
 /// Every row of the gradient times its factor, which a 16-bit dtype might not hold.
-fn scaled<B: FusedBackend>(gradient: FloatTensor<B>, factors: FloatTensor<B>) -> FloatTensor<B> {
+pub(super) fn scaled<B: FusedBackend>(gradient: FloatTensor<B>, factors: FloatTensor<B>) -> FloatTensor<B> {
     let dtype = gradient.dtype();
     let factors: Tensor<B, 2> = typed::<B, 1>(factors).unsqueeze_dim(1);
     raw((typed::<B, 2>(gradient).cast(DType::F32) * factors).cast(dtype))

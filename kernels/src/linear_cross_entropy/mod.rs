@@ -4,6 +4,7 @@ pub(crate) mod autodiff;
 #[cfg(feature = "cube")]
 pub(crate) mod cube;
 pub(crate) mod flex;
+pub mod packed;
 
 use std::ops::Range;
 
@@ -85,9 +86,13 @@ fn chunk_losses<B: FusedBackend>(
     weight: &Tensor<B, 2>,
     labels: Labels<B>,
 ) -> (Tensor<B, 1>, Tensor<B, 2>) {
-    let tokens = hidden.dims()[0];
-    let logits = typed::<B, 2>(B::dense_linear(raw(hidden), raw(weight.clone()))).cast(DType::F32);
-    let log_probabilities = log_softmax(logits, 1);
+    losses_of::<B>(B::dense_linear(raw(hidden), raw(weight.clone())), labels)
+}
+
+/// The same, of logits.
+fn losses_of<B: Backend>(logits: FloatTensor<B>, labels: Labels<B>) -> (Tensor<B, 1>, Tensor<B, 2>) {
+    let tokens = labels.dims()[0];
+    let log_probabilities = log_softmax(typed::<B, 2>(logits).cast(DType::F32), 1);
     let losses = log_probabilities.clone().gather(1, labels.reshape([tokens, 1])).neg();
     (losses.reshape([tokens]), log_probabilities)
 }

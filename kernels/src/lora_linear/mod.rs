@@ -4,6 +4,7 @@ pub(crate) mod autodiff;
 #[cfg(feature = "cube")]
 pub(crate) mod cube;
 pub(crate) mod flex;
+pub mod packed;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;

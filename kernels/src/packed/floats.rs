@@ -59,6 +59,18 @@ impl Floats {
         (0..self.len()).map(|index| self.get(index)).collect()
     }
 
+    /// Values in the narrowest dtype that holds all of them exactly.
+    pub fn narrowest(values: Vec<f32>) -> Self {
+        let exact = |round: fn(f32) -> f32| values.iter().all(|value| round(*value).to_bits() == value.to_bits());
+        if exact(|value| bf16::from_f32(value).to_f32()) {
+            bf16::floats(values)
+        } else if exact(|value| f16::from_f32(value).to_f32()) {
+            f16::floats(values)
+        } else {
+            f32::floats(values)
+        }
+    }
+
     /// Others in the same dtype, rounded to nearest even.
     #[must_use]
     pub fn alike(&self, values: Vec<f32>) -> Self {

@@ -9,6 +9,8 @@ mod floats;
 pub mod gguf;
 pub mod nf4;
 pub mod planes;
+mod tensor;
+mod vector;
 
 use rayon::prelude::*;
 
@@ -18,6 +20,7 @@ pub use floats::{Element, Floats};
 pub use gguf::{GgmlType, GgufBlocks};
 pub use nf4::Nf4;
 pub use planes::Planes;
+pub use tensor::PackedTensor;
 
 /// Elements that a task dequantises or quantises.
 const TASK: usize = 1 << 14;

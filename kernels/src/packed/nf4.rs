@@ -122,9 +122,9 @@ impl Nf4 {
             return Err(PackError::Setting { tensor: name(), what: "a block size of", value: block, known });
         }
         let elements = dims[0].saturating_mul(dims[1]);
-        let length = |part, expected, found| match expected == found {
-            true => Ok(()),
-            false => Err(PackError::Length { tensor: name(), part, expected, found }),
+        let length = |part, expected, found| {
+            let wrong = PackError::Length { tensor: name(), part, expected, found };
+            if expected == found { Ok(()) } else { Err(wrong) }
         };
         length("the packed weight", elements.div_ceil(2), codes.len())?;
         let blocks = elements.div_ceil(block);

@@ -5,12 +5,9 @@
 
 use super::codebook::{DYNAMIC_BLOCK, NF4, SIGNED};
 use super::nf4::Absmax;
+use super::vector::{self, Row};
 use super::{Affine, Floats, GgmlType, GgufBlocks, Nf4, PackError, Packed};
-use half::{bf16, f16};
 use rayon::prelude::*;
-
-/// Elements that are decoded together; every group is whole runs.
-const RUN: usize = 16;
 
 /// Elements of a block with scales of scales.
 const SUPER: usize = 256;
@@ -54,13 +51,6 @@ pub struct Planes {
     pub group: usize,
     /// What gives it.
     pub scales: Scales,
-}
-
-/// What turns the integers of a group into weights.
-enum Group {
-    Centred { scale: f32, zero: f32 },
-    Biased { scale: f32, bias: f32 },
-    Table { scale: f32 },
 }
 
 impl Planes {
@@ -116,14 +106,72 @@ impl Planes {
             values.len(),
             self.dims
         );
-        for (number, values) in values.chunks_mut(self.group).enumerate() {
-            let at = start + number * self.group;
-            let group = self.group_at(words, at / self.group);
-            for (run, values) in values.as_chunks_mut().0.iter_mut().enumerate() {
-                let q = self.integers(words, at + run * RUN);
-                group.weights(&q, values);
-            }
+        let mut scales = Vec::new();
+        for (row, values) in (first..).zip(values.chunks_mut(self.dims[1].max(1))) {
+            self.decode(self.row(words, row, &mut scales), values);
         }
+    }
+
+    fn decode(&self, row: Row, values: &mut [f32]) {
+        match (self.scales, self.low, self.high) {
+            (Scales::Table | Scales::DoubleTable, ..) => vector::table(row, &NF4, values),
+            (Scales::Half { .. } | Scales::SignedBytes, 4, 0) => vector::centred_four(row, values),
+            (Scales::Half { .. } | Scales::SignedBytes, 4, 1) => vector::centred_five(row, values),
+            (Scales::Half { .. } | Scales::SignedBytes, 4, _) => vector::centred_six(row, values),
+            (Scales::Half { .. } | Scales::SignedBytes, ..) => vector::centred_eight(row, values),
+            (_, 4, 0) => vector::biased_four(row, values),
+            (_, 4, 1) => vector::biased_five(row, values),
+            (_, 4, _) => vector::biased_six(row, values),
+            _ => vector::biased_eight(row, values),
+        }
+    }
+
+    /// Whether [`Planes::row_dot`] needs no row of weights: where they are multiples of integers.
+    pub fn has_dot(&self) -> bool {
+        !matches!(self.scales, Scales::Table | Scales::DoubleTable)
+    }
+
+    /// The sums of groups of a vector, which [`Planes::row_dot`] asks for.
+    pub fn group_sums(&self, x: &[f32]) -> Vec<f32> {
+        x.chunks(self.group).map(|x| x.iter().sum()).collect()
+    }
+
+    /// `Σ w x` over a row, from its integers: `Σ scale · Σ q x + Σ bias · Σ x`. The weights of a table are decoded instead.
+    ///
+    /// # Panics
+    /// When `x` is not as long as a row, or `sums` are not its [`Planes::group_sums`].
+    pub fn row_dot(&self, words: &[u32], row: usize, x: &[f32], sums: &[f32], scales: &mut Vec<[f32; 2]>) -> f32 {
+        assert!(
+            x.len() == self.dims[1] && sums.len() * self.group == x.len(),
+            "row_dot: {} elements of {:?}",
+            x.len(),
+            self.dims
+        );
+        let row = self.row(words, row, scales);
+        let product = match (self.low, self.high) {
+            (4, 0) => vector::dot_four(row, x),
+            (4, 1) => vector::dot_five(row, x),
+            (4, _) => vector::dot_six(row, x),
+            _ => vector::dot_eight(row, x),
+        };
+        let bias = |scale: &[f32; 2]| scale[1] - row.zero * scale[0];
+        product + row.scales.iter().zip(sums).map(|(scale, sum)| bias(scale) * sum).sum::<f32>()
+    }
+
+    /// A row's words, with its scales in the buffer.
+    fn row<'a>(&self, words: &'a [u32], row: usize, scales: &'a mut Vec<[f32; 2]>) -> Row<'a> {
+        let columns = self.dims[1];
+        let plane = |from: usize, bits: usize| &words[from + row * columns * bits / 32..][..columns * bits / 32];
+        let groups = columns / self.group;
+        scales.clear();
+        self.scales_into(words, row * groups, groups, scales);
+        let zero = match self.scales {
+            Scales::Half { zero } => zero as f32,
+            Scales::SignedBytes => 32.0,
+            _ => 0.0,
+        };
+        let high = if self.high == 0 { &[] } else { plane(self.high_at(), self.high) };
+        Row { low: plane(0, self.low), high, scales, group: self.group, zero }
     }
 
     /// All weights, row-major, by all threads.
@@ -137,56 +185,33 @@ impl Planes {
         values
     }
 
-    /// Sixteen integers from element `at` on.
-    fn integers(&self, words: &[u32], at: usize) -> [u8; RUN] {
-        let mut q = [0; RUN];
-        if self.low == 8 {
-            let (bytes, words) = (q.as_chunks_mut::<4>().0, &words[at / 4..][..RUN / 4]);
-            bytes.iter_mut().zip(words).for_each(|(bytes, word)| *bytes = word.to_le_bytes());
-            return q;
-        }
-        let words_low = &words[at / 8..][..RUN / 8];
-        for (q, word) in q.as_chunks_mut::<8>().0.iter_mut().zip(words_low) {
-            for (i, q) in q.iter_mut().enumerate() {
-                *q = ((word >> (4 * i)) & 15) as u8;
-            }
-        }
-        if self.high == 1 {
-            let bits = words[self.high_at() + at / 32] >> (at % 32);
-            for (i, q) in q.iter_mut().enumerate() {
-                *q |= (((bits >> i) & 1) << 4) as u8;
-            }
-        } else if self.high == 2 {
-            let pairs = words[self.high_at() + at / 16];
-            for (i, q) in q.iter_mut().enumerate() {
-                *q |= (((pairs >> (2 * i)) & 3) << 4) as u8;
-            }
-        }
-        q
-    }
-
-    fn group_at(&self, words: &[u32], group: usize) -> Group {
+    /// Scale and bias of so many groups from one on.
+    fn scales_into(&self, words: &[u32], first: usize, count: usize, out: &mut Vec<[f32; 2]>) {
         let (scales, coarse) = (&words[self.scales_at()..], &words[self.coarse_at()..]);
-        let half = |at: usize| f16::from_bits((scales[at / 2] >> (16 * (at % 2))) as u16).to_f32();
+        let half = |at: usize| widen((scales[at / 2] >> (16 * (at % 2))) as u16);
+        let groups = first..first + count;
         match self.scales {
-            Scales::Half { zero } => Group::Centred { scale: half(group), zero: zero as f32 },
-            Scales::HalfPair => Group::Biased { scale: half(2 * group), bias: half(2 * group + 1) },
+            Scales::Half { .. } => out.extend(groups.map(|group| [half(group), 0.0])),
+            Scales::HalfPair => {
+                out.extend(scales[groups].iter().map(|word| [*word, word >> 16].map(|half| widen(half as u16))))
+            }
             Scales::BrainPair => {
-                let word = scales[group];
-                let [scale, bias] = [word as u16, (word >> 16) as u16].map(|bits| bf16::from_bits(bits).to_f32());
-                Group::Biased { scale, bias }
+                let upper = |word: u32| [f32::from_bits(word << 16), f32::from_bits(word & 0xFFFF_0000)];
+                out.extend(scales[groups].iter().map(|word| upper(*word)));
             }
             Scales::FloatPair => {
-                Group::Biased { scale: f32::from_bits(scales[2 * group]), bias: f32::from_bits(scales[2 * group + 1]) }
+                let pairs = scales[2 * first..2 * (first + count)].as_chunks().0;
+                out.extend(pairs.iter().map(|pair: &[u32; 2]| pair.map(f32::from_bits)));
             }
-            Scales::Table => Group::Table { scale: f32::from_bits(scales[group]) },
+            Scales::Table => out.extend(scales[groups].iter().map(|word| [f32::from_bits(*word), 0.0])),
             Scales::DoubleTable => {
-                let code = (scales[group / 4] >> (8 * (group % 4))) & 255;
                 let offset = f32::from_bits(words[self.words() - 1]);
-                let coarse = f32::from_bits(coarse[group / DYNAMIC_BLOCK]);
-                Group::Table { scale: SIGNED.values()[code as usize] * coarse + offset }
+                out.extend(groups.map(|group| {
+                    let code = (scales[group / 4] >> (8 * (group % 4))) & 255;
+                    [SIGNED.values()[code as usize] * f32::from_bits(coarse[group / DYNAMIC_BLOCK]) + offset, 0.0]
+                }));
             }
-            Scales::SixBits => {
+            Scales::SixBits => out.extend(groups.map(|group| {
                 let (block, j) = (group / 8, group % 8);
                 let byte = |at: usize| (coarse[3 * block + at / 4] >> (8 * (at % 4))) & 255;
                 let [scale, least] = if j < 4 {
@@ -194,27 +219,21 @@ impl Planes {
                 } else {
                     [(byte(j + 4) & 15) | ((byte(j - 4) >> 6) << 4), (byte(j + 4) >> 4) | ((byte(j) >> 6) << 4)]
                 };
-                let (d, m) = (half(2 * block), half(2 * block + 1));
-                Group::Biased { scale: d * scale as f32, bias: -(m * least as f32) }
-            }
-            Scales::SignedBytes => {
+                [half(2 * block) * scale as f32, -(half(2 * block + 1) * least as f32)]
+            })),
+            Scales::SignedBytes => out.extend(groups.map(|group| {
                 let (block, j) = (group / 16, group % 16);
                 let scale = (coarse[4 * block + j / 4] >> (8 * (j % 4))) as u8 as i8;
-                Group::Centred { scale: half(block) * f32::from(scale), zero: 32.0 }
-            }
+                [half(block) * f32::from(scale), 0.0]
+            })),
         }
     }
 }
 
-impl Group {
-    #[inline]
-    fn weights(&self, q: &[u8; RUN], values: &mut [f32; RUN]) {
-        match *self {
-            Self::Centred { scale, zero } => values.iter_mut().zip(q).for_each(|(w, q)| *w = (f32::from(*q) - zero) * scale),
-            Self::Biased { scale, bias } => values.iter_mut().zip(q).for_each(|(w, q)| *w = f32::from(*q) * scale + bias),
-            Self::Table { scale } => values.iter_mut().zip(q).for_each(|(w, q)| *w = NF4[usize::from(*q & 15)] * scale),
-        }
-    }
+/// A finite f16 as f32: its exponent is 112 less.
+fn widen(half: u16) -> f32 {
+    let magnitude = f32::from_bits(u32::from(half & 0x7FFF) << 13) * f32::from_bits((127 + 112) << 23);
+    f32::from_bits(magnitude.to_bits() | (u32::from(half & 0x8000) << 16))
 }
 
 /// Whether [`Packed::to_planes`] knows a type.
