@@ -273,3 +273,26 @@ fn the_text_part_of_a_multimodal_model_is_a_model() {
     export_hugging_face(&text, &*text.checkpoint, &again, &HuggingFaceOptions::default()).unwrap();
     assert_eq!(open(&again).config.model_type, "gemma3_text");
 }
+
+#[test]
+fn blocks_of_a_gguf_are_handed_over_as_they_are_and_stand_for_what_is_read() {
+    let work = tempfile::tempdir().unwrap();
+    // `llama` has rows in another order than its checkpoints.
+    for case in ["llama", "qwen3"] {
+        let (folder, target) = (work.path().join(case), work.path().join(format!("{case}.gguf")));
+        model_folder(case, &folder, |_| {});
+        let model = open(&folder);
+        let options = GgufOptions { kind: GgufType::Q8_0, overwrite: true };
+        export_gguf(&model, &*model.checkpoint, &target, &options).unwrap();
+        let file = open(&target).checkpoint;
+        let mut packed = 0;
+        for name in file.names() {
+            if let Some(blocks) = file.read_packed(&name).unwrap() {
+                packed += 1;
+                assert_eq!((blocks.name(), blocks.dims().to_vec()), ("Q8_0", file.shape(&name).unwrap()));
+                assert_eq!(blocks.dequantize(), file.read_f32(&name).unwrap(), "{case}: {name}");
+            }
+        }
+        assert!(packed > 7, "{case}: {packed}");
+    }
+}

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::chat_template::ChatTemplate;
-use crate::checkpoint::{Checkpoint, SafetensorsFolder, canonical};
+use crate::checkpoint::{Checkpoint, SafetensorsFolder, canonical, packed_folder};
 use crate::config::{ModelConfig, text_part};
 use crate::error::{ModelError, Result};
 use crate::gguf::GgufFile;
@@ -75,6 +75,7 @@ impl Pretrained {
             tracing::warn!("{}: the text part of a multimodal model is read, the rest left out", folder.display());
         }
         recognise::check_quantised(folder, &whole, &checkpoint.names())?;
+        let checkpoint = packed_folder(folder, checkpoint, &whole)?;
         let mut tokenizer = Tokenizer::from_folder(folder)?;
         let generation = folder.join("generation_config.json");
         let generation_config = generation.exists().then(|| read_json(&generation)).transpose()?;

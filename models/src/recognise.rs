@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::checkpoint::is_read;
 use crate::error::{ModelError, Result};
 
 /// Says what a folder is where it has no model with a tokenizer that can be read: a PEFT or MLX adapter, GGUF files, a
@@ -49,7 +50,7 @@ pub fn is_mlx_adapter(config: &Value) -> bool {
         && ["lora_parameters", "fine_tune_type", "lora_layers"].iter().any(|key| config.get(key).is_some())
 }
 
-/// Refuses weights that are packed to fewer bits, by the name of the method that `config.json` gives.
+/// Refuses weights that are packed to fewer bits in a way that is not read, by the name of the method that `config.json` gives.
 ///
 /// # Errors
 /// [`ModelError::Unsupported`] when there are any.
@@ -67,7 +68,8 @@ pub fn check_quantised(named: &Path, config: &Value, tensors: &[String]) -> Resu
         "_proj_blocks",
         ".weight._data",
     ];
-    let Some(packed) = tensors.iter().find(|name| PACKED.iter().any(|end| name.ends_with(end))) else { return Ok(()) };
+    let refused = |name: &&String| PACKED.iter().any(|end| name.ends_with(end)) && !is_read(config, name);
+    let Some(packed) = tensors.iter().find(refused) else { return Ok(()) };
     let method = method_of(config).unwrap_or_else(|| "by a method that config.json does not name".to_owned());
     let reason = format!(
         "is quantised ({method}; it has `{packed}`), and such weights are not read: name the model that it was made from, \
@@ -178,14 +180,16 @@ mod tests {
 
     #[test]
     fn packed_weights_are_named_by_their_method() {
-        let mlx = json!({ "quantization": { "group_size": 64, "bits": 4 } });
-        let both = json!({ "quantization": { "bits": 4 }, "quantization_config": { "group_size": 64, "bits": 4 } });
+        let mlx = json!({ "quantization": { "group_size": 64, "bits": 3 } });
+        let both = json!({ "quantization": { "bits": 6 }, "quantization_config": { "group_size": 64, "bits": 6 } });
+        let mxfp4 = json!({ "quantization": { "group_size": 32, "bits": 4, "mode": "mxfp4" } });
         let gptq = json!({ "quantization_config": { "quant_method": "gptq", "bits": 8 } });
         let bnb = json!({ "quantization_config": { "quant_method": "bitsandbytes", "load_in_4bit": true } });
         let fp8 = json!({ "quantization_config": { "quant_method": "fp8" } });
         for (config, tensor, method) in [
-            (&mlx, "model.layers.0.mlp.up_proj.scales", "MLX, 4 bits"),
-            (&both, "lm_head.scales", "MLX, 4 bits"),
+            (&mlx, "model.layers.0.mlp.up_proj.scales", "MLX, 3 bits"),
+            (&both, "lm_head.scales", "MLX, 6 bits"),
+            (&mxfp4, "lm_head.scales", "MLX, 4 bits"),
             (&gptq, "model.layers.0.mlp.up_proj.qweight", "gptq, 8 bits"),
             (&bnb, "model.layers.0.mlp.up_proj.weight.absmax", "bitsandbytes, 4 bits"),
             (&fp8, "model.layers.0.mlp.up_proj.weight_scale_inv", "fp8"),
@@ -194,6 +198,14 @@ mod tests {
             let tensors = ["model.embed_tokens.weight".to_owned(), tensor.to_owned()];
             let text = check_quantised(Path::new("m"), config, &tensors).unwrap_err().to_string();
             assert!(text.contains(method) && text.contains(tensor), "{text}");
+        }
+        // What is read is not refused.
+        let nf4 = json!({
+            "quantization_config": { "quant_method": "bitsandbytes", "load_in_4bit": true, "bnb_4bit_quant_type": "nf4" },
+        });
+        let int4 = json!({ "quantization": { "group_size": 64, "bits": 4 } });
+        for (config, tensor) in [(nf4, "q_proj.weight.absmax"), (int4, "q_proj.scales")] {
+            check_quantised(Path::new("m"), &config, &[tensor.to_owned()]).unwrap();
         }
         // A configuration that was left behind by weights that are floats again.
         check_quantised(Path::new("m"), &gptq, &["model.embed_tokens.weight".to_owned()]).unwrap();

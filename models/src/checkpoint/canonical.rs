@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::TensorData;
+use burnish_kernels::packed::Packed;
 use serde_json::Value;
 
 use super::Checkpoint;
@@ -108,6 +109,10 @@ impl Checkpoint for Renamed {
 
     fn read(&self, name: &str, dtype: ComputeType) -> Result<TensorData> {
         self.inner.read(self.stored(name)?, dtype)
+    }
+
+    fn read_packed(&self, name: &str) -> Result<Option<Packed>> {
+        self.inner.read_packed(self.stored(name)?)
     }
 }
 

@@ -2,16 +2,20 @@
 
 mod canonical;
 mod mapped;
+mod packed;
 pub(crate) mod safetensors;
 
 pub use self::canonical::{canonical, is_ignored};
 pub(crate) use self::mapped::release;
+pub(crate) use self::packed::is_read;
+pub use self::packed::packed_folder;
 pub use self::safetensors::SafetensorsFolder;
 
 use std::path::PathBuf;
 
 use ::safetensors::Dtype;
 use burn::tensor::TensorData;
+use burnish_kernels::packed::Packed;
 
 use crate::dtype::ComputeType;
 use crate::error::{ModelError, Result};
@@ -38,6 +42,15 @@ pub trait Checkpoint: Send + Sync {
     /// As [`Checkpoint::read_f32`], and [`ModelError::Overflow`] when an element is beyond the dtype.
     fn read(&self, name: &str, dtype: ComputeType) -> Result<TensorData> {
         dtype.convert(name, self.read_f32(name)?)
+    }
+
+    /// A matrix in the blocks that the checkpoint keeps it in; `None` where it keeps floats. [`Checkpoint::read_f32`] gives the weights
+    /// of those blocks.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::read_f32`], and when the blocks are not those of the shape or have scales that are not finite.
+    fn read_packed(&self, _name: &str) -> Result<Option<Packed>> {
+        Ok(None)
     }
 
     /// The dtype of a tensor of integers or booleans, such as a buffer of positions; `None` for floats.

@@ -14,6 +14,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
+use burnish_kernels::packed::{GgufBlocks, Packed};
 use memmap2::Mmap;
 
 pub use burnish_kernels::packed::GgmlType;
@@ -182,6 +183,19 @@ impl Checkpoint for GgufFile {
             }
         }
         Ok(values)
+    }
+
+    fn read_packed(&self, name: &str) -> Result<Option<Packed>> {
+        let stored = self.stored(name)?;
+        let (kind, &[rows, columns]) = (stored.0.kind, &stored.0.shape[..]) else { return Ok(None) };
+        if !kind.is_packed() {
+            return Ok(None);
+        }
+        // Rows are whole blocks, so that they move as bytes do.
+        let bytes =
+            self.with_bytes(&stored.0, |bytes| Ok(self.reordered(stored, bytes)?.unwrap_or_else(|| bytes.to_vec())))??;
+        let blocks = GgufBlocks::new(name, [rows, columns], kind, bytes);
+        blocks.map(|blocks| Some(Packed::Gguf(blocks))).map_err(|error| ModelError::format(&self.path, error.to_string()))
     }
 
     fn read(&self, name: &str, dtype: ComputeType) -> Result<TensorData> {

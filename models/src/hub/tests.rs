@@ -120,12 +120,12 @@ fn what_can_not_be_loaded_is_said_before_weights_are_fetched() {
     let adapter = json!({ "peft_type": "LORA", "base_model_name_or_path": "owner/base" }).to_string();
     let text = said("adapter", &["config.json", "model.safetensors"], &[("adapter_config.json", &adapter)]);
     assert!(text.contains("owner/name is a PEFT adapter") && text.contains("owner/base"), "{text}");
-    let config = json!({ "quantization": { "bits": 4, "group_size": 64 } }).to_string();
+    let config = json!({ "quantization": { "bits": 3, "group_size": 64 } }).to_string();
     let index =
         json!({ "weight_map": { "a.weight": "model-1.safetensors", "a.scales": "model-1.safetensors" } }).to_string();
     let files = [("config.json", config.as_str()), ("model.safetensors.index.json", &index)];
     let text = said("quantised", &["model.safetensors"], &files);
-    assert!(text.contains("owner/name is quantised (MLX, 4 bits"), "{text}");
+    assert!(text.contains("owner/name is quantised (MLX, 3 bits"), "{text}");
     let text = said("sentencepiece", &["tokenizer.json"], &[("tokenizer.model", "")]);
     assert!(text.contains("tokenizer.model alone"), "{text}");
     let text = said("gguf", &["config.json"], &[("a-Q4_0.gguf", "")]);
