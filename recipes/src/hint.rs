@@ -45,7 +45,7 @@ fn of_model(error: &ModelError) -> Option<String> {
     Some(match error {
         ModelError::Io { source, .. } => return of_io(source),
         ModelError::Format { .. } => "the file may be cut off or not what its name says; fetch it again".to_owned(),
-        ModelError::Misfit { .. } => {
+        ModelError::Mismatch { .. } => {
             "config.json and the weights belong to different models, or a shard is missing".to_owned()
         }
         ModelError::Overflow { .. } => "--dtype bf16 and --dtype f32 hold it".to_owned(),
@@ -72,7 +72,7 @@ fn of_model(error: &ModelError) -> Option<String> {
 fn of_lora(error: &LoraError) -> Option<String> {
     Some(match error {
         LoraError::Io { source, .. } | LoraError::Write(WriteError::Io { source, .. }) => return of_io(source),
-        LoraError::Misfit { .. } => "the adapter was trained on another model; adapter_config.json names it".to_owned(),
+        LoraError::Mismatch { .. } => "the adapter was trained on another model; adapter_config.json names it".to_owned(),
         LoraError::NoTarget { .. } => "`target_modules` takes these names, or \"all-linear\"".to_owned(),
         LoraError::Model(error) => return of_model(error),
         LoraError::Write(_) | LoraError::Unsupported { .. } | LoraError::Format { .. } | LoraError::Config { .. } => {

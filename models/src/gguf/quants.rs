@@ -1,10 +1,10 @@
-//! The storage types of ggml, and from their blocks to f32.
+//! The storage types of ggml, and how their blocks are decoded.
 //!
 //! Source: `ggml-quants.c` of llama.cpp, the `dequantize_row_*` functions.
 
 use half::{bf16, f16};
 
-/// A storage type.
+/// A storage type of ggml.
 #[allow(missing_docs)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GgmlType {
@@ -24,10 +24,10 @@ pub enum GgmlType {
 }
 
 impl GgmlType {
-    /// From the number in a file.
+    /// The type with that number in GGUF files.
     ///
     /// # Errors
-    /// The number, when it is none of these.
+    /// The number, if no supported type has it.
     pub fn from_id(id: u32) -> Result<Self, u32> {
         Ok(match id {
             0 => Self::F32,
@@ -47,7 +47,7 @@ impl GgmlType {
         })
     }
 
-    /// The number in a file.
+    /// The number in GGUF files.
     pub fn id(self) -> u32 {
         match self {
             Self::F32 => 0,
@@ -66,7 +66,7 @@ impl GgmlType {
         }
     }
 
-    /// Elements of a block.
+    /// The number of elements in a block.
     pub fn block_elements(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
@@ -75,7 +75,7 @@ impl GgmlType {
         }
     }
 
-    /// Bytes of a block.
+    /// The number of bytes of a block.
     pub fn block_bytes(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -93,7 +93,7 @@ impl GgmlType {
         }
     }
 
-    /// Whole blocks as f32; bytes after the last whole block are passed by.
+    /// Decodes blocks to f32. Bytes after the last complete block are ignored.
     pub fn dequantize(self, bytes: &[u8]) -> Vec<f32> {
         let block: fn(&[u8], &mut [f32]) = match self {
             Self::F32 => |b, y| y[0] = f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
@@ -200,7 +200,7 @@ fn q3_k(b: &[u8], y: &mut [f32]) {
     }
 }
 
-/// Scale and minimum of the group `j` in the 12 packed bytes of `Q4_K` and `Q5_K`.
+/// The scale and the minimum of group `j` in the 12 packed bytes of `Q4_K` and `Q5_K`.
 fn scale_and_minimum(j: usize, q: &[u8]) -> (f32, f32) {
     let (scale, minimum) = if j < 4 {
         (q[j] & 63, q[j + 4] & 63)

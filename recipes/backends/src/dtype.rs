@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use burnish_engine::{Device, with_hint};
-use burnish_models::ComputeType;
+use burnish_models::FloatType;
 
 /// What `--dtype` accepts.
 pub const NAMES: &[&str] = &["auto", "f32", "f16", "bf16"];
@@ -11,7 +11,7 @@ pub const NAMES: &[&str] = &["auto", "f32", "f16", "bf16"];
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DtypeChoice {
     /// What is computed in.
-    pub dtype: ComputeType,
+    pub dtype: FloatType,
     /// For the user.
     pub why: &'static str,
 }
@@ -23,34 +23,34 @@ pub struct DtypeChoice {
 pub fn choose(backend: &str, asked: &str) -> Result<DtypeChoice> {
     let backend = crate::choose(backend).0;
     match asked {
-        "f32" => Ok(DtypeChoice { dtype: ComputeType::F32, why: "asked for" }),
+        "f32" => Ok(DtypeChoice { dtype: FloatType::F32, why: "asked for" }),
         "auto" if preferred(backend).is_empty() => {
-            Ok(DtypeChoice { dtype: ComputeType::F32, why: "auto: what this backend is made for" })
+            Ok(DtypeChoice { dtype: FloatType::F32, why: "auto: what this backend is made for" })
         }
         "auto" => Ok(automatic(backend, &*crate::open(backend)?)),
         name => {
-            let asked = name.parse().map_err(|reason| with_hint(format!("--dtype {reason}"), "or auto"))?;
+            let asked = name.parse().map_err(|reason| with_hint(format!("--dtype: {reason}"), "or auto"))?;
             as_asked(backend, asked, &*crate::open(backend)?)
         }
     }
 }
 
 /// What `auto` takes on a backend, the best first, where the device has it; else f32.
-fn preferred(backend: &str) -> &'static [ComputeType] {
+fn preferred(backend: &str) -> &'static [FloatType] {
     match backend {
         // cubecl 0.10 has no bf16 on Metal, and the first two generations of Apple's GPUs have none either.
-        "metal" => &[ComputeType::F16],
-        "cuda" | "vulkan" => &[ComputeType::BF16, ComputeType::F16],
+        "metal" => &[FloatType::F16],
+        "cuda" | "vulkan" => &[FloatType::BF16, FloatType::F16],
         _ => &[],
     }
 }
 
-fn as_asked(backend: &str, asked: ComputeType, device: &dyn Device) -> Result<DtypeChoice> {
+fn as_asked(backend: &str, asked: FloatType, device: &dyn Device) -> Result<DtypeChoice> {
     if computes_in(backend, asked, device) {
         return Ok(DtypeChoice { dtype: asked, why: "asked for" });
     }
-    let has = ComputeType::ALL.into_iter().filter(|dtype| computes_in(backend, *dtype, device));
-    let has: Vec<&str> = has.map(ComputeType::name).collect();
+    let has = FloatType::ALL.into_iter().filter(|dtype| computes_in(backend, *dtype, device));
+    let has: Vec<&str> = has.map(FloatType::name).collect();
     Err(with_hint(
         format!("the backend `{backend}` does not compute in {asked} here"),
         format!("it has {}: --dtype auto chooses", has.join(" and ")),
@@ -59,20 +59,20 @@ fn as_asked(backend: &str, asked: ComputeType, device: &dyn Device) -> Result<Dt
 
 fn automatic(backend: &'static str, device: &dyn Device) -> DtypeChoice {
     if backend == "vulkan" && is_software() {
-        return DtypeChoice { dtype: ComputeType::F32, why: "auto: this Vulkan is software on the CPU" };
+        return DtypeChoice { dtype: FloatType::F32, why: "auto: this Vulkan is software on the CPU" };
     }
     let found = preferred(backend).iter().find(|dtype| computes_in(backend, **dtype, device));
     match found {
-        Some(ComputeType::F16) => DtypeChoice { dtype: ComputeType::F16, why: "auto: this GPU has f16 and no bf16 here" },
+        Some(FloatType::F16) => DtypeChoice { dtype: FloatType::F16, why: "auto: this GPU has f16 and no bf16 here" },
         Some(dtype) => DtypeChoice { dtype: *dtype, why: "auto: this GPU has it" },
-        None => DtypeChoice { dtype: ComputeType::F32, why: "auto: this GPU has neither f16 nor bf16 here" },
+        None => DtypeChoice { dtype: FloatType::F32, why: "auto: this GPU has neither f16 nor bf16 here" },
     }
 }
 
-fn computes_in(backend: &str, dtype: ComputeType, device: &dyn Device) -> bool {
+fn computes_in(backend: &str, dtype: FloatType, device: &dyn Device) -> bool {
     // Candle says that it has every dtype, and panics at the first product.
     let is_lacking =
-        backend == "candle" && (dtype == ComputeType::BF16 || (dtype == ComputeType::F16 && cfg!(target_os = "macos")));
+        backend == "candle" && (dtype == FloatType::BF16 || (dtype == FloatType::F16 && cfg!(target_os = "macos")));
     !is_lacking && device.computes_in(dtype)
 }
 

@@ -8,9 +8,9 @@ use anyhow::Result;
 use burn::backend::Flex;
 use burnish_backends::dtype::{self, DtypeChoice};
 use burnish_engine::with_hint;
-use burnish_export::place::{check_folder, inputs_of};
+use burnish_export::target::{check_folder, inputs_of};
 use burnish_lora::MergedCheckpoint;
-use burnish_models::{ComputeType, LanguageModel, Pretrained};
+use burnish_models::{FloatType, LanguageModel, Pretrained};
 
 use super::checkpoint::{RunCheckpoint, TrainerState};
 use super::fingerprint::Fingerprint;
@@ -125,7 +125,7 @@ impl PreparedRun {
 /// What the model computes in. Weights that train are f32.
 fn choose_dtype(config: &TrainConfig) -> Result<DtypeChoice> {
     match (config.fine_tune_type, config.dtype.as_str()) {
-        (FineTuneType::Full, "auto") => Ok(DtypeChoice { dtype: ComputeType::F32, why: "auto: weights that train are f32" }),
+        (FineTuneType::Full, "auto") => Ok(DtypeChoice { dtype: FloatType::F32, why: "auto: weights that train are f32" }),
         (FineTuneType::Full, name @ ("f16" | "bf16")) => Err(with_hint(
             format!("`dtype` is {name}, and with `fine_tune_type = \"full\"` every weight trains, in f32"),
             "leave dtype out, or train adapters: fine_tune_type = \"lora\" keeps the model in f16 or bf16",
@@ -198,7 +198,7 @@ mod tests {
                 ..TrainConfig::default()
             })
         };
-        assert_eq!((run("auto").unwrap().dtype, run("f32").unwrap().dtype), (ComputeType::F32, ComputeType::F32));
+        assert_eq!((run("auto").unwrap().dtype, run("f32").unwrap().dtype), (FloatType::F32, FloatType::F32));
         let error = run("bf16").unwrap_err();
         assert!(error.to_string().contains("`dtype` is bf16") && hint(&error).is_some(), "{error}");
     }
