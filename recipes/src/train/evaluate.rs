@@ -63,7 +63,7 @@ mod tests {
             max_seq_length: 8,
             packing: false,
             shuffle_seed: None,
-            pairs: false,
+            preference_pairs: false,
             pad_token_id: 0,
         };
         let of = |learned: &[usize]| {

@@ -148,7 +148,7 @@ mod tests {
             max_seq_length: 8,
             packing: false,
             shuffle_seed: None,
-            pairs: false,
+            preference_pairs: false,
             pad_token_id: 0,
         };
         let rows = |ids: &[u32], labels: &[i64]| {

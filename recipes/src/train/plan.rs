@@ -6,6 +6,7 @@ use burnish_engine::{Objective, StepItem};
 
 use crate::config::TrainConfig;
 use crate::data::{Batches, Epoch};
+use crate::recipe;
 
 /// The steps of a run.
 #[derive(Clone)]
@@ -29,7 +30,7 @@ impl Plan {
     pub fn new(config: &TrainConfig, batches: Arc<Batches>, done: usize) -> Self {
         let accumulation = config.grad_accumulation_steps;
         let total = if config.iters > 0 { config.iters } else { config.epochs * batches.steps_per_epoch(accumulation) };
-        Self { batches, accumulation, total, done, seed: config.seed, objective: config.recipe.objective(config) }
+        Self { batches, accumulation, total, done, seed: config.seed, objective: recipe::objective(config) }
     }
 
     /// The remaining steps.

@@ -17,8 +17,8 @@ use super::fingerprint::Fingerprint;
 use super::lock::RunLock;
 use super::run_folder;
 use crate::config::{FineTuneType, TrainConfig};
-use crate::data::{self, BadRows, BatchOptions, Batches, Preparation, Sources};
-use crate::fit;
+use crate::data::{self, BadRows, BatchOptions, Batches, RowTokenizer, Sources};
+use crate::{fit, recipe};
 
 /// A run that is ready to start.
 pub struct PreparedRun {
@@ -51,7 +51,7 @@ impl PreparedRun {
         let dtype = choose_dtype(&config)?;
         burnish_backends::choose(&config.backend).0.clone_into(&mut config.backend);
         dtype.dtype.name().clone_into(&mut config.dtype);
-        config.recipe.check(&config)?;
+        recipe::check(&config)?;
         let found = run_folder::find(&config)?;
         let mut pretrained = match &config.model_config {
             Some(folder) => Pretrained::without_weights(Path::new(folder))?,
@@ -69,24 +69,24 @@ impl PreparedRun {
         if limit < config.max_seq_length {
             notes.push(format!("max_seq_length is lowered to {limit}, the model's max_position_embeddings"));
         }
-        let preparation = Preparation {
+        let row_tokenizer = RowTokenizer {
             tokenizer: &pretrained.tokenizer,
             template: pretrained.chat_template.as_ref(),
             mask_prompt: config.mask_prompt,
-            pairs: config.recipe.is_preference(),
+            preference_pairs: config.recipe.is_preference(),
             max_seq_length: limit,
             vocab_size: pretrained.config.vocab_size,
         };
         let bad_rows = if config.skip_bad_rows { BadRows::Skip } else { BadRows::Stop };
         let mut batches = |file: &Path, shuffle_seed: Option<u64>| -> Result<Arc<Batches>> {
-            let prepared = data::load(file, &preparation, bad_rows)?;
+            let prepared = data::load(file, &row_tokenizer, bad_rows)?;
             notes.extend(prepared.report.lines().into_iter().map(|line| format!("{}: {line}", file.display())));
             let options = BatchOptions {
                 batch_size: config.batch_size,
                 max_seq_length: limit,
                 packing: config.packing,
                 shuffle_seed,
-                pairs: config.recipe.is_preference(),
+                preference_pairs: config.recipe.is_preference(),
                 pad_token_id: pretrained.config.pad_token_id.unwrap_or(0),
             };
             Ok(Arc::new(Batches::new(prepared.examples, options)))
