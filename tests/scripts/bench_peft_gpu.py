@@ -1,10 +1,10 @@
-"""A training step of transformers + peft on an NVIDIA GPU, beside which `burnish bench --step` is measured.
+"""Measures a training step of transformers + peft on an NVIDIA GPU, for comparison with `burnish bench --step`.
 
     python3 tests/scripts/bench_peft_gpu.py 4 2048
 
-Rows and tokens of a row are arguments. The model has the shape of recipes/bench/assets/llama-3.2-1b.json with random weights in
-bf16, LoRA of rank 16 on all linear layers, SDPA, fused AdamW, no checkpointing. It prints the median of ten steps after three, and the
-most memory that torch held. Written for torch 2.11, transformers 5.17, peft (any with torch 2.11).
+The arguments are rows, and tokens in a row. The model has the shape of recipes/bench/assets/llama-3.2-1b.json with random weights in
+bf16, LoRA of rank 16 on all linear layers, SDPA, fused AdamW, no checkpointing. It prints the median of ten steps after three
+warm-up steps, and torch's peak memory. Written for torch 2.11, transformers 5.17, peft (any with torch 2.11).
 """
 import json
 import statistics

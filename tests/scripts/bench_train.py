@@ -1,9 +1,9 @@
-"""`burnish train` on an NVIDIA GPU as people run it, on the shape of Llama-3.2-1B with random weights: dropout, and preferences.
+"""Measures `burnish train` on an NVIDIA GPU in real runs, with dropout and with dpo, on random weights in the shape of Llama-3.2-1B.
 
     python3 tests/scripts/bench_train.py target/release/burnish cuda
 
-It makes a model folder and rows in /tmp/burnish-1b (2.5 GB), trains LoRA of rank 16 on all linear layers, and prints a row of JSON a
-run: the median of the steps after the first ten, and the most that the backend took of the device. Needs torch; any version.
+It writes a model folder and rows to /tmp/burnish-1b (2.5 GB), trains LoRA of rank 16 on all linear layers, and prints one row of JSON per
+run: the median of the steps after the first ten, and the backend's peak memory. Needs torch; any version.
 """
 
 import json

@@ -1,11 +1,11 @@
-"""Others open what we wrote: PEFT the adapter, transformers the merged folder, llama.cpp each GGUF.
+"""Opens exported files with other programs: the adapter with PEFT, the merged folder with transformers, each GGUF with llama.cpp.
 
     python tests/scripts/judge_export.py --base BASE --adapter ADAPTER --merged MERGED --gguf FILE[=FOLDER] ...
 
-BASE is a Hugging Face folder. Logits of base + adapter and of the merged folder must agree to 1e-4; llama.cpp's greedy
-tokens must equal transformers' for 40 tokens, as long as the two best logits lie more than 0.05 apart. A quantised FILE is
-another model than MERGED: it is compared with FOLDER, to which `burnish export --format hf --quant f32` unpacked it, and the
-margin is 0.5, for llama.cpp rounds activations to 8 bits there too. Versions: requirements.txt.
+BASE is a Hugging Face folder. The logits of base + adapter and of the merged folder must agree within 1e-4. llama.cpp's greedy tokens
+must equal transformers' for 40 tokens, as long as the two best logits are more than 0.05 apart. A quantised FILE differs from MERGED,
+so it is compared with FOLDER, its conversion by `burnish export --format hf --quant f32`, with a margin of 0.5, because llama.cpp then
+also rounds activations to 8 bits. Versions: requirements.txt.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def prompt_ids(tokenizer, text):
 
 
 def greedy(model, ids):
-    """The tokens, and by how much each was the best."""
+    """The tokens, each with its margin over the second best."""
     tokens, margins = list(ids), []
     with torch.no_grad():
         for _ in range(LENGTH):

@@ -15,36 +15,36 @@ use serde_json::json;
 
 use crate::report::{OutputStyle, gib};
 
-/// What to write.
+/// The format to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// A Hugging Face folder, the adapter added in.
+    /// Hugging Face folder, with the adapter merged in
     Hf,
-    /// The adapter alone, as a PEFT folder.
+    /// PEFT folder, with only the adapter
     Peft,
-    /// One file for llama.cpp and Ollama, the adapter added in.
+    /// GGUF file for llama.cpp and Ollama, with the adapter merged in
     Gguf,
 }
 
 /// Arguments of `export`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Hugging Face folder, hub id, or .gguf file.
+    /// Hugging Face folder, hub id, or .gguf file
     #[arg(short, long)]
     model: String,
-    /// A PEFT folder.
-    #[arg(short, long)]
+    /// PEFT folder of an adapter for the model
+    #[arg(short, long, value_name = "FOLDER")]
     adapter: Option<PathBuf>,
-    /// What to write.
+    /// Format to write
     #[arg(long, value_enum)]
     format: Format,
-    /// Storage: f32, f16, bf16; GGUF also q8_0. Default bf16 for hf, f16 for gguf.
-    #[arg(long)]
+    /// Data type of the weights: f32, f16, bf16 or, for gguf, q8_0 [default: hf bf16, gguf f16]
+    #[arg(long, value_name = "TYPE")]
     quant: Option<String>,
-    /// The file or folder to write.
-    #[arg(short, long)]
+    /// File or folder to write
+    #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
-    /// Replace what is there.
+    /// Replace an earlier export
     #[arg(long)]
     overwrite: bool,
 }
@@ -77,7 +77,7 @@ impl Args {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Reads the adapter onto the model, which checks it, and writes it again.
+    /// Loads the adapter onto the model, which checks it, and writes it.
     fn peft(&self, pretrained: &Pretrained, style: OutputStyle) -> Result<ExitCode> {
         let Some(adapter) = &self.adapter else { bail!("--format peft needs --adapter") };
         let mut inputs = target::inputs_of(pretrained, &*pretrained.checkpoint);
@@ -104,7 +104,7 @@ fn parse<T: std::str::FromStr<Err = String>>(quant: Option<&str>, default: T) ->
     })
 }
 
-/// What was written, for people.
+/// What was written, as text for the user.
 pub(super) fn describe(report: &ExportReport) -> String {
     let tensors: Vec<String> = report.tensors.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     let mut text = format!("wrote {} ({}, {} tensors)", report.path.display(), gib(report.bytes), tensors.join(" + "));
@@ -115,7 +115,7 @@ pub(super) fn describe(report: &ExportReport) -> String {
     text
 }
 
-/// An occupied target can be given up.
+/// Adds a hint if the target already exists.
 pub(super) fn exists_hint(error: ExportError) -> anyhow::Error {
     match error {
         ExportError::Exists { path } => occupied(&path),
@@ -124,5 +124,5 @@ pub(super) fn exists_hint(error: ExportError) -> anyhow::Error {
 }
 
 fn occupied(path: &Path) -> anyhow::Error {
-    with_hint(format!("{} exists already", path.display()), "--overwrite replaces it")
+    with_hint(format!("{} already exists", path.display()), "--overwrite replaces it")
 }
