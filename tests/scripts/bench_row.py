@@ -38,8 +38,10 @@ def slug(name):
 
 
 def document(**found):
-    """What was found, with when, where and how. The command is as it was typed, but for the folder of the interpreter."""
-    return {"date": time.strftime("%Y-%m-%d", time.gmtime()), "machine": machine(), "command": " ".join(["python3", *sys.argv]), **found}
+    """What was found, with when, where and how: the command as it was typed, absolute paths cut to their last part."""
+    arguments = [Path(argument).name if argument.startswith("/") else argument for argument in sys.argv]
+    command = " ".join(["python3", *arguments])
+    return {"date": time.strftime("%Y-%m-%d", time.gmtime()), "machine": machine(), "command": command, **found}
 
 
 def save(row, what, folder):
