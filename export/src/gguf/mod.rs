@@ -116,7 +116,8 @@ pub fn export_gguf(
                 Some(declared) => read(weights, declared, &model.config)?,
                 None => factors.clone().unwrap_or_default(),
             };
-            file.put(&quants::encode(tensor.kind, &tensor.name, &values)?)?;
+            let columns = tensor.shape.last().copied().unwrap_or(1);
+            file.put(&quants::encode(tensor.kind, &tensor.name, &values, columns)?)?;
             file.align(writer::ALIGNMENT)?;
         }
         Ok(())
