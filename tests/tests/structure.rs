@@ -250,13 +250,14 @@ impl<'ast> Visit<'ast> for Reader {
     }
 
     fn visit_item_use(&mut self, item: &'ast ItemUse) {
-        if matches!(item.vis, Visibility::Inherited) {
+        // What begins with `::` is another crate.
+        if matches!(item.vis, Visibility::Inherited) && item.leading_colon.is_none() {
             self.add(&item.tree, &[]);
         }
     }
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
-        if path.segments.len() > 1 {
+        if path.segments.len() > 1 && path.leading_colon.is_none() {
             let names = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
             self.paths.push((self.module.clone(), names));
         }
@@ -336,7 +337,9 @@ fn circles_are_found_through_every_kind_of_path() {
     let circles = |texts: &[(&str, &str)]| Sources::from_texts(texts).circles();
     let lib = ("a/src/lib.rs", "mod one; mod two; pub use one::One;");
     let one = ("a/src/one.rs", "use crate::two::Two;");
-    assert_eq!(circles(&[lib, one, ("a/src/two.rs", "")]), Vec::<String>::new());
+    for none in ["", "use ::one::One;", "fn f() { ::one::g(); }"] {
+        assert_eq!(circles(&[lib, one, ("a/src/two.rs", none)]), Vec::<String>::new(), "{none}");
+    }
     for back in ["use super::one::One;", "use crate::{one};", "fn f() { use crate::one::{self as other, One}; }"] {
         assert_eq!(circles(&[lib, one, ("a/src/two.rs", back)]), ["a/src/one.rs -> a/src/two.rs -> a/src/one.rs"], "{back}");
     }
