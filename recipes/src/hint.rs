@@ -45,7 +45,7 @@ fn of_model(error: &ModelError) -> Option<String> {
     Some(match error {
         ModelError::Io { source, .. } => return of_io(source),
         ModelError::Format { .. } => "the file may be truncated or of another format; download it again".to_owned(),
-        ModelError::Misfit { .. } => {
+        ModelError::Mismatch { .. } => {
             "config.json and the weights may belong to different models, or a shard may be missing".to_owned()
         }
         ModelError::Overflow { .. } => "use --dtype bf16 or --dtype f32, which have a larger range".to_owned(),
@@ -76,7 +76,7 @@ fn of_model(error: &ModelError) -> Option<String> {
 fn of_lora(error: &LoraError) -> Option<String> {
     Some(match error {
         LoraError::Io { source, .. } | LoraError::Write(WriteError::Io { source, .. }) => return of_io(source),
-        LoraError::Misfit { .. } => {
+        LoraError::Mismatch { .. } => {
             "the adapter was trained on another model, which its adapter_config.json names".to_owned()
         }
         LoraError::NoTarget { .. } => "set `target_modules` to some of these names, or to \"all-linear\"".to_owned(),

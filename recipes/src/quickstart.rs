@@ -166,7 +166,8 @@ pub fn run(
     let options = HuggingFaceOptions { float: FloatType::F32, overwrite: true, ..Default::default() };
     let merged = export_hugging_face(&pretrained, &weights, &merged, &options)?;
     let gguf = folders.run.with_file_name("bookings-f16.gguf");
-    let gguf = export_gguf(&pretrained, &weights, &gguf, &GgufOptions { kind: GgufType::F16, overwrite: true })?;
+    let gguf =
+        export_gguf(&pretrained, &weights, &gguf, &GgufOptions { kind: GgufType::Float(FloatType::F16), overwrite: true })?;
     ensure!(gguf.bytes > 0, "the GGUF is empty");
     Ok(Some(Outcome { before, after, best_loss: summary.state.best_loss, train_seconds, adapter, merged, gguf }))
 }

@@ -3,7 +3,7 @@
 
 use burnish_backends::dtype::{DtypeChoice, choose};
 use burnish_backends::{capacity, enter, open};
-use burnish_models::ComputeType;
+use burnish_models::FloatType;
 use burnish_recipes::hint::hint;
 
 #[test]
@@ -16,12 +16,12 @@ fn a_backend_for_another_system_is_an_error() {
 
 #[test]
 fn the_cpu_supports_every_dtype() {
-    assert_eq!(choose("cpu", "auto").unwrap().dtype, ComputeType::F32);
-    for dtype in ComputeType::ALL {
+    assert_eq!(choose("cpu", "auto").unwrap().dtype, FloatType::F32);
+    for dtype in FloatType::ALL {
         assert_eq!(choose("cpu", dtype.name()).unwrap(), DtypeChoice { dtype, why: "requested" });
     }
     let error = choose("cpu", "f64").unwrap_err();
-    assert!(error.to_string().contains("none of f32, f16, bf16") && hint(&error).is_some(), "{error}");
+    assert!(error.to_string().contains("expected f32, f16 or bf16") && hint(&error).is_some(), "{error}");
 }
 
 #[cfg(feature = "candle")]

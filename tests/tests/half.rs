@@ -12,7 +12,7 @@ use burnish_export::{GgufOptions, GgufType, export_gguf};
 use burnish_kernels::tolerance::Tolerance;
 use burnish_models::checkpoint::SafetensorsFolder;
 use burnish_models::gguf::GgufFile;
-use burnish_models::{Checkpoint, ComputeType, Pretrained};
+use burnish_models::{Checkpoint, FloatType, Pretrained};
 use burnish_recipes::config::TrainConfig;
 use burnish_recipes::hint::hint;
 use burnish_recipes::train::{Evaluation, Events, MetricsFile, PreparedRun, StepMetrics, train};
@@ -72,13 +72,13 @@ fn losses(config: TrainConfig) -> Vec<f32> {
 }
 
 /// Ten steps have the losses of f32 on the CPU.
-fn equals_f32(backend: &str, dtype: ComputeType, more: impl Fn(TrainConfig) -> TrainConfig) {
+fn equals_f32(backend: &str, dtype: FloatType, more: impl Fn(TrainConfig) -> TrainConfig) {
     let folder = tempfile::tempdir().unwrap();
-    let of = |backend: &str, dtype: ComputeType| {
+    let of = |backend: &str, dtype: FloatType| {
         let run = folder.path().join(format!("{backend}-{dtype}"));
         losses(more(config(&run, backend, dtype.name())))
     };
-    let expected = of("cpu", ComputeType::F32);
+    let expected = of("cpu", FloatType::F32);
     let found = of(backend, dtype);
     println!("{backend} {dtype}: {found:?}\ncpu f32: {expected:?}");
     Tolerance::of(DType::from(dtype)).check(&format!("losses of {backend} in {dtype}"), &found, &expected).unwrap();
@@ -86,21 +86,21 @@ fn equals_f32(backend: &str, dtype: ComputeType, more: impl Fn(TrainConfig) -> T
 
 #[test]
 fn f16_and_bf16_on_the_cpu_equal_f32() {
-    equals_f32("cpu", ComputeType::F16, |config| config);
-    equals_f32("cpu", ComputeType::BF16, |config| config);
+    equals_f32("cpu", FloatType::F16, |config| config);
+    equals_f32("cpu", FloatType::BF16, |config| config);
 }
 
 /// With dropout, the adapter is an operation of its own.
 #[test]
 fn f16_with_dropout_and_accumulation_equals_f32() {
-    equals_f32("cpu", ComputeType::F16, |config| TrainConfig { dropout: 0.1, grad_accumulation_steps: 2, ..config });
+    equals_f32("cpu", FloatType::F16, |config| TrainConfig { dropout: 0.1, grad_accumulation_steps: 2, ..config });
 }
 
 /// Runs on software Vulkan, which has f16 but no bf16, and with the same kernels on macOS as MSL.
 #[cfg(feature = "metal")]
 #[test]
 fn f16_on_our_runtime_equals_f32() {
-    equals_f32(if cfg!(target_os = "macos") { "metal" } else { "vulkan" }, ComputeType::F16, |config| config);
+    equals_f32(if cfg!(target_os = "macos") { "metal" } else { "vulkan" }, FloatType::F16, |config| config);
 }
 
 /// SPIR-V has no bf16 arithmetic, and cubecl 0.10 no bf16 on Metal.
@@ -120,7 +120,7 @@ fn an_unsupported_dtype_is_refused_before_anything_is_written() {
 #[cfg(feature = "emulator")]
 #[test]
 fn steps_in_f16_in_the_emulator_equal_f32() {
-    equals_f32("emulator", ComputeType::F16, |config| TrainConfig { iters: 2, batch_size: 2, ..config });
+    equals_f32("emulator", FloatType::F16, |config| TrainConfig { iters: 2, batch_size: 2, ..config });
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn the_chosen_dtype_is_saved() {
     let folder = tempfile::tempdir().unwrap();
     let run_folder = folder.path().join("run");
     let prepared = PreparedRun::new(config(&run_folder, "cpu", "auto")).unwrap();
-    assert_eq!(prepared.dtype.dtype, ComputeType::F32);
+    assert_eq!(prepared.dtype.dtype, FloatType::F32);
     assert!(fs::read_to_string(run_folder.join("config.toml")).unwrap().contains("dtype = \"f32\""));
 }
 
@@ -175,12 +175,12 @@ fn a_weight_beyond_the_range_of_f16_is_refused_by_name() {
 fn half_precision_weights_are_read_unchanged() {
     let folder = tempfile::tempdir().unwrap();
     let model = Pretrained::open(&assets().join("model").display().to_string()).unwrap();
-    for kind in [GgufType::F16, GgufType::BF16] {
+    for kind in [FloatType::F16, FloatType::BF16].map(GgufType::Float) {
         let path = folder.path().join("model.gguf");
         export_gguf(&model, &*model.checkpoint, &path, &GgufOptions { kind, overwrite: true }).unwrap();
         let file = GgufFile::open(&path).unwrap();
         for checkpoint in [&file as &dyn Checkpoint, &*model.checkpoint] {
-            for (name, dtype) in checkpoint.names().iter().flat_map(|name| ComputeType::ALL.map(|dtype| (name, dtype))) {
+            for (name, dtype) in checkpoint.names().iter().flat_map(|name| FloatType::ALL.map(|dtype| (name, dtype))) {
                 let read = checkpoint.read(name, dtype).unwrap();
                 let converted = dtype.convert(name, checkpoint.read_f32(name).unwrap()).unwrap();
                 assert!(read.dtype == converted.dtype && read.as_bytes() == converted.as_bytes(), "{name} as {dtype}");

@@ -131,7 +131,7 @@ fn a_missing_model_is_an_error_with_a_hint() {
     assert!(offline.contains("error: ") && offline.contains("HF_HUB_OFFLINE is set"), "{offline}");
     for model in ["owner/name@../../etc", "owner/../name", "owner/name/more", "owner/name@"] {
         let log = text(&generate(folder.path(), model, |_| {})).1;
-        assert!(log.contains("nor a hub id") && log.contains("hint: "), "{model}: {log}");
+        assert!(log.contains("a hub id like") && log.contains("hint: "), "{model}: {log}");
     }
     for (endpoint, model) in [(address.as_str(), "owner/other"), ("http://127.0.0.1:9", "owner/name")] {
         let log = text(&generate(folder.path(), model, |command| {

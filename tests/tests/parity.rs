@@ -7,7 +7,7 @@ use burn::tensor::DType;
 use burnish_engine::{AdamWConfig, Adapter, Batch, Device, Objective, StepItem, TrainedPart, Trainer, Weights};
 use burnish_kernels::tolerance::Tolerance;
 use burnish_models::checkpoint::SafetensorsFolder;
-use burnish_models::{Checkpoint, ComputeType};
+use burnish_models::{Checkpoint, FloatType};
 use burnish_tests::Golden;
 
 const CASES: [&str; 7] = ["llama", "llama3", "mistral", "biased", "qwen2", "qwen3", "gemma3"];
@@ -42,7 +42,7 @@ fn optimizer(clip: f64) -> AdamWConfig {
 fn adapted(device: &dyn Device, golden: &Golden, clip: f64) -> Box<dyn Trainer> {
     let path = golden.folder.join("adapter");
     let adapter = Adapter::Folder { path: &path, dropout: 0.0 };
-    let part = TrainedPart::Adapters { base: &golden.weights, dtype: ComputeType::F32, adapter, reference: None };
+    let part = TrainedPart::Adapters { base: &golden.weights, dtype: FloatType::F32, adapter, reference: None };
     device.train(&golden.config, part, optimizer(clip)).unwrap()
 }
 
@@ -50,7 +50,7 @@ fn logits(device: &dyn Device, case: &str) {
     let golden = Golden::open(case).unwrap();
     let (batch, adapter) = (golden.batch().unwrap(), golden.folder.join("adapter"));
     for (key, adapter) in [("logits", None), ("adapter_logits", Some(adapter.as_path()))] {
-        let mut runner = device.run(&golden.config, &golden.weights, ComputeType::F32, adapter).unwrap();
+        let mut runner = device.run(&golden.config, &golden.weights, FloatType::F32, adapter).unwrap();
         let expected = unpadded(&golden.floats(key).unwrap(), &batch);
         close(&format!("{case} {key}"), &unpadded(&runner.logits(&batch).unwrap(), &batch), &expected);
     }
@@ -125,7 +125,7 @@ fn packed(device: &dyn Device, case: &str) {
         tokens: kept.len(),
         target_tokens: batch.target_tokens,
     };
-    let mut runner = device.run(&golden.config, &golden.weights, ComputeType::F32, None).unwrap();
+    let mut runner = device.run(&golden.config, &golden.weights, FloatType::F32, None).unwrap();
     let loss = runner.loss(&row).unwrap() as f32;
     close(&format!("{case} packed"), &[loss], &[golden.floats("row_losses").unwrap().iter().sum()]);
 }
@@ -134,7 +134,7 @@ fn packed(device: &dyn Device, case: &str) {
 fn cached(device: &dyn Device, case: &str) {
     let golden = Golden::open(case).unwrap();
     let batch = golden.batch().unwrap();
-    let mut runner = device.run(&golden.config, &golden.weights, ComputeType::F32, None).unwrap();
+    let mut runner = device.run(&golden.config, &golden.weights, FloatType::F32, None).unwrap();
     let (head, tail) = batch.input_ids[..batch.length].split_at(5);
     let mut last = runner.next_logits(head);
     for token in tail {

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use burnish_engine::{Device, with_hint};
-use burnish_models::ComputeType;
+use burnish_models::FloatType;
 
 /// The values that `--dtype` accepts.
 pub const NAMES: &[&str] = &["auto", "f32", "f16", "bf16"];
@@ -11,7 +11,7 @@ pub const NAMES: &[&str] = &["auto", "f32", "f16", "bf16"];
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DtypeChoice {
     /// The dtype.
-    pub dtype: ComputeType,
+    pub dtype: FloatType,
     /// The reason, for the user.
     pub why: &'static str,
 }
@@ -23,9 +23,9 @@ pub struct DtypeChoice {
 pub fn choose(backend: &str, asked: &str) -> Result<DtypeChoice> {
     let backend = crate::choose(backend).0;
     match asked {
-        "f32" => Ok(DtypeChoice { dtype: ComputeType::F32, why: "requested" }),
+        "f32" => Ok(DtypeChoice { dtype: FloatType::F32, why: "requested" }),
         "auto" if preferred(backend).is_empty() => {
-            Ok(DtypeChoice { dtype: ComputeType::F32, why: "auto: the default of this backend" })
+            Ok(DtypeChoice { dtype: FloatType::F32, why: "auto: the default of this backend" })
         }
         "auto" => Ok(automatic(backend, &*crate::open(backend)?)),
         name => {
@@ -36,21 +36,21 @@ pub fn choose(backend: &str, asked: &str) -> Result<DtypeChoice> {
 }
 
 /// The dtypes that `auto` prefers to f32 on a backend, best first.
-fn preferred(backend: &str) -> &'static [ComputeType] {
+fn preferred(backend: &str) -> &'static [FloatType] {
     match backend {
         // cubecl 0.10 has no bf16 on Metal, and neither have Apple's M1 and M2.
-        "metal" => &[ComputeType::F16],
-        "cuda" | "vulkan" => &[ComputeType::BF16, ComputeType::F16],
+        "metal" => &[FloatType::F16],
+        "cuda" | "vulkan" => &[FloatType::BF16, FloatType::F16],
         _ => &[],
     }
 }
 
-fn as_asked(backend: &str, asked: ComputeType, device: &dyn Device) -> Result<DtypeChoice> {
+fn as_asked(backend: &str, asked: FloatType, device: &dyn Device) -> Result<DtypeChoice> {
     if computes_in(backend, asked, device) {
         return Ok(DtypeChoice { dtype: asked, why: "requested" });
     }
-    let has = ComputeType::ALL.into_iter().filter(|dtype| computes_in(backend, *dtype, device));
-    let has: Vec<&str> = has.map(ComputeType::name).collect();
+    let has = FloatType::ALL.into_iter().filter(|dtype| computes_in(backend, *dtype, device));
+    let has: Vec<&str> = has.map(FloatType::name).collect();
     Err(with_hint(
         format!("the backend `{backend}` does not support {asked} here"),
         format!("it supports {}; --dtype auto chooses one", has.join(" and ")),
@@ -59,20 +59,20 @@ fn as_asked(backend: &str, asked: ComputeType, device: &dyn Device) -> Result<Dt
 
 fn automatic(backend: &'static str, device: &dyn Device) -> DtypeChoice {
     if backend == "vulkan" && is_software() {
-        return DtypeChoice { dtype: ComputeType::F32, why: "auto: this Vulkan device is software on the CPU" };
+        return DtypeChoice { dtype: FloatType::F32, why: "auto: this Vulkan device is software on the CPU" };
     }
     let found = preferred(backend).iter().find(|dtype| computes_in(backend, **dtype, device));
     match found {
-        Some(ComputeType::F16) => DtypeChoice { dtype: ComputeType::F16, why: "auto: this GPU supports f16, but not bf16" },
+        Some(FloatType::F16) => DtypeChoice { dtype: FloatType::F16, why: "auto: this GPU supports f16, but not bf16" },
         Some(dtype) => DtypeChoice { dtype: *dtype, why: "auto: supported by this GPU" },
-        None => DtypeChoice { dtype: ComputeType::F32, why: "auto: this GPU supports neither f16 nor bf16" },
+        None => DtypeChoice { dtype: FloatType::F32, why: "auto: this GPU supports neither f16 nor bf16" },
     }
 }
 
-fn computes_in(backend: &str, dtype: ComputeType, device: &dyn Device) -> bool {
+fn computes_in(backend: &str, dtype: FloatType, device: &dyn Device) -> bool {
     // Candle reports support for every dtype, but panics at the first product.
     let is_lacking =
-        backend == "candle" && (dtype == ComputeType::BF16 || (dtype == ComputeType::F16 && cfg!(target_os = "macos")));
+        backend == "candle" && (dtype == FloatType::BF16 || (dtype == FloatType::F16 && cfg!(target_os = "macos")));
     !is_lacking && device.computes_in(dtype)
 }
 

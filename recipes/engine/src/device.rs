@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use burn::tensor::backend::Backend;
 use burnish_kernels::{DeviceMemory, FusedBackend};
 use burnish_lora::{LoraConfig, attach, load_adapter};
-use burnish_models::{Checkpoint, ComputeType, LanguageModel, LoadOptions, ModelConfig};
+use burnish_models::{Checkpoint, FloatType, LanguageModel, LoadOptions, ModelConfig};
 
 use crate::dtype::{known_product, supports};
 use crate::optimizer::AdamWConfig;
@@ -36,7 +36,7 @@ pub enum TrainedPart<'a> {
         /// The frozen weights.
         base: &'a dyn Checkpoint,
         /// Their dtype, for storage and computation.
-        dtype: ComputeType,
+        dtype: FloatType,
         /// The adapters.
         adapter: Adapter<'a>,
         /// The PEFT folder with the reference model's adapter, if the objective needs one.
@@ -68,7 +68,7 @@ pub trait Device: Send + Sync {
     /// Whether the device supports a dtype: it reports so, and a test product is correct.
     ///
     /// A dtype that is not reported is not tested: a cast to it may break the device for the rest of the process.
-    fn computes_in(&self, dtype: ComputeType) -> bool;
+    fn computes_in(&self, dtype: FloatType) -> bool;
 
     /// Loads a model for inference, with an adapter that is not merged.
     ///
@@ -78,7 +78,7 @@ pub trait Device: Send + Sync {
         &self,
         config: &ModelConfig,
         weights: &dyn Checkpoint,
-        dtype: ComputeType,
+        dtype: FloatType,
         adapter: Option<&Path>,
     ) -> Result<Box<dyn Runner>>;
 
@@ -97,7 +97,7 @@ pub trait Device: Send + Sync {
 pub struct BackendDevice<B: Backend>(pub B::Device);
 
 impl<B: FusedBackend> Device for BackendDevice<B> {
-    fn computes_in(&self, dtype: ComputeType) -> bool {
+    fn computes_in(&self, dtype: FloatType) -> bool {
         supports::<B>(&self.0, dtype) && known_product::<B>(&self.0, dtype.into()).is_ok()
     }
 
@@ -105,7 +105,7 @@ impl<B: FusedBackend> Device for BackendDevice<B> {
         &self,
         config: &ModelConfig,
         weights: &dyn Checkpoint,
-        dtype: ComputeType,
+        dtype: FloatType,
         adapter: Option<&Path>,
     ) -> Result<Box<dyn Runner>> {
         let mut model = LanguageModel::<B>::load(config, weights, &self.0, LoadOptions::frozen(dtype))?;

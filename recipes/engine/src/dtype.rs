@@ -3,12 +3,12 @@
 use anyhow::{Result, anyhow, bail};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
-use burnish_models::ComputeType;
+use burnish_models::FloatType;
 
 use crate::failure::failure;
 
 /// Whether a backend reports that its device supports a dtype.
-pub(crate) fn supports<B: Backend>(device: &B::Device, dtype: ComputeType) -> bool {
+pub(crate) fn supports<B: Backend>(device: &B::Device, dtype: FloatType) -> bool {
     B::supports_dtype(device, dtype.into())
 }
 
@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn the_self_test_passes_on_the_cpu() {
-        for dtype in ComputeType::ALL {
+        for dtype in FloatType::ALL {
             assert!(supports::<Flex>(&Default::default(), dtype));
             known_product::<Flex>(&Default::default(), dtype.into()).unwrap();
         }

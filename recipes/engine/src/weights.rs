@@ -26,7 +26,7 @@ impl<B: FusedBackend> Checkpoint for ModelWeights<B> {
     }
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        let missing = || ModelError::Misfit { problems: vec![format!("{name}: missing")] };
+        let missing = || ModelError::Mismatch { problems: vec![format!("{name}: missing")] };
         self.0.get(name).map(AnyTensor::to_f32).ok_or_else(missing)
     }
 }

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use burnish_engine::{AdamWConfig, Adapter, TrainedPart, with_hint};
 use burnish_export::{
-    ExportError, ExportReport, FloatType, GgufOptions, GgufType, HuggingFaceOptions, export_gguf, export_hugging_face, place,
+    ExportError, ExportReport, GgufOptions, GgufType, HuggingFaceOptions, export_gguf, export_hugging_face, target,
 };
 use burnish_lora::{MergedCheckpoint, read_config};
-use burnish_models::{Checkpoint, ComputeType, Pretrained};
+use burnish_models::{Checkpoint, FloatType, Pretrained};
 use clap::ValueEnum;
 use serde_json::json;
 
@@ -63,7 +63,7 @@ impl Args {
         };
         let report = match self.format {
             Format::Gguf => {
-                let kind: GgufType = parse(self.quant.as_deref(), GgufType::F16)?;
+                let kind: GgufType = parse(self.quant.as_deref(), GgufType::Float(FloatType::F16))?;
                 export_gguf(&pretrained, weights, &self.output, &GgufOptions { kind, overwrite: self.overwrite })
             }
             Format::Hf | Format::Peft => {
@@ -80,16 +80,16 @@ impl Args {
     /// Loads the adapter onto the model, which checks it, and writes it.
     fn peft(&self, pretrained: &Pretrained, style: OutputStyle) -> Result<ExitCode> {
         let Some(adapter) = &self.adapter else { bail!("--format peft needs --adapter") };
-        let mut inputs = place::inputs_of(pretrained, &*pretrained.checkpoint);
+        let mut inputs = target::inputs_of(pretrained, &*pretrained.checkpoint);
         inputs.push(adapter.clone());
-        place::check_folder(&self.output, self.overwrite, &inputs).map_err(exists_hint)?;
+        target::check_folder(&self.output, self.overwrite, &inputs).map_err(exists_hint)?;
         let config = read_config(adapter)?;
         burnish_backends::enter("cpu", |device| {
             let adapter = Adapter::Folder { path: adapter, dropout: config.dropout };
             let part =
-                TrainedPart::Adapters { base: &*pretrained.checkpoint, dtype: ComputeType::F32, adapter, reference: None };
+                TrainedPart::Adapters { base: &*pretrained.checkpoint, dtype: FloatType::F32, adapter, reference: None };
             let model = device.train(&pretrained.config, part, AdamWConfig::default())?;
-            place::write_folder(&self.output, self.overwrite, &inputs, |folder| -> Result<()> {
+            target::write_folder(&self.output, self.overwrite, &inputs, |folder| -> Result<()> {
                 model.save_adapter(&config, &pretrained.source, folder)
             })
         })?;
@@ -100,7 +100,7 @@ impl Args {
 
 fn parse<T: std::str::FromStr<Err = String>>(quant: Option<&str>, default: T) -> Result<T> {
     quant.map_or(Ok(default), |name| {
-        name.parse().map_err(|reason| with_hint(format!("--quant {reason}"), "see burnish export --help"))
+        name.parse().map_err(|reason| with_hint(format!("--quant: {reason}"), "see burnish export --help"))
     })
 }
 

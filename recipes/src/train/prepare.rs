@@ -8,9 +8,9 @@ use anyhow::Result;
 use burn::backend::Flex;
 use burnish_backends::dtype::{self, DtypeChoice};
 use burnish_engine::with_hint;
-use burnish_export::place::{check_folder, inputs_of};
+use burnish_export::target::{check_folder, inputs_of};
 use burnish_lora::MergedCheckpoint;
-use burnish_models::{ComputeType, LanguageModel, Pretrained};
+use burnish_models::{FloatType, LanguageModel, Pretrained};
 
 use super::checkpoint::{RunCheckpoint, TrainerState};
 use super::fingerprint::Fingerprint;
@@ -125,7 +125,7 @@ impl PreparedRun {
 /// Chooses the compute dtype. Full fine-tuning is always in f32.
 fn choose_dtype(config: &TrainConfig) -> Result<DtypeChoice> {
     match (config.fine_tune_type, config.dtype.as_str()) {
-        (FineTuneType::Full, "auto") => Ok(DtypeChoice { dtype: ComputeType::F32, why: "auto: full fine-tuning is in f32" }),
+        (FineTuneType::Full, "auto") => Ok(DtypeChoice { dtype: FloatType::F32, why: "auto: full fine-tuning is in f32" }),
         (FineTuneType::Full, name @ ("f16" | "bf16")) => Err(with_hint(
             format!("`dtype` is {name}, but `fine_tune_type = \"full\"` trains in f32 only"),
             "remove dtype, or set fine_tune_type = \"lora\", which keeps the base model in f16 or bf16",
@@ -198,7 +198,7 @@ mod tests {
                 ..TrainConfig::default()
             })
         };
-        assert_eq!((run("auto").unwrap().dtype, run("f32").unwrap().dtype), (ComputeType::F32, ComputeType::F32));
+        assert_eq!((run("auto").unwrap().dtype, run("f32").unwrap().dtype), (FloatType::F32, FloatType::F32));
         let error = run("bf16").unwrap_err();
         assert!(error.to_string().contains("`dtype` is bf16") && hint(&error).is_some(), "{error}");
     }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use burn_train::Interrupter;
 use burnish_engine::{AdamWConfig, Adapter, Device, TrainedPart, Trainer, Weights};
 use burnish_models::checkpoint::SafetensorsFolder;
-use burnish_models::{ComputeType, Pretrained};
+use burnish_models::{FloatType, Pretrained};
 
 use super::checkpoint::{RunCheckpoint, TrainerState};
 use super::events::Events;
@@ -66,7 +66,7 @@ fn on_device(
     let done = resume.as_ref().map_or(0, |checkpoint| checkpoint.state.step);
     let plan = Plan::new(&config, train, done);
     state.seed = config.seed;
-    state.loss_scale = (dtype.dtype == ComputeType::F16).then(|| state.loss_scale.take().unwrap_or_default());
+    state.loss_scale = (dtype.dtype == FloatType::F16).then(|| state.loss_scale.take().unwrap_or_default());
     let (schedule, epochs) = (Schedule::new(&config, plan.total, done), config.epochs);
     let mut run = TrainingRun {
         weights: WeightWriter::new(&config, &pretrained.source, resume.as_ref())?,
@@ -111,7 +111,7 @@ fn finish(run: TrainingRun, end: End, pretrained: &Pretrained) -> Result<Summary
 fn build(
     device: &dyn Device,
     config: &TrainConfig,
-    dtype: ComputeType,
+    dtype: FloatType,
     pretrained: &Pretrained,
     resume: Option<&RunCheckpoint>,
 ) -> Result<Box<dyn Trainer>> {
