@@ -25,10 +25,19 @@ pub struct Batch {
     pub target_tokens: usize,
 }
 
+/// The predicted tokens of a batch.
+pub(crate) struct Targets {
+    /// Indices of the hidden states that predict them.
+    pub positions: Vec<i32>,
+    /// Their ids.
+    pub labels: Vec<i32>,
+}
+
 impl Batch {
-    /// Indices of the hidden states that predict a label, and those labels.
-    pub(crate) fn targets(&self) -> (Vec<i32>, Vec<i32>) {
-        self.learned().map(|(index, label)| (index as i32 - 1, label as i32)).unzip()
+    /// The predicted tokens of the batch.
+    pub(crate) fn targets(&self) -> Targets {
+        let (positions, labels) = self.learned().map(|(index, label)| (index as i32 - 1, label as i32)).unzip();
+        Targets { positions, labels }
     }
 
     /// The row of each predicted token, in the order of their losses.

@@ -10,7 +10,7 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 use burnish_kernels::{FusedBackend, TrainBackend, linear_cross_entropy, select_rows, squared_norm};
 use burnish_models::{AdapterPass, AnyTensor, DropoutSeed, LanguageModel, ModelInput};
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Targets};
 use crate::failure::failure;
 use crate::objective::{Judge, MetricSums, Objective};
 
@@ -59,7 +59,7 @@ pub fn token_losses<B: FusedBackend>(
     device: &B::Device,
 ) -> Tensor<B, 1> {
     let input = ModelInput { adapters, ..input(batch, device) };
-    let (positions, labels) = batch.targets();
+    let Targets { positions, labels } = batch.targets();
     let count = positions.len();
     let ints = |values: Vec<i32>| Tensor::<B, 1, Int>::from_data(TensorData::new(values, [count]), device);
     let hidden = select_rows(model.hidden_states(&input, None), ints(positions));
