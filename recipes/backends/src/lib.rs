@@ -41,7 +41,7 @@ pub fn choose(name: &str) -> (&'static str, &'static str) {
         Some(&"emulator") => ("emulator", "asked for: Metal's code on the CPU, checked at every access, and very slow"),
         Some(&"emulator-stock") => ("emulator-stock", "asked for: as emulator, on burn's own kernels"),
         Some(known) => (known, "asked for"),
-        None if name == WGPU_STOCK => (WGPU_STOCK, "asked for: burn alone, its kernels and its gradients"),
+        None if name == WGPU_STOCK => (WGPU_STOCK, "asked for: burn alone, its kernels and its gradients, without fusion"),
         None => auto::choose(),
     }
 }

@@ -1,7 +1,8 @@
 //! What the kernels do, counted by the emulator: launches, bytes, operations. No time is measured here.
 //!
-//! The model is shrunk, unless its own widths are asked for: a CPU executes every GPU thread. Launches depend on sizes only where a kernel's strategy does: few tiles are
-//! split along their sums, which takes a launch more. What grows with sizes is scaled by [`super::predict`].
+//! The model is shrunk, unless its own widths are asked for: a CPU executes every GPU thread. Launches depend on sizes only where a
+//! kernel's strategy does: few tiles are split along their sums, which takes one launch more. Counts that grow with the sizes are
+//! scaled by [`super::predict`].
 
 use std::collections::BTreeMap;
 
@@ -287,7 +288,7 @@ mod tests {
         );
     }
 
-    // One test: what a device ran is told to whoever asks first.
+    // One test: the first caller takes the reports of a device.
     #[test]
     fn operations_are_counted_and_a_block_with_all_of_its_own() {
         let shape = Shape::open("llama-3.2-1b").unwrap();

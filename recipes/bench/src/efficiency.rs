@@ -67,22 +67,22 @@ mod tests {
 
     /// Rows of a device that multiplies at a rate, its own kernels at half of it.
     fn rows(sizes: &Sizes, flops_per_ms: f64) -> Vec<KernelRow> {
-        let timing = |ms| Timing { first_ms: ms, ms, samples: 1, launches: 1 };
+        let timing = |ms| Timing { first_ms: ms, ms, range_ms: [ms; 2], samples: 1, launches: 1 };
         entries(Kernel::Linear, sizes, 2)
             .into_iter()
             .map(|entry| {
                 let ms = entry.work.flops / flops_per_ms;
                 let burn = Some(Rival { timing: timing(ms), tflops: None, speedup: None });
-                let (ours, note) = (Some(timing(2.0 * ms)), None);
                 KernelRow {
                     entry,
-                    timing: ours,
+                    timing: Some(timing(2.0 * ms)),
+                    error: None,
                     gb_per_second: None,
                     copy_share: None,
                     equal_copy_share: None,
                     tflops: None,
                     burn,
-                    note,
+                    burn_error: None,
                 }
             })
             .collect()

@@ -14,46 +14,46 @@ use crate::report::OutputStyle;
 /// Arguments of `bench`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Backends to compare, such as wgpu,vulkan; `wgpu-stock` is burn alone, `emulator` counts instead of timing.
+    /// Backends to compare, such as wgpu,vulkan. `wgpu-stock` is burn alone (no autotune, no fusion); `emulator` counts instead of timing.
     #[arg(long, value_delimiter = ',', value_parser = backend_names(), default_value = "auto", default_value_if("predict", "true", None))]
     backends: Vec<String>,
-    /// Operations to measure, all or none; several with commas.
+    /// Operations to measure: all, none, or a list separated by commas.
     #[arg(long, value_delimiter = ',', value_parser = kernel_names(), default_value = "all")]
     kernels: Vec<String>,
-    /// Measure whole LoRA training steps too.
+    /// Measure whole LoRA training steps too; with attention among the kernels, also its share of the step.
     #[arg(long)]
     step: bool,
-    /// Whose sizes: llama-3.2-1b, llama-3.1-8b, a config.json, a Hugging Face folder, hub id or .gguf file. Weights are random.
+    /// Model whose sizes are used: llama-3.2-1b, llama-3.1-8b, a config.json, a Hugging Face folder, hub id or .gguf file. Weights are random.
     #[arg(short, long, default_value = "llama-3.2-1b")]
     model: String,
-    /// Rows of a step.
+    /// Rows per step.
     #[arg(long, default_value_t = 4, value_parser = at_least_one)]
     batch_size: usize,
-    /// Tokens of a row.
+    /// Tokens per row.
     #[arg(long, default_value_t = 2048, value_parser = at_least_two, alias = "max-seq-length")]
     seq: usize,
     /// Rank of the adapters.
     #[arg(long, default_value_t = 16, value_parser = at_least_one)]
     rank: usize,
-    /// What is computed in.
+    /// Dtype of frozen weights and activations.
     #[arg(long, default_value = "auto", value_parser = dtype::NAMES.to_vec())]
     dtype: String,
-    /// Samples of each row at most.
+    /// Most samples per measurement.
     #[arg(long, default_value_t = 20, value_parser = at_least_one)]
     repeats: usize,
     /// Launches or steps before the first sample.
     #[arg(long, default_value_t = 3)]
     warmup: usize,
-    /// Write a dated file of what was found into this folder.
+    /// Write the results into this folder, as a file named by date, backends, model, sizes and machine.
     #[arg(short, long, value_name = "FOLDER")]
     output: Option<PathBuf>,
-    /// Draw bars.
+    /// Draw a bar chart.
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
-    /// Predict a step on Apple's chips from what the emulator counts; nothing is measured on them.
+    /// Predict the time of a step on Apple's chips from the emulator's counts; nothing is measured on such a chip.
     #[arg(long)]
     predict: bool,
-    /// Count in the emulator at the model's own widths, and at most 32 tokens; takes many minutes.
+    /// Let the emulator count at the model's own widths, with at most 32 tokens; takes many minutes.
     #[arg(long)]
     full_widths: bool,
 }
@@ -70,7 +70,7 @@ fn at_least_one(text: &str) -> Result<usize, String> {
     at_least(1, text)
 }
 
-/// The first token of a row is never learned.
+/// The first token of a row is never predicted.
 fn at_least_two(text: &str) -> Result<usize, String> {
     at_least(2, text)
 }
@@ -78,7 +78,7 @@ fn at_least_two(text: &str) -> Result<usize, String> {
 fn at_least(least: usize, text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(number) if (least..=1_000_000_000).contains(&number) => Ok(number),
-        _ => Err(format!("wanted is a whole number from {least}")),
+        _ => Err(format!("expected a whole number of at least {least}")),
     }
 }
 
