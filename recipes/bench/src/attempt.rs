@@ -15,14 +15,14 @@ static MEASURING: Mutex<()> = Mutex::new(());
 /// Does work on a device, one at a time. Where it fails, the device is left ready for the next work.
 ///
 /// # Errors
-/// Why it failed, on one line: that memory ran out where that is the cause, whatever the device said of it.
+/// The reason on one line; "out of memory" where that is the cause, however the device put it.
 pub fn attempt<B: FusedBackend, T>(device: &B::Device, work: impl FnOnce() -> Result<T>) -> Result<T, String> {
     let _alone = MEASURING.lock().unwrap_or_else(PoisonError::into_inner);
     keep_messages();
     take_messages();
     guarded(work).map_err(|error| {
         let held = B::device_memory(device).map(|memory| memory.reserved);
-        // Errors that the device still has to report are not those of the next work.
+        // Errors that are still pending must not reach the next work.
         guarded(|| wait::<B>(device)).ok();
         guarded(|| wait::<B>(device)).ok();
         B::memory_cleanup(device);
@@ -32,7 +32,7 @@ pub fn attempt<B: FusedBackend, T>(device: &B::Device, work: impl FnOnce() -> Re
     })
 }
 
-/// The last message is that of the work; the others are what panics said beside it.
+/// The last message is the error of the work, the others are those of panics beside it.
 fn reason(messages: &[String], allowed: Option<u64>, held: Option<u64>) -> String {
     let Some(reason) = out_of_memory(messages, allowed) else {
         return messages.last().cloned().unwrap_or_default().replace('\n', ": ");
@@ -41,7 +41,7 @@ fn reason(messages: &[String], allowed: Option<u64>, held: Option<u64>) -> Strin
     format!("{reason}{}", held.unwrap_or_default())
 }
 
-/// Why a buffer of so many bytes can't be had of a device, where it can't.
+/// The reason why a device can't allocate a buffer of this size; `None` where it can.
 pub fn too_large<B: FusedBackend>(device: &B::Device, bytes: u64) -> Option<String> {
     refusal(bytes, B::largest_allocation(device)?)
 }

@@ -1,4 +1,4 @@
-//! What a comparison found, as it is printed and kept.
+//! The result of a comparison, as it is printed and kept.
 
 use std::path::{Path, PathBuf};
 
@@ -18,20 +18,20 @@ use super::shape::Shape;
 use super::sizes::Sizes;
 use super::step::{StepOutcome, StepRow};
 
-/// Everything that one call found.
+/// The result of one call.
 #[derive(Debug, Clone, Serialize)]
 pub struct Document {
     /// Year, month and day.
     pub date: String,
-    /// Where.
+    /// The machine that it was measured on.
     pub machine: Machine,
-    /// With what.
+    /// Versions of what computed.
     pub versions: Versions,
-    /// How.
+    /// The command line.
     pub command: String,
-    /// Of which model.
+    /// The model's name.
     pub model: String,
-    /// At which sizes.
+    /// The sizes that were measured.
     pub sizes: Sizes,
     /// Times, by backend.
     pub backends: Vec<BackendResult>,
@@ -39,22 +39,22 @@ pub struct Document {
     #[cfg(feature = "emulator")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counters: Option<Counters>,
-    /// What was not measured.
+    /// A prediction from the counts; not measured.
     #[cfg(feature = "emulator")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prediction: Option<Prediction>,
 }
 
-/// What was found on a backend.
+/// The results on a backend.
 #[derive(Debug, Clone, Serialize)]
 pub struct BackendResult {
     /// As users name it.
     pub backend: &'static str,
     /// As burn names it.
     pub device: String,
-    /// What was computed in.
+    /// Dtype of weights and activations.
     pub dtype: &'static str,
-    /// What it is, where its name does not say so.
+    /// A description, where the name says too little.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub about: Option<String>,
     /// Why nothing was measured.
@@ -101,7 +101,7 @@ impl BackendResult {
     }
 }
 
-/// burn alone is not burn at its defaults: what is compared must be said.
+/// burn alone does not run at burn's defaults, which a comparison must say.
 fn about(backend: &str) -> Option<String> {
     let on = |is_on| if is_on { "on" } else { "off" };
     (backend == WGPU_STOCK).then(|| {
@@ -114,7 +114,7 @@ fn about(backend: &str) -> Option<String> {
 }
 
 impl Document {
-    /// Nothing found yet.
+    /// An empty result.
     pub fn new(shape: &Shape, sizes: &Sizes) -> Self {
         Self {
             date: today(),
@@ -131,10 +131,10 @@ impl Document {
         }
     }
 
-    /// Writes a file of what was found, named `<date>-<backends>-<model>-<rows>x<tokens>-<machine>.json`. Nothing is overwritten.
+    /// Writes the result to a file named `<date>-<backends>-<model>-<rows>x<tokens>-<machine>.json`. Nothing is overwritten.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// When the file can't be written.
     pub fn save(&self, folder: &Path) -> Result<PathBuf> {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         let names: Vec<&str> = self.backends.iter().map(|result| result.backend).collect();

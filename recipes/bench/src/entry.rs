@@ -56,7 +56,7 @@ pub enum Pass {
     Forward,
     /// The gradients.
     Backward,
-    /// Both in one, or neither.
+    /// Both at once, or neither.
     Whole,
 }
 
@@ -74,17 +74,17 @@ impl Pass {
 /// An operation at its sizes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Entry {
-    /// Which one.
+    /// The operation.
     pub kernel: Kernel,
-    /// Which way.
+    /// Forward or backward.
     pub pass: Pass,
-    /// Sizes, and what in the model has them.
+    /// Its sizes, and the parts of the model that have them.
     pub shape: String,
     /// The least that it must do.
     pub work: Work,
     /// How often a block of a LoRA step runs it.
     pub per_block: usize,
-    /// How often a LoRA step runs it besides.
+    /// How often a LoRA step runs it outside of blocks.
     pub per_step: usize,
 }
 
@@ -122,7 +122,7 @@ pub fn entries(kernel: Kernel, sizes: &Sizes, element: usize) -> Vec<Entry> {
     };
     match kernel {
         Kernel::RmsNorm => {
-            // The weight is a row among thousands: left out.
+            // The weight is one row among thousands, and left out.
             let of = |count| work::passes(count, tokens, hidden, element);
             let shape = format!("{tokens}×{hidden}");
             // The first norm of a step has nothing to add; every other one adds the output of the layer before it, and is

@@ -15,7 +15,7 @@ use super::stopwatch::{Pace, Timing, wait};
 /// A row of the table.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct KernelRow {
-    /// What ran.
+    /// The operation.
     #[serde(flatten)]
     pub entry: Entry,
     /// How long it took.
@@ -23,46 +23,47 @@ pub struct KernelRow {
     /// Why there is no time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Fewest bytes over time, GB/s.
+    /// Least bytes divided by time, GB/s.
     pub gb_per_second: Option<f64>,
-    /// Of the bandwidth of a copy that no cache holds.
+    /// That rate divided by the bandwidth of a copy that no cache holds.
     pub copy_share: Option<f64>,
-    /// Of the bandwidth of a copy that moves as many bytes, for what has no product in it: a launch's start and end count in both.
+    /// That rate divided by the bandwidth of a copy of as many bytes, for operations without products: both include the start and end
+    /// of a launch.
     pub equal_copy_share: Option<f64>,
-    /// Matrix operations over time, TFLOP/s.
+    /// Matrix operations divided by time, TFLOP/s.
     pub tflops: Option<f64>,
-    /// What burn takes: its matrix product of these sizes, or the composed operation where there is none.
+    /// burn's own: its matrix product of these sizes, or the composed operation where there is none.
     pub burn: Option<Rival>,
-    /// Why there is no time of burn's.
+    /// Why burn's own was not timed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub burn_error: Option<String>,
 }
 
-/// burn's own way.
+/// burn's own operation.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Rival {
     /// How long it took.
     pub timing: Timing,
-    /// Matrix operations over time, TFLOP/s.
+    /// Matrix operations divided by time, TFLOP/s.
     pub tflops: Option<f64>,
-    /// How many times faster the operation is; by rates where the rival's product is smaller.
+    /// How many times faster ours is; compared by rates where burn's product is smaller.
     pub speedup: Option<f64>,
 }
 
-/// Device memory that the rows of an operation take one after the other, with one set of inputs each.
+/// Device memory that the rows of an operation take, run one after the other with one set of inputs each.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct KernelMemory {
-    /// Which one.
+    /// The operation.
     pub kernel: Kernel,
-    /// Inputs, results and scratch, where the device tells.
+    /// Inputs, results and scratch, where the backend knows.
     pub bytes: Option<u64>,
-    /// The same of burn's own way.
+    /// The same for burn's own operation.
     pub burn_bytes: Option<u64>,
 }
 
 /// Rows of an operation.
 ///
-/// Pools keep what they have: inputs then lie in memory as the tensors of a step do, whose kernels are to be compared with these.
+/// The pools are not emptied before it, so that inputs lie in memory as the tensors of a step do.
 pub fn measure<B: FusedBackend>(kernel: Kernel, setup: &Setup<B>, pace: &Pace, copy: Option<f64>) -> Vec<KernelRow> {
     let device = &setup.device;
     let entries = entries(kernel, &setup.sizes, setup.element());
@@ -102,8 +103,8 @@ pub fn measure<B: FusedBackend>(kernel: Kernel, setup: &Setup<B>, pace: &Pace, c
     rows
 }
 
-/// Device memory of an operation, allocated in pieces of exactly the size that is asked for: a pool hands out parts of pages, and holds
-/// many times what is in use. Pools are emptied for it, so it comes after all rows.
+/// The device memory of an operation, from allocations of exactly the requested sizes: a pool would hold many times what is in use. It
+/// empties the pools, so it comes after all rows.
 pub fn footprint<B: FusedBackend>(kernel: Kernel, setup: &Setup<B>) -> KernelMemory {
     let device = &setup.device;
     let reserved = || Some(B::device_memory(device)?.reserved);
@@ -114,7 +115,7 @@ pub fn footprint<B: FusedBackend>(kernel: Kernel, setup: &Setup<B>) -> KernelMem
         let after = B::memory_persistent_allocations(device, &alone, |alone| {
             let launches: Vec<Launch> = actions(kernel, alone).into_iter().filter_map(choose).collect();
             wait::<B>(device).ok()?;
-            // What making the inputs took.
+            // Frees the scratch of making the inputs.
             B::memory_cleanup(device);
             for mut launch in launches {
                 launch();
@@ -153,7 +154,7 @@ fn row(entry: Entry, timing: Result<Timing, String>, copy: Option<f64>) -> Kerne
 }
 
 fn against(timing: Timing, flops: f64, found: Timing, rival_flops: f64) -> Rival {
-    // What a launch does may differ: products are compared by their rates.
+    // Launches may differ in size: products are compared by their rates.
     let amount = if flops > 0.0 && rival_flops > 0.0 { flops / rival_flops } else { 1.0 };
     let speedup = (timing.ms > 0.0).then(|| found.ms * amount / timing.ms);
     Rival { timing: found, tflops: tflops(rival_flops, found), speedup }
@@ -167,10 +168,10 @@ fn tflops(flops: f64, timing: Timing) -> Option<f64> {
     (flops > 0.0).then(|| per_second(flops, timing) / 1e12)
 }
 
-/// Bandwidth of the device in GB/s where so many bytes are read and written, in f32 whatever the operations compute in.
+/// Bandwidth of the device in GB/s for `bytes` read and written, in f32 whatever the operations compute in.
 ///
 /// # Errors
-/// Why the device could not.
+/// The reason why the copy failed.
 pub fn copy_bandwidth<B: FusedBackend>(setup: &Setup<B>, bytes: usize, pace: &Pace) -> Result<f64, String> {
     let elements = (bytes / (2 * size_of::<f32>())).max(1);
     if let Some(refusal) = too_large::<B>(&setup.device, (elements * size_of::<f32>()) as u64) {

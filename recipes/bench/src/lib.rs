@@ -52,7 +52,7 @@ pub type Say<'a> = &'a (dyn Fn(&str) + Sync);
 /// What is measured.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// One after the other.
+    /// The backends, measured one after the other.
     pub backends: Vec<String>,
     /// Operations to time or count.
     pub kernels: Vec<Kernel>,
@@ -64,7 +64,7 @@ pub struct Options {
     pub batch_size: usize,
     /// Tokens of a row.
     pub seq: usize,
-    /// Of the adapters.
+    /// Rank of the adapters.
     pub rank: usize,
     /// `auto`, or a dtype's name.
     pub dtype: String,
@@ -72,7 +72,7 @@ pub struct Options {
     pub repeats: usize,
     /// Launches or steps before the first sample.
     pub warmup: usize,
-    /// Whether a step is predicted for chips that are not here.
+    /// Whether a step is predicted for Apple's chips.
     pub predict: bool,
     /// Whether the emulator counts at the model's own widths.
     pub full_widths: bool,
@@ -194,7 +194,7 @@ fn is_cpu(backend: &str) -> bool {
     matches!(backend, "cpu" | "candle")
 }
 
-/// Bandwidth of a copy, from a gibibyte moved, or less where the device does not hand out that much at once.
+/// Bandwidth of a copy of a gibibyte, or of less where the device does not allocate that much at once.
 fn copy<B: FusedBackend>(name: &str, setup: &Setup<B>, pace: &Pace) -> Result<f64, String> {
     let [most, less] = if is_cpu(name) { [256 << 20; 2] } else { [1 << 30, 128 << 20] };
     kernels::copy_bandwidth(setup, most, pace).or_else(|_| kernels::copy_bandwidth(setup, less, pace))
@@ -209,7 +209,7 @@ fn count(
     document: &mut Document,
     say: Say<'_>,
 ) -> Result<()> {
-    // What Metal computes in.
+    // The dtype on Metal.
     let dtype = if options.dtype == "auto" { "f16" } else { options.dtype.as_str() };
     let dtype = dtype.parse().map_err(anyhow::Error::msg)?;
     let say = |line: &str| say(&format!("emulator: {line}"));

@@ -1,4 +1,4 @@
-//! What the figures belong to: the machine and the versions.
+//! The machine and the versions that the figures belong to.
 
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -21,7 +21,7 @@ pub struct Machine {
     pub system: String,
 }
 
-/// What computed.
+/// Versions of what computed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Versions {
     /// This program.
@@ -46,7 +46,7 @@ pub const VERSIONS: Versions = Versions {
 };
 
 impl Machine {
-    /// Asks the system.
+    /// This machine, as the system describes it.
     pub fn this() -> Self {
         Self {
             cpu: cpu().unwrap_or_else(|| "unknown".to_owned()),

@@ -11,7 +11,7 @@ use burnish_engine::bytes::peak_bytes;
 pub struct Peak {
     /// Bytes.
     pub bytes: u64,
-    /// Of what.
+    /// What they are.
     pub of: MemoryOf,
 }
 
@@ -41,7 +41,7 @@ impl MemoryWatch {
         Self { peak: None }
     }
 
-    /// Looks, and keeps the larger. Call it when a step has ended: pools keep what the step had.
+    /// Samples the memory and keeps the maximum. Call it after a step: pools keep what the step took.
     pub fn look<B: FusedBackend>(&mut self, device: &B::Device) {
         let now = held::<B>(device);
         self.peak = match (self.peak, now) {

@@ -21,7 +21,7 @@ struct Bar {
     colour: &'static str,
 }
 
-/// Times of the operations and tokens a second of the steps, a bar a backend.
+/// Times of the operations and tokens per second of the steps, one bar per backend.
 pub fn svg(document: &Document) -> String {
     let mut drawing = Drawing { body: String::new(), y: 0.0 };
     let sizes = &document.sizes;
@@ -92,7 +92,7 @@ pub fn chart(groups: &[ChartGroup], is_rival: impl Fn(&str) -> bool) -> String {
     drawing.finish()
 }
 
-/// From a value to a part of the longest bar.
+/// Maps a value to a fraction of the longest bar.
 #[derive(Clone, Copy)]
 enum Scale {
     Linear { most: f64 },
@@ -104,7 +104,7 @@ impl Scale {
         Self::Linear { most: values(groups).fold(0.0, f64::max) }
     }
 
-    /// Begins a decade below the smallest value or less.
+    /// Starts at most a decade below the smallest value.
     fn logarithmic(groups: &[(String, Vec<Bar>)]) -> Self {
         let least = values(groups).filter(|value| *value > 0.0).fold(f64::INFINITY, f64::min);
         let least = 10f64.powf(least.log10().floor());

@@ -24,14 +24,14 @@ pub struct Demand {
     pub operation: String,
     /// How often the step runs it.
     pub runs: usize,
-    /// Bytes of device memory, one run.
+    /// Bytes of device memory per run.
     pub bytes: f64,
-    /// Operations on floats, one run; those of matrices are included, for `simdgroup_matrix` runs on the same lanes.
+    /// Float operations per run, those of matrices included: `simdgroup_matrix` runs on the same lanes.
     pub flops: f64,
 }
 
 impl Demand {
-    /// Milliseconds of one run: the longer one of moving and computing.
+    /// Milliseconds of one run: the longer of moving and computing.
     fn ms(&self, chip: &Chip) -> f64 {
         self.moving_ms(chip).max(self.flops / (chip.tflops() * 1e9))
     }
@@ -51,11 +51,11 @@ pub struct ChipForecast {
     /// The chip.
     #[serde(flatten)]
     pub chip: Chip,
-    /// Of a step.
+    /// Time of a step.
     pub step_ms: f64,
-    /// At that pace.
+    /// Tokens per second at that time.
     pub tokens_per_second: f64,
-    /// Part of the time that memory bounds.
+    /// Share of the time that memory bounds.
     pub memory_share: f64,
 }
 

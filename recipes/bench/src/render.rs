@@ -8,7 +8,7 @@ use super::step::{StepOutcome, StepRow};
 use super::table::{Table, digits, maybe, percent};
 use burnish_engine::gib;
 
-/// Everything, for people.
+/// The whole result as tables.
 pub fn text(document: &Document) -> String {
     let sizes = &document.sizes;
     let mut parts = vec![format!(
@@ -119,7 +119,7 @@ fn kernels(rows: &[KernelRow]) -> Table {
     table
 }
 
-/// Samples whose slowest takes this many times what the fastest takes are not to be trusted.
+/// A spread of the samples beyond this factor is reported.
 const MOST_SPREAD: f64 = 1.5;
 
 /// What failed, or how far the samples lie apart.

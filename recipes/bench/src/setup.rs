@@ -5,19 +5,19 @@ use burnish_kernels::FusedBackend;
 
 use super::sizes::Sizes;
 
-/// Where and with what the operations run.
+/// Device and inputs of the operations.
 pub struct Setup<B: FusedBackend> {
     /// The sizes.
     pub sizes: Sizes,
-    /// What the operations compute in.
+    /// Dtype of the operations.
     pub dtype: DType,
-    /// Where.
+    /// The device.
     pub device: B::Device,
     /// Launches alternate between sets of inputs of this many bytes in all, so that no cache holds what they read.
     pub rotation: f64,
 }
 
-/// Sets of inputs at most.
+/// Most sets of inputs.
 const MOST_SETS: f64 = 16.0;
 
 impl<B: FusedBackend> Setup<B> {

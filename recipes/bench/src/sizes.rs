@@ -1,4 +1,4 @@
-//! What a training step multiplies, and how large it is.
+//! The sizes of a training step, and its FLOPs.
 
 use burnish_models::ModelConfig;
 use serde::Serialize;
