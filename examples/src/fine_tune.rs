@@ -1,4 +1,4 @@
-//! Fine-tuning with the library: load, attach, train, answer, merge, export. Whatever the backend.
+//! Fine-tuning with the library, on any backend: load a model, attach adapters, train, merge, export, generate.
 
 use std::path::Path;
 
@@ -9,12 +9,12 @@ use burnish_export::{GgufOptions, export_gguf};
 use burnish_kernels::FusedBackend;
 use burnish_lora::{LoraConfig, MergedCheckpoint, attach};
 use burnish_models::{Cache, GenerateOptions, LanguageModel, LoadOptions, Pretrained, generate};
-use burnish_recipes::data::{self, BadRows, BatchOptions, Batches, Preparation};
+use burnish_recipes::data::{self, BadRows, BatchOptions, Batches, RowTokenizer};
 
-/// Trains ten steps of LoRA on the rows of a file, and leaves a PEFT folder and a GGUF file; the losses, and an answer.
+/// Trains ten LoRA steps on the rows of a file, and writes a PEFT folder and a GGUF file. Returns the losses, and an answer.
 ///
 /// # Errors
-/// Whatever is wrong with the model or the rows, or the disk refuses.
+/// When the model or the rows can't be read, or a file can't be written.
 pub fn fine_tune<B: FusedBackend>(model: &Path, rows: &Path, output: &Path) -> Result<(Vec<f64>, String)> {
     let base = Pretrained::open(&model.display().to_string())?;
     let device = B::Device::default();
@@ -24,27 +24,27 @@ pub fn fine_tune<B: FusedBackend>(model: &Path, rows: &Path, output: &Path) -> R
     let lora = LoraConfig { rank: 8, ..LoraConfig::default() };
     attach(&mut model, &lora, 42, &device)?;
 
-    // Rows become tokens with labels, and tokens batches.
-    let preparation = Preparation {
+    // Turn rows into tokens with labels, and these into batches.
+    let row_tokenizer = RowTokenizer {
         tokenizer: &base.tokenizer,
         template: base.chat_template.as_ref(),
         mask_prompt: true,
-        pairs: false,
+        preference_pairs: false,
         max_seq_length: 128,
         vocab_size: base.config.vocab_size,
     };
-    let rows = data::load(rows, &preparation, BadRows::Stop)?;
+    let rows = data::load(rows, &row_tokenizer, BadRows::Stop)?;
     let options = BatchOptions {
         batch_size: 8,
         max_seq_length: 128,
         packing: false,
         shuffle_seed: Some(42),
-        pairs: false,
+        preference_pairs: false,
         pad_token_id: 0,
     };
     let batches = Batches::new(rows.examples, options);
 
-    // The loop.
+    // Train.
     let mut trainer = ModelTrainer::<B>::new(model, AdamWConfig::default(), device.clone());
     let mut losses = Vec::new();
     for (index, batch) in Batches::epoch(&batches, 0).iter().take(10).enumerate() {
@@ -55,13 +55,13 @@ pub fn fine_tune<B: FusedBackend>(model: &Path, rows: &Path, output: &Path) -> R
         losses.push(trainer.finish()?.loss);
     }
 
-    // The adapter alone, and merged into one file.
+    // Write the adapter, and the merged model.
     let adapter = output.join("adapter");
     trainer.save_adapter(&lora, &base.source, &adapter)?;
     let merged = MergedCheckpoint::open(&*base.checkpoint, &adapter)?;
     export_gguf(&base, &merged, &output.join("model.gguf"), &GgufOptions { overwrite: true, ..Default::default() })?;
 
-    // An answer.
+    // Generate an answer.
     let model = trainer.model().valid();
     let prompt = base.tokenizer.encode("Table for 4 at Luigi's on Friday at 7 pm, please.", false)?;
     let options = GenerateOptions { max_tokens: 16, ..GenerateOptions::default() };
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     #[allow(clippy::unwrap_used)]
-    fn every_backend_learns_the_same() {
+    fn all_backends_have_the_same_losses() {
         let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/assets/quickstart");
         let (model, rows) = (assets.join("model"), assets.join("data/train.jsonl"));
         let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-"""Burnish beside its peers on this machine's CPU, in turns, in one run.
+"""Compares Burnish with other programs on this machine's CPU, in alternating rounds of one run.
 
     python3 tests/scripts/bench_cpu.py target/release/burnish SmolLM2-135M-Instruct.Q4_1.gguf --output recipes/results
 

@@ -1,4 +1,4 @@
-"""A training step of transformers + peft on an NVIDIA GPU, beside which `burnish bench --step` is measured.
+"""Measures a training step of transformers + peft on an NVIDIA GPU, for comparison with `burnish bench --step`.
 
     python3 tests/scripts/bench_peft_gpu.py 4 2048 --output recipes/results
 

@@ -1,4 +1,4 @@
-"""`burnish train` on an NVIDIA GPU as people run it, on the shape of Llama-3.2-1B with random weights: dropout, and preferences.
+"""Measures `burnish train` on an NVIDIA GPU in real runs, with dropout and with dpo, on random weights in the shape of Llama-3.2-1B.
 
     python3 tests/scripts/bench_train.py target/release/burnish cuda --output recipes/results
 

@@ -1,4 +1,4 @@
-//! Fine-tunes the quickstart's model with the library, on the backend that one alias names:
+//! Fine-tunes the quickstart's model with the library, on the backend of one type alias:
 //!
 //! `cargo run --release -p burnish-examples --bin fine_tune`
 
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use burnish_examples::fine_tune::fine_tune;
 
-/// Any backend of burn that has `FusedBackend`: `burnish_kernels::runtime::Wgpu`, `burnish_metal::Metal`, `burn_candle::Candle`, …
+/// Any burn backend that implements `FusedBackend`: `burnish_kernels::runtime::Wgpu`, `burnish_metal::Metal`, `burn_candle::Candle`, …
 type Backend = burn::backend::Flex;
 
 fn main() -> anyhow::Result<()> {

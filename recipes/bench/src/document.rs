@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use burnish_backends::WGPU_STOCK;
-use burnish_models::ComputeType;
+use burnish_models::FloatType;
 use serde::Serialize;
 
 #[cfg(feature = "emulator")]
@@ -75,7 +75,7 @@ pub struct BackendResult {
 
 impl BackendResult {
     /// A backend on which nothing was measured yet.
-    pub fn new(backend: &'static str, device: String, dtype: ComputeType) -> Self {
+    pub fn new(backend: &'static str, device: String, dtype: FloatType) -> Self {
         Self {
             backend,
             device,
@@ -92,7 +92,7 @@ impl BackendResult {
 
     /// A backend on which nothing could be measured.
     pub fn failed(backend: &'static str, error: String) -> Self {
-        Self { error: Some(error), dtype: "", ..Self::new(backend, String::new(), ComputeType::F32) }
+        Self { error: Some(error), dtype: "", ..Self::new(backend, String::new(), FloatType::F32) }
     }
 
     /// What was measured of a step.
@@ -171,12 +171,12 @@ mod tests {
 
     #[test]
     fn a_step_that_failed_says_why_and_burn_alone_what_it_is() {
-        let mut result = BackendResult::new(WGPU_STOCK, "wgpu".to_owned(), ComputeType::F16);
+        let mut result = BackendResult::new(WGPU_STOCK, "wgpu".to_owned(), FloatType::F16);
         result.step = Some(StepOutcome::Failed { error: "out of memory".to_owned() });
         let value = serde_json::to_value(&result).unwrap();
         assert_eq!(value["step"], serde_json::json!({ "error": "out of memory" }));
         let about = value["about"].as_str().unwrap();
         assert!(about.starts_with("burn alone") && about.ends_with("fusion off") && about.contains("autotune o"), "{about}");
-        assert_eq!(BackendResult::new("vulkan", String::new(), ComputeType::F16).about, None);
+        assert_eq!(BackendResult::new("vulkan", String::new(), FloatType::F16).about, None);
     }
 }

@@ -9,7 +9,7 @@ use burnish_engine::{
 };
 use burnish_kernels::FusedBackend;
 use burnish_lora::{LoraConfig, attach};
-use burnish_models::{ComputeType, ModelConfig};
+use burnish_models::{FloatType, ModelConfig};
 use serde::Serialize;
 
 use super::efficiency::Efficiency;
@@ -107,7 +107,7 @@ const LEARNING_RATE: f64 = 1e-4;
 pub fn measure<B: FusedBackend>(
     config: &ModelConfig,
     sizes: &Sizes,
-    dtype: ComputeType,
+    dtype: FloatType,
     device: &B::Device,
     pace: &Pace,
     with_attention: bool,
@@ -165,10 +165,10 @@ struct Stepper<B: FusedBackend> {
 }
 
 impl<B: FusedBackend> Stepper<B> {
-    fn new(trainer: ModelTrainer<B>, sizes: &Sizes, dtype: ComputeType) -> Self {
+    fn new(trainer: ModelTrainer<B>, sizes: &Sizes, dtype: FloatType) -> Self {
         let batches = vec![random_batch(sizes)];
         let item = StepItem { step: 1, epoch: 0, batches, seed: SEED, objective: Objective::Tokens, loss_scale: 1.0 };
-        Self { trainer, item, loss_scale: (dtype == ComputeType::F16).then(LossScale::default) }
+        Self { trainer, item, loss_scale: (dtype == FloatType::F16).then(LossScale::default) }
     }
 
     /// The first step, and those that are measured after the warm-up.
@@ -250,7 +250,7 @@ mod tests {
         let config = Shape::open("llama-3.2-1b").unwrap().shrunk(1).config;
         let sizes = Sizes::new(&config, 1, 16, 4);
         let pace = Pace { repeats: 4, warmup: 1, budget: Duration::from_secs(10), settle: Duration::ZERO };
-        let row = measure::<Flex>(&config, &sizes, ComputeType::F32, &Default::default(), &pace, true).unwrap();
+        let row = measure::<Flex>(&config, &sizes, FloatType::F32, &Default::default(), &pace, true).unwrap();
         assert!(row.losses[1] < row.losses[0] && row.samples == 4 && row.tokens_per_second > 0.0, "{row:?}");
         assert!(row.ms > 0.0 && row.first_ms > 0.0);
         // Rows of 16 tokens have no shorter ones to be compared with.
@@ -275,7 +275,7 @@ mod tests {
         let config = Shape::open("llama-3.2-1b").unwrap().shrunk(1).config;
         let sizes = Sizes::new(&config, 1, 512, 4);
         let pace = Pace { repeats: 3, warmup: 1, budget: Duration::ZERO, settle: Duration::ZERO };
-        let row = measure::<Flex>(&config, &sizes, ComputeType::F32, &Default::default(), &pace, true).unwrap();
+        let row = measure::<Flex>(&config, &sizes, FloatType::F32, &Default::default(), &pace, true).unwrap();
         let attention = row.attention.unwrap();
         assert!(attention.short_ms > 0.0 && attention.short_ms < row.ms && attention.layer_ms > 0.0, "{row:?}");
     }

@@ -1,22 +1,22 @@
-//! What broke on a device, on one line.
+//! Errors of a device, as one line.
 
 use std::fmt::Display;
 
 use crate::bytes::gib;
 
-/// The device's own words, each once: after the first operation that failed, all that follow fail alike, and each says so.
+/// The device's messages without repetitions: once an operation fails, all later ones fail with the same message.
 pub fn failure(error: impl Display) -> String {
-    // What cubecl writes around its causes is left out.
+    // Strip what cubecl writes around the causes.
     let text = error.to_string().replace("No backtrace available", "");
     let text = text.replace("called `Result::unwrap()` on an `Err` value: ", "");
-    let mut said = vec!["the device failed"];
+    let mut lines = vec!["the device failed"];
     for line in text.lines() {
         let line = line.trim_start_matches(['[', ']', ')', ',', ' ']).trim_end();
-        if !line.is_empty() && !["Caused by:", "Backtrace:"].contains(&line) && !said.contains(&line) {
-            said.push(line);
+        if !line.is_empty() && !["Caused by:", "Backtrace:"].contains(&line) && !lines.contains(&line) {
+            lines.push(line);
         }
     }
-    said.join(": ")
+    lines.join(": ")
 }
 
 /// Says that memory ran out, where one of the messages of a failure says so in its own way. `allowed` is the largest buffer that the

@@ -1,4 +1,4 @@
-//! Panics that become errors.
+//! Turns panics into errors.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
@@ -7,19 +7,19 @@ use std::sync::{Mutex, Once, PoisonError};
 
 use anyhow::{Result, anyhow};
 
-/// How much is guarded right now.
+/// Number of guarded calls in progress.
 static GUARDS: AtomicUsize = AtomicUsize::new(0);
 
-/// What guarded panics said, those of a device's thread too.
+/// Messages of guarded panics, those on a device's thread included.
 static MESSAGES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Whether panics, those of a device's thread too, become errors: a hook that prints panics leaves them out.
+/// Whether panics currently become errors, those on a device's thread included. A panic hook should not print them then.
 pub fn panics_are_guarded() -> bool {
     GUARDS.load(Ordering::SeqCst) > 0
 }
 
-/// From now on, what guarded panics say is kept for [`take_messages`]. A device's thread panics beside the thread that guards, which
-/// then sees only that the device failed.
+/// Keeps the messages of guarded panics from now on, for [`take_messages`]. A panic on a device's thread tells the guarded thread only
+/// that the device failed.
 pub fn keep_messages() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -34,7 +34,7 @@ pub fn keep_messages() {
     });
 }
 
-/// What guarded panics said since the last call, where [`keep_messages`] was called.
+/// The messages of guarded panics since the last call, if [`keep_messages`] was called before.
 pub fn take_messages() -> Vec<String> {
     std::mem::take(&mut *MESSAGES.lock().unwrap_or_else(PoisonError::into_inner))
 }
@@ -44,7 +44,7 @@ fn message(payload: &(dyn Any + Send)) -> &str {
     said.or(payload.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
-/// Does work whose panics, and those that it causes on a device's thread, are not to be printed.
+/// Runs work whose panics, also on a device's thread, should not be printed.
 ///
 /// # Errors
 /// The payload of a panic.
@@ -55,10 +55,10 @@ pub fn caught<T>(work: impl FnOnce() -> T) -> std::thread::Result<T> {
     result
 }
 
-/// Turns a panic into an error: a row that fails must not take the others with it.
+/// Turns a panic into an error, so that one failing measurement does not end the others.
 ///
 /// # Errors
-/// That of the work, or the words of the panic.
+/// The error of the work, or the message of its panic.
 pub fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     caught(work)
         .unwrap_or_else(|payload| Err(anyhow!("it panicked: {}", message(&*payload).lines().next().unwrap_or_default())))
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_an_error_of_its_row() {
+    fn a_panic_becomes_an_error() {
         assert_eq!(guarded(|| Ok(3)).unwrap(), 3);
         let error = guarded(|| -> Result<()> { panic!("out of {}\nmore", "memory") }).unwrap_err();
         assert_eq!(error.to_string(), "it panicked: out of memory");

@@ -1,8 +1,8 @@
-//! The door between what is generic over a burn backend and what is not.
+//! Object-safe traits that separate code generic over a burn backend from code that is not.
 //!
-//! Behind it, once a backend: a model on a device with its optimizer, [`ModelTrainer`], and a model that answers, [`ModelRunner`].
-//! In front of it, compiled once: everything that holds them as [`Trainer`], [`Runner`] and [`Device`], such as the training loop,
-//! the data and the command line of `burnish-recipes`. `burnish-backends` opens a device by the name of its backend.
+//! The generic code is compiled once per backend: [`ModelTrainer`], a model with its optimizer, and [`ModelRunner`], a model for
+//! inference. Everything else, such as the training loop, the data and the command line of `burnish-recipes`, uses them as [`Trainer`],
+//! [`Runner`] and [`Device`], and is compiled once. `burnish-backends` opens a device by the name of its backend.
 
 #![warn(missing_docs)]
 

@@ -1,11 +1,11 @@
-//! What a run tells its observers.
+//! Events of a run, for the report.
 
 use std::path::Path;
 
 use super::evaluate::Evaluation;
 use super::metrics::StepMetrics;
 
-/// Hears of a run while it goes on.
+/// Receives the events of a run.
 pub trait Events: Send {
     /// A step was taken.
     fn step(&mut self, metrics: &StepMetrics, total: usize);
@@ -13,6 +13,6 @@ pub trait Events: Send {
     fn evaluation(&mut self, step: usize, evaluation: &Evaluation, best: bool);
     /// A checkpoint was written.
     fn checkpoint(&mut self, path: &Path);
-    /// Anything else worth a line.
+    /// A note for the user.
     fn note(&mut self, line: &str);
 }

@@ -1,6 +1,6 @@
-//! The memory that a backend has for tensors.
+//! The memory available to a backend.
 
-/// Bytes that tensors may take, where the system tells.
+/// Memory available to tensors in bytes, if the system reports it.
 pub fn available(backend: &str) -> Option<u64> {
     match backend {
         #[cfg(feature = "metal")]
@@ -10,7 +10,7 @@ pub fn available(backend: &str) -> Option<u64> {
     }
 }
 
-/// All memory of the machine.
+/// The total memory of the machine in bytes.
 pub fn of_machine() -> Option<u64> {
     #[cfg(all(feature = "metal", target_os = "macos"))]
     return burnish_metal::chip::machine().map(|machine| machine.budget.memory);

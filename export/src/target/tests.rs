@@ -1,4 +1,5 @@
 use super::*;
+use crate::counted_file::write_text;
 
 fn folder(root: &Path, name: &str, files: &[&str]) -> PathBuf {
     let folder = root.join(name);
@@ -11,7 +12,7 @@ fn folder(root: &Path, name: &str, files: &[&str]) -> PathBuf {
 }
 
 fn write(target: &Path, overwrite: bool, inputs: &[PathBuf]) -> Result<()> {
-    write_folder(target, overwrite, inputs, |folder| small(&folder.join("config.json"), "new").map(drop))
+    write_folder(target, overwrite, inputs, |folder| write_text(&folder.join("config.json"), "new").map(drop))
 }
 
 fn entries(folder: &Path) -> Vec<String> {
@@ -21,7 +22,7 @@ fn entries(folder: &Path) -> Vec<String> {
     names
 }
 
-/// The words of the error; the folder is as it was.
+/// The error of a refused export. Checks that the folder did not change.
 fn refused(target: &Path, overwrite: bool, inputs: &[PathBuf]) -> String {
     let before = entries(target);
     let error = write(target, overwrite, inputs).unwrap_err().to_string();
@@ -44,14 +45,14 @@ fn only_what_an_export_wrote_is_replaced() {
         ("empty", &[]),
     ] {
         let target = folder(root.path(), name, files);
-        assert!(refused(&target, false, &[]).contains("exists already"), "{name}");
+        assert!(refused(&target, false, &[]).contains("already exists"), "{name}");
         write(&target, true, &[]).unwrap();
         assert_eq!(
             (entries(&target), fs::read(target.join("config.json")).unwrap()),
             (vec!["config.json".into()], b"new".to_vec())
         );
     }
-    for (name, files, said) in [
+    for (name, files, words) in [
         ("mine", &["config.json", "thesis.tex"][..], "`thesis.tex`"),
         ("deep", &["config.json", "data/rows.jsonl"], "`data`"),
         ("odd", &["additional_chat_templates/rows.jsonl"], "`additional_chat_templates`"),
@@ -60,7 +61,7 @@ fn only_what_an_export_wrote_is_replaced() {
         ("run2", &["checkpoint-20/trainer_state.json"], "training run"),
     ] {
         let error = refused(&folder(root.path(), name, files), true, &[]);
-        assert!(error.contains(said), "{name}: {error}");
+        assert!(error.contains(words), "{name}: {error}");
     }
     assert!(entries(root.path()).iter().all(|name| !name.starts_with('.')));
 }
@@ -70,16 +71,16 @@ fn an_input_is_not_replaced() {
     let root = tempfile::tempdir().unwrap();
     let base = folder(root.path(), "base", &["config.json", "model.safetensors"]);
     for inputs in [vec![base.clone()], vec![base.join("model.safetensors")]] {
-        assert!(refused(&base, true, &inputs).contains("is read from it"));
+        assert!(refused(&base, true, &inputs).contains("is an input of this export"));
     }
-    // Elsewhere it may be, also beside or below the input.
+    // Other targets are allowed, also beside or inside the input.
     write(&root.path().join("other"), false, std::slice::from_ref(&base)).unwrap();
     write(&base.join("merged"), false, std::slice::from_ref(&base)).unwrap();
     write(&base.join("merged"), true, std::slice::from_ref(&base)).unwrap();
     let gguf = root.path().join("m.gguf");
     fs::write(&gguf, "GGUF and more").unwrap();
-    let again = |inputs: &[PathBuf]| file(&gguf, true, inputs, b"GGUF", |file| file.put(b"GGUF new"));
-    assert!(again(std::slice::from_ref(&gguf)).unwrap_err().to_string().contains("is read from it"));
+    let again = |inputs: &[PathBuf]| write_file(&gguf, true, inputs, b"GGUF", |file| file.put(b"GGUF new"));
+    assert!(again(std::slice::from_ref(&gguf)).unwrap_err().to_string().contains("is an input of this export"));
     assert_eq!(fs::read(&gguf).unwrap(), b"GGUF and more");
     assert_eq!(again(&[base]).unwrap(), 8);
     assert_eq!(fs::read(&gguf).unwrap(), b"GGUF new");
@@ -87,7 +88,7 @@ fn an_input_is_not_replaced() {
 
 #[cfg(unix)]
 #[test]
-fn a_link_to_an_input_is_the_input() {
+fn a_link_to_an_input_counts_as_the_input() {
     let root = tempfile::tempdir().unwrap();
     let blobs = folder(root.path(), "blobs", &["abc"]);
     let snapshot = folder(root.path(), "snapshot", &["config.json"]);
@@ -95,7 +96,7 @@ fn a_link_to_an_input_is_the_input() {
     let link = root.path().join("link");
     std::os::unix::fs::symlink(&snapshot, &link).unwrap();
     for target in [&snapshot, &link] {
-        assert!(refused(target, true, &[snapshot.join("model.safetensors")]).contains("is read from it"));
+        assert!(refused(target, true, &[snapshot.join("model.safetensors")]).contains("is an input of this export"));
     }
 }
 
@@ -104,14 +105,14 @@ fn files_and_folders_do_not_replace_each_other() {
     let root = tempfile::tempdir().unwrap();
     let target = folder(root.path(), "out", &["config.json"]);
     for overwrite in [false, true] {
-        let error = file(&target, overwrite, &[], b"GGUF", |_| Ok(())).unwrap_err().to_string();
+        let error = write_file(&target, overwrite, &[], b"GGUF", |_| Ok(())).unwrap_err().to_string();
         assert!(error.contains("is a folder"), "{error}");
         let error = write(&target.join("config.json"), overwrite, &[]).unwrap_err().to_string();
         assert!(error.contains("is a file"), "{error}");
     }
     let text = root.path().join("notes.txt");
     fs::write(&text, "mine").unwrap();
-    let error = file(&text, true, &[], b"GGUF", |_| Ok(())).unwrap_err().to_string();
+    let error = write_file(&text, true, &[], b"GGUF", |_| Ok(())).unwrap_err().to_string();
     assert!(error.contains("no export wrote") && fs::read(&text).unwrap() == b"mine", "{error}");
     assert_eq!(entries(root.path()), ["notes.txt", "out"]);
 }

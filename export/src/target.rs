@@ -1,14 +1,15 @@
-//! What an export may replace, and how it is written: beside its place, then renamed.
+//! The target of an export: what may be replaced there, and how it is written.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use burnish_models::{Checkpoint, Pretrained, atomic};
 
+use crate::counted_file::CountedFile;
 use crate::error::{ExportError, Result};
 
-/// Files that exports write into folders.
+/// The files that exports write into folders.
 const OWN_FILES: [&str; 11] = [
     "config.json",
     "generation_config.json",
@@ -22,24 +23,24 @@ const OWN_FILES: [&str; 11] = [
     "adapter_config.json",
     "adapter_model.safetensors",
 ];
-/// A folder that exports write into folders.
+/// The folder that exports write into folders.
 const TEMPLATES: &str = "additional_chat_templates";
-/// What file managers leave in any folder.
-const OF_SYSTEM: [&str; 3] = [".DS_Store", "Thumbs.db", "desktop.ini"];
+/// Files that file managers leave in any folder.
+const SYSTEM_FILES: [&str; 3] = [".DS_Store", "Thumbs.db", "desktop.ini"];
 
-/// Checks that an export may write a folder here, before anything is computed.
+/// Checks that an export may write the folder `target`, before anything is computed.
 ///
-/// What is there is replaced with `overwrite` only, and then only a folder that holds nothing but files that exports write and
-/// is, or contains, none of the `inputs` of this one.
+/// An existing folder is replaced only with `overwrite`, and only if it holds nothing but files that exports write and if none
+/// of the `inputs` of this export is the folder or lies in it.
 ///
 /// # Errors
-/// [`ExportError::Exists`] without `overwrite`, else [`ExportError::Occupied`].
+/// [`ExportError::Exists`] if the target exists and `overwrite` is false, [`ExportError::Occupied`] if it must not be replaced.
 pub fn check_folder(target: &Path, overwrite: bool, inputs: &[PathBuf]) -> Result<()> {
     let occupied = |reason: String| Err(ExportError::Occupied { path: target.to_owned(), reason });
     if target.is_file() {
-        return occupied("is a file, and a folder is to be written".into());
+        return occupied("is a file, but this export writes a folder".into());
     }
-    if !is_there(target) {
+    if !exists(target) {
         return Ok(());
     }
     if !overwrite {
@@ -52,25 +53,25 @@ pub fn check_folder(target: &Path, overwrite: bool, inputs: &[PathBuf]) -> Resul
     let is_run =
         names.iter().any(|name| name.starts_with("checkpoint-")) || names.iter().any(|name| name == "metrics.jsonl");
     if is_run {
-        return occupied("is the folder of a training run, and is not replaced; choose another".into());
+        return occupied("is the folder of a training run and is never replaced; choose another folder".into());
     }
     match names.iter().find(|name| !is_own(target, name)) {
-        Some(name) => occupied(format!("holds `{name}`, which no export wrote, and is not replaced; choose another folder")),
+        Some(name) => occupied(format!("has `{name}`, which no export wrote, so it is not replaced; choose another folder")),
         None => Ok(()),
     }
 }
 
-/// Checks that an export may write a file here: with `overwrite` it replaces a file that begins with `magic` and is none of
-/// the `inputs`.
+/// Checks that an export may write the file `target`. An existing file is replaced only with `overwrite`, and only if it begins
+/// with `magic` and is not one of the `inputs`.
 ///
 /// # Errors
 /// As [`check_folder`].
 pub fn check_file(target: &Path, overwrite: bool, inputs: &[PathBuf], magic: &[u8]) -> Result<()> {
     let occupied = |reason: &str| Err(ExportError::Occupied { path: target.to_owned(), reason: reason.to_owned() });
     if target.is_dir() {
-        return occupied("is a folder, and a file is to be written");
+        return occupied("is a folder, but this export writes a file");
     }
-    if !is_there(target) {
+    if !exists(target) {
         return Ok(());
     }
     if !overwrite {
@@ -80,15 +81,16 @@ pub fn check_file(target: &Path, overwrite: bool, inputs: &[PathBuf], magic: &[u
     let mut begin = vec![0; magic.len()];
     let read = File::open(target).and_then(|mut file| file.read_exact(&mut begin));
     if read.is_err() || begin != magic {
-        return occupied("is a file that no export wrote, and is not replaced; choose another name");
+        return occupied("is a file that no export wrote, so it is not replaced; choose another name");
     }
     Ok(())
 }
 
-/// Writes a folder that `fill` puts files into, after [`check_folder`]. It appears under its name whole or not at all.
+/// Checks the target as [`check_folder`] does, and writes it: `fill` puts the files into a folder beside it, which is then
+/// renamed. The target is complete or unchanged, whatever happens.
 ///
 /// # Errors
-/// As [`check_folder`], and when `fill` fails or the disk refuses; what was there stays then.
+/// As [`check_folder`], and if `fill` fails or the folder can't be written.
 pub fn write_folder<E: From<ExportError> + From<atomic::WriteError>>(
     target: &Path,
     overwrite: bool,
@@ -100,8 +102,8 @@ pub fn write_folder<E: From<ExportError> + From<atomic::WriteError>>(
     atomic::write_folder(target, fill)
 }
 
-/// A file that appears under its name only when it is whole, after [`check_file`].
-pub(crate) fn file(
+/// Checks the target as [`check_file`] does, and writes it as [`write_folder`] does a folder. Returns its number of bytes.
+pub(crate) fn write_file(
     target: &Path,
     overwrite: bool,
     inputs: &[PathBuf],
@@ -120,17 +122,17 @@ pub(crate) fn file(
 /// The files and folders that an export of a model reads.
 pub fn inputs_of(model: &Pretrained, weights: &dyn Checkpoint) -> Vec<PathBuf> {
     let mut inputs = weights.files();
-    // A hub id names no path, and its files are among those of the weights.
+    // A hub id is not a path; the files of its model are among those of the weights.
     inputs.extend([PathBuf::from(&model.source)].into_iter().filter(|source| source.exists()));
     inputs
 }
 
-/// Also a link that leads nowhere.
-fn is_there(target: &Path) -> bool {
+/// Whether the path exists, if only as a broken link.
+fn exists(target: &Path) -> bool {
     target.symlink_metadata().is_ok()
 }
 
-/// Whether an entry of a folder is one that an export writes.
+/// Whether an export writes an entry of that name into a folder.
 fn is_own(folder: &Path, name: &str) -> bool {
     let is_shard = || {
         let parts = name.strip_prefix("model-").and_then(|rest| rest.strip_suffix(".safetensors"))?.split_once("-of-")?;
@@ -143,70 +145,28 @@ fn is_own(folder: &Path, name: &str) -> bool {
         return name == TEMPLATES
             && entries().all(|entry| entry.path().extension().is_some_and(|extension| extension == "jinja"));
     }
-    OWN_FILES.contains(&name) || OF_SYSTEM.contains(&name) || is_shard() == Some(true)
+    OWN_FILES.contains(&name) || SYSTEM_FILES.contains(&name) || is_shard() == Some(true)
 }
 
-/// Refuses a target that is an input, or the folder of one.
+/// Refuses a target that is an input or contains one.
 fn check_inputs(target: &Path, inputs: &[PathBuf]) -> Result<()> {
     let Ok(real) = fs::canonicalize(target) else { return Ok(()) };
     let read = inputs.iter().find(|input| {
-        let whole = fs::canonicalize(input).ok();
-        // A file of the hub's cache is a link, and its name lies in the folder too.
-        let named = input.parent().zip(input.file_name()).and_then(|(parent, name)| {
+        let real_input = fs::canonicalize(input).ok();
+        // A file of the hub's cache is a link: both the link and the file it leads to count.
+        let link = input.parent().zip(input.file_name()).and_then(|(parent, name)| {
             let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
             Some(fs::canonicalize(parent).ok()?.join(name))
         });
-        [whole, named].into_iter().flatten().any(|input| input.starts_with(&real))
+        [real_input, link].into_iter().flatten().any(|input| input.starts_with(&real))
     });
     match read {
         Some(input) => {
-            let reason = format!("would be replaced by what is read from it ({}); choose another", input.display());
+            let reason = format!("is an input of this export ({}), so it is not replaced; choose another", input.display());
             Err(ExportError::Occupied { path: target.to_owned(), reason })
         }
         None => Ok(()),
     }
-}
-
-/// A file that knows how much was written to it.
-pub(crate) struct CountedFile {
-    writer: BufWriter<File>,
-    path: PathBuf,
-    pub(crate) written: u64,
-}
-
-impl CountedFile {
-    fn new(file: File, path: &Path) -> Self {
-        Self { writer: BufWriter::with_capacity(1 << 20, file), path: path.to_owned(), written: 0 }
-    }
-
-    pub(crate) fn create(path: &Path) -> Result<Self> {
-        Ok(Self::new(File::create(path).map_err(|error| ExportError::io(path, error))?, path))
-    }
-
-    pub(crate) fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.writer.write_all(bytes).map_err(|error| ExportError::io(&self.path, error))?;
-        self.written += bytes.len() as u64;
-        Ok(())
-    }
-
-    /// Zeros up to a multiple of `alignment`.
-    pub(crate) fn align(&mut self, alignment: u64) -> Result<()> {
-        let gap = self.written.next_multiple_of(alignment) - self.written;
-        self.put(&vec![0; gap as usize])
-    }
-
-    pub(crate) fn finish(mut self) -> Result<u64> {
-        self.writer.flush().map_err(|error| ExportError::io(&self.path, error))?;
-        self.writer.get_ref().sync_all().map_err(|error| ExportError::io(&self.path, error))?;
-        Ok(self.written)
-    }
-}
-
-/// Writes a small file.
-pub(crate) fn small(path: &Path, text: &str) -> Result<u64> {
-    let mut file = CountedFile::create(path)?;
-    file.put(text.as_bytes())?;
-    file.finish()
 }
 
 #[cfg(test)]
