@@ -5,12 +5,12 @@ use std::path::Path;
 use burnish_models::{Checkpoint, Pretrained};
 use serde_json::{Map, Value, json};
 
-use crate::chat_templates;
 use crate::error::Result;
 use crate::float::FloatType;
 use crate::place::{inputs_of, small, write_folder};
 use crate::report::ExportReport;
 use crate::safetensors::{SHARD_BYTES, pretty, write_shards};
+use crate::{chat_templates, fit};
 
 /// How the folder is written.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +32,8 @@ impl Default for HuggingFaceOptions {
 /// Writes config, tokenizer, chat template and weights.
 ///
 /// # Errors
-/// When the target exists, a tensor is beyond f16, or the disk refuses; nothing is left then.
+/// When the target exists, a tensor is missing or has another shape than the configuration says, one is beyond f16, or the disk
+/// refuses; nothing is left then.
 pub fn export_hugging_face(
     model: &Pretrained,
     weights: &dyn Checkpoint,
@@ -40,6 +41,7 @@ pub fn export_hugging_face(
     options: &HuggingFaceOptions,
 ) -> Result<ExportReport> {
     let mut report = ExportReport { path: target.to_owned(), ..ExportReport::default() };
+    fit::check(&model.config, weights)?;
     write_folder(target, options.overwrite, &inputs_of(model, weights), |folder| -> Result<()> {
         report.bytes += small(&folder.join("config.json"), &pretty(&config(model, options.float)))?;
         if let Some(generation) = generation_config(model) {

@@ -7,6 +7,7 @@
 
 mod chat_templates;
 pub mod error;
+mod fit;
 pub mod float;
 pub mod gguf;
 pub mod hugging_face;

@@ -18,8 +18,8 @@ use burnish_models::rope::inverse_frequencies;
 use burnish_models::{Checkpoint, ModelConfig, Pretrained, RopeScaling, RotaryConfig};
 
 use crate::error::{ExportError, Result};
-use crate::place;
 use crate::report::ExportReport;
+use crate::{fit, place};
 use writer::{PlannedTensor, write_header};
 
 /// Storage of the matrices; vectors are always F32.
@@ -84,7 +84,7 @@ pub struct GgufOptions {
 ///
 /// # Errors
 /// When the target exists, the tokenizer or something of the configuration has no counterpart in llama.cpp, a tensor has no
-/// GGUF name or is missing, a weight is beyond f16, or the disk refuses; nothing is left then.
+/// GGUF name, is missing or has another shape, a weight is beyond f16, or the disk refuses; nothing is left then.
 pub fn export_gguf(
     model: &Pretrained,
     weights: &dyn Checkpoint,
@@ -126,13 +126,12 @@ fn declared(config: &ModelConfig, weights: &dyn Checkpoint) -> Result<Vec<Declar
     let known: BTreeSet<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
     let stored: BTreeSet<String> = weights.names().into_iter().filter(|name| !is_ignored(name)).collect();
     let nameless = stored.iter().filter(|name| !known.contains(name.as_str()));
-    let mut problems: Vec<String> = nameless.map(|name| format!("`{name}` has no name in GGUF files")).collect();
-    let missing = tensors.iter().filter(|tensor| !stored.contains(&tensor.name));
-    problems.extend(missing.map(|tensor| format!("`{}` is missing", tensor.name)));
+    let problems: Vec<String> = nameless.map(|name| format!("`{name}` has no name in GGUF files")).collect();
     if !problems.is_empty() {
         let kind = config.family.gguf.name;
         return Err(ExportError::unsupported(format!("not a `{kind}` GGUF:\n  {}", problems.join("\n  "))));
     }
+    fit::check(config, weights)?;
     tensors.sort_by_key(order);
     Ok(tensors)
 }
