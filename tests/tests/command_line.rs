@@ -75,6 +75,12 @@ fn damaged_models_are_refused_by_name() {
     });
     // All misfits at once: a layer that is not there, and a width that is another.
     generate_fails(&missing, &["model.layers.4.mlp.up_proj.weight: missing", "model.layers.0.mlp.up_proj.weight", "hint: "]);
+    for format in ["gguf", "hf"] {
+        let target = folder.path().join(format).display().to_string();
+        let words = ["model.layers.4.mlp.up_proj.weight", "hint: config.json and the weights"];
+        fails(&["export", "--model", &missing, "--format", format, "--output", &target], &words);
+        assert!(!Path::new(&target).exists());
+    }
     let unknown = damaged(&folder.path().join("unknown"), |model| {
         let text = fs::read_to_string(model.join("config.json")).unwrap().replace("\"llama\"", "\"mamba\"");
         fs::write(model.join("config.json"), text).unwrap();
@@ -292,6 +298,48 @@ fn what_would_lose_something_is_refused_before_anything_is_written() {
     assert!(losses(&run) == before && adapter(&run) == result);
 }
 
+/// The last checkpoint of a run whose disk refused is whole: the run goes on from it and ends as one that was never stopped.
+#[cfg(unix)]
+fn goes_on(run: &Path, more: &[&str], whole: &Path) {
+    let (ok, log) = train(run, "60", &[more, &["--resume", "auto"]].concat());
+    assert!(ok && log.contains("resuming from") && !log.contains("damaged"), "{log}");
+    assert_eq!(losses(run), losses(whole));
+    assert_eq!(adapter(run), adapter(whole));
+}
+
+/// A limit on the size of files needs no privilege: the adapter is below it, the optimizer's state above.
+#[test]
+#[cfg(unix)]
+fn a_disk_that_refuses_is_an_error_and_the_last_checkpoint_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, run) = (folder.path().join("whole"), folder.path().join("run"));
+    let more = ["--save-total-limit", "0", "--save-every", "30", "--steps-per-eval", "0"];
+    assert!(train(&whole, "60", &more).0);
+    let (ok, log) = train(&run, "60", &more);
+    assert!(ok, "{log}");
+    // As if stopped after step 30, with room enough until then.
+    fs::remove_dir_all(run.join("adapter")).unwrap();
+    fs::remove_dir_all(run.join("checkpoint-60")).unwrap();
+    let mut names: Vec<_> = fs::read_dir(&run).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    // In blocks of 512 bytes. The shell's program would end by the signal, were it not ignored.
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -f 500 && trap '' XFSZ && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_burnish-under-test")])
+        .args(train_arguments(&run, "60", &[&more[..], &["--resume", "auto"]].concat()))
+        .env("NO_COLOR", "1")
+        .output()
+        .unwrap();
+    let log = text(&output).1;
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.contains("optimizer.safetensors") && log.contains("File too large"), "{log}");
+    assert!(log.contains("error: ") && log.contains("hint: a limit on the size of files"), "{log}");
+    assert!(!log.contains("panicked") && !log.contains("internal"), "{log}");
+    let mut left: Vec<_> = fs::read_dir(&run).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    names.sort();
+    left.sort();
+    assert_eq!(left, names, "half a checkpoint is left, or one is gone");
+    goes_on(&run, &more, &whole);
+}
+
 /// Runs the program in a name space with a file system of a few megabytes at `disk`; `None` where that is not allowed.
 #[cfg(target_os = "linux")]
 fn on_a_small_disk(disk: &Path, arguments: &[String]) -> Option<(bool, String)> {
@@ -305,24 +353,19 @@ fn on_a_small_disk(disk: &Path, arguments: &[String]) -> Option<(bool, String)> 
     (!refused).then(|| (output.status.success(), log))
 }
 
+/// The same with a disk that is really full, where users may mount one: most hosts of CI refuse that, the test above runs there.
 #[test]
 #[cfg(target_os = "linux")]
-fn a_full_disk_is_an_error_and_the_last_checkpoint_is_whole() {
+fn so_is_a_full_disk_where_one_may_be_mounted() {
     let folder = tempfile::tempdir().unwrap();
-    let disk = folder.path().join("disk");
+    let (whole, disk) = (folder.path().join("whole"), folder.path().join("disk"));
     fs::create_dir(&disk).unwrap();
-    let run = disk.join("run");
-    let arguments = train_arguments(&run, "60", &["--save-total-limit", "0", "--save-every", "2", "--steps-per-eval", "0"]);
-    let Some((ok, log)) = on_a_small_disk(&disk, &arguments) else {
-        eprintln!("not tested: this system lets nobody mount a small disk");
-        return;
-    };
+    let more = ["--save-total-limit", "0", "--save-every", "2", "--steps-per-eval", "0"];
+    let Some((ok, log)) = on_a_small_disk(&disk, &train_arguments(&disk.join("run"), "60", &more)) else { return };
     assert!(!ok && log.contains("error: ") && log.contains("No space left") && log.contains("hint: "), "{log}");
     assert!(!log.contains("panicked") && !log.contains("internal"), "{log}");
-    let after = folder.path().join("disk.after/run");
-    let (ok, log) = train(&after, "60", &["--resume", "auto", "--save-every", "0", "--steps-per-eval", "0"]);
-    assert!(ok && log.contains("resuming from") && !log.contains("refused"), "{log}");
-    assert_eq!(losses(&after).len(), 60);
+    assert!(train(&whole, "60", &more).0);
+    goes_on(&folder.path().join("disk.after/run"), &more, &whole);
 }
 
 #[test]
