@@ -40,6 +40,7 @@
 mod chat_templates;
 mod counted_file;
 pub mod error;
+mod fit;
 pub mod gguf;
 pub mod hugging_face;
 pub mod peft;

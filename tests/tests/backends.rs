@@ -48,7 +48,8 @@ fn bench_names_the_buffer_that_is_too_large_and_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("windowed.json");
     std::fs::write(&model, config).unwrap();
-    let arguments = "--json bench --backends vulkan --kernels attention,swiglu --batch-size 1 --seq 4096 --repeats 1 --warmup 1";
+    let arguments =
+        "--json bench --backends vulkan --kernels attention,swiglu --batch-size 1 --seq 4096 --repeats 1 --warmup 1";
     let mut command = burnish_tests::burnish(env!("CARGO_BIN_EXE_burnish-under-test"));
     command.args(arguments.split(' ')).arg("--model").arg(&model).env_remove("RUST_BACKTRACE");
     let output = command.output().unwrap();
