@@ -38,6 +38,18 @@ pub enum DataError {
         rows: usize,
         /// What is wrong with the first bad one.
         first: Option<String>,
+        /// Whether some were cut to the longest that was asked for.
+        cut: bool,
+    },
+    /// The file is of a kind that is not read.
+    #[error("{}: {found}, and rows are lines of JSON", file.display())]
+    Binary {
+        /// The file.
+        file: PathBuf,
+        /// What it is.
+        found: &'static str,
+        /// How rows come of it.
+        way: &'static str,
     },
     /// `data` names nothing that holds data.
     #[error("{name}: {reason}")]
@@ -66,7 +78,13 @@ impl DataError {
             }
             Self::Row { .. } => Some("fix the row, or pass --skip-bad-rows to leave such rows out"),
             Self::Empty { .. } => Some("each line is one JSON object, such as {\"text\": \"...\"}"),
-            Self::NothingLeft { .. } => Some("rows longer than max_seq_length are cut: raise it if the answers come late"),
+            Self::NothingLeft { cut: true, .. } => {
+                Some("rows longer than max_seq_length are cut: raise it if the answers come late")
+            }
+            Self::NothingLeft { cut: false, .. } => {
+                Some("a row needs an answer that its labels, weights or masks do not leave out, after at least one token")
+            }
+            Self::Binary { way, .. } => Some(*way),
             Self::NotFound { .. } => {
                 Some("data is a .jsonl or .json file, a folder with train.jsonl, or a hub id such as owner/name")
             }

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use burnish_models::{ChatTemplate, Message, Start, Tokenizer};
 
-use super::IGNORE;
 use super::format::Row;
 use super::spans::{Rendered, Turns};
+use super::{IGNORE, content};
 
 /// Tokens and what is learned of them: `labels[i]` is `input_ids[i]` where that token is learned and -100 where it is
 /// not. Nothing is shifted here: the loss compares what position `i` predicts with `labels[i + 1]`.
@@ -59,6 +59,8 @@ pub struct Made {
     pub endless: usize,
     /// Whether the row has reasoning that the chat template has no place for.
     pub unread_reasoning: bool,
+    /// Whether the row has tools or tool calls that the chat template does not render.
+    pub unread_tools: bool,
 }
 
 impl Preparation<'_> {
@@ -115,6 +117,7 @@ impl Preparation<'_> {
         made.begun_inside += other.begun_inside;
         made.endless += other.endless;
         made.unread_reasoning |= other.unread_reasoning;
+        made.unread_tools |= other.unread_tools;
         made.dropped = usize::from(made.examples.len() < 2);
         if made.dropped > 0 {
             made.examples.clear();
@@ -131,11 +134,17 @@ impl Preparation<'_> {
         unlearned: &[usize],
     ) -> Result<(), String> {
         let template = self.template.ok_or("the model has no chat template, which rows of messages need")?;
+        let taken = content::as_taken(template, messages, tools)?;
+        let messages = &*taken;
         let conversation = template.conversation(messages, tools).map_err(|error| error.to_string())?;
         let reads_reasoning = template.reads_reasoning(tools).map_err(|error| error.to_string())?;
         made.unread_reasoning = !reads_reasoning && messages.iter().any(|message| message.reasoning().is_some());
         // Special tokens are in the text already, so none are added.
         let encode = |text: &str| self.encode(text, false);
+        if tools.is_some() || messages.iter().any(|message| message.extra.contains_key("tool_calls")) {
+            let text = conversation.render(messages.len(), false).map_err(|error| error.to_string())?;
+            made.unread_tools = content::leaves_out_tools(template, messages, tools, &text);
+        }
         let turns = Turns { conversation, messages, learn_from, unlearned, encode: &encode };
         if self.mask_prompt {
             turns.render()?.into_iter().for_each(|rendered| self.label(made, rendered));

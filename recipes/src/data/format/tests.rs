@@ -82,7 +82,23 @@ fn reasons_name_what_is_wrong() {
         ("[1]", "is a list"),
         ("{\"txt\": \"a\"}", "its keys are [txt]"),
         ("{\"messages\": []}", "empty"),
+        ("{\"text\": \"a\", \"images\": [\"b\"]}", "`images` is not empty"),
         ("{\"messages\": [3]}", "message 1: should be an object"),
+        ("{\"messages\": [{\"role\": \"\", \"content\": \"a\"}]}", "message 1: its role is empty"),
+        (
+            "{\"messages\": [{\"role\": \"Assistant\", \"content\": \"a\"}]}",
+            "role is \"Assistant\", and chat templates know \"assistant\"",
+        ),
+        ("{\"messages\": [{\"role\": \"human\", \"content\": \"a\"}]}", "know \"user\""),
+        (
+            "{\"messages\": [{\"role\": \"assistant\", \"tool_calls\": \"f()\"}]}",
+            "tool_calls is a string, and not of a JSON list",
+        ),
+        (
+            "{\"messages\": [{\"role\": \"assistant\", \"tool_calls\": {\"name\": \"f\"}}]}",
+            "tool_calls should be a list, and is an object",
+        ),
+        ("{\"messages\": [{\"role\": \"assistant\", \"content\": \"a\", \"weight\": NaN}]}", "weight is NaN,"),
         ("{\"messages\": [{\"content\": \"a\"}]}", "message 1: has no role"),
         ("{\"text\": 3}", "text should be a string, and is a number"),
         ("{\"prompt\": \"a\", \"completion\": [1]}", "both"),
@@ -105,6 +121,12 @@ fn nulls_within_messages_and_tools_are_absent() {
     assert_eq!(with, without);
     // A turn without calls needs words, and null is no call.
     assert!(reason(r#"{"messages": [{"role": "assistant", "content": null, "tool_calls": null}]}"#).contains("no content"));
+}
+
+#[test]
+fn calls_may_be_a_string_of_a_list() {
+    let read = |calls: &str| row(&format!(r#"{{"messages": [{{"role": "assistant", "tool_calls": {calls}}}]}}"#));
+    assert_eq!(read(r#""[{\"name\": \"f\", \"id\": null}]""#), read(r#"[{"name": "f"}]"#));
 }
 
 #[test]
