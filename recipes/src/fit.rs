@@ -11,7 +11,7 @@ use burnish_models::{ComputeType, ModelConfig};
 /// # Errors
 /// With both sizes.
 pub fn check(backend: &str, config: &ModelConfig, dtype: ComputeType, trains_all: bool) -> Result<()> {
-    let name = burnish_backends::choose(backend).0;
+    let name = burnish_backends::choose(backend)?.0;
     match burnish_backends::memory::available(name) {
         Some(available) => fits(config, dtype, trains_all, available, name),
         None => Ok(()),

@@ -21,7 +21,7 @@ pub struct DtypeChoice {
 /// # Errors
 /// When the device does not compute in what was asked for, or is not there.
 pub fn choose(backend: &str, asked: &str) -> Result<DtypeChoice> {
-    let backend = crate::choose(backend).0;
+    let backend = crate::choose(backend)?.0;
     match asked {
         "f32" => Ok(DtypeChoice { dtype: ComputeType::F32, why: "asked for" }),
         "auto" if preferred(backend).is_empty() => {

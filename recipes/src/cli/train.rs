@@ -44,7 +44,7 @@ impl Args {
         }
         let loaded = load(self.config.as_deref(), flags)?;
         let config = loaded.config;
-        let (name, why) = burnish_backends::choose(&config.backend);
+        let (name, why) = burnish_backends::choose(&config.backend)?;
         // The dashboard has the whole terminal.
         let while_it_runs = if self.tui { OutputStyle { quiet: true, ..style } } else { style };
         let mut report = TrainReport::new(while_it_runs, config.steps_per_report);

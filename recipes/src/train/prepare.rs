@@ -49,7 +49,7 @@ impl PreparedRun {
     /// Whatever is wrong with them, before anything is written.
     pub fn new(mut config: TrainConfig) -> Result<Self> {
         let dtype = choose_dtype(&config)?;
-        burnish_backends::choose(&config.backend).0.clone_into(&mut config.backend);
+        burnish_backends::choose(&config.backend)?.0.clone_into(&mut config.backend);
         dtype.dtype.name().clone_into(&mut config.dtype);
         config.recipe.check(&config)?;
         let found = run_folder::find(&config)?;
