@@ -154,7 +154,7 @@ fn log(verbose: u8, quiet: bool) {
 
 /// A panic is a fault of ours: one line, no backtrace unless asked for; none where it becomes an error of a row.
 fn quiet_panics() {
-    if std::env::var_os("RUST_BACKTRACE").is_some() {
+    if std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0") {
         return;
     }
     std::panic::set_hook(Box::new(|info| {
