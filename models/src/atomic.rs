@@ -7,6 +7,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Errors of writing files and folders.
 #[derive(Debug, thiserror::Error)]
@@ -55,22 +56,24 @@ pub fn write_folder<E: From<WriteError>>(
     if place.target.is_file() {
         return Err(place.occupied("is a file, and a folder is to be written").into());
     }
-    let beside = Beside::create(&place, Kind::Folder)?;
-    fill(&beside.path)?;
-    sync_tree(&beside.path)?;
+    let mut beside = Beside::create(&place, Kind::Folder)?;
+    fill(&beside.place.new)?;
+    sync_tree(&beside.place.new)?;
     if place.target.exists() {
+        let swapping = unfinished();
         rename(&place.target, &place.old)?;
-        if let Err(error) = rename(&beside.path, &place.target) {
+        if let Err(error) = rename(&place.new, &place.target) {
             fs::rename(&place.old, &place.target).ok();
             return Err(error.into());
         }
-        beside.keep();
+        drop(swapping);
+        beside.kept = true;
         sync(&place.parent)?;
         // The new folder is in place; the next write deletes what can't be deleted now.
         remove(&place.old).ok();
     } else {
-        rename(&beside.path, &place.target)?;
-        beside.keep();
+        rename(&place.new, &place.target)?;
+        beside.kept = true;
     }
     Ok(sync(&place.parent)?)
 }
@@ -89,12 +92,12 @@ pub fn write_file<T, E: From<WriteError>>(
     }
     let mut beside = Beside::create(&place, Kind::File)?;
     let Some(file) = &mut beside.handle else {
-        return Err(WriteError::io(&beside.path, io::ErrorKind::NotFound.into()).into());
+        return Err(WriteError::io(&place.new, io::ErrorKind::NotFound.into()).into());
     };
     let filled = fill(file)?;
     file.sync_all().map_err(|error| WriteError::io(target, error))?;
-    rename(&beside.path, &place.target)?;
-    beside.keep();
+    rename(&place.new, &place.target)?;
+    beside.kept = true;
     sync(&place.parent)?;
     Ok(filled)
 }
@@ -136,7 +139,33 @@ pub fn recover(target: &Path) -> Result<()> {
     place.restore()
 }
 
+/// Deletes what is being written, whichever thread writes it, for a process that ends right after: nothing can be written from here on.
+pub fn abandon() {
+    std::mem::forget(abandon_where(|_| true));
+}
+
+fn abandon_where(is_meant: impl Fn(&Path) -> bool) -> MutexGuard<'static, Vec<Place>> {
+    let places = unfinished();
+    for place in places.iter().filter(|place| is_meant(&place.target)) {
+        // Its writer may add files meanwhile.
+        for _ in 0..10 {
+            if remove(&place.new).is_ok() || place.new.symlink_metadata().is_err() {
+                break;
+            }
+        }
+        place.restore().ok();
+    }
+    places
+}
+
+/// What is being written. No folder is half replaced while this is held.
+fn unfinished() -> MutexGuard<'static, Vec<Place>> {
+    static UNFINISHED: Mutex<Vec<Place>> = Mutex::new(Vec::new());
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A target, and the names beside it.
+#[derive(Clone, PartialEq)]
 struct Place {
     /// As the caller named it, for messages.
     named: PathBuf,
@@ -191,7 +220,7 @@ enum Kind {
 
 /// What is being written; deleted unless it is kept.
 struct Beside {
-    path: PathBuf,
+    place: Place,
     /// Holds the lock; on some systems folders can't be opened, and have none.
     handle: Option<File>,
     kept: bool,
@@ -214,21 +243,19 @@ impl Beside {
         if let Some(handle) = &handle {
             lock(handle, place)?;
         }
-        let beside = Self { path: place.new.clone(), handle, kept: false };
+        let beside = Self { place: place.clone(), handle, kept: false };
+        unfinished().push(place.clone());
         place.restore()?;
         Ok(beside)
-    }
-
-    fn keep(mut self) {
-        self.kept = true;
     }
 }
 
 impl Drop for Beside {
     fn drop(&mut self) {
         if !self.kept {
-            remove(&self.path).ok();
+            remove(&self.place.new).ok();
         }
+        unfinished().retain(|place| *place != self.place);
     }
 }
 

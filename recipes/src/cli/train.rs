@@ -15,6 +15,7 @@ use crate::recipe::Recipe;
 use crate::report::{OutputStyle, TrainReport};
 use crate::train::{End, Events, Plan, PreparedRun, train};
 use burnish_engine::with_hint;
+use burnish_models::atomic;
 
 /// Arguments of `train`. Of a flag given twice, the last counts.
 #[derive(Debug, clap::Args)]
@@ -140,6 +141,7 @@ fn effective(config: &TrainConfig) -> Vec<String> {
 pub(super) fn on_interrupt(interrupter: Interrupter, style: OutputStyle) {
     let set = ctrlc::set_handler(move || {
         if interrupter.should_stop() {
+            atomic::abandon();
             std::process::exit(1);
         }
         interrupter.stop(Some("interrupted"));
