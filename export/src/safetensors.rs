@@ -58,6 +58,16 @@ pub fn write_shards(weights: &dyn Checkpoint, folder: &Path, float: FloatType, m
     Ok(written)
 }
 
+/// Writes a file of all tensors, one after another; returns the bytes. Floats are converted, as in [`write_safetensors`].
+///
+/// # Errors
+/// As [`write_safetensors`].
+pub fn write_safetensors_file(weights: &dyn Checkpoint, path: &Path, float: FloatType) -> Result<u64> {
+    let mut names = weights.names();
+    names.sort_unstable();
+    write_file(weights, &names.iter().collect::<Vec<_>>(), path, float)
+}
+
 fn write_file(weights: &dyn Checkpoint, names: &[&String], path: &Path, float: FloatType) -> Result<u64> {
     let mut header = Map::new();
     header.insert("__metadata__".to_owned(), json!({ "format": "pt" }));

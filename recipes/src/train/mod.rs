@@ -3,6 +3,7 @@
 //! [`PreparedRun::new`] opens model and data; [`train`] brings them to the device and starts the loop, [`TrainingRun::steps`], inside
 //! burn-train. The loop is `run.rs`, read top to bottom; burn-train stands in `learner.rs` alone.
 
+mod changes;
 mod checkpoint;
 mod evaluate;
 mod events;
