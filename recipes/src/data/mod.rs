@@ -4,6 +4,7 @@
 //! labels, and [`batch`] lays those out. [`load`] does the first three.
 
 pub mod batch;
+mod content;
 pub mod error;
 pub mod format;
 mod hub;
