@@ -125,7 +125,12 @@ impl<B: FusedBackend> LanguageModel<B> {
         linear(hidden, self.head())
     }
 
-    /// Number of blocks, for the cache.
+    /// An empty cache for this model.
+    pub fn new_cache(&self) -> Cache<B> {
+        Cache::new(self.num_layers())
+    }
+
+    /// Number of blocks.
     pub fn num_layers(&self) -> usize {
         self.decoder.blocks.len()
     }
