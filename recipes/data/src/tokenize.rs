@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use burnish_models::{ChatTemplate, Message, Start, Tokenizer};
+use burnish_models::{ChatTemplate, Message, Pretrained, Start, Tokenizer};
 
 use super::IGNORE;
 use super::format::Row;
@@ -59,6 +59,20 @@ pub struct Made {
     pub endless: usize,
     /// Whether the row has reasoning that the chat template has no place for.
     pub unread_reasoning: bool,
+}
+
+impl<'a> Preparation<'a> {
+    /// How rows become examples for a model: answers are learned and prompts are not, up to 2048 tokens.
+    pub fn of(model: &'a Pretrained) -> Self {
+        Self {
+            tokenizer: &model.tokenizer,
+            template: model.chat_template.as_ref(),
+            mask_prompt: true,
+            pairs: false,
+            max_seq_length: 2048,
+            vocab_size: model.config.vocab_size,
+        }
+    }
 }
 
 impl Preparation<'_> {

@@ -27,6 +27,13 @@ pub struct BatchOptions {
     pub pad_token_id: u32,
 }
 
+impl Default for BatchOptions {
+    /// Single rows of up to 2048 tokens, in the order of the file.
+    fn default() -> Self {
+        Self { batch_size: 1, max_seq_length: 2048, packing: false, shuffle_seed: None, pairs: false, pad_token_id: 0 }
+    }
+}
+
 impl BatchOptions {
     fn rows_a_unit(&self) -> usize {
         if self.pairs { 2 } else { 1 }
@@ -126,16 +133,14 @@ impl Batches {
         step.saturating_mul(each).min(end)..step.saturating_add(1).saturating_mul(each).min(end)
     }
 
-    /// The order of an epoch, from 0. `self` may be a reference or an `Arc`, which the epoch keeps.
-    pub fn epoch<A: Borrow<Self>>(this: A, epoch: usize) -> Epoch<A> {
-        let batches: &Self = this.borrow();
-        let order = order::order(batches.units(), batches.options.shuffle_seed, epoch as u64);
-        Epoch { batches: this, number: epoch, order }
+    /// The batches of an epoch, from 0, in its order.
+    pub fn epoch(&self, number: usize) -> Epoch<&Self> {
+        Epoch::of(self, number)
     }
 
     /// One batch of an epoch. To go through many, take the [`Batches::epoch`] first: each call here orders all rows.
     pub fn batch(&self, epoch: usize, index: usize) -> Batch {
-        Self::epoch(self, epoch).batch(index)
+        self.epoch(epoch).batch(index)
     }
 
     /// The examples, in the order of the file.
@@ -153,6 +158,13 @@ pub struct Epoch<A> {
 }
 
 impl<A: Borrow<Batches>> Epoch<A> {
+    /// An epoch, from 0, that keeps the batches it is of: a reference, or an `Arc`.
+    pub fn of(batches: A, number: usize) -> Self {
+        let all: &Batches = batches.borrow();
+        let order = order::order(all.units(), all.options.shuffle_seed, number as u64);
+        Self { batches, number, order }
+    }
+
     /// Its number, from 0.
     pub fn number(&self) -> usize {
         self.number
