@@ -1,6 +1,7 @@
-//! The backends that a user can name, each compiled once: a line in [`run`].
+#![doc = include_str!("../README.md")]
 //!
-//! [`enter`] opens the door of `burnish-engine` on one of them; [`run`] is for work that is itself generic, such as a benchmark.
+//! A backend is a line in [`run`]. [`enter`] opens the door of `burnish-engine` on one of them; [`run`] is for work that is itself
+//! generic, such as a benchmark.
 
 #![warn(missing_docs)]
 
@@ -18,7 +19,8 @@ use burnish_engine::{BackendDevice, Device, with_hint};
 use burnish_kernels::FusedBackend;
 
 /// What `--backend` accepts.
-pub const NAMES: &[&str] = &["auto", "cpu", "candle", "wgpu", "metal", "vulkan", "cuda", "emulator", "emulator-stock"];
+pub const NAMES: &[&str] =
+    &["auto", "cpu", "candle", "ndarray", "tch", "wgpu", "metal", "vulkan", "cuda", "rocm", "emulator", "emulator-stock"];
 
 /// The backend that only a comparison needs: burn alone, without the kernels and the gradients of Burnish.
 pub const WGPU_STOCK: &str = "wgpu-stock";
@@ -83,6 +85,12 @@ pub fn run<J: BackendJob>(name: &str, job: J) -> Result<J::Output> {
         #[cfg(feature = "candle")]
         #[allow(deprecated)]
         "candle" => job.run::<burn_candle::Candle>(Default::default()),
+        #[cfg(feature = "ndarray")]
+        "ndarray" => job.run::<burn_ndarray::NdArray>(Default::default()),
+        #[cfg(feature = "tch")]
+        "tch" => job.run::<burn_tch::LibTorch>(Default::default()),
+        #[cfg(feature = "rocm")]
+        "rocm" => tested::<burnish_kernels::runtime::Rocm, J>("rocm", job),
         #[cfg(feature = "wgpu")]
         "wgpu" => tested::<burnish_kernels::runtime::Wgpu, J>("wgpu", job),
         #[cfg(feature = "wgpu-stock")]
@@ -105,7 +113,7 @@ pub fn run<J: BackendJob>(name: &str, job: J) -> Result<J::Output> {
 
 /// Runs a job on a device that has computed a known product rightly: where there is no adapter, or its kernels do not compile,
 /// that is an error before anything else runs.
-#[cfg(any(feature = "wgpu", feature = "metal", feature = "cuda", feature = "emulator"))]
+#[cfg(any(feature = "wgpu", feature = "metal", feature = "cuda", feature = "rocm", feature = "emulator"))]
 fn tested<B: FusedBackend, J: BackendJob>(name: &str, job: J) -> Result<J::Output> {
     let device = B::Device::default();
     let problem = match caught(|| known_product::<B>(&device, DType::F32)) {
