@@ -1,4 +1,4 @@
-//! Small programs that use Burnish as a library; each is a file in `src/bin`.
+//! Small programs that use Burnish as a library, one file each in `src/bin`.
 
 pub mod bookings;
 #[cfg(feature = "onnx")]

@@ -32,6 +32,7 @@ pub mod lora_linear;
 #[cfg(feature = "cube")]
 mod matrix;
 pub mod pack;
+pub mod packed;
 mod primitive;
 pub mod rms_norm;
 pub mod rotary;

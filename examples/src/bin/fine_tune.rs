@@ -1,4 +1,4 @@
-//! Fine-tunes the quickstart's model on the backend that one alias names, and lets it answer.
+//! Fine-tunes the quickstart's model on the backend of one type alias, and generates an answer.
 //!
 //! `cargo run --release -p burnish-examples --bin fine_tune`
 
@@ -6,13 +6,13 @@ use std::path::Path;
 
 use anyhow::Result;
 use burn::module::AutodiffModule;
-use burnish_data::{BadRows, BatchOptions, Batches, Preparation};
+use burnish_data::{BadRows, BatchOptions, Batches, RowTokenizer};
 use burnish_engine::{AdamWConfig, ModelTrainer, StepItem, Trainer, Training};
 use burnish_lora::{LoraConfig, attach};
 use burnish_models::{GenerateOptions, LoadOptions, Message, Pretrained, generate};
 
-/// Any backend of burn with `FusedBackend`: `burnish_kernels::runtime::{Wgpu, Cuda}`, `burnish_metal::Metal`,
-/// `burn_ndarray::NdArray` and `burn_candle::Candle` with the features of `burnish-kernels` of their names, …
+/// Any burn backend that implements `FusedBackend`: `burnish_kernels::runtime::{Wgpu, Cuda}`, `burnish_metal::Metal`, or with a
+/// feature of `burnish-kernels` `burn_candle::Candle` or `burn_ndarray::NdArray`.
 type Backend = burn::backend::Flex;
 
 fn main() -> Result<()> {
@@ -26,7 +26,7 @@ fn main() -> Result<()> {
     attach(&mut model, &lora, 42, &device)?;
 
     // Rows become tokens with labels, and those become batches.
-    let rows = burnish_data::load(&assets.join("data/train.jsonl"), &Preparation::of(&base), BadRows::Stop)?;
+    let rows = burnish_data::load(&assets.join("data/train.jsonl"), &RowTokenizer::of(&base), BadRows::Stop)?;
     let options = BatchOptions { batch_size: 8, shuffle_seed: Some(42), ..BatchOptions::default() };
     let batches = Batches::new(rows.examples, options);
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use burn::optim::GradientsParams;
-use burnish_data::{BadRows, BatchOptions, Batches, Preparation};
+use burnish_data::{BadRows, BatchOptions, Batches, RowTokenizer};
 use burnish_engine::{AdamW, AdamWConfig, Norm, Targets, Training};
 use burnish_kernels::{FusedBackend, linear_cross_entropy, select_rows};
 use burnish_lora::{LoraConfig, attach, save_adapter};
@@ -21,7 +21,7 @@ pub fn train<B: FusedBackend>(steps: usize, output: &Path) -> Result<Vec<f32>> {
     let lora = LoraConfig { rank: 8, ..LoraConfig::default() };
     attach(&mut model, &lora, 42, &device)?;
 
-    let rows = burnish_data::load(&assets.join("data/train.jsonl"), &Preparation::of(&base), BadRows::Stop)?;
+    let rows = burnish_data::load(&assets.join("data/train.jsonl"), &RowTokenizer::of(&base), BadRows::Stop)?;
     let batches = Batches::new(rows.examples, BatchOptions { batch_size: 8, ..BatchOptions::default() });
     let mut optimizer = AdamW::<Training<B>>::new(AdamWConfig::default());
     let mut losses = Vec::new();

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use burnish_lora::{LoraConfig, attach};
 use burnish_metal::emulator::{EmulatorDevice, KernelReport, MetalCpu, take_reports};
-use burnish_models::{AdapterPass, ComputeType, ModelConfig};
+use burnish_models::{AdapterPass, FloatType, ModelConfig};
 use serde::Serialize;
 
 use super::action::{Launch, actions};
@@ -143,7 +143,7 @@ pub fn count(
     shape: &Shape,
     full: &Sizes,
     kernels: &[Kernel],
-    dtype: ComputeType,
+    dtype: FloatType,
     widths: Widths,
     say: &dyn Fn(&str),
 ) -> Counters {
@@ -231,7 +231,7 @@ fn reports_of(device: EmulatorDevice, work: impl FnOnce() -> Result<()>) -> Resu
 fn count_block(
     config: &dyn Fn(usize) -> ModelConfig,
     sizes: &Sizes,
-    dtype: ComputeType,
+    dtype: FloatType,
     operations: Option<&[OperationCount]>,
 ) -> Result<BlockCount> {
     let one = count_model(&config(1), sizes, dtype)?;
@@ -252,7 +252,7 @@ fn count_block(
 }
 
 /// Forward and backward of a model.
-fn count_model(config: &ModelConfig, sizes: &Sizes, dtype: ComputeType) -> Result<BTreeMap<String, KernelReport>> {
+fn count_model(config: &ModelConfig, sizes: &Sizes, dtype: FloatType) -> Result<BTreeMap<String, KernelReport>> {
     let device = EmulatorDevice::Quick;
     let mut model = random_model::<Training<MetalCpu>>(config, dtype, &device)?;
     attach(&mut model, &LoraConfig { rank: sizes.rank, ..LoraConfig::default() }, 1, &device)?;
@@ -293,7 +293,7 @@ mod tests {
         let shape = Shape::open("llama-3.2-1b").unwrap();
         let full = Sizes::new(&shape.config, 1, 16, 4);
         let kernels = [Kernel::RmsNorm, Kernel::Linear];
-        let counters = count(&shape, &full, &kernels, ComputeType::F32, Widths::Shrunk, &|_| ());
+        let counters = count(&shape, &full, &kernels, FloatType::F32, Widths::Shrunk, &|_| ());
         assert!(counters.failed.is_empty(), "{:?}", counters.failed);
         for count in &counters.operations {
             let Totals { launches, unique_bytes, .. } = count.totals;
@@ -303,7 +303,7 @@ mod tests {
         assert_eq!(counters.block, Err("swiglu is not among the kernels".to_owned()));
 
         let kernels = [Kernel::RmsNorm, Kernel::Swiglu, Kernel::Rotary, Kernel::Attention, Kernel::LoraLinear];
-        let block = count(&shape, &full, &kernels, ComputeType::F32, Widths::Shrunk, &|_| ()).block.unwrap();
+        let block = count(&shape, &full, &kernels, FloatType::F32, Widths::Shrunk, &|_| ()).block.unwrap();
         assert!(block.totals.launches > 10.0 && block.totals.flops() > 0.0, "{block:?}");
         assert!(block.composed_launches.unwrap() > 3.0 * block.totals.launches, "{block:?}");
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use burnish_models::ComputeType;
+use burnish_models::FloatType;
 use serde::Serialize;
 
 #[cfg(feature = "emulator")]
@@ -68,7 +68,7 @@ pub struct BackendResult {
 
 impl BackendResult {
     /// A backend that has yet to show what it can.
-    pub fn new(backend: &'static str, device: String, dtype: ComputeType) -> Self {
+    pub fn new(backend: &'static str, device: String, dtype: FloatType) -> Self {
         Self {
             backend,
             device,
@@ -84,7 +84,7 @@ impl BackendResult {
     /// A backend that could not, and why.
     pub fn failed(backend: &'static str, problem: String) -> Self {
         let problems = vec![problem];
-        Self { problems, dtype: "", ..Self::new(backend, String::new(), ComputeType::F32) }
+        Self { problems, dtype: "", ..Self::new(backend, String::new(), FloatType::F32) }
     }
 }
 

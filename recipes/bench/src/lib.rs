@@ -34,7 +34,7 @@ use anyhow::Result;
 use burnish_backends::{BackendJob, dtype};
 use burnish_engine::guard::guarded;
 use burnish_kernels::FusedBackend;
-use burnish_models::ComputeType;
+use burnish_models::FloatType;
 
 use self::document::{BackendResult, Document};
 use self::entry::Kernel;
@@ -155,7 +155,7 @@ struct BenchJob<'a> {
     shape: &'a Shape,
     sizes: &'a Sizes,
     name: &'static str,
-    dtype: ComputeType,
+    dtype: FloatType,
     say: Say<'a>,
 }
 

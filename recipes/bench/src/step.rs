@@ -9,7 +9,7 @@ use burnish_engine::{
 };
 use burnish_kernels::FusedBackend;
 use burnish_lora::{LoraConfig, attach};
-use burnish_models::{ComputeType, ModelConfig};
+use burnish_models::{FloatType, ModelConfig};
 use serde::Serialize;
 
 use super::efficiency::Efficiency;
@@ -54,7 +54,7 @@ const LEARNING_RATE: f64 = 1e-4;
 pub fn measure<B: FusedBackend>(
     config: &ModelConfig,
     sizes: &Sizes,
-    dtype: ComputeType,
+    dtype: FloatType,
     device: &B::Device,
     pace: &Pace,
 ) -> Result<StepRow> {
@@ -110,10 +110,10 @@ struct Stepper<B: FusedBackend> {
 }
 
 impl<B: FusedBackend> Stepper<B> {
-    fn new(trainer: ModelTrainer<B>, sizes: &Sizes, dtype: ComputeType) -> Self {
+    fn new(trainer: ModelTrainer<B>, sizes: &Sizes, dtype: FloatType) -> Self {
         let batches = vec![random_batch(sizes)];
         let item = StepItem { step: 1, epoch: 0, batches, seed: SEED, objective: Objective::Tokens, loss_scale: 1.0 };
-        Self { trainer, item, loss_scale: (dtype == ComputeType::F16).then(LossScale::default) }
+        Self { trainer, item, loss_scale: (dtype == FloatType::F16).then(LossScale::default) }
     }
 
     /// One step; in f16, those that overflow before it are part of its time.
@@ -177,7 +177,7 @@ mod tests {
         let config = Shape::open("llama-3.2-1b").unwrap().shrunk(1).config;
         let sizes = Sizes::new(&config, 1, 16, 4);
         let pace = Pace { repeats: 4, warmup: 1, budget: Duration::from_secs(10) };
-        let row = measure::<Flex>(&config, &sizes, ComputeType::F32, &Default::default(), &pace).unwrap();
+        let row = measure::<Flex>(&config, &sizes, FloatType::F32, &Default::default(), &pace).unwrap();
         assert!(row.losses[1] < row.losses[0] && row.samples == 4 && row.tokens_per_second > 0.0, "{row:?}");
         assert!(row.ms > 0.0 && row.first_ms > 0.0);
     }

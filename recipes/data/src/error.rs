@@ -1,14 +1,14 @@
-//! What can be wrong with data.
+//! Errors of reading and preparing data.
 
 use std::path::PathBuf;
 
-/// Errors of reading and preparing data.
+/// Why data can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    /// The operating system refused.
+    /// A file can't be read.
     #[error("{}: {source}", file.display())]
     Io {
-        /// What was read.
+        /// The file.
         file: PathBuf,
         /// The system's own error.
         source: std::io::Error,
@@ -18,7 +18,7 @@ pub enum DataError {
     Row {
         /// The file.
         file: PathBuf,
-        /// The line that the row begins in, from 1.
+        /// The first line of the row, from 1.
         line: usize,
         /// What is wrong with it.
         reason: String,
@@ -29,22 +29,22 @@ pub enum DataError {
         /// The file.
         file: PathBuf,
     },
-    /// The file has rows, but none to learn from.
-    #[error("{}: none of {rows} rows can be used{}", file.display(), first.as_ref().map(|reason| format!("; the first: {reason}")).unwrap_or_default())]
+    /// The file has rows, but none of them can be used.
+    #[error("{}: none of the {rows} rows can be used{}", file.display(), first.as_ref().map(|reason| format!("; the first error: {reason}")).unwrap_or_default())]
     NothingLeft {
         /// The file.
         file: PathBuf,
-        /// How many it has.
+        /// Number of rows.
         rows: usize,
-        /// What is wrong with the first bad one.
+        /// What is wrong with the first bad row.
         first: Option<String>,
     },
-    /// `data` names nothing that holds data.
+    /// `data` is not a file, a folder or a hub id with data.
     #[error("{name}: {reason}")]
     NotFound {
         /// What the user gave.
         name: String,
-        /// Why it is no data.
+        /// Why it is not usable.
         reason: String,
     },
     /// A hub data set can't be fetched.
@@ -58,20 +58,20 @@ pub enum DataError {
 }
 
 impl DataError {
-    /// The way out, where there is one.
+    /// A hint for the user, if there is one.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Row { reason, .. } if reason.contains("no chat template") => {
-                Some("a model without a chat template learns from rows of prompt and completion, or of text")
+                Some("without a chat template, use rows with prompt and completion, or with text")
             }
-            Self::Row { .. } => Some("fix the row, or pass --skip-bad-rows to leave such rows out"),
+            Self::Row { .. } => Some("fix the row, or use --skip-bad-rows"),
             Self::Empty { .. } => Some("each line is one JSON object, such as {\"text\": \"...\"}"),
-            Self::NothingLeft { .. } => Some("rows longer than max_seq_length are cut: raise it if the answers come late"),
+            Self::NothingLeft { .. } => Some("rows are truncated to max_seq_length; raise it if that cuts off the answers"),
             Self::NotFound { .. } => {
-                Some("data is a .jsonl or .json file, a folder with train.jsonl, or a hub id such as owner/name")
+                Some("data should be a .jsonl or .json file, a folder with train.jsonl, or a hub id such as owner/name")
             }
             Self::Hub { .. } => {
-                Some("check the id and the network; HF_TOKEN opens gated data, HF_HUB_OFFLINE=1 uses the cache alone")
+                Some("check the id and the network; set HF_TOKEN for gated data, or HF_HUB_OFFLINE=1 to use only the cache")
             }
             Self::Io { .. } => None,
         }

@@ -1,4 +1,4 @@
-//! The kinds of row, told apart by their keys. A key whose value is null is absent: tables have it where a row has not.
+//! The kinds of rows, distinguished by their keys. A key with the value null counts as absent, since tables fill missing keys with it.
 
 mod chat;
 mod preference;
@@ -20,11 +20,11 @@ pub enum Row {
         /// Turns that are never learned: `weight` is 0 or `train` is false.
         unlearned: Vec<usize>,
     },
-    /// `prompt` and `completion` as strings.
+    /// `prompt` and `completion`, both strings.
     Completion {
-        /// What is given.
+        /// Context only.
         prompt: String,
-        /// What is learned.
+        /// The text to learn.
         completion: String,
     },
     /// `text`: all of it is learned.
@@ -37,21 +37,21 @@ pub enum Row {
         history: Vec<(String, String)>,
         /// Tools that the assistant may call.
         tools: Option<Value>,
-        /// What to do.
+        /// The task.
         instruction: String,
-        /// With what; may be empty.
+        /// Input of the task; may be empty.
         input: String,
-        /// What is learned.
+        /// The answer to learn.
         output: String,
     },
-    /// `input_ids`, with `labels` where not all is learned.
+    /// `input_ids`, with `labels` unless all tokens are learned.
     Tokens {
         /// The tokens.
         input_ids: Vec<u32>,
-        /// One a token, -100 where it is not learned.
+        /// One per token; -100 if it is not learned.
         labels: Option<Vec<i64>>,
     },
-    /// `chosen` and `rejected`, for preference recipes: each with the prompt, as a row of its own.
+    /// `chosen` and `rejected`, for preference recipes, each as a row with the prompt.
     Preference {
         /// The better answer.
         chosen: Box<Row>,
@@ -64,18 +64,18 @@ impl Row {
     /// Reads a row.
     ///
     /// # Errors
-    /// What is wrong, for a person who looks at the row.
+    /// What is wrong with the row, for the user.
     pub fn from_json(json: &str) -> Result<Self, String> {
         json::parse(json).map_err(|error| format!("not JSON: {error}")).and_then(Self::from_value)
     }
 
-    /// Reads a row that is parsed already.
+    /// Reads a row from parsed JSON.
     ///
     /// # Errors
-    /// As [`Row::from_json`].
+    /// Those of [`Row::from_json`].
     pub fn from_value(value: Value) -> Result<Self, String> {
         let Value::Object(mut row) = value else {
-            return Err(format!("a row is a JSON object, and this is {}", kind(&value)));
+            return Err(format!("a row should be a JSON object, got {}", kind(&value)));
         };
         row.retain(|_, value| !value.is_null());
         if row.contains_key("input_ids") {
@@ -105,7 +105,7 @@ fn completion(mut row: Map<String, Value>) -> Result<Row, String> {
             match ["system", "history", "tools"].into_iter().find(|key| row.get(*key).is_some_and(|value| !is_empty(value)))
             {
                 Some(key) => Err(format!(
-                    "`{key}` has no place in a prompt that is a string: write it into the prompt, or make messages of the row"
+                    "`{key}` can't be combined with a prompt that is a string: put it into the prompt, or use messages"
                 )),
                 None => Ok(Row::Completion { prompt, completion }),
             }
@@ -114,7 +114,7 @@ fn completion(mut row: Map<String, Value>) -> Result<Row, String> {
             chat::of_prompt_and_completion(&row, prompt, completion)
         }
         (prompt, completion) => Err(format!(
-            "prompt and completion are both strings or both lists of messages, and these are {} and {}",
+            "prompt and completion should be both strings or both lists of messages, got {} and {}",
             prompt.as_ref().map_or("missing", kind),
             completion.as_ref().map_or("missing", kind)
         )),
@@ -135,32 +135,32 @@ fn alpaca(mut row: Map<String, Value>) -> Result<Row, String> {
     })
 }
 
-/// Pairs of a question and its answer.
+/// Earlier questions and answers.
 fn history(value: Value) -> Result<Vec<(String, String)>, String> {
-    let Value::Array(pairs) = value else {
-        return Err(format!("history should be a list of pairs, and is {}", kind(&value)));
+    let Value::Array(turns) = value else {
+        return Err(format!("history should be a list of [question, answer] lists, got {}", kind(&value)));
     };
-    let pair = |(index, pair): (usize, Value)| match pair {
-        Value::Array(pair) => match <[Value; 2]>::try_from(pair) {
+    let turn = |(index, turn): (usize, Value)| match turn {
+        Value::Array(turn) => match <[Value; 2]>::try_from(turn) {
             Ok([Value::String(question), Value::String(answer)]) => Ok((question, answer)),
-            Ok(_) => Err(format!("history, pair {}: question and answer should be strings", index + 1)),
-            Err(pair) => Err(format!("history, pair {}: has {} parts, and not 2", index + 1, pair.len())),
+            Ok(_) => Err(format!("history, turn {}: question and answer should be strings", index + 1)),
+            Err(turn) => Err(format!("history, turn {}: should be 2 strings, got {} values", index + 1, turn.len())),
         },
-        other => Err(format!("history, pair {}: should be a list of two strings, and is {}", index + 1, kind(&other))),
+        other => Err(format!("history, turn {}: should be a list of 2 strings, got {}", index + 1, kind(&other))),
     };
-    pairs.into_iter().enumerate().map(pair).collect()
+    turns.into_iter().enumerate().map(turn).collect()
 }
 
-/// What to say of a row of no known kind.
+/// The error for a row of an unknown kind.
 fn unknown(row: &Map<String, Value>) -> String {
     let keys: Vec<&str> = row.keys().map(String::as_str).collect();
     let rows = row.iter().find(|(_, value)| value.as_array().and_then(|list| list.first()).is_some_and(Value::is_object));
     let list = rows.map(|(key, _)| {
-        format!("; `{key}` is a list, and if it holds the rows, put each on a line of its own: jq -c '.{key}[]' FILE > rows.jsonl")
+        format!("; if the list `{key}` holds the rows, put each on a line of its own: jq -c '.{key}[]' FILE > rows.jsonl")
     });
     format!(
-        "no known kind of row: its keys are [{}]; known are messages, conversations, prompt + completion, \
-         instruction + output, text, input_ids{}",
+        "unknown kind of row with the keys [{}]; expected messages, conversations, prompt + completion, \
+         instruction + output, text, input_ids, or chosen + rejected{}",
         keys.join(", "),
         list.unwrap_or_default()
     )
@@ -180,10 +180,10 @@ fn tokens(row: &Map<String, Value>) -> Result<Row, String> {
         None | Some(Value::Null) => Ok(None),
         Some(Value::Array(items)) => items
             .iter()
-            .map(|item| item.as_i64().ok_or_else(|| format!("{key} holds {item}, which is no integer")))
+            .map(|item| item.as_i64().ok_or_else(|| format!("{key} should contain integers, got {item}")))
             .collect::<Result<Vec<i64>, String>>()
             .map(Some),
-        Some(other) => Err(format!("{key} should be a list, and is {}", kind(other))),
+        Some(other) => Err(format!("{key} should be a list, got {}", kind(other))),
     };
     let ids = list("input_ids")?.unwrap_or_default();
     if ids.is_empty() {
@@ -191,9 +191,9 @@ fn tokens(row: &Map<String, Value>) -> Result<Row, String> {
     }
     let labels = list("labels")?;
     if let Some(labels) = labels.as_ref().filter(|labels| labels.len() != ids.len()) {
-        return Err(format!("{} input_ids and {} labels", ids.len(), labels.len()));
+        return Err(format!("input_ids and labels should have the same length, got {} and {}", ids.len(), labels.len()));
     }
-    let id = |id: i64| u32::try_from(id).map_err(|_| format!("input_ids holds {id}"));
+    let id = |id: i64| u32::try_from(id).map_err(|_| format!("input_ids should contain token ids, got {id}"));
     Ok(Row::Tokens { input_ids: ids.into_iter().map(id).collect::<Result<_, _>>()?, labels })
 }
 
@@ -201,7 +201,7 @@ fn string(key: &str, value: Value) -> Result<String, String> {
     match value {
         Value::String(text) => Ok(text),
         Value::Null => Ok(String::new()),
-        other => Err(format!("{key} should be a string, and is {}", kind(&other))),
+        other => Err(format!("{key} should be a string, got {}", kind(&other))),
     }
 }
 

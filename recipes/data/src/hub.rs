@@ -1,12 +1,12 @@
-//! Data sets of the Hugging Face hub.
+//! Data sets on the Hugging Face hub.
 
 use burnish_models::{HubRepository, ModelError};
 
 use super::error::DataError;
-use super::source::{EXTENSIONS, Sources, TEST, TRAIN, VALID};
+use super::parts::{EXTENSIONS, Sources, TEST, TRAIN, VALID};
 
-/// Fetches the parts of a data set: `train.jsonl`, `valid.jsonl` and `test.jsonl` at its top or under `data/`, or its
-/// only `.jsonl` or `.json` file.
+/// Downloads the parts of a data set: `train.jsonl`, `valid.jsonl` and `test.jsonl` at the top level or in `data/`, or else its only
+/// `.jsonl` or `.json` file.
 ///
 /// # Errors
 /// [`DataError::Hub`] when the hub fails or the data set has no such files.
@@ -53,11 +53,11 @@ fn choose(files: &[String]) -> Result<Parts<'_>, String> {
             [] => {}
             [only] => return Ok(Parts { train: Some(only), ..parts }),
             several => {
-                return Err(format!("has no train.jsonl, and several other files: {}", several.join(", ")));
+                return Err(format!("has no train.jsonl, but several other files: {}", several.join(", ")));
             }
         }
     }
-    let parquet = if files.iter().any(|file| file.ends_with(".parquet")) { "; Parquet is not read" } else { "" };
+    let parquet = if files.iter().any(|file| file.ends_with(".parquet")) { "; Parquet is not supported" } else { "" };
     Err(format!("has no .jsonl or .json file{parquet}"))
 }
 
@@ -70,14 +70,14 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_chosen_by_name() {
+    fn parts_are_found_by_name() {
         let files = files(&["README.md", "data/train.jsonl", "validation.json", "extra.jsonl"]);
         let parts = choose(&files).unwrap();
         assert_eq!(parts, Parts { train: Some("data/train.jsonl"), valid: Some("validation.json"), test: None });
     }
 
     #[test]
-    fn an_only_file_is_the_training_part() {
+    fn the_only_file_has_the_training_rows() {
         let only = files(&["README.md", "rows.json", "test.json", "dataset_infos.json"]);
         assert_eq!(choose(&only).unwrap(), Parts { train: Some("rows.json"), valid: None, test: Some("test.json") });
         assert!(choose(&files(&["a.jsonl", "b.jsonl"])).unwrap_err().contains("a.jsonl, b.jsonl"));

@@ -1,79 +1,79 @@
-//! The examples of a file, and what became of its rows.
+//! The examples of a file, and a report on its rows.
 
 use std::path::{Path, PathBuf};
 
 use super::error::DataError;
-use super::tokenize::{Example, Made};
+use super::tokenize::{Example, TokenizedRow};
 
-/// What became of a file.
+/// Counts and problems of a file's rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct DataReport {
     /// Rows read.
     pub rows: usize,
     /// Examples made.
     pub examples: usize,
-    /// Rows that were wrong and left out.
+    /// Bad rows that were skipped.
     pub skipped: usize,
-    /// Line and reason of the first of them.
+    /// Line and error of the first skipped row.
     pub first_skipped: Option<(usize, String)>,
-    /// Examples cut to `max_seq_length`.
+    /// Examples truncated to `max_seq_length`.
     pub truncated: usize,
     /// Examples dropped because nothing was left to learn.
     pub dropped: usize,
-    /// Rows that became one example an assistant turn, because the template rewrites earlier turns.
+    /// Rows split into one example per assistant turn, because the template rewrites earlier turns.
     pub split: usize,
-    /// Examples with an answer that begins inside a token, for their prompt ends in the middle of it.
+    /// Examples whose prompt ends in the middle of a token.
     pub begun_inside: usize,
-    /// Line of the first row of them.
+    /// Line of the first such row.
     pub first_begun_inside: Option<usize>,
-    /// Examples without an end, for neither the tokenizer nor the configuration names a token for it.
+    /// Examples without an end token, because neither the tokenizer nor the configuration names one.
     pub endless: usize,
-    /// Rows whose reasoning the chat template has no place for.
+    /// Rows with reasoning that the chat template does not render.
     pub unread_reasoning: usize,
     /// Tokens of all examples.
     pub tokens: usize,
-    /// Tokens that are learned.
+    /// Learned tokens.
     pub target_tokens: usize,
 }
 
-impl Report {
-    /// One line for each thing that the user should know.
+impl DataReport {
+    /// The report as lines for the user.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = vec![format!(
-            "{} rows, {} examples, {} tokens, {} of them learned",
+            "{} rows, {} examples, {} tokens, {} of them trained on",
             self.rows, self.examples, self.tokens, self.target_tokens
         )];
         if let Some((line, reason)) = &self.first_skipped {
-            lines.push(format!("bad rows left out: {}; the first, line {line}: {reason}", self.skipped));
+            lines.push(format!("bad rows skipped: {}; the first is line {line}: {reason}", self.skipped));
         }
         if self.truncated > 0 {
-            lines.push(format!("examples cut to max_seq_length: {}", self.truncated));
+            lines.push(format!("examples truncated to max_seq_length: {}", self.truncated));
         }
         if self.dropped > 0 {
-            lines.push(format!("examples dropped because nothing to learn was left: {}", self.dropped));
+            lines.push(format!("examples dropped because nothing was left to train on: {}", self.dropped));
         }
         if self.split > 0 {
             lines.push(format!(
-                "conversations split into one example a turn, because the chat template rewrites earlier turns: {}",
+                "conversations split into one example per turn, because the chat template rewrites earlier turns: {}",
                 self.split
             ));
         }
         if let Some(line) = self.first_begun_inside {
             lines.push(format!(
-                "examples whose prompt ends inside a token (often its last space), which is learned with the answer: {}; the \
-                 first, line {line}",
+                "examples whose prompt ends inside a token (often with a space), which is trained on with the answer: {}; the \
+                 first is line {line}",
                 self.begun_inside
             ));
         }
         if self.endless > 0 {
             lines.push(format!(
-                "examples that teach no end, because neither the tokenizer nor config.json names an end token: {}",
+                "examples without an end token, because neither the tokenizer nor config.json names one: {}",
                 self.endless
             ));
         }
         if self.unread_reasoning > 0 {
             lines.push(format!(
-                "rows with reasoning that is left out, because the chat template has no place for it: {}",
+                "rows with reasoning that is left out, because the chat template does not render it: {}",
                 self.unread_reasoning
             ));
         }
@@ -83,21 +83,21 @@ impl Report {
 
 /// The examples of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Prepared {
+pub struct TokenizedFile {
     /// The file.
     pub file: PathBuf,
-    /// In the order of the file.
+    /// Its examples, in the order of the file.
     pub examples: Vec<Example>,
-    /// What became of its rows.
-    pub report: Report,
+    /// The report on its rows.
+    pub report: DataReport,
 }
 
-impl Prepared {
+impl TokenizedFile {
     pub(super) fn new(file: &Path) -> Self {
-        Self { file: file.to_owned(), examples: Vec::new(), report: Report::default() }
+        Self { file: file.to_owned(), examples: Vec::new(), report: DataReport::default() }
     }
 
-    pub(super) fn take(&mut self, line: usize, made: Made) {
+    pub(super) fn take(&mut self, line: usize, made: TokenizedRow) {
         self.report.rows += 1;
         self.report.examples += made.examples.len();
         self.report.truncated += made.cut;

@@ -1,39 +1,23 @@
-//! Where rows come from: a file, a folder, or a data set of the hub.
+//! Finds and reads rows: in a file, in a folder, or on the hub.
 
 mod split;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::error::DataError;
 use super::format::Row;
 use super::hub;
+use super::parts::{EXTENSIONS, Sources, TEST, TRAIN, VALID};
 
-/// What to do with a row that is wrong.
+/// What to do with a bad row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BadRows {
-    /// End with its file, line and reason.
+    /// Stop with an error that has its file, line and reason.
     #[default]
     Stop,
-    /// Leave it out and count it.
+    /// Skip and count it.
     Skip,
 }
-
-/// The files of a data set.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Sources {
-    /// What is learned.
-    pub train: Option<PathBuf>,
-    /// What is evaluated while learning.
-    pub valid: Option<PathBuf>,
-    /// What is evaluated at the end.
-    pub test: Option<PathBuf>,
-}
-
-/// Names that the files of each part go by.
-pub(super) const TRAIN: &[&str] = &["train"];
-pub(super) const VALID: &[&str] = &["valid", "validation", "val", "dev"];
-pub(super) const TEST: &[&str] = &["test"];
-pub(super) const EXTENSIONS: &[&str] = &["jsonl", "json"];
 
 impl Sources {
     /// Finds the files behind `data`: a `.jsonl` or `.json` file, a folder with `train.jsonl` and perhaps `valid.jsonl`
@@ -69,19 +53,19 @@ impl Sources {
     }
 }
 
-/// Hub ids are `owner/name` or `name`; anything else that isn't there is a misspelt path.
+/// Hub ids are `owner/name` or `name`; anything else that doesn't exist is a misspelt path.
 fn looks_like_path(data: &str) -> bool {
     let file = Path::new(data).extension().is_some_and(|extension| EXTENSIONS.iter().any(|known| extension == *known));
     file || data.starts_with(['.', '/', '~']) || data.contains('\\') || data.split('/').count() > 2 || data.ends_with('/')
 }
 
-/// Reads the rows of a file in order; `take` gets the line that each begins in, from 1, and the row or what is wrong.
+/// Reads the rows of a file in order; `take` gets the first line of each, from 1, and the row or its error.
 ///
-/// A file that begins with `[` is one JSON list of rows; any other has one row a line, and empty lines count but are not
-/// rows. Rows of several lines each are read where the whole file consists of them.
+/// A file that begins with `[` is one JSON list of rows. Any other file has one row per line, or consists of rows of several lines each;
+/// empty lines are skipped.
 ///
 /// # Errors
-/// When the file can't be read or has no rows, and whatever `take` ends with.
+/// When the file can't be read or has no rows, and the errors of `take`.
 pub fn read_rows(
     file: &Path,
     mut take: impl FnMut(usize, Result<Row, String>) -> Result<(), DataError>,

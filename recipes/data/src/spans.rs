@@ -1,21 +1,21 @@
-//! Which bytes of a rendered conversation the assistant wrote.
+//! Finds the bytes of a rendered conversation that the assistant wrote.
 
 use std::ops::Range;
 
 use burnish_models::{Conversation, Message, Start};
 
-/// A text with its tokens and the byte ranges that are learned.
+/// A rendered text with its tokens, and the byte ranges to learn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rendered {
     pub(super) text: String,
-    /// The tokens that an example takes; those of a long text are not all.
+    /// The tokens that fit into an example; for a long text not all of them.
     pub(super) tokens: Start,
     pub(super) learned: Vec<Range<usize>>,
-    /// Whether the last message is the assistant's: then its end must be learned.
+    /// Whether the last message is the assistant's, so that its end must be learned.
     pub(super) ends_with_assistant: bool,
 }
 
-/// A conversation and which of its turns are learned.
+/// A conversation, and which of its turns are learned.
 pub(super) struct Turns<'a> {
     pub(super) conversation: Conversation<'a>,
     pub(super) messages: &'a [Message],
@@ -23,24 +23,24 @@ pub(super) struct Turns<'a> {
     pub(super) learn_from: usize,
     /// Turns that are never learned.
     pub(super) unlearned: &'a [usize],
-    /// Makes tokens of a text, no more than an example takes.
+    /// Tokenises a text, up to the length of an example.
     pub(super) encode: &'a dyn Fn(&str) -> Result<Start, String>,
 }
 
 impl Turns<'_> {
     /// Renders the conversation and finds the assistant's turns.
     ///
-    /// One text, unless the template writes earlier turns differently once later ones follow (some take out the thinking
-    /// of past turns, some put tools before the last question): then one text a turn, in which only that turn is learned.
+    /// Returns one text, unless the template renders earlier turns differently once later ones follow (some remove the thinking of past
+    /// turns, some put tools before the last question). Then it returns one text per turn, in which only that turn is learned.
     pub(super) fn render(&self) -> Result<Vec<Rendered>, String> {
         let all: Vec<usize> = (0..self.messages.len()).filter(|index| is_assistant(&self.messages[*index])).collect();
         if all.iter().all(|turn| *turn < self.learn_from) {
-            return Err("the conversation has no assistant turn to learn".to_owned());
+            return Err("the conversation has no assistant turn to train on".to_owned());
         }
         let is_learned = |turn: &usize| *turn >= self.learn_from && !self.unlearned.contains(turn);
         let turns: Vec<usize> = all.iter().copied().filter(is_learned).collect();
         if let Some(marked) = self.conversation.render_marked().map_err(|error| error.to_string())? {
-            // Spans can be told apart by turn only when there is one for each.
+            // Spans can be assigned to turns only if there is one for each.
             let each = marked.spans.len() == all.len();
             if each || turns.len() == all.len() {
                 let spans = marked.spans.into_iter().enumerate();
@@ -52,7 +52,7 @@ impl Turns<'_> {
         let limit = rendered.limit();
         for turn in &turns {
             match self.span(*turn, &rendered.text, false)? {
-                // What lies behind the last token of the example need not be known.
+                // Text behind the last token of the example does not matter.
                 Some(span) if span.start >= limit => break,
                 Some(span) => rendered.learned.push(span),
                 None => return turns.iter().map(|turn| self.render_turn(*turn)).collect(),
@@ -61,7 +61,7 @@ impl Turns<'_> {
         Ok(vec![rendered])
     }
 
-    /// Renders the conversation to learn all of it, but for the turns that are never learned.
+    /// Renders the conversation so that all of it is learned, except for unlearned turns.
     pub(super) fn render_whole(&self) -> Result<Rendered, String> {
         let text = self.text(self.messages.len())?;
         let mut learned = Vec::new();
@@ -75,7 +75,7 @@ impl Turns<'_> {
         self.rendered(text, learned)
     }
 
-    /// One turn, and what comes before it.
+    /// Renders a conversation up to a turn, and learns only that turn.
     fn render_turn(&self, turn: usize) -> Result<Rendered, String> {
         let text = self.text(turn + 1)?;
         let span = self.span(turn, &text, true)?.ok_or_else(|| not_found(turn))?;
@@ -91,11 +91,11 @@ impl Turns<'_> {
         self.conversation.render(count, false).map_err(|error| error.to_string())
     }
 
-    /// Where a turn stands in `text`: after what the template puts before an answer, up to the end of the turn. `None` when
-    /// `text` doesn't begin as the turn rendered by itself does.
+    /// The range of a turn in `text`: from the end of the generation prompt to the end of the turn. `None` if `text` does not begin with
+    /// the conversation rendered up to this turn.
     ///
-    /// Nothing is searched for by its words, which the template may have printed before: both ends are lengths of
-    /// renderings that `text` begins with, or the place of a mark.
+    /// The answer is never searched for, since the template may print the same words elsewhere: both ends are lengths of renderings that
+    /// `text` begins with, or positions of a marker.
     fn span(&self, turn: usize, text: &str, is_last: bool) -> Result<Option<Range<usize>>, String> {
         let end = if is_last || turn + 1 == self.messages.len() {
             text.len()
@@ -106,17 +106,17 @@ impl Turns<'_> {
             }
             through.len()
         };
-        // Some templates refuse to render nothing, or a conversation that does not end where they like.
+        // Some templates refuse an empty conversation, or one that ends with the wrong role.
         let prompt = self.conversation.render(turn, true).unwrap_or_default();
         let start = if !prompt.is_empty() && text.starts_with(&prompt) {
             Some(prompt.len())
         } else {
             let marked = self.conversation.answer_start(turn + 1, &text[..end]).map_err(|error| error.to_string())?;
             let before = self.conversation.render(turn, false).unwrap_or_default();
-            // The prompt may go further than the text does: templates that open a thinking block for the answer.
+            // The prompt may be longer than the common part, if the template opens a thinking block for the answer.
             let shared = common_prefix(&prompt, text);
             let shared = (text.starts_with(&before) && shared > before.len()).then_some(shared);
-            // Nothing rendered is something in templates that give every conversation a system turn.
+            // Templates that add a system turn to every conversation do not render an empty one as empty.
             if before.is_empty() { marked.or(shared) } else { shared.into_iter().chain(marked).min() }
         };
         Ok(start.filter(|start| *start < end).map(|start| start..end))
@@ -124,7 +124,7 @@ impl Turns<'_> {
 }
 
 impl Rendered {
-    /// Bytes of the text that its tokens stand for.
+    /// End of the text that the tokens cover, in bytes.
     fn limit(&self) -> usize {
         match self.tokens.offsets.last() {
             Some((_, end)) if !self.tokens.whole => *end,
@@ -134,7 +134,7 @@ impl Rendered {
 }
 
 fn not_found(turn: usize) -> String {
-    format!("the chat template writes message {} so that it can't be told from the rest of the text", turn + 1)
+    format!("the chat template renders message {} so that it can't be separated from the rest of the text", turn + 1)
 }
 
 fn common_prefix(left: &str, right: &str) -> usize {

@@ -1,4 +1,4 @@
-//! Rows through the templates of real models, checked token by token.
+//! Rows rendered by the templates of real models, checked token by token.
 
 mod cases;
 mod models;
@@ -9,12 +9,12 @@ use burnish_models::{ChatTemplate, Tokenizer};
 
 use super::*;
 
-fn preparation<'a>(tokenizer: &'a Tokenizer, template: Option<&'a ChatTemplate>) -> Preparation<'a> {
-    Preparation {
+fn row_tokenizer<'a>(tokenizer: &'a Tokenizer, template: Option<&'a ChatTemplate>) -> RowTokenizer<'a> {
+    RowTokenizer {
         tokenizer,
         template,
         mask_prompt: true,
-        pairs: false,
+        preference_pairs: false,
         max_seq_length: 512,
         vocab_size: tokenizer.vocab_size(),
     }
@@ -24,7 +24,7 @@ fn row(json: &str) -> Row {
     Row::from_json(json).unwrap()
 }
 
-/// Text of all tokens, and of each run of learned ones.
+/// The text of all tokens, and of each sequence of learned tokens.
 fn read(tokenizer: &Tokenizer, example: &Example) -> (String, Vec<String>) {
     let text = |ids: &[u32]| tokenizer.decode(ids, false).unwrap();
     let mut runs: Vec<Vec<u32>> = Vec::new();

@@ -1,92 +1,94 @@
-//! From rows to tokens with labels.
+//! Turns rows into tokens with labels.
 
 use std::ops::Range;
 
+use burnish_engine::IGNORE;
 use burnish_models::{ChatTemplate, Message, Pretrained, Start, Tokenizer};
 
-use super::IGNORE;
 use super::format::Row;
 use super::spans::{Rendered, Turns};
 
-/// Tokens and what is learned of them: `labels[i]` is `input_ids[i]` where that token is learned and -100 where it is
-/// not. Nothing is shifted here: the loss compares what position `i` predicts with `labels[i + 1]`.
+/// Tokens with labels: `labels[i]` is `input_ids[i]` if that token is learned, else -100. Labels are not shifted: the loss compares the
+/// prediction at position `i` with `labels[i + 1]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Example {
     /// The tokens.
     pub input_ids: Vec<u32>,
-    /// One a token.
+    /// One per token.
     pub labels: Vec<i64>,
 }
 
 impl Example {
-    /// Tokens that are learned; the first never is, for nothing comes before it.
+    /// Number of learned tokens. The first token is never learned, because nothing precedes it.
     pub fn target_tokens(&self) -> usize {
         self.labels.iter().skip(1).filter(|label| **label != IGNORE).count()
     }
 }
 
-/// How rows become examples.
+/// Turns rows into examples.
 #[derive(Debug, Clone)]
-pub struct Preparation<'a> {
-    /// Text to ids.
+pub struct RowTokenizer<'a> {
+    /// The model's tokenizer.
     pub tokenizer: &'a Tokenizer,
-    /// Messages to text, where the model has a template.
+    /// The model's chat template, if it has one.
     pub template: Option<&'a ChatTemplate>,
-    /// Learn only what the assistant writes, or the completion; `text` rows are always learned whole.
+    /// Whether only the assistant's turns or the completion are learned. `text` rows are always learned completely.
     pub mask_prompt: bool,
-    /// Rows are pairs of a chosen and a rejected answer, and become two examples each.
-    pub pairs: bool,
-    /// Examples are cut to so many tokens.
+    /// Whether rows are pairs of a chosen and a rejected answer, which become two examples each.
+    pub preference_pairs: bool,
+    /// Examples are truncated to this many tokens.
     pub max_seq_length: usize,
-    /// Rows of the model's embedding: no id may be as great.
+    /// Rows of the model's embedding; every token id must be smaller.
     pub vocab_size: usize,
 }
 
-/// What a row became.
+/// The examples of a row.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Made {
-    /// At most `max_seq_length` tokens each, all with something to learn.
+pub struct TokenizedRow {
+    /// Examples of at most `max_seq_length` tokens, each with something to learn.
     pub examples: Vec<Example>,
-    /// Examples that were longer.
+    /// Number of examples that were truncated.
     pub cut: usize,
-    /// Examples in which nothing was left to learn.
+    /// Number of examples dropped because nothing was left to learn.
     pub dropped: usize,
     /// Whether each assistant turn became an example of its own.
     pub split: bool,
-    /// Examples with an answer that begins inside a token: the prompt ends in the middle of one.
+    /// Number of examples whose prompt ends in the middle of a token.
     pub begun_inside: usize,
-    /// Examples that should end, and whose model names no token for that.
+    /// Number of examples without an end token, because the model has none.
     pub endless: usize,
-    /// Whether the row has reasoning that the chat template has no place for.
+    /// Whether the row has reasoning that the chat template does not render.
     pub unread_reasoning: bool,
 }
 
-impl<'a> Preparation<'a> {
-    /// How rows become examples for a model: answers are learned and prompts are not, up to 2048 tokens.
+impl<'a> RowTokenizer<'a> {
+    /// For a model: only answers are learned, and examples have up to 2048 tokens.
     pub fn of(model: &'a Pretrained) -> Self {
         Self {
             tokenizer: &model.tokenizer,
             template: model.chat_template.as_ref(),
             mask_prompt: true,
-            pairs: false,
+            preference_pairs: false,
             max_seq_length: 2048,
             vocab_size: model.config.vocab_size,
         }
     }
 }
 
-impl Preparation<'_> {
-    /// The examples of a row: one, or one an assistant turn where the template asks for it.
+impl RowTokenizer<'_> {
+    /// Returns the examples of a row: one, or one per assistant turn if the template requires it.
     ///
     /// # Errors
-    /// What is wrong with the row, for a person who looks at it.
-    pub fn prepare(&self, row: &Row) -> Result<Made, String> {
+    /// What is wrong with the row, for the user.
+    pub fn tokenize(&self, row: &Row) -> Result<TokenizedRow, String> {
         match row {
-            Row::Preference { chosen, rejected } if self.pairs => return self.pair(chosen, rejected),
-            _ if self.pairs => return Err("a preference recipe learns from rows with chosen and rejected".to_owned()),
+            Row::Preference { chosen, rejected } if self.preference_pairs => return self.pair(chosen, rejected),
+            _ if self.preference_pairs => {
+                return Err("a preference recipe needs rows with chosen and rejected".to_owned());
+            }
             _ => {}
         }
-        let mut made = Made::default();
+        let mut made = TokenizedRow::default();
         match row {
             Row::Chat { messages, tools, learn_from, unlearned } => {
                 self.chat(&mut made, messages, tools.as_ref(), *learn_from, unlearned)?;
@@ -97,9 +99,7 @@ impl Preparation<'_> {
             Row::Alpaca { .. } => self.alpaca(&mut made, row)?,
             Row::Tokens { input_ids, labels } => made.examples.push(from_tokens(input_ids, labels.as_deref())),
             Row::Preference { .. } => {
-                return Err(
-                    "a preference row (chosen, rejected) needs a preference recipe such as dpo, and this is sft".into()
-                );
+                return Err("a preference row (chosen, rejected) needs a preference recipe such as dpo, got sft".into());
             }
         }
         for example in &made.examples {
@@ -117,12 +117,15 @@ impl Preparation<'_> {
         Ok(made)
     }
 
-    /// The chosen answer and the rejected one, each after the prompt; neither where one of them has nothing left to learn.
-    fn pair(&self, chosen: &Row, rejected: &Row) -> Result<Made, String> {
-        let alone = Preparation { pairs: false, mask_prompt: true, ..self.clone() };
-        let (mut made, other) = (alone.prepare(chosen)?, alone.prepare(rejected)?);
+    /// The chosen and the rejected answer, each with the prompt; none if one of them has nothing left to learn.
+    fn pair(&self, chosen: &Row, rejected: &Row) -> Result<TokenizedRow, String> {
+        let alone = RowTokenizer { preference_pairs: false, mask_prompt: true, ..self.clone() };
+        let (mut made, other) = (alone.tokenize(chosen)?, alone.tokenize(rejected)?);
         if made.split || other.split {
-            return Err("an answer of several turns, each of which the template renders apart, is no half of a pair".into());
+            return Err(
+                "an answer of several turns can't be used in a pair, because the template renders each turn differently"
+                    .into(),
+            );
         }
         made.examples.extend(other.examples);
         made.cut += other.cut;
@@ -138,7 +141,7 @@ impl Preparation<'_> {
 
     fn chat(
         &self,
-        made: &mut Made,
+        made: &mut TokenizedRow,
         messages: &[Message],
         tools: Option<&serde_json::Value>,
         learn_from: usize,
@@ -148,7 +151,7 @@ impl Preparation<'_> {
         let conversation = template.conversation(messages, tools).map_err(|error| error.to_string())?;
         let reads_reasoning = template.reads_reasoning(tools).map_err(|error| error.to_string())?;
         made.unread_reasoning = !reads_reasoning && messages.iter().any(|message| message.reasoning().is_some());
-        // Special tokens are in the text already, so none are added.
+        // The text already contains special tokens, so none are added.
         let encode = |text: &str| self.encode(text, false);
         let turns = Turns { conversation, messages, learn_from, unlearned, encode: &encode };
         if self.mask_prompt {
@@ -159,14 +162,14 @@ impl Preparation<'_> {
         Ok(())
     }
 
-    /// The tokens of a text that an example has room for.
+    /// Tokenises a text, up to the length of an example.
     fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Start, String> {
         self.tokenizer.encode_start(text, add_special_tokens, self.max_seq_length).map_err(|error| error.to_string())
     }
 
-    /// Tokens of a rendered conversation with what is learned of them, and an end where the template gives none: a model
-    /// never stops that was never shown where to.
-    fn label(&self, made: &mut Made, rendered: Rendered) {
+    /// Adds an example for a rendered conversation, with an end token if the template has none: without one, the model would never
+    /// learn to stop.
+    fn label(&self, made: &mut TokenizedRow, rendered: Rendered) {
         let Rendered { text, tokens, learned, ends_with_assistant } = rendered;
         let whole = tokens.whole;
         let last = |(start, end): &(usize, usize)| text.get(*start..*end).is_none_or(|piece| !piece.trim().is_empty());
@@ -179,20 +182,20 @@ impl Preparation<'_> {
         made.examples.push(example);
     }
 
-    fn completion(&self, made: &mut Made, prompt: &str, completion: &str) -> Result<(), String> {
+    fn completion(&self, made: &mut TokenizedRow, prompt: &str, completion: &str) -> Result<(), String> {
         let start = if self.mask_prompt { prompt.len() } else { 0 };
         self.plain(made, &format!("{prompt}{completion}"), start)
     }
 
-    /// Text that no template wraps: the tokenizer's own special tokens go around it, and the end is learned.
-    fn plain(&self, made: &mut Made, text: &str, learned_from: usize) -> Result<(), String> {
+    /// Adds an example for text without a template: with the tokenizer's special tokens, and a learned end token.
+    fn plain(&self, made: &mut TokenizedRow, text: &str, learned_from: usize) -> Result<(), String> {
         let begun = self.tokenizer.special().bos.as_ref().is_some_and(|(bos, _)| text.starts_with(bos.as_str()));
         let tokens = self.encode(text, !begun)?;
         let whole = tokens.whole;
         let mut example = with_labels(made, tokens, std::slice::from_ref(&(learned_from..text.len())));
         if whole {
             if example.input_ids.last().is_some_and(|last| Some(*last) == self.tokenizer.end_of_text()) {
-                // An end that the tokenizer has put there stands for no byte of the text.
+                // An end token added by the tokenizer has no bytes in the text, so it would not be learned.
                 example.input_ids.pop();
                 example.labels.pop();
             }
@@ -202,8 +205,8 @@ impl Preparation<'_> {
         Ok(())
     }
 
-    /// Alpaca's own prompt is for models without a template.
-    fn alpaca(&self, made: &mut Made, row: &Row) -> Result<(), String> {
+    /// Adds an Alpaca row as messages, or with Alpaca's own prompt if the model has no template.
+    fn alpaca(&self, made: &mut TokenizedRow, row: &Row) -> Result<(), String> {
         let Row::Alpaca { system, history, tools, instruction, input, output } = row else { return Ok(()) };
         if self.template.is_none() {
             if !history.is_empty() || tools.is_some() {
@@ -225,7 +228,7 @@ impl Preparation<'_> {
         self.chat(made, &messages, tools.as_ref(), 0, &[])
     }
 
-    fn end(&self, made: &mut Made, example: &mut Example) {
+    fn end(&self, made: &mut TokenizedRow, example: &mut Example) {
         match self.tokenizer.end_of_text() {
             Some(end) => {
                 example.input_ids.push(end);
@@ -242,7 +245,7 @@ impl Preparation<'_> {
         }
         let outside = |label: &&i64| **label != IGNORE && !(0..size as i64).contains(*label);
         match example.labels.iter().find(outside) {
-            Some(label) => Err(format!("label {label} is neither -100 nor in the model's vocabulary of {size}")),
+            Some(label) => Err(format!("label {label} is neither -100 nor inside the model's vocabulary of {size}")),
             None => Ok(()),
         }
     }
@@ -253,10 +256,9 @@ fn from_tokens(input_ids: &[u32], labels: Option<&[i64]>) -> Example {
     Example { input_ids: input_ids.to_vec(), labels }
 }
 
-/// A token is learned when a character of it lies in a span: the first token of an answer may begin in the prompt, as in
-/// `Label: ` + `yes`, where a space and the word are one token. (TRL and Unsloth take the length of the prompt's own tokens,
-/// by which such an answer is not learned at all.)
-fn with_labels(made: &mut Made, tokens: Start, learned: &[Range<usize>]) -> Example {
+/// A token is learned if any of its characters lies in a span: the first token of an answer may begin in the prompt, as in `Label: ` +
+/// `yes`, where space and word are one token. (TRL and Unsloth count the prompt's tokens, so they would not learn such an answer.)
+fn with_labels(made: &mut TokenizedRow, tokens: Start, learned: &[Range<usize>]) -> Example {
     let mut labels = Vec::with_capacity(tokens.ids.len() + 1);
     let mut begun_inside = false;
     let mut spans = learned.iter().peekable();

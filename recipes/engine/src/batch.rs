@@ -1,10 +1,10 @@
-//! What a step computes on.
+//! A batch of token rows.
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
 use burnish_models::ModelInput;
 
-/// Label of a token that is not learned.
+/// Label of a token that is not trained on.
 pub const IGNORE: i64 = -100;
 
 /// Rows of tokens, row-major.
@@ -12,20 +12,20 @@ pub const IGNORE: i64 = -100;
 pub struct Batch {
     /// `[rows, length]`: the tokens.
     pub input_ids: Vec<u32>,
-    /// `[rows, length]`: the token itself where it is learned, else -100; the first of a segment never is. The loss
-    /// compares what position `i` predicts with `labels[i + 1]`.
+    /// `[rows, length]`: the token itself if it is trained on, else -100, as for the first token of each segment. The loss compares
+    /// the prediction at position `i` with `labels[i + 1]`.
     pub labels: Vec<i64>,
     /// `[rows, length]`: position of each token in its own example.
     pub position_ids: Vec<u32>,
-    /// `[rows, length]`: which example of its row a token belongs to, from 1; 0 is padding.
+    /// `[rows, length]`: the example of its row that a token belongs to, from 1; 0 is padding.
     pub segment_ids: Vec<u32>,
     /// Number of rows.
     pub rows: usize,
-    /// Tokens of a row, padding included.
+    /// Tokens in a row, padding included.
     pub length: usize,
     /// Tokens that are not padding.
     pub tokens: usize,
-    /// Labels that count.
+    /// Labels that are trained on.
     pub target_tokens: usize,
 }
 

@@ -1,6 +1,6 @@
-//! Bytes, and how many of them this process had.
+//! Byte counts, and the memory of this process.
 
-/// Bytes for people.
+/// Formats a byte count.
 pub fn gib(bytes: u64) -> String {
     let bytes = bytes as f64;
     if bytes >= 1e9 {
@@ -10,7 +10,7 @@ pub fn gib(bytes: u64) -> String {
     }
 }
 
-/// Most memory that this process had, in bytes, where the system tells. Linux lets it fall again, through `/proc/self/clear_refs`.
+/// Peak memory of this process in bytes, if the system reports it. On Linux, `/proc/self/clear_refs` resets it.
 pub fn peak_bytes() -> Option<u64> {
     if cfg!(target_os = "linux") { high_water_mark() } else { largest_resident() }
 }
@@ -40,15 +40,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_are_said_in_one_unit() {
+    fn bytes_are_formatted_in_the_larger_unit() {
         assert_eq!((gib(3 << 20), gib(5 << 29)), ("3 MiB".to_owned(), "2.50 GiB".to_owned()));
     }
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn both_ways_to_ask_see_what_was_taken() {
+    fn both_sources_report_an_allocation() {
         let _touched = std::hint::black_box(vec![1u8; 64 << 20]);
-        // What the process was before it became this program counts for the second alone.
+        // `ru_maxrss` also counts the process before `exec`.
         let (one, other) = (high_water_mark().unwrap(), largest_resident().unwrap());
         assert!(one >= 64 << 20 && other + (1 << 20) >= one && other < 1 << 40, "{one} and {other}");
     }

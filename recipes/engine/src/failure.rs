@@ -1,19 +1,19 @@
-//! What broke on a device, on one line.
+//! Errors of a device, as one line.
 
 use std::fmt::Display;
 
-/// The device's own words, each once: after the first operation that failed, all that follow fail alike, and each says so.
+/// The device's messages without repetitions: once an operation fails, all later ones fail with the same message.
 pub fn failure(error: impl Display) -> String {
-    // What cubecl writes around its causes is left out.
+    // Strip what cubecl writes around the causes.
     let text = error.to_string().replace("No backtrace available", "");
-    let mut said = vec!["the device failed"];
+    let mut lines = vec!["the device failed"];
     for line in text.lines() {
         let line = line.trim_start_matches(['[', ']', ')', ',', ' ']).trim_end();
-        if !line.is_empty() && line != "Caused by:" && !said.contains(&line) {
-            said.push(line);
+        if !line.is_empty() && line != "Caused by:" && !lines.contains(&line) {
+            lines.push(line);
         }
     }
-    said.join(": ")
+    lines.join(": ")
 }
 
 #[cfg(test)]

@@ -1,19 +1,19 @@
-//! Panics that become errors.
+//! Turns panics into errors.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Result, anyhow};
 
-/// How much is guarded right now.
+/// Number of guarded calls in progress.
 static GUARDS: AtomicUsize = AtomicUsize::new(0);
 
-/// Whether panics, those of a device's thread too, become errors: a hook that prints panics leaves them out.
+/// Whether panics currently become errors, those on a device's thread included. A panic hook should not print them then.
 pub fn panics_are_guarded() -> bool {
     GUARDS.load(Ordering::SeqCst) > 0
 }
 
-/// Does work whose panics, and those that it causes on a device's thread, are not to be printed.
+/// Runs work whose panics, also on a device's thread, should not be printed.
 ///
 /// # Errors
 /// The payload of a panic.
@@ -24,14 +24,14 @@ pub fn caught<T>(work: impl FnOnce() -> T) -> std::thread::Result<T> {
     result
 }
 
-/// Turns a panic into an error: a row that fails must not take the others with it.
+/// Turns a panic into an error, so that one failing measurement does not end the others.
 ///
 /// # Errors
-/// That of the work, or the words of the panic.
+/// The error of the work, or the message of its panic.
 pub fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     caught(work).unwrap_or_else(|payload| {
-        let said = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
-        Err(anyhow!("it panicked: {}", said.unwrap_or("no message").lines().next().unwrap_or_default()))
+        let message = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
+        Err(anyhow!("it panicked: {}", message.unwrap_or("no message").lines().next().unwrap_or_default()))
     })
 }
 
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_an_error_of_its_row() {
+    fn a_panic_becomes_an_error() {
         assert_eq!(guarded(|| Ok(3)).unwrap(), 3);
         let error = guarded(|| -> Result<()> { panic!("out of {}\nmore", "memory") }).unwrap_err();
         assert_eq!(error.to_string(), "it panicked: out of memory");

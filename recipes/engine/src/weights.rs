@@ -1,4 +1,4 @@
-//! A model on a device, read like a checkpoint.
+//! Reads the weights of a model on a device like a checkpoint.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use burnish_models::{AnyTensor, Checkpoint, LanguageModel, ModelError};
 pub struct ModelWeights<B: FusedBackend>(BTreeMap<String, AnyTensor<B>>);
 
 impl<B: FusedBackend> ModelWeights<B> {
-    /// Handles of a model's tensors; nothing is copied until it is read.
+    /// Handles of a model's tensors; a tensor is copied to the host only when it is read.
     pub fn of(model: &LanguageModel<B>) -> Self {
         Self(model.weights().into_iter().collect())
     }
@@ -26,7 +26,7 @@ impl<B: FusedBackend> Checkpoint for ModelWeights<B> {
     }
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        let missing = || ModelError::Misfit { problems: vec![format!("{name}: missing")] };
+        let missing = || ModelError::Mismatch { problems: vec![format!("{name}: missing")] };
         self.0.get(name).map(AnyTensor::to_f32).ok_or_else(missing)
     }
 }

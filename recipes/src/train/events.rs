@@ -1,11 +1,11 @@
-//! What a run tells its observers.
+//! Events of a run, for the report.
 
 use std::path::Path;
 
 use super::evaluate::Evaluation;
 use super::metrics::StepMetrics;
 
-/// Hears of a run while it goes on. A method that is not written does nothing.
+/// Receives the events of a run. By default it ignores them.
 pub trait Events: Send {
     /// A step was taken.
     fn step(&mut self, metrics: &StepMetrics, total: usize) {
@@ -19,7 +19,7 @@ pub trait Events: Send {
     fn checkpoint(&mut self, path: &Path) {
         let _ = path;
     }
-    /// Anything else worth a line.
+    /// A note for the user.
     fn note(&mut self, line: &str) {
         let _ = line;
     }

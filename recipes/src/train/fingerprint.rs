@@ -1,4 +1,4 @@
-//! What a run is made from, so that it is not resumed on something else without a word.
+//! Digests of a run's inputs, so that a resumed run notices when they changed.
 
 use std::path::Path;
 
@@ -8,30 +8,29 @@ use burnish_models::{Checkpoint, Pretrained};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::checkpoint::hex;
 use crate::data::Batches;
 
 /// Digests of a run's inputs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
-    /// Tokens and labels of all training rows: the data, the tokenizer, the template and the keys that shape rows are in it.
+    /// Tokens and labels of all training rows, which depend on data, tokenizer, chat template and configuration.
     train: String,
-    /// The same of the validation rows.
+    /// The same for the validation rows.
     valid: Option<String>,
-    /// The base model: names and shapes of all tensors, and the elements of some.
+    /// The base model: names and shapes of all tensors, and the values of some.
     base: String,
-    /// The adapter of the reference model, where the objective compares with one.
+    /// The adapter of the reference model, if it has one.
     #[serde(default)]
     reference: Option<String>,
 }
 
-/// Matrices of a base whose elements count, spread over the model.
+/// How many matrices of the base are read, spread over the model.
 const SAMPLED_MATRICES: usize = 8;
-/// Larger ones are not read for it.
+/// Larger matrices are read only if there are too few smaller ones.
 const LARGEST_SAMPLE: usize = 1 << 22;
 
 impl Fingerprint {
-    /// Digests what a run is made from. Of the base it reads the vectors and a few matrices: less than a second.
+    /// Digests a run's inputs. Of the base it reads only the vectors and a few matrices, which takes less than a second.
     ///
     /// # Errors
     /// When a tensor can't be read.
@@ -44,12 +43,12 @@ impl Fingerprint {
         })
     }
 
-    /// Whether validation losses of both can be compared.
+    /// Whether the validation losses of both can be compared.
     pub fn validates_as(&self, then: &Self) -> bool {
         self.valid == then.valid
     }
 
-    /// What is not as it was, for people.
+    /// The inputs that changed, named for the user.
     pub fn changes(&self, then: &Self) -> Vec<&'static str> {
         let mut changed = Vec::new();
         if self.train != then.train {
@@ -87,6 +86,11 @@ fn of_adapter(folder: &Path) -> Result<String> {
     Ok(hex(hasher))
 }
 
+/// A digest in hexadecimal.
+pub(super) fn hex(hasher: Sha256) -> String {
+    hasher.finalize().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+}
+
 fn of_base(base: &dyn Checkpoint) -> Result<String> {
     let mut hasher = Sha256::new();
     let (mut vectors, mut matrices, mut large) = (Vec::new(), Vec::new(), Vec::new());
@@ -104,7 +108,7 @@ fn of_base(base: &dyn Checkpoint) -> Result<String> {
         }
     }
     if matrices.len() < SAMPLED_MATRICES {
-        // Of a model whose matrices are all large, some of those.
+        // Too few small matrices: read the smallest of the large ones.
         large.sort_unstable();
         matrices.extend(large.into_iter().take(SAMPLED_MATRICES - matrices.len()).map(|(_, name)| name));
     }
@@ -138,13 +142,13 @@ mod tests {
     }
 
     #[test]
-    fn rows_and_bases_that_differ_have_other_digests() {
+    fn different_rows_and_bases_have_different_digests() {
         let options = BatchOptions {
             batch_size: 1,
             max_seq_length: 8,
             packing: false,
             shuffle_seed: None,
-            pairs: false,
+            preference_pairs: false,
             pad_token_id: 0,
         };
         let rows = |ids: &[u32], labels: &[i64]| {
@@ -161,7 +165,7 @@ mod tests {
         for other in [base(1.5, 2.0, 3), base(1.0, 2.5, 3), base(1.0, 2.0, 4)] {
             assert_ne!(other, base(1.0, 2.0, 3));
         }
-        // A model of large matrices alone.
+        // A model that has only large matrices.
         assert_ne!(base(1.0, 2.0, LARGEST_SAMPLE), base(1.0, 2.5, LARGEST_SAMPLE));
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use burn::module::AutodiffModule;
-use burnish_data::{BadRows, BatchOptions, Batches, Preparation};
+use burnish_data::{BadRows, BatchOptions, Batches, RowTokenizer};
 use burnish_engine::{AdamWConfig, ModelTrainer, StepItem, Trainer, Training};
 use burnish_export::{GgufOptions, export_gguf};
 use burnish_lora::{LoraConfig, MergedCheckpoint, attach};
@@ -23,7 +23,7 @@ fn main() -> Result<()> {
     let lora = LoraConfig { rank: 8, ..LoraConfig::default() };
     attach(&mut model, &lora, 42, &device)?;
 
-    let rows = burnish_data::load(&rows, &Preparation::of(&base), BadRows::Stop)?;
+    let rows = burnish_data::load(&rows, &RowTokenizer::of(&base), BadRows::Stop)?;
     let batches = Batches::new(rows.examples, BatchOptions { batch_size: 4, ..BatchOptions::default() });
     let mut trainer = ModelTrainer::<Backend>::new(model, AdamWConfig::default(), &device);
     for (index, batch) in batches.epoch(0).iter().take(10).enumerate() {

@@ -1,12 +1,12 @@
-//! Several examples in a row.
+//! Packs several examples into a row.
 
 use std::collections::BTreeSet;
 
-/// Puts each example, in `order`, into the fullest row that still has room for it, or into a new one. An example longer
-/// than `capacity` has a row of its own.
+/// Best fit: puts each example, in `order`, into the fullest row that has room for it, or else into a new row. An example longer than
+/// `capacity` gets its own row.
 pub(super) fn pack(lengths: &[usize], order: &[usize], capacity: usize) -> Vec<Vec<usize>> {
     let mut rows: Vec<Vec<usize>> = Vec::new();
-    // Rows with room, by what is left and then by age: what is found does not depend on chance.
+    // Rows with room, by remaining room and then by age, so that the result is deterministic.
     let mut open: BTreeSet<(usize, usize)> = BTreeSet::new();
     for example in order {
         let length = lengths[*example];

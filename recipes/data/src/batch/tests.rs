@@ -7,7 +7,7 @@ fn example(ids: Range<u32>) -> Example {
 }
 
 fn options(batch_size: usize, max_seq_length: usize, packing: bool, shuffle_seed: Option<u64>) -> BatchOptions {
-    BatchOptions { batch_size, max_seq_length, packing, shuffle_seed, pairs: false, pad_token_id: 0 }
+    BatchOptions { batch_size, max_seq_length, packing, shuffle_seed, preference_pairs: false, pad_token_id: 0 }
 }
 
 #[test]
@@ -22,13 +22,13 @@ fn rows_are_padded_on_the_right() {
 }
 
 #[test]
-fn length_is_never_over_the_limit() {
+fn the_padded_length_never_exceeds_the_limit() {
     let batches = Batches::new(vec![example(0..9)], options(1, 10, false, None));
     assert_eq!(batches.batch(0, 0).length, 10);
 }
 
 #[test]
-fn packed_rows_restart_positions_and_never_learn_across() {
+fn packed_examples_have_their_own_positions_and_do_not_predict_each_other() {
     let batches = Batches::new(vec![example(1..4), example(5..8)], options(1, 16, true, None));
     let batch = batches.batch(0, 0);
     assert_eq!(batch.input_ids, [1, 2, 3, 5, 6, 7, 0, 0]);
@@ -49,8 +49,8 @@ fn the_last_step_of_an_epoch_is_smaller() {
 }
 
 #[test]
-fn orders_are_fixed_for_good() {
-    // A change here makes checkpoints resume into other batches.
+fn orders_never_change() {
+    // If this fails, runs resumed from older checkpoints get other batches.
     assert_eq!(order::order(8, Some(42), 0), FIRST);
     assert_eq!(order::order(8, Some(42), 1), SECOND);
     assert_eq!(order::order(4, None, 1), [0, 1, 2, 3]);
@@ -126,9 +126,9 @@ proptest! {
 }
 
 #[test]
-fn pairs_stay_together_whatever_the_order() {
+fn preference_pairs_stay_together_in_any_order() {
     let example = |id: u32| Example { input_ids: vec![id; 2], labels: vec![i64::from(id); 2] };
-    let options = BatchOptions { pairs: true, ..options(2, 8, false, Some(3)) };
+    let options = BatchOptions { preference_pairs: true, ..options(2, 8, false, Some(3)) };
     let batches = Batches::new((0..10).map(example).collect(), options);
     assert_eq!(batches.per_epoch(), 3);
     let mut seen = Vec::new();

@@ -23,15 +23,15 @@ pub(super) fn of_prompt_and_completion(row: &Map<String, Value>, prompt: Value, 
     Ok(Row::Chat { messages, tools: tools(row)?, learn_from, unlearned })
 }
 
-/// Puts the system message that stands beside the turns before them.
+/// Inserts the row's `system` key as the first message.
 fn add_system(row: &Map<String, Value>, messages: &mut Vec<Message>, unlearned: &mut [usize]) -> Result<(), String> {
     if let Some(key) = ["functions", "chat_template_kwargs", "history"]
         .into_iter()
         .find(|key| row.get(*key).is_some_and(|value| !is_empty(value)))
     {
         let instead = match key {
-            "functions" => "is OpenAI's old key, and `tools` took its place",
-            "history" => "belongs to rows of instruction and output; put its turns into the messages",
+            "functions" => "is OpenAI's old key; use `tools`",
+            "history" => "is for rows with instruction and output; put its turns into the messages",
             _ => "is not supported",
         };
         return Err(format!("`{key}` {instead}"));
@@ -44,21 +44,21 @@ fn add_system(row: &Map<String, Value>, messages: &mut Vec<Message>, unlearned: 
             }
         }
         None | Some(Value::String(_)) => {}
-        Some(other) => return Err(format!("system should be a string, and is {}", kind(other))),
+        Some(other) => return Err(format!("system should be a string, got {}", kind(other))),
     }
     Ok(())
 }
 
 struct Turns {
     messages: Vec<Message>,
-    /// Those that are not to be learned.
+    /// Indices of messages that must not be learned.
     unlearned: Vec<usize>,
 }
 
 impl Turns {
     fn read(value: Value) -> Result<Self, String> {
         let Value::Array(turns) = value else {
-            return Err(format!("messages are a list, and these are {}", kind(&value)));
+            return Err(format!("messages should be a list, got {}", kind(&value)));
         };
         if turns.is_empty() {
             return Err("the conversation is empty".to_owned());
@@ -75,54 +75,54 @@ impl Turns {
     }
 }
 
-/// A turn as `role` and `content`, or ShareGPT's `from` and `value`, and whether it may be learned.
+/// Reads a turn with `role` and `content`, or ShareGPT's `from` and `value`; returns it, and whether it may be learned.
 fn message(turn: Value) -> Result<(Message, bool), String> {
     let Value::Object(mut turn) = turn else {
-        return Err(format!("should be an object, and is {}", kind(&turn)));
+        return Err(format!("should be an object, got {}", kind(&turn)));
     };
     remove_nulls(&mut turn);
     let share_gpt = !turn.contains_key("role") && turn.contains_key("from");
     let (role_key, content_key) = if share_gpt { ("from", "value") } else { ("role", "content") };
     let role = match turn.shift_remove(role_key) {
         Some(Value::String(role)) => role,
-        Some(other) => return Err(format!("{role_key} should be a string, and is {}", kind(&other))),
+        Some(other) => return Err(format!("{role_key} should be a string, got {}", kind(&other))),
         None => return Err("has no role".to_owned()),
     };
     let role = if share_gpt { share_gpt_role(&role)?.to_owned() } else { role };
     let learned = is_learned(&mut turn, &role)?;
     if turn.contains_key("function_call") {
-        return Err("`function_call` is OpenAI's old key, and `tool_calls` took its place".to_owned());
+        return Err("`function_call` is OpenAI's old key; use `tool_calls`".to_owned());
     }
     let content = match turn.shift_remove(content_key) {
         Some(content @ (Value::String(_) | Value::Array(_))) => content,
-        // A turn that only calls tools has no text.
+        // A turn with only tool calls has no text.
         None if turn.contains_key("tool_calls") => Value::String(String::new()),
         None => return Err(format!("has no {content_key}")),
-        Some(other) => return Err(format!("{content_key} should be a string, and is {}", kind(&other))),
+        Some(other) => return Err(format!("{content_key} should be a string, got {}", kind(&other))),
     };
     Ok((Message { role, content, extra: turn }, learned))
 }
 
-/// OpenAI's `weight` and axolotl's `train`, which templates don't see.
+/// Reads and removes OpenAI's `weight` and axolotl's `train`, which are not for templates.
 fn is_learned(turn: &mut Map<String, Value>, role: &str) -> Result<bool, String> {
     if turn.contains_key("train_detail") {
-        return Err("`train_detail`, which learns parts of a turn, is not supported".to_owned());
+        return Err("`train_detail` (training on parts of a turn) is not supported".to_owned());
     }
     let weight = match turn.shift_remove("weight") {
         None => true,
         Some(weight) => match weight.as_f64() {
             Some(0.0) => false,
             Some(1.0) => true,
-            _ => return Err(format!("weight is {weight}, and may be 0 or 1")),
+            _ => return Err(format!("weight should be 0 or 1, got {weight}")),
         },
     };
     let train = match turn.shift_remove("train") {
         None => true,
         Some(Value::Bool(true)) if !matches!(role, "assistant" | "model") => {
-            return Err(format!("train is true, and of a turn of the role `{role}` nothing is learned"));
+            return Err(format!("train is true for the role `{role}`, but only turns of the assistant are learned"));
         }
         Some(Value::Bool(train)) => train,
-        Some(other) => return Err(format!("train should be true or false, and is {}", kind(&other))),
+        Some(other) => return Err(format!("train should be true or false, got {}", kind(&other))),
     };
     Ok(weight && train)
 }
@@ -133,27 +133,27 @@ fn share_gpt_role(from: &str) -> Result<&'static str, String> {
         "gpt" | "assistant" | "chatgpt" | "model" | "bot" => Ok("assistant"),
         "system" => Ok("system"),
         "tool" | "observation" | "function_response" => Ok("tool"),
-        other => Err(format!("from is {other:?}; known are human, gpt, system, tool")),
+        other => Err(format!("from should be human, gpt, system or tool, got {other:?}")),
     }
 }
 
-/// Tools are a list, or a string of JSON, as tables without nested columns have it.
+/// Reads `tools`: a list, or a string with a JSON list, as in tables without nested columns.
 pub(super) fn tools(row: &Map<String, Value>) -> Result<Option<Value>, String> {
     let mut list = match row.get("tools") {
         None => return Ok(None),
         Some(Value::String(text)) if text.trim().is_empty() => return Ok(None),
         Some(Value::String(text)) => match json::parse(text) {
             Ok(Value::Array(list)) => list,
-            _ => return Err("tools is a string, and not of a JSON list".to_owned()),
+            _ => return Err("tools should be a list, got a string that is not a JSON list".to_owned()),
         },
         Some(Value::Array(list)) => list.clone(),
-        Some(other) => return Err(format!("tools should be a list, and is {}", kind(other))),
+        Some(other) => return Err(format!("tools should be a list, got {}", kind(other))),
     };
     list.iter_mut().for_each(remove_nulls_within);
     Ok((!list.is_empty()).then_some(Value::Array(list)))
 }
 
-/// Tables give every object the keys that any of them has.
+/// Removes null values: tables give every object the keys that any of them has.
 fn remove_nulls(map: &mut Map<String, Value>) {
     map.retain(|_, value| !value.is_null());
     map.values_mut().for_each(remove_nulls_within);

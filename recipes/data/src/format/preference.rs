@@ -1,32 +1,32 @@
-//! Rows of a chosen and a rejected answer.
+//! Rows with a chosen and a rejected answer.
 
 use serde_json::{Map, Value, json};
 
 use super::{Row, completion, kind};
 
-/// Reads a row with `chosen` and `rejected`, strings or lists of messages. Where there is no `prompt`, it is what both begin with, as
-/// in TRL's `extract_prompt`.
+/// Reads a row with `chosen` and `rejected`, strings or lists of messages. Without `prompt`, their common beginning is the prompt, as in
+/// TRL's `extract_prompt`.
 pub(super) fn preference(mut row: Map<String, Value>) -> Result<Row, String> {
     let (Some(chosen), Some(rejected)) = (row.shift_remove("chosen"), row.shift_remove("rejected")) else {
-        return Err("a preference row has both chosen and rejected".to_owned());
+        return Err("a preference row needs both chosen and rejected".to_owned());
     };
     if chosen == rejected {
         return Err("chosen and rejected are the same".to_owned());
     }
     let prompt = row.shift_remove("prompt");
-    let (prompt, chosen, rejected) = match (prompt, chosen, rejected) {
+    let Pair { prompt, chosen, rejected } = match (prompt, chosen, rejected) {
         (None, Value::String(chosen), Value::String(rejected)) => of_strings(&chosen, &rejected)?,
         (None, Value::Array(chosen), Value::Array(rejected)) => of_messages(chosen, rejected)?,
         (Some(prompt @ Value::String(_)), chosen @ Value::String(_), rejected @ Value::String(_))
         | (Some(prompt @ Value::Array(_)), chosen @ Value::Array(_), rejected @ Value::Array(_)) => {
-            (prompt, chosen, rejected)
+            Pair { prompt, chosen, rejected }
         }
         (Some(Value::String(prompt)), Value::Array(chosen), Value::Array(rejected)) => {
             of_question(&prompt, chosen, rejected)?
         }
         (prompt, chosen, rejected) => {
             return Err(format!(
-                "prompt, chosen and rejected are all strings or all lists of messages, and these are {}, {} and {}",
+                "prompt, chosen and rejected should be all strings or all lists of messages, got {}, {} and {}",
                 prompt.as_ref().map_or("missing", kind),
                 kind(&chosen),
                 kind(&rejected)
@@ -42,36 +42,41 @@ pub(super) fn preference(mut row: Map<String, Value>) -> Result<Row, String> {
     Ok(Row::Preference { chosen: answer(chosen)?, rejected: answer(rejected)? })
 }
 
-type Parts = (Value, Value, Value);
+/// A prompt with its two answers.
+struct Pair {
+    prompt: Value,
+    chosen: Value,
+    rejected: Value,
+}
 
-/// The shared beginning of two texts; a space at its end belongs to the answers.
-fn of_strings(chosen: &str, rejected: &str) -> Result<Parts, String> {
-    let pairs = chosen.char_indices().zip(rejected.chars());
-    let mut shared = pairs.take_while(|((_, a), b)| a == b).last().map_or(0, |((at, a), _)| at + a.len_utf8());
+/// Splits off the common beginning of two texts; a space at its end belongs to the answers.
+fn of_strings(chosen: &str, rejected: &str) -> Result<Pair, String> {
+    let both = chosen.char_indices().zip(rejected.chars());
+    let mut shared = both.take_while(|((_, a), b)| a == b).last().map_or(0, |((at, a), _)| at + a.len_utf8());
     if chosen[..shared].ends_with(' ') {
         shared -= 1;
     }
     if shared == 0 {
-        return Err("the row has no prompt, and chosen and rejected do not begin alike".to_owned());
+        return Err("the row has no prompt, and chosen and rejected have no common beginning".to_owned());
     }
-    Ok((json!(chosen[..shared]), json!(chosen[shared..]), json!(rejected[shared..])))
+    Ok(Pair { prompt: json!(chosen[..shared]), chosen: json!(chosen[shared..]), rejected: json!(rejected[shared..]) })
 }
 
-/// The shared beginning of two conversations.
-fn of_messages(mut chosen: Vec<Value>, mut rejected: Vec<Value>) -> Result<Parts, String> {
+/// Splits off the common beginning of two conversations.
+fn of_messages(mut chosen: Vec<Value>, mut rejected: Vec<Value>) -> Result<Pair, String> {
     let shared = chosen.iter().zip(&rejected).take_while(|(a, b)| a == b).count();
     if shared == 0 {
-        return Err("the row has no prompt, and chosen and rejected do not begin with the same messages".to_owned());
+        return Err("the row has no prompt, and chosen and rejected have no common first messages".to_owned());
     }
     let (chosen_answer, rejected_answer) = (chosen.split_off(shared), rejected.split_off(shared));
     if chosen_answer.is_empty() || rejected_answer.is_empty() {
-        return Err("one of chosen and rejected ends where the other goes on".to_owned());
+        return Err("one of chosen and rejected is only the beginning of the other".to_owned());
     }
-    Ok((chosen.into(), chosen_answer.into(), rejected_answer.into()))
+    Ok(Pair { prompt: chosen.into(), chosen: chosen_answer.into(), rejected: rejected_answer.into() })
 }
 
-/// A question as a string beside lists of messages: they hold it too, as their first message, or they are answers alone.
-fn of_question(prompt: &str, chosen: Vec<Value>, rejected: Vec<Value>) -> Result<Parts, String> {
+/// A prompt string with lists of messages, which either begin with the prompt or are only the answers.
+fn of_question(prompt: &str, chosen: Vec<Value>, rejected: Vec<Value>) -> Result<Pair, String> {
     let first =
         |messages: &[Value], key: &str| messages.first().and_then(|message| message[key].as_str().map(str::to_owned));
     let both = |key: &str, value: &str| [&chosen, &rejected].iter().all(|list| first(list, key).as_deref() == Some(value));
@@ -79,9 +84,10 @@ fn of_question(prompt: &str, chosen: Vec<Value>, rejected: Vec<Value>) -> Result
         return of_messages(chosen, rejected);
     }
     if both("role", "assistant") {
-        return Ok((json!([{ "role": "user", "content": prompt }]), chosen.into(), rejected.into()));
+        let prompt = json!([{ "role": "user", "content": prompt }]);
+        return Ok(Pair { prompt, chosen: chosen.into(), rejected: rejected.into() });
     }
-    Err("prompt is a string, and chosen and rejected neither begin with it nor with an answer".to_owned())
+    Err("prompt is a string, but chosen and rejected begin neither with it nor with an answer".to_owned())
 }
 
 #[cfg(test)]
@@ -100,10 +106,10 @@ mod tests {
     }
 
     #[test]
-    fn strings_have_a_prompt_or_begin_alike() {
+    fn strings_have_a_prompt_or_a_common_beginning() {
         let row = json!({ "prompt": "2+2=", "chosen": "4", "rejected": "5" });
         assert_eq!(read(row).unwrap(), (strings("2+2=", "4"), strings("2+2=", "5")));
-        // TRL leaves the space to the answers.
+        // As in TRL, the space belongs to the answers.
         let row = json!({ "chosen": "The sky is blue.", "rejected": "The sky is green." });
         assert_eq!(read(row).unwrap(), (strings("The sky is", " blue."), strings("The sky is", " green.")));
         let row = json!({ "chosen": "é1", "rejected": "é2", "prompt": null });
@@ -111,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_have_a_prompt_or_begin_alike() {
+    fn messages_have_a_prompt_or_a_common_beginning() {
         let (user, good, bad) = (
             json!({ "role": "user", "content": "hi" }),
             json!({ "role": "assistant", "content": "hello" }),
@@ -130,14 +136,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pair_is_refused() {
+    fn rows_that_are_not_pairs_are_refused() {
         for (row, word) in [
             (json!({ "prompt": "a", "chosen": "b" }), "both"),
             (json!({ "prompt": "a", "chosen": "b", "rejected": "b" }), "the same"),
-            (json!({ "chosen": "b", "rejected": "c" }), "do not begin alike"),
+            (json!({ "chosen": "b", "rejected": "c" }), "no common beginning"),
             (json!({ "prompt": "a", "chosen": "b", "rejected": [] }), "a string and a list"),
-            (json!({ "prompt": "a", "chosen": [], "rejected": [1] }), "neither begin with it"),
-            (json!({ "chosen": [1], "rejected": [1, 2] }), "goes on"),
+            (json!({ "prompt": "a", "chosen": [], "rejected": [1] }), "begin neither with it"),
+            (json!({ "chosen": [1], "rejected": [1, 2] }), "only the beginning"),
         ] {
             let error = read(row.clone()).unwrap_err();
             assert!(error.contains(word), "{row}: {error}");

@@ -20,7 +20,7 @@ fn reason(json: &str) -> String {
 }
 
 #[test]
-fn kinds_are_told_apart() {
+fn kinds_are_recognised_by_their_keys() {
     assert_eq!(row(r#"{"text": "a"}"#), Row::Text("a".into()));
     assert_eq!(row(r#"{"prompt": "a", "completion": "b"}"#), Row::Completion { prompt: "a".into(), completion: "b".into() });
     assert_eq!(row(r#"{"instruction": "a", "input": null, "output": "b", "text": "whole"}"#), alpaca("a", "", "b"));
@@ -39,7 +39,10 @@ fn share_gpt_becomes_messages() {
         r#"{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}"#,
     );
     assert_eq!(share_gpt, messages);
-    assert!(reason(r#"{"conversations": [{"from": "alien", "value": "q"}]}"#).contains("message 1: from is \"alien\""));
+    assert!(
+        reason(r#"{"conversations": [{"from": "alien", "value": "q"}]}"#)
+            .contains("message 1: from should be human, gpt, system or tool, got \"alien\"")
+    );
 }
 
 #[test]
@@ -60,14 +63,20 @@ fn tool_calls_need_no_content() {
 }
 
 #[test]
-fn reasons_name_what_is_wrong() {
+fn bad_rows_are_refused_with_a_reason() {
     for (json, words) in [
         ("{\"text\": ", "not JSON: the value does not end at column 10"),
         ("{\"data\": [{\"text\": \"a\"}]}", "jq -c '.data[]' FILE"),
-        ("{\"text\": null}", "its keys are []"),
-        ("{\"text\": NaN}", "text should be a string, and is a number"),
-        ("{\"messages\": [{\"role\": \"assistant\", \"content\": \"a\", \"weight\": 0.5}]}", "message 1: weight is 0.5"),
-        ("{\"messages\": [{\"role\": \"user\", \"content\": \"a\", \"train\": true}]}", "nothing is learned"),
+        ("{\"text\": null}", "the keys []"),
+        ("{\"text\": NaN}", "text should be a string, got a number"),
+        (
+            "{\"messages\": [{\"role\": \"assistant\", \"content\": \"a\", \"weight\": 0.5}]}",
+            "message 1: weight should be 0 or 1, got 0.5",
+        ),
+        (
+            "{\"messages\": [{\"role\": \"user\", \"content\": \"a\", \"train\": true}]}",
+            "only turns of the assistant are learned",
+        ),
         ("{\"messages\": [{\"role\": \"assistant\", \"content\": \"a\", \"train\": 1}]}", "true or false"),
         ("{\"messages\": [{\"role\": \"assistant\", \"content\": \"a\", \"train_detail\": []}]}", "train_detail"),
         ("{\"messages\": [{\"role\": \"assistant\", \"function_call\": {}}]}", "tool_calls"),
@@ -76,20 +85,20 @@ fn reasons_name_what_is_wrong() {
             "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}], \"chat_template_kwargs\": {\"a\": 1}}",
             "not supported",
         ),
-        ("{\"prompt\": \"a\", \"completion\": \"b\", \"system\": \"s\"}", "`system` has no place"),
-        ("{\"instruction\": \"a\", \"output\": \"b\", \"history\": [[\"a\"]]}", "pair 1: has 1 parts"),
+        ("{\"prompt\": \"a\", \"completion\": \"b\", \"system\": \"s\"}", "`system` can't be combined"),
+        ("{\"instruction\": \"a\", \"output\": \"b\", \"history\": [[\"a\"]]}", "turn 1: should be 2 strings, got 1"),
         ("{\"instruction\": \"a\", \"output\": \"b\", \"history\": [[\"a\", 2]]}", "should be strings"),
-        ("[1]", "is a list"),
-        ("{\"txt\": \"a\"}", "its keys are [txt]"),
+        ("[1]", "got a list"),
+        ("{\"txt\": \"a\"}", "the keys [txt]"),
         ("{\"messages\": []}", "empty"),
         ("{\"messages\": [3]}", "message 1: should be an object"),
         ("{\"messages\": [{\"content\": \"a\"}]}", "message 1: has no role"),
-        ("{\"text\": 3}", "text should be a string, and is a number"),
+        ("{\"text\": 3}", "text should be a string, got a number"),
         ("{\"prompt\": \"a\", \"completion\": [1]}", "both"),
-        ("{\"input_ids\": [1, -2]}", "holds -2"),
+        ("{\"input_ids\": [1, -2]}", "got -2"),
         ("{\"input_ids\": [1, 2.5]}", "2.5"),
         ("{\"input_ids\": []}", "empty"),
-        ("{\"input_ids\": [1], \"labels\": [1, 2]}", "1 input_ids and 2 labels"),
+        ("{\"input_ids\": [1], \"labels\": [1, 2]}", "the same length, got 1 and 2"),
     ] {
         assert!(reason(json).contains(words), "{json}: {}", reason(json));
     }
@@ -103,12 +112,12 @@ fn nulls_within_messages_and_tools_are_absent() {
     let without = row(r#"{"messages": [{"role": "assistant", "content": "",
             "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1, "c": [null]}}}]}], "tools": "[{\"name\": \"f\"}]"}"#);
     assert_eq!(with, without);
-    // A turn without calls needs words, and null is no call.
+    // A turn without tool calls needs content, and null is not a tool call.
     assert!(reason(r#"{"messages": [{"role": "assistant", "content": null, "tool_calls": null}]}"#).contains("no content"));
 }
 
 #[test]
-fn turns_that_are_not_learned_are_counted_from_the_system_message() {
+fn indices_of_unlearned_turns_include_the_system_message() {
     let row = row(
         r#"{"system": "s", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a", "weight": 0},
             {"from": "gpt", "value": "b", "train": false}, {"from": "gpt", "value": "c", "weight": 1, "train": true}]}"#,

@@ -1,12 +1,12 @@
-//! A file cut into its rows. Each is parsed later by itself, so that an error has a line and one bad row spoils no other.
+//! Splits a file into rows. Each is parsed separately later, so that errors have a line, and a bad row doesn't affect others.
 
 use burnish_models::json;
 
-/// What should be a row.
+/// A part of a file that should be a row.
 pub(super) struct Piece<'a> {
-    /// The line that it begins in, from 1.
+    /// Its first line, from 1.
     pub(super) line: usize,
-    /// Its bytes, or what is wrong with the file there.
+    /// Its bytes, or what is wrong with the file here.
     pub(super) bytes: Result<&'a [u8], String>,
 }
 
@@ -15,8 +15,8 @@ pub(super) fn pieces(bytes: &[u8]) -> Box<dyn Iterator<Item = Piece<'_>> + '_> {
     if bytes.trim_ascii_start().starts_with(b"[") {
         return Box::new(elements(bytes).into_iter());
     }
-    let goes_on = |(_, line): &(usize, &[u8])| unfinished(line);
-    match lines(bytes).next().filter(goes_on) {
+    let is_unfinished = |(_, line): &(usize, &[u8])| unfinished(line);
+    match lines(bytes).next().filter(is_unfinished) {
         None => Box::new(lines(bytes).map(|(line, bytes)| Piece { line, bytes: Ok(bytes) })),
         Some(_) => match documents(bytes) {
             Some(documents) => Box::new(documents.into_iter()),
@@ -25,13 +25,13 @@ pub(super) fn pieces(bytes: &[u8]) -> Box<dyn Iterator<Item = Piece<'_>> + '_> {
     }
 }
 
-/// Lines that are not empty.
+/// Lines that are not empty, with their numbers from 1.
 fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     let lines = bytes.split(|byte| *byte == b'\n').enumerate();
     lines.filter(|(_, line)| !line.trim_ascii().is_empty()).map(|(index, line)| (index + 1, line))
 }
 
-/// Whether a value begins here and does not end.
+/// Whether a JSON value begins in this line but does not end in it.
 fn unfinished(line: &[u8]) -> bool {
     let text = std::str::from_utf8(line).ok();
     text.and_then(|text| json::parse(text).err()).is_some_and(|error| error.unfinished)
@@ -39,13 +39,13 @@ fn unfinished(line: &[u8]) -> bool {
 
 fn of_one_line(line: &[u8]) -> Result<&[u8], String> {
     if unfinished(line) {
-        let reason = "not JSON: the line ends before its row does; a row is one line of the file: jq -c . FILE > rows.jsonl";
+        let reason = "not JSON: the line ends before its row does; write each row on one line: jq -c . FILE > rows.jsonl";
         return Err(reason.to_owned());
     }
     Ok(line)
 }
 
-/// Where brackets and strings begin and end.
+/// Tracks nested brackets and strings.
 #[derive(Default)]
 struct Nesting {
     depth: usize,
@@ -67,7 +67,7 @@ impl Nesting {
     }
 }
 
-/// Objects of several lines, one after another; `None` when that is not what the file is.
+/// Consecutive objects of several lines each; `None` if the file is anything else.
 fn documents(bytes: &[u8]) -> Option<Vec<Piece<'_>>> {
     let mut found = Vec::new();
     let mut nesting = Nesting::default();
@@ -123,12 +123,12 @@ fn elements(bytes: &[u8]) -> Vec<Piece<'_>> {
         }
         nesting.pass(*byte);
     }
-    // What a truncated list ends in is an element too, so that it is an error and not silently lost.
+    // The rest of a truncated list is a piece too, so that it becomes an error instead of being lost silently.
     close(&mut start, bytes.len());
     if let Some(line) = rest {
-        found.push(Piece { line, bytes: Err("not JSON: there is more after the list".to_owned()) });
+        found.push(Piece { line, bytes: Err("not JSON: there is more text after the list".to_owned()) });
     } else if !ended {
-        found.push(Piece { line, bytes: Err("not JSON: the list does not end; is the file whole?".to_owned()) });
+        found.push(Piece { line, bytes: Err("not JSON: the list does not end; the file may be truncated".to_owned()) });
     }
     found
 }

@@ -15,7 +15,7 @@ fn rows_of(text: &[u8]) -> Result<Vec<NumberedRow>, DataError> {
 }
 
 #[test]
-fn lines_are_counted_with_the_empty_ones() {
+fn line_numbers_count_empty_lines() {
     let rows = rows_of("\u{feff}{\"text\": \"a\"}\r\n\n{\"text\": \"b\"}\nnonsense".as_bytes()).unwrap();
     let lines: Vec<usize> = rows.iter().map(|(line, _)| *line).collect();
     assert_eq!(lines, [1, 3, 4]);
@@ -24,7 +24,7 @@ fn lines_are_counted_with_the_empty_ones() {
 }
 
 #[test]
-fn a_list_of_rows_has_lines_too() {
+fn rows_of_a_list_have_line_numbers() {
     let rows = rows_of(b"[\n {\"text\": \"a, [\\\" b\"},\n\n {\"text\":\n \"c\"}, 7\n]").unwrap();
     let lines: Vec<usize> = rows.iter().map(|(line, _)| *line).collect();
     assert_eq!(lines, [2, 4, 5]);
@@ -34,20 +34,20 @@ fn a_list_of_rows_has_lines_too() {
 }
 
 #[test]
-fn a_cut_list_loses_nothing_silently() {
+fn a_truncated_list_is_an_error() {
     let rows = rows_of(b"[{\"text\": \"a\"}, {\"text\": \"b").unwrap();
     assert!(rows[0].1.is_ok() && rows[1].1.is_err());
 }
 
 #[test]
-fn nothing_is_an_error() {
+fn an_empty_file_is_an_error() {
     for text in ["", "\n\n", "[]", "[ ]\n"] {
         assert!(matches!(rows_of(text.as_bytes()), Err(DataError::Empty { .. })), "{text:?}");
     }
 }
 
 #[test]
-fn bytes_that_are_no_text_are_an_error_of_their_row() {
+fn invalid_utf_8_is_an_error_of_its_row() {
     let rows = rows_of(b"{\"text\": \"a\"}\n{\"text\": \"\xff\"}\n").unwrap();
     assert!(rows[0].1.is_ok());
     assert_eq!(rows[1].1, Err("not UTF-8 after byte 10".into()));
@@ -74,23 +74,24 @@ fn folders_and_files_are_found() {
 fn rows_of_several_lines_are_read() {
     let rows = rows_of(b"{\n \"text\": \"a } {\"\n}\n\n{\n \"text\": \"b\"\n}\n").unwrap();
     assert_eq!(rows, [(1, Ok(Row::Text("a } {".into()))), (5, Ok(Row::Text("b".into())))]);
-    // One document is a file of one row.
+    // A single object of several lines is a file with one row.
     let rows = rows_of(b"{\n \"rows\": [\n {\"text\": \"a\"}\n ]\n}").unwrap();
     assert_eq!(rows.len(), 1);
     assert!(rows[0].1.as_ref().unwrap_err().contains("jq -c '.rows[]' FILE > rows.jsonl"), "{rows:?}");
 }
 
 #[test]
-fn a_row_that_goes_on_in_the_next_line_is_said_to() {
-    // One broken line does not spoil the others.
+fn a_row_that_continues_on_the_next_line_is_an_error() {
+    // A broken line does not affect the others.
     let rows = rows_of(b"{\"text\": \"a\n{\"text\": \"b\"}\n").unwrap();
     assert!(rows[0].1.as_ref().unwrap_err().contains("the line ends before its row does"), "{rows:?}");
     assert_eq!(rows[1], (2, Ok(Row::Text("b".into()))));
 }
 
 #[test]
-fn a_list_must_end_and_be_all() {
-    for (text, words) in [("[{\"text\": \"a\"},\n", "does not end"), ("[{\"text\": \"a\"}]\n{}", "more after the list")] {
+fn a_list_must_end_and_nothing_may_follow_it() {
+    for (text, words) in [("[{\"text\": \"a\"},\n", "does not end"), ("[{\"text\": \"a\"}]\n{}", "more text after the list")]
+    {
         let rows = rows_of(text.as_bytes()).unwrap();
         assert_eq!(rows.len(), 2, "{text}");
         assert!(rows[0].1.is_ok() && rows[1].1.as_ref().unwrap_err().contains(words), "{rows:?}");

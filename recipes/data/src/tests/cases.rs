@@ -1,4 +1,4 @@
-//! Situations of public bug reports, with what transformers makes of them. The tokenizer is the quickstart model's.
+//! Cases from public bug reports, with the token counts of transformers. The tokenizer is the quickstart model's.
 
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ struct Case {
 }
 
 impl Case {
-    /// A folder of fixtures; its `tokenizer_config.json` takes the place of the quickstart model's.
+    /// Opens a folder of fixtures; its `tokenizer_config.json` replaces the quickstart model's.
     fn open(name: &str) -> Self {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/cases").join(name);
         let config = std::fs::read_to_string(folder.join("tokenizer_config.json")).unwrap_or_else(|_| CONFIG.to_owned());
@@ -29,17 +29,17 @@ impl Case {
         Self { folder, tokenizer, template }
     }
 
-    fn load(&self, file: &str) -> Prepared {
-        let preparation = preparation(&self.tokenizer, Some(&self.template));
-        load(&self.folder.join(file), &preparation, BadRows::Stop).unwrap()
+    fn load(&self, file: &str) -> TokenizedFile {
+        let row_tokenizer = row_tokenizer(&self.tokenizer, Some(&self.template));
+        load(&self.folder.join(file), &row_tokenizer, BadRows::Stop).unwrap()
     }
 
     fn error(&self, file: &str) -> String {
-        let preparation = preparation(&self.tokenizer, Some(&self.template));
-        load(&self.folder.join(file), &preparation, BadRows::Stop).unwrap_err().to_string()
+        let row_tokenizer = row_tokenizer(&self.tokenizer, Some(&self.template));
+        load(&self.folder.join(file), &row_tokenizer, BadRows::Stop).unwrap_err().to_string()
     }
 
-    /// Text and learned parts of a file's only example.
+    /// The text and the learned parts of a file's only example.
     fn only(&self, file: &str) -> (String, Vec<String>) {
         let examples = self.load(file).examples;
         assert_eq!(examples.len(), 1, "{file}");
@@ -48,10 +48,10 @@ impl Case {
 }
 
 #[test]
-fn a_row_with_tools_takes_the_template_for_tools() {
+fn a_row_with_tools_uses_the_tool_use_template() {
     let mut case = Case::open("tool-use");
     assert_eq!(case.load("data.jsonl").report.tokens, 954);
-    // The same templates as a list in tokenizer_config.json alone.
+    // The same templates, as a list in tokenizer_config.json only.
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(case.folder.join("tokenizer_config.json"), folder.path().join("tokenizer_config.json")).unwrap();
     case.template = ChatTemplate::from_folder(folder.path(), case.tokenizer.special()).unwrap().unwrap();
@@ -79,7 +79,7 @@ fn null_columns_are_absent_in_every_kind_of_row() {
     }
     assert_eq!(case.only("g-sharegpt-null-messages.jsonl").1, ["yo<|im_end|>\n"]);
     let error = case.error("f-alpaca-null-output.jsonl");
-    assert!(error.contains("no known kind of row: its keys are [instruction]"), "{error}");
+    assert!(error.contains("unknown kind of row with the keys [instruction]"), "{error}");
 }
 
 #[test]
@@ -96,10 +96,10 @@ fn a_weight_of_zero_is_not_learned() {
     let (text, learned) = case.only("noweight.jsonl");
     assert_eq!(learned, ["a bad answer of some length<|im_end|>\n", "ok<|im_end|>\n"]);
     assert_eq!(text, case.only("data.jsonl").0);
-    // Learning all of a conversation leaves it out too.
+    // It is not learned without prompt masking either.
     let row = std::fs::read_to_string(case.folder.join("data.jsonl")).unwrap();
-    let all = Preparation { mask_prompt: false, ..preparation(&case.tokenizer, Some(&case.template)) };
-    let learned = |row: &str| read(&case.tokenizer, &all.prepare(&Row::from_json(row).unwrap()).unwrap().examples[0]).1;
+    let all = RowTokenizer { mask_prompt: false, ..row_tokenizer(&case.tokenizer, Some(&case.template)) };
+    let learned = |row: &str| read(&case.tokenizer, &all.tokenize(&Row::from_json(row).unwrap()).unwrap().examples[0]).1;
     assert_eq!(
         learned(&row),
         [
@@ -120,7 +120,7 @@ fn names_of_reasoning_are_synonyms() {
     assert_eq!(right.report.unread_reasoning, 0);
     let learned = read(&case.tokenizer, &right.examples[0]).1;
     assert!(learned[0].starts_with("<think>count the seats</think>{"), "{learned:?}");
-    // A template without a place for it drops it, and the report says so.
+    // A template that does not render it drops it, and the report counts the rows.
     let mut silent = Case::open("bos");
     silent.folder = case.folder;
     let report = silent.load("thinking.jsonl").report;
@@ -138,7 +138,7 @@ fn a_rendered_conversation_gets_no_start_token() {
 }
 
 #[test]
-fn the_end_that_only_the_model_names_is_learned() {
+fn an_end_token_from_config_json_is_learned() {
     let case = Case::open("eos-in-config");
     let mut config: Value = serde_json::from_str(CONFIG).unwrap();
     config.as_object_mut().unwrap().shift_remove("eos_token");
@@ -147,18 +147,18 @@ fn the_end_that_only_the_model_names_is_learned() {
     for (file, rows) in [("text.jsonl", 2), ("pc.jsonl", 1)] {
         let endless = case.load(file).report;
         assert_eq!(endless.endless, rows, "{file}");
-        assert!(endless.lines().iter().any(|line| line.contains("teach no end")), "{:?}", endless.lines());
+        assert!(endless.lines().iter().any(|line| line.contains("without an end token")), "{:?}", endless.lines());
     }
     case.tokenizer.set_end_of_text(2);
     for (file, tokens) in [("text.jsonl", 6 + 8 + 2), ("pc.jsonl", 9 + 1)] {
-        let Prepared { examples, report, .. } = case.load(file);
+        let TokenizedFile { examples, report, .. } = case.load(file);
         assert_eq!((report.tokens, report.endless), (tokens, 0), "{file}");
         assert!(examples.iter().all(|example| example.input_ids.last() == Some(&2) && example.labels.last() == Some(&2)));
     }
 }
 
 #[test]
-fn numbers_of_tool_calls_are_those_of_python() {
+fn tool_calls_print_numbers_as_python_does() {
     let case = Case::open("tojson");
     let report = case.load("data.jsonl").report;
     assert_eq!((report.tokens, report.target_tokens), (125, 109));

@@ -1,59 +1,59 @@
-//! Rows that no template wraps, and whole files.
+//! Rows without a template, and whole files.
 
 use super::models::{self, template, tokenizer};
 use super::*;
 
-fn made(json: &str) -> (String, Vec<String>) {
+fn tokenized(json: &str) -> (String, Vec<String>) {
     let tokenizer = tokenizer();
-    let made = preparation(&tokenizer, None).prepare(&row(json)).unwrap();
+    let made = row_tokenizer(&tokenizer, None).tokenize(&row(json)).unwrap();
     assert_eq!(made.examples.len(), 1);
     read(&tokenizer, &made.examples[0])
 }
 
 #[test]
 fn text_is_learned_with_its_end() {
-    let (text, learned) = made(r#"{"text": "abc"}"#);
+    let (text, learned) = tokenized(r#"{"text": "abc"}"#);
     assert_eq!((text.as_str(), learned), ("<s>abc</s>", vec!["<s>abc</s>".to_owned()]));
-    assert_eq!(made(r#"{"text": "<s>abc</s>"}"#).0, "<s>abc</s>", "what is there is not added again");
+    assert_eq!(tokenized(r#"{"text": "<s>abc</s>"}"#).0, "<s>abc</s>", "an existing start or end token is not added again");
 }
 
 #[test]
 fn a_completion_is_learned_with_its_end() {
-    let (text, learned) = made(r#"{"prompt": "q: ", "completion": "yes"}"#);
+    let (text, learned) = tokenized(r#"{"prompt": "q: ", "completion": "yes"}"#);
     assert_eq!((text.as_str(), learned), ("<s>q: yes</s>", vec!["yes</s>".to_owned()]));
 }
 
 #[test]
-fn prompt_and_completion_have_the_tokens_of_the_joined_text() {
+fn prompt_and_completion_are_tokenised_as_one_text() {
     let tokenizer = tokenizer();
     let row = Row::Completion { prompt: "xa".into(), completion: "b c".into() };
-    let made = preparation(&tokenizer, None).prepare(&row).unwrap();
+    let made = row_tokenizer(&tokenizer, None).tokenize(&row).unwrap();
     let mut joined = tokenizer.encode("xab c", true).unwrap();
     joined.push(tokenizer.special().eos.as_ref().unwrap().1);
     assert_eq!(made.examples[0].input_ids, joined);
-    // The token `ab` begins in the prompt, and has the first character of the completion in it.
+    // The token `ab` begins in the prompt, and contains the first character of the completion.
     assert_eq!(read(&tokenizer, &made.examples[0]).1, ["ab c</s>"]);
     assert_eq!(made.begun_inside, 1);
 }
 
 #[test]
 fn alpaca_has_its_own_prompt_without_a_template() {
-    let (text, learned) = made(r#"{"instruction": "add", "input": "1 2", "output": "3"}"#);
+    let (text, learned) = tokenized(r#"{"instruction": "add", "input": "1 2", "output": "3"}"#);
     assert!(text.ends_with("### Instruction:\nadd\n\n### Input:\n1 2\n\n### Response:\n3</s>"), "{text}");
     assert_eq!(learned, ["3</s>"]);
     let (tokenizer, template) = (tokenizer(), template(models::MISTRAL));
     let row = Row::from_json(r#"{"instruction": "add", "input": "1 2", "output": "3"}"#).unwrap();
-    let made = preparation(&tokenizer, Some(&template)).prepare(&row).unwrap();
+    let made = row_tokenizer(&tokenizer, Some(&template)).tokenize(&row).unwrap();
     assert_eq!(read(&tokenizer, &made.examples[0]).0, "<s>[INST] add\n\n1 2 [/INST]3</s>");
 }
 
 #[test]
 fn alpaca_without_a_template_has_a_system_message_and_no_history() {
-    let (text, _) = made(r#"{"instruction": "add", "output": "3", "system": "Count."}"#);
+    let (text, _) = tokenized(r#"{"instruction": "add", "output": "3", "system": "Count."}"#);
     assert_eq!(text, "<s>Count.\n\n### Instruction:\nadd\n\n### Response:\n3</s>");
     let tokenizer = tokenizer();
     let row = row(r#"{"instruction": "add", "output": "3", "history": [["a", "b"]]}"#);
-    let reason = preparation(&tokenizer, None).prepare(&row).unwrap_err();
+    let reason = row_tokenizer(&tokenizer, None).tokenize(&row).unwrap_err();
     assert!(reason.contains("no chat template, which rows with `history` need"), "{reason}");
 }
 
@@ -65,21 +65,24 @@ fn a_prompt_that_ends_inside_a_token_is_counted() {
     let rows = [("q:", "x"), ("q: ", "a"), ("xa", "b"), ("q", " a")];
     let lines = rows.map(|(prompt, completion)| serde_json::json!({"prompt": prompt, "completion": completion}).to_string());
     std::fs::write(&file, lines.join("\n")).unwrap();
-    let prepared = load(&file, &preparation(&tokenizer, None), BadRows::Stop).unwrap();
+    let prepared = load(&file, &row_tokenizer(&tokenizer, None), BadRows::Stop).unwrap();
     let learned: Vec<Vec<String>> = prepared.examples.iter().map(|example| read(&tokenizer, example).1).collect();
     assert_eq!(learned, [["x</s>"], [" a</s>"], ["ab</s>"], [" a</s>"]]);
     let report = prepared.report;
     assert_eq!((report.begun_inside, report.first_begun_inside), (2, Some(2)));
     let lines = report.lines();
-    assert!(lines.iter().any(|line| line.contains("inside a token") && line.ends_with("2; the first, line 2")), "{lines:?}");
+    assert!(
+        lines.iter().any(|line| line.contains("inside a token") && line.ends_with("2; the first is line 2")),
+        "{lines:?}"
+    );
 }
 
 #[test]
-fn a_long_row_is_not_made_tokens_of_to_be_cut() {
+fn a_long_row_is_tokenised_only_up_to_the_limit() {
     let tokenizer = tokenizer();
-    let short = preparation(&tokenizer, None);
+    let short = row_tokenizer(&tokenizer, None);
     let template = template(models::SMOLLM2);
-    let chat = preparation(&tokenizer, Some(&template));
+    let chat = row_tokenizer(&tokenizer, Some(&template));
     let words = |count: usize| "some words é ab ".repeat(count);
     for count in [10, 3_000, 30_000] {
         let rows = [
@@ -89,8 +92,8 @@ fn a_long_row_is_not_made_tokens_of_to_be_cut() {
         ];
         for row in rows {
             let row = Row::from_value(row).unwrap();
-            let whole = Preparation { max_seq_length: usize::MAX, ..short.clone() }.prepare(&row).unwrap();
-            let cut = short.prepare(&row).unwrap();
+            let whole = RowTokenizer { max_seq_length: usize::MAX, ..short.clone() }.tokenize(&row).unwrap();
+            let cut = short.tokenize(&row).unwrap();
             let expected = plain_cut(&whole.examples[0], 512);
             assert_eq!(
                 cut.examples,
@@ -103,8 +106,8 @@ fn a_long_row_is_not_made_tokens_of_to_be_cut() {
         let messages: Vec<_> =
             answers.iter().map(|(role, content)| serde_json::json!({"role": role, "content": content})).collect();
         let row = Row::from_value(serde_json::json!({"messages": messages})).unwrap();
-        let whole = Preparation { max_seq_length: usize::MAX, ..chat.clone() }.prepare(&row).unwrap();
-        let cut = chat.prepare(&row).unwrap();
+        let whole = RowTokenizer { max_seq_length: usize::MAX, ..chat.clone() }.tokenize(&row).unwrap();
+        let cut = chat.tokenize(&row).unwrap();
         assert_eq!(cut.examples, [plain_cut(&whole.examples[0], 512)], "{count}");
     }
 }
@@ -118,9 +121,9 @@ fn plain_cut(example: &Example, length: usize) -> Example {
 }
 
 #[test]
-fn time_grows_no_faster_than_a_row() {
+fn time_grows_linearly_with_a_row() {
     let (tokenizer, template) = (tokenizer(), template(models::LLAMA3));
-    let preparation = preparation(&tokenizer, Some(&template));
+    let row_tokenizer = row_tokenizer(&tokenizer, Some(&template));
     let seconds = |bytes: usize| {
         let content = "some words é ab\n".repeat(bytes / 17);
         let row =
@@ -128,22 +131,22 @@ fn time_grows_no_faster_than_a_row() {
         let row = row.to_string();
         let times = (0..3).map(|_| {
             let started = std::time::Instant::now();
-            let made = preparation.prepare(&Row::from_json(&row).unwrap()).unwrap();
+            let made = row_tokenizer.tokenize(&Row::from_json(&row).unwrap()).unwrap();
             assert_eq!((made.cut, made.examples[0].input_ids.len()), (1, 512));
             started.elapsed().as_secs_f64()
         });
         times.fold(f64::INFINITY, f64::min)
     };
     let (short, long) = (seconds(2 << 20), seconds(32 << 20));
-    // Sixteen times as long; making tokens of all of it would take a hundred times the time of parsing it.
+    // Sixteen times as long. Tokenising all of it would take a hundred times as long as parsing it.
     assert!(long < 64.0 * short.max(0.002), "{short} s, then {long} s");
     assert!(long < 10.0, "{long} s");
 }
 
 #[test]
-fn tokens_are_taken_as_they_are() {
+fn token_rows_are_used_unchanged() {
     let tokenizer = tokenizer();
-    let tokens = |input_ids: Vec<u32>, labels| preparation(&tokenizer, None).prepare(&Row::Tokens { input_ids, labels });
+    let tokens = |input_ids: Vec<u32>, labels| row_tokenizer(&tokenizer, None).tokenize(&Row::Tokens { input_ids, labels });
     let made = tokens(vec![5, 6, 7], Some(vec![-100, -100, 7])).unwrap();
     assert_eq!(made.examples[0], Example { input_ids: vec![5, 6, 7], labels: vec![-100, -100, 7] });
     assert_eq!(made.examples[0].target_tokens(), 1);
@@ -154,31 +157,31 @@ fn tokens_are_taken_as_they_are() {
 }
 
 #[test]
-fn preference_rows_name_their_recipe() {
+fn preference_rows_need_a_preference_recipe() {
     let tokenizer = tokenizer();
     let pair = Row::from_json(r#"{"prompt": "a", "chosen": "b", "rejected": "c"}"#).unwrap();
-    let of_answers = preparation(&tokenizer, None);
-    assert!(of_answers.prepare(&pair).unwrap_err().contains("dpo"));
-    let of_pairs = Preparation { pairs: true, mask_prompt: false, ..of_answers.clone() };
-    assert!(of_pairs.prepare(&Row::Text("a".to_owned())).unwrap_err().contains("chosen and rejected"));
-    // Two examples, chosen first; the prompt is never learned.
+    let of_answers = row_tokenizer(&tokenizer, None);
+    assert!(of_answers.tokenize(&pair).unwrap_err().contains("dpo"));
+    let of_pairs = RowTokenizer { preference_pairs: true, mask_prompt: false, ..of_answers.clone() };
+    assert!(of_pairs.tokenize(&Row::Text("a".to_owned())).unwrap_err().contains("chosen and rejected"));
+    // Two examples, the chosen one first; the prompt is never learned.
     let alone = |completion: &str| {
         let row = Row::Completion { prompt: "a".to_owned(), completion: completion.to_owned() };
-        of_answers.prepare(&row).unwrap().examples.remove(0)
+        of_answers.tokenize(&row).unwrap().examples.remove(0)
     };
-    assert_eq!(of_pairs.prepare(&pair).unwrap().examples, [alone("b"), alone("c")]);
-    let short = Preparation { max_seq_length: 1, ..of_pairs };
-    let made = short.prepare(&pair).unwrap();
+    assert_eq!(of_pairs.tokenize(&pair).unwrap().examples, [alone("b"), alone("c")]);
+    let short = RowTokenizer { max_seq_length: 1, ..of_pairs };
+    let made = short.tokenize(&pair).unwrap();
     assert!(made.examples.is_empty() && made.dropped == 1, "{made:?}");
 }
 
 #[test]
-fn long_examples_are_cut_and_dropped_when_nothing_is_left() {
+fn long_examples_are_truncated_and_dropped_if_nothing_is_left() {
     let tokenizer = tokenizer();
-    let short = Preparation { max_seq_length: 6, ..preparation(&tokenizer, None) };
+    let short = RowTokenizer { max_seq_length: 6, ..row_tokenizer(&tokenizer, None) };
     let cut = |prompt: &str| {
         let row = Row::Completion { prompt: prompt.into(), completion: "yes".into() };
-        short.prepare(&row).unwrap()
+        short.tokenize(&row).unwrap()
     };
     let made = cut("qqq");
     assert_eq!((made.cut, made.dropped, made.examples[0].input_ids.len()), (1, 0, 6));
@@ -187,23 +190,23 @@ fn long_examples_are_cut_and_dropped_when_nothing_is_left() {
 }
 
 #[test]
-fn a_file_stops_at_a_bad_row_or_counts_it() {
+fn a_bad_row_is_an_error_or_is_skipped() {
     let tokenizer = tokenizer();
-    let preparation = preparation(&tokenizer, None);
+    let row_tokenizer = row_tokenizer(&tokenizer, None);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("train.jsonl");
     let rows: Vec<&str> = (1..=10).map(|row| if row == 7 { "not json" } else { "{\"text\": \"ab\"}" }).collect();
     std::fs::write(&file, rows.join("\n")).unwrap();
-    let error = load(&file, &preparation, BadRows::Stop).unwrap_err();
+    let error = load(&file, &row_tokenizer, BadRows::Stop).unwrap_err();
     assert!(matches!(error, DataError::Row { line: 7, .. }), "{error}");
     assert!(error.to_string().contains("train.jsonl:7: not JSON"), "{error}");
-    let prepared = load(&file, &preparation, BadRows::Skip).unwrap();
+    let prepared = load(&file, &row_tokenizer, BadRows::Skip).unwrap();
     let report = &prepared.report;
     assert_eq!((report.rows, report.examples, report.skipped, prepared.examples.len()), (10, 9, 1, 9));
     assert_eq!((report.tokens, report.target_tokens), (27, 18));
     assert!(report.lines()[1].contains("line 7"), "{:?}", report.lines());
     std::fs::write(&file, "nonsense").unwrap();
-    let error = load(&file, &preparation, BadRows::Skip).unwrap_err();
+    let error = load(&file, &row_tokenizer, BadRows::Skip).unwrap_err();
     assert!(matches!(error, DataError::NothingLeft { rows: 1, .. }), "{error}");
 }
 
@@ -211,6 +214,6 @@ fn a_file_stops_at_a_bad_row_or_counts_it() {
 fn messages_need_a_template() {
     let tokenizer = tokenizer();
     let row = row(r#"{"messages": [{"role": "assistant", "content": "a"}]}"#);
-    let reason = preparation(&tokenizer, None).prepare(&row).unwrap_err();
+    let reason = row_tokenizer(&tokenizer, None).tokenize(&row).unwrap_err();
     assert!(reason.contains("no chat template"), "{reason}");
 }

@@ -1,4 +1,4 @@
-//! What is learned of conversations.
+//! Which parts of conversations are learned.
 
 use super::models::{self, template, tokenizer};
 use super::*;
@@ -10,7 +10,7 @@ fn learned(source: &str, turns: &[(&str, &str)]) -> Vec<(String, Vec<String>)> {
     let messages: Vec<_> =
         turns.iter().map(|(role, content)| serde_json::json!({"role": role, "content": content})).collect();
     let row = Row::from_value(serde_json::json!({"messages": messages})).unwrap();
-    let made = preparation(&tokenizer, Some(&template)).prepare(&row).unwrap();
+    let made = row_tokenizer(&tokenizer, Some(&template)).tokenize(&row).unwrap();
     assert_eq!(made.split, made.examples.len() > 1);
     made.examples.iter().map(|example| read(&tokenizer, example)).collect()
 }
@@ -59,18 +59,18 @@ fn gemma_learns_every_turn_and_its_end() {
 fn a_template_may_refuse_a_role() {
     let (tokenizer, template) = (tokenizer(), template(models::GEMMA));
     let row = row(r#"{"messages": [{"role": "system", "content": "s"}, {"role": "assistant", "content": "a"}]}"#);
-    let reason = preparation(&tokenizer, Some(&template)).prepare(&row).unwrap_err();
+    let reason = row_tokenizer(&tokenizer, Some(&template)).tokenize(&row).unwrap_err();
     assert!(reason.contains("System role not supported"), "{reason}");
 }
 
 #[test]
-fn the_templates_own_marks_win() {
+fn generation_marks_of_the_template_decide() {
     let (_, learned) = one(models::MARKED, &TWO_TURNS);
     assert_eq!(learned, ["one é<|im_end|>", "two<|im_end|>"]);
 }
 
 #[test]
-fn a_template_that_rewrites_history_gives_an_example_a_turn() {
+fn a_template_that_rewrites_history_gives_one_example_per_turn() {
     let turns = [
         ("user", "x"),
         ("assistant", "<think>\nhm\n</think>\n\none"),
@@ -86,7 +86,7 @@ fn a_template_that_rewrites_history_gives_an_example_a_turn() {
 }
 
 #[test]
-fn an_end_is_added_where_the_template_has_none() {
+fn an_end_token_is_added_if_the_template_has_none() {
     let (text, learned) = one(models::ENDLESS, &TWO_TURNS);
     assert_eq!(learned, ["one é\n", "two\n</s>"]);
     assert!(text.ends_with("two\n</s>"), "{text}");
@@ -105,7 +105,7 @@ fn a_conversation_may_begin_with_the_assistant_or_end_with_the_user() {
 fn nothing_to_learn_is_an_error() {
     let (tokenizer, template) = (tokenizer(), template(models::SMOLLM2));
     let row = row(r#"{"messages": [{"role": "user", "content": "x"}]}"#);
-    let reason = preparation(&tokenizer, Some(&template)).prepare(&row).unwrap_err();
+    let reason = row_tokenizer(&tokenizer, Some(&template)).tokenize(&row).unwrap_err();
     assert!(reason.contains("no assistant turn"), "{reason}");
 }
 
@@ -118,7 +118,7 @@ fn messages_of_a_prompt_are_not_learned() {
             r#"{"prompt": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "old"}, {"role": "user", "content": "y"}],
                 "completion": [{"role": "assistant", "content": "new"}]}"#,
         );
-        let made = preparation(&tokenizer, Some(&template)).prepare(&row).unwrap();
+        let made = row_tokenizer(&tokenizer, Some(&template)).tokenize(&row).unwrap();
         let (_, learned) = read(&tokenizer, &made.examples[0]);
         assert_eq!(learned.len(), 1);
         assert!(learned[0].starts_with("new<|im_end|>"), "{learned:?}");
@@ -126,47 +126,47 @@ fn messages_of_a_prompt_are_not_learned() {
 }
 
 #[test]
-fn without_masking_all_is_learned() {
+fn without_masking_everything_is_learned() {
     let (tokenizer, template) = (tokenizer(), template(models::MISTRAL));
     let row = row(r#"{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "a"}]}"#);
-    let all = Preparation { mask_prompt: false, ..preparation(&tokenizer, Some(&template)) };
-    let made = all.prepare(&row).unwrap();
+    let all = RowTokenizer { mask_prompt: false, ..row_tokenizer(&tokenizer, Some(&template)) };
+    let made = all.tokenize(&row).unwrap();
     assert_eq!(read(&tokenizer, &made.examples[0]).1, ["<s>[INST] x [/INST]a</s>"]);
 }
 
-/// A template that says everything twice: nothing can be found by its words.
+/// A template that prints answers twice, so that they can't be found by searching.
 const TWICE: &str = "The answers are yes, no and {{ messages[-1].content }}.\n{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>\n{% endfor %}";
 
 #[test]
-fn an_answer_that_the_template_prints_too_is_learned_in_its_place() {
+fn an_answer_that_the_template_also_prints_elsewhere_is_learned_only_in_its_turn() {
     for answer in ["yes", "assistant", "<|im_start|>", "im_end", " ", "user", ""] {
         let (text, learned) = one(models::SMOLLM2, &[("assistant", answer), ("user", answer), ("assistant", answer)]);
         assert_eq!(learned, [format!("{answer}<|im_end|>\n"), format!("{answer}<|im_end|>\n")], "{text}");
         let all = self::learned(TWICE, &[("user", "yes"), ("assistant", answer)]);
         assert_eq!(all.len(), 1);
-        // Only where the template prints the same before the answer is there a prompt that the text begins with.
+        // Only if the template prints the same text before the answer does the text begin with the prompt.
         let role = if answer == "yes" { "<assistant>" } else { "" };
         assert_eq!(all[0].1, [format!("{role}{answer}</assistant>\n</s>")], "{answer:?}");
     }
 }
 
-/// Opens a block of thinking for the answer, and prints none where there was none.
+/// Opens a thinking block in the generation prompt, but renders none for answers without thinking.
 const THINKING: &str = "{% for m in messages %}<{{ m.role }}>\n{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.content | trim }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<assistant>\n<think>\n{% endif %}";
 
 #[test]
-fn a_prompt_that_goes_further_than_the_answer_ends_where_they_differ() {
+fn a_longer_generation_prompt_ends_where_the_text_differs() {
     let (_, learned) = one(THINKING, &[("user", "q"), ("assistant", " assistant ")]);
     assert_eq!(learned, ["assistant<|im_end|>\n"]);
     let (_, learned) = one(THINKING, &[("assistant", "\n think\n"), ("user", "q"), ("assistant", "")]);
     assert_eq!(learned, ["think<|im_end|>\n", "<|im_end|>\n"]);
 }
 
-/// Puts the number of turns before all of them.
+/// Prints the number of turns at the beginning.
 const COUNTING: &str =
     "{{ messages|length }} turns\n{% for m in messages %}[{{ m.role }}]{{ m.content.strip() }}\n{% endfor %}";
 
 #[test]
-fn a_template_that_depends_on_the_whole_conversation_gives_an_example_a_turn() {
+fn a_template_that_depends_on_the_whole_conversation_gives_one_example_per_turn() {
     let all = learned(COUNTING, &[("user", "2"), ("assistant", "2 turns"), ("user", "turns"), ("assistant", "4 ")]);
     let texts: Vec<&str> = all.iter().map(|(text, _)| text.as_str()).collect();
     assert_eq!(
@@ -180,28 +180,28 @@ fn a_template_that_depends_on_the_whole_conversation_gives_an_example_a_turn() {
 }
 
 #[test]
-fn what_can_not_be_told_from_the_rest_is_an_error() {
+fn an_answer_that_can_not_be_located_is_an_error() {
     let source = "{{ messages|length }}{% for m in messages %}{{ m.content|length }}{% endfor %}";
     let (tokenizer, template) = (tokenizer(), template(source));
     let row = row(r#"{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "abc"}]}"#);
-    let reason = preparation(&tokenizer, Some(&template)).prepare(&row).unwrap_err();
-    assert!(reason.contains("message 2") && reason.contains("can't be told"), "{reason}");
+    let reason = row_tokenizer(&tokenizer, Some(&template)).tokenize(&row).unwrap_err();
+    assert!(reason.contains("message 2") && reason.contains("can't be separated"), "{reason}");
 }
 
 #[test]
-fn the_templates_marks_leave_out_turns_of_weight_zero() {
+fn generation_marks_skip_turns_of_weight_zero() {
     let (tokenizer, template) = (tokenizer(), template(models::MARKED));
     let row = row(r#"{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "bad", "weight": 0},
             {"role": "user", "content": "y"}, {"role": "assistant", "content": "good", "weight": 1}]}"#);
-    let made = preparation(&tokenizer, Some(&template)).prepare(&row).unwrap();
+    let made = row_tokenizer(&tokenizer, Some(&template)).tokenize(&row).unwrap();
     assert_eq!(read(&tokenizer, &made.examples[0]).1, ["good<|im_end|>"]);
 }
 
 #[test]
-fn a_conversation_of_which_nothing_is_to_be_learned_is_dropped() {
+fn a_conversation_with_nothing_to_learn_is_dropped() {
     let (tokenizer, template) = (tokenizer(), template(models::SMOLLM2));
     let row =
         row(r#"{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "a", "train": false}]}"#);
-    let made = preparation(&tokenizer, Some(&template)).prepare(&row).unwrap();
+    let made = row_tokenizer(&tokenizer, Some(&template)).tokenize(&row).unwrap();
     assert_eq!((made.dropped, made.examples.len()), (1, 0));
 }
