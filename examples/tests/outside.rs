@@ -1,4 +1,5 @@
-//! A crate outside of the workspace, built and run on five backends with one alias changed.
+//! A crate outside the workspace, built and run on five backends that differ in one type alias.
+#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use burnish_models::Checkpoint;
 use burnish_models::gguf::GgufFile;
 
 const ALIAS: &str = "type Backend = burn::backend::Flex;";
-/// The first is what the others are compared with.
+/// Names, and the types in the alias. The others are compared with the first.
 const BACKENDS: [(&str, &str); 5] = [
     ("flex", "burn::backend::Flex"),
     ("ndarray", "burn_ndarray::NdArray"),
@@ -23,7 +24,7 @@ fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// Writes a file, unless it is so already: cargo builds again what was written.
+/// Writes a file unless it has that text already, so that cargo does not build it again.
 fn write(path: &Path, text: &str) {
     if fs::read_to_string(path).is_ok_and(|old| old == text) {
         return;
@@ -48,7 +49,7 @@ fn build() -> PathBuf {
     }
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(&copy).args(["build", "--release", "--bins"]).env("CARGO_TARGET_DIR", &target);
-    // As in the workspace's profile, so that what it has built is used again.
+    // As in the workspace's profile, so that its build is reused.
     for package in ["burnish-engine", "burnish-metal", "outside"] {
         cargo.arg("--config").arg(format!("profile.release.package.{package}.opt-level = 1"));
     }
@@ -58,7 +59,7 @@ fn build() -> PathBuf {
 
 #[test]
 #[ignore = "builds five programs: cargo test --release -p burnish-examples --test outside -- --ignored"]
-fn one_alias_changes_the_backend_of_a_crate_of_ones_own() {
+fn one_type_alias_chooses_the_backend() {
     let programs = build();
     let assets = workspace().join("recipes/assets/quickstart");
     let folder = tempfile::tempdir().unwrap();

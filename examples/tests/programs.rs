@@ -1,4 +1,5 @@
-//! The examples, run as a reader runs them.
+//! Runs the examples, and reads what they write.
+#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 use std::process::Command;
@@ -19,12 +20,12 @@ fn run(program: &str, folder: &Path) -> String {
 }
 
 #[test]
-fn a_model_is_tuned_answers_and_leaves() {
+fn a_model_is_fine_tuned_merged_and_exported() {
     let folder = tempfile::tempdir().unwrap();
     let said = run(env!("CARGO_BIN_EXE_fine_tune"), folder.path());
     let losses: Vec<f64> = said.lines().filter_map(|line| line.split_once("loss ")?.1.parse().ok()).collect();
     assert!(losses.len() == 20 && losses[19] < 0.5 * losses[0], "{said}");
-    assert!(said.lines().last().unwrap().starts_with('{'), "no JSON was learned: {said}");
+    assert!(said.lines().last().unwrap().starts_with('{'), "the answer is no JSON: {said}");
 
     run(env!("CARGO_BIN_EXE_merge_and_export"), folder.path());
     let (adapter, exported) = (folder.path().join("runs/fine_tune/adapter"), folder.path().join("runs/exported"));
@@ -34,7 +35,7 @@ fn a_model_is_tuned_answers_and_leaves() {
     let name = "model.layers.0.self_attn.q_proj.weight";
     let expected = merged.read_f32(name).unwrap();
     assert_ne!(expected, base.checkpoint.read_f32(name).unwrap());
-    // Eight bits a weight and sixteen.
+    // Written in bf16, and in 8 bits.
     let folder = Pretrained::open(exported.join("model")).unwrap();
     let file = GgufFile::open(&exported.join("model.gguf")).unwrap();
     for (written, allowed) in [(&*folder.checkpoint, 1e-2), (&file as &dyn Checkpoint, 2e-2)] {
@@ -51,7 +52,7 @@ fn a_model_is_tuned_answers_and_leaves() {
 }
 
 #[test]
-fn every_backend_learns_the_same_in_a_loop_of_ones_own() {
+fn the_training_loop_has_the_same_losses_on_flex_and_ndarray() {
     let folder = tempfile::tempdir().unwrap();
     let losses = training_loop::train::<burn::backend::Flex>(10, &folder.path().join("flex")).unwrap();
     assert!(losses.len() == 10 && losses[9] < 0.9 * losses[0], "{losses:?}");

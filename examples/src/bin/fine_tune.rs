@@ -19,13 +19,13 @@ fn main() -> Result<()> {
     let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/assets/quickstart");
     let device = Default::default();
 
-    // Frozen weights, and fresh adapters on every linear layer. A hub id or a .gguf file opens as a folder does.
+    // Frozen weights with new adapters on every linear layer. `open` also takes a hub id or a .gguf file.
     let base = Pretrained::open(assets.join("model"))?;
     let mut model = base.load::<Training<Backend>>(&device, LoadOptions::default())?;
     let lora = LoraConfig { rank: 8, ..LoraConfig::default() };
     attach(&mut model, &lora, 42, &device)?;
 
-    // Rows become tokens with labels, and those become batches.
+    // Turn rows into tokens with labels, and these into batches.
     let rows = burnish_data::load(&assets.join("data/train.jsonl"), &RowTokenizer::of(&base), BadRows::Stop)?;
     let options = BatchOptions { batch_size: 8, shuffle_seed: Some(42), ..BatchOptions::default() };
     let batches = Batches::new(rows.examples, options);

@@ -1,4 +1,4 @@
-//! Merges an adapter into its base and leaves with files: a PEFT folder, a Hugging Face folder, a GGUF file.
+//! Merges an adapter into its base model, and writes a Hugging Face folder, a GGUF file and a PEFT folder.
 //!
 //! `cargo run --release -p burnish-examples --bin merge_and_export -- runs/fine_tune/adapter runs/exported`
 
@@ -17,7 +17,7 @@ fn main() -> Result<()> {
     let output = env::args().nth(2).map_or_else(|| PathBuf::from("runs/exported"), PathBuf::from);
     let base = Pretrained::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/assets/quickstart/model"))?;
 
-    // Reads as the base does, with the adapter added to each tensor as it is read: no device, and never two models in memory.
+    // A checkpoint that adds the adapter to each tensor when it is read: it needs no device and one tensor of memory.
     let merged = MergedCheckpoint::open(&base.checkpoint, &adapter)?;
     let options = HuggingFaceOptions { overwrite: true, ..HuggingFaceOptions::default() };
     export_hugging_face(&base, &merged, &output.join("model"), &options)?;
@@ -25,7 +25,7 @@ fn main() -> Result<()> {
     let report = export_gguf(&base, &merged, &output.join("model.gguf"), &options)?;
     println!("{}: {} bytes", report.path.display(), report.bytes);
 
-    // An adapter of a model on a device, which may just have been trained, is written as a PEFT folder.
+    // The adapter of a model on a device, such as one that was just trained, as a PEFT folder.
     let device = Default::default();
     let mut model = base.load::<Flex>(&device, LoadOptions::default())?;
     let config = load_adapter(&mut model, &adapter, None, &device)?;

@@ -1,4 +1,4 @@
-//! A training loop of one's own on the parts of the library: forward, loss, backward and update in plain sight.
+//! A training loop written with the parts of the library: forward, loss, backward, update.
 //!
 //! `cargo run --release -p burnish-examples --bin training_loop`
 
@@ -26,12 +26,12 @@ pub fn train<B: FusedBackend>(steps: usize, output: &Path) -> Result<Vec<f32>> {
     let mut optimizer = AdamW::<Training<B>>::new(AdamWConfig::default());
     let mut losses = Vec::new();
     for batch in batches.epoch(0).iter().take(steps) {
-        // Only hidden states that predict a learned token are compared with it; no logits are kept.
+        // Only the hidden states that predict a learned token; the loss is computed without all logits in memory.
         let Targets { positions, labels } = batch.to_targets(&device);
         let hidden = select_rows(model.hidden_states(&batch.to_input(&device), None), positions);
         let loss = linear_cross_entropy(hidden, model.head(), labels).mean();
 
-        // Gradients of the adapters: the base is frozen and has none.
+        // Only the adapters have gradients: the base is frozen.
         let grads = GradientsParams::from_grads(loss.backward(), &model);
         let norm = Norm::of(&model, &grads, 1.0, &device);
         let loss = loss.inner();

@@ -76,7 +76,7 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// Every kernel on the CPU, at the sizes of Llama 3.2 1B.
+    /// Every kernel on the CPU, with the sizes of Llama 3.2 1B.
     fn default() -> Self {
         Self {
             backends: vec!["cpu".to_owned()],

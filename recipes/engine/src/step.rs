@@ -35,7 +35,7 @@ pub struct StepItem {
 }
 
 impl Default for StepItem {
-    /// The first step of a run with seed 0, on no batches yet, in f32.
+    /// Step 1 with seed 0, without batches and without loss scaling.
     fn default() -> Self {
         Self { step: 1, epoch: 0, batches: Vec::new(), seed: 0, objective: Objective::Tokens, loss_scale: 1.0 }
     }

@@ -1,4 +1,4 @@
-//! Tunes a model, lets it answer and leaves with a GGUF file: `outside MODEL ROWS OUTPUT`.
+//! Fine-tunes a model, generates an answer and writes a GGUF file: `outside MODEL ROWS OUTPUT`.
 
 use std::env;
 use std::path::PathBuf;
