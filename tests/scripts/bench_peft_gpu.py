@@ -3,8 +3,8 @@
     python3 tests/scripts/bench_peft_gpu.py 4 2048 --output recipes/results
 
 Rows and tokens per row are arguments. The model has the shape of recipes/bench/assets/llama-3.2-1b.json with random weights in
-bf16, LoRA of rank 16 on all linear layers, SDPA, fused AdamW, no checkpointing. The row has the median of ten steps after three,
-and the most memory that torch's tensors took (`max_memory_allocated`). Where memory runs out, the row says so. Versions:
+bf16, LoRA of rank 16 on all linear layers, SDPA, fused AdamW, no checkpointing. The row has the median of ten steps after three
+warm-up steps, and the peak memory of torch's tensors (`max_memory_allocated`). If memory runs out, the row says so. Versions:
 torch 2.11, transformers 5.17, peft 0.21.
 """
 

@@ -1,4 +1,4 @@
-"""Rows of `recipes/results/`: what the other benchmark scripts write, in the form of `burnish bench --output`."""
+"""Rows of `recipes/results/`, written by the other benchmark scripts in the format of `burnish bench --output`."""
 
 import importlib.metadata
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def gpus():
-    """As `burnish bench` names them: name and driver."""
+    """Name and driver of each GPU, as in `burnish bench`."""
     try:
         command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\n")[:-1]

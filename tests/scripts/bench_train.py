@@ -2,9 +2,9 @@
 
     python3 tests/scripts/bench_train.py target/release/burnish cuda --output recipes/results
 
-It makes a model folder and rows in /tmp/burnish-1b (2.5 GB), trains LoRA of rank 16 on all linear layers, and prints a line of JSON
-per run: the median of the steps after the first ten, and the most memory that the backend took from the device. All runs are
-written as one file into the folder after `--output`. Needs torch; any version.
+It writes a model folder and rows to /tmp/burnish-1b (2.5 GB), trains LoRA of rank 16 on all linear layers, and prints a line of JSON
+per run: the median of the steps after the first ten, and the peak device memory of the backend. All runs are written to one file in
+the folder given by `--output`. Needs torch; any version.
 """
 
 import argparse

@@ -53,7 +53,7 @@ def main():
     parser = argparse.ArgumentParser()
     for name in ("base", "adapter", "merged"):
         parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="that of MERGED; merge's default is bf16")
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="dtype of MERGED; the default of merge is bf16")
     parser.add_argument("--gguf", nargs="+", default=[])
     arguments = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(arguments.merged)
@@ -69,9 +69,9 @@ def main():
 
     asked = {DTYPES[arguments.dtype]}
     judge("merged file", stored_dtypes(arguments.merged) == asked, f"stores {stored_dtypes(arguments.merged)}")
-    # As most people load it: the dtype is what its config.json says.
+    # Load it without a dtype argument, as most people do.
     unasked = {parameter.dtype for parameter in AutoModelForCausalLM.from_pretrained(arguments.merged).parameters()}
-    judge("merged dtype", unasked == asked, f"transformers loads {unasked}, {arguments.dtype} was asked for")
+    judge("merged dtype", unasked == asked, f"transformers loads {unasked}, expected {arguments.dtype}")
     expected = {}
     for prompt in PROMPTS:
         ids, rendered = prompt_ids(tokenizer, prompt)

@@ -37,3 +37,32 @@ fn the_memory_of_the_machine_is_known() {
     assert!(!cfg!(target_os = "linux") || capacity::of_machine().is_some_and(|bytes| bytes > 1 << 26));
     assert!(capacity::available("cuda").is_none());
 }
+
+/// Composed attention keeps its scores in one buffer of half a GiB, which software Vulkan does not hand out.
+#[cfg(all(feature = "metal", not(target_os = "macos")))]
+#[test]
+fn bench_names_the_buffer_that_is_too_large_and_goes_on() {
+    // A window keeps attention short on a CPU; the composed one has all scores all the same.
+    let config = r#"{ "model_type": "mistral", "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 1,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 16, "vocab_size": 64, "sliding_window": 16 }"#;
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("windowed.json");
+    std::fs::write(&model, config).unwrap();
+    let arguments =
+        "--json bench --backends vulkan --kernels attention,swiglu --batch-size 1 --seq 4096 --repeats 1 --warmup 1";
+    let mut command = burnish_tests::burnish(env!("CARGO_BIN_EXE_burnish-under-test"));
+    command.args(arguments.split(' ')).arg("--model").arg(&model).env_remove("RUST_BACKTRACE");
+    let output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !errors.contains("panicked") && !errors.contains("internal"), "{errors}");
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let rows = found["backends"][0]["kernels"].as_array().unwrap();
+    assert_eq!(rows.len(), 2 + 3);
+    for row in rows {
+        assert!(row["timing"]["ms"].as_f64().unwrap() > 0.0 && row["error"].is_null(), "{row}");
+        let is_composed = row["kernel"] == "attention" && row["pass"] != "whole";
+        let error = row["burn_error"].as_str().unwrap_or_default();
+        // A GPU may hand it out.
+        assert!(!row["burn"].is_null() || (is_composed && error.starts_with("a buffer of 512 MiB is needed")), "{row}");
+    }
+}

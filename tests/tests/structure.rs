@@ -1,7 +1,7 @@
-//! What the sources must look like: no circles of imports, no long files, no long lists of arguments.
+//! Rules for the sources: no import circles, no long files, no long lists of arguments.
 //!
-//! An import is a `use` of another file of the same crate, or a path in code that leads there. A `mod` line and a re-export import
-//! nothing, nor does a module that calls one of its own by its path: they are its parts.
+//! An import is a `use` of another file of the same crate, or a path in code that leads there. `mod` lines, re-exports, and paths from a
+//! module to its own submodules don't count.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -14,14 +14,14 @@ use syn::{Attribute, Item, ItemMod, ItemUse, Signature, UseTree, Visibility};
 const MAX_LINES: usize = 500;
 const MAX_ARGUMENTS: usize = 8;
 
-/// A module: the names that lead to it from the crate's root.
+/// The path of a module from the crate's root.
 type ModulePath = Vec<String>;
 
-/// The repository's sources, by their paths from its root.
+/// The repository's sources, by path.
 struct Sources(BTreeMap<PathBuf, String>);
 
 impl Sources {
-    /// Every `.rs` file below a folder, but for what is hidden or built.
+    /// Every `.rs` file below a folder, except in hidden folders and `target`.
     fn of(root: &Path) -> Self {
         let (mut files, mut folders) = (BTreeMap::new(), vec![root.to_path_buf()]);
         while let Some(folder) = folders.pop() {
@@ -56,7 +56,7 @@ impl Sources {
         self.0.iter().filter_map(long).collect()
     }
 
-    /// The functions with more than [`MAX_ARGUMENTS`] arguments that are no kernel's launch.
+    /// The functions with more than [`MAX_ARGUMENTS`] arguments, except for launches of kernels.
     fn long_signatures(&self) -> Vec<String> {
         let mut found = Vec::new();
         for path in self.0.keys() {
@@ -76,19 +76,19 @@ impl Sources {
             match name {
                 "lib.rs" | "build.rs" => true,
                 "main.rs" => parent.ends_with("src") || parent.parent().is_some_and(holds_crates),
-                // Not a module that is called `tests`.
+                // Not a module named `tests`.
                 _ => holds_crates(parent) && !self.0.contains_key(&parent.join("mod.rs")),
             }
         })
     }
 
-    /// The files of a crate with the files that each imports, and the modules that lead to them.
+    /// The files of a crate, each with the files that it imports.
     fn imports(&self, root: &Path) -> BTreeMap<PathBuf, BTreeSet<PathBuf>> {
         let mut files = BTreeMap::from([(ModulePath::new(), root.to_path_buf())]);
         let mut uses = Vec::new();
         let mut queue = VecDeque::from([(ModulePath::new(), root.to_path_buf())]);
         while let Some((module, path)) = queue.pop_front() {
-            // Modules of a root or a `mod.rs` lie beside it, those of another file in a folder of its name.
+            // Modules of a root or a `mod.rs` are beside it, those of another file in a folder with its name.
             let folder = path.parent().unwrap();
             let owns_folder = module.is_empty() || path.file_name().unwrap() == "mod.rs";
             let folder = if owns_folder { folder.to_path_buf() } else { folder.join(path.file_stem().unwrap()) };
@@ -114,7 +114,7 @@ impl Sources {
         imports
     }
 
-    /// A shortest circle through each group of files that import each other, as its files in the order of the imports.
+    /// A shortest circle in each group of files that import each other, in the order of the imports.
     fn circles(&self) -> Vec<String> {
         let mut found = BTreeSet::new();
         for root in self.roots() {
@@ -132,7 +132,7 @@ impl Sources {
     }
 }
 
-/// The file that a path of a `use` leads to: that of the innermost module on it.
+/// The file that a path leads to: the file of its innermost module.
 fn resolve(files: &BTreeMap<ModulePath, PathBuf>, module: &ModulePath, used: &[String]) -> Option<PathBuf> {
     let mut at = module.clone();
     let mut rest = used;
@@ -142,7 +142,7 @@ fn resolve(files: &BTreeMap<ModulePath, PathBuf>, module: &ModulePath, used: &[S
         "super" => {
             at.pop();
         }
-        // A module of this one, or another crate.
+        // A submodule, or another crate.
         first => {
             at.push(first.to_owned());
             files.get(&at)?;
@@ -160,14 +160,14 @@ fn resolve(files: &BTreeMap<ModulePath, PathBuf>, module: &ModulePath, used: &[S
             break;
         }
     }
-    // An inline module is in the file of the module around it.
+    // An inline module is in the file of its parent.
     while !files.contains_key(&at) {
         at.pop();
     }
     files.get(&at).cloned()
 }
 
-/// A shortest way from a file back to itself.
+/// A shortest path from a file back to itself.
 fn shortest_circle(imports: &BTreeMap<PathBuf, BTreeSet<PathBuf>>, start: &Path) -> Option<Vec<PathBuf>> {
     let mut before = BTreeMap::<&Path, &Path>::new();
     let mut queue = VecDeque::from([start]);
@@ -196,9 +196,9 @@ fn shortest_circle(imports: &BTreeMap<PathBuf, BTreeSet<PathBuf>>, start: &Path)
 #[derive(Default)]
 struct Reader {
     module: ModulePath,
-    /// The names that a `use` brings, with the module that each is in.
+    /// Imported names, each with the module that imports it.
     uses: Vec<(ModulePath, String, Vec<String>)>,
-    /// Paths in code, with the module that each is in.
+    /// Paths in code, each with its module.
     paths: Vec<(ModulePath, Vec<String>)>,
     modules: Vec<ModulePath>,
 }
@@ -224,7 +224,7 @@ impl Reader {
         }
     }
 
-    /// What `use` lines bring, and where paths in code lead that begin at the root, at a parent or with a name so brought.
+    /// The targets of `use` lines, and of paths in code that begin with `crate`, `super` or an imported name.
     fn imports(&self) -> Vec<(ModulePath, Vec<String>)> {
         let mut imports: Vec<_> = self.uses.iter().map(|(module, _, path)| (module.clone(), path.clone())).collect();
         for (module, path) in &self.paths {
@@ -250,13 +250,14 @@ impl<'ast> Visit<'ast> for Reader {
     }
 
     fn visit_item_use(&mut self, item: &'ast ItemUse) {
-        if matches!(item.vis, Visibility::Inherited) {
+        // What begins with `::` is another crate.
+        if matches!(item.vis, Visibility::Inherited) && item.leading_colon.is_none() {
             self.add(&item.tree, &[]);
         }
     }
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
-        if path.segments.len() > 1 {
+        if path.segments.len() > 1 && path.leading_colon.is_none() {
             let names = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
             self.paths.push((self.module.clone(), names));
         }
@@ -279,7 +280,7 @@ impl Signatures<'_> {
     }
 }
 
-/// Whether an attribute makes a function a kernel's launch: `#[cube(launch)]` and its kin.
+/// Whether an attribute such as `#[cube(launch)]` makes a function the launch of a kernel.
 fn launches(attribute: &Attribute) -> bool {
     let tokens = attribute.meta.require_list().map(|list| list.tokens.to_string()).unwrap_or_default();
     attribute.path().is_ident("cube") && tokens.starts_with("launch")
@@ -336,17 +337,19 @@ fn circles_are_found_through_every_kind_of_path() {
     let circles = |texts: &[(&str, &str)]| Sources::from_texts(texts).circles();
     let lib = ("a/src/lib.rs", "mod one; mod two; pub use one::One;");
     let one = ("a/src/one.rs", "use crate::two::Two;");
-    assert_eq!(circles(&[lib, one, ("a/src/two.rs", "")]), Vec::<String>::new());
+    for none in ["", "use ::one::One;", "fn f() { ::one::g(); }"] {
+        assert_eq!(circles(&[lib, one, ("a/src/two.rs", none)]), Vec::<String>::new(), "{none}");
+    }
     for back in ["use super::one::One;", "use crate::{one};", "fn f() { use crate::one::{self as other, One}; }"] {
         assert_eq!(circles(&[lib, one, ("a/src/two.rs", back)]), ["a/src/one.rs -> a/src/two.rs -> a/src/one.rs"], "{back}");
     }
-    // Through a module that was imported, and without an import.
+    // Through an imported module, and without an import.
     for back in ["use crate::one; fn f() { one::g(); }", "fn f() { crate::one::g(); }", "fn f(_: super::one::One) {}"] {
         assert_eq!(circles(&[lib, one, ("a/src/two.rs", back)]), ["a/src/one.rs -> a/src/two.rs -> a/src/one.rs"], "{back}");
     }
-    // A name that the root re-exports is the root's, which imports nothing.
+    // A re-exported name belongs to the root, which imports nothing.
     assert_eq!(circles(&[lib, one, ("a/src/two.rs", "use crate::One;")]), Vec::<String>::new());
-    // An inline module is of its file.
+    // An inline module belongs to its file.
     let inline = ("a/src/two.rs", "mod tests { use super::*; use crate::two::Two; }");
     assert_eq!(circles(&[lib, one, inline]), Vec::<String>::new());
 }

@@ -43,7 +43,7 @@ pub fn choose(name: &str) -> (&'static str, &'static str) {
         Some(&"emulator") => ("emulator", "requested: Metal kernels on the CPU, every memory access checked, very slow"),
         Some(&"emulator-stock") => ("emulator-stock", "requested: like emulator, with burn's own kernels"),
         Some(known) => (known, "requested"),
-        None if name == WGPU_STOCK => (WGPU_STOCK, "requested: burn with its own kernels and gradients"),
+        None if name == WGPU_STOCK => (WGPU_STOCK, "requested: burn with its own kernels and gradients, without fusion"),
         None => auto::choose(),
     }
 }

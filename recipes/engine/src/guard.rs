@@ -1,16 +1,47 @@
 //! Turns panics into errors.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
 
 use anyhow::{Result, anyhow};
 
 /// Number of guarded calls in progress.
 static GUARDS: AtomicUsize = AtomicUsize::new(0);
 
+/// Messages of guarded panics, those on a device's thread included.
+static MESSAGES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
 /// Whether panics currently become errors, those on a device's thread included. A panic hook should not print them then.
 pub fn panics_are_guarded() -> bool {
     GUARDS.load(Ordering::SeqCst) > 0
+}
+
+/// Keeps the messages of guarded panics from now on, for [`take_messages`]. A panic on a device's thread tells the guarded thread only
+/// that the device failed.
+pub fn keep_messages() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let print = take_hook();
+        set_hook(Box::new(move |info| {
+            if panics_are_guarded() {
+                let message = message(info.payload()).to_owned();
+                MESSAGES.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+            }
+            print(info);
+        }));
+    });
+}
+
+/// The messages of guarded panics since the last call, if [`keep_messages`] was called before.
+pub fn take_messages() -> Vec<String> {
+    std::mem::take(&mut *MESSAGES.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn message(payload: &(dyn Any + Send)) -> &str {
+    let said = payload.downcast_ref::<String>().map(String::as_str);
+    said.or(payload.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
 /// Runs work whose panics, also on a device's thread, should not be printed.
@@ -29,10 +60,8 @@ pub fn caught<T>(work: impl FnOnce() -> T) -> std::thread::Result<T> {
 /// # Errors
 /// The error of the work, or the message of its panic.
 pub fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    caught(work).unwrap_or_else(|payload| {
-        let message = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
-        Err(anyhow!("it panicked: {}", message.unwrap_or("no message").lines().next().unwrap_or_default()))
-    })
+    caught(work)
+        .unwrap_or_else(|payload| Err(anyhow!("it panicked: {}", message(&*payload).lines().next().unwrap_or_default())))
 }
 
 #[cfg(test)]
@@ -49,5 +78,16 @@ mod tests {
             Ok(())
         })
         .unwrap();
+    }
+
+    #[test]
+    fn a_guarded_panic_of_another_thread_is_kept() {
+        keep_messages();
+        let error = guarded(|| -> Result<()> {
+            std::thread::spawn(|| panic!("wgpu error: Out of Memory")).join().ok();
+            Err(anyhow!("loss NaN"))
+        });
+        assert_eq!(error.unwrap_err().to_string(), "loss NaN");
+        assert!(take_messages().iter().any(|message| message == "wgpu error: Out of Memory"));
     }
 }

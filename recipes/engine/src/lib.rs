@@ -19,7 +19,7 @@ pub mod weights;
 pub use batch::{Batch, IGNORE, Targets};
 pub use bytes::gib;
 pub use device::{Adapter, BackendDevice, Device, TrainedPart, Weights};
-pub use failure::failure;
+pub use failure::{failure, out_of_memory};
 pub use hint::{Hinted, with_hint};
 pub use loss_scale::{LossScale, Verdict};
 pub use objective::Objective;

@@ -138,8 +138,7 @@ impl<M: AutodiffModule<Nominal>> Optimizer<M, Nominal> for OptimizerHandle {
 
 impl DataLoaderIterator<StepItem> for Steps {
     fn progress(&self) -> Progress {
-        let (taken, total) = Steps::progress(self);
-        Progress::new(taken, total)
+        Progress::new(self.taken(), self.total())
     }
 }
 

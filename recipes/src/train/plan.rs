@@ -48,9 +48,14 @@ pub struct Steps {
 }
 
 impl Steps {
-    /// Steps taken, and steps of the whole run.
-    pub fn progress(&self) -> (usize, usize) {
-        (self.step, self.plan.total)
+    /// Steps taken so far.
+    pub fn taken(&self) -> usize {
+        self.step
+    }
+
+    /// Steps of the whole run.
+    pub fn total(&self) -> usize {
+        self.plan.total
     }
 }
 
