@@ -1,6 +1,6 @@
-//! Whether weights are those that a configuration speaks of: a file of others would be refused by whoever opens it.
+//! Checks that weights fit the configuration that is exported with them.
 
-use burnish_models::checkpoint::check_fit;
+use burnish_models::checkpoint::check_shapes;
 use burnish_models::part::declared_tensors;
 use burnish_models::{Checkpoint, ModelConfig};
 
@@ -9,5 +9,5 @@ use crate::error::Result;
 /// Lists every tensor that is missing or has another shape.
 pub(crate) fn check(config: &ModelConfig, weights: &dyn Checkpoint) -> Result<()> {
     let declared: Vec<_> = declared_tensors(config).into_iter().map(|tensor| (tensor.name, tensor.shape)).collect();
-    Ok(check_fit(weights, &declared)?)
+    Ok(check_shapes(weights, &declared)?)
 }

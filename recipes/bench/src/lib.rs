@@ -1,4 +1,4 @@
-//! Backends and kernels side by side: what `burnish bench` prints.
+#![doc = include_str!("../README.md")]
 //!
 //! [`entry`] lists the operations of a training step with the least that each must do ([`mod@work`]), [`action`] makes their inputs and
 //! launches, [`kernels`] times them, [`step`] times a whole step, [`efficiency`] compares the two. Where the emulator is built in,
@@ -78,6 +78,26 @@ pub struct Options {
     pub full_widths: bool,
 }
 
+impl Default for Options {
+    /// Every kernel on the CPU, with the sizes of Llama 3.2 1B.
+    fn default() -> Self {
+        Self {
+            backends: vec!["cpu".to_owned()],
+            kernels: Kernel::ALL.to_vec(),
+            step: false,
+            model: "llama-3.2-1b".to_owned(),
+            batch_size: 4,
+            seq: 2048,
+            rank: 16,
+            dtype: "auto".to_owned(),
+            repeats: 20,
+            warmup: 3,
+            predict: false,
+            full_widths: false,
+        }
+    }
+}
+
 impl Options {
     fn pace(&self, budget: Duration, settle: Duration) -> Pace {
         Pace { repeats: self.repeats, warmup: self.warmup, budget, settle }
@@ -96,13 +116,13 @@ const STEP_BUDGET: Duration = Duration::from_mins(1);
 /// Measures. A backend that is missing or fails has a line that says so; the others go on.
 ///
 /// # Errors
-/// When the model's configuration can't be read, or a prediction was asked for that this build can't make.
+/// When the model's configuration can't be read, a backend is unknown, or a prediction was asked for that this build can't make.
 pub fn run(options: &Options, say: Say<'_>) -> Result<Document> {
     let shape = Shape::open(&options.model)?;
     let sizes = Sizes::new(&shape.config, options.batch_size, options.seq, options.rank);
     let mut document = Document::new(&shape, &sizes);
     for name in &options.backends {
-        let (name, why) = burnish_backends::choose(name);
+        let (name, why) = burnish_backends::choose(name)?;
         say(&format!("backend {name} ({why})"));
         if name == "emulator" {
             count(options, &shape, &sizes, &options.kernels, &mut document, say)?;
@@ -191,7 +211,7 @@ impl BackendJob for BenchJob<'_> {
 }
 
 fn is_cpu(backend: &str) -> bool {
-    matches!(backend, "cpu" | "candle")
+    matches!(backend, "cpu" | "candle" | "ndarray" | "tch")
 }
 
 /// Bandwidth of a copy of a gibibyte, or of less where the device does not allocate that much at once.

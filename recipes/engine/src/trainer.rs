@@ -14,8 +14,8 @@ use burnish_models::{AnyTensor, Checkpoint, LanguageModel, NamedParameter};
 use crate::batch::Batch;
 use crate::objective::Objective;
 use crate::optimizer::{AdamW, AdamWConfig, Moments, Norm};
-use crate::step::{StepGradients, StepItem, Training, gradients, judged_loss, numbers, squared_gradient_norm};
-use crate::weights::ModelWeights;
+use crate::step::{StepGradients, StepItem, Training, gradients, judged_loss, numbers};
+use crate::weights::DeviceTensors;
 
 /// Loss and gradient norm of a step.
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +75,20 @@ pub trait Trainer: Send {
     /// When an operation failed on the device since the last read.
     fn finish(&mut self) -> Result<Numbers>;
 
+    /// A whole step: [`Trainer::forward_backward`], [`Trainer::update`], [`Trainer::finish`], and [`Trainer::take_back`] where it must be.
+    ///
+    /// # Errors
+    /// As [`Trainer::forward_backward`] and [`Trainer::finish`].
+    fn step(&mut self, item: &StepItem, learning_rate: f64) -> Result<Numbers> {
+        self.forward_backward(item)?;
+        self.update(learning_rate);
+        let numbers = self.finish()?;
+        if !numbers.are_finite() {
+            self.take_back();
+        }
+        Ok(numbers)
+    }
+
     /// Further metrics of the objective for the last step, by name.
     fn metrics(&self) -> &[(&'static str, f64)];
 
@@ -87,8 +101,9 @@ pub trait Trainer: Send {
     /// When the device fails.
     fn loss(&mut self, batch: &Batch, objective: &Objective) -> Result<f64>;
 
-    /// The moments of all trained parameters, as `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`.
-    fn moments(&self) -> Vec<HostTensor>;
+    /// The moments of all trained parameters, as `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`. A tensor is copied to the host
+    /// only when it is read.
+    fn moments(&self) -> Box<dyn Checkpoint + '_>;
 
     /// Restores the moments of a checkpoint, and the number of updates.
     ///
@@ -127,7 +142,8 @@ enum Queued<B: Backend> {
 
 impl<B: FusedBackend> ModelTrainer<B> {
     /// A trainer with a fresh optimizer.
-    pub fn new(model: LanguageModel<Training<B>>, optimizer: AdamWConfig, device: B::Device) -> Self {
+    pub fn new(model: LanguageModel<Training<B>>, optimizer: AdamWConfig, device: &B::Device) -> Self {
+        let device = device.clone();
         Self { model, optimizer: AdamW::new(optimizer), device, queued: Queued::Nothing, metrics: Vec::new() }
     }
 
@@ -162,7 +178,7 @@ impl<B: FusedBackend> Trainer for ModelTrainer<B> {
         let Queued::Gradients { loss, grads, loss_scale } = std::mem::replace(&mut self.queued, Queued::Nothing) else {
             return;
         };
-        let norm = Norm { squares: squared_gradient_norm(&self.model, &grads, &self.device), loss_scale };
+        let norm = Norm::of(&self.model, &grads, loss_scale, &self.device);
         self.model = self.optimizer.update(self.model.clone(), grads, &norm, &loss, learning_rate);
         self.queued = Queued::Update { loss, norm };
     }
@@ -188,14 +204,13 @@ impl<B: FusedBackend> Trainer for ModelTrainer<B> {
         judged_loss(&self.model.valid(), batch, objective, &self.device)
     }
 
-    fn moments(&self) -> Vec<HostTensor> {
-        let all = self.optimizer.moments();
-        let parameters = self.model.parameters().into_iter();
-        let of = |name: String, moments: &Moments<B>| {
-            [("exp_avg", &moments.exp_avg), ("exp_avg_sq", &moments.exp_avg_sq)]
-                .map(|(kind, tensor)| HostTensor::of(format!("{name}.{kind}"), tensor))
+    fn moments(&self) -> Box<dyn Checkpoint + '_> {
+        let mut all = self.optimizer.moments();
+        let of = |NamedParameter { name, id, .. }: NamedParameter<Training<B>>| {
+            let Moments { exp_avg, exp_avg_sq } = all.remove(&id.val())?;
+            Some([(format!("{name}.exp_avg"), exp_avg), (format!("{name}.exp_avg_sq"), exp_avg_sq)])
         };
-        parameters.filter_map(|parameter| Some(of(parameter.name, all.get(&parameter.id.val())?))).flatten().collect()
+        Box::new(self.model.parameters().into_iter().filter_map(of).flatten().collect::<DeviceTensors<B>>())
     }
 
     fn restore_moments(&mut self, updates: usize, moments: &dyn Checkpoint) -> Result<()> {
@@ -223,7 +238,7 @@ impl<B: FusedBackend> Trainer for ModelTrainer<B> {
     }
 
     fn weights(&self) -> Box<dyn Checkpoint + '_> {
-        Box::new(ModelWeights::of(&self.model))
+        Box::new(DeviceTensors::weights(&self.model))
     }
 
     fn memory(&self) -> Option<DeviceMemory> {

@@ -1,9 +1,12 @@
-//! From rows of JSON to batches of tokens.
+#![doc = include_str!("../README.md")]
 //!
 //! [`source`] finds and reads the files, [`mod@format`] recognises the kinds of rows, [`tokenize`] turns them into [`Example`]s with
 //! labels, and [`batch`] lays those out. [`load`] does the first three.
 
+#![warn(missing_docs)]
+
 pub mod batch;
+mod content;
 pub mod error;
 pub mod format;
 mod hub;
