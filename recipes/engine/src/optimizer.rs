@@ -51,7 +51,7 @@ pub struct Norm<B: Backend> {
 }
 
 impl<B: FusedBackend> Norm<B> {
-    /// The norm of a model's gradients, from a loss that was multiplied by `loss_scale`: 1 but for f16.
+    /// The norm of a model's gradients, of a loss that was multiplied by `loss_scale`, which is 1 except in f16.
     pub fn of(model: &LanguageModel<Training<B>>, grads: &GradientsParams, loss_scale: f64, device: &B::Device) -> Self {
         Self { squares: squared_gradient_norm(model, grads, device), loss_scale }
     }

@@ -75,10 +75,10 @@ pub trait Trainer: Send {
     /// When an operation failed on the device since the last read.
     fn finish(&mut self) -> Result<Numbers>;
 
-    /// A whole step: [`Trainer::forward_backward`], [`Trainer::update`], [`Trainer::finish`], and [`Trainer::take_back`] where it must be.
+    /// A whole step: [`Trainer::forward_backward`], [`Trainer::update`], [`Trainer::finish`] and, if necessary, [`Trainer::take_back`].
     ///
     /// # Errors
-    /// As [`Trainer::forward_backward`] and [`Trainer::finish`].
+    /// Those of [`Trainer::forward_backward`] and [`Trainer::finish`].
     fn step(&mut self, item: &StepItem, learning_rate: f64) -> Result<Numbers> {
         self.forward_backward(item)?;
         self.update(learning_rate);
