@@ -11,10 +11,10 @@ pub mod error;
 pub mod format;
 mod hub;
 mod parts;
-pub mod prepared;
 pub mod source;
 mod spans;
 pub mod tokenize;
+pub mod tokenized_file;
 
 use std::path::Path;
 
@@ -23,9 +23,9 @@ pub use burnish_engine::{Batch, IGNORE};
 pub use error::DataError;
 pub use format::Row;
 pub use parts::Sources;
-pub use prepared::{DataReport, TokenizedFile};
 pub use source::BadRows;
 pub use tokenize::{Example, RowTokenizer};
+pub use tokenized_file::{DataReport, TokenizedFile};
 
 /// Reads a file and tokenises its rows.
 ///
