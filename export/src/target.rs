@@ -48,7 +48,11 @@ pub fn check_folder(target: &Path, overwrite: bool, inputs: &[PathBuf]) -> Resul
     }
     check_inputs(target, inputs)?;
     let entries = fs::read_dir(target).map_err(|error| ExportError::io(target, error))?;
-    let mut names: Vec<String> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| ExportError::io(target, error))?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
     names.sort();
     let is_run =
         names.iter().any(|name| name.starts_with("checkpoint-")) || names.iter().any(|name| name == "metrics.jsonl");
@@ -141,9 +145,10 @@ fn is_own(folder: &Path, name: &str) -> bool {
     };
     let path = folder.join(name);
     if path.is_dir() {
-        let entries = || fs::read_dir(&path).into_iter().flatten().flatten();
-        return name == TEMPLATES
-            && entries().all(|entry| entry.path().extension().is_some_and(|extension| extension == "jinja"));
+        let is_template = |entry: std::io::Result<fs::DirEntry>| {
+            entry.is_ok_and(|entry| entry.path().extension().is_some_and(|extension| extension == "jinja"))
+        };
+        return name == TEMPLATES && fs::read_dir(&path).is_ok_and(|mut entries| entries.all(is_template));
     }
     OWN_FILES.contains(&name) || SYSTEM_FILES.contains(&name) || is_shard() == Some(true)
 }
