@@ -10,6 +10,7 @@ use crate::config::{ModelConfig, text_part};
 use crate::error::{ModelError, Result};
 use crate::gguf::GgufFile;
 use crate::hub;
+use crate::json_file;
 use crate::recognise;
 use crate::tokenizer::Tokenizer;
 
@@ -65,7 +66,7 @@ impl Pretrained {
     }
 
     fn from_parts(folder: &Path, checkpoint: Box<dyn Checkpoint>) -> Result<Self> {
-        let whole = read_json(&folder.join("config.json"))?;
+        let whole = json_file::read(&folder.join("config.json"))?;
         let mut config_json = text_part(&whole).into_owned();
         if config_json != whole {
             // Everything that is written from it, adapters too, is that of the text model.
@@ -74,7 +75,7 @@ impl Pretrained {
         recognise::check_quantised(folder, &whole, &checkpoint.names())?;
         let mut tokenizer = Tokenizer::from_folder(folder)?;
         let generation = folder.join("generation_config.json");
-        let generation_config = generation.exists().then(|| read_json(&generation)).transpose()?;
+        let generation_config = generation.exists().then(|| json_file::read(&generation)).transpose()?;
         let mut config = ModelConfig::from_json(&config_json)?;
         add_end_tokens(&mut config, generation_config.as_ref(), &tokenizer);
         let checkpoint = canonical(checkpoint, &mut config, &mut config_json)?;
@@ -112,10 +113,11 @@ impl Pretrained {
 
 /// Adds the end tokens of `generation_config.json` and of the tokenizer to those of `config.json`.
 fn add_end_tokens(config: &mut ModelConfig, generation: Option<&Value>, tokenizer: &Tokenizer) {
+    let id_of = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
     let named = generation.and_then(|json| json.get("eos_token_id"));
     let mut more: Vec<u32> = match named {
-        Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_u64).map(|id| id as u32).collect(),
-        Some(id) => id.as_u64().map(|id| id as u32).into_iter().collect(),
+        Some(Value::Array(ids)) => ids.iter().filter_map(id_of).collect(),
+        Some(id) => id_of(id).into_iter().collect(),
         None => Vec::new(),
     };
     more.extend(tokenizer.special().eos.as_ref().map(|(_, id)| *id));
@@ -125,11 +127,6 @@ fn add_end_tokens(config: &mut ModelConfig, generation: Option<&Value>, tokenize
             config.eos_token_id.push(id);
         }
     }
-}
-
-fn read_json(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).map_err(|error| ModelError::io(path, error))?;
-    serde_json::from_str(&text).map_err(|error| ModelError::format(path, format!("not JSON: {error}")))
 }
 
 /// The checkpoint of a model without weights.
