@@ -49,6 +49,7 @@ fn of_model(error: &ModelError) -> Option<String> {
             "config.json and the weights belong to different models, or a shard is missing".to_owned()
         }
         ModelError::Overflow { .. } => "--dtype bf16 and --dtype f32 hold it".to_owned(),
+        ModelError::NonFinite => "--dtype bf16 and --dtype f32 have a larger range than f16".to_owned(),
         ModelError::UnknownModelType { .. } | ModelError::UnknownArchitecture { .. } => {
             "the README lists the families that can be loaded".to_owned()
         }
