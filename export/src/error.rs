@@ -39,6 +39,9 @@ pub enum ExportError {
     /// The model can't be read, or a weight is outside the range of the type that it is stored in.
     #[error(transparent)]
     Model(#[from] burnish_models::ModelError),
+    /// A weight can't be quantised.
+    #[error(transparent)]
+    Pack(#[from] burnish_kernels::packed::PackError),
     /// The adapter can't be read or written.
     #[error(transparent)]
     Lora(#[from] burnish_lora::LoraError),

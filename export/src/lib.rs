@@ -26,7 +26,7 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let base = Pretrained::open("HuggingFaceTB/SmolLM2-135M-Instruct")?;
-//! let merged = MergedCheckpoint::open(&*base.checkpoint, Path::new("run/adapter"))?;
+//! let merged = MergedCheckpoint::open(&base.checkpoint, Path::new("run/adapter"))?;
 //! export_hugging_face(&base, &merged, Path::new("merged"), &HuggingFaceOptions::default())?;
 //! let options = GgufOptions { kind: GgufType::Q8_0, ..GgufOptions::default() };
 //! let report = export_gguf(&base, &merged, Path::new("merged.gguf"), &options)?;
@@ -40,6 +40,7 @@
 mod chat_templates;
 mod counted_file;
 pub mod error;
+mod fit;
 pub mod gguf;
 pub mod hugging_face;
 pub mod peft;
@@ -53,4 +54,4 @@ pub use gguf::{GgufOptions, GgufType, export_gguf};
 pub use hugging_face::{HuggingFaceOptions, export_hugging_face};
 pub use peft::export_adapter;
 pub use report::ExportReport;
-pub use safetensors::write_safetensors;
+pub use safetensors::{write_safetensors, write_safetensors_file};

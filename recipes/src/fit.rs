@@ -1,18 +1,17 @@
-//! Whether a model fits this machine, before it is loaded.
+//! Checks whether a model fits into memory before it is loaded.
 
 use anyhow::Result;
 use burn::tensor::DType;
 use burnish_engine::{gib, with_hint};
 use burnish_models::{FloatType, ModelConfig};
 
-/// Refuses a model whose weights alone are larger than the memory that a backend has for them. Of memory that the system does
-/// not tell of, that of other GPUs among it, nothing is refused.
+/// Refuses a model whose weights alone exceed the memory of a backend. Accepts any model if that memory is unknown, as for most GPUs.
 ///
 /// # Errors
-/// With both sizes.
+/// When the model does not fit, with both sizes, or the backend is unknown.
 pub fn check(backend: &str, config: &ModelConfig, dtype: FloatType, trains_all: bool) -> Result<()> {
-    let name = burnish_backends::choose(backend).0;
-    match burnish_backends::memory::available(name) {
+    let name = burnish_backends::choose(backend)?.0;
+    match burnish_backends::capacity::available(name) {
         Some(available) => fits(config, dtype, trains_all, available, name),
         None => Ok(()),
     }
@@ -20,18 +19,18 @@ pub fn check(backend: &str, config: &ModelConfig, dtype: FloatType, trains_all: 
 
 fn fits(config: &ModelConfig, dtype: FloatType, trains_all: bool, available: u64, backend: &str) -> Result<()> {
     let weights = config.parameter_count() as u64 * DType::from(dtype).size() as u64;
-    // Weights that train have a gradient and two moments.
+    // Each trained weight also has a gradient and two moments.
     let (needed, what) = if trains_all { (4 * weights, "weights, gradients and moments") } else { (weights, "weights") };
     if needed <= available {
         return Ok(());
     }
     let way = match (trains_all, dtype) {
-        (true, _) => "fine_tune_type = \"lora\" keeps the weights frozen",
-        (false, FloatType::F32) => "--dtype bf16 or f16 takes half; else take a smaller model",
-        (false, _) => "take a smaller model",
+        (true, _) => "use fine_tune_type = \"lora\", which needs no gradients and moments of the weights",
+        (false, FloatType::F32) => "--dtype bf16 or f16 needs half the memory; or use a smaller model",
+        (false, _) => "use a smaller model",
     };
     let (needed, available) = (gib(needed), gib(available));
-    Err(with_hint(format!("the model's {what} take {needed} in {dtype}, and `{backend}` has {available} here"), way))
+    Err(with_hint(format!("the model's {what} take {needed} in {dtype}, but `{backend}` has only {available} here"), way))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Reads the header of a GGUF file, which is not trusted.
 
-use super::quants::GgmlType;
+use super::GgmlType;
 use crate::gguf::metadata::{Metadata, Value};
 
 /// A tensor in the header.

@@ -6,7 +6,6 @@ mod config;
 mod header;
 pub mod keys;
 pub mod metadata;
-mod quants;
 mod rows;
 mod tokenizer;
 
@@ -17,9 +16,9 @@ use std::path::{Path, PathBuf};
 use burn::tensor::TensorData;
 use memmap2::Mmap;
 
+pub use burnish_kernels::packed::GgmlType;
 pub use header::TensorInfo;
 pub use metadata::{Metadata, Value};
-pub use quants::GgmlType;
 pub use rows::halves_interleaved;
 pub use tokenizer::{DEFAULT_PATTERNS, LLAMA3_PATTERN, QWEN2_PATTERN};
 

@@ -1,4 +1,4 @@
-//! A model of random weights that is there within seconds, whatever its size.
+//! A model of random weights, made within seconds whatever its size.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::setup::Splitmix;
 
-/// A checkpoint that has every tensor of a model, with values that a hash gives.
+/// A checkpoint that has every tensor of a model, with values from a hash.
 struct RandomWeights {
     shapes: BTreeMap<String, Vec<usize>>,
 }
@@ -33,7 +33,7 @@ impl Checkpoint for RandomWeights {
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         let missing = || ModelError::Mismatch { problems: vec![format!("{name}: missing")] };
         let shape = self.shapes.get(name).ok_or_else(missing)?;
-        // Vectors are the weights of norms.
+        // Vectors are norm weights.
         let mut values = vec![1.0; shape.iter().product()];
         if shape.len() > 1 {
             let seed = parameter_id(name).val();
