@@ -124,11 +124,11 @@ pub(crate) fn write_file(
     })
 }
 
-/// How long what an export writes is left alone before nobody can be at it.
+/// Unfinished files and folders older than this belong to no running export.
 const STALE: Duration = Duration::from_hours(24);
 
-/// Deletes what killed exports of earlier versions left in a folder, and returns it: `.burnish-` and six letters or digits, with
-/// nothing in it that an export does not write, untouched for a day.
+/// Deletes what killed exports of earlier versions left in a folder, and returns the paths: files and folders called `.burnish-`
+/// and six letters or digits, unchanged for a day, with nothing in them but what exports write.
 pub fn remove_stale(folder: &Path) -> Vec<PathBuf> {
     let is_untouched = |path: &Path| {
         let modified = path.symlink_metadata().and_then(|metadata| metadata.modified());
@@ -141,9 +141,11 @@ pub fn remove_stale(folder: &Path) -> Vec<PathBuf> {
             return false;
         }
         match fs::read_dir(path) {
-            // What was set aside to be replaced, in a folder `old`, may be all that there is of it.
-            Ok(entries) => entries.flatten().all(|entry| {
-                is_untouched(&entry.path()) && entry.file_name().to_str().is_some_and(|name| is_own(path, name))
+            // A folder with `old` in it stays: that may be the only copy of a folder that was being replaced.
+            Ok(mut entries) => entries.all(|entry| {
+                entry.is_ok_and(|entry| {
+                    is_untouched(&entry.path()) && entry.file_name().to_str().is_some_and(|name| is_own(path, name))
+                })
             }),
             Err(_) => path.is_file() && check_file(path, true, &[], b"GGUF").is_ok(),
         }

@@ -56,7 +56,7 @@ impl Pretrained {
         Ok(opened)
     }
 
-    /// Brings the model to a device.
+    /// Loads the model to a device.
     ///
     /// # Errors
     /// As [`LanguageModel::load`].
@@ -64,13 +64,13 @@ impl Pretrained {
         LanguageModel::load(&self.config, &self.checkpoint, device, options)
     }
 
-    /// The tokens of a conversation, up to where the assistant's answer begins: a prompt for [`crate::generate()`].
+    /// The tokens of a conversation, with the beginning of the assistant's answer: a prompt for [`crate::generate()`].
     ///
     /// # Errors
-    /// [`ModelError::NoTemplate`], or when the template rejects the messages.
+    /// [`ModelError::NoTemplate`] if the model has no chat template, and an error if the template rejects the messages.
     pub fn chat_prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
         let template = self.chat_template.as_ref().ok_or(ModelError::NoTemplate)?;
-        // The template has written the special tokens.
+        // The text of the template already contains the special tokens.
         self.tokenizer.encode(&template.render(messages, None, true)?, false)
     }
 

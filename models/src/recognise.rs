@@ -26,8 +26,8 @@ pub fn check_folder(folder: &Path, named: &Path) -> Result<()> {
     }
     if !has("config.json") && has("config.toml") {
         match (has("model"), has("adapter")) {
-            (true, _) => return unsupported("is a run folder, whose model is in `model` there".to_owned()),
-            (_, true) => return unsupported("is a run folder; --adapter takes `adapter` there".to_owned()),
+            (true, _) => return unsupported("is a run folder; its model is in the folder `model` inside it".to_owned()),
+            (_, true) => return unsupported("is a run folder; pass the folder `adapter` inside it as --adapter".to_owned()),
             _ => {}
         }
     }
@@ -168,9 +168,9 @@ mod tests {
         assert_eq!(error_for(&[("config.json", "{}"), ("tokenizer.json", "")]), "");
         assert_eq!(error_for(&[]), "");
         let text = error_for(&[("config.toml", ""), ("adapter", "")]);
-        assert!(text.contains("is a run folder; --adapter takes `adapter`"), "{text}");
+        assert!(text.contains("is a run folder; pass the folder `adapter`"), "{text}");
         let text = error_for(&[("config.toml", ""), ("model", "")]);
-        assert!(text.contains("whose model is in `model`"), "{text}");
+        assert!(text.contains("its model is in the folder `model`"), "{text}");
     }
 
     #[test]
