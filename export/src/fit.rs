@@ -6,7 +6,10 @@ use burnish_models::{Checkpoint, ModelConfig};
 
 use crate::error::Result;
 
-/// Lists every tensor that is missing or has another shape.
+/// Checks that no tensor is missing or has another shape.
+///
+/// # Errors
+/// [`ModelError::Mismatch`](burnish_models::ModelError::Mismatch) lists all of these.
 pub(crate) fn check(config: &ModelConfig, weights: &dyn Checkpoint) -> Result<()> {
     let declared: Vec<_> = declared_tensors(config).into_iter().map(|tensor| (tensor.name, tensor.shape)).collect();
     Ok(check_shapes(weights, &declared)?)

@@ -64,11 +64,11 @@ struct Shard<'a> {
     names: Vec<&'a String>,
 }
 
-/// Writes all tensors into one file, one after another, and returns the number of bytes. Floats are converted as by
+/// Writes all tensors to one file, one at a time, and returns its number of bytes. Floats are converted as by
 /// [`write_safetensors`].
 ///
 /// # Errors
-/// Those of [`write_safetensors`].
+/// As [`write_safetensors`].
 pub fn write_safetensors_file(weights: &dyn Checkpoint, path: &Path, float: FloatType) -> Result<u64> {
     let mut names = weights.names();
     names.sort_unstable();

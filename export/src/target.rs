@@ -49,7 +49,11 @@ pub fn check_folder(target: &Path, overwrite: bool, inputs: &[PathBuf]) -> Resul
     }
     check_inputs(target, inputs)?;
     let entries = fs::read_dir(target).map_err(|error| ExportError::io(target, error))?;
-    let mut names: Vec<String> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| ExportError::io(target, error))?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
     names.sort();
     let is_run =
         names.iter().any(|name| name.starts_with("checkpoint-")) || names.iter().any(|name| name == "metrics.jsonl");
@@ -120,11 +124,11 @@ pub(crate) fn write_file(
     })
 }
 
-/// How long what an export writes is left alone before nobody can be at it.
+/// Unfinished files and folders older than this belong to no running export.
 const STALE: Duration = Duration::from_hours(24);
 
-/// Deletes what killed exports of earlier versions left in a folder, and returns it: `.burnish-` and six letters or digits, with
-/// nothing in it that an export does not write, untouched for a day.
+/// Deletes what killed exports of earlier versions left in a folder, and returns the paths: files and folders called `.burnish-`
+/// and six letters or digits, unchanged for a day, with nothing in them but what exports write.
 pub fn remove_stale(folder: &Path) -> Vec<PathBuf> {
     let is_untouched = |path: &Path| {
         let modified = path.symlink_metadata().and_then(|metadata| metadata.modified());
@@ -137,9 +141,11 @@ pub fn remove_stale(folder: &Path) -> Vec<PathBuf> {
             return false;
         }
         match fs::read_dir(path) {
-            // What was set aside to be replaced, in a folder `old`, may be all that there is of it.
-            Ok(entries) => entries.flatten().all(|entry| {
-                is_untouched(&entry.path()) && entry.file_name().to_str().is_some_and(|name| is_own(path, name))
+            // A folder with `old` in it stays: that may be the only copy of a folder that was being replaced.
+            Ok(mut entries) => entries.all(|entry| {
+                entry.is_ok_and(|entry| {
+                    is_untouched(&entry.path()) && entry.file_name().to_str().is_some_and(|name| is_own(path, name))
+                })
             }),
             Err(_) => path.is_file() && check_file(path, true, &[], b"GGUF").is_ok(),
         }
@@ -171,9 +177,10 @@ fn is_own(folder: &Path, name: &str) -> bool {
     };
     let path = folder.join(name);
     if path.is_dir() {
-        let entries = || fs::read_dir(&path).into_iter().flatten().flatten();
-        return name == TEMPLATES
-            && entries().all(|entry| entry.path().extension().is_some_and(|extension| extension == "jinja"));
+        let is_template = |entry: std::io::Result<fs::DirEntry>| {
+            entry.is_ok_and(|entry| entry.path().extension().is_some_and(|extension| extension == "jinja"))
+        };
+        return name == TEMPLATES && fs::read_dir(&path).is_ok_and(|mut entries| entries.all(is_template));
     }
     OWN_FILES.contains(&name) || SYSTEM_FILES.contains(&name) || is_shard() == Some(true)
 }

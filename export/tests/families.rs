@@ -154,7 +154,7 @@ fn configurations_that_llama_cpp_can_not_run_are_refused() {
     }
 }
 
-/// Weights that do not fit the configuration would make a file that no program opens.
+/// No program could open a file whose weights do not fit the configuration.
 #[test]
 fn weights_of_another_size_are_refused_by_name() {
     let work = tempfile::tempdir().unwrap();

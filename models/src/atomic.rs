@@ -138,15 +138,14 @@ pub fn recover(target: &Path) -> Result<()> {
     paths.restore()
 }
 
-/// Deletes all unfinished files and folders, whichever thread writes them. For a process that ends right after this: nothing can be
-/// written any more.
+/// Deletes the unfinished files and folders of all threads. The process must end right after this: any further write blocks.
 pub fn abandon() {
     std::mem::forget(abandon_where(|_| true));
 }
 
-fn abandon_where(is_meant: impl Fn(&Path) -> bool) -> MutexGuard<'static, Vec<Paths>> {
+fn abandon_where(matches: impl Fn(&Path) -> bool) -> MutexGuard<'static, Vec<Paths>> {
     let all = unfinished();
-    for paths in all.iter().filter(|paths| is_meant(&paths.target)) {
+    for paths in all.iter().filter(|paths| matches(&paths.target)) {
         // Another thread may still be adding files.
         for _ in 0..10 {
             if remove(&paths.new).is_ok() || paths.new.symlink_metadata().is_err() {
@@ -158,7 +157,7 @@ fn abandon_where(is_meant: impl Fn(&Path) -> bool) -> MutexGuard<'static, Vec<Pa
     all
 }
 
-/// The files and folders being written. No folder is being replaced while this lock is held.
+/// The files and folders that are being written. While this lock is held, no folder is being replaced.
 fn unfinished() -> MutexGuard<'static, Vec<Paths>> {
     static UNFINISHED: Mutex<Vec<Paths>> = Mutex::new(Vec::new());
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)

@@ -80,6 +80,9 @@ pub enum ModelError {
         /// Whether it is in the format of mlx-lm.
         is_mlx: bool,
     },
+    /// The model computed logits that are NaN or infinite.
+    #[error("the model computed logits that are NaN or infinite")]
+    NonFinite,
     /// The tokenizer can't be built, or can't encode or decode something.
     #[error("tokenizer: {reason}")]
     Tokenizer {

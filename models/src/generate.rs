@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use burnish_kernels::FusedBackend;
 
 use crate::cache::Cache;
-use crate::error::Result;
+use crate::error::{ModelError, Result};
 use crate::input::ModelInput;
 use crate::model::LanguageModel;
 use crate::sampling::{Sampler, SamplingOptions};
@@ -67,7 +67,7 @@ impl Generated {
 /// cache has the prompt and all generated tokens but the last.
 ///
 /// # Errors
-/// If the tokenizer can't decode the tokens.
+/// [`ModelError::NonFinite`] if a logit is not finite, and an error if the tokenizer can't decode the tokens.
 ///
 /// # Panics
 /// If the whole prompt is in the cache, or the prompt is empty.
@@ -91,6 +91,9 @@ pub fn generate<B: FusedBackend>(
             break Finish::Length;
         }
         let logits = last_logits(model, cache, &next, device);
+        if logits.iter().any(|logit| !logit.is_finite()) {
+            return Err(ModelError::NonFinite);
+        }
         let token = sampler.next(&logits, &seen);
         if tokens.is_empty() {
             prompt_time = started.elapsed();
@@ -212,18 +215,24 @@ impl<'a> StreamedText<'a> {
 #[cfg(test)]
 mod tests {
     use burn::backend::Flex;
+    use burn::tensor::Tensor;
     use serde_json::json;
 
     use super::*;
     use crate::config::ModelConfig;
+    use crate::weight::Weight;
 
-    #[test]
-    fn the_repetition_penalty_applies_to_tokens_in_the_cache() {
+    fn config() -> ModelConfig {
         let config = json!({
             "model_type": "llama", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
             "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 24, "max_position_embeddings": 64,
             "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false
         });
+        ModelConfig::from_json(&config).unwrap()
+    }
+
+    /// One token for each of the words `t0` to `t23`.
+    fn tokenizer() -> Tokenizer {
         let vocabulary: serde_json::Map<_, _> = (0..24).map(|id| (format!("t{id}"), json!(id))).collect();
         let tokenizer = json!({
             "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "added_tokens": [],
@@ -231,9 +240,24 @@ mod tests {
             "model": {"type": "WordLevel", "unk_token": "t0", "vocab": vocabulary}
         });
         let null = serde_json::Value::Null;
-        let tokenizer = Tokenizer::from_json(tokenizer.to_string().as_bytes(), &null, &null, &null).unwrap();
+        Tokenizer::from_json(tokenizer.to_string().as_bytes(), &null, &null, &null).unwrap()
+    }
+
+    #[test]
+    fn logits_that_are_not_finite_are_an_error() {
         let device = Default::default();
-        let config = ModelConfig::from_json(&config).unwrap();
+        let mut model = LanguageModel::<Flex>::random(&config(), 1, &device).unwrap();
+        let (_, linear) = model.linears_mut().remove(0);
+        let [outputs, inputs] = linear.dims();
+        linear.weight = Weight::Frozen(Tensor::full([outputs, inputs], f32::INFINITY, &device));
+        let options = GenerateOptions { max_tokens: 4, ..GenerateOptions::default() };
+        let result = generate(&model, &tokenizer(), &mut Cache::new(2), &[1, 2], &options, &device, |_| {});
+        assert!(matches!(result, Err(ModelError::NonFinite)), "{result:?}");
+    }
+
+    #[test]
+    fn the_repetition_penalty_applies_to_tokens_in_the_cache() {
+        let (config, tokenizer, device) = (config(), tokenizer(), Default::default());
         let sampling = SamplingOptions { repetition_penalty: 3.0, ..SamplingOptions::default() };
         let options = GenerateOptions { max_tokens: 8, sampling, ..GenerateOptions::default() };
         let mut changed = 0;

@@ -13,6 +13,7 @@ pub use environment::HubEnvironment;
 
 use crate::checkpoint::safetensors::{INDEX, SINGLE, shard_paths, tensor_names};
 use crate::error::{ModelError, Result};
+use crate::json_file;
 use crate::recognise;
 
 /// Every file besides the weights that is read from a folder, so that a model fetched by its id equals its folder.
@@ -170,7 +171,7 @@ pub fn fetch_model_in(environment: &HubEnvironment, id: &str) -> Result<PathBuf>
         repository.fetch(SINGLE)?;
     } else if repository.has(INDEX) {
         let index = repository.fetch(INDEX)?;
-        recognise::check_quantised(Path::new(id), &recognise::read_config(&folder)?, &tensor_names(&index)?)?;
+        recognise::check_quantised(Path::new(id), &json_file::read(&folder.join("config.json"))?, &tensor_names(&index)?)?;
         for shard in shard_paths(&folder, &index)? {
             repository.fetch(&shard.file_name().unwrap_or_default().to_string_lossy())?;
         }

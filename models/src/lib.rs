@@ -50,6 +50,7 @@ pub mod gguf;
 pub mod hub;
 pub mod input;
 pub mod json;
+mod json_file;
 pub mod linear;
 pub mod loader;
 pub mod model;

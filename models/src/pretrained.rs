@@ -11,6 +11,7 @@ use crate::config::{ModelConfig, text_part};
 use crate::error::{ModelError, Result};
 use crate::gguf::GgufFile;
 use crate::hub;
+use crate::json_file;
 use crate::loader::LoadOptions;
 use crate::model::LanguageModel;
 use crate::recognise;
@@ -55,7 +56,7 @@ impl Pretrained {
         Ok(opened)
     }
 
-    /// Brings the model to a device.
+    /// Loads the model to a device.
     ///
     /// # Errors
     /// As [`LanguageModel::load`].
@@ -63,13 +64,13 @@ impl Pretrained {
         LanguageModel::load(&self.config, &self.checkpoint, device, options)
     }
 
-    /// The tokens of a conversation, up to where the assistant's answer begins: a prompt for [`crate::generate()`].
+    /// The tokens of a conversation, with the beginning of the assistant's answer: a prompt for [`crate::generate()`].
     ///
     /// # Errors
-    /// [`ModelError::NoTemplate`], or when the template rejects the messages.
+    /// [`ModelError::NoTemplate`] if the model has no chat template, and an error if the template rejects the messages.
     pub fn chat_prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
         let template = self.chat_template.as_ref().ok_or(ModelError::NoTemplate)?;
-        // The template has written the special tokens.
+        // The text of the template already contains the special tokens.
         self.tokenizer.encode(&template.render(messages, None, true)?, false)
     }
 
@@ -87,7 +88,7 @@ impl Pretrained {
     }
 
     fn from_parts(folder: &Path, checkpoint: Box<dyn Checkpoint>) -> Result<Self> {
-        let whole = read_json(&folder.join("config.json"))?;
+        let whole = json_file::read(&folder.join("config.json"))?;
         let mut config_json = text_part(&whole).into_owned();
         if config_json != whole {
             // Everything that is written from it, adapters too, is that of the text model.
@@ -96,7 +97,7 @@ impl Pretrained {
         recognise::check_quantised(folder, &whole, &checkpoint.names())?;
         let mut tokenizer = Tokenizer::from_folder(folder)?;
         let generation = folder.join("generation_config.json");
-        let generation_config = generation.exists().then(|| read_json(&generation)).transpose()?;
+        let generation_config = generation.exists().then(|| json_file::read(&generation)).transpose()?;
         let mut config = ModelConfig::from_json(&config_json)?;
         add_end_tokens(&mut config, generation_config.as_ref(), &tokenizer);
         let checkpoint = canonical(checkpoint, &mut config, &mut config_json)?;
@@ -134,10 +135,11 @@ impl Pretrained {
 
 /// Adds the end tokens of `generation_config.json` and of the tokenizer to those of `config.json`.
 fn add_end_tokens(config: &mut ModelConfig, generation: Option<&Value>, tokenizer: &Tokenizer) {
+    let id_of = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
     let named = generation.and_then(|json| json.get("eos_token_id"));
     let mut more: Vec<u32> = match named {
-        Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_u64).map(|id| id as u32).collect(),
-        Some(id) => id.as_u64().map(|id| id as u32).into_iter().collect(),
+        Some(Value::Array(ids)) => ids.iter().filter_map(id_of).collect(),
+        Some(id) => id_of(id).into_iter().collect(),
         None => Vec::new(),
     };
     more.extend(tokenizer.special().eos.as_ref().map(|(_, id)| *id));
@@ -147,11 +149,6 @@ fn add_end_tokens(config: &mut ModelConfig, generation: Option<&Value>, tokenize
             config.eos_token_id.push(id);
         }
     }
-}
-
-fn read_json(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).map_err(|error| ModelError::io(path, error))?;
-    serde_json::from_str(&text).map_err(|error| ModelError::format(path, format!("not JSON: {error}")))
 }
 
 /// The checkpoint of a model without weights.

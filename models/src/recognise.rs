@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::error::{ModelError, Result};
+use crate::json_file;
 
 /// Checks that a folder is not a PEFT or MLX adapter, a folder of GGUF files, or a model whose tokenizer is in another format.
 /// `named` is the path or hub id for the error.
@@ -15,7 +16,8 @@ pub fn check_folder(folder: &Path, named: &Path) -> Result<()> {
     let has = |name: &str| folder.join(name).exists();
     let unsupported = |reason: String| Err(ModelError::Unsupported { path: named.to_owned(), reason });
     if has("adapter_config.json") && !(has("config.json") && has_weights(folder)) {
-        let config = read_json(&folder.join("adapter_config.json"));
+        // An adapter is recognised even if its configuration is damaged.
+        let config = json_file::read(&folder.join("adapter_config.json")).unwrap_or_default();
         return Err(ModelError::IsAdapter {
             path: named.to_owned(),
             base: base_of(&config),
@@ -24,8 +26,8 @@ pub fn check_folder(folder: &Path, named: &Path) -> Result<()> {
     }
     if !has("config.json") && has("config.toml") {
         match (has("model"), has("adapter")) {
-            (true, _) => return unsupported("is a run folder, whose model is in `model` there".to_owned()),
-            (_, true) => return unsupported("is a run folder; --adapter takes `adapter` there".to_owned()),
+            (true, _) => return unsupported("is a run folder; its model is in the folder `model` inside it".to_owned()),
+            (_, true) => return unsupported("is a run folder; pass the folder `adapter` inside it as --adapter".to_owned()),
             _ => {}
         }
     }
@@ -81,16 +83,6 @@ pub fn check_quantised(named: &Path, config: &Value, tensors: &[String]) -> Resu
     Err(ModelError::Unsupported { path: named.to_owned(), reason })
 }
 
-/// Reads the `config.json` of a folder.
-///
-/// # Errors
-/// If it is missing or not JSON.
-pub(crate) fn read_config(folder: &Path) -> Result<Value> {
-    let path = folder.join("config.json");
-    let text = std::fs::read(&path).map_err(|error| ModelError::io(&path, error))?;
-    serde_json::from_slice(&text).map_err(|error| ModelError::format(&path, format!("not JSON: {error}")))
-}
-
 /// The name of a quantisation and its bits, as MLX (`quantization`) and transformers (`quantization_config`) write them.
 fn method_of(config: &Value) -> Option<String> {
     let nested = config.get("text_config");
@@ -126,11 +118,6 @@ fn gguf_files(folder: &Path) -> Vec<String> {
     let mut files: Vec<String> = names.filter(|name| name.to_ascii_lowercase().ends_with(".gguf")).collect();
     files.sort();
     files
-}
-
-/// The contents of a file; null if it can't be read.
-fn read_json(path: &Path) -> Value {
-    std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -181,9 +168,9 @@ mod tests {
         assert_eq!(error_for(&[("config.json", "{}"), ("tokenizer.json", "")]), "");
         assert_eq!(error_for(&[]), "");
         let text = error_for(&[("config.toml", ""), ("adapter", "")]);
-        assert!(text.contains("is a run folder; --adapter takes `adapter`"), "{text}");
+        assert!(text.contains("is a run folder; pass the folder `adapter`"), "{text}");
         let text = error_for(&[("config.toml", ""), ("model", "")]);
-        assert!(text.contains("whose model is in `model`"), "{text}");
+        assert!(text.contains("its model is in the folder `model`"), "{text}");
     }
 
     #[test]

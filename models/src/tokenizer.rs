@@ -244,6 +244,11 @@ impl std::fmt::Debug for Tokenizer {
     }
 }
 
+/// The text of a token, which is given as a string or as an object with `content`.
+pub(crate) fn token_text(token: &Value) -> Option<&str> {
+    token.as_str().or_else(|| token.get("content")?.as_str())
+}
+
 fn refused(error: &(dyn std::error::Error + Send + Sync)) -> ModelError {
     ModelError::Tokenizer { reason: error.to_string() }
 }

@@ -55,7 +55,9 @@ fn of_model(error: &ModelError) -> Option<String> {
         ModelError::Mismatch { .. } => {
             "config.json and the weights may belong to different models, or a shard may be missing".to_owned()
         }
-        ModelError::Overflow { .. } => "use --dtype bf16 or --dtype f32, which have a larger range".to_owned(),
+        ModelError::Overflow { .. } | ModelError::NonFinite => {
+            "use --dtype bf16 or --dtype f32, which have a larger range".to_owned()
+        }
         ModelError::UnknownModelType { .. } | ModelError::UnknownArchitecture { .. } => {
             "the README lists the supported model families".to_owned()
         }

@@ -119,7 +119,7 @@ fn files_and_folders_do_not_replace_each_other() {
 
 #[cfg(unix)]
 #[test]
-fn what_killed_exports_of_earlier_versions_left_is_deleted_after_a_day() {
+fn leftovers_of_killed_exports_of_earlier_versions_are_deleted_after_a_day() {
     let root = tempfile::tempdir().unwrap();
     let yesterday = std::time::SystemTime::now() - STALE - Duration::from_secs(60);
     let age = |path: &Path| File::open(path).unwrap().set_modified(yesterday).unwrap();
@@ -129,14 +129,14 @@ fn what_killed_exports_of_earlier_versions_left_is_deleted_after_a_day() {
         age(&folder);
     };
     left(".burnish-aB3xY9", &["config.json", "model.safetensors"]);
-    // What was set aside, files of others, and names of others stay.
+    // A folder that was being replaced, files that no export writes, and other names stay.
     left(".burnish-old123", &["old/config.json"]);
     age(&root.path().join(".burnish-old123/old"));
     age(&root.path().join(".burnish-old123"));
     left(".burnish-other1", &["notes.txt"]);
     left(".burnish-longer7", &["config.json"]);
     left("burnish-aB3xY9", &["config.json"]);
-    // Somebody may be at it.
+    // Another process may still be writing these.
     left(".burnish-begun1", &["config.json"]);
     fs::write(root.path().join(".burnish-begun1/model.safetensors"), "new").unwrap();
     age(&root.path().join(".burnish-begun1"));

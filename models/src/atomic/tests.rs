@@ -131,7 +131,7 @@ fn a_link_is_kept_and_what_it_leads_to_is_replaced() {
 }
 
 #[test]
-fn what_is_being_written_is_deleted_when_the_process_ends_at_once() {
+fn abandoned_writes_leave_the_old_target() {
     let root = tempfile::tempdir().unwrap();
     let target = root.path().join("out");
     write_folder(&target, fill("1")).unwrap();

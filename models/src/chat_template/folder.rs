@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::{ChatTemplate, DEFAULT};
 use crate::error::{ModelError, Result};
-use crate::tokenizer::SpecialTokens;
+use crate::json_file::read_if_present;
+use crate::tokenizer::{SpecialTokens, token_text};
 
 /// The folder of templates other than the default.
 pub const ADDITIONAL_TEMPLATES: &str = "additional_chat_templates";
@@ -18,7 +19,7 @@ impl ChatTemplate {
     /// # Errors
     /// If the default template does not compile or a file can't be read.
     pub fn from_folder(folder: &Path, special: &SpecialTokens) -> Result<Option<Self>> {
-        let config = read_json(&folder.join("tokenizer_config.json"))?;
+        let config = read_if_present(&folder.join("tokenizer_config.json"))?;
         let mut templates = files(folder)?;
         let configured = configured(&config);
         if templates.is_empty() {
@@ -31,7 +32,7 @@ impl ChatTemplate {
             return Ok(None);
         }
         let mut template = Self::named(templates, special)?;
-        let map = read_json(&folder.join("special_tokens_map.json"))?;
+        let map = read_if_present(&folder.join("special_tokens_map.json"))?;
         for file in [&map, &config] {
             template.add_special_tokens(file);
         }
@@ -47,21 +48,16 @@ impl ChatTemplate {
             .filter_map(|key| map.get(key)?.as_object())
             .flatten();
         for (name, token) in own.chain(nested) {
-            if let Some(text) = text_of(token) {
+            if let Some(text) = token_text(token) {
                 self.special.insert(name.clone(), text.into());
             }
         }
         let additional = map.get("additional_special_tokens").and_then(Value::as_array);
         if let Some(tokens) = additional.filter(|tokens| !tokens.is_empty()) {
-            let texts: Vec<String> = tokens.iter().filter_map(text_of).map(str::to_owned).collect();
+            let texts: Vec<String> = tokens.iter().filter_map(token_text).map(str::to_owned).collect();
             self.special.insert("additional_special_tokens".to_owned(), texts.into());
         }
     }
-}
-
-/// The text of a token, which is given as a string or as an object with `content`.
-fn text_of(token: &Value) -> Option<&str> {
-    token.as_str().or_else(|| token.get("content")?.as_str())
 }
 
 /// The templates in files of their own.
@@ -75,7 +71,8 @@ fn files(folder: &Path) -> Result<Vec<(String, String)>> {
     let more = folder.join(ADDITIONAL_TEMPLATES);
     if more.is_dir() {
         let entries = std::fs::read_dir(&more).map_err(|error| ModelError::io(&more, error))?;
-        let mut paths: Vec<_> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
+        let paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<std::io::Result<Vec<_>>>();
+        let mut paths = paths.map_err(|error| ModelError::io(&more, error))?;
         paths.sort();
         for path in paths.iter().filter(|path| path.extension().is_some_and(|extension| extension == "jinja")) {
             if let Some(name) = path.file_stem().and_then(|name| name.to_str()) {
@@ -97,14 +94,5 @@ fn configured(config: &Value) -> Vec<(String, String)> {
         }
         Some(Value::Object(map)) => map.iter().filter_map(|(name, template)| named(name, template)).collect(),
         _ => Vec::new(),
-    }
-}
-
-/// The contents of a file; null if it does not exist.
-fn read_json(path: &Path) -> Result<Value> {
-    match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| ModelError::format(path, format!("not JSON: {error}"))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
-        Err(error) => Err(ModelError::io(path, error)),
     }
 }

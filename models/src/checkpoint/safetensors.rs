@@ -100,8 +100,9 @@ impl SafetensorsFolder {
             .map
             .get(start + begin..start + end)
             .ok_or_else(|| ModelError::format(&shard.path, format!("`{name}` lies beyond the end of the file")))?;
-        let values = read(bytes, info.dtype)
-            .ok_or_else(|| ModelError::format(&shard.path, format!("`{name}`: expected floats, got {:?}", info.dtype)))?;
+        let values = read(bytes, info.dtype).ok_or_else(|| {
+            ModelError::format(&shard.path, format!("`{name}`: expected F32, F64, F16 or BF16, got {}", info.dtype))
+        })?;
         release(&shard.map, start + begin, end - begin);
         Ok(values)
     }

@@ -54,8 +54,8 @@ pub struct GgufArchitecture {
     pub has_windows: bool,
     /// Writes those keys. Returns an error if llama.cpp would not compute what the configuration says.
     pub write: fn(&ModelConfig, &mut Metadata) -> std::result::Result<(), String>,
-    /// Reads those keys into a `config.json`.
-    pub read: fn(&Metadata, &mut Map<String, Value>),
+    /// Reads those keys into a `config.json`. Returns an error for a key that has another type than expected.
+    pub read: fn(&Metadata, &mut Map<String, Value>) -> std::result::Result<(), String>,
 }
 
 impl Family {
@@ -219,11 +219,10 @@ impl ModelConfig {
             )
         } else if !self.head_dim.is_multiple_of(2) {
             format!("`head_dim`: expected an even number, got {}", self.head_dim)
-        } else if self.rms_norm_eps < 0.0 || !self.attention_scale.is_finite() {
-            format!(
-                "`rms_norm_eps` and the factor on attention scores: expected finite numbers, not negative, got {} and {}",
-                self.rms_norm_eps, self.attention_scale
-            )
+        } else if self.rms_norm_eps < 0.0 {
+            format!("`rms_norm_eps`: expected at least 0, got {}", self.rms_norm_eps)
+        } else if !self.attention_scale.is_finite() {
+            format!("the factor on attention scores: expected a finite number, got {}", self.attention_scale)
         } else if let Some((name, size)) = self.unreasonable_size() {
             format!("`{name}` is {size}, which is unreasonably large")
         } else if self.sliding_window == Some(0) {

@@ -209,5 +209,6 @@ fn layer_types_of_gemma_3_take_precedence_over_sliding_window_pattern() {
     json["attention_bias"] = json!(true);
     let biases = Biases { query_key_value: true, attention_output: true, mlp: false };
     assert_eq!(ModelConfig::from_json(&json).unwrap().biases, biases);
+    assert!(full(json!({"query_pre_attn_scalar": 0})).unwrap_err().contains("`query_pre_attn_scalar`"));
     assert!(full(json!({"final_logit_softcapping": 30.0})).unwrap_err().contains("`final_logit_softcapping`"));
 }

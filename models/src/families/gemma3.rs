@@ -99,6 +99,10 @@ impl Default for Gemma3TextConfig {
 
 fn configure(json: &Value) -> Result<ModelConfig> {
     let config: Gemma3TextConfig = parse(json)?;
+    if config.query_pre_attn_scalar <= 0.0 {
+        let reason = format!("`query_pre_attn_scalar`: expected a positive number, got {}", config.query_pre_attn_scalar);
+        return Err(ModelError::Config { reason });
+    }
     require_activation("hidden_activation", config.hidden_activation.as_deref(), Activation::GeluTanh)?;
     let sizes = Sizes {
         vocab_size: config.vocab_size,
@@ -201,14 +205,14 @@ fn write(config: &ModelConfig, metadata: &mut Metadata) -> std::result::Result<(
     Ok(())
 }
 
-fn read(metadata: &Metadata, config: &mut Map<String, Value>) {
+fn read(metadata: &Metadata, config: &mut Map<String, Value>) -> std::result::Result<(), String> {
     let size = |key: &str| config.get(key).and_then(Value::as_u64).unwrap_or(0) as usize;
     let layers = size("num_hidden_layers");
     let (hidden, heads) = (size("hidden_size"), size("num_attention_heads"));
     let scalar = ScoreSizes { layers, hidden, heads, head_dim: size("head_dim") }.query_scalar();
-    let window = metadata.number("gemma3.attention.sliding_window").filter(|window| *window > 0);
+    let window = metadata.optional_number("gemma3.attention.sliding_window")?.filter(|window| *window > 0);
     // To llama.cpp, 0 means that all layers slide.
-    let period = match metadata.number("gemma3.attention.sliding_window_pattern") {
+    let period = match metadata.optional_number("gemma3.attention.sliding_window_pattern")? {
         Some(0) => layers + 1,
         found => found.unwrap_or(PERIOD),
     };
@@ -217,6 +221,7 @@ fn read(metadata: &Metadata, config: &mut Map<String, Value>) {
     config.insert("query_pre_attn_scalar".to_owned(), json!(scalar));
     config.insert("sliding_window".to_owned(), json!(window.unwrap_or(4096)));
     config.insert("sliding_window_pattern".to_owned(), json!(if window.is_some() { period } else { 1 }));
-    let theta = metadata.float("gemma3.rope.freq_base_swa").unwrap_or(SLIDING_THETA);
+    let theta = metadata.optional_float("gemma3.rope.freq_base_swa")?.unwrap_or(SLIDING_THETA);
     config.insert("rope_local_base_freq".to_owned(), json!(theta));
+    Ok(())
 }

@@ -23,7 +23,7 @@ pub static FAMILY: Family = Family {
     configure,
     parts: PARTS,
     norm_offset: 0.0,
-    gguf: GgufArchitecture { name: "llama", has_windows: false, write: |_, _| Ok(()), read: |_, _| () },
+    gguf: GgufArchitecture { name: "llama", has_windows: false, write: |_, _| Ok(()), read: |_, _| Ok(()) },
 };
 
 const PARTS: &[Part] = &[

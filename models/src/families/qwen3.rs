@@ -21,7 +21,7 @@ pub static FAMILY: Family = Family {
     configure,
     parts: PARTS,
     norm_offset: 0.0,
-    gguf: GgufArchitecture { name: "qwen3", has_windows: false, write, read: |_, _| () },
+    gguf: GgufArchitecture { name: "qwen3", has_windows: false, write, read: |_, _| Ok(()) },
 };
 
 /// llama.cpp does not read biases of Qwen3.

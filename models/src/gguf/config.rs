@@ -16,7 +16,10 @@ pub(super) fn config_json(metadata: &Metadata, tensors: &dyn Checkpoint) -> Resu
     let architecture = metadata.text("general.architecture").ok_or_else(|| missing("general.architecture"))?;
     let family = families::by_architecture(architecture)?;
     let key = |name: &str| format!("{architecture}.{name}");
-    let number = |name: &str| metadata.number(&key(name)).ok_or_else(|| missing(&key(name)));
+    let refuse = |reason: String| ModelError::Config { reason };
+    let optional = |name: &str| metadata.optional_number(&key(name)).map_err(refuse);
+    let number = |name: &str| optional(name)?.ok_or_else(|| missing(&key(name)));
+    let float = |name: &str| metadata.optional_float(&key(name)).map_err(refuse);
     refuse_unread(metadata, architecture)?;
     let mut config = Map::new();
     let mut set = |name: &str, value: Value| config.insert(name.to_owned(), value);
@@ -25,14 +28,14 @@ pub(super) fn config_json(metadata: &Metadata, tensors: &dyn Checkpoint) -> Resu
     set("hidden_act", json!("silu"));
     for size in keys::SIZES {
         let found = match size.fallback {
-            Some(fallback) => metadata.number(&key(size.gguf)).map_or_else(|| number(fallback), Ok)?,
+            Some(fallback) => optional(size.gguf)?.map_or_else(|| number(fallback), Ok)?,
             None => number(size.gguf)?,
         };
         set(size.config, json!(found));
     }
     let (heads, hidden) = (number("attention.head_count")?, number("embedding_length")?);
-    let head_dim = metadata.number(&key(keys::KEY_LENGTH)).unwrap_or(hidden / heads.max(1));
-    if let Some(rotated) = metadata.number(&key(keys::ROPE_DIMENSION_COUNT)).filter(|rotated| *rotated != head_dim) {
+    let head_dim = optional(keys::KEY_LENGTH)?.unwrap_or(hidden / heads.max(1));
+    if let Some(rotated) = optional(keys::ROPE_DIMENSION_COUNT)?.filter(|rotated| *rotated != head_dim) {
         let reason = format!(
             "`{}`: expected {head_dim}, the size of a head, got {rotated}; rotating only a part of each head is not supported",
             key(keys::ROPE_DIMENSION_COUNT)
@@ -42,8 +45,8 @@ pub(super) fn config_json(metadata: &Metadata, tensors: &dyn Checkpoint) -> Resu
     set("head_dim", json!(head_dim));
     let vocab = stored(tensors, family, Role::Embedding, "weight").and_then(|shape| shape.first().copied());
     set("vocab_size", json!(vocab.ok_or_else(|| missing("token_embd.weight"))?));
-    set("rms_norm_eps", json!(metadata.float(&key(keys::NORM_EPSILON)).map_or(1e-5, shortest)));
-    set("rope_theta", json!(metadata.float(&key(keys::ROPE_FREQ_BASE)).map_or(10_000.0, shortest)));
+    set("rms_norm_eps", json!(float(keys::NORM_EPSILON)?.map_or(1e-5, shortest)));
+    set("rope_theta", json!(float(keys::ROPE_FREQ_BASE)?.map_or(10_000.0, shortest)));
     set("tie_word_embeddings", json!(stored(tensors, family, Role::Head, "weight").is_none()));
     set("attention_bias", json!(stored(tensors, family, Role::Query, "bias").is_some()));
     set("mlp_bias", json!(stored(tensors, family, Role::Up, "bias").is_some()));
@@ -54,7 +57,7 @@ pub(super) fn config_json(metadata: &Metadata, tensors: &dyn Checkpoint) -> Resu
     if let Some(scaling) = rope_scaling(metadata, tensors, architecture)? {
         set("rope_scaling", scaling);
     }
-    (family.gguf.read)(metadata, &mut config);
+    (family.gguf.read)(metadata, &mut config).map_err(refuse)?;
     Ok(Value::Object(config))
 }
 
@@ -84,8 +87,14 @@ fn rope_scaling(metadata: &Metadata, tensors: &dyn Checkpoint, architecture: &st
 
 /// Linear scaling, which is also what llama.cpp assumes for a factor without a type.
 fn linear_scaling(metadata: &Metadata, architecture: &str) -> Result<Option<Value>> {
-    let float = |name: &str| metadata.float(&format!("{architecture}.{name}"));
-    let factor = float(keys::ROPE_SCALING_FACTOR).or_else(|| float(keys::ROPE_SCALE_LINEAR)).filter(|factor| *factor != 0.0);
+    let float = |name: &str| {
+        metadata.optional_float(&format!("{architecture}.{name}")).map_err(|reason| ModelError::Config { reason })
+    };
+    let factor = match float(keys::ROPE_SCALING_FACTOR)? {
+        Some(factor) => Some(factor),
+        None => float(keys::ROPE_SCALE_LINEAR)?,
+    };
+    let factor = factor.filter(|factor| *factor != 0.0);
     match metadata.text(&format!("{architecture}.{}", keys::ROPE_SCALING_TYPE)) {
         Some("none") => Ok(None),
         None | Some("linear") => Ok(factor.map(|factor| json!({ "rope_type": "linear", "factor": factor }))),

@@ -165,7 +165,8 @@ fn read_tensor(cursor: &mut Cursor) -> Read<TensorInfo> {
     }
     // The file has the fastest dimension first.
     shape.reverse();
-    let kind = GgmlType::from_id(cursor.u32(&name)?).map_err(|id| format!("`{name}` has the unknown type {id}"))?;
+    let kind = GgmlType::from_id(cursor.u32(&name)?)
+        .map_err(|id| format!("`{name}` has the storage type {id} of ggml, which is not supported"))?;
     let offset = cursor.u64(&name)?;
     let elements = shape.iter().try_fold(1usize, |product, dim| product.checked_mul(*dim));
     let row = shape.last().copied().unwrap_or(1);

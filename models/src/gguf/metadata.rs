@@ -19,6 +19,20 @@ pub enum Value {
     List(Vec<Value>),
 }
 
+impl Value {
+    /// The value for an error message.
+    fn describe(&self) -> String {
+        match self {
+            Self::Unsigned(number) => number.to_string(),
+            Self::Signed(number) => number.to_string(),
+            Self::Float(number) => number.to_string(),
+            Self::Bool(flag) => flag.to_string(),
+            Self::Text(_) => "a string".to_owned(),
+            Self::List(list) => format!("a list of {}", list.len()),
+        }
+    }
+}
+
 impl From<&str> for Value {
     fn from(text: &str) -> Self {
         Self::Text(text.to_owned())
@@ -114,6 +128,24 @@ impl Metadata {
         }
     }
 
+    /// As [`Metadata::number`], but `None` only if the key is absent.
+    ///
+    /// # Errors
+    /// If the value is anything else.
+    pub fn optional_number(&self, key: &str) -> Result<Option<usize>, String> {
+        let got = |value: &Value| format!("`{key}`: expected a number that is not negative, got {}", value.describe());
+        self.get(key).map(|value| self.number(key).ok_or_else(|| got(value))).transpose()
+    }
+
+    /// As [`Metadata::float`], but `None` only if the key is absent.
+    ///
+    /// # Errors
+    /// If the value is not a number.
+    pub fn optional_float(&self, key: &str) -> Result<Option<f64>, String> {
+        let got = |value: &Value| format!("`{key}`: expected a number, got {}", value.describe());
+        self.get(key).map(|value| self.float(key).ok_or_else(|| got(value))).transpose()
+    }
+
     /// The value of a key, if it is a boolean.
     pub fn flag(&self, key: &str) -> Option<bool> {
         match self.get(key)? {
@@ -158,5 +190,31 @@ impl Metadata {
                 .collect(),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_another_type_are_not_taken_for_absent_ones() {
+        let mut metadata = Metadata::default();
+        assert_eq!((metadata.optional_number("a"), metadata.optional_float("a")), (Ok(None), Ok(None)));
+        metadata.insert("a", 3usize);
+        assert_eq!((metadata.optional_number("a"), metadata.optional_float("a")), (Ok(Some(3)), Ok(Some(3.0))));
+        metadata.insert("a", [4usize, 4].into_iter().collect::<Value>());
+        assert_eq!(metadata.optional_number("a"), Ok(Some(4)));
+        for (value, got) in [
+            (Value::Text("3".into()), "a string"),
+            (Value::Bool(true), "true"),
+            ([4usize, 8].into_iter().collect(), "a list of 2"),
+            (Value::Signed(-1), "-1"),
+        ] {
+            metadata.insert("a", value);
+            assert!(metadata.optional_number("a").unwrap_err().ends_with(&format!("got {got}")));
+        }
+        metadata.insert("a", "1e6");
+        assert_eq!(metadata.optional_float("a").unwrap_err(), "`a`: expected a number, got a string");
     }
 }

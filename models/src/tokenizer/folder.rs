@@ -6,8 +6,9 @@ use std::path::Path;
 use serde_json::Value;
 use tokenizers::AddedToken;
 
-use super::{Around, SpecialTokens, Tokenizer};
+use super::{Around, SpecialTokens, Tokenizer, token_text};
 use crate::error::{ModelError, Result};
+use crate::json_file::read_if_present;
 
 impl Tokenizer {
     /// Reads `tokenizer.json`, and `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` if they exist.
@@ -17,9 +18,9 @@ impl Tokenizer {
     pub fn from_folder(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
         let bytes = std::fs::read(&path).map_err(|error| missing(folder).unwrap_or_else(|| ModelError::io(&path, error)))?;
-        let config = read_json(&folder.join("tokenizer_config.json"))?;
-        let map = read_json(&folder.join("special_tokens_map.json"))?;
-        let added = read_json(&folder.join("added_tokens.json"))?;
+        let config = read_if_present(&folder.join("tokenizer_config.json"))?;
+        let map = read_if_present(&folder.join("special_tokens_map.json"))?;
+        let added = read_if_present(&folder.join("added_tokens.json"))?;
         Self::from_json(&bytes, &config, &map, &added)
             .map_err(|error| ModelError::format(&path, error.to_string().replacen("tokenizer: ", "", 1)))
     }
@@ -35,9 +36,9 @@ impl Tokenizer {
             tokenizers::Tokenizer::from_bytes(tokenizer).map_err(|error| refuse(format!("not a tokenizer: {error}")))?;
         add_missing(&mut inner, config, added)?;
         let named = |key: &str| {
-            let text = [config, map].into_iter().find_map(|file| text_of(file.get(key)?))?;
-            let id = inner.token_to_id(&text)?;
-            Some((text, id))
+            let text = [config, map].into_iter().find_map(|file| token_text(file.get(key)?))?;
+            let id = inner.token_to_id(text)?;
+            Some((text.to_owned(), id))
         };
         let mut special = SpecialTokens {
             bos: named("bos_token"),
@@ -107,7 +108,7 @@ fn add_missing(inner: &mut tokenizers::Tokenizer, config: &Value, added: &Value)
         }
     }
     for (id, entry) in config.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten() {
-        let (Ok(id), Some(text)) = (id.parse::<u64>(), text_of(entry)) else {
+        let (Ok(id), Some(text)) = (id.parse::<u64>(), token_text(entry)) else {
             return Err(ModelError::Tokenizer {
                 reason: format!("`added_tokens_decoder`: expected an id with a token, got {id:?}"),
             });
@@ -139,22 +140,8 @@ fn add_missing(inner: &mut tokenizers::Tokenizer, config: &Value, added: &Value)
     Ok(())
 }
 
-/// The text of a token, which is given as a string or as an object with `content`.
-fn text_of(token: &Value) -> Option<String> {
-    token.as_str().or_else(|| token.get("content")?.as_str()).map(str::to_owned)
-}
-
 fn flag(config: &Value, key: &str) -> Option<bool> {
     config.get(key).and_then(Value::as_bool)
-}
-
-/// The contents of a file; null if it does not exist.
-fn read_json(path: &Path) -> Result<Value> {
-    match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| ModelError::format(path, format!("not JSON: {error}"))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
-        Err(error) => Err(ModelError::io(path, error)),
-    }
 }
 
 #[cfg(test)]
