@@ -5,12 +5,12 @@ use std::path::Path;
 use burnish_models::{Checkpoint, FloatType, Pretrained};
 use serde_json::{Map, Value, json};
 
-use crate::chat_templates;
 use crate::counted_file::write_text;
 use crate::error::Result;
 use crate::report::ExportReport;
 use crate::safetensors::{SHARD_BYTES, pretty, write_shards};
 use crate::target::{inputs_of, write_folder};
+use crate::{chat_templates, fit};
 
 /// Options of [`export_hugging_face`].
 #[derive(Debug, Clone, Copy)]
@@ -35,8 +35,8 @@ impl Default for HuggingFaceOptions {
 ///
 /// # Errors
 /// [`ExportError::Exists`](crate::ExportError::Exists) or [`ExportError::Occupied`](crate::ExportError::Occupied) if the target
-/// must not be replaced, and an error if a tensor can't be read, is outside the range of f16, or the folder can't be written.
-/// The target is then unchanged.
+/// must not be replaced, and an error if a tensor is missing, can't be read, has another shape than the configuration says, or is
+/// outside the range of f16, or the folder can't be written. The target is then unchanged.
 pub fn export_hugging_face(
     model: &Pretrained,
     weights: &dyn Checkpoint,
@@ -44,6 +44,7 @@ pub fn export_hugging_face(
     options: &HuggingFaceOptions,
 ) -> Result<ExportReport> {
     let mut report = ExportReport { path: target.to_owned(), ..ExportReport::default() };
+    fit::check(&model.config, weights)?;
     write_folder(target, options.overwrite, &inputs_of(model, weights), |folder| -> Result<()> {
         report.bytes += write_text(&folder.join("config.json"), &pretty(&config(model, options.float)))?;
         if let Some(generation) = generation_config(model) {

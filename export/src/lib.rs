@@ -40,6 +40,7 @@
 mod chat_templates;
 mod counted_file;
 pub mod error;
+mod fit;
 pub mod gguf;
 pub mod hugging_face;
 pub mod peft;
@@ -53,4 +54,4 @@ pub use gguf::{GgufOptions, GgufType, export_gguf};
 pub use hugging_face::{HuggingFaceOptions, export_hugging_face};
 pub use peft::export_adapter;
 pub use report::ExportReport;
-pub use safetensors::write_safetensors;
+pub use safetensors::{write_safetensors, write_safetensors_file};

@@ -64,6 +64,17 @@ struct Shard<'a> {
     names: Vec<&'a String>,
 }
 
+/// Writes all tensors into one file, one after another, and returns the number of bytes. Floats are converted as by
+/// [`write_safetensors`].
+///
+/// # Errors
+/// Those of [`write_safetensors`].
+pub fn write_safetensors_file(weights: &dyn Checkpoint, path: &Path, float: FloatType) -> Result<u64> {
+    let mut names = weights.names();
+    names.sort_unstable();
+    write_file(weights, &names.iter().collect::<Vec<_>>(), path, float)
+}
+
 fn write_file(weights: &dyn Checkpoint, names: &[&String], path: &Path, float: FloatType) -> Result<u64> {
     let mut header = Map::new();
     header.insert("__metadata__".to_owned(), json!({ "format": "pt" }));

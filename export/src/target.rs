@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use burnish_models::{Checkpoint, Pretrained, atomic};
 
@@ -117,6 +118,35 @@ pub(crate) fn write_file(
         fill(&mut file)?;
         file.finish()
     })
+}
+
+/// How long what an export writes is left alone before nobody can be at it.
+const STALE: Duration = Duration::from_hours(24);
+
+/// Deletes what killed exports of earlier versions left in a folder, and returns it: `.burnish-` and six letters or digits, with
+/// nothing in it that an export does not write, untouched for a day.
+pub fn remove_stale(folder: &Path) -> Vec<PathBuf> {
+    let is_untouched = |path: &Path| {
+        let modified = path.symlink_metadata().and_then(|metadata| metadata.modified());
+        modified.is_ok_and(|then| then.elapsed().is_ok_and(|passed| passed > STALE))
+    };
+    let is_left = |path: &Path| {
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix(".burnish-"));
+        let is_named = name.is_some_and(|rest| rest.len() == 6 && rest.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+        if !is_named || path.is_symlink() || !is_untouched(path) {
+            return false;
+        }
+        match fs::read_dir(path) {
+            // What was set aside to be replaced, in a folder `old`, may be all that there is of it.
+            Ok(entries) => entries.flatten().all(|entry| {
+                is_untouched(&entry.path()) && entry.file_name().to_str().is_some_and(|name| is_own(path, name))
+            }),
+            Err(_) => path.is_file() && check_file(path, true, &[], b"GGUF").is_ok(),
+        }
+    };
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let left = entries.filter(|path| is_left(path));
+    left.filter(|path| if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.is_ok()).collect()
 }
 
 /// The files and folders that an export of a model reads.

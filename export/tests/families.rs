@@ -154,6 +154,31 @@ fn configurations_that_llama_cpp_can_not_run_are_refused() {
     }
 }
 
+/// Weights that do not fit the configuration would make a file that no program opens.
+#[test]
+fn weights_of_another_size_are_refused_by_name() {
+    let work = tempfile::tempdir().unwrap();
+    for (key, value, word) in [
+        ("intermediate_size", json!(40), "model.layers.0.mlp.up_proj.weight"),
+        ("num_hidden_layers", json!(3), "model.layers.2.mlp.up_proj.weight"),
+    ] {
+        let folder = work.path().join(key);
+        model_folder("qwen3", &folder, |config| {
+            config[key] = value;
+            config["layer_types"] = Value::Null;
+        });
+        let (model, target) = (open(&folder), work.path().join("target"));
+        let options = HuggingFaceOptions::default();
+        for error in [
+            gguf(&model, &target).unwrap_err(),
+            export_hugging_face(&model, &*model.checkpoint, &target, &options).unwrap_err(),
+        ] {
+            assert!(error.to_string().contains(word), "{error}");
+            assert!(!target.exists());
+        }
+    }
+}
+
 /// A checkpoint with one more tensor.
 struct Extended<'a>(&'a dyn Checkpoint, &'static str);
 

@@ -7,6 +7,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Errors of writing files and folders.
 #[derive(Debug, thiserror::Error)]
@@ -55,22 +56,24 @@ pub fn write_folder<E: From<WriteError>>(
     if paths.target.is_file() {
         return Err(paths.occupied("expected a folder, got a file").into());
     }
-    let beside = Beside::create(&paths, Kind::Folder)?;
-    fill(&beside.path)?;
-    sync_tree(&beside.path)?;
+    let mut beside = Beside::create(&paths, Kind::Folder)?;
+    fill(&beside.paths.new)?;
+    sync_tree(&beside.paths.new)?;
     if paths.target.exists() {
+        let swapping = unfinished();
         rename(&paths.target, &paths.old)?;
-        if let Err(error) = rename(&beside.path, &paths.target) {
+        if let Err(error) = rename(&paths.new, &paths.target) {
             fs::rename(&paths.old, &paths.target).ok();
             return Err(error.into());
         }
-        beside.keep();
+        drop(swapping);
+        beside.kept = true;
         sync(&paths.parent)?;
         // If the old folder can't be deleted now, the next write deletes it.
         remove(&paths.old).ok();
     } else {
-        rename(&beside.path, &paths.target)?;
-        beside.keep();
+        rename(&paths.new, &paths.target)?;
+        beside.kept = true;
     }
     Ok(sync(&paths.parent)?)
 }
@@ -89,12 +92,12 @@ pub fn write_file<T, E: From<WriteError>>(
     }
     let mut beside = Beside::create(&paths, Kind::File)?;
     let Some(file) = &mut beside.handle else {
-        return Err(WriteError::io(&beside.path, io::ErrorKind::NotFound.into()).into());
+        return Err(WriteError::io(&paths.new, io::ErrorKind::NotFound.into()).into());
     };
     let filled = fill(file)?;
     file.sync_all().map_err(|error| WriteError::io(target, error))?;
-    rename(&beside.path, &paths.target)?;
-    beside.keep();
+    rename(&paths.new, &paths.target)?;
+    beside.kept = true;
     sync(&paths.parent)?;
     Ok(filled)
 }
@@ -135,7 +138,34 @@ pub fn recover(target: &Path) -> Result<()> {
     paths.restore()
 }
 
+/// Deletes all unfinished files and folders, whichever thread writes them. For a process that ends right after this: nothing can be
+/// written any more.
+pub fn abandon() {
+    std::mem::forget(abandon_where(|_| true));
+}
+
+fn abandon_where(is_meant: impl Fn(&Path) -> bool) -> MutexGuard<'static, Vec<Paths>> {
+    let all = unfinished();
+    for paths in all.iter().filter(|paths| is_meant(&paths.target)) {
+        // Another thread may still be adding files.
+        for _ in 0..10 {
+            if remove(&paths.new).is_ok() || paths.new.symlink_metadata().is_err() {
+                break;
+            }
+        }
+        paths.restore().ok();
+    }
+    all
+}
+
+/// The files and folders being written. No folder is being replaced while this lock is held.
+fn unfinished() -> MutexGuard<'static, Vec<Paths>> {
+    static UNFINISHED: Mutex<Vec<Paths>> = Mutex::new(Vec::new());
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The paths of a target and of its versions beside it.
+#[derive(Clone, PartialEq)]
 struct Paths {
     /// The path that the caller gave, for error messages.
     named: PathBuf,
@@ -190,7 +220,7 @@ enum Kind {
 
 /// The new version beside the target. It is deleted on drop unless it is kept.
 struct Beside {
-    path: PathBuf,
+    paths: Paths,
     /// Holds the lock. Folders can't be opened on some systems, and have no lock there.
     handle: Option<File>,
     kept: bool,
@@ -213,21 +243,19 @@ impl Beside {
         if let Some(handle) = &handle {
             lock(handle, paths)?;
         }
-        let beside = Self { path: paths.new.clone(), handle, kept: false };
+        let beside = Self { paths: paths.clone(), handle, kept: false };
+        unfinished().push(paths.clone());
         paths.restore()?;
         Ok(beside)
-    }
-
-    fn keep(mut self) {
-        self.kept = true;
     }
 }
 
 impl Drop for Beside {
     fn drop(&mut self) {
         if !self.kept {
-            remove(&self.path).ok();
+            remove(&self.paths.new).ok();
         }
+        unfinished().retain(|paths| *paths != self.paths);
     }
 }
 

@@ -22,6 +22,13 @@ pub fn check_folder(folder: &Path, named: &Path) -> Result<()> {
             is_mlx: is_mlx_adapter(&config),
         });
     }
+    if !has("config.json") && has("config.toml") {
+        match (has("model"), has("adapter")) {
+            (true, _) => return unsupported("is a run folder, whose model is in `model` there".to_owned()),
+            (_, true) => return unsupported("is a run folder; --adapter takes `adapter` there".to_owned()),
+            _ => {}
+        }
+    }
     if !has("config.json") {
         return match gguf_files(folder).as_slice() {
             [] => Ok(()),
@@ -173,6 +180,10 @@ mod tests {
         assert!(text.contains("m-Q4_0.gguf"), "{text}");
         assert_eq!(error_for(&[("config.json", "{}"), ("tokenizer.json", "")]), "");
         assert_eq!(error_for(&[]), "");
+        let text = error_for(&[("config.toml", ""), ("adapter", "")]);
+        assert!(text.contains("is a run folder; --adapter takes `adapter`"), "{text}");
+        let text = error_for(&[("config.toml", ""), ("model", "")]);
+        assert!(text.contains("whose model is in `model`"), "{text}");
     }
 
     #[test]

@@ -8,9 +8,9 @@ use burnish_models::{FloatType, ModelConfig};
 /// Refuses a model whose weights alone exceed the memory of a backend. Accepts any model if that memory is unknown, as for most GPUs.
 ///
 /// # Errors
-/// When the model does not fit; the message has both sizes.
+/// When the model does not fit, with both sizes, or the backend is unknown.
 pub fn check(backend: &str, config: &ModelConfig, dtype: FloatType, trains_all: bool) -> Result<()> {
-    let name = burnish_backends::choose(backend).0;
+    let name = burnish_backends::choose(backend)?.0;
     match burnish_backends::capacity::available(name) {
         Some(available) => fits(config, dtype, trains_all, available, name),
         None => Ok(()),

@@ -1,6 +1,7 @@
 //! Hints: what a user can do about an error.
 
 use burnish_engine::Hinted;
+use burnish_export::ExportError;
 use burnish_lora::LoraError;
 use burnish_models::ModelError;
 use burnish_models::atomic::WriteError;
@@ -18,6 +19,7 @@ pub fn hint(error: &anyhow::Error) -> Option<String> {
             .downcast_ref::<ModelError>()
             .and_then(of_model)
             .or_else(|| cause.downcast_ref::<LoraError>().and_then(of_lora))
+            .or_else(|| cause.downcast_ref::<ExportError>().and_then(of_export))
             .or_else(|| cause.downcast_ref::<DataError>().and_then(of_data))
             .or_else(|| cause.downcast_ref::<ConfigError>().and_then(of_config))
             .or_else(|| cause.downcast_ref::<std::io::Error>().and_then(of_io));
@@ -33,6 +35,11 @@ fn of_io(error: &std::io::Error) -> Option<String> {
     Some(match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             "the disk is full: free some space or choose another --output-dir; the last checkpoint is intact".to_owned()
+        }
+        ErrorKind::FileTooLarge => {
+            "the size of files is limited (`ulimit -f`, or 4 GB on a FAT32 disk): raise the limit or choose another --output-dir; \
+             the last checkpoint is intact"
+                .to_owned()
         }
         ErrorKind::PermissionDenied => "check the permissions of the file or folder, or choose another".to_owned(),
         ErrorKind::NotFound => "check the spelling; relative paths start at the current folder".to_owned(),
@@ -87,6 +94,15 @@ fn of_lora(error: &LoraError) -> Option<String> {
     })
 }
 
+/// What others report: those errors are no link of the chain, for this one shows them as they are.
+fn of_export(error: &ExportError) -> Option<String> {
+    match error {
+        ExportError::Model(error) => of_model(error),
+        ExportError::Lora(error) => of_lora(error),
+        _ => None,
+    }
+}
+
 fn of_data(error: &DataError) -> Option<String> {
     match error {
         DataError::Io { source, .. } => of_io(source),
@@ -102,4 +118,34 @@ fn of_config(error: &ConfigError) -> Option<String> {
         ConfigError::Syntax { .. } => "`burnish init` writes a file to start from".to_owned(),
         ConfigError::Value { .. } | ConfigError::Problems { .. } => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn a_disk_that_refuses_has_a_hint_wherever_it_stands_in_the_chain() {
+        for (kind, words) in [
+            (ErrorKind::StorageFull, "the disk is full"),
+            (ErrorKind::QuotaExceeded, "the disk is full"),
+            (ErrorKind::FileTooLarge, "ulimit -f"),
+            (ErrorKind::ReadOnlyFilesystem, "can't be written to"),
+        ] {
+            let path = || std::path::PathBuf::from("run/checkpoint-2");
+            let written = || WriteError::Io { path: path(), source: Error::from(kind) };
+            for error in [
+                anyhow::Error::from(Error::from(kind)).context("can't write metrics.jsonl"),
+                anyhow::Error::from(written()),
+                anyhow::Error::from(LoraError::Write(written())),
+                anyhow::Error::from(ExportError::Lora(LoraError::Write(written()))),
+                anyhow::Error::from(ModelError::Io { path: path(), source: Error::from(kind) }),
+            ] {
+                let hint = hint(&error);
+                assert!(hint.as_deref().is_some_and(|hint| hint.contains(words)), "{error:?}: {hint:?}");
+            }
+        }
+    }
 }

@@ -10,6 +10,7 @@ Needs only the standard library.
 import json
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -71,12 +72,14 @@ def cut_files(program, root, expected):
     """Truncates each file of a run in turn: the run resumes from the last intact checkpoint, and ends the same."""
     whole = root / "cut"
     subprocess.run(command(program, whole, "--save-total-limit", "3"), check=True, stdout=subprocess.DEVNULL)
-    shutil.rmtree(whole / "adapter")
     newest = max(whole.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    victims = [path.relative_to(whole) for path in sorted(newest.iterdir())] + [Path("metrics.jsonl")]
+    results = [path.relative_to(whole) for path in sorted((whole / "adapter").iterdir())]
+    victims = [path.relative_to(whole) for path in sorted(newest.iterdir())] + [Path("metrics.jsonl"), Path("config.toml")] + results
     for victim in victims:
         run = root / "victim"
         shutil.copytree(whole, run)
+        if victim not in results:
+            shutil.rmtree(run / "adapter")
         path = run / victim
         # As after a crash: half of the file, and half of a file that was being written. Metrics are synced before each checkpoint, so a
         # truncated line belongs to a step after the last checkpoint.
@@ -127,6 +130,13 @@ def killed_exports(program, root, adapter, kills, rng):
             check(found == expected, f"export {name}: killed, it left another target than a whole one")
         subprocess.run(base, check=True, stdout=subprocess.DEVNULL)
         check(read() == expected, f"export {name}: {sorted(set(read()) - set(expected))} were left behind")
+        # Ctrl-C leaves nothing, whenever it comes.
+        for _ in range(kills):
+            process = subprocess.Popen(base, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(rng.uniform(0.0, length))
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            check(read() == expected, f"export {name}: interrupted, it left {sorted(set(read()) - set(expected))}")
     print(f"{killed} kills in exports, each left a whole target")
 
 

@@ -75,6 +75,12 @@ fn damaged_models_are_refused_by_name() {
     });
     // All misfits are reported together: a missing layer, and a different width.
     generate_fails(&missing, &["model.layers.4.mlp.up_proj.weight: missing", "model.layers.0.mlp.up_proj.weight", "hint: "]);
+    for format in ["gguf", "hf"] {
+        let target = folder.path().join(format).display().to_string();
+        let words = ["model.layers.4.mlp.up_proj.weight", "hint: config.json and the weights"];
+        fails(&["export", "--model", &missing, "--format", format, "--output", &target], &words);
+        assert!(!Path::new(&target).exists());
+    }
     let unknown = damaged(&folder.path().join("unknown"), |model| {
         let text = fs::read_to_string(model.join("config.json")).unwrap().replace("\"llama\"", "\"mamba\"");
         fs::write(model.join("config.json"), text).unwrap();
@@ -292,6 +298,48 @@ fn a_run_that_would_lose_work_is_refused_before_anything_is_written() {
     assert!(losses(&run) == before && adapter(&run) == result);
 }
 
+/// After a failed write, the last checkpoint is intact: the run resumes from it and ends like an uninterrupted one.
+#[cfg(unix)]
+fn assert_resumes(run: &Path, more: &[&str], whole: &Path) {
+    let (ok, log) = train(run, "60", &[more, &["--resume", "auto"]].concat());
+    assert!(ok && log.contains("resuming from") && !log.contains("damaged"), "{log}");
+    assert_eq!(losses(run), losses(whole));
+    assert_eq!(adapter(run), adapter(whole));
+}
+
+/// A limit on the size of files needs no privileges. The adapter is below the limit, the optimizer state above it.
+#[test]
+#[cfg(unix)]
+fn a_failed_write_is_an_error_and_the_last_checkpoint_is_intact() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, run) = (folder.path().join("whole"), folder.path().join("run"));
+    let more = ["--save-total-limit", "0", "--save-every", "30", "--steps-per-eval", "0"];
+    assert!(train(&whole, "60", &more).0);
+    let (ok, log) = train(&run, "60", &more);
+    assert!(ok, "{log}");
+    // As if the run had been stopped after step 30.
+    fs::remove_dir_all(run.join("adapter")).unwrap();
+    fs::remove_dir_all(run.join("checkpoint-60")).unwrap();
+    let mut names: Vec<_> = fs::read_dir(&run).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    // In blocks of 512 bytes. Unless it is ignored, the signal would end the program.
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -f 500 && trap '' XFSZ && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_burnish-under-test")])
+        .args(train_arguments(&run, "60", &[&more[..], &["--resume", "auto"]].concat()))
+        .env("NO_COLOR", "1")
+        .output()
+        .unwrap();
+    let log = text(&output).1;
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.contains("optimizer.safetensors") && log.contains("File too large"), "{log}");
+    assert!(log.contains("error: ") && log.contains("hint: the size of files is limited"), "{log}");
+    assert!(!log.contains("panicked") && !log.contains("internal"), "{log}");
+    let mut left: Vec<_> = fs::read_dir(&run).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    names.sort();
+    left.sort();
+    assert_eq!(left, names, "half a checkpoint is left, or one is gone");
+    assert_resumes(&run, &more, &whole);
+}
+
 /// Runs the program in a mount namespace with a file system of 2 MB at `disk`; `None` if that is not permitted.
 #[cfg(target_os = "linux")]
 fn on_a_small_disk(disk: &Path, arguments: &[String]) -> Option<(bool, String)> {
@@ -305,24 +353,19 @@ fn on_a_small_disk(disk: &Path, arguments: &[String]) -> Option<(bool, String)> 
     (!refused).then(|| (output.status.success(), log))
 }
 
+/// The same with a disk that is really full, if the system permits mounting one. The test above covers systems that don't.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_full_disk_is_an_error_and_the_last_checkpoint_is_intact() {
     let folder = tempfile::tempdir().unwrap();
-    let disk = folder.path().join("disk");
+    let (whole, disk) = (folder.path().join("whole"), folder.path().join("disk"));
     fs::create_dir(&disk).unwrap();
-    let run = disk.join("run");
-    let arguments = train_arguments(&run, "60", &["--save-total-limit", "0", "--save-every", "2", "--steps-per-eval", "0"]);
-    let Some((ok, log)) = on_a_small_disk(&disk, &arguments) else {
-        eprintln!("not tested: this system does not permit mounting a small disk");
-        return;
-    };
+    let more = ["--save-total-limit", "0", "--save-every", "2", "--steps-per-eval", "0"];
+    let Some((ok, log)) = on_a_small_disk(&disk, &train_arguments(&disk.join("run"), "60", &more)) else { return };
     assert!(!ok && log.contains("error: ") && log.contains("No space left") && log.contains("hint: "), "{log}");
     assert!(!log.contains("panicked") && !log.contains("internal"), "{log}");
-    let after = folder.path().join("disk.after/run");
-    let (ok, log) = train(&after, "60", &["--resume", "auto", "--save-every", "0", "--steps-per-eval", "0"]);
-    assert!(ok && log.contains("resuming from") && !log.contains("damaged"), "{log}");
-    assert_eq!(losses(&after).len(), 60);
+    assert!(train(&whole, "60", &more).0);
+    assert_resumes(&folder.path().join("disk.after/run"), &more, &whole);
 }
 
 #[test]

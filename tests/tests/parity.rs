@@ -204,13 +204,40 @@ fn our_runtime_equals_transformers_and_peft() {
     everything(if cfg!(target_os = "macos") { "metal" } else { "vulkan" });
 }
 
-/// The kernels that a Mac would run, repaired and checked at every memory access.
+/// The kernels that a Mac would run, repaired and checked at every memory access. One test per family, so that they run in parallel.
 #[cfg(feature = "emulator")]
-#[test]
-fn emulated_metal_equals_transformers_and_peft() {
-    let device = burnish_backends::open("emulator").unwrap();
-    logits(&*device, "llama3");
-    gradients(&*device, "llama");
-    ten_steps(&*device, "llama", "clipped", 0.1);
-    packed(&*device, "mistral");
+mod emulated_metal {
+    use super::*;
+
+    fn logits_and_steps(case: &str) {
+        let device = burnish_backends::open("emulator").unwrap();
+        logits(&*device, case);
+        gradients(&*device, case);
+        ten_steps(&*device, case, "clipped", 0.1);
+    }
+
+    #[test]
+    fn equals_transformers_and_peft() {
+        let device = burnish_backends::open("emulator").unwrap();
+        logits(&*device, "llama3");
+        gradients(&*device, "llama");
+        ten_steps(&*device, "llama", "clipped", 0.1);
+        packed(&*device, "mistral");
+    }
+
+    #[test]
+    fn of_qwen2_equals_transformers_and_peft() {
+        logits_and_steps("qwen2");
+    }
+
+    #[test]
+    fn of_qwen3_equals_transformers_and_peft() {
+        logits_and_steps("qwen3");
+    }
+
+    #[test]
+    fn of_gemma3_equals_transformers_and_peft() {
+        logits_and_steps("gemma3");
+        cached(&*burnish_backends::open("emulator").unwrap(), "gemma3");
+    }
 }

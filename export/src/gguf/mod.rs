@@ -19,7 +19,7 @@ use burnish_models::{Checkpoint, FloatType, ModelConfig, Pretrained, RopeScaling
 
 use crate::error::{ExportError, Result};
 use crate::report::ExportReport;
-use crate::target;
+use crate::{fit, target};
 use writer::{PlannedTensor, write_header};
 
 /// How the matrices of a GGUF file are stored; vectors are always F32.
@@ -87,8 +87,9 @@ pub struct GgufOptions {
 ///
 /// # Errors
 /// [`ExportError::Exists`] or [`ExportError::Occupied`] if the target must not be replaced. [`ExportError::Unsupported`] if
-/// llama.cpp has no equivalent of the tokenizer or of a key of the configuration, or if a tensor is missing or has no name in
-/// GGUF files. An error if a weight is outside the range of f16, or the file can't be written. The target is then unchanged.
+/// llama.cpp has no equivalent of the tokenizer or of a key of the configuration, or if a tensor has no name in GGUF files. An
+/// error if a tensor is missing, has another shape than the configuration says, or is outside the range of f16, or if the file
+/// can't be written. The target is then unchanged.
 pub fn export_gguf(
     model: &Pretrained,
     weights: &dyn Checkpoint,
@@ -131,13 +132,12 @@ fn declared(config: &ModelConfig, weights: &dyn Checkpoint) -> Result<Vec<Declar
     let known: BTreeSet<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
     let stored: BTreeSet<String> = weights.names().into_iter().filter(|name| !is_ignored(name)).collect();
     let unnamed = stored.iter().filter(|name| !known.contains(name.as_str()));
-    let mut problems: Vec<String> = unnamed.map(|name| format!("`{name}` has no name in GGUF files")).collect();
-    let missing = tensors.iter().filter(|tensor| !stored.contains(&tensor.name));
-    problems.extend(missing.map(|tensor| format!("`{}` is missing", tensor.name)));
+    let problems: Vec<String> = unnamed.map(|name| format!("`{name}` has no name in GGUF files")).collect();
     if !problems.is_empty() {
         let kind = config.family.gguf.name;
         return Err(ExportError::unsupported(format!("can't be written as a `{kind}` GGUF:\n  {}", problems.join("\n  "))));
     }
+    fit::check(config, weights)?;
     tensors.sort_by_key(order);
     Ok(tensors)
 }

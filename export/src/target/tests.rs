@@ -116,3 +116,38 @@ fn files_and_folders_do_not_replace_each_other() {
     assert!(error.contains("no export wrote") && fs::read(&text).unwrap() == b"mine", "{error}");
     assert_eq!(entries(root.path()), ["notes.txt", "out"]);
 }
+
+#[cfg(unix)]
+#[test]
+fn what_killed_exports_of_earlier_versions_left_is_deleted_after_a_day() {
+    let root = tempfile::tempdir().unwrap();
+    let yesterday = std::time::SystemTime::now() - STALE - Duration::from_secs(60);
+    let age = |path: &Path| File::open(path).unwrap().set_modified(yesterday).unwrap();
+    let left = |name: &str, files: &[&str]| {
+        let folder = folder(root.path(), name, files);
+        files.iter().for_each(|file| age(&folder.join(file)));
+        age(&folder);
+    };
+    left(".burnish-aB3xY9", &["config.json", "model.safetensors"]);
+    // What was set aside, files of others, and names of others stay.
+    left(".burnish-old123", &["old/config.json"]);
+    age(&root.path().join(".burnish-old123/old"));
+    age(&root.path().join(".burnish-old123"));
+    left(".burnish-other1", &["notes.txt"]);
+    left(".burnish-longer7", &["config.json"]);
+    left("burnish-aB3xY9", &["config.json"]);
+    // Somebody may be at it.
+    left(".burnish-begun1", &["config.json"]);
+    fs::write(root.path().join(".burnish-begun1/model.safetensors"), "new").unwrap();
+    age(&root.path().join(".burnish-begun1"));
+    folder(root.path(), ".burnish-young1", &["config.json"]);
+    for (name, bytes) in [(".burnish-gguf12", "GGUF..."), (".burnish-text12", "text...")] {
+        fs::write(root.path().join(name), bytes).unwrap();
+        age(&root.path().join(name));
+    }
+    let mut gone = remove_stale(root.path());
+    gone.sort();
+    assert_eq!(gone, [".burnish-aB3xY9", ".burnish-gguf12"].map(|name| root.path().join(name)));
+    assert_eq!(entries(root.path()).len(), 7);
+    assert!(remove_stale(root.path()).is_empty());
+}

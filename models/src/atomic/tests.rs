@@ -129,3 +129,21 @@ fn a_link_is_kept_and_what_it_leads_to_is_replaced() {
     assert!(link.is_symlink());
     assert_eq!(fs::read_to_string(real.join("a")).unwrap(), "2");
 }
+
+#[test]
+fn what_is_being_written_is_deleted_when_the_process_ends_at_once() {
+    let root = tempfile::tempdir().unwrap();
+    let target = root.path().join("out");
+    write_folder(&target, fill("1")).unwrap();
+    let abandon = || drop(abandon_where(|path| path.starts_with(fs::canonicalize(root.path()).unwrap())));
+    let during = |folder: &Path| -> Result<()> {
+        put(folder, "a", "half");
+        assert_eq!(names(root.path()), [".out.new", "out"]);
+        abandon();
+        assert_eq!(names(root.path()), ["out"]);
+        Err(WriteError::io(folder, io::ErrorKind::Interrupted.into()))
+    };
+    write_folder(&target, during).unwrap_err();
+    abandon();
+    assert_eq!((names(root.path()), names(&target)), (vec!["out".to_owned()], vec!["a".to_owned()]));
+}

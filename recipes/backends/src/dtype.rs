@@ -21,7 +21,7 @@ pub struct DtypeChoice {
 /// # Errors
 /// When there is no device, or it does not support the requested dtype.
 pub fn choose(backend: &str, asked: &str) -> Result<DtypeChoice> {
-    let backend = crate::choose(backend).0;
+    let backend = crate::choose(backend)?.0;
     match asked {
         "f32" => Ok(DtypeChoice { dtype: FloatType::F32, why: "requested" }),
         "auto" if preferred(backend).is_empty() => {

@@ -38,14 +38,43 @@ pub trait BackendJob: Send {
 }
 
 /// Resolves `auto`, and returns the reason too.
-pub fn choose(name: &str) -> (&'static str, &'static str) {
-    match NAMES.iter().find(|known| **known == name && name != "auto") {
+///
+/// # Errors
+/// When no backend has that name, built in or not.
+pub fn choose(name: &str) -> Result<(&'static str, &'static str)> {
+    Ok(match NAMES.iter().chain(&[WGPU_STOCK]).find(|known| **known == name) {
+        Some(&"auto") => auto::choose(),
         Some(&"emulator") => ("emulator", "requested: Metal kernels on the CPU, every memory access checked, very slow"),
         Some(&"emulator-stock") => ("emulator-stock", "requested: like emulator, with burn's own kernels"),
-        Some(known) => (known, "requested"),
-        None if name == WGPU_STOCK => (WGPU_STOCK, "requested: burn with its own kernels and gradients, without fusion"),
-        None => auto::choose(),
-    }
+        Some(&WGPU_STOCK) => (WGPU_STOCK, "requested: burn with its own kernels and gradients, without fusion"),
+        Some(known) => (*known, "requested"),
+        None => return Err(unknown(name)),
+    })
+}
+
+/// The backends apart from `auto` and `cpu`, and whether this build has them.
+const BUILT_IN: &[(&str, bool)] = &[
+    ("candle", cfg!(feature = "candle")),
+    ("wgpu", cfg!(feature = "wgpu")),
+    ("metal", cfg!(feature = "metal")),
+    ("vulkan", cfg!(feature = "metal")),
+    ("cuda", cfg!(all(feature = "cuda", not(target_os = "macos")))),
+    ("emulator", cfg!(feature = "emulator")),
+    ("emulator-stock", cfg!(feature = "emulator-stock")),
+    (WGPU_STOCK, cfg!(feature = "wgpu-stock")),
+];
+
+fn unknown(name: &str) -> anyhow::Error {
+    let of = |built_in: bool| {
+        let names = BUILT_IN.iter().filter(move |(_, built)| *built == built_in);
+        names.map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+    };
+    let missing = Some(of(false)).filter(|names| !names.is_empty());
+    let missing = missing.map_or_else(String::new, |names| format!("; build with the feature of the same name for {names}"));
+    with_hint(
+        format!("there is no backend `{name}`"),
+        format!("this build has {}{missing}", ["auto, cpu", &of(true)].join(", ").trim_end_matches(", ")),
+    )
 }
 
 /// Opens a device of the named backend.
@@ -62,7 +91,7 @@ pub fn open(name: &str) -> Result<Box<dyn Device>> {
 /// Those of [`open`] and of the work.
 pub fn enter<T: Send>(name: &str, work: impl FnOnce(&dyn Device) -> Result<T> + Send) -> Result<T> {
     let device = open(name)?;
-    if choose(name).0 == "cpu" { pool::within(|| work(&*device)) } else { work(&*device) }
+    if choose(name)?.0 == "cpu" { pool::within(|| work(&*device)) } else { work(&*device) }
 }
 
 struct Open;
@@ -80,7 +109,7 @@ impl BackendJob for Open {
 /// # Errors
 /// Those of [`open`] and of the job.
 pub fn run<J: BackendJob>(name: &str, job: J) -> Result<J::Output> {
-    match choose(name).0 {
+    match choose(name)?.0 {
         "cpu" => pool::within(|| job.run::<Flex>(Default::default())),
         #[cfg(feature = "candle")]
         #[allow(deprecated)]
@@ -124,4 +153,29 @@ fn tested<B: FusedBackend, J: BackendJob>(name: &str, job: J) -> Result<J::Outpu
         Err(_) => "it found no usable GPU".to_owned(),
     };
     Err(with_hint(format!("the backend `{name}` does not work here: {problem}"), "--backend cpu runs everywhere"))
+}
+
+#[cfg(test)]
+mod tests {
+    use burnish_engine::Hinted;
+
+    use super::*;
+
+    #[test]
+    fn a_name_that_no_backend_has_is_not_auto() {
+        for name in ["gpu", "", "CPU", "auto "] {
+            let error = open(name).err().unwrap();
+            assert_eq!(error.to_string(), format!("there is no backend `{name}`"));
+            let hint = error.downcast_ref::<Hinted>().unwrap().hint();
+            assert!(hint.starts_with("this build has auto, cpu"), "{hint}");
+            assert!(BUILT_IN.iter().all(|(name, _)| hint.contains(name)), "{hint}");
+            assert!(choose(name).is_err() && dtype::choose(name, "f32").is_err());
+        }
+        for name in NAMES.iter().chain(&[WGPU_STOCK]).filter(|name| **name != "auto") {
+            assert_eq!(choose(name).unwrap().0, *name);
+            let is_known = ["auto", "cpu"].contains(name) || BUILT_IN.iter().any(|(known, _)| known == name);
+            assert!(is_known, "{name}");
+        }
+        assert!(NAMES.contains(&choose("auto").unwrap().0));
+    }
 }

@@ -116,13 +116,13 @@ const STEP_BUDGET: Duration = Duration::from_mins(1);
 /// Measures. A backend that is missing or fails has a line that says so; the others go on.
 ///
 /// # Errors
-/// When the model's configuration can't be read, or a prediction was asked for that this build can't make.
+/// When the model's configuration can't be read, a backend is unknown, or a prediction was asked for that this build can't make.
 pub fn run(options: &Options, say: Say<'_>) -> Result<Document> {
     let shape = Shape::open(&options.model)?;
     let sizes = Sizes::new(&shape.config, options.batch_size, options.seq, options.rank);
     let mut document = Document::new(&shape, &sizes);
     for name in &options.backends {
-        let (name, why) = burnish_backends::choose(name);
+        let (name, why) = burnish_backends::choose(name)?;
         say(&format!("backend {name} ({why})"));
         if name == "emulator" {
             count(options, &shape, &sizes, &options.kernels, &mut document, say)?;

@@ -38,6 +38,18 @@ pub enum DataError {
         rows: usize,
         /// What is wrong with the first bad row.
         first: Option<String>,
+        /// Whether some were cut to the longest that was asked for.
+        cut: bool,
+    },
+    /// The file is of a kind that is not read.
+    #[error("{}: {found}, and rows are lines of JSON", file.display())]
+    Binary {
+        /// The file.
+        file: PathBuf,
+        /// What it is.
+        found: &'static str,
+        /// How rows come of it.
+        way: &'static str,
     },
     /// `data` is not a file, a folder or a hub id with data.
     #[error("{name}: {reason}")]
@@ -66,7 +78,13 @@ impl DataError {
             }
             Self::Row { .. } => Some("fix the row, or use --skip-bad-rows"),
             Self::Empty { .. } => Some("each line is one JSON object, such as {\"text\": \"...\"}"),
-            Self::NothingLeft { .. } => Some("rows are truncated to max_seq_length; raise it if that cuts off the answers"),
+            Self::NothingLeft { cut: true, .. } => {
+                Some("rows are truncated to max_seq_length; raise it if that cuts off the answers")
+            }
+            Self::NothingLeft { cut: false, .. } => {
+                Some("a row needs an answer, after at least one token, that its labels, weights and masks do not exclude")
+            }
+            Self::Binary { way, .. } => Some(*way),
             Self::NotFound { .. } => {
                 Some("data should be a .jsonl or .json file, a folder with train.jsonl, or a hub id such as owner/name")
             }

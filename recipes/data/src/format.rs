@@ -2,6 +2,7 @@
 
 mod chat;
 mod preference;
+mod tokens;
 
 use burnish_models::{Message, json};
 use serde_json::{Map, Value};
@@ -78,8 +79,13 @@ impl Row {
             return Err(format!("a row should be a JSON object, got {}", kind(&value)));
         };
         row.retain(|_, value| !value.is_null());
+        // As TRL and LLaMA-Factory name them.
+        let of_media = |key: &&str| row.get(*key).and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+        if let Some(key) = ["images", "videos", "audios"].into_iter().find(of_media) {
+            return Err(format!("`{key}` is not empty, and only text is learned"));
+        }
         if row.contains_key("input_ids") {
-            tokens(&row)
+            tokens::tokens(&row)
         } else if row.contains_key("chosen") || row.contains_key("rejected") {
             preference::preference(row)
         } else if let Some(messages) = row.shift_remove("messages") {
@@ -175,33 +181,19 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-fn tokens(row: &Map<String, Value>) -> Result<Row, String> {
-    let list = |key: &str| match row.get(key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::Array(items)) => items
-            .iter()
-            .map(|item| item.as_i64().ok_or_else(|| format!("{key} should contain integers, got {item}")))
-            .collect::<Result<Vec<i64>, String>>()
-            .map(Some),
-        Some(other) => Err(format!("{key} should be a list, got {}", kind(other))),
-    };
-    let ids = list("input_ids")?.unwrap_or_default();
-    if ids.is_empty() {
-        return Err("input_ids is empty".to_owned());
-    }
-    let labels = list("labels")?;
-    if let Some(labels) = labels.as_ref().filter(|labels| labels.len() != ids.len()) {
-        return Err(format!("input_ids and labels should have the same length, got {} and {}", ids.len(), labels.len()));
-    }
-    let id = |id: i64| u32::try_from(id).map_err(|_| format!("input_ids should contain token ids, got {id}"));
-    Ok(Row::Tokens { input_ids: ids.into_iter().map(id).collect::<Result<_, _>>()?, labels })
-}
-
 fn string(key: &str, value: Value) -> Result<String, String> {
     match value {
         Value::String(text) => Ok(text),
         Value::Null => Ok(String::new()),
         other => Err(format!("{key} should be a string, got {}", kind(&other))),
+    }
+}
+
+/// A number, or what else a value is: anything longer would fill the screen.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Number(number) => number.to_string(),
+        other => json::literal(other).map_or_else(|| kind(other).to_owned(), str::to_owned),
     }
 }
 

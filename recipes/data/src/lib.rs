@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 pub mod batch;
+mod content;
 pub mod error;
 pub mod format;
 mod hub;

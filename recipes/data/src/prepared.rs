@@ -30,6 +30,10 @@ pub struct DataReport {
     pub endless: usize,
     /// Rows with reasoning that the chat template does not render.
     pub unread_reasoning: usize,
+    /// Rows whose tools or tool calls the chat template does not render.
+    pub unread_tools: usize,
+    /// Line of the first row that nothing to learn was left of.
+    pub first_dropped: Option<usize>,
     /// Tokens of all examples.
     pub tokens: usize,
     /// Learned tokens.
@@ -49,8 +53,11 @@ impl DataReport {
         if self.truncated > 0 {
             lines.push(format!("examples truncated to max_seq_length: {}", self.truncated));
         }
-        if self.dropped > 0 {
-            lines.push(format!("examples dropped because nothing was left to train on: {}", self.dropped));
+        if let Some(line) = self.first_dropped {
+            lines.push(format!(
+                "examples dropped because nothing was left to train on: {}; the first is line {line}",
+                self.dropped
+            ));
         }
         if self.split > 0 {
             lines.push(format!(
@@ -75,6 +82,12 @@ impl DataReport {
             lines.push(format!(
                 "rows with reasoning that is left out, because the chat template does not render it: {}",
                 self.unread_reasoning
+            ));
+        }
+        if self.unread_tools > 0 {
+            lines.push(format!(
+                "rows with tools or tool calls that the chat template does not render: {}",
+                self.unread_tools
             ));
         }
         lines
@@ -102,6 +115,9 @@ impl TokenizedFile {
         self.report.examples += made.examples.len();
         self.report.truncated += made.cut;
         self.report.dropped += made.dropped;
+        if made.dropped > 0 {
+            self.report.first_dropped.get_or_insert(line);
+        }
         self.report.split += usize::from(made.split);
         self.report.begun_inside += made.begun_inside;
         if made.begun_inside > 0 {
@@ -109,6 +125,7 @@ impl TokenizedFile {
         }
         self.report.endless += made.endless;
         self.report.unread_reasoning += usize::from(made.unread_reasoning);
+        self.report.unread_tools += usize::from(made.unread_tools);
         self.report.tokens += made.examples.iter().map(|example| example.input_ids.len()).sum::<usize>();
         self.report.target_tokens += made.examples.iter().map(Example::target_tokens).sum::<usize>();
         self.examples.extend(made.examples);
@@ -122,8 +139,10 @@ impl TokenizedFile {
 
     pub(super) fn finish(self) -> Result<Self, DataError> {
         if self.examples.is_empty() {
-            let first = self.report.first_skipped.map(|(line, reason)| format!("line {line}: {reason}"));
-            return Err(DataError::NothingLeft { file: self.file, rows: self.report.rows, first });
+            let skipped = self.report.first_skipped.map(|(line, reason)| format!("line {line}: {reason}"));
+            let dropped = self.report.first_dropped.map(|line| format!("line {line}: nothing to learn is left of it"));
+            let (first, cut) = (skipped.or(dropped), self.report.truncated > 0);
+            return Err(DataError::NothingLeft { file: self.file, rows: self.report.rows, first, cut });
         }
         Ok(self)
     }

@@ -1,5 +1,6 @@
 //! Finds and reads rows: in a file, in a folder, or on the hub.
 
+mod magic;
 mod split;
 
 use std::path::Path;
@@ -46,7 +47,11 @@ impl Sources {
         };
         let found = Self { train: find(TRAIN), valid: find(VALID), test: find(TEST) };
         if found == Self::default() {
-            let reason = "the folder has no train.jsonl, valid.jsonl or test.jsonl".to_owned();
+            let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+            let other = names.filter(|name| TRAIN.iter().any(|stem| name.starts_with(stem))).min();
+            let other = other.map_or_else(String::new, |name| format!("; `{name}` is not read"));
+            let reason = format!("the folder has no train.jsonl, valid.jsonl or test.jsonl{other}");
             return Err(DataError::NotFound { name: folder.display().to_string(), reason });
         }
         Ok(found)
@@ -71,17 +76,25 @@ pub fn read_rows(
     mut take: impl FnMut(usize, Result<Row, String>) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
     let bytes = std::fs::read(file).map_err(|source| DataError::Io { file: file.to_owned(), source })?;
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    if let Some((found, way)) = magic::other_kind(&bytes) {
+        return Err(DataError::Binary { file: file.to_owned(), found, way });
+    }
+    let bytes = without_mark(&bytes);
     let mut rows = 0;
     for piece in split::pieces(bytes) {
         rows += 1;
-        let row = piece.bytes.and_then(|bytes| match std::str::from_utf8(bytes) {
+        let row = piece.bytes.map(without_mark).and_then(|bytes| match std::str::from_utf8(bytes) {
             Ok(text) => Row::from_json(text),
             Err(error) => Err(format!("not UTF-8 after byte {}", error.valid_up_to())),
         });
         take(piece.line, row)?;
     }
     if rows == 0 { Err(DataError::Empty { file: file.to_owned() }) } else { Ok(()) }
+}
+
+/// Without a mark of byte order; files that were put together have one before the rows of each.
+fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
 }
 
 #[cfg(test)]

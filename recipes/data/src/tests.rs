@@ -1,6 +1,7 @@
 //! Rows rendered by the templates of real models, checked token by token.
 
 mod cases;
+mod content;
 mod models;
 mod rows;
 mod turns;

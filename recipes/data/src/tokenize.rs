@@ -5,6 +5,7 @@ use std::ops::Range;
 use burnish_engine::IGNORE;
 use burnish_models::{ChatTemplate, Message, Pretrained, Start, Tokenizer};
 
+use super::content;
 use super::format::Row;
 use super::spans::{Rendered, Turns};
 
@@ -59,6 +60,8 @@ pub struct TokenizedRow {
     pub endless: usize,
     /// Whether the row has reasoning that the chat template does not render.
     pub unread_reasoning: bool,
+    /// Whether the row has tools or tool calls that the chat template does not render.
+    pub unread_tools: bool,
 }
 
 impl<'a> RowTokenizer<'a> {
@@ -132,6 +135,7 @@ impl RowTokenizer<'_> {
         made.begun_inside += other.begun_inside;
         made.endless += other.endless;
         made.unread_reasoning |= other.unread_reasoning;
+        made.unread_tools |= other.unread_tools;
         made.dropped = usize::from(made.examples.len() < 2);
         if made.dropped > 0 {
             made.examples.clear();
@@ -148,11 +152,17 @@ impl RowTokenizer<'_> {
         unlearned: &[usize],
     ) -> Result<(), String> {
         let template = self.template.ok_or("the model has no chat template, which rows of messages need")?;
+        let taken = content::as_taken(template, messages, tools)?;
+        let messages = &*taken;
         let conversation = template.conversation(messages, tools).map_err(|error| error.to_string())?;
         let reads_reasoning = template.reads_reasoning(tools).map_err(|error| error.to_string())?;
         made.unread_reasoning = !reads_reasoning && messages.iter().any(|message| message.reasoning().is_some());
         // The text already contains special tokens, so none are added.
         let encode = |text: &str| self.encode(text, false);
+        if tools.is_some() || messages.iter().any(|message| message.extra.contains_key("tool_calls")) {
+            let text = conversation.render(messages.len(), false).map_err(|error| error.to_string())?;
+            made.unread_tools = content::leaves_out_tools(template, messages, tools, &text);
+        }
         let turns = Turns { conversation, messages, learn_from, unlearned, encode: &encode };
         if self.mask_prompt {
             turns.render()?.into_iter().for_each(|rendered| self.label(made, rendered));

@@ -27,4 +27,4 @@ pub use optimizer::{AdamW, AdamWConfig, Moments, Norm};
 pub use runner::{ModelRunner, Runner};
 pub use step::{StepGradients, StepItem, Training, batch_loss, gradients, squared_gradient_norm, token_losses};
 pub use trainer::{HostTensor, ModelTrainer, Numbers, Trainer};
-pub use weights::ModelWeights;
+pub use weights::DeviceTensors;

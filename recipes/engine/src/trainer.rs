@@ -15,7 +15,7 @@ use crate::batch::Batch;
 use crate::objective::Objective;
 use crate::optimizer::{AdamW, AdamWConfig, Moments, Norm};
 use crate::step::{StepGradients, StepItem, Training, gradients, judged_loss, numbers};
-use crate::weights::ModelWeights;
+use crate::weights::DeviceTensors;
 
 /// Loss and gradient norm of a step.
 #[derive(Debug, Clone, Copy)]
@@ -101,8 +101,9 @@ pub trait Trainer: Send {
     /// When the device fails.
     fn loss(&mut self, batch: &Batch, objective: &Objective) -> Result<f64>;
 
-    /// The moments of all trained parameters, as `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`.
-    fn moments(&self) -> Vec<HostTensor>;
+    /// The moments of all trained parameters, as `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`. A tensor is copied to the host
+    /// only when it is read.
+    fn moments(&self) -> Box<dyn Checkpoint + '_>;
 
     /// Restores the moments of a checkpoint, and the number of updates.
     ///
@@ -203,14 +204,13 @@ impl<B: FusedBackend> Trainer for ModelTrainer<B> {
         judged_loss(&self.model.valid(), batch, objective, &self.device)
     }
 
-    fn moments(&self) -> Vec<HostTensor> {
-        let all = self.optimizer.moments();
-        let parameters = self.model.parameters().into_iter();
-        let of = |name: String, moments: &Moments<B>| {
-            [("exp_avg", &moments.exp_avg), ("exp_avg_sq", &moments.exp_avg_sq)]
-                .map(|(kind, tensor)| HostTensor::of(format!("{name}.{kind}"), tensor))
+    fn moments(&self) -> Box<dyn Checkpoint + '_> {
+        let mut all = self.optimizer.moments();
+        let of = |NamedParameter { name, id, .. }: NamedParameter<Training<B>>| {
+            let Moments { exp_avg, exp_avg_sq } = all.remove(&id.val())?;
+            Some([(format!("{name}.exp_avg"), exp_avg), (format!("{name}.exp_avg_sq"), exp_avg_sq)])
         };
-        parameters.filter_map(|parameter| Some(of(parameter.name, all.get(&parameter.id.val())?))).flatten().collect()
+        Box::new(self.model.parameters().into_iter().filter_map(of).flatten().collect::<DeviceTensors<B>>())
     }
 
     fn restore_moments(&mut self, updates: usize, moments: &dyn Checkpoint) -> Result<()> {
@@ -238,7 +238,7 @@ impl<B: FusedBackend> Trainer for ModelTrainer<B> {
     }
 
     fn weights(&self) -> Box<dyn Checkpoint + '_> {
-        Box::new(ModelWeights::of(&self.model))
+        Box::new(DeviceTensors::weights(&self.model))
     }
 
     fn memory(&self) -> Option<DeviceMemory> {

@@ -1,4 +1,4 @@
-//! Reads the weights of a model on a device like a checkpoint.
+//! Reads tensors on a device like a checkpoint.
 
 use std::collections::BTreeMap;
 
@@ -6,17 +6,23 @@ use burnish_kernels::FusedBackend;
 use burnish_models::error::Result;
 use burnish_models::{AnyTensor, Checkpoint, LanguageModel, ModelError};
 
-/// The base weights of a model under their checkpoint names.
-pub struct ModelWeights<B: FusedBackend>(BTreeMap<String, AnyTensor<B>>);
+/// Handles of tensors by name; each is copied when it is read, and not before.
+pub struct DeviceTensors<B: FusedBackend>(BTreeMap<String, AnyTensor<B>>);
 
-impl<B: FusedBackend> ModelWeights<B> {
-    /// Handles of a model's tensors; a tensor is copied to the host only when it is read.
-    pub fn of(model: &LanguageModel<B>) -> Self {
-        Self(model.weights().into_iter().collect())
+impl<B: FusedBackend> DeviceTensors<B> {
+    /// The base weights of a model under their checkpoint names.
+    pub fn weights(model: &LanguageModel<B>) -> Self {
+        model.weights().into_iter().collect()
     }
 }
 
-impl<B: FusedBackend> Checkpoint for ModelWeights<B> {
+impl<B: FusedBackend> FromIterator<(String, AnyTensor<B>)> for DeviceTensors<B> {
+    fn from_iter<I: IntoIterator<Item = (String, AnyTensor<B>)>>(tensors: I) -> Self {
+        Self(tensors.into_iter().collect())
+    }
+}
+
+impl<B: FusedBackend> Checkpoint for DeviceTensors<B> {
     fn names(&self) -> Vec<String> {
         self.0.keys().cloned().collect()
     }

@@ -9,7 +9,7 @@ use burnish_export::{
     ExportError, ExportReport, GgufOptions, GgufType, HuggingFaceOptions, export_gguf, export_hugging_face, target,
 };
 use burnish_lora::{MergedCheckpoint, read_config};
-use burnish_models::{Checkpoint, FloatType, Pretrained};
+use burnish_models::{Checkpoint, FloatType, Pretrained, atomic};
 use clap::ValueEnum;
 use serde_json::json;
 
@@ -51,6 +51,7 @@ pub struct Args {
 
 impl Args {
     pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
+        clean_up_on_interrupt();
         let pretrained = Pretrained::open(&self.model)?;
         if self.format == Format::Peft {
             return self.peft(&pretrained, style);
@@ -73,6 +74,7 @@ impl Args {
             }
         };
         let report = report.map_err(exists_hint)?;
+        remove_stale_beside(&self.output, style);
         style.result(describe(&report), &json!(report));
         Ok(ExitCode::SUCCESS)
     }
@@ -93,6 +95,7 @@ impl Args {
                 model.save_adapter(&config, &pretrained.source, folder)
             })
         })?;
+        remove_stale_beside(&self.output, style);
         style.result(format!("wrote {}", self.output.display()), &json!({ "path": self.output }));
         Ok(ExitCode::SUCCESS)
     }
@@ -102,6 +105,24 @@ fn parse<T: std::str::FromStr<Err = String>>(quant: Option<&str>, default: T) ->
     quant.map_or(Ok(default), |name| {
         name.parse().map_err(|reason| with_hint(format!("--quant: {reason}"), "see burnish export --help"))
     })
+}
+
+/// Makes Ctrl-C delete unfinished files before it ends the program.
+pub(super) fn clean_up_on_interrupt() {
+    // Without a handler, Ctrl-C still ends the program.
+    ctrlc::set_handler(|| {
+        atomic::abandon();
+        std::process::exit(130)
+    })
+    .ok();
+}
+
+/// Deletes the files beside a target that killed exports left, and says so.
+pub(super) fn remove_stale_beside(target: &Path, style: OutputStyle) {
+    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    for path in target::remove_stale(parent) {
+        style.say(format!("deleted {}, left by a killed export", path.display()));
+    }
 }
 
 /// What was written, as text for the user.

@@ -9,7 +9,7 @@ use burnish_lora::MergedCheckpoint;
 use burnish_models::Pretrained;
 use serde_json::json;
 
-use super::export::{describe, exists_hint};
+use super::export::{clean_up_on_interrupt, describe, exists_hint, remove_stale_beside};
 use crate::report::OutputStyle;
 
 /// Arguments of `merge`.
@@ -34,11 +34,13 @@ pub struct Args {
 
 impl Args {
     pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
+        clean_up_on_interrupt();
         let pretrained = Pretrained::open(&self.model)?;
         let merged =
             MergedCheckpoint::open(&*pretrained.checkpoint, &self.adapter).context("the adapter can't be merged")?;
         let options = HuggingFaceOptions { float: self.dtype, overwrite: self.overwrite, ..Default::default() };
         let report = export_hugging_face(&pretrained, &merged, &self.output, &options).map_err(exists_hint)?;
+        remove_stale_beside(&self.output, style);
         style.result(describe(&report), &json!(report));
         Ok(ExitCode::SUCCESS)
     }

@@ -164,7 +164,7 @@ fn log(verbose: u8, quiet: bool) {
 
 /// Prints a panic as one line, unless RUST_BACKTRACE is set or the panic becomes an error.
 fn quiet_panics() {
-    if std::env::var_os("RUST_BACKTRACE").is_some() {
+    if std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0") {
         return;
     }
     std::panic::set_hook(Box::new(|info| {

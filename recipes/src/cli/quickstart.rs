@@ -39,7 +39,7 @@ impl Args {
     pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
         let root = &self.output_dir;
         self.claim(root)?;
-        let (name, why) = burnish_backends::choose(&self.backend);
+        let (name, why) = burnish_backends::choose(&self.backend)?;
         let dtype = dtype::choose(&self.backend, "auto")?;
         style.say(format!("backend {name} ({why}), {} ({})", dtype.dtype, dtype.why));
         style.say(format!("writing all files to {}", root.display()));

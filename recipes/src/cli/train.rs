@@ -14,6 +14,7 @@ use crate::config::{Recipe, TrainConfig, load};
 use crate::report::{OutputStyle, TrainReport};
 use crate::train::{End, Events, Plan, PreparedRun, train};
 use burnish_engine::with_hint;
+use burnish_models::atomic;
 
 /// Arguments of `train`. If a flag is given twice, the last one counts.
 #[derive(Debug, clap::Args)]
@@ -43,7 +44,7 @@ impl Args {
         }
         let loaded = load(self.config.as_deref(), flags)?;
         let config = loaded.config;
-        let (name, why) = burnish_backends::choose(&config.backend);
+        let (name, why) = burnish_backends::choose(&config.backend)?;
         // The dashboard needs the whole terminal.
         let while_it_runs = if self.tui { OutputStyle { quiet: true, ..style } } else { style };
         let mut report = TrainReport::new(while_it_runs, config.steps_per_report);
@@ -143,6 +144,7 @@ fn effective(config: &TrainConfig) -> Vec<String> {
 pub(super) fn on_interrupt(interrupter: Interrupter, style: OutputStyle) {
     let set = ctrlc::set_handler(move || {
         if interrupter.should_stop() {
+            atomic::abandon();
             std::process::exit(1);
         }
         interrupter.stop(Some("interrupted"));

@@ -169,6 +169,11 @@ impl TrainConfig {
     pub fn to_toml(&self) -> String {
         toml::to_string_pretty(self).unwrap_or_default()
     }
+
+    /// As [`TrainConfig::to_toml`], for a run's own folder: what was allowed once is not allowed to who begins from that file.
+    pub fn to_kept_toml(&self) -> String {
+        Self { overwrite: false, allow_changed_inputs: false, ..self.clone() }.to_toml()
+    }
 }
 
 #[cfg(test)]

@@ -6,10 +6,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use burnish_engine::{HostTensor, LossScale, Trainer};
+use burnish_engine::{LossScale, Trainer};
+use burnish_export::{FloatType, write_safetensors_file};
+use burnish_models::Checkpoint;
 use burnish_models::atomic::{self, write_folder};
 use burnish_models::checkpoint::SafetensorsFolder;
-use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -52,6 +53,18 @@ pub struct TrainerState {
 }
 
 impl TrainerState {
+    /// Records the validation loss of a step, and returns whether it is the best so far.
+    pub fn take_validation(&mut self, loss: f64, step: usize) -> bool {
+        // A non-finite loss is never the best, and any finite loss is better than a non-finite one.
+        let is_best = loss.is_finite() && self.best_loss.is_none_or(|best| !best.is_finite() || loss < best);
+        if is_best {
+            (self.best_loss, self.best_step, self.without_improvement) = (Some(loss), Some(step), 0);
+        } else {
+            self.without_improvement += 1;
+        }
+        is_best
+    }
+
     /// Discards the best validation, as if there had been none.
     pub fn forget_best(&mut self) {
         self.best_loss = None;
@@ -90,13 +103,13 @@ impl RunCheckpoint {
         run: &Path,
         state: &TrainerState,
         config_toml: &str,
-        moments: &[HostTensor],
+        moments: &dyn Checkpoint,
         weights: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<PathBuf> {
         let target = Self::folder(run, state.step);
         write_folder(&target, |folder| -> Result<()> {
             weights(folder)?;
-            write(folder, OPTIMIZER, &safetensors_of(moments)?)?;
+            write_safetensors_file(moments, &folder.join(OPTIMIZER), FloatType::F32)?;
             write(folder, STATE, serde_json::to_string_pretty(state)?.as_bytes())?;
             write(folder, "config.toml", config_toml.as_bytes())?;
             let manifest = Manifest { files: checksums(folder)? };
@@ -211,17 +224,6 @@ pub(super) fn list(run: &Path) -> Vec<(usize, PathBuf)> {
     found
 }
 
-fn safetensors_of(tensors: &[HostTensor]) -> Result<Vec<u8>> {
-    let bytes = |tensor: &HostTensor| tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
-    let mut named: BTreeMap<&str, (&[usize], Vec<u8>)> = BTreeMap::new();
-    named.extend(tensors.iter().map(|tensor| (tensor.name.as_str(), (tensor.shape.as_slice(), bytes(tensor)))));
-    let views: Vec<(&str, TensorView)> = named
-        .iter()
-        .map(|(name, (shape, bytes))| Ok((*name, TensorView::new(Dtype::F32, shape.to_vec(), bytes)?)))
-        .collect::<Result<_>>()?;
-    Ok(safetensors::serialize(views, None)?)
-}
-
 fn checksums(folder: &Path) -> Result<BTreeMap<String, FileEntry>> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
@@ -262,12 +264,57 @@ impl Write for HashWriter<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
-    /// A checkpoint of a step, with one file beside its state.
+    /// Moments of so many elements, which say how large the file is while each is read.
+    #[derive(Default)]
+    struct Planted {
+        elements: Vec<usize>,
+        run: PathBuf,
+        sizes: Mutex<Vec<u64>>,
+    }
+
+    impl Checkpoint for Planted {
+        fn names(&self) -> Vec<String> {
+            (0..self.elements.len()).map(|index| index.to_string()).collect()
+        }
+
+        fn shape(&self, name: &str) -> Option<Vec<usize>> {
+            Some(vec![self.elements[name.parse::<usize>().unwrap()]])
+        }
+
+        fn read_f32(&self, name: &str) -> burnish_models::Result<Vec<f32>> {
+            let file = self.run.join(".checkpoint-3.new").join(OPTIMIZER);
+            self.sizes.lock().unwrap().push(fs::metadata(file).unwrap().len());
+            let index: usize = name.parse().unwrap();
+            Ok(vec![index as f32 + 0.5; self.elements[index]])
+        }
+    }
+
+    impl RunCheckpoint {
+        /// A checkpoint without moments, with one file beside its state.
+        pub(in crate::train) fn planted(run: &Path, state: &TrainerState, config_toml: &str) -> PathBuf {
+            Self::save(run, state, config_toml, &Planted::default(), |folder| write(folder, "weights", b"abc")).unwrap()
+        }
+    }
+
     fn planted(run: &Path, step: usize) -> PathBuf {
-        let state = TrainerState { step, ..TrainerState::default() };
-        RunCheckpoint::save(run, &state, "", &[], |folder| write(folder, "weights", b"abc")).unwrap()
+        RunCheckpoint::planted(run, &TrainerState { step, ..TrainerState::default() }, "")
+    }
+
+    #[test]
+    fn moments_are_written_one_at_a_time() {
+        let run = tempfile::tempdir().unwrap();
+        let moments = Planted { elements: vec![1 << 20; 3], run: run.path().to_owned(), ..Planted::default() };
+        let state = TrainerState { step: 3, ..TrainerState::default() };
+        let path = RunCheckpoint::save(run.path(), &state, "", &moments, |_| Ok(())).unwrap();
+        RunCheckpoint::open(&path).unwrap();
+        let sizes = moments.sizes.into_inner().unwrap();
+        assert!(sizes.len() == 3 && sizes[1] > 4 << 20 && sizes[2] > 8 << 20, "{sizes:?}");
+        let written = SafetensorsFolder::from_files(&[path.join(OPTIMIZER)]).unwrap();
+        assert_eq!((written.names().len(), written.read_f32("2").unwrap()), (3, vec![2.5; 1 << 20]));
     }
 
     fn steps(run: &Path) -> Vec<usize> {
@@ -286,6 +333,18 @@ mod tests {
         assert_eq!(steps(run.path()), [20, 30, 40]);
         RunCheckpoint::prune(run.path(), 1, Some(20), |_, _| true).unwrap();
         assert_eq!(steps(run.path()), [20, 40]);
+    }
+
+    #[test]
+    fn a_non_finite_validation_is_never_the_best() {
+        let mut state = TrainerState::default();
+        let mut take = |loss, step| state.take_validation(loss, step);
+        assert!(!take(f64::NAN, 1) && !take(f64::INFINITY, 2) && take(3.0, 3));
+        assert!(!take(f64::NAN, 4) && !take(3.0, 5) && take(2.5, 6) && !take(2.6, 7));
+        assert_eq!((state.best_step, state.best_loss, state.without_improvement), (Some(6), Some(2.5), 1));
+        // Written by an earlier version.
+        let mut state = TrainerState { best_loss: Some(f64::NAN), best_step: Some(1), ..TrainerState::default() };
+        assert!(state.take_validation(9.0, 2));
     }
 
     #[test]

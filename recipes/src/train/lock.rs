@@ -14,6 +14,7 @@ pub const NAME: &str = ".lock";
 #[derive(Debug)]
 pub struct RunLock {
     _file: File,
+    is_held: bool,
 }
 
 impl RunLock {
@@ -25,10 +26,11 @@ impl RunLock {
         let path = run.join(NAME);
         let open = OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&path);
         let mut file = open.with_context(|| path.display().to_string())?;
-        match file.try_lock() {
+        let is_held = match file.try_lock() {
             Ok(()) => {
                 let write = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
                 write.with_context(|| path.display().to_string())?;
+                true
             }
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
@@ -42,9 +44,20 @@ impl RunLock {
                 ));
             }
             // Some network file systems have no locks; go on without one.
-            Err(TryLockError::Error(_)) => {}
-        }
-        Ok(Self { _file: file })
+            Err(TryLockError::Error(_)) => false,
+        };
+        Ok(Self { _file: file, is_held })
+    }
+
+    /// A line for the user if the file system has no locks.
+    pub fn note(&self, run: &Path) -> Option<String> {
+        let line = || {
+            format!(
+                "{} is on a file system without locks, so a second run in this folder would not be noticed",
+                run.display()
+            )
+        };
+        (!self.is_held).then(line)
     }
 }
 
@@ -61,7 +74,9 @@ mod tests {
         let error = RunLock::take(folder.path()).unwrap_err();
         assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
         assert!(hint(&error).unwrap().contains("--output-dir"));
+        assert!(held.note(folder.path()).is_none());
         drop(held);
-        RunLock::take(folder.path()).unwrap();
+        let held = RunLock { is_held: false, ..RunLock::take(folder.path()).unwrap() };
+        assert!(held.note(folder.path()).unwrap().contains("without locks"));
     }
 }

@@ -49,7 +49,7 @@ impl PreparedRun {
     /// When any of these is missing or wrong; nothing has been written then.
     pub fn new(mut config: TrainConfig) -> Result<Self> {
         let dtype = choose_dtype(&config)?;
-        burnish_backends::choose(&config.backend).0.clone_into(&mut config.backend);
+        burnish_backends::choose(&config.backend)?.0.clone_into(&mut config.backend);
         dtype.dtype.name().clone_into(&mut config.dtype);
         recipe::check(&config)?;
         let found = run_folder::find(&config)?;
@@ -107,13 +107,12 @@ impl PreparedRun {
             check_folder(&result, true, &inputs_of(&pretrained, &*pretrained.checkpoint))?;
         }
         let now = Fingerprint::of(&train, valid.as_deref(), &pretrained, config.reference())?;
-        if let Some(then) = state.fingerprint.clone() {
-            notes.extend(check_inputs(&config, &now, &then)?);
-            if !now.validates_as(&then) && state.best_step.is_some() {
-                notes.push("the best step so far is discarded, because the validation rows changed".to_owned());
-                state.forget_best();
-            }
+        let mut changed = found.validation_keys.clone();
+        if let Some(then) = &state.fingerprint {
+            notes.extend(check_inputs(&config, &now, then)?);
+            changed.extend(now.validation_changes(then).into_iter().map(str::to_owned));
         }
+        notes.extend(forget_best(&mut state, &changed));
         state.fingerprint = Some(now);
         let resume = found.checkpoint.clone();
         let (lines, lock) = run_folder::prepare(&config, found, &mut state)?;
@@ -177,6 +176,18 @@ fn check_inputs(config: &TrainConfig, now: &Fingerprint, then: &Fingerprint) -> 
     ))
 }
 
+/// Discards the best step if validation losses before and after the resume can't be compared.
+fn forget_best(state: &mut TrainerState, changed: &[String]) -> Option<String> {
+    if changed.is_empty() {
+        return None;
+    }
+    let best = state.best_step.map_or_else(String::new, |step| {
+        format!("; the best step so far, {step}, is discarded, because its validation loss can't be compared")
+    });
+    state.forget_best();
+    Some(format!("{} changed since the checkpoint{best}", changed.join(" and ")))
+}
+
 /// Seconds since 1970, or `SOURCE_DATE_EPOCH` if it is set.
 fn now() -> i64 {
     let fixed = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.parse().ok());
@@ -201,6 +212,51 @@ mod tests {
         assert_eq!((run("auto").unwrap().dtype, run("f32").unwrap().dtype), (FloatType::F32, FloatType::F32));
         let error = run("bf16").unwrap_err();
         assert!(error.to_string().contains("`dtype` is bf16") && hint(&error).is_some(), "{error}");
+    }
+
+    /// A run of the quickstart's model on these rows, and a checkpoint of it whose best step is itself.
+    #[test]
+    fn other_training_rows_refuse_and_other_validations_forget_the_best() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |file: &str, texts: &[&str]| {
+            let rows: String = texts.iter().map(|text| format!("{{\"text\": \"{text}\"}}\n")).collect();
+            std::fs::write(folder.path().join(file), rows).unwrap();
+        };
+        write("train.jsonl", &["one two three", "four five six"]);
+        write("valid.jsonl", &["seven eight"]);
+        let run = folder.path().join("run");
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/quickstart/model");
+        let config = TrainConfig {
+            model: model.display().to_string(),
+            data: folder.path().display().to_string(),
+            output_dir: run.display().to_string(),
+            backend: "cpu".to_owned(),
+            ..TrainConfig::default()
+        };
+        let begun = PreparedRun::new(config.clone()).unwrap();
+        let best = TrainerState { step: 5, best_step: Some(5), best_loss: Some(1.0), ..begun.state.clone() };
+        RunCheckpoint::planted(&run, &best, &config.to_kept_toml());
+        drop(begun);
+        let resumed = |config: &TrainConfig| PreparedRun::new(TrainConfig { resume: "auto".to_owned(), ..config.clone() });
+        let said = |config: &TrainConfig| {
+            let prepared = resumed(config).unwrap();
+            let line = prepared.notes.iter().find(|line| line.contains("is discarded")).cloned();
+            assert_eq!(line.is_some(), prepared.state.best_step.is_none(), "{:?}", prepared.notes);
+            line.unwrap_or_default()
+        };
+        assert_eq!(said(&config), "");
+        assert!(said(&TrainConfig { val_batches: 1, ..config.clone() }).starts_with("`val_batches` changed"));
+        for texts in [&["seven eight", "nine"][..], &["nine"]] {
+            write("valid.jsonl", texts);
+            assert!(said(&config).starts_with("the validation rows changed since the checkpoint: the best step so far, 5,"));
+        }
+        std::fs::remove_file(folder.path().join("valid.jsonl")).unwrap();
+        assert!(said(&config).starts_with("the validation rows changed"));
+        write("train.jsonl", &["one two three", "four five seven"]);
+        let error = resumed(&config).err().unwrap();
+        assert!(error.to_string().starts_with("the training rows changed since the checkpoint"), "{error}");
+        assert!(hint(&error).unwrap().contains("--allow-changed-inputs"));
+        resumed(&TrainConfig { allow_changed_inputs: true, ..config }).unwrap();
     }
 
     #[test]

@@ -162,16 +162,7 @@ impl TrainingRun {
         let loss_of = |batch: &_| trainer.loss(batch, objective).map_err(on_device);
         let evaluation = evaluate(loss_of, batches, objective, self.config.val_batches, |_, _| {})?;
         drop(trainer);
-        // A non-finite loss is never the best, and any finite loss is better than a non-finite one.
-        let is_best = evaluation.loss.is_finite()
-            && self.state.best_loss.is_none_or(|best| !best.is_finite() || evaluation.loss < best);
-        if is_best {
-            self.state.best_loss = Some(evaluation.loss);
-            self.state.best_step = Some(step);
-            self.state.without_improvement = 0;
-        } else {
-            self.state.without_improvement += 1;
-        }
+        let is_best = self.state.take_validation(evaluation.loss, step);
         self.events().evaluation(step, &evaluation, is_best);
         Ok(is_best)
     }
@@ -193,7 +184,7 @@ impl TrainingRun {
     fn save(&mut self) -> Result<()> {
         let run = PathBuf::from(&self.config.output_dir);
         let trainer = self.trainer.get();
-        let path = RunCheckpoint::save(&run, &self.state, &self.config.to_toml(), &trainer.moments(), |folder| {
+        let path = RunCheckpoint::save(&run, &self.state, &self.config.to_kept_toml(), &*trainer.moments(), |folder| {
             self.weights.write(&**trainer, folder)
         })?;
         drop(trainer);

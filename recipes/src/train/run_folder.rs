@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use toml::{Table, Value};
 
+use super::changes::Changes;
 use super::checkpoint::{self, RunCheckpoint, TrainerState};
 use super::lock::{self, RunLock};
 use crate::config::TrainConfig;
 use burnish_engine::with_hint;
+use burnish_export::target::remove_stale;
 use burnish_models::atomic;
 
-const CONFIG: &str = "config.toml";
+pub(super) const CONFIG: &str = "config.toml";
 const METRICS: &str = "metrics.jsonl";
 
 /// What was found in `output_dir`.
@@ -20,6 +22,8 @@ const METRICS: &str = "metrics.jsonl";
 pub struct Found {
     /// The checkpoint to resume from.
     pub checkpoint: Option<RunCheckpoint>,
+    /// Keys that changed since that checkpoint and affect the validation loss.
+    pub validation_keys: Vec<String>,
     /// Files and folders to delete before the run starts.
     doomed: Vec<PathBuf>,
     notes: Vec<String>,
@@ -44,7 +48,7 @@ pub fn find(config: &TrainConfig) -> Result<Found> {
             let (found, refused) = RunCheckpoint::newest(&run);
             notes.extend(refused.iter().map(|reason| format!("ignored a damaged checkpoint: {reason}")));
             if found.is_none() {
-                notes.push("no intact checkpoint to resume from; starting at step 1".to_owned());
+                notes.push(beginning(&run));
             }
             (found, Vec::new())
         }
@@ -57,11 +61,23 @@ pub fn find(config: &TrainConfig) -> Result<Found> {
         }
     };
     refuse_inputs(config, &doomed)?;
+    let mut validation_keys = Vec::new();
     if let Some(checkpoint) = &checkpoint {
         notes.push(format!("resuming from {} (step {})", checkpoint.path.display(), checkpoint.state.step));
-        notes.extend(changed_keys(config, &checkpoint.path, checkpoint.state.fingerprint.is_some())?);
+        let changes = Changes::since(&checkpoint.path, config, checkpoint.state.fingerprint.is_some());
+        notes.extend(changes.lines(&checkpoint.path)?);
+        validation_keys = changes.of_validation();
     }
-    Ok(Found { checkpoint, doomed, notes, lock })
+    Ok(Found { checkpoint, validation_keys, doomed, notes, lock })
+}
+
+/// What to say of a run that has nothing to go on from. Its folder may have the result of one that ended.
+fn beginning(run: &Path) -> String {
+    let result = products(run).into_iter().find(|path| path.ends_with("adapter") || path.ends_with("model"));
+    let replaced = result.map_or_else(String::new, |path| {
+        format!("; {} is the result of a finished run, which this run will replace", path.display())
+    });
+    format!("no intact checkpoint to resume from; starting at step 1{replaced}")
 }
 
 /// Prepares `output_dir`, and makes sure that it has the checkpoint of the best step in `state`. Returns notes for the user, and the
@@ -85,12 +101,15 @@ pub fn prepare(config: &TrainConfig, mut found: Found, state: &mut TrainerState)
         let gone = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         gone.with_context(|| path.display().to_string())?;
     }
+    found.notes.extend(lock.note(&run));
     tidy(&run)?;
+    let stale = remove_stale(&run).into_iter();
+    found.notes.extend(stale.map(|path| format!("deleted {}, which a killed export left", path.display())));
     let keeps_best = config.save_every > 0 || config.ends_with_best();
     if let Some(checkpoint) = found.checkpoint.as_ref().filter(|_| keeps_best) {
         found.notes.extend(bring_best(checkpoint, &run, state)?);
     }
-    atomic::write_bytes(&run.join(CONFIG), config.to_toml().as_bytes())?;
+    atomic::write_bytes(&run.join(CONFIG), config.to_kept_toml().as_bytes())?;
     Ok((found.notes, lock))
 }
 
@@ -210,7 +229,8 @@ fn refuse_inputs(config: &TrainConfig, doomed: &[PathBuf]) -> Result<()> {
 
 /// The files and folders that a run wrote, and no others; empty if the folder has no run.
 fn products(run: &Path) -> Vec<PathBuf> {
-    let Some(config) = run_config(&run.join(CONFIG)) else { return Vec::new() };
+    let config = run_config(&run.join(CONFIG)).or_else(|| config_of_checkpoint(run));
+    let Some(config) = config else { return Vec::new() };
     let is_full = config.get("fine_tune_type").and_then(Value::as_str) == Some("full");
     names(run).into_iter().filter(|name| is_written(name, is_full)).map(|name| run.join(name)).collect()
 }
@@ -230,60 +250,31 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 /// The configuration of a run, or `None` if the file is something else.
-fn run_config(path: &Path) -> Option<Table> {
+pub(super) fn run_config(path: &Path) -> Option<Table> {
     let table: Table = toml::from_str(&fs::read_to_string(path).ok()?).ok()?;
     let is_run = ["output_dir", "fine_tune_type", "resume"].iter().all(|key| table.contains_key(*key));
     is_run.then_some(table)
 }
 
+/// The configuration that a checkpoint has kept, where that of the run is missing or was cut.
+fn config_of_checkpoint(run: &Path) -> Option<Table> {
+    let text = fs::read_to_string(run.join(CONFIG)).unwrap_or_default();
+    let is_known = |line: &str, is_whole: bool| {
+        let key = line.split('=').next().unwrap_or_default().trim();
+        let mut names = TrainConfig::KEYS.iter().map(|key| key.name);
+        let is_key = if is_whole { names.any(|name| name == key) } else { names.any(|name| name.starts_with(key)) };
+        is_key || line.is_empty() || line.starts_with([' ', '"', ']'])
+    };
+    let mut lines = text.lines().rev();
+    let is_cut =
+        lines.next().is_none_or(|last| is_known(last, last.contains('='))) && lines.all(|line| is_known(line, true));
+    let mut checkpoints = checkpoint::list(run).into_iter().rev().filter(|_| is_cut);
+    checkpoints.find_map(|(_, checkpoint)| run_config(&RunCheckpoint::open(&checkpoint).ok()?.path.join(CONFIG)))
+}
+
 fn is_same(one: &Path, other: &Path) -> bool {
     let path = |path: &Path| if path.as_os_str().is_empty() { Path::new(".") } else { path }.canonicalize();
     matches!((path(one), path(other)), (Ok(one), Ok(other)) if one == other)
-}
-
-/// Notes on keys that changed since the checkpoint and affect the rest of the run.
-///
-/// # Errors
-/// When the configuration trains other parameters than the checkpoint has.
-fn changed_keys(config: &TrainConfig, checkpoint: &Path, has_fingerprint: bool) -> Result<Vec<String>> {
-    // These decide when and where files are written, or how the run started, but not what is learned from here on.
-    const HARMLESS: [&str; 9] = [
-        "resume",
-        "overwrite",
-        "output_dir",
-        "save_every",
-        "save_total_limit",
-        "steps_per_report",
-        "adapter",
-        "allow_changed_inputs",
-        "skip_bad_rows",
-    ];
-    // The fingerprint compares the inputs themselves, which is better than comparing their paths.
-    const INPUTS: [&str; 2] = ["model", "data"];
-    const FIXED: [&str; 6] = ["fine_tune_type", "rank", "alpha", "rslora", "target_modules", "num_layers"];
-    let Some(old) = run_config(&checkpoint.join(CONFIG)) else { return Ok(Vec::new()) };
-    let new: Table = toml::from_str(&config.to_toml()).unwrap_or_default();
-    let defaults: Table = toml::from_str(&TrainConfig::default().to_toml()).unwrap_or_default();
-    // Keys that the checkpoint's version did not have count as their defaults.
-    let before = |key: &str| old.get(key).or_else(|| defaults.get(key));
-    let is_told = |key: &str| !(HARMLESS.contains(&key) || FIXED.contains(&key) || has_fingerprint && INPUTS.contains(&key));
-    // A run that started from an adapter has the adapter's shape, whatever these keys say.
-    let from_adapter = old.contains_key("adapter");
-    let mut lines = Vec::new();
-    for (key, value) in new.iter().filter(|(key, value)| before(key) != Some(value)) {
-        let key = key.as_str();
-        let before = before(key).map_or_else(String::new, |before| format!("was {before} and "));
-        if FIXED.contains(&key) && (key == "fine_tune_type" || !from_adapter) {
-            return Err(with_hint(
-                format!("`{key}` {before}is now {value}, but {} has the old value", checkpoint.display()),
-                "resume with the old value, or start a new run in another --output-dir",
-            ));
-        }
-        if is_told(key) {
-            lines.push(format!("`{key}` {before}is now {value}: the run will differ from an uninterrupted one"));
-        }
-    }
-    Ok(lines)
 }
 
 #[cfg(test)]
@@ -354,6 +345,26 @@ mod tests {
     }
 
     #[test]
+    fn a_run_with_a_truncated_configuration_uses_that_of_a_checkpoint() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = TrainConfig { resume: "auto".to_owned(), overwrite: false, ..config(folder.path()) };
+        let state = TrainerState { step: 3, ..TrainerState::default() };
+        RunCheckpoint::planted(folder.path(), &state, &config.to_toml());
+        let whole = config.to_toml();
+        for cut in ["", &whole[..40], &whole[..whole.len() / 2], whole.lines().next().unwrap()] {
+            fs::write(folder.path().join(CONFIG), cut).unwrap();
+            assert_eq!(find(&config).unwrap().checkpoint.unwrap().state.step, 3, "{cut}");
+        }
+        fs::remove_file(folder.path().join(CONFIG)).unwrap();
+        find(&config).unwrap();
+        // A file that no run wrote stays.
+        for other in ["mine = 1", "[section]\nmodel = \"a\"", "model: a\nmore"] {
+            fs::write(folder.path().join(CONFIG), other).unwrap();
+            assert!(find(&config).unwrap_err().to_string().contains("has no run, but other things"), "{other}");
+        }
+    }
+
+    #[test]
     fn a_run_without_steps_is_replaced_without_asking() {
         let folder = tempfile::tempdir().unwrap();
         let config = TrainConfig { overwrite: false, ..config(folder.path()) };
@@ -390,8 +401,7 @@ mod tests {
         let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let save = |step: usize| {
             let state = TrainerState { step, best_step: Some(1), best_loss: Some(0.5), ..TrainerState::default() };
-            let path = RunCheckpoint::save(old.path(), &state, "", &[], |_| Ok(())).unwrap();
-            RunCheckpoint::open(&path).unwrap()
+            RunCheckpoint::open(&RunCheckpoint::planted(old.path(), &state, "")).unwrap()
         };
         let (best, last) = (save(1), save(2));
         let mut state = last.state.clone();
@@ -405,16 +415,23 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_shape_the_adapter_can_not_change() {
+    fn allowed_changes_are_not_saved() {
         let folder = tempfile::tempdir().unwrap();
-        let config = config(folder.path());
+        let config = TrainConfig { allow_changed_inputs: true, ..config(&folder.path().join("run")) };
+        prepare(&config, find(&config).unwrap(), &mut TrainerState::default()).unwrap();
+        let kept = fs::read_to_string(folder.path().join("run").join(CONFIG)).unwrap();
+        let kept: TrainConfig = toml::from_str(&kept).unwrap();
+        assert_eq!(kept, TrainConfig { overwrite: false, allow_changed_inputs: false, ..config });
+    }
+
+    #[test]
+    fn a_result_without_a_checkpoint_is_not_replaced_without_a_word() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = TrainConfig { resume: "auto".to_owned(), overwrite: false, ..config(folder.path()) };
         fs::write(folder.path().join(CONFIG), config.to_toml()).unwrap();
-        let changed = |config: &TrainConfig| changed_keys(config, folder.path(), true);
-        assert!(changed(&config).unwrap().is_empty());
-        let lines = changed(&TrainConfig { learning_rate: 1.0, save_every: 7, ..config.clone() }).unwrap();
-        assert!(lines.len() == 1 && lines[0].contains("`learning_rate` was"), "{lines:?}");
-        for other in [TrainConfig { rank: 3, ..config.clone() }, TrainConfig { alpha: 3.0, ..config.clone() }] {
-            assert!(changed(&other).unwrap_err().to_string().contains("is now 3"));
-        }
+        let said = || find(&config).unwrap().notes;
+        assert_eq!(said(), ["no intact checkpoint to resume from; starting at step 1"]);
+        fs::create_dir(folder.path().join("adapter")).unwrap();
+        assert!(said()[0].contains("is the result of a finished run"), "{:?}", said());
     }
 }

@@ -3,7 +3,7 @@
 use burnish_models::{Message, json};
 use serde_json::{Map, Value};
 
-use super::{Row, is_empty, kind};
+use super::{Row, is_empty, kind, shown};
 
 /// A row of `messages` or `conversations`.
 pub(super) fn of_messages(row: &Map<String, Value>, turns: Value) -> Result<Row, String> {
@@ -88,10 +88,14 @@ fn message(turn: Value) -> Result<(Message, bool), String> {
         Some(other) => return Err(format!("{role_key} should be a string, got {}", kind(&other))),
         None => return Err("has no role".to_owned()),
     };
-    let role = if share_gpt { share_gpt_role(&role)?.to_owned() } else { role };
+    let role = if share_gpt { share_gpt_role(&role)?.to_owned() } else { check_role(role)? };
     let learned = is_learned(&mut turn, &role)?;
     if turn.contains_key("function_call") {
         return Err("`function_call` is OpenAI's old key; use `tool_calls`".to_owned());
+    }
+    if let Some(calls) = turn.get_mut("tool_calls") {
+        let list = std::mem::take(calls);
+        *calls = list_of("tool_calls", list)?.into();
     }
     let content = match turn.shift_remove(content_key) {
         Some(content @ (Value::String(_) | Value::Array(_))) => content,
@@ -113,7 +117,7 @@ fn is_learned(turn: &mut Map<String, Value>, role: &str) -> Result<bool, String>
         Some(weight) => match weight.as_f64() {
             Some(0.0) => false,
             Some(1.0) => true,
-            _ => return Err(format!("weight should be 0 or 1, got {weight}")),
+            _ => return Err(format!("weight should be 0 or 1, got {}", shown(&weight))),
         },
     };
     let train = match turn.shift_remove("train") {
@@ -125,6 +129,20 @@ fn is_learned(turn: &mut Map<String, Value>, role: &str) -> Result<bool, String>
         Some(other) => return Err(format!("train should be true or false, got {}", kind(&other))),
     };
     Ok(weight && train)
+}
+
+/// Refuses names that templates print as they stand, and that are meant as another.
+fn check_role(role: String) -> Result<String, String> {
+    let meant = match role.trim().to_lowercase().as_str() {
+        "gpt" | "chatgpt" => "assistant",
+        "human" => "user",
+        "" => return Err("its role is empty".to_owned()),
+        known => match ["system", "user", "assistant", "tool"].into_iter().find(|name| *name == known && *name != role) {
+            Some(name) => name,
+            None => return Ok(role),
+        },
+    };
+    Err(format!("its role is {role:?}, and chat templates know {meant:?}"))
 }
 
 fn share_gpt_role(from: &str) -> Result<&'static str, String> {
@@ -139,18 +157,24 @@ fn share_gpt_role(from: &str) -> Result<&'static str, String> {
 
 /// Reads `tools`: a list, or a string with a JSON list, as in tables without nested columns.
 pub(super) fn tools(row: &Map<String, Value>) -> Result<Option<Value>, String> {
-    let mut list = match row.get("tools") {
-        None => return Ok(None),
-        Some(Value::String(text)) if text.trim().is_empty() => return Ok(None),
-        Some(Value::String(text)) => match json::parse(text) {
+    let Some(tools) = row.get("tools") else { return Ok(None) };
+    let list = list_of("tools", tools.clone())?;
+    Ok((!list.is_empty()).then_some(Value::Array(list)))
+}
+
+/// A list, or a string of one.
+fn list_of(key: &str, value: Value) -> Result<Vec<Value>, String> {
+    let mut list = match value {
+        Value::Array(list) => list,
+        Value::String(text) if text.trim().is_empty() => Vec::new(),
+        Value::String(text) => match json::parse(&text) {
             Ok(Value::Array(list)) => list,
-            _ => return Err("tools should be a list, got a string that is not a JSON list".to_owned()),
+            _ => return Err(format!("{key} should be a list, got a string that is not a JSON list")),
         },
-        Some(Value::Array(list)) => list.clone(),
-        Some(other) => return Err(format!("tools should be a list, got {}", kind(other))),
+        other => return Err(format!("{key} should be a list, got {}", kind(&other))),
     };
     list.iter_mut().for_each(remove_nulls_within);
-    Ok((!list.is_empty()).then_some(Value::Array(list)))
+    Ok(list)
 }
 
 /// Removes null values: tables give every object the keys that any of them has.

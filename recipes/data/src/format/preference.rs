@@ -14,6 +14,11 @@ pub(super) fn preference(mut row: Map<String, Value>) -> Result<Row, String> {
         return Err("chosen and rejected are the same".to_owned());
     }
     let prompt = row.shift_remove("prompt");
+    // Without this, the first letters that both answers share would become the prompt.
+    let unread = ["question", "instruction", "input", "query", "messages", "conversations"];
+    if let Some(key) = unread.iter().find(|key| prompt.is_none() && chosen.is_string() && row.contains_key(**key)) {
+        return Err(format!("`{key}` is not read together with chosen and rejected; rename it to `prompt`"));
+    }
     let Pair { prompt, chosen, rejected } = match (prompt, chosen, rejected) {
         (None, Value::String(chosen), Value::String(rejected)) => of_strings(&chosen, &rejected)?,
         (None, Value::Array(chosen), Value::Array(rejected)) => of_messages(chosen, rejected)?,
@@ -144,6 +149,7 @@ mod tests {
             (json!({ "prompt": "a", "chosen": "b", "rejected": [] }), "a string and a list"),
             (json!({ "prompt": "a", "chosen": [], "rejected": [1] }), "begin neither with it"),
             (json!({ "chosen": [1], "rejected": [1, 2] }), "only the beginning"),
+            (json!({ "question": "a", "chosen": "The b", "rejected": "The c" }), "`question` is not read"),
         ] {
             let error = read(row.clone()).unwrap_err();
             assert!(error.contains(word), "{row}: {error}");

@@ -91,7 +91,23 @@ fn bad_rows_are_refused_with_a_reason() {
         ("[1]", "got a list"),
         ("{\"txt\": \"a\"}", "the keys [txt]"),
         ("{\"messages\": []}", "empty"),
+        ("{\"text\": \"a\", \"images\": [\"b\"]}", "`images` is not empty"),
         ("{\"messages\": [3]}", "message 1: should be an object"),
+        ("{\"messages\": [{\"role\": \"\", \"content\": \"a\"}]}", "message 1: its role is empty"),
+        (
+            "{\"messages\": [{\"role\": \"Assistant\", \"content\": \"a\"}]}",
+            "role is \"Assistant\", and chat templates know \"assistant\"",
+        ),
+        ("{\"messages\": [{\"role\": \"human\", \"content\": \"a\"}]}", "know \"user\""),
+        (
+            "{\"messages\": [{\"role\": \"assistant\", \"tool_calls\": \"f()\"}]}",
+            "tool_calls is a string, and not of a JSON list",
+        ),
+        (
+            "{\"messages\": [{\"role\": \"assistant\", \"tool_calls\": {\"name\": \"f\"}}]}",
+            "tool_calls should be a list, and is an object",
+        ),
+        ("{\"messages\": [{\"role\": \"assistant\", \"content\": \"a\", \"weight\": NaN}]}", "weight is NaN,"),
         ("{\"messages\": [{\"content\": \"a\"}]}", "message 1: has no role"),
         ("{\"text\": 3}", "text should be a string, got a number"),
         ("{\"prompt\": \"a\", \"completion\": [1]}", "both"),
@@ -114,6 +130,12 @@ fn nulls_within_messages_and_tools_are_absent() {
     assert_eq!(with, without);
     // A turn without tool calls needs content, and null is not a tool call.
     assert!(reason(r#"{"messages": [{"role": "assistant", "content": null, "tool_calls": null}]}"#).contains("no content"));
+}
+
+#[test]
+fn calls_may_be_a_string_of_a_list() {
+    let read = |calls: &str| row(&format!(r#"{{"messages": [{{"role": "assistant", "tool_calls": {calls}}}]}}"#));
+    assert_eq!(read(r#""[{\"name\": \"f\", \"id\": null}]""#), read(r#"[{"name": "f"}]"#));
 }
 
 #[test]

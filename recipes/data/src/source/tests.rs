@@ -54,10 +54,31 @@ fn invalid_utf_8_is_an_error_of_its_row() {
 }
 
 #[test]
+fn a_mark_of_byte_order_may_stand_before_any_row() {
+    let rows = rows_of("\u{feff}{\"text\": \"a\"}\n\u{feff}{\"text\": \"b\"}\n".as_bytes()).unwrap();
+    assert_eq!(rows, [(1, Ok(Row::Text("a".into()))), (2, Ok(Row::Text("b".into())))]);
+}
+
+#[test]
+fn files_of_other_kinds_are_named_with_the_way_out() {
+    for (bytes, found, way) in [
+        (&b"\x1f\x8b\x08\0rest"[..], "compressed by gzip", "gunzip"),
+        (b"PAR1\x15\x04", "Parquet", "to_json"),
+        (b"PK\x03\x04", "zip", "unzip"),
+        (b"\xff\xfe{\0\"\0", "UTF-16", "iconv"),
+    ] {
+        let error = rows_of(bytes).unwrap_err();
+        assert!(error.to_string().contains(found) && error.hint().unwrap().contains(way), "{error}");
+    }
+}
+
+#[test]
 fn folders_and_files_are_found() {
     let folder = tempfile::tempdir().unwrap();
     let name = folder.path().to_str().unwrap();
     assert!(Sources::locate(name).unwrap_err().to_string().contains("no train.jsonl"));
+    std::fs::write(folder.path().join("train.parquet"), "x").unwrap();
+    assert!(Sources::locate(name).unwrap_err().to_string().contains("`train.parquet` is not read"));
     for file in ["train.jsonl", "validation.json"] {
         std::fs::write(folder.path().join(file), "x").unwrap();
     }
