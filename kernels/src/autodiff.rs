@@ -75,4 +75,8 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
     fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {
         B::device_memory(device)
     }
+
+    fn largest_allocation(device: &Self::Device) -> Option<u64> {
+        B::largest_allocation(device)
+    }
 }

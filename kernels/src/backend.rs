@@ -230,6 +230,12 @@ pub trait FusedBackend: Backend {
         let _ = device;
         None
     }
+
+    /// The largest tensor that the device hands out memory for, in bytes, where the backend knows.
+    fn largest_allocation(device: &Self::Device) -> Option<u64> {
+        let _ = device;
+        None
+    }
 }
 
 /// Memory of a device, in bytes.

@@ -1,9 +1,4 @@
-//! Fused operations for training and running language models on [burn](https://burn.dev).
-//!
-//! One folder an operation. Each folder holds the composed reference in plain burn operations, which is what any
-//! backend runs by default, the hand-written backward rule, and the kernels of the devices that have one.
-//! [`FusedBackend`] is the trait that models ask for; `impl FusedBackend for YourBackend {}` opts any burn backend in.
-
+#![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
 // What CubeCL's macro expands to, and what its dialect has no word for: kernels take tuples by reference, dtypes as underscored
 // arguments, and know neither `is_multiple_of` on plain numbers nor short-circuits.
@@ -37,6 +32,7 @@ pub mod lora_linear;
 #[cfg(feature = "cube")]
 mod matrix;
 pub mod pack;
+pub mod packed;
 mod primitive;
 pub mod rms_norm;
 pub mod rotary;

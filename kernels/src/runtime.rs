@@ -1,6 +1,6 @@
 //! Which backends exist here, and which of their operations run as kernels of our own.
 
-#[cfg(any(feature = "candle", feature = "ndarray"))]
+#[cfg(any(feature = "candle", feature = "ndarray", feature = "tch"))]
 use crate::FusedBackend;
 
 // burn 0.21 marks its Candle backend deprecated; it is one of the backends that users compare.
@@ -10,6 +10,9 @@ impl FusedBackend for burn_candle::Candle {}
 
 #[cfg(feature = "ndarray")]
 impl FusedBackend for burn_ndarray::NdArray {}
+
+#[cfg(feature = "tch")]
+impl FusedBackend for burn_tch::LibTorch {}
 
 /// cubecl, for [`crate::runtime_from`].
 #[cfg(feature = "cube")]
@@ -69,6 +72,15 @@ pub type Wgpu = burn_cubecl::CubeBackend<cubecl::wgpu::WgpuRuntime, f32, i32, u3
 /// burn on its CUDA runtime, whatever burn-cuda's alias is.
 #[cfg(all(feature = "cuda", not(target_os = "macos")))]
 pub type Cuda = burn_cubecl::CubeBackend<cubecl_cuda::CudaRuntime, f32, i32, u8>;
+
+/// burn on AMD's GPUs, without kernels of ours: nobody has run them there.
+#[cfg(feature = "rocm")]
+pub type Rocm = burn_cubecl::CubeBackend<cubecl::hip::HipRuntime, f32, i32, u8>;
+
+#[cfg(feature = "rocm")]
+impl KernelRuntime for cubecl::hip::HipRuntime {
+    const FUSED: bool = false;
+}
 
 /// The wgpu runtime without anything of ours: what a program on burn alone trains on, to compare with.
 #[cfg(feature = "wgpu")]

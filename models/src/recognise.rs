@@ -1,4 +1,4 @@
-//! What a folder holds where it is not a model that can be loaded, so that the error says it.
+//! Recognises folders that hold something other than a supported model, so that errors can say what they hold.
 
 use std::path::Path;
 
@@ -6,11 +6,11 @@ use serde_json::Value;
 
 use crate::error::{ModelError, Result};
 
-/// Says what a folder is where it has no model with a tokenizer that can be read: a PEFT or MLX adapter, GGUF files, a
-/// tokenizer in another format. `named` is what the user called it.
+/// Checks that a folder is not a PEFT or MLX adapter, a folder of GGUF files, or a model whose tokenizer is in another format.
+/// `named` is the path or hub id for the error.
 ///
 /// # Errors
-/// [`ModelError::IsAdapter`] or [`ModelError::Unsupported`].
+/// [`ModelError::IsAdapter`] or [`ModelError::Unsupported`] if it is one of these.
 pub fn check_folder(folder: &Path, named: &Path) -> Result<()> {
     let has = |name: &str| folder.join(name).exists();
     let unsupported = |reason: String| Err(ModelError::Unsupported { path: named.to_owned(), reason });
@@ -32,34 +32,32 @@ pub fn check_folder(folder: &Path, named: &Path) -> Result<()> {
     if !has("config.json") {
         return match gguf_files(folder).as_slice() {
             [] => Ok(()),
-            files => unsupported(format!("holds GGUF files; name one of them as the model: {}", files.join(", "))),
+            files => unsupported(format!("has GGUF files; choose one of them as the model: {}", files.join(", "))),
         };
     }
     if has("tokenizer.json") {
         return Ok(());
     }
-    let way_out = "transformers converts it: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)";
+    let way_out = "to convert it, call AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of transformers";
     if has("tokenizer.model") {
-        return unsupported(format!("has its tokenizer as tokenizer.model alone, and tokenizer.json is read; {way_out}"));
+        return unsupported(format!("has tokenizer.model but no tokenizer.json; {way_out}"));
     }
     if has("vocab.json") && has("merges.txt") {
-        return unsupported(format!(
-            "has its tokenizer as vocab.json and merges.txt, and tokenizer.json is read; {way_out}"
-        ));
+        return unsupported(format!("has vocab.json and merges.txt but no tokenizer.json; {way_out}"));
     }
     Ok(())
 }
 
-/// Whether an `adapter_config.json` is that of an adapter that mlx-lm trained.
+/// Whether an `adapter_config.json` was written by mlx-lm.
 pub fn is_mlx_adapter(config: &Value) -> bool {
     config.get("peft_type").is_none_or(Value::is_null)
         && ["lora_parameters", "fine_tune_type", "lora_layers"].iter().any(|key| config.get(key).is_some())
 }
 
-/// Refuses weights that are packed to fewer bits, by the name of the method that `config.json` gives.
+/// Checks that no tensor is quantised; `config` is `config.json`, `named` the path or hub id for the error.
 ///
 /// # Errors
-/// [`ModelError::Unsupported`] when there are any.
+/// [`ModelError::Unsupported`] names the method of quantisation if there are any.
 pub fn check_quantised(named: &Path, config: &Value, tensors: &[String]) -> Result<()> {
     const PACKED: [&str; 11] = [
         ".qweight",
@@ -75,25 +73,25 @@ pub fn check_quantised(named: &Path, config: &Value, tensors: &[String]) -> Resu
         ".weight._data",
     ];
     let Some(packed) = tensors.iter().find(|name| PACKED.iter().any(|end| name.ends_with(end))) else { return Ok(()) };
-    let method = method_of(config).unwrap_or_else(|| "by a method that config.json does not name".to_owned());
+    let method = method_of(config).unwrap_or_else(|| "method not named in config.json".to_owned());
     let reason = format!(
-        "is quantised ({method}; it has `{packed}`), and such weights are not read: name the model that it was made from, \
-         or a .gguf file of it"
+        "is quantised ({method}; it has `{packed}`), which is not supported; choose the model that it was made from, or a \
+         .gguf file of it"
     );
     Err(ModelError::Unsupported { path: named.to_owned(), reason })
 }
 
-/// `config.json` of a folder.
+/// Reads the `config.json` of a folder.
 ///
 /// # Errors
-/// When it is missing or no JSON.
+/// If it is missing or not JSON.
 pub(crate) fn read_config(folder: &Path) -> Result<Value> {
     let path = folder.join("config.json");
     let text = std::fs::read(&path).map_err(|error| ModelError::io(&path, error))?;
     serde_json::from_slice(&text).map_err(|error| ModelError::format(&path, format!("not JSON: {error}")))
 }
 
-/// Name and bits of a quantisation, as MLX (`quantization`) and transformers (`quantization_config`) write them.
+/// The name of a quantisation and its bits, as MLX (`quantization`) and transformers (`quantization_config`) write them.
 fn method_of(config: &Value) -> Option<String> {
     let nested = config.get("text_config");
     let find = |key: &str| config.get(key).or_else(|| nested?.get(key)).filter(|value| value.is_object());
@@ -130,7 +128,7 @@ fn gguf_files(folder: &Path) -> Vec<String> {
     files
 }
 
-/// What a file says, null where it says nothing.
+/// The contents of a file; null if it can't be read.
 fn read_json(path: &Path) -> Value {
     std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }
@@ -149,46 +147,47 @@ mod tests {
         folder
     }
 
-    fn said(files: &[(&str, &str)]) -> String {
+    /// The error for a folder of these files; empty if there is none.
+    fn error_for(files: &[(&str, &str)]) -> String {
         let folder = folder(files);
         let named = Path::new("what/was/named");
-        let said = check_folder(folder.path(), named).err().map(|error| error.to_string()).unwrap_or_default();
-        assert!(said.is_empty() || said.contains("what/was/named"), "{said}");
-        said
+        let text = check_folder(folder.path(), named).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(text.is_empty() || text.contains("what/was/named"), "{text}");
+        text
     }
 
     #[test]
     fn an_adapter_is_not_a_model() {
         let peft = json!({ "peft_type": "LORA", "base_model_name_or_path": "owner/base" }).to_string();
         let mlx = json!({ "fine_tune_type": "lora", "lora_parameters": { "rank": 8 }, "model": "mlx/base" }).to_string();
-        let text = said(&[("adapter_config.json", &peft), ("tokenizer.json", "{}")]);
+        let text = error_for(&[("adapter_config.json", &peft), ("tokenizer.json", "{}")]);
         assert!(text.contains("PEFT adapter") && text.contains("owner/base"), "{text}");
-        let text = said(&[("adapter_config.json", &mlx), ("config.json", "{}")]);
+        let text = error_for(&[("adapter_config.json", &mlx), ("config.json", "{}")]);
         assert!(text.contains("MLX adapter") && text.contains("mlx/base"), "{text}");
-        // A model that has its adapter's configuration beside it is a model.
+        // A model with the configuration of an adapter beside it is a model.
         let whole =
             [("config.json", "{}"), ("tokenizer.json", ""), ("model.safetensors", ""), ("adapter_config.json", &peft)];
-        assert_eq!(said(&whole), "");
+        assert_eq!(error_for(&whole), "");
     }
 
     #[test]
-    fn other_formats_are_named() {
-        let text = said(&[("config.json", "{}"), ("tokenizer.model", "")]);
-        assert!(text.contains("tokenizer.model alone") && text.contains("save_pretrained"), "{text}");
-        let text = said(&[("config.json", "{}"), ("vocab.json", ""), ("merges.txt", "")]);
+    fn unsupported_formats_are_named() {
+        let text = error_for(&[("config.json", "{}"), ("tokenizer.model", "")]);
+        assert!(text.contains("tokenizer.model but no tokenizer.json") && text.contains("save_pretrained"), "{text}");
+        let text = error_for(&[("config.json", "{}"), ("vocab.json", ""), ("merges.txt", "")]);
         assert!(text.contains("vocab.json and merges.txt"), "{text}");
-        let text = said(&[("m-Q4_0.gguf", ""), ("README.md", "")]);
+        let text = error_for(&[("m-Q4_0.gguf", ""), ("README.md", "")]);
         assert!(text.contains("m-Q4_0.gguf"), "{text}");
-        assert_eq!(said(&[("config.json", "{}"), ("tokenizer.json", "")]), "");
-        assert_eq!(said(&[]), "");
-        let text = said(&[("config.toml", ""), ("adapter", "")]);
+        assert_eq!(error_for(&[("config.json", "{}"), ("tokenizer.json", "")]), "");
+        assert_eq!(error_for(&[]), "");
+        let text = error_for(&[("config.toml", ""), ("adapter", "")]);
         assert!(text.contains("is a run folder; --adapter takes `adapter`"), "{text}");
-        let text = said(&[("config.toml", ""), ("model", "")]);
+        let text = error_for(&[("config.toml", ""), ("model", "")]);
         assert!(text.contains("whose model is in `model`"), "{text}");
     }
 
     #[test]
-    fn packed_weights_are_named_by_their_method() {
+    fn quantised_weights_are_refused_by_the_name_of_the_method() {
         let mlx = json!({ "quantization": { "group_size": 64, "bits": 4 } });
         let both = json!({ "quantization": { "bits": 4 }, "quantization_config": { "group_size": 64, "bits": 4 } });
         let gptq = json!({ "quantization_config": { "quant_method": "gptq", "bits": 8 } });
@@ -200,13 +199,13 @@ mod tests {
             (&gptq, "model.layers.0.mlp.up_proj.qweight", "gptq, 8 bits"),
             (&bnb, "model.layers.0.mlp.up_proj.weight.absmax", "bitsandbytes, 4 bits"),
             (&fp8, "model.layers.0.mlp.up_proj.weight_scale_inv", "fp8"),
-            (&json!({}), "a.qweight", "config.json does not name"),
+            (&json!({}), "a.qweight", "not named in config.json"),
         ] {
             let tensors = ["model.embed_tokens.weight".to_owned(), tensor.to_owned()];
             let text = check_quantised(Path::new("m"), config, &tensors).unwrap_err().to_string();
             assert!(text.contains(method) && text.contains(tensor), "{text}");
         }
-        // A configuration that was left behind by weights that are floats again.
+        // The weights are floats, whatever the configuration says.
         check_quantised(Path::new("m"), &gptq, &["model.embed_tokens.weight".to_owned()]).unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! The chat templates of a Hugging Face folder, and the special tokens that they may name.
+//! Reads the chat templates of a Hugging Face folder and the special tokens that they can use.
 
 use std::path::Path;
 
@@ -8,15 +8,15 @@ use super::{ChatTemplate, DEFAULT};
 use crate::error::{ModelError, Result};
 use crate::tokenizer::SpecialTokens;
 
-/// The folder of named templates.
+/// The folder of templates other than the default.
 pub const ADDITIONAL_TEMPLATES: &str = "additional_chat_templates";
 
 impl ChatTemplate {
-    /// Reads `chat_template.jinja` and `additional_chat_templates/*.jinja`, or else the key of `tokenizer_config.json`;
-    /// `None` where there is none of them.
+    /// Reads `chat_template.jinja` and `additional_chat_templates/*.jinja`, or, without these, `chat_template` in
+    /// `tokenizer_config.json`. `None` if the folder has no template.
     ///
     /// # Errors
-    /// When the default template does not compile or a file can't be read.
+    /// If the default template does not compile or a file can't be read.
     pub fn from_folder(folder: &Path, special: &SpecialTokens) -> Result<Option<Self>> {
         let config = read_json(&folder.join("tokenizer_config.json"))?;
         let mut templates = files(folder)?;
@@ -24,7 +24,7 @@ impl ChatTemplate {
         if templates.is_empty() {
             templates = configured;
         } else if templates.iter().all(|(name, _)| name != DEFAULT) {
-            // The files take the place of the configuration's templates, but a default there must be.
+            // Files replace all templates of the configuration, except for a default that they lack.
             templates.extend(configured.into_iter().filter(|(name, _)| name == DEFAULT));
         }
         if templates.is_empty() {
@@ -38,7 +38,7 @@ impl ChatTemplate {
         Ok(Some(template))
     }
 
-    /// Makes every token that a file names a variable of the templates, as transformers does.
+    /// Makes every special token in a file a variable of the templates, as transformers does.
     fn add_special_tokens(&mut self, file: &Value) {
         let Some(map) = file.as_object() else { return };
         let own = map.iter().filter(|(name, _)| name.ends_with("_token"));
@@ -59,12 +59,12 @@ impl ChatTemplate {
     }
 }
 
-/// The text of a token, which is a string or an object with `content`.
+/// The text of a token, which is given as a string or as an object with `content`.
 fn text_of(token: &Value) -> Option<&str> {
     token.as_str().or_else(|| token.get("content")?.as_str())
 }
 
-/// The templates that are files of their own.
+/// The templates in files of their own.
 fn files(folder: &Path) -> Result<Vec<(String, String)>> {
     let read = |path: &Path| std::fs::read_to_string(path).map_err(|error| ModelError::io(path, error));
     let mut templates = Vec::new();
@@ -87,7 +87,7 @@ fn files(folder: &Path) -> Result<Vec<(String, String)>> {
     Ok(templates)
 }
 
-/// The templates of `tokenizer_config.json`: one, a list of `name` and `template`, or an object of them.
+/// The templates of `tokenizer_config.json`: a string, a list of objects with `name` and `template`, or an object.
 fn configured(config: &Value) -> Vec<(String, String)> {
     let named = |name: &str, template: &Value| Some((name.to_owned(), template.as_str()?.to_owned()));
     match config.get("chat_template") {
@@ -100,7 +100,7 @@ fn configured(config: &Value) -> Vec<(String, String)> {
     }
 }
 
-/// The contents of a file, null where there is none.
+/// The contents of a file; null if it does not exist.
 fn read_json(path: &Path) -> Result<Value> {
     match std::fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| ModelError::format(path, format!("not JSON: {error}"))),

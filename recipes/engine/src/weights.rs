@@ -1,4 +1,4 @@
-//! Tensors on a device, read like a checkpoint.
+//! Reads tensors on a device like a checkpoint.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use burnish_kernels::FusedBackend;
 use burnish_models::error::Result;
 use burnish_models::{AnyTensor, Checkpoint, LanguageModel, ModelError};
 
-/// Handles of tensors by name; each is copied when it is read, and not before.
+/// Handles of tensors by name; a tensor is copied to the host only when it is read.
 pub struct DeviceTensors<B: FusedBackend>(BTreeMap<String, AnyTensor<B>>);
 
 impl<B: FusedBackend> DeviceTensors<B> {
@@ -32,7 +32,7 @@ impl<B: FusedBackend> Checkpoint for DeviceTensors<B> {
     }
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        let missing = || ModelError::Misfit { problems: vec![format!("{name}: missing")] };
+        let missing = || ModelError::Mismatch { problems: vec![format!("{name}: missing")] };
         self.0.get(name).map(AnyTensor::to_f32).ok_or_else(missing)
     }
 }

@@ -15,19 +15,19 @@ use crate::report::OutputStyle;
 /// Arguments of `merge`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Hugging Face folder, hub id, or .gguf file.
+    /// Hugging Face folder, hub id, or .gguf file
     #[arg(short, long)]
     model: String,
-    /// A PEFT folder.
-    #[arg(short, long)]
+    /// PEFT folder of the adapter
+    #[arg(short, long, value_name = "FOLDER")]
     adapter: PathBuf,
-    /// The folder to write.
-    #[arg(short, long)]
+    /// Folder to write
+    #[arg(short, long, value_name = "FOLDER")]
     output: PathBuf,
-    /// f32, f16 or bf16.
-    #[arg(long, default_value = "bf16")]
+    /// Data type of the weights: f32, f16 or bf16
+    #[arg(long, value_name = "TYPE", default_value = "bf16")]
     dtype: FloatType,
-    /// Replace what is there.
+    /// Replace an earlier export
     #[arg(long)]
     overwrite: bool,
 }

@@ -1,4 +1,4 @@
-//! What a run is made from, so that it is not resumed on something else without a word.
+//! Digests of a run's inputs, so that a resumed run notices when they changed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,30 +9,29 @@ use burnish_models::{Checkpoint, Pretrained};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::checkpoint::hex;
 use crate::data::Batches;
 
 /// Digests of a run's inputs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
-    /// Tokens and labels of all training rows: the data, the tokenizer, the template and the keys that shape rows are in it.
+    /// Tokens and labels of all training rows, which depend on data, tokenizer, chat template and configuration.
     train: String,
-    /// The same of the validation rows.
+    /// The same for the validation rows.
     valid: Option<String>,
-    /// The base model: names and shapes of all tensors, and the elements of vectors and of a matrix of each kind.
+    /// The base model: names and shapes of all tensors, the values of vectors, and those of one matrix of each kind.
     base: String,
-    /// The adapter of the reference model, where the objective compares with one.
+    /// The adapter of the reference model, if it has one.
     #[serde(default)]
     reference: Option<String>,
 }
 
-/// Of a larger matrix not every element counts.
+/// Of a larger matrix, only every n-th element is hashed.
 const MOST_ELEMENTS: usize = 1 << 22;
-/// Larger ones, which are embeddings, are not read for it.
+/// Matrices with more elements, which are embeddings, are not read.
 const LARGEST_READ: usize = 1 << 26;
 
 impl Fingerprint {
-    /// Digests what a run is made from. Of the base it reads the vectors and a few matrices: less than a second.
+    /// Digests a run's inputs. Of the base it reads only the vectors and a few matrices, which takes less than a second.
     ///
     /// # Errors
     /// When a tensor can't be read.
@@ -45,13 +44,13 @@ impl Fingerprint {
         })
     }
 
-    /// What is not as it was and decides what is learned, for people.
+    /// The changed inputs that affect training, named for the user.
     pub fn changes(&self, then: &Self) -> Vec<&'static str> {
         let rows = (self.train != then.train).then_some("the training rows");
         rows.into_iter().chain(self.model_changes(then)).collect()
     }
 
-    /// What is not as it was and decides the validation loss, for people.
+    /// The changed inputs that affect the validation loss, named for the user.
     pub fn validation_changes(&self, then: &Self) -> Vec<&'static str> {
         let rows = (self.valid != then.valid).then_some("the validation rows");
         rows.into_iter().chain(self.model_changes(then)).collect()
@@ -81,6 +80,11 @@ fn of_adapter(folder: &Path) -> Result<String> {
         hasher.update(std::fs::read(&file).with_context(|| file.display().to_string())?);
     }
     Ok(hex(hasher))
+}
+
+/// A digest in hexadecimal.
+pub(super) fn hex(hasher: Sha256) -> String {
+    hasher.finalize().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 fn of_base(base: &dyn Checkpoint) -> Result<String> {
@@ -149,13 +153,13 @@ mod tests {
     }
 
     #[test]
-    fn rows_and_bases_that_differ_have_other_digests() {
+    fn different_rows_and_bases_have_different_digests() {
         let options = BatchOptions {
             batch_size: 1,
             max_seq_length: 8,
             packing: false,
             shuffle_seed: None,
-            pairs: false,
+            preference_pairs: false,
             pad_token_id: 0,
         };
         let rows = |ids: &[u32], labels: &[i64]| {
@@ -173,7 +177,7 @@ mod tests {
         for other in [base(1.5, 2.0, 3), base(1.0, 2.5, 3), base(1.0, 2.0, 4)] {
             assert_ne!(other, base(1.0, 2.0, 3));
         }
-        // A model of large matrices alone.
+        // A model that has only large matrices.
         assert_ne!(base(1.0, 2.0, MOST_ELEMENTS), base(1.0, 2.5, MOST_ELEMENTS));
     }
 

@@ -1,0 +1,377 @@
+//! Packed matrices as devices hold them: one buffer of 32-bit words, in which integers and scales lie apart.
+//!
+//! Blocks of 18, 22, 34 or 210 bytes do not begin at words. Planes have the same bits in another order, which is the same for all
+//! formats, so that a kernel tells them apart by widths alone. See `docs/adr/0012-frozen-weights.md`.
+
+use super::codebook::{DYNAMIC_BLOCK, NF4, SIGNED};
+use super::nf4::Absmax;
+use super::{Affine, Floats, GgmlType, GgufBlocks, Nf4, PackError, Packed};
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+/// Elements that are decoded together; every group is whole runs.
+const RUN: usize = 16;
+
+/// Elements of a block with scales of scales.
+const SUPER: usize = 256;
+
+/// What gives a group its scale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scales {
+    /// An f16 a group, two a word: `w = (q - zero) · scale`.
+    Half {
+        /// What stands for 0.
+        zero: u32,
+    },
+    /// A word a group, f16 scale and bias from the lowest bits: `w = q · scale + bias`.
+    HalfPair,
+    /// The same with bf16.
+    BrainPair,
+    /// Two words a group, f32 scale and bias.
+    FloatPair,
+    /// An f32 a group: `w = NF4[q] · scale`.
+    Table,
+    /// The same, with a byte a group, four a word, then an f32 a 256 groups, then an f32 offset:
+    /// `scale = SIGNED[byte] · coarse + offset`.
+    DoubleTable,
+    /// A word a 256 elements, f16 `d` and `m`, then three words of them, eight scales `s` and minima `l` of six bits as `Q4_K` packs
+    /// them: `w = q · (d · s) - m · l`.
+    SixBits,
+    /// An f16 `d` a 256 elements, two a word, then four words of them, signed bytes `s`: `w = (q - 32) · (d · s)`.
+    SignedBytes,
+}
+
+/// Where the parts of a packed matrix lie in its words. Elements are counted in row-major order over all rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Planes {
+    /// `[out, in]`.
+    pub dims: [usize; 2],
+    /// Lower bits of an integer, from word 0 on, the first in the lowest bits: 4 or 8.
+    pub low: usize,
+    /// Upper bits of an integer, from word [`Planes::high_at`] on: 0, 1 or 2.
+    pub high: usize,
+    /// Elements that share a scale.
+    pub group: usize,
+    /// What gives it.
+    pub scales: Scales,
+}
+
+/// What turns the integers of a group into weights.
+enum Group {
+    Centred { scale: f32, zero: f32 },
+    Biased { scale: f32, bias: f32 },
+    Table { scale: f32 },
+}
+
+impl Planes {
+    fn elements(&self) -> usize {
+        self.dims[0] * self.dims[1]
+    }
+
+    /// The first word of the upper bits.
+    pub fn high_at(&self) -> usize {
+        self.elements() * self.low / 32
+    }
+
+    /// The first word of scales.
+    pub fn scales_at(&self) -> usize {
+        self.high_at() + (self.elements() * self.high).div_ceil(32)
+    }
+
+    /// The first word of what scales the scales, behind them.
+    pub fn coarse_at(&self) -> usize {
+        let groups = self.elements() / self.group;
+        let words = match self.scales {
+            Scales::Half { .. } => groups.div_ceil(2),
+            Scales::HalfPair | Scales::BrainPair | Scales::Table => groups,
+            Scales::FloatPair => 2 * groups,
+            Scales::DoubleTable => groups.div_ceil(4),
+            Scales::SixBits => self.elements() / SUPER,
+            Scales::SignedBytes => (self.elements() / SUPER).div_ceil(2),
+        };
+        self.scales_at() + words
+    }
+
+    /// How many words there are.
+    pub fn words(&self) -> usize {
+        let blocks = self.elements() / SUPER;
+        let coarse = match self.scales {
+            Scales::DoubleTable => (self.elements() / self.group).div_ceil(DYNAMIC_BLOCK) + 1,
+            Scales::SixBits => 3 * blocks,
+            Scales::SignedBytes => 4 * blocks,
+            _ => 0,
+        };
+        self.coarse_at() + coarse
+    }
+
+    /// The weights of rows, from `first` on, as many as `values` holds: those of [`Packed::rows_into`], to the bit.
+    ///
+    /// # Panics
+    /// When `values` is not whole rows, or reaches beyond the last one.
+    pub fn rows_into(&self, words: &[u32], first: usize, values: &mut [f32]) {
+        let start = first * self.dims[1];
+        assert!(
+            values.is_empty() || values.len().is_multiple_of(self.dims[1]) && start + values.len() <= self.elements(),
+            "{} elements from row {first} on of {:?}",
+            values.len(),
+            self.dims
+        );
+        for (number, values) in values.chunks_mut(self.group).enumerate() {
+            let at = start + number * self.group;
+            let group = self.group_at(words, at / self.group);
+            for (run, values) in values.as_chunks_mut().0.iter_mut().enumerate() {
+                let q = self.integers(words, at + run * RUN);
+                group.weights(&q, values);
+            }
+        }
+    }
+
+    /// All weights, row-major, by all threads.
+    pub fn dequantize(&self, words: &[u32]) -> Vec<f32> {
+        let mut values = vec![0.0; self.elements()];
+        if !values.is_empty() {
+            let rows = (super::TASK / self.dims[1]).max(1);
+            let tasks = values.par_chunks_mut(rows * self.dims[1]).enumerate();
+            tasks.for_each(|(task, values)| self.rows_into(words, task * rows, values));
+        }
+        values
+    }
+
+    /// Sixteen integers from element `at` on.
+    fn integers(&self, words: &[u32], at: usize) -> [u8; RUN] {
+        let mut q = [0; RUN];
+        if self.low == 8 {
+            let (bytes, words) = (q.as_chunks_mut::<4>().0, &words[at / 4..][..RUN / 4]);
+            bytes.iter_mut().zip(words).for_each(|(bytes, word)| *bytes = word.to_le_bytes());
+            return q;
+        }
+        let words_low = &words[at / 8..][..RUN / 8];
+        for (q, word) in q.as_chunks_mut::<8>().0.iter_mut().zip(words_low) {
+            for (i, q) in q.iter_mut().enumerate() {
+                *q = ((word >> (4 * i)) & 15) as u8;
+            }
+        }
+        if self.high == 1 {
+            let bits = words[self.high_at() + at / 32] >> (at % 32);
+            for (i, q) in q.iter_mut().enumerate() {
+                *q |= (((bits >> i) & 1) << 4) as u8;
+            }
+        } else if self.high == 2 {
+            let pairs = words[self.high_at() + at / 16];
+            for (i, q) in q.iter_mut().enumerate() {
+                *q |= (((pairs >> (2 * i)) & 3) << 4) as u8;
+            }
+        }
+        q
+    }
+
+    fn group_at(&self, words: &[u32], group: usize) -> Group {
+        let (scales, coarse) = (&words[self.scales_at()..], &words[self.coarse_at()..]);
+        let half = |at: usize| f16::from_bits((scales[at / 2] >> (16 * (at % 2))) as u16).to_f32();
+        match self.scales {
+            Scales::Half { zero } => Group::Centred { scale: half(group), zero: zero as f32 },
+            Scales::HalfPair => Group::Biased { scale: half(2 * group), bias: half(2 * group + 1) },
+            Scales::BrainPair => {
+                let word = scales[group];
+                let [scale, bias] = [word as u16, (word >> 16) as u16].map(|bits| bf16::from_bits(bits).to_f32());
+                Group::Biased { scale, bias }
+            }
+            Scales::FloatPair => {
+                Group::Biased { scale: f32::from_bits(scales[2 * group]), bias: f32::from_bits(scales[2 * group + 1]) }
+            }
+            Scales::Table => Group::Table { scale: f32::from_bits(scales[group]) },
+            Scales::DoubleTable => {
+                let code = (scales[group / 4] >> (8 * (group % 4))) & 255;
+                let offset = f32::from_bits(words[self.words() - 1]);
+                let coarse = f32::from_bits(coarse[group / DYNAMIC_BLOCK]);
+                Group::Table { scale: SIGNED.values()[code as usize] * coarse + offset }
+            }
+            Scales::SixBits => {
+                let (block, j) = (group / 8, group % 8);
+                let byte = |at: usize| (coarse[3 * block + at / 4] >> (8 * (at % 4))) & 255;
+                let [scale, least] = if j < 4 {
+                    [byte(j) & 63, byte(j + 4) & 63]
+                } else {
+                    [(byte(j + 4) & 15) | ((byte(j - 4) >> 6) << 4), (byte(j + 4) >> 4) | ((byte(j) >> 6) << 4)]
+                };
+                let (d, m) = (half(2 * block), half(2 * block + 1));
+                Group::Biased { scale: d * scale as f32, bias: -(m * least as f32) }
+            }
+            Scales::SignedBytes => {
+                let (block, j) = (group / 16, group % 16);
+                let scale = (coarse[4 * block + j / 4] >> (8 * (j % 4))) as u8 as i8;
+                Group::Centred { scale: half(block) * f32::from(scale), zero: 32.0 }
+            }
+        }
+    }
+}
+
+impl Group {
+    #[inline]
+    fn weights(&self, q: &[u8; RUN], values: &mut [f32; RUN]) {
+        match *self {
+            Self::Centred { scale, zero } => values.iter_mut().zip(q).for_each(|(w, q)| *w = (f32::from(*q) - zero) * scale),
+            Self::Biased { scale, bias } => values.iter_mut().zip(q).for_each(|(w, q)| *w = f32::from(*q) * scale + bias),
+            Self::Table { scale } => values.iter_mut().zip(q).for_each(|(w, q)| *w = NF4[usize::from(*q & 15)] * scale),
+        }
+    }
+}
+
+/// Whether [`Packed::to_planes`] knows a type.
+fn planes_of(kind: GgmlType, dims: [usize; 2]) -> Option<Planes> {
+    use GgmlType::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+    let (low, high, group, scales) = match kind {
+        Q4_0 => (4, 0, 32, Scales::Half { zero: 8 }),
+        Q4_1 => (4, 0, 32, Scales::HalfPair),
+        Q5_0 => (4, 1, 32, Scales::Half { zero: 16 }),
+        Q5_1 => (4, 1, 32, Scales::HalfPair),
+        Q8_0 => (8, 0, 32, Scales::Half { zero: 128 }),
+        Q4K => (4, 0, 32, Scales::SixBits),
+        Q5K => (4, 1, 32, Scales::SixBits),
+        Q6K => (4, 2, 16, Scales::SignedBytes),
+        _ => return None,
+    };
+    Some(Planes { dims, low, high, group, scales })
+}
+
+impl Packed {
+    /// The matrix as a device holds it.
+    ///
+    /// # Errors
+    /// [`PackError::Group`] where blocks of NF4 do not divide a row, [`PackError::Planes`] for types of GGUF that stay on the host.
+    pub fn to_planes(&self, tensor: &str) -> Result<(Planes, Vec<u32>), PackError> {
+        match self {
+            Self::Nf4(matrix) => of_nf4(tensor, matrix),
+            Self::Affine(matrix) => Ok(of_affine(matrix)),
+            Self::Gguf(matrix) => of_gguf(tensor, matrix),
+        }
+    }
+}
+
+/// Puts a value of so many bits at a place of a plane that begins at a word.
+fn put(words: &mut [u32], from: usize, bits: usize, at: usize, value: u32) {
+    let each = 32 / bits;
+    words[from + at / each] |= value << (at % each * bits);
+}
+
+fn of_nf4(tensor: &str, matrix: &Nf4) -> Result<(Planes, Vec<u32>), PackError> {
+    let (dims, group) = (matrix.dims(), matrix.block());
+    if !dims[1].is_multiple_of(group) {
+        return Err(PackError::Group { tensor: tensor.to_owned(), columns: dims[1], group });
+    }
+    let scales = match matrix.absmax() {
+        Absmax::Single(_) => Scales::Table,
+        Absmax::Double(_) => Scales::DoubleTable,
+    };
+    let planes = Planes { dims, low: 4, high: 0, group, scales };
+    let mut words = vec![0; planes.words()];
+    for (word, bytes) in words.iter_mut().zip(matrix.codes().as_chunks::<4>().0) {
+        *word = u32::from_le_bytes(bytes.map(|byte| byte.rotate_left(4)));
+    }
+    match matrix.absmax() {
+        Absmax::Single(scales) => {
+            words[planes.scales_at()..].iter_mut().zip(scales).for_each(|(word, scale)| *word = scale.to_bits());
+        }
+        Absmax::Double(double) => {
+            for (at, code) in double.codes.iter().enumerate() {
+                put(&mut words, planes.scales_at(), 8, at, u32::from(*code));
+            }
+            let coarse = double.scales.iter().chain([&double.offset]);
+            words[planes.coarse_at()..].iter_mut().zip(coarse).for_each(|(word, scale)| *word = scale.to_bits());
+        }
+    }
+    Ok((planes, words))
+}
+
+fn of_affine(matrix: &Affine) -> (Planes, Vec<u32>) {
+    let scales = match matrix.scales() {
+        Floats::F32(_) => Scales::FloatPair,
+        Floats::F16(_) => Scales::HalfPair,
+        Floats::BF16(_) => Scales::BrainPair,
+    };
+    // Scales and biases of a folder may differ in dtype; then both widen.
+    let alike = std::mem::discriminant(matrix.scales()) == std::mem::discriminant(matrix.biases());
+    let scales = if alike { scales } else { Scales::FloatPair };
+    let planes = Planes { dims: matrix.dims(), low: matrix.bits(), high: 0, group: matrix.group(), scales };
+    let mut words = matrix.words().to_vec();
+    words.reserve_exact(planes.words() - words.len());
+    let pair = |scale: u16, bias: u16| u32::from(scale) | (u32::from(bias) << 16);
+    match (matrix.scales(), matrix.biases()) {
+        (Floats::F16(scales), Floats::F16(biases)) => {
+            words.extend(scales.iter().zip(biases).map(|(scale, bias)| pair(scale.to_bits(), bias.to_bits())));
+        }
+        (Floats::BF16(scales), Floats::BF16(biases)) => {
+            words.extend(scales.iter().zip(biases).map(|(scale, bias)| pair(scale.to_bits(), bias.to_bits())));
+        }
+        (scales, biases) => {
+            words.extend((0..scales.len()).flat_map(|at| [scales.get(at).to_bits(), biases.get(at).to_bits()]));
+        }
+    }
+    (planes, words)
+}
+
+fn of_gguf(tensor: &str, matrix: &GgufBlocks) -> Result<(Planes, Vec<u32>), PackError> {
+    let (kind, dims) = (matrix.kind(), matrix.dims());
+    let Some(planes) = planes_of(kind, dims) else {
+        return Err(PackError::Planes { tensor: tensor.to_owned(), format: kind.name() });
+    };
+    let mut words = vec![0; planes.words()];
+    let blocks = || matrix.bytes().par_chunks_exact(kind.block_bytes());
+    let integers = |words: &mut [u32], bits: usize, part: fn(u32) -> u32| {
+        let words = words.par_chunks_exact_mut(kind.block_elements() * bits / 32).zip(blocks());
+        words.with_min_len(64).for_each(|(words, block)| {
+            (0..kind.block_elements()).for_each(|at| put(words, 0, bits, at, part(integer(kind, block, at))));
+        });
+    };
+    let (scales, coarse) = (planes.scales_at(), planes.coarse_at());
+    let (low, high) = words[..scales].split_at_mut(planes.high_at());
+    integers(low, planes.low, if planes.low == 4 { |q| q & 15 } else { |q| q });
+    if planes.high > 0 {
+        integers(high, planes.high, |q| q >> 4);
+    }
+    let half = |block: &[u8], at: usize| u32::from(u16::from_le_bytes([block[at], block[at + 1]]));
+    for (number, block) in matrix.bytes().chunks_exact(kind.block_bytes()).enumerate() {
+        match planes.scales {
+            Scales::Half { .. } => put(&mut words, scales, 16, number, half(block, 0)),
+            Scales::HalfPair => words[scales + number] = half(block, 0) | (half(block, 2) << 16),
+            Scales::SixBits => {
+                words[scales + number] = half(block, 0) | (half(block, 2) << 16);
+                for (at, byte) in block[4..16].iter().enumerate() {
+                    put(&mut words, coarse, 8, 12 * number + at, u32::from(*byte));
+                }
+            }
+            Scales::SignedBytes => {
+                put(&mut words, scales, 16, number, half(block, 208));
+                for (at, byte) in block[192..208].iter().enumerate() {
+                    put(&mut words, coarse, 8, 16 * number + at, u32::from(*byte));
+                }
+            }
+            Scales::BrainPair | Scales::FloatPair | Scales::Table | Scales::DoubleTable => {}
+        }
+    }
+    Ok((planes, words))
+}
+
+/// The integer of an element of a block, from 0 on.
+fn integer(kind: GgmlType, block: &[u8], at: usize) -> u32 {
+    use GgmlType::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+    // Halves of a block of 32 share bytes; halves of 64 do in the K types.
+    let nibble = |from: usize| (block[from + at % 16] >> (at / 16 * 4)) & 15;
+    let nibble_k = |from: usize| (block[from + at / 64 * 32 + at % 32] >> (at / 32 % 2 * 4)) & 15;
+    let fifth = |from: usize| (block[from + at / 8] >> (at % 8)) & 1;
+    u32::from(match kind {
+        Q4_0 => nibble(2),
+        Q4_1 => nibble(4),
+        Q5_0 => nibble(6) | (fifth(2) << 4),
+        Q5_1 => nibble(8) | (fifth(4) << 4),
+        Q8_0 => block[2 + at] ^ 128,
+        Q4K => nibble_k(16),
+        Q5K => nibble_k(48) | (((block[16 + at % 32] >> (at / 32)) & 1) << 4),
+        Q6K => {
+            let (n, quarter, l) = (at / 128, at % 128 / 32, at % 32);
+            let low = (block[64 * n + 32 * (quarter % 2) + l] >> (quarter / 2 * 4)) & 15;
+            low | (((block[128 + 32 * n + l] >> (2 * quarter)) & 3) << 4)
+        }
+        _ => 0,
+    })
+}
