@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn a_backend_that_is_unknown_is_not_another() {
-        let error = check("gpu", &config(), ComputeType::F32, false).unwrap_err();
+        let error = check("gpu", &config(), FloatType::F32, false).unwrap_err();
         assert_eq!(error.to_string(), "there is no backend `gpu`");
         assert!(hint(&error).unwrap().starts_with("this build has auto, cpu"), "{error}");
     }
