@@ -58,6 +58,13 @@ mod tests {
     }
 
     #[test]
+    fn a_backend_that_is_unknown_is_not_another() {
+        let error = check("gpu", &config(), FloatType::F32, false).unwrap_err();
+        assert_eq!(error.to_string(), "there is no backend `gpu`");
+        assert!(hint(&error).unwrap().starts_with("this build has auto, cpu"), "{error}");
+    }
+
+    #[test]
     fn this_machine_holds_a_small_model() {
         let small = ModelConfig { num_hidden_layers: 1, vocab_size: 64, hidden_size: 64, intermediate_size: 64, ..config() };
         check("cpu", &small, FloatType::F32, false).unwrap();

@@ -58,10 +58,13 @@ pub fn choose(name: &str) -> Result<(&'static str, &'static str)> {
 /// The backends apart from `auto` and `cpu`, and whether this build has them.
 const BUILT_IN: &[(&str, bool)] = &[
     ("candle", cfg!(feature = "candle")),
+    ("ndarray", cfg!(feature = "ndarray")),
+    ("tch", cfg!(feature = "tch")),
     ("wgpu", cfg!(feature = "wgpu")),
     ("metal", cfg!(feature = "metal")),
     ("vulkan", cfg!(feature = "metal")),
     ("cuda", cfg!(all(feature = "cuda", not(target_os = "macos")))),
+    ("rocm", cfg!(feature = "rocm")),
     ("emulator", cfg!(feature = "emulator")),
     ("emulator-stock", cfg!(feature = "emulator-stock")),
     (WGPU_STOCK, cfg!(feature = "wgpu-stock")),

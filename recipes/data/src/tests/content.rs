@@ -14,7 +14,10 @@ const WHOLE: &str =
 const STRINGS: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n{% if message.content is string %}{{ message.content }}{% endif %}<|im_end|>\n{% endfor %}";
 const TOOLS: &str = "{% if tools %}{{ tools | tojson }}{% endif %}{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}{% for call in message.tool_calls or [] %}{{ call.name }}{% endfor %}<|im_end|>\n{% endfor %}";
 
-fn prepared(source: &str, row: Value) -> Result<(Vec<(String, Vec<String>)>, bool), String> {
+/// Text of an example, and of what is learned of it.
+type Read = (String, Vec<String>);
+
+fn prepared(source: &str, row: Value) -> Result<(Vec<Read>, bool), String> {
     let (tokenizer, template) = (tokenizer(), template(source));
     let made = row_tokenizer(&tokenizer, Some(&template)).tokenize(&Row::from_value(row)?)?;
     Ok((made.examples.iter().map(|example| read(&tokenizer, example)).collect(), made.unread_tools))
