@@ -142,7 +142,7 @@ mod tests {
         let options = HuggingFaceOptions { overwrite: true, ..HuggingFaceOptions::default() };
         let write = |model: &Pretrained, target: &Path| export_hugging_face(model, &*model.checkpoint, target, &options);
         write(&base, &target).unwrap();
-        let copy = Pretrained::open(&target.display().to_string()).unwrap();
+        let copy = Pretrained::open(&target).unwrap();
         let error = write(&copy, &target).unwrap_err().to_string();
         assert!(error.contains("is an input of this export"), "{error}");
         write(&copy, &root.path().join("again")).unwrap();

@@ -26,7 +26,7 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let base = Pretrained::open("HuggingFaceTB/SmolLM2-135M-Instruct")?;
-//! let merged = MergedCheckpoint::open(&*base.checkpoint, Path::new("run/adapter"))?;
+//! let merged = MergedCheckpoint::open(&base.checkpoint, Path::new("run/adapter"))?;
 //! export_hugging_face(&base, &merged, Path::new("merged"), &HuggingFaceOptions::default())?;
 //! let options = GgufOptions { kind: GgufType::Q8_0, ..GgufOptions::default() };
 //! let report = export_gguf(&base, &merged, Path::new("merged.gguf"), &options)?;

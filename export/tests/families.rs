@@ -65,7 +65,7 @@ fn tokenizer(sentence_piece: bool) -> Value {
 }
 
 fn open(path: &Path) -> Pretrained {
-    Pretrained::open(path.to_str().unwrap()).unwrap()
+    Pretrained::open(path).unwrap()
 }
 
 fn logits(model: &Pretrained) -> Vec<f32> {

@@ -1,9 +1,4 @@
-//! Fused operations for training and running language models on [burn](https://burn.dev).
-//!
-//! One folder an operation. Each folder holds the composed reference in plain burn operations, which is what any
-//! backend runs by default, the hand-written backward rule, and the kernels of the devices that have one.
-//! [`FusedBackend`] is the trait that models ask for; `impl FusedBackend for YourBackend {}` opts any burn backend in.
-
+#![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
 // For CubeCL: its macro takes tuples by reference and dtypes as underscored arguments, and kernels have neither `is_multiple_of` nor
 // short-circuiting operators.

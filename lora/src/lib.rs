@@ -8,7 +8,7 @@
 //! burnish-kernels -> burnish-models -> burnish-lora -> burnish-export -> burnish-recipes
 //! ```
 //!
-//! Everything is generic over burn's `Backend`; the loop that trains an adapter is in `burnish-recipes`.
+//! Everything is generic over burn's `Backend`; `burnish-engine` trains an adapter.
 //!
 //! # Example
 //!
@@ -17,15 +17,14 @@
 //!
 //! use burn::backend::{Autodiff, Flex};
 //! use burnish_lora::{LoraConfig, MergedCheckpoint, attach, load_adapter, save_adapter};
-//! use burnish_models::{FloatType, LanguageModel, LoadOptions, Pretrained};
+//! use burnish_models::{FloatType, LoadOptions, Pretrained};
 //!
 //! type Backend = Autodiff<Flex>;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let device = Default::default();
 //! let base = Pretrained::open("HuggingFaceTB/SmolLM2-135M-Instruct")?;
-//! let options = LoadOptions::frozen(FloatType::F32);
-//! let mut model = LanguageModel::<Backend>::load(&base.config, &*base.checkpoint, &device, options)?;
+//! let mut model = base.load::<Backend>(&device, LoadOptions::frozen(FloatType::F32))?;
 //!
 //! // New adapters on every linear layer of the blocks. Only they have gradients: train them, then save them.
 //! let config = LoraConfig { rank: 16, alpha: 32.0, ..LoraConfig::default() };
@@ -35,7 +34,7 @@
 //!
 //! // Continue from a PEFT folder, or merge it into the weights of the base.
 //! load_adapter(&mut model, folder, None, &device)?;
-//! let merged = MergedCheckpoint::open(&*base.checkpoint, folder)?;
+//! let merged = MergedCheckpoint::open(&base.checkpoint, folder)?;
 //! # drop(merged);
 //! # Ok(())
 //! # }

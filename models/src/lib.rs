@@ -17,22 +17,18 @@
 //!
 //! ```no_run
 //! use burn::backend::Flex;
-//! use burnish_models::{Cache, FloatType, GenerateOptions, LanguageModel, LoadOptions, Message, Pretrained, generate};
+//! use burnish_models::{FloatType, GenerateOptions, LoadOptions, Message, Pretrained, generate};
 //!
 //! # fn main() -> burnish_models::Result<()> {
 //! let device = Default::default();
 //! let opened = Pretrained::open("HuggingFaceTB/SmolLM2-135M-Instruct")?;
-//! let options = LoadOptions::frozen(FloatType::F32);
-//! let model = LanguageModel::<Flex>::load(&opened.config, &*opened.checkpoint, &device, options)?;
+//! let model = opened.load::<Flex>(&device, LoadOptions::frozen(FloatType::F32))?;
 //!
-//! let messages = [Message::new("user", "Name three metals.")];
-//! let template = opened.chat_template.as_ref().ok_or(burnish_models::ModelError::NoTemplate)?;
-//! let prompt = opened.tokenizer.encode_prompt(&template.render(&messages, None, true)?)?;
+//! let prompt = opened.chat_prompt(&[Message::new("user", "Name three metals.")])?;
 //!
 //! let end_tokens = opened.config.eos_token_id.clone();
 //! let options = GenerateOptions { max_tokens: 64, end_tokens, ..GenerateOptions::default() };
-//! let mut cache = Cache::new(model.num_layers());
-//! generate(&model, &opened.tokenizer, &mut cache, &prompt, &options, &device, |text| print!("{text}"))?;
+//! generate(&model, &opened.tokenizer, &mut model.new_cache(), &prompt, &options, &device, |text| print!("{text}"))?;
 //! # Ok(())
 //! # }
 //! ```

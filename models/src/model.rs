@@ -121,7 +121,12 @@ impl<B: FusedBackend> LanguageModel<B> {
         linear(hidden, self.head())
     }
 
-    /// The number of blocks, which [`Cache::new`] takes.
+    /// An empty cache for this model.
+    pub fn new_cache(&self) -> Cache<B> {
+        Cache::new(self.num_layers())
+    }
+
+    /// The number of blocks.
     pub fn num_layers(&self) -> usize {
         self.decoder.blocks.len()
     }

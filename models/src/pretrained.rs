@@ -2,14 +2,17 @@
 
 use std::path::Path;
 
+use burnish_kernels::FusedBackend;
 use serde_json::Value;
 
-use crate::chat_template::ChatTemplate;
+use crate::chat_template::{ChatTemplate, Message};
 use crate::checkpoint::{Checkpoint, SafetensorsFolder, canonical};
 use crate::config::{ModelConfig, text_part};
 use crate::error::{ModelError, Result};
 use crate::gguf::GgufFile;
 use crate::hub;
+use crate::loader::LoadOptions;
+use crate::model::LanguageModel;
 use crate::recognise;
 use crate::tokenizer::Tokenizer;
 
@@ -36,8 +39,9 @@ impl Pretrained {
     ///
     /// # Errors
     /// A [`ModelError`] that names the file or id and what is wrong with it.
-    pub fn open(id_or_path: &str) -> Result<Self> {
-        let path = Path::new(id_or_path);
+    pub fn open(id_or_path: impl AsRef<Path>) -> Result<Self> {
+        let path = id_or_path.as_ref();
+        let source = path.display().to_string();
         let mut opened = if path.is_dir() {
             Self::from_folder(path)?
         } else if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
@@ -45,10 +49,28 @@ impl Pretrained {
         } else if path.exists() {
             return Err(ModelError::Unsupported { path: path.into(), reason: "is a file, but not a .gguf file".into() });
         } else {
-            Self::from_folder(&hub::fetch_model(id_or_path)?)?
+            Self::from_folder(&hub::fetch_model(&source)?)?
         };
-        id_or_path.clone_into(&mut opened.source);
+        opened.source = source;
         Ok(opened)
+    }
+
+    /// Brings the model to a device.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::load`].
+    pub fn load<B: FusedBackend>(&self, device: &B::Device, options: LoadOptions) -> Result<LanguageModel<B>> {
+        LanguageModel::load(&self.config, &self.checkpoint, device, options)
+    }
+
+    /// The tokens of a conversation, up to where the assistant's answer begins: a prompt for [`crate::generate()`].
+    ///
+    /// # Errors
+    /// [`ModelError::NoTemplate`], or when the template rejects the messages.
+    pub fn chat_prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        let template = self.chat_template.as_ref().ok_or(ModelError::NoTemplate)?;
+        // The template has written the special tokens.
+        self.tokenizer.encode(&template.render(messages, None, true)?, false)
     }
 
     /// Opens a Hugging Face folder without weights, to train from scratch.

@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn a_prompt_gets_one_start_token_and_a_conversation_none() {
         let file = include_bytes!("../assets/quickstart/model/tokenizer.json");
-        let config = include_str!("../tests/fixtures/cases/bos/tokenizer_config.json");
+        let config = include_str!("../data/tests/fixtures/cases/bos/tokenizer_config.json");
         let config = serde_json::from_str(config).unwrap();
         let tokenizer = Tokenizer::from_json(file, &config, &Value::Null, &Value::Null).unwrap();
         let start = tokenizer.special().bos.as_ref().map(|(_, id)| *id);

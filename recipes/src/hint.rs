@@ -37,7 +37,7 @@ fn of_io(error: &std::io::Error) -> Option<String> {
             "the disk is full: free some space or choose another --output-dir; the last checkpoint is intact".to_owned()
         }
         ErrorKind::FileTooLarge => {
-            "the size of files is limited (`ulimit -f`, or 4 GB on a FAT32 disk): raise the limit or choose another --output-dir; \
+            "the size of files is limited (by `ulimit -f`, or to 4 GB on a FAT32 disk): raise the limit or choose another --output-dir; \
              the last checkpoint is intact"
                 .to_owned()
         }
@@ -94,7 +94,7 @@ fn of_lora(error: &LoraError) -> Option<String> {
     })
 }
 
-/// What others report: those errors are no link of the chain, for this one shows them as they are.
+/// Errors of other crates inside an export error, which are not in the chain because it displays them directly.
 fn of_export(error: &ExportError) -> Option<String> {
     match error {
         ExportError::Model(error) => of_model(error),
@@ -127,12 +127,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_that_refuses_has_a_hint_wherever_it_stands_in_the_chain() {
+    fn an_error_of_the_disk_has_a_hint_anywhere_in_the_chain() {
         for (kind, words) in [
             (ErrorKind::StorageFull, "the disk is full"),
             (ErrorKind::QuotaExceeded, "the disk is full"),
             (ErrorKind::FileTooLarge, "ulimit -f"),
-            (ErrorKind::ReadOnlyFilesystem, "can't be written to"),
+            (ErrorKind::ReadOnlyFilesystem, "read-only"),
         ] {
             let path = || std::path::PathBuf::from("run/checkpoint-2");
             let written = || WriteError::Io { path: path(), source: Error::from(kind) };

@@ -100,7 +100,7 @@ pub struct Score {
 /// # Errors
 /// When the model or the questions can't be read.
 pub fn score(folders: &Folders, adapter: Option<&Path>, backend: &str) -> Result<Score> {
-    let pretrained = Pretrained::open(&folders.model.display().to_string())?;
+    let pretrained = Pretrained::open(&folders.model)?;
     let path = folders.data.join("test.jsonl");
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let questions = text.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
@@ -160,7 +160,7 @@ pub fn run(
     let train_seconds = started.elapsed().as_secs_f64();
     let adapter = summary.output.context("the run wrote no adapter")?;
     let after = score(folders, Some(&adapter), &backend)?;
-    let pretrained = Pretrained::open(&folders.model.display().to_string())?;
+    let pretrained = Pretrained::open(&folders.model)?;
     let weights = MergedCheckpoint::open(&*pretrained.checkpoint, &adapter)?;
     let merged = folders.run.with_file_name("merged");
     let options = HuggingFaceOptions { float: FloatType::F32, overwrite: true, ..Default::default() };

@@ -1,11 +1,11 @@
-"""llama.cpp opens the GGUF that Burnish writes of each family: ids, logits and greedy tokens are those of both.
+"""Opens Burnish's GGUF files of each family with llama.cpp, and compares ids, logits and greedy tokens.
 
     python tests/scripts/judge_gguf.py target/release/burnish [FAMILY…]
 
-Makes a random checkpoint of each family with a tokenizer of the family's kind and an adapter; Burnish writes base and adapter as
-one GGUF in f32. Then, for a list of awkward strings: llama.cpp's ids are transformers'; its logits are transformers + peft's;
-its loss is what `burnish eval` says of the file; its greedy tokens are what `burnish generate` makes of the file, and of the
-folder with the adapter beside it, as long as the two best logits lie apart; and a chat is the same ids by the file's template.
+Makes a random checkpoint of each family, with a tokenizer of the family's kind and an adapter, which Burnish merges into one GGUF in
+f32. Then, for a list of difficult strings, llama.cpp's ids must equal transformers', its logits those of transformers + peft, its loss
+that of `burnish eval` on the file, and its greedy tokens those of `burnish generate` on the file, and on the folder with the adapter,
+as long as the two best logits differ enough; and a chat must have the same ids with the file's template.
 Versions: requirements.txt.
 """
 
@@ -26,7 +26,7 @@ from transformers import (AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, M
 from tokenizer_ids import WRITTEN
 
 LENGTH = 40
-# Of logits; of the loss, relative; and how far the best logit must lie above the second. llama.cpp takes GELU from a table in f16.
+# Tolerance of logits, relative tolerance of the loss, and required margin of the best logit. llama.cpp has a table of GELU in f16.
 TOLERANCES, GELU_TOLERANCES = (3e-4, 2e-5, 1e-3), (5e-3, 2e-4, 5e-3)
 PROMPTS = ["The harbour lies", "What is 2 + 2?", "Book a table for 4 at Luigi's, Friday 7 pm.\nThen tell Zoë: 你好!",
            "A long sentence that leaves the window of a sliding layer well behind it, 1234567890 times over, and goes on."]
@@ -48,7 +48,7 @@ def corpus():
 
 
 def byte_level(pattern, special):
-    """As Qwen2 and Llama 3: bytes as letters, a pattern that splits."""
+    """Like Qwen2 and Llama 3: byte-level, split by a pattern."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
@@ -60,7 +60,7 @@ def byte_level(pattern, special):
 
 
 def sentence_piece(special):
-    """As Gemma: spaces as ▁, bytes for what has no token, and, as in every SentencePiece, any two pieces that make a third join."""
+    """Like Gemma: spaces as ▁, byte fallback, and, as in SentencePiece, any two pieces whose join is a piece are merged."""
     trained = Tokenizer(models.BPE())
     trained.normalizer = normalizers.Replace(" ", "▁")
     trained.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
@@ -111,7 +111,7 @@ FAMILIES = {
     "qwen2": lambda: qwen(Qwen2Config, **HEADS, tie_word_embeddings=True, rope_parameters=ROPE),
     "qwen3": lambda: qwen(Qwen3Config, **HEADS, head_dim=48, tie_word_embeddings=False, rope_parameters=ROPE),
     "gemma3": lambda: gemma3(),
-    # As the sizes from 4B on: rotary scaling of the full layers alone.
+    # As in the sizes from 4B: rotary scaling only in the full layers.
     "gemma3-scaled": lambda: gemma3(rope_parameters=dict(
         full_attention=dict(rope_type="linear", factor=8.0, rope_theta=1e6),
         sliding_attention=dict(rope_type="default", rope_theta=1e4))),
@@ -169,7 +169,7 @@ def logits(file, ids):
 
 
 def greedy(file, ids, margin):
-    """llama.cpp's tokens, and the first whose logit was the best by less than the margin."""
+    """llama.cpp's tokens, and the index of the first whose logit was the best by less than the margin."""
     file.reset()
     file.eval(ids)
     tokens, clear = [], None
@@ -188,7 +188,7 @@ def judge_family(judge, program, name, folder):
     of_logits, of_loss, margin = GELU_TOLERANCES if name.startswith("gemma") else TOLERANCES
     path, base, adapter = folder / "model.gguf", folder / "base", folder / "adapter"
     burnish(program, "export", "--model", base, "--adapter", adapter, "--format", "gguf", "--quant", "f32", "--output", path)
-    # f32 keys and values: llama.cpp's default rounds them to f16.
+    # f32 keys and values, because llama.cpp rounds them to f16 by default.
     file = Llama(str(path), n_ctx=256, n_threads=2, logits_all=True, type_k=0, type_v=0, verbose=False)
     add_bos = file.metadata.get("tokenizer.ggml.add_bos_token") == "true"
     wrong = [text for text in WRITTEN if len(set(map(tuple, ids_of(file, tokenizer, add_bos, text)))) > 1]
@@ -205,7 +205,7 @@ def judge_family(judge, program, name, folder):
         tokens, clear = greedy(file, ids, margin)
         for source in [["--model", path], ["--model", base, "--adapter", adapter]]:
             made = burnish(program, "generate", *source, "--temperature", "0", "--max-tokens", LENGTH, *CPU, *arguments)["tokens"]
-            # Burnish ends at an end token, llama.cpp goes on here.
+            # Burnish stops at an end token, llama.cpp continues here.
             count = min(clear, len(made))
             judge(f"{name} {what}, {'GGUF' if len(source) == 2 else 'folder and adapter'}", made[:count] == tokens[:count] and count > 0,
                   f"{count} of {LENGTH} clear-cut, {len(set(tokens))} different")

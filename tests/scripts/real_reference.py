@@ -1,4 +1,4 @@
-"""Twenty steps of transformers + peft on a real model, its weights dequantised from its GGUF: f32, on the CPU.
+"""Writes twenty steps of transformers + peft on a real model with weights dequantised from its GGUF, in f32 on the CPU.
 
     python tests/scripts/real_reference.py smollm2.gguf tests/fixtures/smollm2
     python tests/scripts/real_reference.py gemma3.gguf tests/fixtures/gemma3
@@ -31,7 +31,7 @@ TALK = [("What is a harbour?", "A harbour is a place on the coast where ships fi
         ("Name three fruits.", "Apples, pears and plums are three fruits that grow on trees in many gardens."),
         ("Why is the sky blue?", "Air scatters blue light more than red light, so blue reaches us from every side."),
         ("Give me a tip for cooking rice.", "Rinse the rice, use twice as much water, and let it rest under a lid at the end.")]
-# Gemma's rows: longer ones, of 64 tokens and more.
+# Gemma's rows, which are longer: 64 tokens and more.
 TAILS = [" They stay there for the night, take on water and food, land their fish, and wait until the storm has passed. Large ones have "
          "cranes, railways and customs houses beside the quays.",
          " Apples keep until spring in a cool cellar. Pears must be eaten within days, and plums are dried, cooked to jam or baked on "
@@ -51,7 +51,7 @@ def config(field, name, vocabulary):
     base = float(field("rope.freq_base"))
     if name == "llama":
         return LlamaForCausalLM, LlamaConfig(**common, rope_parameters={"rope_type": "default", "rope_theta": base})
-    # What the file does not say is the same in every Gemma 3: a full layer after five, and 10,000 for the others' rotary base.
+    # Values missing from the file are the same in every Gemma 3: every sixth layer is full, and the others' rotary base is 10,000.
     return Gemma3ForCausalLM, Gemma3TextConfig(
         **common, head_dim=field("attention.key_length"), query_pre_attn_scalar=field("attention.key_length"),
         sliding_window=field("attention.sliding_window"), sliding_window_pattern=6,
@@ -67,7 +67,7 @@ def load(path):
     for tensor in reader.tensors:
         weight = torch.tensor(dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
         if name == "gemma3" and "norm" in tensor.name:
-            weight = weight - 1  # The file has what is multiplied by; transformers adds the 1.
+            weight = weight - 1  # The file stores 1 + w; transformers adds the 1 itself.
         if tensor.name in OUTER:
             state[OUTER[tensor.name]] = weight
             continue

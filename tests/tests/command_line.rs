@@ -321,7 +321,7 @@ fn a_failed_write_is_an_error_and_the_last_checkpoint_is_intact() {
     fs::remove_dir_all(run.join("adapter")).unwrap();
     fs::remove_dir_all(run.join("checkpoint-60")).unwrap();
     let mut names: Vec<_> = fs::read_dir(&run).unwrap().flatten().map(|entry| entry.file_name()).collect();
-    // In blocks of 512 bytes. Unless it is ignored, the signal would end the program.
+    // The limit counts blocks of 512 bytes. The signal must be ignored, or it would kill the program.
     let output = Command::new("sh")
         .args(["-c", "ulimit -f 500 && trap '' XFSZ && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_burnish-under-test")])
         .args(train_arguments(&run, "60", &[&more[..], &["--resume", "auto"]].concat()))
@@ -336,7 +336,7 @@ fn a_failed_write_is_an_error_and_the_last_checkpoint_is_intact() {
     let mut left: Vec<_> = fs::read_dir(&run).unwrap().flatten().map(|entry| entry.file_name()).collect();
     names.sort();
     left.sort();
-    assert_eq!(left, names, "half a checkpoint is left, or one is gone");
+    assert_eq!(left, names, "half a checkpoint was left behind, or one is missing");
     assert_resumes(&run, &more, &whole);
 }
 

@@ -174,7 +174,7 @@ fn a_weight_beyond_the_range_of_f16_is_refused_by_name() {
 #[test]
 fn half_precision_weights_are_read_unchanged() {
     let folder = tempfile::tempdir().unwrap();
-    let model = Pretrained::open(&assets().join("model").display().to_string()).unwrap();
+    let model = Pretrained::open(assets().join("model")).unwrap();
     for kind in [FloatType::F16, FloatType::BF16].map(GgufType::Float) {
         let path = folder.path().join("model.gguf");
         export_gguf(&model, &*model.checkpoint, &path, &GgufOptions { kind, overwrite: true }).unwrap();

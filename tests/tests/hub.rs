@@ -20,7 +20,7 @@ const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 fn repository(folder: &Path) -> PathBuf {
     let copy = folder.join("repository");
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/assets/quickstart/model");
-    let model = Pretrained::open(&model.display().to_string()).unwrap();
+    let model = Pretrained::open(&model).unwrap();
     let options = HuggingFaceOptions { shard_bytes: 1 << 19, ..HuggingFaceOptions::default() };
     export_hugging_face(&model, &*model.checkpoint, &copy, &options).unwrap();
     fs::write(copy.join("consolidated.safetensors"), [0; 64]).unwrap();

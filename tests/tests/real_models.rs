@@ -42,7 +42,7 @@ fn gemma3_ids_equal_llama_cpp() {
     ids_equal_llama_cpp("gemma3");
 }
 
-/// Twenty steps on the dequantised weights, beside those that `real_reference.py` took of transformers and PEFT.
+/// Compares twenty steps on the dequantised weights with those of transformers and PEFT, from `real_reference.py`.
 fn twenty_steps_equal_transformers_and_peft(name: &str) {
     let folder = tempfile::tempdir().unwrap();
     let (fixtures, run) = (fixture(name), folder.path().join("run"));
@@ -69,7 +69,7 @@ fn twenty_steps_equal_transformers_and_peft(name: &str) {
         assert!((loss - expected).abs() <= 1e-3 * expected, "step {}: {loss}, transformers has {expected}", step + 1);
     }
     let distance = losses.iter().zip(&expected).map(|(loss, expected)| (loss / expected - 1.0).abs()).fold(0.0, f64::max);
-    println!("{name}: {} to {}, {distance:.1e} from transformers at most", losses[0], losses[19]);
+    println!("{name}: {} to {}, differing from transformers by at most {distance:.1e}", losses[0], losses[19]);
 }
 
 #[test]

@@ -250,7 +250,7 @@ impl<'ast> Visit<'ast> for Reader {
     }
 
     fn visit_item_use(&mut self, item: &'ast ItemUse) {
-        // What begins with `::` is another crate.
+        // A path that begins with `::` is in another crate.
         if matches!(item.vis, Visibility::Inherited) && item.leading_colon.is_none() {
             self.add(&item.tree, &[]);
         }

@@ -5,15 +5,14 @@
 use anyhow::{Context, Result, ensure};
 use burn::backend::Flex;
 use burnish_examples::reward_head::RewardHead;
-use burnish_models::{LanguageModel, LoadOptions, ModelInput, Pretrained};
+use burnish_models::{LoadOptions, ModelInput, Pretrained};
 
 fn main() -> Result<()> {
     let folder = std::env::args().nth(1).unwrap_or_else(|| "recipes/assets/quickstart/model".to_owned());
     let device = Default::default();
     let pretrained = Pretrained::open(&folder)?;
     ensure!(pretrained.config.hidden_size == 128, "the helper model needs hidden states of size 128");
-    let options = LoadOptions::default();
-    let model = LanguageModel::<Flex>::load(&pretrained.config, &*pretrained.checkpoint, &device, options)?;
+    let model = pretrained.load::<Flex>(&device, LoadOptions::default())?;
     let head = RewardHead::new(&device);
     for line in std::io::stdin().lines() {
         let line = line.context("stdin")?;

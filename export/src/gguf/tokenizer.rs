@@ -249,14 +249,14 @@ mod tests {
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../recipes/assets/quickstart/model");
         let model = Pretrained::open(source).unwrap();
         crate::export_gguf(&model, &*model.checkpoint, &path, &crate::GgufOptions::default()).unwrap();
-        let read = Pretrained::open(&path.display().to_string()).unwrap();
+        let read = Pretrained::open(&path).unwrap();
         // The model's end token is `<|im_end|>`; in llama.cpp, `<|endoftext|>` ends a text too.
         assert_eq!((model.config.eos_token_id.as_slice(), read.config.eos_token_id.as_slice()), (&[2][..], &[2, 0][..]));
         assert_eq!(read.tokenizer.encode("12 a", true).unwrap(), model.tokenizer.encode("12 a", true).unwrap());
         // A folder that is written from the GGUF has both.
         let folder = folder.path().join("folder");
         crate::export_hugging_face(&read, &*read.checkpoint, &folder, &crate::HuggingFaceOptions::default()).unwrap();
-        let again = Pretrained::open(&folder.display().to_string()).unwrap();
+        let again = Pretrained::open(&folder).unwrap();
         assert_eq!(again.generation_config.unwrap()["eos_token_id"], json!([2, 0]));
         assert_eq!(again.config.eos_token_id, [2, 0]);
     }

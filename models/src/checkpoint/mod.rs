@@ -60,6 +60,36 @@ pub trait Checkpoint: Send + Sync {
     }
 }
 
+impl<C: Checkpoint + ?Sized> Checkpoint for Box<C> {
+    fn names(&self) -> Vec<String> {
+        (**self).names()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        (**self).shape(name)
+    }
+
+    fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
+        (**self).read_f32(name)
+    }
+
+    fn read(&self, name: &str, dtype: FloatType) -> Result<TensorData> {
+        (**self).read(name, dtype)
+    }
+
+    fn integer_dtype(&self, name: &str) -> Option<Dtype> {
+        (**self).integer_dtype(name)
+    }
+
+    fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
+        (**self).read_bytes(name)
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        (**self).files()
+    }
+}
+
 /// Checks that the checkpoint has every expected tensor, with its shape.
 ///
 /// # Errors

@@ -5,7 +5,7 @@ pub fn available(backend: &str) -> Option<u64> {
     match backend {
         #[cfg(feature = "metal")]
         "metal" => burnish_metal::chip::machine().map(|machine| machine.budget.available()),
-        "cpu" | "candle" | "emulator" | "emulator-stock" => of_machine(),
+        "cpu" | "candle" | "ndarray" | "tch" | "emulator" | "emulator-stock" => of_machine(),
         _ => None,
     }
 }

@@ -1,7 +1,7 @@
-//! The backends that a user can name, each compiled once: one line each in [`run`].
+#![doc = include_str!("../README.md")]
 //!
-//! [`open`] returns a backend's device behind the traits of `burnish-engine`, and [`enter`] runs work on it. [`run`] is for work that is
-//! itself generic over the backend, such as a benchmark.
+//! A backend is one line in [`run`]. [`open`] returns a backend's device behind the traits of `burnish-engine`, and [`enter`] runs work
+//! on it. [`run`] is for work that is itself generic over the backend, such as a benchmark.
 
 #![warn(missing_docs)]
 
@@ -19,7 +19,8 @@ use burnish_engine::{BackendDevice, Device, with_hint};
 use burnish_kernels::FusedBackend;
 
 /// The values that `--backend` accepts.
-pub const NAMES: &[&str] = &["auto", "cpu", "candle", "wgpu", "metal", "vulkan", "cuda", "emulator", "emulator-stock"];
+pub const NAMES: &[&str] =
+    &["auto", "cpu", "candle", "ndarray", "tch", "wgpu", "metal", "vulkan", "cuda", "rocm", "emulator", "emulator-stock"];
 
 /// A backend for comparison only: burn without the kernels and gradients of Burnish.
 pub const WGPU_STOCK: &str = "wgpu-stock";
@@ -113,6 +114,12 @@ pub fn run<J: BackendJob>(name: &str, job: J) -> Result<J::Output> {
         #[cfg(feature = "candle")]
         #[allow(deprecated)]
         "candle" => job.run::<burn_candle::Candle>(Default::default()),
+        #[cfg(feature = "ndarray")]
+        "ndarray" => job.run::<burn_ndarray::NdArray>(Default::default()),
+        #[cfg(feature = "tch")]
+        "tch" => job.run::<burn_tch::LibTorch>(Default::default()),
+        #[cfg(feature = "rocm")]
+        "rocm" => tested::<burnish_kernels::runtime::Rocm, J>("rocm", job),
         #[cfg(feature = "wgpu")]
         "wgpu" => tested::<burnish_kernels::runtime::Wgpu, J>("wgpu", job),
         #[cfg(feature = "wgpu-stock")]
@@ -137,7 +144,7 @@ pub fn run<J: BackendJob>(name: &str, job: J) -> Result<J::Output> {
 
 /// Runs a job on a device that passed a self-test, so that a missing GPU or kernels that don't compile are an error before anything
 /// else runs.
-#[cfg(any(feature = "wgpu", feature = "metal", feature = "cuda", feature = "emulator"))]
+#[cfg(any(feature = "wgpu", feature = "metal", feature = "cuda", feature = "rocm", feature = "emulator"))]
 fn tested<B: FusedBackend, J: BackendJob>(name: &str, job: J) -> Result<J::Output> {
     let device = B::Device::default();
     let problem = match caught(|| known_product::<B>(&device, DType::F32)) {

@@ -1,4 +1,4 @@
-//! Backends and kernels side by side: what `burnish bench` prints.
+#![doc = include_str!("../README.md")]
 //!
 //! [`entry`] lists the operations of a training step with the least that each must do ([`mod@work`]), [`action`] makes their inputs and
 //! launches, [`kernels`] times them, [`step`] times a whole step, [`efficiency`] compares the two. Where the emulator is built in,
@@ -76,6 +76,26 @@ pub struct Options {
     pub predict: bool,
     /// Whether the emulator counts at the model's own widths.
     pub full_widths: bool,
+}
+
+impl Default for Options {
+    /// Every kernel on the CPU, with the sizes of Llama 3.2 1B.
+    fn default() -> Self {
+        Self {
+            backends: vec!["cpu".to_owned()],
+            kernels: Kernel::ALL.to_vec(),
+            step: false,
+            model: "llama-3.2-1b".to_owned(),
+            batch_size: 4,
+            seq: 2048,
+            rank: 16,
+            dtype: "auto".to_owned(),
+            repeats: 20,
+            warmup: 3,
+            predict: false,
+            full_widths: false,
+        }
+    }
 }
 
 impl Options {
@@ -191,7 +211,7 @@ impl BackendJob for BenchJob<'_> {
 }
 
 fn is_cpu(backend: &str) -> bool {
-    matches!(backend, "cpu" | "candle")
+    matches!(backend, "cpu" | "candle" | "ndarray" | "tch")
 }
 
 /// Bandwidth of a copy of a gibibyte, or of less where the device does not allocate that much at once.

@@ -119,7 +119,7 @@ pub fn measure<B: FusedBackend>(
     wait::<B>(device)?;
     let load_ms = milliseconds(started.elapsed());
     let mut memory = MemoryWatch::new::<B>(device);
-    let trainer = ModelTrainer::<B>::new(model, AdamWConfig::default(), device.clone());
+    let trainer = ModelTrainer::<B>::new(model, AdamWConfig::default(), device);
     let mut stepper = Stepper::new(trainer, sizes, dtype);
     let (first, taken) = stepper.run(pace, || memory.look::<B>(device))?;
     let (ms, peak) = (median_ms(&taken), memory.peak());

@@ -1,5 +1,9 @@
 //! A batch of token rows.
 
+use burn::tensor::backend::Backend;
+use burn::tensor::{Int, Tensor, TensorData};
+use burnish_models::ModelInput;
+
 /// Label of a token that is not trained on.
 pub const IGNORE: i64 = -100;
 
@@ -26,18 +30,29 @@ pub struct Batch {
 }
 
 /// The predicted tokens of a batch.
-pub(crate) struct Targets {
-    /// Indices of the hidden states that predict them.
-    pub positions: Vec<i32>,
-    /// Their ids.
-    pub labels: Vec<i32>,
+#[derive(Debug, Clone)]
+pub struct Targets<B: Backend> {
+    /// `[tokens]`: row-major positions of the hidden states that predict them.
+    pub positions: Tensor<B, 1, Int>,
+    /// `[tokens]`: their ids.
+    pub labels: Tensor<B, 1, Int>,
 }
 
 impl Batch {
-    /// The predicted tokens of the batch.
-    pub(crate) fn targets(&self) -> Targets {
-        let (positions, labels) = self.learned().map(|(index, label)| (index as i32 - 1, label as i32)).unzip();
-        Targets { positions, labels }
+    /// The tokens on a device.
+    pub fn to_input<B: Backend>(&self, device: &B::Device) -> ModelInput<B> {
+        ModelInput::packed(&self.input_ids, &self.position_ids, &self.segment_ids, self.length, device)
+    }
+
+    /// The predicted tokens of the batch, on a device.
+    pub fn to_targets<B: Backend>(&self, device: &B::Device) -> Targets<B> {
+        let (positions, labels): (Vec<i32>, Vec<i32>) =
+            self.learned().map(|(index, label)| (index as i32 - 1, label as i32)).unzip();
+        let ints = |values: Vec<i32>| {
+            let count = values.len();
+            Tensor::from_data(TensorData::new(values, [count]), device)
+        };
+        Targets { positions: ints(positions), labels: ints(labels) }
     }
 
     /// The row of each predicted token, in the order of their losses.

@@ -10,9 +10,9 @@ pub fn gib(bytes: u64) -> String {
     }
 }
 
-/// The peak resident memory of this process in bytes: Linux' `VmHWM`, macOS' `ru_maxrss`, Windows' `PeakWorkingSetSize`.
+/// The peak resident memory of this process in bytes: `VmHWM` on Linux, `ru_maxrss` on macOS, `PeakWorkingSetSize` on Windows.
 ///
-/// Linux lets it fall again, through `/proc/self/clear_refs`; the others keep it for the process' life.
+/// On Linux, `/proc/self/clear_refs` resets it.
 pub fn peak_bytes() -> Option<u64> {
     if cfg!(target_os = "linux") { high_water_mark() } else { largest_resident() }
 }
@@ -60,7 +60,7 @@ mod tests {
 
     #[cfg(any(unix, windows))]
     #[test]
-    fn the_peak_counts_what_was_touched() {
+    fn the_peak_includes_an_allocation() {
         let _touched = std::hint::black_box(vec![1u8; 64 << 20]);
         assert!((64 << 20..1 << 40).contains(&peak_bytes().unwrap()));
     }

@@ -112,12 +112,12 @@ impl<B: FusedBackend> Device for BackendDevice<B> {
         if let Some(folder) = adapter {
             load_adapter(&mut model, folder, None, &self.0)?;
         }
-        Ok(Box::new(ModelRunner::new(model, self.0.clone())))
+        Ok(Box::new(ModelRunner::new(model, &self.0)))
     }
 
     fn train(&self, config: &ModelConfig, part: TrainedPart<'_>, optimizer: AdamWConfig) -> Result<Box<dyn Trainer>> {
         let model = build::<B>(config, part, &self.0)?;
-        Ok(Box::new(ModelTrainer::new(model, optimizer, self.0.clone())))
+        Ok(Box::new(ModelTrainer::new(model, optimizer, &self.0)))
     }
 
     fn memory(&self) -> Option<DeviceMemory> {

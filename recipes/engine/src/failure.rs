@@ -19,26 +19,26 @@ pub fn failure(error: impl Display) -> String {
     lines.join(": ")
 }
 
-/// Says that memory ran out, where one of the messages of a failure says so in its own way. `allowed` is the largest buffer that the
-/// device hands out, where it is known.
+/// A message that memory ran out, if one of the failure's messages means that. `allowed` is the largest buffer that the device
+/// supports, if known.
 pub fn out_of_memory(messages: &[String], allowed: Option<u64>) -> Option<String> {
     let number = |text: &str, before: &str| -> Option<u64> {
         let digits: String = text.split_once(before)?.1.trim_start().chars().take_while(char::is_ascii_digit).collect();
         digits.parse().ok()
     };
     let too_large = messages.iter().find_map(|message| {
-        let wanted = number(message, "can't allocate buffer of size:");
-        let bound = wanted.is_none() && message.contains("buffer_binding_size");
-        let wanted = wanted.or_else(|| number(message, " range ").filter(|_| bound))?;
+        let needed = number(message, "can't allocate buffer of size:");
+        let bound = needed.is_none() && message.contains("buffer_binding_size");
+        let needed = needed.or_else(|| number(message, " range ").filter(|_| bound))?;
         let allowed = number(message, "buffer_binding_size` limit").filter(|_| bound).or(allowed);
         let allowed = allowed.map_or_else(String::new, |bytes| format!(", the device allows {}", gib(bytes)));
-        Some(format!("out of memory: a buffer of {} is needed{allowed}", gib(wanted)))
+        Some(format!("out of memory: a buffer of {} is needed{allowed}", gib(needed)))
     });
-    let says_so = |message: &String| {
+    let is_out_of_memory = |message: &String| {
         let message = message.to_ascii_lowercase().replace('_', " ");
         ["out of memory", "outofmemory", "not enough memory"].iter().any(|words| message.contains(words))
     };
-    too_large.or_else(|| messages.iter().any(says_so).then(|| "out of memory".to_owned()))
+    too_large.or_else(|| messages.iter().any(is_out_of_memory).then(|| "out of memory".to_owned()))
 }
 
 #[cfg(test)]
@@ -46,7 +46,7 @@ mod tests {
     use super::{failure, out_of_memory};
 
     #[test]
-    fn memory_that_ran_out_is_recognised() {
+    fn running_out_of_memory_is_recognised() {
         let said = |text: &str, allowed| out_of_memory(&["another".to_owned(), text.to_owned()], allowed);
         let unwrapped = "called `Result::unwrap()` on an `Err` value: can't allocate buffer of size: 2147483648";
         let expected = "out of memory: a buffer of 2.00 GiB is needed, the device allows 512 MiB";

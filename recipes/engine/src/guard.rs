@@ -10,7 +10,7 @@ use anyhow::{Result, anyhow};
 /// Number of guarded calls in progress.
 static GUARDS: AtomicUsize = AtomicUsize::new(0);
 
-/// Messages of guarded panics, those on a device's thread included.
+/// Messages of guarded panics, including those on a device's thread.
 static MESSAGES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Whether panics currently become errors, those on a device's thread included. A panic hook should not print them then.
@@ -18,8 +18,8 @@ pub fn panics_are_guarded() -> bool {
     GUARDS.load(Ordering::SeqCst) > 0
 }
 
-/// Keeps the messages of guarded panics from now on, for [`take_messages`]. A panic on a device's thread tells the guarded thread only
-/// that the device failed.
+/// Starts to record the messages of guarded panics for [`take_messages`]. After a panic on a device's thread, the guarded thread only
+/// learns that the device failed.
 pub fn keep_messages() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -34,14 +34,14 @@ pub fn keep_messages() {
     });
 }
 
-/// The messages of guarded panics since the last call, if [`keep_messages`] was called before.
+/// Takes the recorded messages of guarded panics, if [`keep_messages`] was called before.
 pub fn take_messages() -> Vec<String> {
     std::mem::take(&mut *MESSAGES.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 fn message(payload: &(dyn Any + Send)) -> &str {
-    let said = payload.downcast_ref::<String>().map(String::as_str);
-    said.or(payload.downcast_ref::<&str>().copied()).unwrap_or("no message")
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
 /// Runs work whose panics, also on a device's thread, should not be printed.
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guarded_panic_of_another_thread_is_kept() {
+    fn a_guarded_panic_on_another_thread_is_recorded() {
         keep_messages();
         let error = guarded(|| -> Result<()> {
             std::thread::spawn(|| panic!("wgpu error: Out of Memory")).join().ok();

@@ -1,9 +1,4 @@
-//! Object-safe traits that separate code generic over a burn backend from code that is not.
-//!
-//! The generic code is compiled once per backend: [`ModelTrainer`], a model with its optimizer, and [`ModelRunner`], a model for
-//! inference. Everything else, such as the training loop, the data and the command line of `burnish-recipes`, uses them as [`Trainer`],
-//! [`Runner`] and [`Device`], and is compiled once. `burnish-backends` opens a device by the name of its backend.
-
+#![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
 
 pub mod batch;
@@ -21,14 +16,14 @@ pub mod step;
 pub mod trainer;
 pub mod weights;
 
-pub use batch::{Batch, IGNORE};
+pub use batch::{Batch, IGNORE, Targets};
 pub use bytes::gib;
 pub use device::{Adapter, BackendDevice, Device, TrainedPart, Weights};
 pub use failure::{failure, out_of_memory};
 pub use hint::{Hinted, with_hint};
 pub use loss_scale::{LossScale, Verdict};
 pub use objective::Objective;
-pub use optimizer::{AdamW, AdamWConfig, Moments};
+pub use optimizer::{AdamW, AdamWConfig, Moments, Norm};
 pub use runner::{ModelRunner, Runner};
 pub use step::{StepGradients, StepItem, Training, batch_loss, gradients, squared_gradient_norm, token_losses};
 pub use trainer::{HostTensor, ModelTrainer, Numbers, Trainer};

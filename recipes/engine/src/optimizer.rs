@@ -8,7 +8,9 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Shape, Tensor, TensorMetadata, TensorPrimitive};
 use burnish_kernels::{AdamWStep, AdamWTensors, FusedBackend, TrainBackend, adamw, pack, unpack};
-use burnish_models::AnyTensor;
+use burnish_models::{AnyTensor, LanguageModel};
+
+use crate::step::{Training, squared_gradient_norm};
 
 /// The parameters of AdamW, except for the learning rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,6 +48,13 @@ pub struct Norm<B: Backend> {
     pub squares: Tensor<B, 1>,
     /// The loss scale.
     pub loss_scale: f64,
+}
+
+impl<B: FusedBackend> Norm<B> {
+    /// The norm of a model's gradients, of a loss that was multiplied by `loss_scale`, which is 1 except in f16.
+    pub fn of(model: &LanguageModel<Training<B>>, grads: &GradientsParams, loss_scale: f64, device: &B::Device) -> Self {
+        Self { squares: squared_gradient_norm(model, grads, device), loss_scale }
+    }
 }
 
 /// The moments of one parameter.

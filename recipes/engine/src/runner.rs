@@ -8,7 +8,7 @@ use burnish_models::{Cache, GenerateOptions, LanguageModel, Tokenizer, generate}
 use crate::batch::Batch;
 use crate::failure::failure;
 use crate::objective::Objective;
-use crate::step::{input, judged_loss};
+use crate::step::judged_loss;
 
 /// A model with frozen weights on a device of any backend.
 pub trait Runner: Send {
@@ -53,8 +53,9 @@ pub struct ModelRunner<B: FusedBackend> {
 
 impl<B: FusedBackend> ModelRunner<B> {
     /// A runner with an empty cache.
-    pub fn new(model: LanguageModel<B>, device: B::Device) -> Self {
-        let cache = Cache::new(model.num_layers());
+    pub fn new(model: LanguageModel<B>, device: &B::Device) -> Self {
+        let device = device.clone();
+        let cache = model.new_cache();
         Self { model, device, cache }
     }
 }
@@ -65,7 +66,7 @@ impl<B: FusedBackend> Runner for ModelRunner<B> {
     }
 
     fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>> {
-        let logits = self.model.logits(self.model.hidden_states(&input(batch, &self.device), None));
+        let logits = self.model.logits(self.model.hidden_states(&batch.to_input(&self.device), None));
         let data = logits.try_into_data().map_err(|error| anyhow!(failure(error)))?;
         Ok(data.iter::<f32>().collect())
     }

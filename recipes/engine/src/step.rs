@@ -6,7 +6,7 @@ use burn::backend::autodiff::checkpoint::strategy::BalancedCheckpointing;
 use burn::module::AutodiffModule;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use burnish_kernels::{FusedBackend, TrainBackend, linear_cross_entropy, select_rows, squared_norm};
 use burnish_models::{AdapterPass, AnyTensor, DropoutSeed, LanguageModel, ModelInput};
 
@@ -34,6 +34,13 @@ pub struct StepItem {
     pub loss_scale: f64,
 }
 
+impl Default for StepItem {
+    /// Step 1 with seed 0, without batches and without loss scaling.
+    fn default() -> Self {
+        Self { step: 1, epoch: 0, batches: Vec::new(), seed: 0, objective: Objective::Tokens, loss_scale: 1.0 }
+    }
+}
+
 impl StepItem {
     /// The number of items that the step's loss is a mean over: tokens, or what the objective counts.
     pub fn count(&self) -> usize {
@@ -46,11 +53,6 @@ impl StepItem {
     }
 }
 
-/// A batch on a device.
-pub(crate) fn input<B: FusedBackend>(batch: &Batch, device: &B::Device) -> ModelInput<B> {
-    ModelInput::packed(&batch.input_ids, &batch.position_ids, &batch.segment_ids, batch.length, device)
-}
-
 /// The loss of every predicted token of a batch, `[tokens]`.
 pub fn token_losses<B: FusedBackend>(
     model: &LanguageModel<B>,
@@ -58,12 +60,10 @@ pub fn token_losses<B: FusedBackend>(
     adapters: AdapterPass,
     device: &B::Device,
 ) -> Tensor<B, 1> {
-    let input = ModelInput { adapters, ..input(batch, device) };
-    let Targets { positions, labels } = batch.targets();
-    let count = positions.len();
-    let ints = |values: Vec<i32>| Tensor::<B, 1, Int>::from_data(TensorData::new(values, [count]), device);
-    let hidden = select_rows(model.hidden_states(&input, None), ints(positions));
-    linear_cross_entropy(hidden, model.head(), ints(labels))
+    let input = ModelInput { adapters, ..batch.to_input(device) };
+    let Targets { positions, labels } = batch.to_targets(device);
+    let hidden = select_rows(model.hidden_states(&input, None), positions);
+    linear_cross_entropy(hidden, model.head(), labels)
 }
 
 /// The summed loss of a batch, `[1]`.

@@ -14,7 +14,7 @@ use burnish_models::{AnyTensor, Checkpoint, LanguageModel, NamedParameter};
 use crate::batch::Batch;
 use crate::objective::Objective;
 use crate::optimizer::{AdamW, AdamWConfig, Moments, Norm};
-use crate::step::{StepGradients, StepItem, Training, gradients, judged_loss, numbers, squared_gradient_norm};
+use crate::step::{StepGradients, StepItem, Training, gradients, judged_loss, numbers};
 use crate::weights::DeviceTensors;
 
 /// Loss and gradient norm of a step.
@@ -75,6 +75,20 @@ pub trait Trainer: Send {
     /// When an operation failed on the device since the last read.
     fn finish(&mut self) -> Result<Numbers>;
 
+    /// A whole step: [`Trainer::forward_backward`], [`Trainer::update`], [`Trainer::finish`] and, if necessary, [`Trainer::take_back`].
+    ///
+    /// # Errors
+    /// Those of [`Trainer::forward_backward`] and [`Trainer::finish`].
+    fn step(&mut self, item: &StepItem, learning_rate: f64) -> Result<Numbers> {
+        self.forward_backward(item)?;
+        self.update(learning_rate);
+        let numbers = self.finish()?;
+        if !numbers.are_finite() {
+            self.take_back();
+        }
+        Ok(numbers)
+    }
+
     /// Further metrics of the objective for the last step, by name.
     fn metrics(&self) -> &[(&'static str, f64)];
 
@@ -128,7 +142,8 @@ enum Queued<B: Backend> {
 
 impl<B: FusedBackend> ModelTrainer<B> {
     /// A trainer with a fresh optimizer.
-    pub fn new(model: LanguageModel<Training<B>>, optimizer: AdamWConfig, device: B::Device) -> Self {
+    pub fn new(model: LanguageModel<Training<B>>, optimizer: AdamWConfig, device: &B::Device) -> Self {
+        let device = device.clone();
         Self { model, optimizer: AdamW::new(optimizer), device, queued: Queued::Nothing, metrics: Vec::new() }
     }
 
@@ -163,7 +178,7 @@ impl<B: FusedBackend> Trainer for ModelTrainer<B> {
         let Queued::Gradients { loss, grads, loss_scale } = std::mem::replace(&mut self.queued, Queued::Nothing) else {
             return;
         };
-        let norm = Norm { squares: squared_gradient_norm(&self.model, &grads, &self.device), loss_scale };
+        let norm = Norm::of(&self.model, &grads, loss_scale, &self.device);
         self.model = self.optimizer.update(self.model.clone(), grads, &norm, &loss, learning_rate);
         self.queued = Queued::Update { loss, norm };
     }

@@ -6,7 +6,7 @@ use burnish_kernels::FusedBackend;
 use burnish_models::error::Result;
 use burnish_models::{AnyTensor, Checkpoint, LanguageModel, ModelError};
 
-/// Handles of tensors by name; each is copied when it is read, and not before.
+/// Handles of tensors by name; a tensor is copied to the host only when it is read.
 pub struct DeviceTensors<B: FusedBackend>(BTreeMap<String, AnyTensor<B>>);
 
 impl<B: FusedBackend> DeviceTensors<B> {

@@ -15,13 +15,13 @@ use crate::report::OutputStyle;
 /// Arguments of `bench`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Backends to compare, separated by commas. `wgpu-stock` is burn alone (no autotune, no fusion), `emulator` counts instead of timing
+    /// Backends to compare, separated by commas. `wgpu-stock` is burn's own kernels (no autotune, no fusion), `emulator` counts instead of timing
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = backend_names(), default_value = "auto", default_value_if("predict", "true", None))]
     backends: Vec<String>,
     /// Operations to measure, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = kernel_names(), default_value = "all")]
     kernels: Vec<String>,
-    /// Also measure whole LoRA training steps; with attention among the operations, also its share of them
+    /// Also measure whole LoRA training steps, and the share of attention if that is measured
     #[arg(long)]
     step: bool,
     /// Model whose sizes are used: llama-3.2-1b, llama-3.1-8b, a config.json, Hugging Face folder, hub id or .gguf file. Weights are random

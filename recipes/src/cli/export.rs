@@ -117,7 +117,7 @@ pub(super) fn clean_up_on_interrupt() {
     .ok();
 }
 
-/// Deletes the files beside a target that killed exports left, and says so.
+/// Deletes files that killed exports left beside the target, and prints that.
 pub(super) fn remove_stale_beside(target: &Path, style: OutputStyle) {
     let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     for path in target::remove_stale(parent) {

@@ -170,7 +170,7 @@ impl TrainConfig {
         toml::to_string_pretty(self).unwrap_or_default()
     }
 
-    /// As [`TrainConfig::to_toml`], for a run's own folder: what was allowed once is not allowed to who begins from that file.
+    /// Like [`TrainConfig::to_toml`], for the run's own folder: without the permissions that were given for this run only.
     pub fn to_kept_toml(&self) -> String {
         Self { overwrite: false, allow_changed_inputs: false, ..self.clone() }.to_toml()
     }

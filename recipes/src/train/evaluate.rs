@@ -29,7 +29,7 @@ pub fn evaluate(
     limit: usize,
     mut on_batch: impl FnMut(usize, usize),
 ) -> Result<Evaluation> {
-    let epoch = Batches::epoch(batches, 0);
+    let epoch = batches.epoch(0);
     let all = batches.per_epoch();
     let count = if limit == 0 { all } else { all.min(limit) };
     let (mut sum, mut counted, mut tokens) = (0.0, 0, 0);

@@ -15,6 +15,7 @@ mod plan;
 mod prepare;
 mod run;
 mod run_folder;
+mod saved_config;
 mod schedule;
 mod start;
 mod weights;

@@ -72,7 +72,7 @@ impl Iterator for Steps {
         self.step += 1;
         let order = match self.epoch.take() {
             Some(order) if order.number() == epoch => order,
-            _ => Batches::epoch(batches.clone(), epoch),
+            _ => Epoch::of(batches.clone(), epoch),
         };
         let batches = batches.of_step(within, self.plan.accumulation).map(|index| order.batch(index)).collect();
         self.epoch = Some(order);

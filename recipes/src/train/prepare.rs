@@ -248,7 +248,7 @@ mod tests {
         assert!(said(&TrainConfig { val_batches: 1, ..config.clone() }).starts_with("`val_batches` changed"));
         for texts in [&["seven eight", "nine"][..], &["nine"]] {
             write("valid.jsonl", texts);
-            assert!(said(&config).starts_with("the validation rows changed since the checkpoint: the best step so far, 5,"));
+            assert!(said(&config).starts_with("the validation rows changed since the checkpoint; the best step so far, 5,"));
         }
         std::fs::remove_file(folder.path().join("valid.jsonl")).unwrap();
         assert!(said(&config).starts_with("the validation rows changed"));

@@ -9,12 +9,12 @@ use toml::{Table, Value};
 use super::changes::Changes;
 use super::checkpoint::{self, RunCheckpoint, TrainerState};
 use super::lock::{self, RunLock};
+use super::saved_config::{CONFIG, run_config};
 use crate::config::TrainConfig;
 use burnish_engine::with_hint;
 use burnish_export::target::remove_stale;
 use burnish_models::atomic;
 
-pub(super) const CONFIG: &str = "config.toml";
 const METRICS: &str = "metrics.jsonl";
 
 /// What was found in `output_dir`.
@@ -48,7 +48,7 @@ pub fn find(config: &TrainConfig) -> Result<Found> {
             let (found, refused) = RunCheckpoint::newest(&run);
             notes.extend(refused.iter().map(|reason| format!("ignored a damaged checkpoint: {reason}")));
             if found.is_none() {
-                notes.push(beginning(&run));
+                notes.push(starting_over(&run));
             }
             (found, Vec::new())
         }
@@ -71,8 +71,8 @@ pub fn find(config: &TrainConfig) -> Result<Found> {
     Ok(Found { checkpoint, validation_keys, doomed, notes, lock })
 }
 
-/// What to say of a run that has nothing to go on from. Its folder may have the result of one that ended.
-fn beginning(run: &Path) -> String {
+/// The note of a run without a checkpoint to resume from. Its folder may have the result of a finished run.
+fn starting_over(run: &Path) -> String {
     let result = products(run).into_iter().find(|path| path.ends_with("adapter") || path.ends_with("model"));
     let replaced = result.map_or_else(String::new, |path| {
         format!("; {} is the result of a finished run, which this run will replace", path.display())
@@ -104,7 +104,7 @@ pub fn prepare(config: &TrainConfig, mut found: Found, state: &mut TrainerState)
     found.notes.extend(lock.note(&run));
     tidy(&run)?;
     let stale = remove_stale(&run).into_iter();
-    found.notes.extend(stale.map(|path| format!("deleted {}, which a killed export left", path.display())));
+    found.notes.extend(stale.map(|path| format!("deleted {}, left by a killed export", path.display())));
     let keeps_best = config.save_every > 0 || config.ends_with_best();
     if let Some(checkpoint) = found.checkpoint.as_ref().filter(|_| keeps_best) {
         found.notes.extend(bring_best(checkpoint, &run, state)?);
@@ -249,14 +249,7 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// The configuration of a run, or `None` if the file is something else.
-pub(super) fn run_config(path: &Path) -> Option<Table> {
-    let table: Table = toml::from_str(&fs::read_to_string(path).ok()?).ok()?;
-    let is_run = ["output_dir", "fine_tune_type", "resume"].iter().all(|key| table.contains_key(*key));
-    is_run.then_some(table)
-}
-
-/// The configuration that a checkpoint has kept, where that of the run is missing or was cut.
+/// The configuration saved in the newest intact checkpoint, if that of the run is missing or truncated.
 fn config_of_checkpoint(run: &Path) -> Option<Table> {
     let text = fs::read_to_string(run.join(CONFIG)).unwrap_or_default();
     let is_known = |line: &str, is_whole: bool| {
@@ -266,9 +259,9 @@ fn config_of_checkpoint(run: &Path) -> Option<Table> {
         is_key || line.is_empty() || line.starts_with([' ', '"', ']'])
     };
     let mut lines = text.lines().rev();
-    let is_cut =
+    let is_truncated =
         lines.next().is_none_or(|last| is_known(last, last.contains('='))) && lines.all(|line| is_known(line, true));
-    let mut checkpoints = checkpoint::list(run).into_iter().rev().filter(|_| is_cut);
+    let mut checkpoints = checkpoint::list(run).into_iter().rev().filter(|_| is_truncated);
     checkpoints.find_map(|(_, checkpoint)| run_config(&RunCheckpoint::open(&checkpoint).ok()?.path.join(CONFIG)))
 }
 
@@ -357,10 +350,10 @@ mod tests {
         }
         fs::remove_file(folder.path().join(CONFIG)).unwrap();
         find(&config).unwrap();
-        // A file that no run wrote stays.
+        // A file that is not from a run is not replaced.
         for other in ["mine = 1", "[section]\nmodel = \"a\"", "model: a\nmore"] {
             fs::write(folder.path().join(CONFIG), other).unwrap();
-            assert!(find(&config).unwrap_err().to_string().contains("has no run, but other things"), "{other}");
+            assert!(find(&config).unwrap_err().to_string().contains("has no run, but contains other files"), "{other}");
         }
     }
 
@@ -425,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_without_a_checkpoint_is_not_replaced_without_a_word() {
+    fn a_result_without_a_checkpoint_is_replaced_with_a_note() {
         let folder = tempfile::tempdir().unwrap();
         let config = TrainConfig { resume: "auto".to_owned(), overwrite: false, ..config(folder.path()) };
         fs::write(folder.path().join(CONFIG), config.to_toml()).unwrap();

@@ -1,11 +1,11 @@
-//! Rows that are tokens already.
+//! Rows that are already tokenised.
 
 use burnish_engine::IGNORE;
 use serde_json::{Map, Value};
 
 use super::{Row, kind, shown};
 
-/// TRL's names, and an older one, of a number a token: 1 where it is learned, else 0.
+/// TRL's masks, and an older name: for each token 1 if it is learned, else 0.
 const LEARNED: [&str; 3] = ["completion_mask", "assistant_masks", "loss_mask"];
 
 /// Reads a row with `input_ids`.
@@ -14,16 +14,18 @@ pub(super) fn tokens(row: &Map<String, Value>) -> Result<Row, String> {
     if ids.is_empty() {
         return Err("input_ids is empty".to_owned());
     }
-    let id = |id: &i64| u32::try_from(*id).map_err(|_| format!("input_ids holds {id}"));
+    let id = |id: &i64| u32::try_from(*id).map_err(|_| format!("input_ids should contain token ids, got {id}"));
     let mut input_ids = ids.iter().map(id).collect::<Result<Vec<u32>, _>>()?;
     let of_each = |key: &str| match integers(row, key)? {
-        Some(list) if list.len() != ids.len() => Err(format!("{} input_ids and {} {key}", ids.len(), list.len())),
+        Some(list) if list.len() != ids.len() => {
+            Err(format!("input_ids and {key} should have the same length, got {} and {}", ids.len(), list.len()))
+        }
         list => Ok(list),
     };
     let mask = |key: &str| -> Result<Option<Vec<bool>>, String> {
         let flag = |value: i64| match value {
             0 | 1 => Ok(value == 1),
-            _ => Err(format!("{key} holds {value}, and may hold 0 and 1")),
+            _ => Err(format!("{key} should contain only 0 and 1, got {value}")),
         };
         of_each(key)?.map(|list| list.into_iter().map(flag).collect()).transpose()
     };
@@ -35,7 +37,7 @@ pub(super) fn tokens(row: &Map<String, Value>) -> Result<Row, String> {
     }
     let mut positions = of_each("position_ids")?;
     if let Some(seen) = mask("attention_mask")? {
-        // Batches add their own padding.
+        // Remove padding, since batches add their own.
         let Some(start) = seen.iter().position(|seen| *seen) else {
             return Err("attention_mask is 0 everywhere".to_owned());
         };
@@ -43,7 +45,7 @@ pub(super) fn tokens(row: &Map<String, Value>) -> Result<Row, String> {
         if let Some(hole) = seen[start..end].iter().position(|seen| !seen) {
             let at = start + hole + 1;
             return Err(format!(
-                "attention_mask is 0 at token {at}, between others: only padding at the ends can be left out"
+                "attention_mask is 0 at token {at}, between other tokens, but only padding at the ends is supported"
             ));
         }
         input_ids = input_ids.drain(start..end).collect();
@@ -55,8 +57,7 @@ pub(super) fn tokens(row: &Map<String, Value>) -> Result<Row, String> {
         || integers(row, "seq_lengths")?.is_some_and(|lengths| lengths.len() > 1);
     if is_packed {
         return Err(
-            "position_ids or seq_lengths make several examples of the row: give each a row, and `packing` puts several \
-                    into one"
+            "position_ids or seq_lengths pack several examples into the row; give each its own row, and use `packing`"
                 .to_owned(),
         );
     }
@@ -64,11 +65,11 @@ pub(super) fn tokens(row: &Map<String, Value>) -> Result<Row, String> {
 }
 
 fn integers(row: &Map<String, Value>, key: &str) -> Result<Option<Vec<i64>>, String> {
-    let integer = |item: &Value| item.as_i64().ok_or_else(|| format!("{key} holds {}, which is no integer", shown(item)));
+    let integer = |item: &Value| item.as_i64().ok_or_else(|| format!("{key} should contain integers, got {}", shown(item)));
     match row.get(key) {
         None => Ok(None),
         Some(Value::Array(items)) => items.iter().map(integer).collect::<Result<_, _>>().map(Some),
-        Some(other) => Err(format!("{key} should be a list, and is {}", kind(other))),
+        Some(other) => Err(format!("{key} should be a list, got {}", kind(other))),
     }
 }
 
@@ -84,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_is_left_out() {
+    fn padding_is_removed() {
         let right = r#"{"input_ids": [5, 6, 0, 0], "attention_mask": [1, 1, 0, 0]}"#;
         assert_eq!(read(right).unwrap(), (vec![5, 6], None));
         let left = r#"{"input_ids": [0, 0, 5, 6], "attention_mask": [0, 0, 1, 1], "labels": [-100, -100, -100, 6],
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn masks_say_what_is_learned() {
+    fn masks_decide_what_is_learned() {
         for key in LEARNED {
             let row = format!(r#"{{"input_ids": [5, 6, 7], "{key}": [0, 0, 1]}}"#);
             assert_eq!(read(&row).unwrap(), (vec![5, 6, 7], Some(vec![-100, -100, 7])), "{key}");
@@ -103,18 +104,21 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_read_is_named() {
+    fn unsupported_rows_are_refused_with_a_reason() {
         for (rest, words) in [
             ("\"attention_mask\": [1, 0, 1]", "attention_mask is 0 at token 2"),
             ("\"attention_mask\": [0, 0, 0]", "0 everywhere"),
-            ("\"attention_mask\": [1, 1]", "3 input_ids and 2 attention_mask"),
-            ("\"attention_mask\": [1, 1, 2]", "attention_mask holds 2"),
-            ("\"completion_mask\": [1, -100, 1]", "completion_mask holds -100"),
+            ("\"attention_mask\": [1, 1]", "input_ids and attention_mask should have the same length, got 3 and 2"),
+            ("\"attention_mask\": [1, 1, 2]", "attention_mask should contain only 0 and 1, got 2"),
+            ("\"completion_mask\": [1, -100, 1]", "completion_mask should contain only 0 and 1, got -100"),
             ("\"position_ids\": [0, 1, 0]", "several examples"),
             ("\"seq_lengths\": [2, 1]", "several examples"),
-            ("\"labels\": [1, NaN, 1]", "labels holds NaN, which"),
-            ("\"labels\": [1, 123456789012345678901234567890, 1]", "labels holds 123456789012345678901234567890, which"),
-            ("\"labels\": [[1], 2, 3]", "labels holds a list, which"),
+            ("\"labels\": [1, NaN, 1]", "labels should contain integers, got NaN"),
+            (
+                "\"labels\": [1, 123456789012345678901234567890, 1]",
+                "labels should contain integers, got 123456789012345678901234567890",
+            ),
+            ("\"labels\": [[1], 2, 3]", "labels should contain integers, got a list"),
         ] {
             let error = read(&format!("{{\"input_ids\": [1, 2, 3], {rest}}}")).unwrap_err();
             assert!(error.contains(words), "{rest}: {error}");

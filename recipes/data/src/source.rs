@@ -50,7 +50,7 @@ impl Sources {
             let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
             let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
             let other = names.filter(|name| TRAIN.iter().any(|stem| name.starts_with(stem))).min();
-            let other = other.map_or_else(String::new, |name| format!("; `{name}` is not read"));
+            let other = other.map_or_else(String::new, |name| format!("; `{name}` is not supported"));
             let reason = format!("the folder has no train.jsonl, valid.jsonl or test.jsonl{other}");
             return Err(DataError::NotFound { name: folder.display().to_string(), reason });
         }
@@ -92,7 +92,7 @@ pub fn read_rows(
     if rows == 0 { Err(DataError::Empty { file: file.to_owned() }) } else { Ok(()) }
 }
 
-/// Without a mark of byte order; files that were put together have one before the rows of each.
+/// Strips a byte order mark. Concatenated files have one before the rows of each.
 fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
 }

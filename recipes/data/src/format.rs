@@ -79,10 +79,10 @@ impl Row {
             return Err(format!("a row should be a JSON object, got {}", kind(&value)));
         };
         row.retain(|_, value| !value.is_null());
-        // As TRL and LLaMA-Factory name them.
+        // The names in TRL and LLaMA-Factory.
         let of_media = |key: &&str| row.get(*key).and_then(Value::as_array).is_some_and(|list| !list.is_empty());
         if let Some(key) = ["images", "videos", "audios"].into_iter().find(of_media) {
-            return Err(format!("`{key}` is not empty, and only text is learned"));
+            return Err(format!("`{key}` is not empty, but only text is supported"));
         }
         if row.contains_key("input_ids") {
             tokens::tokens(&row)
@@ -189,7 +189,7 @@ fn string(key: &str, value: Value) -> Result<String, String> {
     }
 }
 
-/// A number, or what else a value is: anything longer would fill the screen.
+/// A number as it is, or the kind of any other value, which might fill the screen.
 fn shown(value: &Value) -> String {
     match value {
         Value::Number(number) => number.to_string(),

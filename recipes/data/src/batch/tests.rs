@@ -105,7 +105,7 @@ proptest! {
         let batches = Batches::new(examples.clone(), options(batch_size, 40, packing, seed));
         let mut found = Vec::new();
         let (mut tokens, mut targets) = (0, 0);
-        let order = Batches::epoch(&batches, epoch);
+        let order = batches.epoch(epoch);
         for (index, batch) in order.iter().enumerate() {
             prop_assert!(batch.rows <= batch_size && batch.length <= 40);
             prop_assert_eq!(&batch, &batches.batch(epoch, index));
@@ -132,7 +132,7 @@ fn preference_pairs_stay_together_in_any_order() {
     let batches = Batches::new((0..10).map(example).collect(), options);
     assert_eq!(batches.per_epoch(), 3);
     let mut seen = Vec::new();
-    for batch in Batches::epoch(&batches, 0).iter() {
+    for batch in batches.epoch(0).iter() {
         let firsts: Vec<u32> = batch.input_ids.chunks_exact(batch.length).map(|row| row[0]).collect();
         assert!(firsts.chunks_exact(2).all(|pair| pair[0] % 2 == 0 && pair[1] == pair[0] + 1), "{firsts:?}");
         seen.extend(firsts);

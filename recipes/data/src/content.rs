@@ -1,12 +1,12 @@
-//! Content that is a list of parts, and tools that a template does not render.
+//! Content in parts, and tools that a template does not render.
 
 use std::borrow::Cow;
 
 use burnish_models::{ChatTemplate, Message};
 use serde_json::Value;
 
-/// The messages as a template can render them: if it does not render lists, their parts become one text, joined without a separator,
-/// as in templates that do.
+/// Adapts messages to a template: if it does not render lists of parts, their texts are joined without a separator, as in templates
+/// that do.
 pub(super) fn as_taken<'a>(
     template: &ChatTemplate,
     messages: &'a [Message],
@@ -36,12 +36,12 @@ pub(super) fn as_taken<'a>(
 fn text_of(part: &Value) -> Result<&str, String> {
     match (part["type"].as_str(), part["text"].as_str()) {
         (Some("text") | None, Some(text)) => Ok(text),
-        (Some(kind), _) if kind != "text" => Err(format!("is of the type {kind}, and only text is learned")),
+        (Some(kind), _) if kind != "text" => Err(format!("has the type {kind}, but only text is supported")),
         _ => Err("should be an object with `type` and `text`".to_owned()),
     }
 }
 
-/// Whether a template renders the texts of the parts, and not the lists with their brackets and keys.
+/// Whether a template renders the texts of parts, instead of printing the lists with brackets and keys.
 fn takes_parts(template: &ChatTemplate, messages: &[Message], tools: Option<&Value>, texts: &[&str]) -> bool {
     let rendered =
         template.conversation(messages, tools).and_then(|conversation| conversation.render(messages.len(), false));
@@ -49,7 +49,7 @@ fn takes_parts(template: &ChatTemplate, messages: &[Message], tools: Option<&Val
     rendered.is_ok_and(|rendered| !is_printed_whole(&rendered) && texts.iter().all(|text| rendered.contains(text.trim())))
 }
 
-/// Whether the row has tools or tool calls, and `text` is what the template renders without them.
+/// Whether the row has tools or tool calls, but the template renders the same `text` without them.
 pub(super) fn leaves_out_tools(template: &ChatTemplate, messages: &[Message], tools: Option<&Value>, text: &str) -> bool {
     let is_same = |messages: &[Message], tools: Option<&Value>| {
         let conversation = template.conversation(messages, tools);

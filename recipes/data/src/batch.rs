@@ -27,6 +27,20 @@ pub struct BatchOptions {
     pub pad_token_id: u32,
 }
 
+impl Default for BatchOptions {
+    /// Single rows of up to 2048 tokens, in the order of the file.
+    fn default() -> Self {
+        Self {
+            batch_size: 1,
+            max_seq_length: 2048,
+            packing: false,
+            shuffle_seed: None,
+            preference_pairs: false,
+            pad_token_id: 0,
+        }
+    }
+}
+
 impl BatchOptions {
     /// A sample is a row, or a preference pair.
     fn rows_per_sample(&self) -> usize {
@@ -125,16 +139,14 @@ impl Batches {
         step.saturating_mul(each).min(end)..step.saturating_add(1).saturating_mul(each).min(end)
     }
 
-    /// An epoch, counted from 0, with its own order. `this` may be a reference or an `Arc`, which the epoch keeps.
-    pub fn epoch<A: Borrow<Self>>(this: A, epoch: usize) -> Epoch<A> {
-        let batches: &Self = this.borrow();
-        let order = order::order(batches.samples(), batches.options.shuffle_seed, epoch as u64);
-        Epoch { batches: this, number: epoch, order }
+    /// The batches of an epoch, counted from 0, in its own order.
+    pub fn epoch(&self, number: usize) -> Epoch<&Self> {
+        Epoch::of(self, number)
     }
 
     /// One batch of an epoch. For many, use [`Batches::epoch`], since each call here orders all rows.
     pub fn batch(&self, epoch: usize, index: usize) -> Batch {
-        Self::epoch(self, epoch).batch(index)
+        self.epoch(epoch).batch(index)
     }
 
     /// The examples, in the order of the file.
@@ -152,6 +164,13 @@ pub struct Epoch<A> {
 }
 
 impl<A: Borrow<Batches>> Epoch<A> {
+    /// An epoch, counted from 0, with its own order. `batches` may be a reference or an `Arc`, which the epoch keeps.
+    pub fn of(batches: A, number: usize) -> Self {
+        let all: &Batches = batches.borrow();
+        let order = order::order(all.samples(), all.options.shuffle_seed, number as u64);
+        Self { batches, number, order }
+    }
+
     /// The number of the epoch, from 0.
     pub fn number(&self) -> usize {
         self.number

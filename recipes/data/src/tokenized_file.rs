@@ -32,7 +32,7 @@ pub struct DataReport {
     pub unread_reasoning: usize,
     /// Rows whose tools or tool calls the chat template does not render.
     pub unread_tools: usize,
-    /// Line of the first row that nothing to learn was left of.
+    /// Line of the first such row.
     pub first_dropped: Option<usize>,
     /// Tokens of all examples.
     pub tokens: usize,
@@ -140,7 +140,7 @@ impl TokenizedFile {
     pub(super) fn finish(self) -> Result<Self, DataError> {
         if self.examples.is_empty() {
             let skipped = self.report.first_skipped.map(|(line, reason)| format!("line {line}: {reason}"));
-            let dropped = self.report.first_dropped.map(|line| format!("line {line}: nothing to learn is left of it"));
+            let dropped = self.report.first_dropped.map(|line| format!("line {line}: nothing is left to train on"));
             let (first, cut) = (skipped.or(dropped), self.report.truncated > 0);
             return Err(DataError::NothingLeft { file: self.file, rows: self.report.rows, first, cut });
         }

@@ -1,7 +1,9 @@
-//! From rows of JSON to batches of tokens.
+#![doc = include_str!("../README.md")]
 //!
 //! [`source`] finds and reads the files, [`mod@format`] recognises the kinds of rows, [`tokenize`] turns them into [`Example`]s with
 //! labels, and [`batch`] lays those out. [`load`] does the first three.
+
+#![warn(missing_docs)]
 
 pub mod batch;
 mod content;
@@ -9,10 +11,10 @@ pub mod error;
 pub mod format;
 mod hub;
 mod parts;
-pub mod prepared;
 pub mod source;
 mod spans;
 pub mod tokenize;
+pub mod tokenized_file;
 
 use std::path::Path;
 
@@ -21,9 +23,9 @@ pub use burnish_engine::{Batch, IGNORE};
 pub use error::DataError;
 pub use format::Row;
 pub use parts::Sources;
-pub use prepared::{DataReport, TokenizedFile};
 pub use source::BadRows;
 pub use tokenize::{Example, RowTokenizer};
+pub use tokenized_file::{DataReport, TokenizedFile};
 
 /// Reads a file and tokenises its rows.
 ///

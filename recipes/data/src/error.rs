@@ -38,17 +38,17 @@ pub enum DataError {
         rows: usize,
         /// What is wrong with the first bad row.
         first: Option<String>,
-        /// Whether some were cut to the longest that was asked for.
+        /// Whether rows were truncated to `max_seq_length`.
         cut: bool,
     },
-    /// The file is of a kind that is not read.
-    #[error("{}: {found}, and rows are lines of JSON", file.display())]
+    /// The file has an unsupported format.
+    #[error("{}: {found}, but rows should be lines of JSON", file.display())]
     Binary {
         /// The file.
         file: PathBuf,
-        /// What it is.
+        /// The format found.
         found: &'static str,
-        /// How rows come of it.
+        /// How to convert it.
         way: &'static str,
     },
     /// `data` is not a file, a folder or a hub id with data.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use burnish_engine::IGNORE;
-use burnish_models::{ChatTemplate, Message, Start, Tokenizer};
+use burnish_models::{ChatTemplate, Message, Pretrained, Start, Tokenizer};
 
 use super::content;
 use super::format::Row;
@@ -62,6 +62,20 @@ pub struct TokenizedRow {
     pub unread_reasoning: bool,
     /// Whether the row has tools or tool calls that the chat template does not render.
     pub unread_tools: bool,
+}
+
+impl<'a> RowTokenizer<'a> {
+    /// For a model: only answers are learned, and examples have up to 2048 tokens.
+    pub fn of(model: &'a Pretrained) -> Self {
+        Self {
+            tokenizer: &model.tokenizer,
+            template: model.chat_template.as_ref(),
+            mask_prompt: true,
+            preference_pairs: false,
+            max_seq_length: 2048,
+            vocab_size: model.config.vocab_size,
+        }
+    }
 }
 
 impl RowTokenizer<'_> {

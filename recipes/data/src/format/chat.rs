@@ -131,18 +131,18 @@ fn is_learned(turn: &mut Map<String, Value>, role: &str) -> Result<bool, String>
     Ok(weight && train)
 }
 
-/// Refuses names that templates print as they stand, and that are meant as another.
+/// Refuses role names that templates would print unchanged although another role is meant.
 fn check_role(role: String) -> Result<String, String> {
     let meant = match role.trim().to_lowercase().as_str() {
         "gpt" | "chatgpt" => "assistant",
         "human" => "user",
-        "" => return Err("its role is empty".to_owned()),
+        "" => return Err("role is empty".to_owned()),
         known => match ["system", "user", "assistant", "tool"].into_iter().find(|name| *name == known && *name != role) {
             Some(name) => name,
             None => return Ok(role),
         },
     };
-    Err(format!("its role is {role:?}, and chat templates know {meant:?}"))
+    Err(format!("role should be {meant:?}, got {role:?}"))
 }
 
 fn share_gpt_role(from: &str) -> Result<&'static str, String> {
@@ -162,7 +162,7 @@ pub(super) fn tools(row: &Map<String, Value>) -> Result<Option<Value>, String> {
     Ok((!list.is_empty()).then_some(Value::Array(list)))
 }
 
-/// A list, or a string of one.
+/// Reads a list, or a string with a JSON list.
 fn list_of(key: &str, value: Value) -> Result<Vec<Value>, String> {
     let mut list = match value {
         Value::Array(list) => list,

@@ -1,4 +1,4 @@
-//! Content that is a list of parts, and tools that a template does not render.
+//! Content in parts, and tools that a template does not render.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use super::*;
 
 /// Renders the texts of lists, as templates of multimodal models do.
 const PARTS: &str = "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
-/// Renders a list with its brackets and keys.
+/// Prints a list with its brackets and keys.
 const WHOLE: &str =
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}";
 /// Renders strings only.
@@ -37,7 +37,7 @@ fn parts_of_text_are_joined_where_the_template_takes_no_parts() {
 #[test]
 fn parts_that_are_no_text_are_named() {
     for (part, words) in [
-        (json!({"type": "image", "url": "x"}), "message 1: part 2 of its content is of the type image"),
+        (json!({"type": "image", "url": "x"}), "message 1: part 2 of its content has the type image"),
         (json!({"type": "text"}), "`type` and `text`"),
         (json!("words"), "`type` and `text`"),
     ] {
@@ -76,7 +76,7 @@ fn rows_that_leave_nothing_to_learn_are_named() {
     std::fs::write(&file, "\n{\"input_ids\": [20, 21], \"labels\": [-100, -100]}\n").unwrap();
     let error = load(&file, &row_tokenizer(&tokenizer, None), BadRows::Stop).unwrap_err();
     assert!(
-        error.to_string().ends_with("none of 1 rows can be used; the first: line 2: nothing to learn is left of it"),
+        error.to_string().ends_with("none of the 1 rows can be used; the first error: line 2: nothing is left to train on"),
         "{error}"
     );
     assert!(error.hint().unwrap().contains("masks"), "{error}");
