@@ -1,7 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
-// What CubeCL's macro expands to, and what its dialect has no word for: kernels take tuples by reference, dtypes as underscored
-// arguments, and know neither `is_multiple_of` on plain numbers nor short-circuits.
+// For CubeCL: its macro takes tuples by reference and dtypes as underscored arguments, and kernels have neither `is_multiple_of` nor
+// short-circuiting operators.
 #![cfg_attr(
     feature = "cube",
     allow(
@@ -44,6 +44,8 @@ pub mod tolerance;
 pub use adamw::{AdamWStep, AdamWTensors, adamw};
 pub use attention::{AttentionOptions, attention};
 pub use backend::{DeviceMemory, FusedBackend, TrainBackend};
+#[cfg(feature = "cube")]
+pub use cube::BackendOn;
 pub use dropout::{Dropout, DropoutKey, dropout};
 pub use glu::{geglu, swiglu};
 pub use layer_norm::layer_norm;

@@ -1,25 +1,30 @@
-//! The CPU kernel for the few rows of decoding, where reading the weight once is all that counts.
+//! The CPU kernel for the few rows of decoding, whose time is that of reading the weight once.
 
-use burn_flex::FlexTensor;
+use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
 
-use crate::flex::{dims2, tensor, vector};
+use super::reference;
+use crate::flex::{all_f32, dims2, tensor, vector};
 
-/// Up to here a matrix product gains nothing over dot products with the weight's rows.
+/// Most rows for which a matrix product gains nothing over dot products with the weight's rows.
 pub(crate) const FEW_ROWS: usize = 2;
 
-/// Outputs a task computes.
+/// Outputs that a task computes.
 const BLOCK: usize = 64;
 
-pub(crate) fn few_rows(x: &FlexTensor, weight: &FlexTensor) -> FlexTensor {
-    let (rows, inputs) = dims2(x);
-    let outputs = dims2(weight).0;
+/// `x · Wᵀ`.
+pub(crate) fn forward(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
+    let [rows, inputs] = dims2(&x);
+    if rows > FEW_ROWS || !all_f32(&[&x, &weight]) {
+        return reference::<Flex>(x, weight);
+    }
+    let [outputs, _] = dims2(&weight);
     let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
     let (x, weight) = (x.storage::<f32>(), weight.storage::<f32>());
     let mut y = vec![0.0; rows * outputs];
     for (x, y) in x.chunks_exact(inputs).zip(y.chunks_exact_mut(outputs)) {
         let blocks = y.par_chunks_mut(BLOCK).zip(weight.par_chunks(BLOCK * inputs));
-        // A task of fewer multiply-adds than this ends before another thread has woken.
+        // A task of fewer multiply-adds ends before another thread has woken.
         let least = ((64 << 10) / (BLOCK * inputs)).max(1);
         blocks.with_min_len(least).for_each(|(y, weight)| {
             let mut quads = weight.chunks_exact(4 * inputs);

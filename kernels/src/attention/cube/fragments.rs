@@ -2,19 +2,19 @@
 
 use cubecl::prelude::*;
 
-use super::scores::{HIDDEN, Sight, Sizes, all_seen, key_range, next_keys, query_place, score, sees};
+use super::scores::{HIDDEN, Head, Sight, Sizes, all_seen, key_range, next_keys, query_block, score, sees};
 use crate::matrix::{Fragment, PADDING, PLANE};
 
-/// How much a row's maximum may grow before the sums are scaled anew: weights stay below e⁸, far from the end of f16.
+/// How far a row's maximum may grow before the sums are rescaled: weights stay below e⁸, well within the range of f16.
 const SLACK: f32 = 8.0;
 
 /// The tiles of attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct AttentionTiles {
     pub head_dim: usize,
-    /// Columns of scores at a time.
+    /// Columns of a tile of scores.
     pub columns: usize,
-    /// Planes of a cube; each owns as many rows as a fragment has.
+    /// Planes of a cube; each owns the rows of one fragment.
     pub planes: usize,
     pub fragment: Fragment,
     /// Elements of a vector.
@@ -26,11 +26,11 @@ impl AttentionTiles {
         self.planes * self.fragment.m
     }
 
-    pub(super) fn units(&self) -> usize {
+    pub(super) fn threads(&self) -> usize {
         self.planes * PLANE
     }
 
-    /// Lanes that share a row.
+    /// Threads that share a row.
     pub(super) fn sharing(&self) -> usize {
         PLANE / self.fragment.m
     }
@@ -40,49 +40,47 @@ impl AttentionTiles {
         self.head_dim + PADDING
     }
 
-    /// Of the scores of a plane.
+    /// Elements from one row of a plane's scores to the next.
     pub(super) fn score_stride(&self) -> usize {
         self.columns.max(self.fragment.n) + 4
     }
 
-    /// Of the weights of a plane.
+    /// Elements from one row of a plane's weights to the next.
     pub(super) fn weight_stride(&self) -> usize {
         self.columns + PADDING
     }
 
-    /// Bytes of shared memory, with so many buffers of scores.
+    /// Bytes of shared memory with `score_buffers` buffers of scores.
     pub(super) fn shared_bytes(&self, element: usize, score_buffers: usize) -> usize {
         let tile = self.columns.max(self.rows()) * self.stride() * element;
         let scores = self.rows() * self.score_stride() * 4;
         2 * tile + score_buffers * scores + self.rows() * self.weight_stride() * element + self.rows() * 4
     }
+
+    /// Vectors that a thread holds of a tile of `rows`.
+    fn held(&self, rows: usize) -> usize {
+        (rows * self.head_dim / self.vector).div_ceil(self.threads())
+    }
 }
 
-/// Vectors of a tile of so many rows that a unit carries.
-fn carried(rows: usize, tiles: AttentionTiles) -> usize {
-    (rows * tiles.head_dim / tiles.vector).div_ceil(tiles.units())
-}
-
-/// Reads rows `first…` of a head into registers, zeros beyond the last.
+/// Reads positions `first…` of a head into registers, with zeros beyond the last.
 #[cube]
 pub(super) fn fetch<F: Float, N: Size>(
     source: &Array<Vector<F, N>>,
-    offset: u32,
+    head: &Head,
     first: u32,
-    end: u32,
-    row_stride: u32,
     #[comptime] rows: usize,
     #[comptime] tiles: AttentionTiles,
 ) -> Array<Vector<F, N>> {
     let vectors = comptime!((tiles.head_dim / tiles.vector) as u32);
-    let mut held = Array::<Vector<F, N>>::new(comptime!(carried(rows, tiles)));
+    let mut held = Array::<Vector<F, N>>::new(comptime!(tiles.held(rows)));
     #[unroll]
-    for i in 0..comptime!(carried(rows, tiles)) {
-        let at = UNIT_POS + comptime!((i * tiles.units()) as u32);
+    for i in 0..comptime!(tiles.held(rows)) {
+        let at = UNIT_POS + comptime!((i * tiles.threads()) as u32);
         let r = at / vectors;
         held[i] = Vector::<F, N>::new(F::new(0.0));
-        if r < comptime!(rows as u32) && first + r < end {
-            held[i] = source[(offset + (first + r) * row_stride + at % vectors) as usize];
+        if r < comptime!(rows as u32) && first + r < head.length {
+            held[i] = source[(head.offset + (first + r) * head.stride + at % vectors) as usize];
         }
     }
     held
@@ -98,8 +96,8 @@ pub(super) fn put_tile<F: Float, N: Size>(
 ) {
     let vectors = comptime!((tiles.head_dim / tiles.vector) as u32);
     #[unroll]
-    for i in 0..comptime!(carried(rows, tiles)) {
-        let at = UNIT_POS + comptime!((i * tiles.units()) as u32);
+    for i in 0..comptime!(tiles.held(rows)) {
+        let at = UNIT_POS + comptime!((i * tiles.threads()) as u32);
         let r = at / vectors;
         if r < comptime!(rows as u32) {
             tile[(r * comptime!((tiles.stride() / tiles.vector) as u32) + at % vectors) as usize] = held[i];
@@ -107,19 +105,17 @@ pub(super) fn put_tile<F: Float, N: Size>(
     }
 }
 
-/// Brings rows `first…` of a head to shared memory, zeros beyond the last.
+/// Copies positions `first…` of a head to shared memory, with zeros beyond the last.
 #[cube]
-pub(super) fn bring<F: Float, N: Size>(
+pub(super) fn load<F: Float, N: Size>(
     source: &Array<Vector<F, N>>,
-    tile: &mut SharedMemory<Vector<F, N>>,
-    offset: u32,
+    head: &Head,
     first: u32,
-    end: u32,
-    row_stride: u32,
+    tile: &mut SharedMemory<Vector<F, N>>,
     #[comptime] rows: usize,
     #[comptime] tiles: AttentionTiles,
 ) {
-    let held = fetch::<F, N>(source, offset, first, end, row_stride, rows, tiles);
+    let held = fetch::<F, N>(source, head, first, rows, tiles);
     put_tile::<F, N>(&held, tile, rows, tiles);
 }
 
@@ -139,7 +135,7 @@ pub(super) fn left<F: Float, N: Size>(
     matrix
 }
 
-/// A fragment of the right operand; `transposed` where its columns lie as rows.
+/// A fragment of the right operand from a tile in shared memory; `transposed` where it is stored as `[n, k]`.
 #[cube]
 pub(super) fn right<F: Float, N: Size>(
     tile: &SharedMemory<Vector<F, N>>,
@@ -155,7 +151,7 @@ pub(super) fn right<F: Float, N: Size>(
     matrix
 }
 
-/// Sums of zero.
+/// A fragment of zeros.
 #[cube]
 pub(super) fn zeros(#[comptime] tiles: AttentionTiles) -> cmma::Matrix<f32> {
     let f = comptime!(tiles.fragment);
@@ -163,7 +159,7 @@ pub(super) fn zeros(#[comptime] tiles: AttentionTiles) -> cmma::Matrix<f32> {
     cmma::Matrix::<f32>::from_value(ident, f.m, f.n, f.k, layout, 0.0f32)
 }
 
-/// Fragments of all columns of a plane's rows, from a tile that holds the rows of the cube.
+/// A plane's own rows, as fragments, from a tile that holds the rows of the cube.
 #[cube]
 pub(super) fn own_rows<F: Float, N: Size>(
     tile: &SharedMemory<Vector<F, N>>,
@@ -178,7 +174,7 @@ pub(super) fn own_rows<F: Float, N: Size>(
     rows
 }
 
-/// Products of a plane's rows with the columns of a tile, to the plane's part of `scores`.
+/// Writes the products of a plane's rows and the columns of a tile to the plane's part of `scores`.
 #[cube]
 pub(super) fn products<F: Float, N: Size>(
     rows: &Sequence<cmma::Matrix<F>>,
@@ -233,17 +229,15 @@ pub(super) fn accumulate<F: Float, N: Size>(
     }
 }
 
-/// Writes a plane's sums, each row times its factor, through the scratch to rows `first…` of a head.
+/// Writes a plane's sums, each row times its factor, to positions `first…` of a head; they pass through `scratch`.
 #[cube]
-pub(super) fn leave<F: Float>(
+pub(super) fn write_sums<F: Float>(
     sums: &Sequence<cmma::Matrix<f32>>,
     factors: &SharedMemory<f32>,
     scratch: &mut SharedMemory<f32>,
     out: &mut Array<F>,
-    offset: u32,
+    head: &Head,
     first: u32,
-    end: u32,
-    row_stride: u32,
     #[comptime] tiles: AttentionTiles,
 ) {
     let f = comptime!(tiles.fragment);
@@ -263,9 +257,9 @@ pub(super) fn leave<F: Float>(
             let at = UNIT_POS_PLANE + comptime!((i * PLANE) as u32);
             let r = at / comptime!(f.n as u32);
             let c = at % comptime!(f.n as u32);
-            if first + own_row + r < end {
+            if first + own_row + r < head.length {
                 let value = scratch[(own + r * comptime!(tiles.score_stride() as u32) + c) as usize];
-                let to = offset + (first + own_row + r) * row_stride + comptime!((j * f.n) as u32) + c;
+                let to = head.offset + (first + own_row + r) * head.stride + comptime!((j * f.n) as u32) + c;
                 out[to as usize] = F::cast_from(value * factors[(own_row + r) as usize]);
             }
         }
@@ -274,7 +268,6 @@ pub(super) fn leave<F: Float>(
 }
 
 #[cube(launch_unchecked)]
-#[allow(clippy::too_many_arguments)]
 pub(super) fn forward_kernel<F: Float, I: Int, N: Size>(
     query: &Array<Vector<F, N>>,
     key: &Array<Vector<F, N>>,
@@ -298,9 +291,9 @@ pub(super) fn forward_kernel<F: Float, I: Int, N: Size>(
     let mut weights = SharedMemory::<F>::new_aligned(comptime!(rows * tiles.weight_stride()), 32usize);
     let mut factors = SharedMemory::<f32>::new(rows);
 
-    let place = query_place(&sizes, rows, comptime!(tiles.head_dim / tiles.vector));
+    let block = query_block(sizes, rows, comptime!(tiles.head_dim / tiles.vector));
 
-    bring::<F, N>(query, &mut tile_k, place.query_offset, place.first, sizes.queries, place.query_stride, rows, tiles);
+    load::<F, N>(query, &block.queries, block.first, &mut tile_k, rows, tiles);
     sync_cube();
     let own = own_rows::<F, N>(&tile_k, tiles);
     sync_cube();
@@ -313,21 +306,20 @@ pub(super) fn forward_kernel<F: Float, I: Int, N: Size>(
     let sharing = comptime!(tiles.sharing() as u32);
     let own_row = PLANE_POS * comptime!(f.m as u32) + UNIT_POS_PLANE / sharing;
     let part = UNIT_POS_PLANE % sharing;
-    let row = place.first + own_row;
+    let row = block.first + own_row;
     let mut largest = f32::new(HIDDEN);
     let mut total = 0.0f32;
     let mut begun = false;
 
-    let (begin, end) = key_range(place.first, place.first + comptime!(rows as u32), &sizes, sight);
+    let (begin, end) = key_range(block.first, block.first + comptime!(rows as u32), &sizes, sight);
     let columns = comptime!(tiles.columns as u32);
-    let mut column = next_keys::<I>(segments, place.base, begin / columns * columns, end, place.first, columns, sight);
-    bring::<F, N>(key, &mut tile_k, place.key_offset, column, sizes.keys, place.key_stride, tiles.columns, tiles);
+    let mut column = next_keys::<I>(segments, &block.mask, begin / columns * columns, end, block.first, columns, sight);
+    load::<F, N>(key, &block.keys, column, &mut tile_k, tiles.columns, tiles);
     while column < end {
         sync_cube();
-        // Values are on their way while keys are multiplied, and the next keys while values are.
-        let held_v = fetch::<F, N>(value, place.key_offset, column, sizes.keys, place.key_stride, tiles.columns, tiles);
-        let inside =
-            all_seen::<I>(segments, place.base, place.first, comptime!(rows as u32), column, columns, &sizes, sight);
+        // Values are read while keys are multiplied, and the next keys while values are.
+        let held_v = fetch::<F, N>(value, &block.keys, column, tiles.columns, tiles);
+        let inside = all_seen::<I>(segments, &block.mask, block.first, comptime!(rows as u32), column, columns, sight);
         products::<F, N>(&own, &tile_k, &mut scores, tiles);
         sync_plane();
 
@@ -341,7 +333,7 @@ pub(super) fn forward_kernel<F: Float, I: Int, N: Size>(
             held[i] = f32::new(HIDDEN);
             let mut seen = inside;
             if !inside {
-                seen = sees::<I>(segments, place.base, row, column + c, &sizes, sight);
+                seen = sees::<I>(segments, &block.mask, row, column + c, sight);
             }
             if seen {
                 held[i] = own_score;
@@ -352,7 +344,7 @@ pub(super) fn forward_kernel<F: Float, I: Int, N: Size>(
         for i in 0..comptime!(tiles.sharing().ilog2()) {
             top = max(top, plane_shuffle_xor(top, comptime!(1u32 << i)));
         }
-        // Sums are scaled anew only where a maximum has grown by much; all rows of the plane go along.
+        // Sums are rescaled only once a maximum has grown much; then all rows of the plane are.
         let grown = top > largest + SLACK;
         if plane_max(u32::cast_from(grown)) > 0 {
             let newest = max(largest, top);
@@ -377,8 +369,8 @@ pub(super) fn forward_kernel<F: Float, I: Int, N: Size>(
             weights[(own_row * comptime!(tiles.weight_stride() as u32) + c) as usize] = F::cast_from(weight);
         }
         put_tile::<F, N>(&held_v, &mut tile_v, tiles.columns, tiles);
-        let next = next_keys::<I>(segments, place.base, column + columns, end, place.first, columns, sight);
-        let held_k = fetch::<F, N>(key, place.key_offset, next, sizes.keys, place.key_stride, tiles.columns, tiles);
+        let next = next_keys::<I>(segments, &block.mask, column + columns, end, block.first, columns, sight);
+        let held_k = fetch::<F, N>(key, &block.keys, next, tiles.columns, tiles);
         sync_cube();
         accumulate::<F, N>(&weights, &tile_v, &sums, tiles);
         put_tile::<F, N>(&held_k, &mut tile_k, tiles.columns, tiles);
@@ -391,12 +383,16 @@ pub(super) fn forward_kernel<F: Float, I: Int, N: Size>(
     }
     factors[own_row as usize] = 1.0f32 / max(total, 1.0e-30f32);
     if part == 0 && row < sizes.queries {
-        log_sums[(place.statistics + row) as usize] = largest + f32::ln(max(total, 1.0e-30f32));
+        log_sums[(block.statistics + row) as usize] = largest + f32::ln(max(total, 1.0e-30f32));
     }
     sync_plane();
     let wide = comptime!(tiles.head_dim as u32);
-    let out_offset = place.batch * sizes.queries * sizes.heads * wide + place.head * wide;
-    leave::<F>(&sums, &factors, &mut scores, out, out_offset, place.first, sizes.queries, sizes.heads * wide, tiles);
+    let head = Head {
+        offset: block.batch * sizes.queries * sizes.heads * wide + block.head * wide,
+        length: sizes.queries,
+        stride: sizes.heads * wide,
+    };
+    write_sums::<F>(&sums, &factors, &mut scores, out, &head, block.first, tiles);
 }
 
 /// Multiplies each row of a plane's sums by its factor.
@@ -418,10 +414,10 @@ fn rescale(
         sync_plane();
         #[unroll]
         for i in 0..comptime!(f.m * f.n / PLANE) {
-            let at = UNIT_POS_PLANE + comptime!((i * PLANE) as u32);
-            let r = at / comptime!(f.n as u32);
-            let place = (own + r * stride + at % comptime!(f.n as u32)) as usize;
-            scratch[place] = scratch[place] * factors[(own_row + r) as usize];
+            let index = UNIT_POS_PLANE + comptime!((i * PLANE) as u32);
+            let r = index / comptime!(f.n as u32);
+            let at = (own + r * stride + index % comptime!(f.n as u32)) as usize;
+            scratch[at] = scratch[at] * factors[(own_row + r) as usize];
         }
         sync_plane();
         cmma::load_with_layout(sum, &scratch.slice(own as usize, scratch.len()), stride, cmma::MatrixLayout::RowMajor);

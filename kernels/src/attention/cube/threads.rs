@@ -1,39 +1,32 @@
-//! Attention without matrix units: a unit owns a row.
+//! Attention without matrix units: a thread owns a row.
 
 use cubecl::prelude::*;
 
-use super::scores::{HIDDEN, Sight, Sizes, foreign, key_range, query_range, score, sees};
+use super::scores::{HIDDEN, Head, Mask, Sight, Sizes, foreign, key_range, query_range, score, sees};
+use crate::cube::reduce::vector_sum;
 
 /// Rows of a cube.
 pub(super) const ROWS: usize = 64;
-/// Columns in shared memory at a time.
+/// Columns of a tile in shared memory.
 const COLUMNS: usize = 16;
 
-/// Brings rows `first…` of a head to shared memory, zeros beyond the last.
+/// Copies positions `first…` of a head, whose vectors are single elements, to shared memory, with zeros beyond the last.
 #[cube]
-fn bring<F: Float>(
-    source: &Array<F>,
-    tile: &mut SharedMemory<f32>,
-    offset: u32,
-    first: u32,
-    end: u32,
-    row_stride: u32,
-    #[comptime] head_dim: usize,
-) {
+fn load<F: Float>(source: &Array<F>, head: &Head, first: u32, tile: &mut SharedMemory<f32>, #[comptime] head_dim: usize) {
     let mut at = UNIT_POS;
     while at < comptime!((COLUMNS * head_dim) as u32) {
         let r = at / comptime!(head_dim as u32);
         let c = at % comptime!(head_dim as u32);
         let mut value = 0.0f32;
-        if first + r < end {
-            value = f32::cast_from(source[(offset + (first + r) * row_stride + c) as usize]);
+        if first + r < head.length {
+            value = f32::cast_from(source[(head.offset + (first + r) * head.stride + c) as usize]);
         }
         tile[at as usize] = value;
         at += comptime!(ROWS as u32);
     }
 }
 
-/// A unit's row in registers.
+/// A thread's row in registers.
 #[cube]
 fn own_row<F: Float>(source: &Array<F>, at: u32, inside: bool, #[comptime] head_dim: usize) -> Array<f32> {
     let mut row = Array::<f32>::new(head_dim);
@@ -74,14 +67,13 @@ fn zeros(#[comptime] head_dim: usize) -> Array<f32> {
 }
 
 #[cube]
-fn leave<F: Float>(out: &mut Array<F>, at: u32, sums: &Array<f32>, factor: f32, #[comptime] head_dim: usize) {
+fn write<F: Float>(out: &mut Array<F>, at: u32, sums: &Array<f32>, factor: f32, #[comptime] head_dim: usize) {
     for i in 0..head_dim {
         out[at as usize + i] = F::cast_from(sums[i] * factor);
     }
 }
 
 #[cube(launch_unchecked)]
-#[allow(clippy::too_many_arguments)]
 pub(super) fn forward_kernel<F: Float, I: Int>(
     query: &Array<F>,
     key: &Array<F>,
@@ -100,12 +92,13 @@ pub(super) fn forward_kernel<F: Float, I: Int>(
     let wide = comptime!(head_dim as u32);
     let columns = comptime!(COLUMNS as u32);
     let (head, batch) = (CUBE_POS_Y, CUBE_POS_Z);
-    let pair = head / (sizes.heads / sizes.pairs);
+    let key_value_head = head / (sizes.heads / sizes.key_value_heads);
     let first = CUBE_POS_X * comptime!(ROWS as u32);
     let row = first + UNIT_POS;
-    let key_stride = sizes.pairs * wide;
-    let key_offset = batch * sizes.keys * key_stride + pair * wide;
-    let base = batch * sizes.keys;
+    let key_stride = sizes.key_value_heads * wide;
+    let keys =
+        Head { offset: batch * sizes.keys * key_stride + key_value_head * wide, length: sizes.keys, stride: key_stride };
+    let mask = Mask { ids: batch * sizes.keys, sizes };
     let own = ((batch * sizes.queries + row) * sizes.heads + head) * wide;
     let mine = own_row::<F>(query, own, row < sizes.queries, head_dim);
     let mut sums = zeros(head_dim);
@@ -114,12 +107,12 @@ pub(super) fn forward_kernel<F: Float, I: Int>(
     let (begin, end) = key_range(first, first + comptime!(ROWS as u32), &sizes, sight);
     let mut column = begin / columns * columns;
     while column < end {
-        if !foreign::<I>(segments, base, column + columns, first, sight) {
-            bring::<F>(key, &mut tile_k, key_offset, column, sizes.keys, key_stride, head_dim);
-            bring::<F>(value, &mut tile_v, key_offset, column, sizes.keys, key_stride, head_dim);
+        if !foreign::<I>(segments, &mask, column + columns, first, sight) {
+            load::<F>(key, &keys, column, &mut tile_k, head_dim);
+            load::<F>(value, &keys, column, &mut tile_v, head_dim);
             sync_cube();
             for c in 0..columns {
-                if sees::<I>(segments, base, row, column + c, &sizes, sight) {
+                if sees::<I>(segments, &mask, row, column + c, sight) {
                     let (own_score, _slope) = score(dot(&mine, &tile_k, c, head_dim), &sizes, sight);
                     if own_score > largest {
                         let factor = f32::exp(largest - own_score);
@@ -139,12 +132,12 @@ pub(super) fn forward_kernel<F: Float, I: Int>(
         column += columns;
     }
     if row < sizes.queries {
-        leave::<F>(out, own, &sums, 1.0f32 / total, head_dim);
+        write::<F>(out, own, &sums, 1.0f32 / total, head_dim);
         log_sums[((batch * sizes.heads + head) * sizes.queries + row) as usize] = largest + f32::ln(total);
     }
 }
 
-/// `D = Σ dO O` of each query: a unit a row, on either route.
+/// `D = Σ dO O` of each query, one in each thread; for every route.
 #[cube(launch_unchecked)]
 pub(super) fn delta_kernel<F: Float, N: Size>(
     out: &Array<Vector<F, N>>,
@@ -163,7 +156,7 @@ pub(super) fn delta_kernel<F: Float, N: Size>(
         for i in 0..vectors {
             let product =
                 Vector::<f32, N>::cast_from(out[at * vectors + i]) * Vector::<f32, N>::cast_from(grad[at * vectors + i]);
-            sum += crate::cube::reduce::vector_sum::<N>(product);
+            sum += vector_sum::<N>(product);
         }
         // From [batch, queries, heads] to [batch, heads, queries].
         let head = at as u32 % heads;
@@ -173,7 +166,6 @@ pub(super) fn delta_kernel<F: Float, N: Size>(
 }
 
 #[cube(launch_unchecked)]
-#[allow(clippy::too_many_arguments)]
 pub(super) fn query_kernel<F: Float, I: Int>(
     query: &Array<F>,
     key: &Array<F>,
@@ -194,12 +186,13 @@ pub(super) fn query_kernel<F: Float, I: Int>(
     let wide = comptime!(head_dim as u32);
     let columns = comptime!(COLUMNS as u32);
     let (head, batch) = (CUBE_POS_Y, CUBE_POS_Z);
-    let pair = head / (sizes.heads / sizes.pairs);
+    let key_value_head = head / (sizes.heads / sizes.key_value_heads);
     let first = CUBE_POS_X * comptime!(ROWS as u32);
     let row = first + UNIT_POS;
-    let key_stride = sizes.pairs * wide;
-    let key_offset = batch * sizes.keys * key_stride + pair * wide;
-    let base = batch * sizes.keys;
+    let key_stride = sizes.key_value_heads * wide;
+    let keys =
+        Head { offset: batch * sizes.keys * key_stride + key_value_head * wide, length: sizes.keys, stride: key_stride };
+    let mask = Mask { ids: batch * sizes.keys, sizes };
     let own = ((batch * sizes.queries + row) * sizes.heads + head) * wide;
     let mine = own_row::<F>(query, own, row < sizes.queries, head_dim);
     let slope = own_row::<F>(grad, own, row < sizes.queries, head_dim);
@@ -209,12 +202,12 @@ pub(super) fn query_kernel<F: Float, I: Int>(
     let (begin, end) = key_range(first, first + comptime!(ROWS as u32), &sizes, sight);
     let mut column = begin / columns * columns;
     while column < end {
-        if !foreign::<I>(segments, base, column + columns, first, sight) {
-            bring::<F>(key, &mut tile_k, key_offset, column, sizes.keys, key_stride, head_dim);
-            bring::<F>(value, &mut tile_v, key_offset, column, sizes.keys, key_stride, head_dim);
+        if !foreign::<I>(segments, &mask, column + columns, first, sight) {
+            load::<F>(key, &keys, column, &mut tile_k, head_dim);
+            load::<F>(value, &keys, column, &mut tile_v, head_dim);
             sync_cube();
             for c in 0..columns {
-                if sees::<I>(segments, base, row, column + c, &sizes, sight) {
+                if sees::<I>(segments, &mask, row, column + c, sight) {
                     let (own_score, own_slope) = score(dot(&mine, &tile_k, c, head_dim), &sizes, sight);
                     let weight = f32::exp(own_score - log_sum);
                     let d_score = weight * (dot(&slope, &tile_v, c, head_dim) - delta) * own_slope;
@@ -226,12 +219,11 @@ pub(super) fn query_kernel<F: Float, I: Int>(
         column += columns;
     }
     if row < sizes.queries {
-        leave::<F>(d_query, own, &sums, 1.0f32, head_dim);
+        write::<F>(d_query, own, &sums, 1.0f32, head_dim);
     }
 }
 
 #[cube(launch_unchecked)]
-#[allow(clippy::too_many_arguments)]
 pub(super) fn key_kernel<F: Float, I: Int>(
     query: &Array<F>,
     key: &Array<F>,
@@ -252,32 +244,33 @@ pub(super) fn key_kernel<F: Float, I: Int>(
     let mut tile_g = SharedMemory::<f32>::new(comptime!(COLUMNS * head_dim));
     let wide = comptime!(head_dim as u32);
     let columns = comptime!(COLUMNS as u32);
-    let (pair, batch) = (CUBE_POS_Y, CUBE_POS_Z);
+    let (key_value_head, batch) = (CUBE_POS_Y, CUBE_POS_Z);
     let first = CUBE_POS_X * comptime!(ROWS as u32);
     let row = first + UNIT_POS;
     let query_stride = sizes.heads * wide;
-    let base = batch * sizes.keys;
+    let mask = Mask { ids: batch * sizes.keys, sizes };
     let past = sizes.keys - sizes.queries;
-    let own = ((batch * sizes.keys + row) * sizes.pairs + pair) * wide;
+    let own = ((batch * sizes.keys + row) * sizes.key_value_heads + key_value_head) * wide;
     let my_key = own_row::<F>(key, own, row < sizes.keys, head_dim);
     let my_value = own_row::<F>(value, own, row < sizes.keys, head_dim);
     let mut key_sums = zeros(head_dim);
     let mut value_sums = zeros(head_dim);
     let last_key = min(first + comptime!(ROWS as u32), sizes.keys);
     let (begin, end) = query_range(first, last_key, &sizes, sight);
-    let group = sizes.heads / sizes.pairs;
+    let group = sizes.heads / sizes.key_value_heads;
     for member in 0..group {
-        let head = pair * group + member;
-        let query_offset = batch * sizes.queries * query_stride + head * wide;
+        let head = key_value_head * group + member;
+        let queries =
+            Head { offset: batch * sizes.queries * query_stride + head * wide, length: sizes.queries, stride: query_stride };
         let statistics = (batch * sizes.heads + head) * sizes.queries;
         let mut column = begin / columns * columns;
         while column < end {
-            if !foreign::<I>(segments, base, last_key, past + column, sight) {
-                bring::<F>(query, &mut tile_q, query_offset, column, sizes.queries, query_stride, head_dim);
-                bring::<F>(grad, &mut tile_g, query_offset, column, sizes.queries, query_stride, head_dim);
+            if !foreign::<I>(segments, &mask, last_key, past + column, sight) {
+                load::<F>(query, &queries, column, &mut tile_q, head_dim);
+                load::<F>(grad, &queries, column, &mut tile_g, head_dim);
                 sync_cube();
                 for c in 0..columns {
-                    if row < sizes.keys && sees::<I>(segments, base, column + c, row, &sizes, sight) {
+                    if row < sizes.keys && sees::<I>(segments, &mask, column + c, row, sight) {
                         let at = (statistics + column + c) as usize;
                         let (own_score, own_slope) = score(dot(&my_key, &tile_q, c, head_dim), &sizes, sight);
                         let weight = f32::exp(own_score - log_sums[at]);
@@ -292,7 +285,7 @@ pub(super) fn key_kernel<F: Float, I: Int>(
         }
     }
     if row < sizes.keys {
-        leave::<F>(d_key, own, &key_sums, 1.0f32, head_dim);
-        leave::<F>(d_value, own, &value_sums, 1.0f32, head_dim);
+        write::<F>(d_key, own, &key_sums, 1.0f32, head_dim);
+        write::<F>(d_value, own, &value_sums, 1.0f32, head_dim);
     }
 }

@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 
 use super::plan::PLANE;
-use super::tile::{TilePlan, fetch_step, put, span};
+use super::tile::{Held, Sizes, TilePlan, fetch_step, put, span};
 
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
@@ -13,11 +13,7 @@ pub(super) fn product_kernel<F: Float, G: Float, X: Float, O: Float, N: Size, V:
     more_a: &Array<Vector<F, N>>,
     more_b: &Array<Vector<X, N>>,
     out: &mut Array<Vector<O, V>>,
-    m: u32,
-    n: u32,
-    k: u32,
-    more_k: u32,
-    part: u32,
+    sizes: Sizes,
     alpha: f32,
     #[comptime] plan: TilePlan,
     #[define(F)] _dtype: StorageType,
@@ -33,14 +29,16 @@ pub(super) fn product_kernel<F: Float, G: Float, X: Float, O: Float, N: Size, V:
     let stage_b = comptime!(tile_b.rows * tile_b.stride(vector));
     let mut shared_a = SharedMemory::<Vector<F, N>>::new_aligned(comptime!(stage_a * tiles.stages), 32usize);
     let mut shared_b = SharedMemory::<Vector<F, N>>::new_aligned(comptime!(stage_b * tiles.stages), 32usize);
-    let mut held_a = Array::<Vector<F, N>>::new(comptime!(tile_a.held()));
-    let mut held_b = Array::<Vector<F, N>>::new(comptime!(tile_b.held()));
+    let mut held = Held::<F, N> {
+        a: Array::<Vector<F, N>>::new(comptime!(tile_a.held())),
+        b: Array::<Vector<F, N>>::new(comptime!(tile_b.held())),
+    };
 
     let width = comptime!(vector as u32);
-    let span = span(m, n, k, more_k, part, plan);
+    let span = span(sizes, plan);
 
     let fragment = comptime!(tiles.fragment);
-    let (count_m, count_n) = comptime!(tiles.fragments());
+    let (count_m, count_n) = comptime!((tiles.fragments().m, tiles.fragments().n));
     let mut sums = Sequence::<cmma::Matrix<f32>>::new();
     #[unroll]
     for _ in 0..comptime!(count_m * count_n) {
@@ -60,9 +58,9 @@ pub(super) fn product_kernel<F: Float, G: Float, X: Float, O: Float, N: Size, V:
 
     let mut step = 0u32;
     while step <= span.steps {
-        // Tile `step` is on its way to registers while tile `step - 1` is multiplied.
+        // Tile `step` is read into registers while tile `step - 1` is multiplied.
         if step < span.steps {
-            fetch_step::<F, G, X, N>(a, b, more_a, more_b, &mut held_a, &mut held_b, step, m, n, k, more_k, &span, plan);
+            fetch_step::<F, G, X, N>(a, b, more_a, more_b, &mut held, step, &span, plan);
         }
         if step > 0 {
             let stage = (step - 1) % comptime!(tiles.stages as u32);
@@ -123,21 +121,21 @@ pub(super) fn product_kernel<F: Float, G: Float, X: Float, O: Float, N: Size, V:
         }
         if step < span.steps {
             let stage = step % comptime!(tiles.stages as u32);
-            put::<F, N>(&held_a, &mut shared_a, stage * comptime!(stage_a as u32), tile_a, vector);
-            put::<F, N>(&held_b, &mut shared_b, stage * comptime!(stage_b as u32), tile_b, vector);
+            put::<F, N>(&held.a, &mut shared_a, stage * comptime!(stage_a as u32), tile_a, vector);
+            put::<F, N>(&held.b, &mut shared_b, stage * comptime!(stage_b as u32), tile_b, vector);
         }
         sync_cube();
         step += 1;
     }
 
-    // Results leave through shared memory, a strip of fragments at a time: a unit can't see its part of a fragment.
+    // Results go through shared memory, a strip of fragments at a time: a thread can't access its part of a fragment.
     let strip = comptime!(tiles.strip());
     let strip_width = comptime!(strip * fragment.n);
     let strip_size = comptime!(strip_width * fragment.m);
     let mut scratch = SharedMemory::<f32>::new_aligned(comptime!(tiles.planes_m * tiles.planes_n * strip_size), 32usize);
     let own = PLANE_POS * comptime!(strip_size as u32);
     let out_vector = comptime!(plan.out_vector);
-    let offset = CUBE_POS_Y * m * n;
+    let offset = CUBE_POS_Y * sizes.m * sizes.n;
     #[unroll]
     for i in 0..count_m {
         #[unroll]
@@ -166,11 +164,11 @@ pub(super) fn product_kernel<F: Float, G: Float, X: Float, O: Float, N: Size, V:
                 if comptime!((s + 1) * strip > count_n) {
                     inside = inside && c < comptime!(((count_n - s * strip) * fragment.n) as u32);
                 }
-                if comptime!(plan.ragged[0]) {
-                    inside = inside && to_row < m;
+                if comptime!(plan.ragged.m) {
+                    inside = inside && to_row < sizes.m;
                 }
-                if comptime!(plan.ragged[1]) {
-                    inside = inside && to_column < n;
+                if comptime!(plan.ragged.n) {
+                    inside = inside && to_column < sizes.n;
                 }
                 if inside {
                     let mut value = Vector::<f32, V>::new(0.0f32);
@@ -178,7 +176,7 @@ pub(super) fn product_kernel<F: Float, G: Float, X: Float, O: Float, N: Size, V:
                     for e in 0..out_vector {
                         value[e] = scratch[(own + r * comptime!(strip_width as u32) + c + e as u32) as usize] * alpha;
                     }
-                    let to = (offset + to_row * n + to_column) / comptime!(out_vector as u32);
+                    let to = (offset + to_row * sizes.n + to_column) / comptime!(out_vector as u32);
                     out[to as usize] = Vector::<O, V>::cast_from(value);
                 }
             }

@@ -1,32 +1,35 @@
-//! The product without matrix units: a tile in shared memory, a block of sums a unit.
+//! The product without matrix units: tiles in shared memory, and a block of sums in each thread.
 
 use cubecl::prelude::*;
 
+use super::tile::Sizes;
+
 /// Rows and columns of a cube's tile.
 pub(super) const TILE: usize = 64;
-/// Depth of a tile.
+/// Terms that a cube adds in one step.
 const DEPTH: usize = 16;
-/// Units along each side.
+/// Threads along each side of the tile.
 const SIDE: usize = 16;
-/// Units of a cube.
-pub(super) const UNITS: usize = SIDE * SIDE;
-/// Sums of a unit along each side.
+/// Threads of a cube.
+pub(super) const THREADS: usize = SIDE * SIDE;
+/// Sums of a thread along each side.
 const BLOCK: usize = TILE / SIDE;
 
-/// How the operands lie.
+/// How the operands are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct LanesPlan {
-    /// `A` lies as `[k, m]`.
+pub(super) struct ThreadsPlan {
+    /// `A` is stored as `[k, m]`.
     pub transposed_a: bool,
-    /// `B` lies as `[n, k]`.
+    /// `B` is stored as `[n, k]`.
     pub transposed_b: bool,
     /// There is a second pair of operands.
     pub more: bool,
 }
 
-/// Brings `[TILE, DEPTH]` of an operand to shared memory, zeros where it ends; `along` runs over rows of `A` or columns of `B`.
+/// Copies `[TILE, DEPTH]` of an operand to shared memory, with zeros where it ends; `along` is the first row of `A` or column of
+/// `B`.
 #[cube]
-fn bring<E: Float>(
+fn load<E: Float>(
     source: &Array<E>,
     shared: &mut SharedMemory<f32>,
     along: u32,
@@ -37,9 +40,9 @@ fn bring<E: Float>(
     #[comptime] depth_first: bool,
 ) {
     #[unroll]
-    for i in 0..comptime!(TILE * DEPTH / UNITS) {
-        let at = UNIT_POS + comptime!((i * UNITS) as u32);
-        // Neighbouring units read neighbouring elements.
+    for i in 0..comptime!(TILE * DEPTH / THREADS) {
+        let at = UNIT_POS + comptime!((i * THREADS) as u32);
+        // Neighbouring threads read neighbouring elements.
         let (x, d) = if comptime!(depth_first) {
             (at % comptime!(TILE as u32), at / comptime!(TILE as u32))
         } else {
@@ -78,13 +81,9 @@ pub(super) fn product_kernel<F: Float, G: Float, X: Float, O: Float>(
     more_a: &Array<F>,
     more_b: &Array<X>,
     out: &mut Array<O>,
-    m: u32,
-    n: u32,
-    k: u32,
-    more_k: u32,
-    part: u32,
+    sizes: Sizes,
     alpha: f32,
-    #[comptime] plan: LanesPlan,
+    #[comptime] plan: ThreadsPlan,
     #[define(F)] _dtype: StorageType,
     #[define(G)] _dtype_b: StorageType,
     #[define(X)] _dtype_more: StorageType,
@@ -98,28 +97,28 @@ pub(super) fn product_kernel<F: Float, G: Float, X: Float, O: Float>(
         sums[i] = 0.0f32;
     }
     let tile = comptime!(TILE as u32);
-    let tiles_n = n.div_ceil(tile);
+    let tiles_n = sizes.n.div_ceil(tile);
     let row = CUBE_POS_X / tiles_n * tile;
     let column = CUBE_POS_X % tiles_n * tile;
-    let unit_row = UNIT_POS / comptime!(SIDE as u32);
-    let unit_column = UNIT_POS % comptime!(SIDE as u32);
-    let end = min(CUBE_POS_Y * part + part, k);
-    let mut depth = CUBE_POS_Y * part;
+    let thread_row = UNIT_POS / comptime!(SIDE as u32);
+    let thread_column = UNIT_POS % comptime!(SIDE as u32);
+    let end = min(CUBE_POS_Y * sizes.part + sizes.part, sizes.k);
+    let mut depth = CUBE_POS_Y * sizes.part;
     while depth < end {
-        bring::<F>(a, &mut left, row, depth, m, k, end, plan.transposed_a);
-        bring::<G>(b, &mut right, column, depth, n, k, end, comptime!(!plan.transposed_b));
+        load::<F>(a, &mut left, row, depth, sizes.m, sizes.k, end, plan.transposed_a);
+        load::<G>(b, &mut right, column, depth, sizes.n, sizes.k, end, comptime!(!plan.transposed_b));
         sync_cube();
-        accumulate(&mut sums, &left, &right, unit_row, unit_column);
+        accumulate(&mut sums, &left, &right, thread_row, thread_column);
         sync_cube();
         depth += comptime!(DEPTH as u32);
     }
     if comptime!(plan.more) {
         let mut depth = 0u32;
-        while depth < more_k {
-            bring::<F>(more_a, &mut left, row, depth, m, more_k, more_k, false);
-            bring::<X>(more_b, &mut right, column, depth, n, more_k, more_k, comptime!(!plan.transposed_b));
+        while depth < sizes.more_k {
+            load::<F>(more_a, &mut left, row, depth, sizes.m, sizes.more_k, sizes.more_k, false);
+            load::<X>(more_b, &mut right, column, depth, sizes.n, sizes.more_k, sizes.more_k, comptime!(!plan.transposed_b));
             sync_cube();
-            accumulate(&mut sums, &left, &right, unit_row, unit_column);
+            accumulate(&mut sums, &left, &right, thread_row, thread_column);
             sync_cube();
             depth += comptime!(DEPTH as u32);
         }
@@ -128,10 +127,10 @@ pub(super) fn product_kernel<F: Float, G: Float, X: Float, O: Float>(
     for i in 0..BLOCK {
         #[unroll]
         for j in 0..BLOCK {
-            let to_row = row + unit_row + comptime!((i * SIDE) as u32);
-            let to_column = column + unit_column + comptime!((j * SIDE) as u32);
-            if to_row < m && to_column < n {
-                let to = CUBE_POS_Y * m * n + to_row * n + to_column;
+            let to_row = row + thread_row + comptime!((i * SIDE) as u32);
+            let to_column = column + thread_column + comptime!((j * SIDE) as u32);
+            if to_row < sizes.m && to_column < sizes.n {
+                let to = CUBE_POS_Y * sizes.m * sizes.n + to_row * sizes.n + to_column;
                 out[to as usize] = O::cast_from(sums[comptime!(i * BLOCK + j)] * alpha);
             }
         }
