@@ -1,10 +1,10 @@
-//! Turns the ONNX file of the example `score_answers` into Rust, with the feature `onnx`.
+//! With the feature `onnx`, turns the ONNX file of the example `score_answers` into Rust.
 
 fn main() {
     #[cfg(feature = "onnx")]
     {
         println!("cargo::rerun-if-changed=assets/reward_head.onnx");
-        #[allow(deprecated, reason = "burn-import is burn-onnx under the name that this project keeps: docs/adr/0005")]
+        #[allow(deprecated, reason = "burn-import is a deprecated name of burn-onnx: docs/adr/0005")]
         burn_import::onnx::ModelGen::new()
             .input("assets/reward_head.onnx")
             .out_dir("onnx/")

@@ -1,4 +1,4 @@
-// What Rust and the harness tell each other: `emulator/kernel.rs` has the same layout.
+// What Rust and the harness exchange: `emulator/kernel.rs` has the same layout.
 #pragma once
 #include <cstdint>
 
@@ -23,7 +23,7 @@ enum FaultCode : uint32_t {
 
 enum Space : uint32_t { ELSEWHERE = 0, DEVICE = 1, THREADGROUP = 2 };
 
-/// What went wrong. Sites are offsets into the kernel's library, 0 when there is none.
+/// A fault. Sites are offsets into the kernel's library, 0 where there is none.
 struct Fault {
   uint32_t code, space, buffer, size;
   int64_t offset;
@@ -40,7 +40,7 @@ struct Counters {
 struct Launch {
   void (*entry)(const void*, void* const*);
   uint32_t dim[3], count[3];
-  uint32_t order;      // of the threads: 0 as numbered, 1 reversed, else shuffled by this seed
+  uint32_t order;      // of the threads: 0 is ascending, 1 descending, else a seed to shuffle by
   uint32_t find_races;
   const Buffer* buffers;
   uint64_t buffer_count;

@@ -1,9 +1,9 @@
-// Fibers: one a GPU thread, switched by hand.
+// Fibers, one for each GPU thread, switched explicitly.
 #pragma once
 #include <cstddef>
 #include <cstring>
 
-/// Saves the registers of the running fiber at `*save` and goes on where `to` was saved.
+/// Saves the registers of the running fiber at `*save`, and continues where `to` was saved.
 extern "C" void msl_switch(void** save, void* to);
 
 #if defined(__APPLE__)
@@ -40,7 +40,7 @@ asm(".text\n.balign 4\n.globl " MSL_SYMBOL "\n" MSL_HIDE MSL_SYMBOL R"(:
 inline void* fresh_stack(char* top, void (*start)()) {
   void** sp = reinterpret_cast<void**>(top);
 #if defined(__x86_64__)
-  *--sp = nullptr;  // `ret` lands with the alignment that follows a call
+  *--sp = nullptr;  // so that `ret` leaves the stack aligned as after a call
   *--sp = reinterpret_cast<void*>(start);
   for (int i = 0; i < 6; i++) *--sp = nullptr;
 #else

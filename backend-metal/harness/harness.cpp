@@ -1,5 +1,5 @@
-// Executes a kernel on the CPU: a fiber a GPU thread, SIMD-groups of 32, threadgroups one after another. The kernel is
-// compiled with clang's thread instrumentation, whose callbacks (`__tsan_*`) are ours: they see every access to memory.
+// Executes a kernel on the CPU: each GPU thread is a fiber, SIMD-groups have 32 lanes, threadgroups run one after another. The
+// kernel is compiled with clang's thread instrumentation. Its callbacks (`__tsan_*`) are here, and see every access to memory.
 #include <dlfcn.h>
 #include <sys/mman.h>
 #include <algorithm>
@@ -22,16 +22,16 @@ struct ThreadInputs {
 namespace {
 constexpr size_t STACK_BYTES = 256 << 10, THREADGROUP_BYTES = 32 << 10;
 constexpr uint32_t LANES = 32, MEM_DEVICE = 1, MEM_THREADGROUP = 2;
-constexpr size_t MOST_BROUGHT = 16;  // bytes that a lane brings to a SIMD-group function
+constexpr size_t MAX_VALUE_BYTES = 16;  // bytes of a lane's argument to a SIMD-group function
 
 enum class State { Ready, AtBarrier, AtSimd, Done };
 
 struct Fiber {
   void* stack_pointer;
   State state;
-  uintptr_t site;      // of the barrier or SIMD-group function that it waits at
+  uintptr_t site;      // of the barrier or SIMD-group function at which it waits
   uint32_t flags;      // of that barrier
-  const void* in;      // what it brings to a SIMD-group function
+  const void* in;      // its argument to a SIMD-group function
   size_t size;
   uint32_t active;     // lanes that took part
   ThreadInputs inputs;
@@ -48,7 +48,7 @@ struct Machine {
   std::vector<void*> pointers;
   alignas(16) char threadgroup[THREADGROUP_BYTES];
   uint32_t threadgroup_used = 0;
-  std::vector<std::array<char, LANES * MOST_BROUGHT>> brought;  // by each lane of a SIMD-group, to the function that it waits at
+  std::vector<std::array<char, LANES * MAX_VALUE_BYTES>> brought;  // each lane's argument to the SIMD-group function at which it waits
   Touched touched;
   // Races.
   Shadow device;
@@ -72,7 +72,7 @@ void suspend(State state) {
   msl_switch(&fiber->stack_pointer, machine.scheduler);
 }
 
-/// Reports the first fault; the fiber that caused it never goes on.
+/// Reports the first fault; the fiber that caused it never continues.
 void fail(Fault fault) {
   if (!failed()) {
     const ThreadInputs& inputs = machine.current->inputs;
@@ -94,7 +94,7 @@ Fault fault_at(uint32_t code, uintptr_t site) {
 
 struct Place { Space space; uint32_t buffer; int64_t offset; };
 
-/// Whether an address is of the running thread's own stack.
+/// Whether an address is on the running thread's own stack.
 bool is_own(const char* address) {
   const char* stack = machine.stacks + index_of(machine.current) * STACK_BYTES;
   return address >= stack && address < stack + STACK_BYTES;
@@ -115,7 +115,7 @@ Place place_of(const char* address, uint32_t size) {
   for (uint64_t i = 0; i < launch.buffer_count; i++) if (within(i)) return found(i);
   if (address >= machine.threadgroup && address + size <= machine.threadgroup + machine.threadgroup_used)
     return {THREADGROUP, 0, address - machine.threadgroup};
-  // Outside of everything: name what it is nearest to.
+  // Outside of all buffers: report the nearest one.
   Place nearest{ELSEWHERE, 0, 0};
   int64_t distance = INT64_MAX;
   for (uint64_t i = 0; i < launch.buffer_count; i++) {
@@ -135,7 +135,7 @@ bool is_constant(const char* address) {
   return dladdr(address, &info) && reinterpret_cast<uintptr_t>(info.dli_fbase) == machine.library;
 }
 
-/// A write that met another of the same place is a race unless both wrote the same.
+/// Two writes of the same address are a race unless both wrote the same value.
 void settle() {
   auto& pending = machine.pending;
   if (!pending.at) return;
@@ -148,7 +148,7 @@ void check_race(char* address, uint32_t size, bool is_write, bool atomic, uintpt
   const bool local = place.space == THREADGROUP;
   const uint32_t thread = machine.current->inputs.thread_index_in_threadgroup, kind = local ? 1 : 0;
   Access now;
-  // Threadgroup memory is another one in each threadgroup.
+  // Each threadgroup has its own threadgroup memory.
   now.launch = local ? machine.groups_run : machine.number;
   now.group = machine.group;
   now.thread = static_cast<uint16_t>(thread);
@@ -189,7 +189,7 @@ void check_race(char* address, uint32_t size, bool is_write, bool atomic, uintpt
   }
 }
 
-/// Every access of the kernel to memory comes by here before it happens.
+/// Called before every access of the kernel to memory.
 void touch(void* pointer, uint32_t size, bool is_write, bool atomic, uintptr_t site) {
   if (!machine.current) return;
   settle();
@@ -218,8 +218,8 @@ void touch(void* pointer, uint32_t size, bool is_write, bool atomic, uintptr_t s
   if (machine.launch->find_races) check_race(address, size, is_write, atomic, site, place);
 }
 
-/// Brings `in` to the SIMD-group and waits for it. Gives back what each lane has brought: of those alone that took part, and
-/// until the next time.
+/// Passes `in` to the SIMD-group and waits for the others. Returns each lane's argument; only those of lanes that took part are
+/// valid, and only until the next call.
 const char* meet(const void* in, size_t size, uint32_t flags, uintptr_t site) {
   Fiber* fiber = machine.current;
   fiber->site = site;
@@ -236,7 +236,7 @@ void start_fiber() {
   for (;;) suspend(State::Done);
 }
 
-/// Lets the lanes that wait at the earliest SIMD-group function exchange their values; true when there were any.
+/// Lets the lanes that wait at the earliest SIMD-group function exchange their values; returns whether there were any.
 bool exchange(size_t begin, size_t end) {
   auto& fibers = machine.fibers;
   uintptr_t site = UINTPTR_MAX;
@@ -259,7 +259,7 @@ bool exchange(size_t begin, size_t end) {
   return true;
 }
 
-/// Lets all threads pass their barrier, or says why they can't; false when the threadgroup is done or broken.
+/// Lets all threads pass their barrier, or reports why they can't; returns false if the threadgroup has ended or has a fault.
 bool pass_barrier() {
   auto& fibers = machine.fibers;
   size_t done = 0, waiting = 0;
@@ -298,7 +298,7 @@ void run_group(std::mt19937& random) {
   auto& fibers = machine.fibers;
   std::vector<uint32_t> order(fibers.size());
   for (uint32_t i = 0; i < order.size(); i++) order[i] = machine.launch->order == 1 ? static_cast<uint32_t>(order.size()) - 1 - i : i;
-  memset(machine.threadgroup, 0xff, sizeof machine.threadgroup);  // it begins undefined: as NaN
+  memset(machine.threadgroup, 0xff, sizeof machine.threadgroup);  // undefined at first: NaN
   machine.threadgroup_used = 0;
   do {
     bool moved;
@@ -332,7 +332,7 @@ void prepare(const uint32_t* dim, const uint32_t* count, Uint3 group) {
 }  // namespace
 
 extern "C" {
-// ---- services that the shim's functions call
+// ---- functions that the shim calls
 void msl_arithmetic(uint64_t operations) { machine.launch->counters.arithmetic += operations; }
 
 __attribute__((noinline)) void msl_barrier(uint32_t flags) {
@@ -341,7 +341,7 @@ __attribute__((noinline)) void msl_barrier(uint32_t flags) {
   suspend(State::AtBarrier);
 }
 
-/// Brings `in` to the SIMD-group and waits; `all` has the value of each active lane then. Gives back which are active.
+/// Passes `in` to the SIMD-group and waits; then `all` has the value of each active lane. Returns which lanes are active.
 __attribute__((noinline)) uint32_t msl_simd(const void* in, uint64_t size, void* all, uint32_t* lane, uint32_t flags) {
   *lane = machine.current->inputs.thread_index_in_simdgroup;
   const char* brought = meet(in, size, flags, reinterpret_cast<uintptr_t>(__builtin_return_address(0)));
@@ -349,8 +349,8 @@ __attribute__((noinline)) uint32_t msl_simd(const void* in, uint64_t size, void*
   return machine.current->active;
 }
 
-/// Adds the product of two 8x8 matrices to a third. A lane brings two elements of either, and has two of the sums. Gives back
-/// which are active: the sums are right where all are.
+/// Adds the product of two 8x8 matrices to a third. A lane passes two elements of each, and receives two of the sums. Returns which
+/// lanes are active: the sums are right if all are.
 __attribute__((noinline)) uint32_t msl_multiply(const float* left, const float* right, float* sums) {
   const float in[4] = {left[0], left[1], right[0], right[1]};
   float brought[LANES][4];
@@ -378,7 +378,7 @@ __attribute__((noinline)) void msl_fault(uint32_t code, uint32_t detail) {
   fail(fault);
 }
 
-/// An atomic operation touches memory; fibers are never interrupted, so the operation itself may be a plain one.
+/// Checks the access of an atomic operation. Fibers are never interrupted, so the operation itself can be a plain one.
 __attribute__((noinline)) void msl_atomic(void* address, uint32_t size, uint32_t is_write) {
   const uintptr_t site = reinterpret_cast<uintptr_t>(__builtin_return_address(0));
   touch(address, size, false, true, site);
@@ -419,7 +419,7 @@ void* __tsan_memset(void* to, int value, size_t bytes) {
   return memset(to, value, bytes);
 }
 
-/// Runs a launch to its end or its first fault.
+/// Runs a launch to its end or to its first fault.
 void msl_run(Launch* launch) {
   machine.launch = launch;
   Dl_info info;

@@ -1,4 +1,4 @@
-// What is remembered of memory, by the page.
+// What is recorded about memory, in pages.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 constexpr uintptr_t PAGE_BYTES = 4096;
 
-/// Pages by the address of what they describe, made when they are first asked for.
+/// Pages by the address that they describe, created at their first use.
 template <class Page>
 class Pages {
   static constexpr uintptr_t RECENT = 64;
@@ -17,7 +17,7 @@ class Pages {
 
  public:
   Page& of(uintptr_t address) {
-    const uintptr_t key = address / PAGE_BYTES;  // nothing lies in the first page
+    const uintptr_t key = address / PAGE_BYTES;  // the first page is never mapped
     Recent& entry = recent[key % RECENT];
     if (entry.key != key) {
       auto& page = pages[key];
@@ -26,7 +26,7 @@ class Pages {
     }
     return *entry.page;
   }
-  /// Forgets everything when there are more than `most`: launches are told apart by their number anyway.
+  /// Deletes all pages if there are more than `most`: records of other launches are invalid anyway.
   void trim(size_t most) {
     if (pages.size() <= most) return;
     pages.clear();
@@ -36,12 +36,12 @@ class Pages {
 
 /// Which bytes a launch has read, and which it has written.
 class Touched {
-  static constexpr uintptr_t WORD_BYTES = 64;  // that a word has a bit for
+  static constexpr uintptr_t WORD_BYTES = 64;  // one bit of a word for each
   struct Page { uint32_t launch = 0; uint64_t bits[2][PAGE_BYTES / WORD_BYTES] = {}; };
   Pages<Page> pages;
 
  public:
-  /// Notes an access, and says how many of its bytes are new to the launch.
+  /// Records an access, and returns how many of its bytes are new in this launch.
   uint32_t note(uintptr_t address, uint32_t size, bool is_write, uint32_t launch) {
     uint32_t fresh = 0;
     for (const uintptr_t end = address + size; address < end;) {

@@ -1,9 +1,9 @@
-// Who touched which memory: finds accesses that nothing orders.
+// Records which thread accessed which memory, to find unordered accesses.
 #pragma once
 #include <cstring>
 #include "pages.h"
 
-/// One access to a granule of two bytes, the smallest that kernels of half precision share.
+/// One access to a granule of two bytes, the smallest unit that threads share in half precision.
 struct Access {
   uint32_t launch = 0, group = 0;
   uint16_t thread = 0;
@@ -38,7 +38,7 @@ inline bool ordered(const Access& before, const Access& now) {
   return before.thread / 32 == now.thread / 32 && before.simd_epoch != now.simd_epoch;
 }
 
-/// The access that `now` races with, if there is one. Two writes are given back too: equal values are no race.
+/// The access that `now` races with, if any. It returns pairs of writes too, although equal values are no race.
 inline const Access* conflict(const Cell& cell, const Access& now, bool is_write) {
   const auto against = [&](const Access& other) {
     return (other.mask & now.mask) && !(other.atomic && now.atomic) && !ordered(other, now);
@@ -49,12 +49,12 @@ inline const Access* conflict(const Cell& cell, const Access& now, bool is_write
   if (!ordered(read, now)) return &read;
   const bool same_interval = read.launch == now.launch && read.group == now.group && read.epoch == now.epoch;
   if (!same_interval || !cell.many_readers) return nullptr;
-  // Several threads have read; the last one is remembered by name, but others are not ordered by its being so.
+  // Several threads have read. Only the last one is recorded by number; its order says nothing about that of the others.
   const bool simd_orders = !cell.readers_of_many_simdgroups && read.thread / 32 == now.thread / 32 && read.simd_epoch != now.simd_epoch;
   return simd_orders ? nullptr : &read;
 }
 
-/// Keeps an access.
+/// Records an access.
 inline void record(Cell& cell, const Access& now, bool is_write) {
   if (is_write) {
     cell.write = now;
@@ -62,7 +62,7 @@ inline void record(Cell& cell, const Access& now, bool is_write) {
   }
   const Access& read = cell.read;
   const bool same_interval = read.launch == now.launch && read.group == now.group && read.epoch == now.epoch && read.mask;
-  // Readers of one SIMD-group that a barrier of it has ordered before this read: whoever races with them races with this one.
+  // Earlier reads of the same SIMD-group, which a barrier orders before this read: an access that races with them races with this.
   const bool ordered_by_simd =
       !cell.readers_of_many_simdgroups && read.thread / 32 == now.thread / 32 && read.simd_epoch != now.simd_epoch;
   if (!same_interval || ordered_by_simd || !(read.mask & now.mask)) {

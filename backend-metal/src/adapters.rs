@@ -1,6 +1,6 @@
-//! Which GPUs there are, asked without opening one.
+//! Finds GPUs without opening one.
 
-/// Whether there is a GPU for [`crate::MetalRuntime`], and not only the CPU posing as one, as Mesa's lavapipe does.
+/// Whether there is a GPU for [`crate::MetalRuntime`]; a driver that runs on the CPU, such as Mesa's lavapipe, does not count.
 pub fn has_gpu() -> bool {
     static FOUND: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
         let backends = if cfg!(target_os = "macos") { wgpu::Backends::METAL } else { wgpu::Backends::VULKAN };

@@ -1,7 +1,7 @@
-//! Errors of a device, kept until someone asks.
+//! Errors of a device, kept until the next call that can report them.
 //!
-//! A launch gives nothing back, and a panic on the device's thread reaches nobody. Both are kept here by stream, and the next
-//! read, sync or flush of that stream gets them.
+//! A launch returns nothing, and a panic on the device's thread does not reach the caller. Errors of both are kept here by stream;
+//! the next read, sync or flush of that stream returns them.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -23,7 +23,7 @@ impl Errors {
         self.waiting.entry(stream).or_default().push(error);
     }
 
-    /// Gives back the first error of some streams, and forgets them.
+    /// Returns the first error of some streams, and forgets all of them.
     pub fn take(&mut self, streams: impl IntoIterator<Item = StreamId>) -> Result<(), ServerError> {
         let mut first = None;
         for stream in streams {
@@ -33,13 +33,13 @@ impl Errors {
         first.map_or(Ok(()), Err)
     }
 
-    /// An error of a sentence.
+    /// An error with a message.
     pub fn generic(reason: impl Into<String>) -> ServerError {
         ServerError::Generic { reason: reason.into(), backtrace: BackTrace::capture() }
     }
 }
 
-/// What a panic said.
+/// The message of a panic.
 pub(crate) fn message_of(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
     text.unwrap_or("a panic without a message").to_owned()

@@ -1,6 +1,4 @@
-//! burn on Metal: a runtime of our own, through which every kernel's MSL passes and is repaired, and an emulator that executes
-//! the same text on a CPU. `docs/metal.md` is the guide.
-
+#![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
 
 #[cfg(feature = "gpu")]

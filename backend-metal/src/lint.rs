@@ -1,10 +1,10 @@
-//! Looks for what clang accepts and a Mac does not, and for what compiles and does the wrong thing.
+//! Finds what clang accepts but Apple's compiler refuses, and what compiles but does the wrong thing.
 
 use std::fmt;
 
 use crate::msl::{Signature, threadgroup_array};
 
-/// Something wrong, with its line of the MSL from 1.
+/// A problem, with its line of the MSL, counted from 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// The line.
@@ -30,7 +30,7 @@ pub enum Problem {
     BracedScalar,
     /// A bound of exactly one SIMD-group, at which Apple's compiler emits wrong code.
     SingleSimdgroupBound,
-    /// cubecl's own mark of what it can't say in Metal.
+    /// cubecl's own mark for what it can't express in Metal.
     Error(String),
 }
 
@@ -38,7 +38,7 @@ pub enum Problem {
 const MAX_BUFFERS: usize = 30;
 const THREADGROUP_BYTES: usize = 32 * 1024;
 
-/// Names of CUDA and HIP, and of functions that no Metal has.
+/// Names of CUDA and HIP, and of functions that Metal does not have.
 const FOREIGN: [&str; 13] = [
     "threadIdx",
     "blockIdx",
@@ -61,21 +61,21 @@ impl fmt::Display for Finding {
         match &self.problem {
             Problem::UnorderedBarrier => f.write_str("a barrier with mem_none orders no memory"),
             Problem::MissingAddressSpace => f.write_str("a pointer without an address space"),
-            Problem::ForeignName(name) => write!(f, "`{name}` is not Metal's"),
-            Problem::TooManyBuffers(count) => write!(f, "{count} buffers, and {MAX_BUFFERS} are allowed"),
+            Problem::ForeignName(name) => write!(f, "`{name}` does not exist in Metal"),
+            Problem::TooManyBuffers(count) => write!(f, "{count} buffers, at most {MAX_BUFFERS} are allowed"),
             Problem::TooMuchThreadgroupMemory(bytes) => {
-                write!(f, "{bytes} bytes of threadgroup memory, and a GPU has {THREADGROUP_BYTES}")
+                write!(f, "{bytes} bytes of threadgroup memory, a GPU has {THREADGROUP_BYTES}")
             }
             Problem::BracedScalar => f.write_str("a scalar is initialised by braces, which Apple's compiler refuses"),
             Problem::SingleSimdgroupBound => {
                 f.write_str("max_total_threads_per_threadgroup(32) is miscompiled by Apple (tracel-ai/cubecl#1636)")
             }
-            Problem::Error(text) => write!(f, "cubecl could not say it in Metal: {text}"),
+            Problem::Error(text) => write!(f, "cubecl could not express it in Metal: {text}"),
         }
     }
 }
 
-/// Reads a kernel's text.
+/// Checks a kernel's text.
 pub fn lint(source: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (index, line) in source.lines().enumerate() {
@@ -112,14 +112,14 @@ pub fn lint(source: &str) -> Vec<Finding> {
     findings
 }
 
-/// `float* x = …` or `reinterpret_cast<float*>`: a pointer in Metal says where it points.
+/// `float* x = …` or `reinterpret_cast<float*>`: a pointer in Metal must name its address space.
 fn lacks_address_space(code: &str) -> bool {
     const SPACES: [&str; 4] = ["device", "threadgroup", "constant", "thread"];
-    let says = |text: &str| text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| SPACES.contains(&word));
+    let names_space = |text: &str| text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| SPACES.contains(&word));
     if let Some((_, rest)) = code.split_once("reinterpret_cast<")
         && let Some((target, _)) = rest.split_once(">(")
         && target.trim_end().ends_with('*')
-        && !says(target)
+        && !names_space(target)
     {
         return true;
     }
@@ -127,7 +127,7 @@ fn lacks_address_space(code: &str) -> bool {
     let Some((kind, name)) = left.rsplit_once('*') else { return false };
     let is_name = name.trim().chars().all(|c| c.is_alphanumeric() || c == '_');
     let is_type = kind.trim_end().chars().all(|c| c.is_alphanumeric() || c == '_' || c == ' ') && !kind.trim().is_empty();
-    is_name && is_type && !says(kind)
+    is_name && is_type && !names_space(kind)
 }
 
 fn is_braced_scalar(code: &str) -> bool {

@@ -1,4 +1,4 @@
-//! The text that cubecl-cpp emits, as far as repair, lint and emulator look into it.
+//! Parses the text that cubecl-cpp emits, as far as repair, lint and emulator need it.
 
 /// A parameter of a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,12 +22,12 @@ pub enum Parameter {
 pub struct Signature {
     /// The function's name.
     pub name: String,
-    /// What it is called with, in order.
+    /// Its parameters, in order.
     pub parameters: Vec<Parameter>,
 }
 
 impl Signature {
-    /// Finds the function that is marked `[[kernel]]`; `None` when the text has none that can be read.
+    /// Finds the function that is marked `[[kernel]]`; `None` when there is none, or it can't be parsed.
     pub fn of(source: &str) -> Option<Self> {
         let after = &source[source.find("[[kernel]]")? + "[[kernel]]".len()..];
         let (head, rest) = after.split_once('(')?;
@@ -57,7 +57,7 @@ fn parameter(text: &str) -> Option<Parameter> {
     Some(Parameter::Buffer { index: index.parse().ok()?, kind: declaration[..name].trim().to_owned() })
 }
 
-/// The bytes that a line sets aside in threadgroup memory.
+/// The bytes of threadgroup memory that a line allocates.
 pub fn threadgroup_array(line: &str) -> Option<usize> {
     line.trim().strip_prefix("threadgroup uchar dynamic_shared_mem[")?.strip_suffix("];")?.parse().ok()
 }

@@ -1,4 +1,4 @@
-//! The compute server of the GPU: wgpu's, with every kernel's text repaired on its way, and every failure kept for the caller.
+//! The compute server of the GPU: wgpu's, with every kernel's text repaired, and every failure kept for the caller.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -30,8 +30,8 @@ use crate::errors::{Errors, message_of};
 use crate::lint::lint;
 use crate::repair::repair;
 
-/// A kernel whose emitted Metal text is repaired. Its identity is that of the kernel within, so that pipelines and tuning
-/// results are found again.
+/// A kernel whose emitted Metal text is repaired. Its identity is that of the inner kernel, so that caches of pipelines and tuning
+/// results still work.
 struct RepairedTask(Box<dyn CubeTask<AutoCompiler>>);
 
 impl KernelMetadata for RepairedTask {
@@ -57,7 +57,7 @@ impl CubeTask<AutoCompiler> for RepairedTask {
         address_type: StorageType,
     ) -> Result<CompiledKernel<AutoCompiler>, CompilationError> {
         let mut kernel = self.0.compile(compiler, options, mode, address_type)?;
-        // WGSL and SPIR-V have none of Metal's words.
+        // Texts in WGSL or SPIR-V need no repair.
         if kernel.source.contains("#include <metal_stdlib>") {
             kernel.source = metal_source(&kernel.entrypoint_name, &kernel.source)?;
         }
@@ -65,7 +65,7 @@ impl CubeTask<AutoCompiler> for RepairedTask {
     }
 }
 
-/// What Metal gets to see: the repaired text, which must pass the lint.
+/// The repaired text, which must pass the lint.
 fn metal_source(name: &str, emitted: &str) -> Result<String, CompilationError> {
     let (source, applied) = repair(emitted).into_parts();
     if !applied.is_empty() {
@@ -91,8 +91,8 @@ pub struct MetalServer {
 }
 
 impl MetalServer {
-    /// Calls the server within. It runs on the device's thread, where a panic reaches nobody: wgpu panics at a text that does
-    /// not compile, a lost device, memory that is not there, and cubecl at what it can't expand. All are errors of the stream.
+    /// Calls the inner server, and turns a panic into an error of the stream: on the device's thread it would not reach the caller.
+    /// wgpu panics at a text that does not compile, a lost device or missing memory, cubecl at what it can't expand.
     fn guarded<T>(&mut self, stream: StreamId, call: impl FnOnce(&mut WgpuServer) -> T) -> Option<T> {
         match catch_unwind(AssertUnwindSafe(|| call(&mut self.inner))) {
             Ok(value) => Some(value),
@@ -103,7 +103,7 @@ impl MetalServer {
         }
     }
 
-    /// As [`Self::guarded`], for a call that may say itself what went wrong.
+    /// As [`Self::guarded`], for a call that can also return an error.
     fn result<T>(
         &mut self,
         stream: StreamId,
@@ -111,11 +111,11 @@ impl MetalServer {
     ) -> Result<T, ServerError> {
         let called = self.guarded(stream, call);
         self.errors.take([stream])?;
-        called.unwrap_or_else(|| Err(Errors::generic("the device does not answer")))
+        called.unwrap_or_else(|| Err(Errors::generic("the device does not respond")))
     }
 
-    /// Takes over what the server within keeps of some streams: that a kernel did not compile it says at a flush or a sync alone,
-    /// and hands out at a read what was in the memory before.
+    /// Moves the errors that the inner server keeps for some streams here: it reports a kernel that did not compile only at a flush
+    /// or sync, and a read would return what was in the memory before.
     fn collect(&mut self, streams: &[StreamId]) {
         for stream in streams {
             if let Some(Err(error)) = self.guarded(*stream, |inner| inner.flush(*stream)) {
@@ -124,28 +124,28 @@ impl MetalServer {
         }
     }
 
-    /// What a future gives, after an error of earlier work.
+    /// The result of a future, or the error of earlier work.
     fn awaited<T: 'static>(
         future: Option<DynFut<Result<T, ServerError>>>,
         earlier: Result<(), ServerError>,
     ) -> DynFut<Result<T, ServerError>> {
         Box::pin(async move {
-            // It is awaited even when its result is not wanted: what it has mapped is unmapped at its end.
+            // It is awaited even after an earlier error, since it must unmap its memory at its end.
             let result = match future {
                 Some(future) => caught(future).await,
-                None => Err(Errors::generic("the device does not answer")),
+                None => Err(Errors::generic("the device does not respond")),
             };
             earlier.and(result)
         })
     }
 }
 
-/// A future whose panic is an error: wgpu's read panics where the memory can't be mapped, as on a device that was lost.
+/// A future whose panic becomes an error: wgpu's read panics where the memory can't be mapped, as on a lost device.
 async fn caught<T>(mut future: DynFut<Result<T, ServerError>>) -> Result<T, ServerError> {
     std::future::poll_fn(move |context| {
         catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))).unwrap_or_else(|payload| {
-            let said = message_of(&*payload);
-            Poll::Ready(Err(Errors::generic(format!("the device gives nothing back, it may be lost: {said}"))))
+            let message = message_of(&*payload);
+            Poll::Ready(Err(Errors::generic(format!("reading from the device failed, it may be lost: {message}"))))
         })
     })
     .await
@@ -224,7 +224,7 @@ impl ComputeServer for MetalServer {
         stream: StreamId,
     ) {
         self.guarded(stream, |inner| {
-            // SAFETY: the caller's promise is passed on: the arguments are what the kernel expects.
+            // SAFETY: the caller ensures that the arguments are what the kernel expects.
             unsafe { inner.launch(Box::new(RepairedTask(kernel)), count, arguments, mode, stream) };
         });
     }
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn metal_is_repaired_on_its_way_and_other_languages_are_not() {
+    fn only_metal_is_repaired() {
         let metal = compiled("#include <metal_stdlib>\nsimdgroup_barrier(mem_flags::mem_none);\n").unwrap();
         assert_eq!(metal, "#include <metal_stdlib>\nsimdgroup_barrier(mem_flags::mem_threadgroup);\n");
         let other = "simdgroup_barrier(mem_flags::mem_none);";
@@ -288,12 +288,12 @@ mod tests {
     }
 
     #[test]
-    fn what_no_rule_mends_is_an_error_before_metal_sees_it() {
+    fn what_no_rule_fixes_is_an_error_before_compilation() {
         let error = compiled("#include <metal_stdlib>\nx = #error type double not supported!\n").unwrap_err().to_string();
         assert!(error.contains("text: line 2") && error.contains("double"), "{error}");
     }
 
-    /// A server on a device that can be taken from under it.
+    /// A server on a device that can be destroyed while it is in use.
     fn on(setup: &WgpuSetup) -> MetalServer {
         let template = <WgpuServer as DeviceService>::init(WgpuDevice::DefaultDevice.to_id());
         let own = ComputeServer::utilities(&template);

@@ -79,7 +79,7 @@ mod synchronization {
         race_of(move || test_finished_sync_cube::<EmulatorRuntime>(client()));
     }
 
-    /// "First 32 elements should be 1, while last 32 elements may or may not be 1", says that kernel of itself.
+    /// That kernel's own comment: "First 32 elements should be 1, while last 32 elements may or may not be 1".
     #[test]
     fn the_race_that_cubecl_planted_is_found_and_otherwise_its_test_passes() {
         test_sync_plane::<EmulatorRuntime>(EmulatorRuntime::client(&EmulatorDevice::Quick));
@@ -91,8 +91,8 @@ mod synchronization {
 mod without_repair {
     use std::process::Command;
 
-    /// What fails when the text stays as cubecl emits it, by clang's or the emulator's word. Scalar braces are missing: clang
-    /// accepts them, Apple's compiler does not.
+    /// The tests that fail without repair, in clang or the emulator. Those with scalar braces are not among them: clang accepts
+    /// them, Apple's compiler does not.
     const FAILING: &[&str] = &[
         "tests_msl::f32_ty::test_atomic_add_float",
         "tests_msl::i32_ty::test_atomic_add_int",

@@ -1,4 +1,4 @@
-//! What goes wrong on the device's thread is an error at the caller, and the device goes on.
+//! A failure on the device's thread is returned to the caller as an error, and the device stays usable.
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::Tensor;
@@ -21,8 +21,8 @@ fn fill(out: &mut Array<f32>) {
 
 /// Its expansion panics, on the device's thread.
 #[cube(launch)]
-fn broken(out: &mut Array<f32>, #[comptime] wanted: u32) {
-    comptime!(assert!(wanted < 1, "this kernel can't be expanded"));
+fn broken(out: &mut Array<f32>, #[comptime] limit: u32) {
+    comptime!(assert!(limit < 1, "this kernel can't be expanded"));
     out[0] = 1.0;
 }
 
@@ -43,11 +43,11 @@ fn a_kernel_that_cannot_be_expanded_is_an_error_and_not_zeros() {
     broken::launch::<MetalRuntime>(&client, count, dim, unsafe { ArrayArg::from_raw_parts(out.clone(), 4) }, 1);
     let error = client.read_one(out.clone()).unwrap_err().to_string();
     assert!(error.contains("can't be expanded"), "{error}");
-    // It was said once, and the device goes on.
+    // The error is returned once, and the device stays usable.
     assert_eq!(filled(&client), [3.0; 4]);
 }
 
-/// What Apple's compiler refuses comes back on this way; here naga refuses, and our lint of Metal's text.
+/// An error of Apple's compiler takes the same way; here naga refuses the text, and our lint that in MSL.
 #[test]
 fn a_text_that_does_not_compile_is_an_error_and_not_zeros() {
     let client = MetalRuntime::client(&Default::default());
@@ -65,7 +65,7 @@ fn a_text_that_does_not_compile_is_an_error_and_not_zeros() {
 }
 
 #[test]
-fn memory_that_is_not_there_is_an_error() {
+fn missing_memory_is_an_error() {
     let client = MetalRuntime::client(&Default::default());
     let out = client.empty(1 << 50);
     assert!(client.read_one(out).is_err());

@@ -1,4 +1,4 @@
-//! Faults that were planted are found, and named with the kernel and the line of the MSL.
+//! Planted faults are found, and reported with the kernel and the line of the MSL.
 #![allow(clippy::unwrap_used)]
 
 use burnish_metal::emulator::{EmulatorDevice, EmulatorError, Fault, FaultKind, KernelCounters, execute};
@@ -39,11 +39,11 @@ fn run_on(device: EmulatorDevice, source: &str, groups: u32) -> Result<(Vec<f32>
     Ok((y.chunks_exact(4).map(|b| f32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect(), counters))
 }
 
-/// The fault, which must be the same kind on every device.
+/// The fault, which must be of the same kind on every device.
 fn fault(source: &str) -> Fault {
     let found = |device| match run_on(device, source, 1) {
         Err(EmulatorError::Fault(fault)) => *fault,
-        other => panic!("no fault but {other:?}"),
+        other => panic!("expected a fault, got {other:?}"),
     };
     let faults = DEVICES.map(found);
     for other in &faults[1..] {
@@ -56,7 +56,7 @@ fn fault(source: &str) -> Fault {
 }
 
 #[test]
-fn a_sound_kernel_runs_alike_on_every_device_and_is_counted() {
+fn a_correct_kernel_gives_the_same_results_and_counts_on_every_device() {
     let source = kernel(
         "s[t] = x[t];\nthreadgroup_barrier(mem_flags::mem_threadgroup);\nconst uint l_0 = 63 - t;\nconst float l_1 = s[l_0] * x[t];\ny[t] = l_1;",
     );
@@ -93,7 +93,7 @@ fn a_barrier_of_the_simdgroup_orders_the_simdgroup_only() {
     assert!(matches!(fault(&kernel(across)).kind, FaultKind::Race { buffer: None, .. }));
 }
 
-/// Lanes read each other's elements; after a barrier of their group each reads its own, and writes it.
+/// Lanes read each other's elements; after a barrier of their group each reads and writes its own.
 #[test]
 fn reads_that_a_simdgroup_has_ordered_do_not_race_with_its_writes() {
     let source = "s[t] = x[t];\nsimdgroup_barrier(mem_flags::mem_threadgroup);\nconst float l_0 = s[t ^ 1];\nsimdgroup_barrier(mem_flags::mem_threadgroup);\ns[t] = s[t] * 2.0f;\ny[t] = s[t] + l_0;";
@@ -118,7 +118,7 @@ fn a_race_between_threadgroups() {
         }
         other => panic!("{other:?}"),
     }
-    // The same value is no race, and neither is another element.
+    // Two writes of the same value are no race, nor are writes of different elements.
     assert!(run_on(EmulatorDevice::Checked, &kernel("y[t] = x[t];"), 2).is_ok());
 }
 
@@ -151,7 +151,7 @@ fn a_divergent_barrier() {
     assert!(matches!(found.kind, FaultKind::DifferentBarriers { other_line: Some(16 | 18) }), "{found}");
 }
 
-/// What clang would double: it knows on the way to the second barrier who went which way before it.
+/// Clang could duplicate the second barrier, since it knows there which branch was taken before.
 #[test]
 fn barriers_between_two_branches_of_one_condition() {
     let source = kernel(
@@ -194,7 +194,7 @@ fn refused(source: &str) -> String {
 
 #[test]
 fn a_wrong_address_space() {
-    // C++ alone would take it: address spaces are erased there.
+    // C++ alone would accept it: it erases address spaces.
     let text = refused(&kernel("threadgroup float* p = (threadgroup float*)0;\np = y;\ny[t] = p[0];"));
     assert!(text.contains("planted") && text.contains(".metal:16:"), "{text}");
     let text = refused(&kernel("float* p = y;\ny[t] = p[0];"));

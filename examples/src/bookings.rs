@@ -1,4 +1,4 @@
-//! The world of the quickstart: people who book tables.
+//! The quickstart's topic: table bookings.
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -38,13 +38,13 @@ const PLACES: [&str; 20] = [
 ];
 const DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 
-/// One of a list.
+/// A random element of a list.
 fn pick<T: Copy>(random: &mut ChaCha8Rng, list: &[T]) -> T {
     list[random.next_u32() as usize % list.len()]
 }
 
 impl Booking {
-    /// Any booking between breakfast and a late dinner.
+    /// A random booking between breakfast and a late dinner.
     pub fn draw(random: &mut ChaCha8Rng) -> Self {
         Self {
             people: 2 + random.next_u32() as usize % 11,
@@ -54,7 +54,7 @@ impl Booking {
         }
     }
 
-    /// As people say it: `7 pm`.
+    /// The time as people say it, such as `7 pm`.
     fn spoken_time(&self) -> String {
         match self.hour {
             12 => "noon".to_owned(),
@@ -77,7 +77,7 @@ impl Booking {
         }
     }
 
-    /// What the base model learns: plain answers about a booking, and to repeat things.
+    /// Training data of the base model: plain answers about a booking, and repeating text.
     pub fn plain_turn(&self, random: &mut ChaCha8Rng) -> Value {
         if random.next_u32().is_multiple_of(4) {
             let text = self.scribble(random);
@@ -101,7 +101,7 @@ impl Booking {
         chat(&question, &answer)
     }
 
-    /// A few of the booking's words between keys and marks in any order, so that their tokens are known to the model.
+    /// Parts of the booking in random JSON-like text, so that the base model knows the tokens.
     fn scribble(&self, random: &mut ChaCha8Rng) -> String {
         let short = self.day[..3].to_lowercase();
         let hour = format!("{}:00", self.hour);
@@ -120,7 +120,7 @@ impl Booking {
         format!("{{{}}}", parts.join(", "))
     }
 
-    /// What the fine-tune teaches: the booking as JSON.
+    /// Training data of the fine-tuning: the booking as JSON.
     pub fn structured_turn(&self, random: &mut ChaCha8Rng) -> Value {
         let Self { people, place, day, hour } = self;
         let short = day[..3].to_lowercase();

@@ -1,6 +1,5 @@
-//! Small programs that use Burnish as a library; each is a file in `src/bin`.
+//! Small programs that use Burnish as a library, one file each in `src/bin`.
 
 pub mod bookings;
-pub mod fine_tune;
 #[cfg(feature = "onnx")]
 pub mod reward_head;

@@ -1,4 +1,4 @@
-//! The chat templates of a model, as files.
+//! Writes the chat templates of a model.
 
 use std::path::Path;
 
@@ -6,30 +6,30 @@ use burnish_models::ChatTemplate;
 use burnish_models::chat_template::ADDITIONAL_TEMPLATES;
 use serde_json::{Value, json};
 
+use crate::counted_file::write_text;
 use crate::error::{ExportError, Result};
-use crate::place::small;
 
-/// Writes every template under the name that transformers reads it by.
+/// Writes each template to the file that transformers reads it from, and returns the number of bytes.
 pub(crate) fn write(folder: &Path, template: &ChatTemplate) -> Result<u64> {
     let mut bytes = 0;
     for (name, source) in template.sources() {
         if name == "default" {
-            bytes += small(&folder.join("chat_template.jinja"), source)?;
+            bytes += write_text(&folder.join("chat_template.jinja"), source)?;
         } else if is_file_name(name) {
             let more = folder.join(ADDITIONAL_TEMPLATES);
             std::fs::create_dir_all(&more).map_err(|error| ExportError::io(&more, error))?;
-            bytes += small(&more.join(format!("{name}.jinja")), source)?;
+            bytes += write_text(&more.join(format!("{name}.jinja")), source)?;
         }
     }
     Ok(bytes)
 }
 
-/// A name comes from a file that is not trusted with where others go.
+/// Whether a template's name can be part of a path. Names come from the model's files, which are not trusted.
 fn is_file_name(name: &str) -> bool {
     !name.is_empty() && name.chars().all(|character| character.is_ascii_alphanumeric() || "-_".contains(character))
 }
 
-/// The templates as older readers have them, in `tokenizer_config.json`.
+/// The value of `chat_template` in `tokenizer_config.json`, for older readers.
 pub(crate) fn configured(template: &ChatTemplate) -> Value {
     match template.sources().collect::<Vec<_>>().as_slice() {
         [("default", source)] => json!(source),
@@ -50,7 +50,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), &template).unwrap();
         let config = json!({ "chat_template": configured(&template) });
-        small(&folder.path().join("tokenizer_config.json"), &pretty(&config)).unwrap();
+        write_text(&folder.path().join("tokenizer_config.json"), &pretty(&config)).unwrap();
         let read = ChatTemplate::from_folder(folder.path(), &SpecialTokens::default()).unwrap().unwrap();
         read.sources().map(|(name, source)| (name.to_owned(), source.to_owned())).collect()
     }
@@ -61,7 +61,7 @@ mod tests {
         assert_eq!(two, [("default".to_owned(), "d".to_owned()), ("tool_use".to_owned(), "t".to_owned())]);
         assert_eq!(read_back(&[("default", "d")]).len(), 1);
         assert_eq!(read_back(&[("tool_use", "t"), ("rag", "r")]).len(), 2);
-        // Such a name stays in the configuration: as a file it could lie outside the folder.
+        // Such a name would lead outside the folder, so its template is in the configuration only.
         assert_eq!(read_back(&[("../out", "t")]), [("../out".to_owned(), "t".to_owned())]);
     }
 }

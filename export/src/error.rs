@@ -1,56 +1,48 @@
-//! What can go wrong on the way out.
+//! Errors of this crate.
 
 use std::path::PathBuf;
 
-/// Errors of writing models.
+/// Errors of writing models and adapters.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    /// The operating system refused.
+    /// A file can't be read or written.
     #[error("{}: {source}", path.display())]
     Io {
-        /// What was written.
+        /// The file or folder.
         path: PathBuf,
-        /// The system's own error.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The target exists, and nobody said that it may go.
-    #[error("{} exists already", path.display())]
+    /// The target exists, and the options don't allow replacing it.
+    #[error("{} already exists", path.display())]
     Exists {
         /// The target.
         path: PathBuf,
     },
-    /// The target is something that an export does not replace, whatever was asked for.
+    /// The target is something that an export never replaces.
     #[error("{} {reason}", path.display())]
     Occupied {
         /// The target.
         path: PathBuf,
-        /// What it is.
+        /// What it is, and what to do.
         reason: String,
     },
-    /// Writing failed.
+    /// The target can't be written.
     #[error(transparent)]
     Write(#[from] burnish_models::atomic::WriteError),
-    /// A weight is beyond what f16 holds.
-    #[error("`{tensor}` has {value}, which f16 can't hold (its largest is 65504)")]
-    Overflow {
-        /// The tensor.
-        tensor: String,
-        /// The element.
-        value: f32,
-    },
-    /// The format has no place for something that the model has.
+    /// The format can't represent something of the model.
     #[error("{reason}")]
     Unsupported {
-        /// What, and why.
+        /// What it is, and why.
         reason: String,
     },
-    /// Reading the model failed.
+    /// The model can't be read, or a weight is outside the range of the type that it is stored in.
     #[error(transparent)]
     Model(#[from] burnish_models::ModelError),
     /// A weight can't be quantised.
     #[error(transparent)]
     Pack(#[from] burnish_kernels::packed::PackError),
-    /// Writing an adapter failed.
+    /// The adapter can't be read or written.
     #[error(transparent)]
     Lora(#[from] burnish_lora::LoraError),
 }
@@ -65,5 +57,5 @@ impl ExportError {
     }
 }
 
-/// Result of this crate.
+/// A result with the error of this crate.
 pub type Result<T> = std::result::Result<T, ExportError>;

@@ -2,24 +2,24 @@
 
 use std::path::Path;
 
-use burnish_models::{Checkpoint, Pretrained};
+use burnish_models::{Checkpoint, FloatType, Pretrained};
 use serde_json::{Map, Value, json};
 
-use crate::chat_templates;
+use crate::counted_file::write_text;
 use crate::error::Result;
-use crate::float::FloatType;
-use crate::place::{inputs_of, small, write_folder};
 use crate::report::ExportReport;
 use crate::safetensors::{SHARD_BYTES, pretty, write_shards};
+use crate::target::{inputs_of, write_folder};
+use crate::{chat_templates, fit};
 
-/// How the folder is written.
+/// Options of [`export_hugging_face`].
 #[derive(Debug, Clone, Copy)]
 pub struct HuggingFaceOptions {
-    /// Storage of the weights.
+    /// The type that the weights are stored in.
     pub float: FloatType,
-    /// Shards are no larger, unless one tensor is.
+    /// The largest size of a shard in bytes; a single tensor may be larger.
     pub shard_bytes: u64,
-    /// Replace what is there.
+    /// Whether an existing target may be replaced.
     pub overwrite: bool,
 }
 
@@ -29,10 +29,14 @@ impl Default for HuggingFaceOptions {
     }
 }
 
-/// Writes config, tokenizer, chat template and weights.
+/// Writes a Hugging Face folder: configuration, tokenizer, chat template, and `weights` as safetensors.
+///
+/// `weights` are those of `model`, or the same with an adapter merged into them.
 ///
 /// # Errors
-/// When the target exists, a tensor is beyond f16, or the disk refuses; nothing is left then.
+/// [`ExportError::Exists`](crate::ExportError::Exists) or [`ExportError::Occupied`](crate::ExportError::Occupied) if the target
+/// must not be replaced, and an error if a tensor is missing, can't be read, has another shape than the configuration says, or is
+/// outside the range of f16, or the folder can't be written. The target is then unchanged.
 pub fn export_hugging_face(
     model: &Pretrained,
     weights: &dyn Checkpoint,
@@ -40,14 +44,15 @@ pub fn export_hugging_face(
     options: &HuggingFaceOptions,
 ) -> Result<ExportReport> {
     let mut report = ExportReport { path: target.to_owned(), ..ExportReport::default() };
+    fit::check(&model.config, weights)?;
     write_folder(target, options.overwrite, &inputs_of(model, weights), |folder| -> Result<()> {
-        report.bytes += small(&folder.join("config.json"), &pretty(&config(model, options.float)))?;
+        report.bytes += write_text(&folder.join("config.json"), &pretty(&config(model, options.float)))?;
         if let Some(generation) = generation_config(model) {
-            report.bytes += small(&folder.join("generation_config.json"), &pretty(&generation))?;
+            report.bytes += write_text(&folder.join("generation_config.json"), &pretty(&generation))?;
         }
         let tokenizer = model.tokenizer.to_json()?;
-        report.bytes += small(&folder.join("tokenizer.json"), &tokenizer)?;
-        report.bytes += small(&folder.join("tokenizer_config.json"), &pretty(&tokenizer_config(model)))?;
+        report.bytes += write_text(&folder.join("tokenizer.json"), &tokenizer)?;
+        report.bytes += write_text(&folder.join("tokenizer_config.json"), &pretty(&tokenizer_config(model)))?;
         if let Some(template) = &model.chat_template {
             report.bytes += chat_templates::write(folder, template)?;
         }
@@ -72,7 +77,7 @@ fn config(model: &Pretrained, float: FloatType) -> Value {
     config
 }
 
-/// The model's own. A GGUF has none, and tokens that end a text there would be lost.
+/// The model's own. For a GGUF, which has none, one with its end tokens, which would otherwise be lost.
 fn generation_config(model: &Pretrained) -> Option<Value> {
     let special = model.tokenizer.special();
     model.generation_config.clone().or_else(|| {
@@ -87,8 +92,8 @@ fn generation_config(model: &Pretrained) -> Option<Value> {
     })
 }
 
-/// Both names of the dtype, `dtype` of transformers 5 and `torch_dtype` of those before; also in the configurations of parts,
-/// such as `text_config`. What is written is quantised no more.
+/// Sets the type of the weights under both its names, `dtype` of transformers 5 and `torch_dtype` of earlier versions, also in
+/// nested configurations such as `text_config`. Removes the keys of quantisation, since the weights are written as floats.
 fn set_dtype(config: &mut Value, float: FloatType) {
     let Value::Object(map) = config else { return };
     for key in ["dtype", "torch_dtype"] {
@@ -130,16 +135,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_model_is_not_written_over_itself() {
+    fn a_model_is_not_replaced_by_its_own_export() {
         let root = tempfile::tempdir().unwrap();
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../recipes/assets/quickstart/model");
         let (base, target) = (Pretrained::open(source).unwrap(), root.path().join("base"));
         let options = HuggingFaceOptions { overwrite: true, ..HuggingFaceOptions::default() };
         let write = |model: &Pretrained, target: &Path| export_hugging_face(model, &*model.checkpoint, target, &options);
         write(&base, &target).unwrap();
-        let copy = Pretrained::open(&target.display().to_string()).unwrap();
+        let copy = Pretrained::open(&target).unwrap();
         let error = write(&copy, &target).unwrap_err().to_string();
-        assert!(error.contains("is read from it"), "{error}");
+        assert!(error.contains("is an input of this export"), "{error}");
         write(&copy, &root.path().join("again")).unwrap();
         write(&base, &target).unwrap();
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 2);
@@ -148,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn both_names_of_the_dtype_agree_in_every_part() {
+    fn both_names_of_the_dtype_agree_in_nested_configurations() {
         let mut config = json!({
             "dtype": "bfloat16", "quantization": { "bits": 4 },
             "text_config": { "dtype": "bfloat16", "torch_dtype": "bfloat16", "quantization_config": {} },

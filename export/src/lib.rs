@@ -1,24 +1,57 @@
-//! Leave with a file: Hugging Face folders and GGUF files that other programs open.
+//! Writes the models of [`burnish_models`] and the adapters of [`burnish_lora`] as files that other programs open.
 //!
-//! Everything is written tensor by tensor to a place beside the target and then renamed, so that a crash or a full
-//! disk leaves what was there before. What an export may replace, [`place`] says.
+//! | function | writes | for |
+//! |---|---|---|
+//! | [`export_hugging_face`] | a folder with safetensors | transformers, vLLM, mlx-lm, llama.cpp's converter |
+//! | [`export_gguf`] | one GGUF file, optionally quantised | llama.cpp, Ollama, LM Studio |
+//! | [`export_adapter`] | a PEFT folder | PEFT |
+//!
+//! The weights are written one tensor at a time to a file or folder beside the target, which is then renamed: a crash or a
+//! full disk leaves the target as it was. The module [`target`] decides what an export may replace.
+//!
+//! The crate stands between `burnish-lora`, whose adapters it writes, and `burnish-recipes`, which calls it:
+//!
+//! ```text
+//! burnish-kernels -> burnish-models -> burnish-lora -> burnish-export -> burnish-recipes
+//! ```
+//!
+//! # Example
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use burnish_export::{GgufOptions, GgufType, HuggingFaceOptions, export_gguf, export_hugging_face};
+//! use burnish_lora::MergedCheckpoint;
+//! use burnish_models::Pretrained;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let base = Pretrained::open("HuggingFaceTB/SmolLM2-135M-Instruct")?;
+//! let merged = MergedCheckpoint::open(&base.checkpoint, Path::new("run/adapter"))?;
+//! export_hugging_face(&base, &merged, Path::new("merged"), &HuggingFaceOptions::default())?;
+//! let options = GgufOptions { kind: GgufType::Q8_0, ..GgufOptions::default() };
+//! let report = export_gguf(&base, &merged, Path::new("merged.gguf"), &options)?;
+//! println!("{} bytes", report.bytes);
+//! # Ok(())
+//! # }
+//! ```
 
 #![warn(missing_docs)]
 
 mod chat_templates;
+mod counted_file;
 pub mod error;
-pub mod float;
+mod fit;
 pub mod gguf;
 pub mod hugging_face;
 pub mod peft;
-pub mod place;
 pub mod report;
 pub mod safetensors;
+pub mod target;
 
+pub use burnish_models::FloatType;
 pub use error::{ExportError, Result};
-pub use float::FloatType;
 pub use gguf::{GgufOptions, GgufType, export_gguf};
 pub use hugging_face::{HuggingFaceOptions, export_hugging_face};
 pub use peft::export_adapter;
 pub use report::ExportReport;
-pub use safetensors::write_safetensors;
+pub use safetensors::{write_safetensors, write_safetensors_file};

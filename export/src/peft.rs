@@ -1,4 +1,4 @@
-//! An adapter alone, as a folder that PEFT opens.
+//! Writes an adapter as a folder that PEFT opens.
 
 use std::path::{Path, PathBuf};
 
@@ -7,12 +7,13 @@ use burnish_lora::{LoraConfig, save_adapter};
 use burnish_models::LanguageModel;
 
 use crate::error::Result;
-use crate::place::write_folder;
+use crate::target::write_folder;
 
 /// Writes the adapters of a model as a PEFT folder; `inputs` are the files and folders that they were read from.
 ///
 /// # Errors
-/// When the target may not be replaced ([`crate::place::check_folder`]), the model has no adapter, or the disk refuses.
+/// If the target must not be replaced (see [`check_folder`](crate::target::check_folder)), the model has no adapter, or the
+/// folder can't be written.
 pub fn export_adapter<B: FusedBackend>(
     model: &LanguageModel<B>,
     config: &LoraConfig,

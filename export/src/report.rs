@@ -1,19 +1,19 @@
-//! What was written.
+//! The report of an export.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-/// Files, sizes and remarks of an export.
+/// What an export wrote.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct ExportReport {
-    /// Where.
+    /// The target.
     pub path: PathBuf,
-    /// Bytes of all files.
+    /// The size of all files in bytes.
     pub bytes: u64,
-    /// Tensors by storage type.
+    /// The number of tensors of each storage type.
     pub tensors: BTreeMap<String, usize>,
-    /// What the user should know.
+    /// Notes for the user, such as what the format can't hold.
     pub notes: Vec<String>,
 }

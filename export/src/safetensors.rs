@@ -1,61 +1,78 @@
-//! Safetensors, written one tensor at a time.
+//! Writes safetensors files, one tensor at a time.
 
 use std::path::Path;
 
-use burnish_models::Checkpoint;
+use burnish_models::{Checkpoint, FloatType};
 use serde_json::{Map, Value, json};
 
+use crate::counted_file::{CountedFile, write_text};
 use crate::error::{ExportError, Result};
-use crate::float::FloatType;
-use crate::place::{CountedFile, small};
 
-/// Files that `write_shards` makes are no larger, unless one tensor is.
+/// The default size of a shard in bytes, as in `huggingface_hub`.
 pub const SHARD_BYTES: u64 = 5_000_000_000;
 
-/// Writes `model.safetensors` into a folder.
+/// Writes `model.safetensors` into a folder, with the weights stored as `float`.
 ///
 /// # Errors
-/// When a tensor can't be read, is beyond f16, or the disk refuses.
+/// If a tensor can't be read or is outside the range of f16, or the file can't be written.
 pub fn write_safetensors(weights: &dyn Checkpoint, folder: &Path, float: FloatType) -> Result<()> {
     write_shards(weights, folder, float, u64::MAX).map(|_| ())
 }
 
-/// Writes `model.safetensors`, or shards with an index where they would be larger than `most`; returns the bytes. Integers and
-/// booleans, such as buffers of positions, are copied as they are.
+/// Writes `model.safetensors`, or shards with an index if it would be larger than `shard_bytes`. Returns the number of bytes of
+/// all files. Integers and booleans, such as buffers of positions, are copied unchanged.
 ///
 /// # Errors
 /// As [`write_safetensors`].
-pub fn write_shards(weights: &dyn Checkpoint, folder: &Path, float: FloatType, most: u64) -> Result<u64> {
+pub fn write_shards(weights: &dyn Checkpoint, folder: &Path, float: FloatType, shard_bytes: u64) -> Result<u64> {
     let mut names = weights.names();
     names.sort_unstable();
     let size = |name: &String| -> u64 {
         let elements: usize = weights.shape(name).unwrap_or_default().iter().product();
-        (elements * stored(weights, name, float).1) as u64
+        (elements * storage(weights, name, float).element_bytes) as u64
     };
-    let mut shards: Vec<(u64, Vec<&String>)> = vec![(0, Vec::new())];
+    let mut shards = vec![Shard::default()];
     for name in &names {
         let bytes = size(name);
         match shards.last_mut() {
-            Some((filled, shard)) if *filled + bytes <= most || shard.is_empty() => {
-                *filled += bytes;
-                shard.push(name);
+            Some(shard) if shard.bytes + bytes <= shard_bytes || shard.names.is_empty() => {
+                shard.bytes += bytes;
+                shard.names.push(name);
             }
-            _ => shards.push((bytes, vec![name])),
+            _ => shards.push(Shard { bytes, names: vec![name] }),
         }
     }
-    if let [(_, shard)] = shards.as_slice() {
-        return write_file(weights, shard, &folder.join("model.safetensors"), float);
+    if let [shard] = shards.as_slice() {
+        return write_file(weights, &shard.names, &folder.join("model.safetensors"), float);
     }
-    let (count, mut written, mut places) = (shards.len(), 0, Map::new());
-    let total: u64 = shards.iter().map(|(bytes, _)| bytes).sum();
-    for (index, (_, shard)) in shards.iter().enumerate() {
+    let (count, mut written, mut weight_map) = (shards.len(), 0, Map::new());
+    let total: u64 = shards.iter().map(|shard| shard.bytes).sum();
+    for (index, Shard { names, .. }) in shards.iter().enumerate() {
         let file = format!("model-{:05}-of-{count:05}.safetensors", index + 1);
-        written += write_file(weights, shard, &folder.join(&file), float)?;
-        places.extend(shard.iter().map(|name| ((*name).clone(), Value::from(file.clone()))));
+        written += write_file(weights, names, &folder.join(&file), float)?;
+        weight_map.extend(names.iter().map(|name| ((*name).clone(), Value::from(file.clone()))));
     }
-    let index = json!({ "metadata": { "total_size": total }, "weight_map": places });
-    written += small(&folder.join("model.safetensors.index.json"), &pretty(&index))?;
+    let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
+    written += write_text(&folder.join("model.safetensors.index.json"), &pretty(&index))?;
     Ok(written)
+}
+
+/// The tensors of one file, and their bytes.
+#[derive(Default)]
+struct Shard<'a> {
+    bytes: u64,
+    names: Vec<&'a String>,
+}
+
+/// Writes all tensors to one file, one at a time, and returns its number of bytes. Floats are converted as by
+/// [`write_safetensors`].
+///
+/// # Errors
+/// As [`write_safetensors`].
+pub fn write_safetensors_file(weights: &dyn Checkpoint, path: &Path, float: FloatType) -> Result<u64> {
+    let mut names = weights.names();
+    names.sort_unstable();
+    write_file(weights, &names.iter().collect::<Vec<_>>(), path, float)
 }
 
 fn write_file(weights: &dyn Checkpoint, names: &[&String], path: &Path, float: FloatType) -> Result<u64> {
@@ -64,8 +81,8 @@ fn write_file(weights: &dyn Checkpoint, names: &[&String], path: &Path, float: F
     let mut offset = 0usize;
     for name in names {
         let shape = weights.shape(name).ok_or_else(|| ExportError::unsupported(format!("`{name}` has no shape")))?;
-        let (dtype, size) = stored(weights, name, float);
-        let end = offset + shape.iter().product::<usize>() * size;
+        let Storage { dtype, element_bytes } = storage(weights, name, float);
+        let end = offset + shape.iter().product::<usize>() * element_bytes;
         let entry = json!({ "dtype": dtype, "shape": shape, "data_offsets": [offset, end] });
         header.insert((*name).clone(), entry);
         offset = end;
@@ -84,15 +101,22 @@ fn write_file(weights: &dyn Checkpoint, names: &[&String], path: &Path, float: F
     file.finish()
 }
 
-/// The dtype that a tensor is stored in, with the bytes of an element: integers and booleans stay as they are.
-fn stored(weights: &dyn Checkpoint, name: &str, float: FloatType) -> (String, usize) {
+/// How a tensor is stored.
+struct Storage {
+    /// The name of its type in the header.
+    dtype: String,
+    element_bytes: usize,
+}
+
+/// Floats are stored as `float`; integers and booleans keep their type.
+fn storage(weights: &dyn Checkpoint, name: &str, float: FloatType) -> Storage {
     match weights.integer_dtype(name) {
-        Some(dtype) => (dtype.to_string(), dtype.bitsize() / 8),
-        None => (float.safetensors_name().to_owned(), float.size()),
+        Some(dtype) => Storage { dtype: dtype.to_string(), element_bytes: dtype.bitsize() / 8 },
+        None => Storage { dtype: float.safetensors_name().to_owned(), element_bytes: float.size() },
     }
 }
 
-/// JSON for people.
+/// Indented JSON.
 pub(crate) fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).unwrap_or_else(|_| value.to_string())
 }
@@ -105,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn integers_are_copied_as_they_are() {
+    fn integers_are_copied_unchanged() {
         let root = tempfile::tempdir().unwrap();
         let (from, to) = ([root.path().join("from.safetensors")], root.path().join("to"));
         let positions: Vec<u8> = (0i64..5).flat_map(|position| (position << 33).to_le_bytes()).collect();
@@ -117,8 +141,8 @@ mod tests {
         ];
         std::fs::write(&from[0], safetensors::serialize(views, None).unwrap()).unwrap();
         std::fs::create_dir(&to).unwrap();
-        for most in [u64::MAX, 8] {
-            write_shards(&SafetensorsFolder::from_files(&from).unwrap(), &to, FloatType::BF16, most).unwrap();
+        for shard_bytes in [u64::MAX, 8] {
+            write_shards(&SafetensorsFolder::from_files(&from).unwrap(), &to, FloatType::BF16, shard_bytes).unwrap();
             let written = SafetensorsFolder::open(&to).unwrap();
             assert_eq!(written.integer_dtype("position_ids"), Some(Dtype::I64));
             assert_eq!(written.read_bytes("position_ids").unwrap(), positions);

@@ -1,4 +1,4 @@
-//! Every family out to GGUF and Hugging Face folders and in again: the logits stay.
+//! Every family written to GGUF files and Hugging Face folders and read again: the logits stay the same.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -14,14 +14,14 @@ use burnish_models::{Checkpoint, LanguageModel, LoadOptions, ModelInput, Pretrai
 use serde_json::{Value, json};
 
 const CASES: [&str; 7] = ["llama", "llama3", "mistral", "biased", "qwen2", "qwen3", "gemma3"];
-/// As many as the shortest window among the cases: llama.cpp computes none for some of them.
+/// As many tokens as the shortest window of the cases, because llama.cpp has no windows for some families.
 const TOKENS: [u32; 6] = [3, 90, 17, 64, 5, 41];
 
 fn fixture(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/parity").join(case)
 }
 
-/// A copy of a fixture with a tokenizer, and its configuration changed.
+/// Copies a fixture, adds a tokenizer, and changes the configuration.
 fn model_folder(case: &str, target: &Path, change: impl FnOnce(&mut Value)) {
     fs::create_dir_all(target).unwrap();
     for entry in fs::read_dir(fixture(case)).unwrap() {
@@ -36,7 +36,7 @@ fn model_folder(case: &str, target: &Path, change: impl FnOnce(&mut Value)) {
     fs::write(target.join("tokenizer.json"), tokenizer(case == "gemma3").to_string()).unwrap();
 }
 
-/// Letters, as byte-level BPE or as SentencePiece.
+/// A tokenizer of letters: byte-level BPE or SentencePiece.
 fn tokenizer(sentence_piece: bool) -> Value {
     let letters = ('a'..='z').enumerate().map(|(index, letter)| (letter.to_string(), index + 3));
     let special = ["<pad>", "<bos>", "<eos>"].into_iter().enumerate().map(|(index, token)| (token.to_owned(), index));
@@ -65,7 +65,7 @@ fn tokenizer(sentence_piece: bool) -> Value {
 }
 
 fn open(path: &Path) -> Pretrained {
-    Pretrained::open(path.to_str().unwrap()).unwrap()
+    Pretrained::open(path).unwrap()
 }
 
 fn logits(model: &Pretrained) -> Vec<f32> {
@@ -80,12 +80,12 @@ fn close(name: &str, values: &[f32], expected: &[f32]) {
 }
 
 fn gguf(model: &Pretrained, target: &Path) -> Result<Vec<String>, ExportError> {
-    let options = GgufOptions { kind: GgufType::F32, overwrite: true };
+    let options = GgufOptions { kind: GgufType::Float(FloatType::F32), overwrite: true };
     export_gguf(model, &*model.checkpoint, target, &options).map(|report| report.notes)
 }
 
 #[test]
-fn every_family_goes_to_gguf_and_back() {
+fn every_family_is_written_to_gguf_and_read_again() {
     let work = tempfile::tempdir().unwrap();
     for case in CASES {
         let (folder, target) = (work.path().join(case), work.path().join(format!("{case}.gguf")));
@@ -97,7 +97,7 @@ fn every_family_goes_to_gguf_and_back() {
         assert_eq!(read.config.window(0), model.config.window(0).filter(|_| case == "gemma3"));
         assert_eq!(read.config.max_position_embeddings, if case == "mistral" { 6 } else { 64 });
         close(case, &logits(&read), &logits(&model));
-        // And on from the GGUF to a folder that transformers opens.
+        // From the GGUF to a Hugging Face folder.
         let again = work.path().join(format!("{case}-again"));
         let options = HuggingFaceOptions { float: FloatType::F32, ..Default::default() };
         export_hugging_face(&read, &*read.checkpoint, &again, &options).unwrap();
@@ -138,7 +138,7 @@ fn gemma_3_has_the_keys_that_llama_cpp_reads() {
 }
 
 #[test]
-fn what_llama_cpp_would_compute_otherwise_is_refused() {
+fn configurations_that_llama_cpp_can_not_run_are_refused() {
     let work = tempfile::tempdir().unwrap();
     for (index, (key, value, word)) in [
         ("query_pre_attn_scalar", json!(24), "query_pre_attn_scalar"),
@@ -154,7 +154,32 @@ fn what_llama_cpp_would_compute_otherwise_is_refused() {
     }
 }
 
-/// A checkpoint with a tensor more.
+/// No program could open a file whose weights do not fit the configuration.
+#[test]
+fn weights_of_another_size_are_refused_by_name() {
+    let work = tempfile::tempdir().unwrap();
+    for (key, value, word) in [
+        ("intermediate_size", json!(40), "model.layers.0.mlp.up_proj.weight"),
+        ("num_hidden_layers", json!(3), "model.layers.2.mlp.up_proj.weight"),
+    ] {
+        let folder = work.path().join(key);
+        model_folder("qwen3", &folder, |config| {
+            config[key] = value;
+            config["layer_types"] = Value::Null;
+        });
+        let (model, target) = (open(&folder), work.path().join("target"));
+        let options = HuggingFaceOptions::default();
+        for error in [
+            gguf(&model, &target).unwrap_err(),
+            export_hugging_face(&model, &*model.checkpoint, &target, &options).unwrap_err(),
+        ] {
+            assert!(error.to_string().contains(word), "{error}");
+            assert!(!target.exists());
+        }
+    }
+}
+
+/// A checkpoint with one more tensor.
 struct Extended<'a>(&'a dyn Checkpoint, &'static str);
 
 impl Checkpoint for Extended<'_> {
@@ -177,7 +202,7 @@ fn a_tensor_without_a_gguf_name_is_refused_by_name() {
     let (folder, target) = (work.path().join("model"), work.path().join("model.gguf"));
     model_folder("llama", &folder, |_| ());
     let model = open(&folder);
-    // A norm that the family does not have, and a bias that the configuration does not have.
+    // The family does not have this norm, and the configuration does not have this bias.
     for name in ["model.layers.0.self_attn.q_norm.weight", "model.layers.1.self_attn.q_proj.bias"] {
         let error = export_gguf(&model, &Extended(&*model.checkpoint, name), &target, &GgufOptions::default()).unwrap_err();
         assert!(error.to_string().contains(&format!("`{name}` has no name in GGUF files")), "{error}");
@@ -187,7 +212,7 @@ fn a_tensor_without_a_gguf_name_is_refused_by_name() {
     export_gguf(&model, &buffer, &target, &GgufOptions::default()).unwrap();
 }
 
-/// A model whose embedding and head are both stored, or the head alone, though the configuration ties them.
+/// Writes a model whose configuration ties embedding and head, although both are stored, or only the head.
 fn with_head(target: &Path, keep_embedding: bool, change: f32) {
     model_folder("qwen2", target, |_| ());
     let model = open(target);
@@ -225,7 +250,7 @@ impl Checkpoint for Stored {
 }
 
 #[test]
-fn what_is_stored_decides_the_head_everywhere() {
+fn stored_tensors_decide_the_head_in_every_format() {
     let work = tempfile::tempdir().unwrap();
     let plain = work.path().join("plain");
     model_folder("qwen2", &plain, |_| ());
@@ -252,7 +277,7 @@ fn what_is_stored_decides_the_head_everywhere() {
 }
 
 #[test]
-fn the_text_part_of_a_multimodal_model_is_a_model() {
+fn the_text_part_of_a_multimodal_model_is_exported_as_a_text_model() {
     let work = tempfile::tempdir().unwrap();
     let (plain, whole) = (work.path().join("plain"), work.path().join("whole"));
     model_folder("gemma3", &plain, |_| ());

@@ -1,4 +1,4 @@
-//! `FusedBackend` for any backend under burn's autodiff: each operation's own backward rule, unless burn's are asked for.
+//! `FusedBackend` for any backend under burn's autodiff: each operation's own backward rule, or burn's.
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -15,7 +15,7 @@ use crate::{
     select_rows,
 };
 
-/// An operation that follows its own rule where the backend has such rules, and else is recorded as its reference is composed.
+/// A method that follows the operation's own rule, or records the operations of its reference, as the backend asks.
 macro_rules! ruled {
     ($rule:path | $reference:path: fn $name:ident($($input:ident: $kind:ty),*) -> $out:ty) => {
         fn $name($($input: $kind),*) -> $out {
@@ -73,7 +73,7 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
             -> FloatTensor<Self>);
 
     ruled!(select_rows::autodiff::forward::<B, C> | select_rows::reference::<Self>:
-        fn select_rows(x: FloatTensor<Self>, places: IntTensor<Self>) -> FloatTensor<Self>);
+        fn select_rows(x: FloatTensor<Self>, positions: IntTensor<Self>) -> FloatTensor<Self>);
 
     // Of a packed weight there is nothing to record: it never trains.
     fn packed_linear(x: FloatTensor<Self>, weight: PackedTensor<Self>) -> FloatTensor<Self> {
@@ -94,5 +94,9 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
 
     fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {
         B::device_memory(device)
+    }
+
+    fn largest_allocation(device: &Self::Device) -> Option<u64> {
+        B::largest_allocation(device)
     }
 }

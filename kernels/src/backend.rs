@@ -16,16 +16,16 @@ use crate::{layer_norm, linear, linear_cross_entropy, pack, rms_norm, rotary, se
 /// A burn backend with the fused operations of Burnish.
 ///
 /// Every method defaults to the composed reference in plain burn operations, so that
-/// `impl FusedBackend for MyBackend {}` is all that a backend needs. Shapes are stated at the typed functions
-/// ([`crate::rms_norm()`], [`crate::attention()`], …), which are what model code calls.
+/// `impl FusedBackend for MyBackend {}` is all that a backend needs. Models call the typed functions
+/// ([`crate::rms_norm()`], [`crate::attention()`], …), whose docs state the shapes.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no fused operations of Burnish",
     note = "a backend of your own: `impl FusedBackend for MyBackend {{}}`",
     note = "burn's `Fusion` is not opted in: name `CubeBackend<…>` itself, or turn burn's feature `fusion` off"
 )]
 pub trait FusedBackend: Backend {
-    /// Whether gradients follow the rules of this crate. Where not, burn's autodiff records each operation of the composed
-    /// references, which is what training on burn alone takes.
+    /// Whether gradients follow the rules of this crate. If not, burn's autodiff records each operation of the composed
+    /// references, as in training on burn alone.
     const OWN_GRADIENTS: bool = true;
 
     /// See [`crate::rms_norm()`].
@@ -33,7 +33,7 @@ pub trait FusedBackend: Backend {
         rms_norm::reference::<Self>(x, weight, epsilon)
     }
 
-    /// See [`crate::add_rms_norm()`]: the sum, and its norm.
+    /// See [`crate::add_rms_norm()`]; returns the sum, and its norm.
     fn add_rms_norm(
         x: FloatTensor<Self>,
         residual: FloatTensor<Self>,
@@ -43,8 +43,8 @@ pub trait FusedBackend: Backend {
         rms_norm::reference_add::<Self>(x, residual, weight, epsilon)
     }
 
-    /// Gradients of [`FusedBackend::rms_norm`] for `x` and, where asked for, `weight`. A `residual` is a gradient that `x` has
-    /// from elsewhere, and is added to that of `x`.
+    /// Gradients of [`FusedBackend::rms_norm`] for `x` and, where asked for, `weight`. A `residual` is another gradient of `x`,
+    /// which is added to the first.
     fn rms_norm_backward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -77,7 +77,7 @@ pub trait FusedBackend: Backend {
         layer_norm::reference_backward::<Self>(x, weight, grad, epsilon, weight_gradients)
     }
 
-    /// Query and key turned, see [`crate::rotary()`]; `inverse` turns the other way, which is the backward.
+    /// Query and key, rotated, see [`crate::rotary()`]; `inverse` rotates back, which is the backward.
     fn rotary(
         heads: [FloatTensor<Self>; 2],
         cos: FloatTensor<Self>,
@@ -118,7 +118,7 @@ pub trait FusedBackend: Backend {
         attention::reference::<Self>(query, key, value, segments, options)
     }
 
-    /// As [`FusedBackend::segment_attention`], with what the backward of this backend wants to know of the forward.
+    /// As [`FusedBackend::segment_attention`], with what the backward of this backend needs of it.
     fn attention_for_backward(
         query: FloatTensor<Self>,
         key: FloatTensor<Self>,
@@ -126,7 +126,7 @@ pub trait FusedBackend: Backend {
         segments: Option<IntTensor<Self>>,
         options: AttentionOptions,
     ) -> (FloatTensor<Self>, Option<Statistics<Self>>) {
-        (Self::segment_attention(query, key, value, segments, options), None)
+        attention::reference_for_backward::<Self>(query, key, value, segments, options)
     }
 
     /// Gradients of [`FusedBackend::segment_attention`] for query, key and value.
@@ -173,7 +173,7 @@ pub trait FusedBackend: Backend {
         linear::packed::reference_rows::<Self>(&weight, rows, dtype)
     }
 
-    /// See [`crate::lora_linear()`]. Beside the result stands `scale · dropout(x) Aᵀ`, which the backward may use.
+    /// See [`crate::lora_linear()`]; returns the result, and `scale · dropout(x) Aᵀ` for the backward.
     fn lora_linear(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -185,7 +185,7 @@ pub trait FusedBackend: Backend {
         lora_linear::reference::<Self>(x, weight, lora_a, lora_b, scale, dropout)
     }
 
-    /// Gradients of [`FusedBackend::lora_linear`]; `saved.x`'s where it is asked for.
+    /// Gradients of [`FusedBackend::lora_linear`], for `saved.x` where asked for.
     fn lora_linear_backward(saved: LoraSaved<Self>, grad: FloatTensor<Self>, input_gradient: bool) -> LoraGradients<Self> {
         lora_linear::reference_backward::<Self>(saved, grad, input_gradient)
     }
@@ -237,13 +237,13 @@ pub trait FusedBackend: Backend {
     }
 
     /// See [`crate::select_rows()`].
-    fn select_rows(x: FloatTensor<Self>, places: IntTensor<Self>) -> FloatTensor<Self> {
-        select_rows::reference::<Self>(x, places)
+    fn select_rows(x: FloatTensor<Self>, positions: IntTensor<Self>) -> FloatTensor<Self> {
+        select_rows::reference::<Self>(x, positions)
     }
 
     /// Gradient of [`FusedBackend::select_rows`], `[rows, features]`.
-    fn select_rows_backward(grad: FloatTensor<Self>, places: IntTensor<Self>, rows: usize) -> FloatTensor<Self> {
-        select_rows::reference_backward::<Self>(grad, places, rows)
+    fn select_rows_backward(grad: FloatTensor<Self>, positions: IntTensor<Self>, rows: usize) -> FloatTensor<Self> {
+        select_rows::reference_backward::<Self>(grad, positions, rows)
     }
 
     /// See [`crate::adamw()`].
@@ -266,8 +266,14 @@ pub trait FusedBackend: Backend {
         squared_norm::reference::<Self>(tensors, device)
     }
 
-    /// What the backend holds of the device's memory, where it knows.
+    /// The device memory that the backend uses, where it knows.
     fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {
+        let _ = device;
+        None
+    }
+
+    /// The largest tensor that the device can allocate, in bytes, where the backend knows.
+    fn largest_allocation(device: &Self::Device) -> Option<u64> {
         let _ = device;
         None
     }
@@ -276,13 +282,13 @@ pub trait FusedBackend: Backend {
 /// Memory of a device, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceMemory {
-    /// Of tensors that are alive.
+    /// Of live tensors.
     pub in_use: u64,
-    /// Taken from the device, with what is kept for tensors to come.
+    /// Allocated from the device, including what is kept for later tensors.
     pub reserved: u64,
 }
 
-/// A backend that trains: fused operations with gradients, and fused operations on the inner backend.
+/// A backend for training: fused operations with gradients, and fused operations on its inner backend.
 pub trait TrainBackend: FusedBackend + AutodiffBackend<InnerBackend: FusedBackend> {}
 
 impl<B: FusedBackend + AutodiffBackend<InnerBackend: FusedBackend>> TrainBackend for B {}

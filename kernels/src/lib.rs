@@ -1,12 +1,7 @@
-//! Fused operations for training and running language models on [burn](https://burn.dev).
-//!
-//! One folder an operation. Each folder holds the composed reference in plain burn operations, which is what any
-//! backend runs by default, the hand-written backward rule, and the kernels of the devices that have one.
-//! [`FusedBackend`] is the trait that models ask for; `impl FusedBackend for YourBackend {}` opts any burn backend in.
-
+#![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
-// What CubeCL's macro expands to, and what its dialect has no word for: kernels take tuples by reference, dtypes as underscored
-// arguments, and know neither `is_multiple_of` on plain numbers nor short-circuits.
+// For CubeCL: its macro takes tuples by reference and dtypes as underscored arguments, and kernels have neither `is_multiple_of` nor
+// short-circuiting operators.
 #![cfg_attr(
     feature = "cube",
     allow(
@@ -51,6 +46,8 @@ pub use adamw::{AdamWStep, AdamWTensors, adamw};
 pub use adamw8bit::{AdamW8bitTensors, AdamW8bitUpdate, Moment8bit, adamw8bit};
 pub use attention::{AttentionOptions, attention};
 pub use backend::{DeviceMemory, FusedBackend, TrainBackend};
+#[cfg(feature = "cube")]
+pub use cube::BackendOn;
 pub use dropout::{Dropout, DropoutKey, dropout};
 pub use glu::{geglu, swiglu};
 pub use layer_norm::layer_norm;

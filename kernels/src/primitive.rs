@@ -1,4 +1,4 @@
-//! Between burn's typed tensors and the primitives of a backend.
+//! Conversions between burn's typed tensors and the primitives of a backend.
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
@@ -14,7 +14,7 @@ pub(crate) fn raw<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTens
     tensor.into_primitive().tensor()
 }
 
-/// A tensor in another dtype; itself where it has that.
+/// The tensor cast to a dtype, or the tensor itself where it has that dtype.
 pub(crate) fn cast<B: Backend>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
     if tensor.dtype() == dtype { tensor } else { B::float_cast(tensor, dtype.into()) }
 }

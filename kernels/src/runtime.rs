@@ -1,6 +1,6 @@
-//! Which backends exist here, and which of their operations run as kernels of our own.
+//! The backends that this crate knows by name, and which of them run its kernels.
 
-#[cfg(any(feature = "candle", feature = "ndarray"))]
+#[cfg(any(feature = "candle", feature = "ndarray", feature = "tch"))]
 use crate::FusedBackend;
 
 // burn 0.21 marks its Candle backend deprecated; it is one of the backends that users compare.
@@ -11,12 +11,15 @@ impl FusedBackend for burn_candle::Candle {}
 #[cfg(feature = "ndarray")]
 impl FusedBackend for burn_ndarray::NdArray {}
 
+#[cfg(feature = "tch")]
+impl FusedBackend for burn_tch::LibTorch {}
+
 /// cubecl, for [`crate::runtime_from`].
 #[cfg(feature = "cube")]
 #[doc(hidden)]
 pub use cubecl;
 
-/// The functions of cubecl's `Runtime` that a runtime has from another one on the same devices, for a place within its `impl`.
+/// Functions of cubecl's `Runtime`, to be used within its `impl` for a runtime on the devices of another one, `$inner`.
 #[cfg(feature = "cube")]
 #[macro_export]
 macro_rules! runtime_from {
@@ -45,17 +48,8 @@ macro_rules! runtime_from {
     };
 }
 
-/// A cubecl runtime, and whether the kernels of this crate run on it.
-///
-/// Stock runtimes answer no, so that their backends stay burn's own and comparing with them is honest.
 #[cfg(feature = "cube")]
-pub trait KernelRuntime: burn_cubecl::CubeRuntime {
-    /// Whether operations run as kernels of ours.
-    const FUSED: bool;
-
-    /// See [`FusedBackend::OWN_GRADIENTS`].
-    const OWN_GRADIENTS: bool = true;
-}
+pub use crate::cube::runtime::KernelRuntime;
 
 #[cfg(feature = "wgpu")]
 impl KernelRuntime for cubecl::wgpu::WgpuRuntime {
@@ -70,7 +64,16 @@ pub type Wgpu = burn_cubecl::CubeBackend<cubecl::wgpu::WgpuRuntime, f32, i32, u3
 #[cfg(all(feature = "cuda", not(target_os = "macos")))]
 pub type Cuda = burn_cubecl::CubeBackend<cubecl_cuda::CudaRuntime, f32, i32, u8>;
 
-/// The wgpu runtime without anything of ours: what a program on burn alone trains on, to compare with.
+/// burn on AMD's GPUs, without kernels of this crate, which have not been run there.
+#[cfg(feature = "rocm")]
+pub type Rocm = burn_cubecl::CubeBackend<cubecl::hip::HipRuntime, f32, i32, u8>;
+
+#[cfg(feature = "rocm")]
+impl KernelRuntime for cubecl::hip::HipRuntime {
+    const FUSED: bool = false;
+}
+
+/// The wgpu runtime without kernels or gradients of this crate, to compare with burn alone.
 #[cfg(feature = "wgpu")]
 #[derive(Debug, Clone)]
 pub struct StockWgpuRuntime;

@@ -2,14 +2,14 @@
 
 use burn::tensor::DType;
 
-/// How far a result may lie from its reference.
+/// How far a result may be from its reference.
 ///
 /// A value passes when `|value - reference| <= absolute + relative * |reference|`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Tolerance {
     /// Part that scales with the reference.
     pub relative: f64,
-    /// Part that does not.
+    /// Part that does not depend on it.
     pub absolute: f64,
 }
 
@@ -28,7 +28,7 @@ impl Tolerance {
         }
     }
 
-    /// Whether `value` lies close enough to `reference`.
+    /// Whether `value` is close enough to `reference`.
     pub fn accepts(&self, value: f64, reference: f64) -> bool {
         (value - reference).abs() <= self.absolute + self.relative * reference.abs()
     }
@@ -36,10 +36,10 @@ impl Tolerance {
     /// Compares two slices and names the worst element.
     ///
     /// # Errors
-    /// A sentence with index, both values and the number of elements that are off.
+    /// A sentence with the worst index, both of its values, and the number of elements that are off.
     pub fn check(&self, name: &str, values: &[f32], reference: &[f32]) -> Result<(), String> {
         if values.len() != reference.len() {
-            return Err(format!("{name}: {} values against {} of the reference", values.len(), reference.len()));
+            return Err(format!("{name}: expected {} values, got {}", reference.len(), values.len()));
         }
         let mut wrong = 0usize;
         let mut worst = (0.0f64, 0usize);
@@ -57,7 +57,7 @@ impl Tolerance {
         }
         let index = worst.1;
         Err(format!(
-            "{name}: {wrong} of {} elements off; worst at {index}: {} against {}",
+            "{name}: {wrong} of {} elements off; worst at {index}: got {}, expected {}",
             values.len(),
             values[index],
             reference[index]

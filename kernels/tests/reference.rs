@@ -23,7 +23,7 @@ const ROWS: [(usize, usize); 5] = [(1, 1), (3, 23), (23, 77), (130, 64), (199, 7
 const KEY: DropoutKey = DropoutKey { seed: 1, step: 2, micro_batch: 3, layer: 4 };
 const DROPOUT: Dropout = Dropout { probability: 0.3, key: KEY };
 
-/// Drawn from a generator of its own: a backend's seed is shared by all threads, and tests run side by side.
+/// Each tensor has its own generator: a backend's seed is shared by all threads, and tests run in parallel.
 fn random<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<Flex, D> {
     let mut generator = ChaCha8Rng::seed_from_u64(seed);
     let data = TensorData::random::<f32, _, _>(shape, Distribution::Normal(0.0, 1.0), &mut generator);
@@ -70,18 +70,18 @@ fn swiglu_equals_its_reference() {
 }
 
 #[test]
-fn rotary_equals_its_reference_and_turns_back() {
+fn rotary_equals_its_reference_and_its_inverse_undoes_it() {
     for (tokens, heads, dim) in [(1, 1, 2), (3, 5, 6), (130, 3, 64)] {
         let (query, key) = (random([tokens, heads, dim], 1), random([tokens, heads.div_ceil(2), dim], 3));
         let angles = random([tokens, dim / 2], 2);
         let table = RotaryTable { cos: angles.clone().cos(), sin: angles.sin() };
-        let (turned_query, turned_key) = rotary(query.clone(), key.clone(), &table);
+        let (rotated_query, rotated_key) = rotary(query.clone(), key.clone(), &table);
         let (cos, sin) = (raw(table.cos), raw(table.sin));
-        for (turned, x) in [(&turned_query, &query), (&turned_key, &key)] {
+        for (rotated, x) in [(&rotated_query, &query), (&rotated_key, &key)] {
             let expected = rotary::reference::<Flex>(raw(x.clone()), cos.clone(), sin.clone(), false);
-            close::<3>("turned", turned.clone(), typed(expected));
+            close::<3>("rotated", rotated.clone(), typed(expected));
         }
-        let back = Flex::rotary([raw(turned_query), raw(turned_key)], cos, sin, true);
+        let back = Flex::rotary([raw(rotated_query), raw(rotated_key)], cos, sin, true);
         for (back, x) in back.into_iter().zip([query, key]) {
             close::<3>("back", typed(back), x);
         }
@@ -121,7 +121,7 @@ fn dropout_equals_its_reference_to_the_bit() {
         let x = random([rows, features], 1);
         let found = read(Flex::dropout(raw(x.clone()), DROPOUT));
         assert_eq!(found, read(dropout::reference::<Flex>(raw(x.clone()), DROPOUT)));
-        // Rows of a view lie apart.
+        // Rows of a view are not adjacent.
         let wider = Tensor::cat(vec![x.clone(), x.clone()], 1).narrow(1, 0, features);
         assert_eq!(found, read(Flex::dropout(raw(wider), DROPOUT)));
     }
@@ -151,7 +151,7 @@ fn dropout_on_candle_equals_that_on_flex() {
     assert_eq!(found, dropout(x, 0.3, KEY).into_data().iter::<f32>().collect::<Vec<_>>());
 }
 
-/// Gradients of layers with dropout under a strategy of checkpointing.
+/// Gradients of layers with dropout under a checkpointing strategy.
 fn gradients_with_dropout<C: CheckpointStrategy>() -> Vec<Vec<f32>> {
     let fixed = |shape, seed| Tensor::<Autodiff<Flex, C>, 2>::from_inner(random(shape, seed));
     let [x, a, b] = [([9, 13], 1), ([2, 13], 2), ([7, 2], 3)].map(|(shape, seed)| fixed(shape, seed).require_grad());
@@ -161,7 +161,7 @@ fn gradients_with_dropout<C: CheckpointStrategy>() -> Vec<Vec<f32>> {
 }
 
 #[test]
-fn dropout_that_is_drawn_again_gives_the_same_gradients() {
+fn recomputed_dropout_gives_the_same_gradients() {
     assert_eq!(gradients_with_dropout::<NoCheckpointing>(), gradients_with_dropout::<BalancedCheckpointing>());
 }
 
@@ -186,9 +186,9 @@ fn attention_equals_its_reference() {
         (2, 130, 130, 4, 1, 32, Some(70), true),
         (1, 199, 199, 2, 2, 24, None, true),
     ];
-    for (batch, queries, keys, heads, pairs, dim, sliding_window, packed) in cases {
+    for (batch, queries, keys, heads, key_value_heads, dim, sliding_window, packed) in cases {
         let q = random([batch, queries, heads, dim], 1);
-        let (k, v) = (random([batch, keys, pairs, dim], 2), random([batch, keys, pairs, dim], 3));
+        let (k, v) = (random([batch, keys, key_value_heads, dim], 2), random([batch, keys, key_value_heads, dim], 3));
         let g = random([batch, queries, heads, dim], 4);
         let ids: Vec<i32> = (0..batch * keys).map(|index| (index % keys * 5 / keys) as i32).collect();
         let segments =
@@ -229,7 +229,7 @@ fn cross_entropy_equals_its_reference() {
     }
 }
 
-/// Losses, and gradients for hidden states and head, of a factor a token; `losses` makes the losses.
+/// Losses, and gradients for hidden states and head, with one factor for each token; `losses` computes the losses.
 fn weighted_losses(
     dtype: DType,
     factors: &[f32],
@@ -260,7 +260,7 @@ fn plain_losses(h: Tensor<Train, 2>, w: Tensor<Train, 2>, labels: Tensor<Train, 
 }
 
 #[test]
-fn losses_with_a_factor_a_token_and_a_trained_head_equal_plain_autodiff() {
+fn losses_with_factors_and_a_trained_head_equal_plain_autodiff() {
     let factors: Vec<f32> = (0..37).map(|token| (token as f32 * 0.7).sin() * 2.0).collect();
     let found = weighted_losses(DType::F32, &factors, [12, 53], linear_cross_entropy);
     let expected = weighted_losses(DType::F32, &factors, [12, 53], plain_losses);
@@ -271,7 +271,7 @@ fn losses_with_a_factor_a_token_and_a_trained_head_equal_plain_autodiff() {
 
 #[test]
 fn losses_of_several_chunks_equal_plain_autodiff() {
-    // A chunk has 8 Mi logits: here four tokens, and then three.
+    // A chunk has 8 Mi logits: here there are two, of four and three tokens.
     let factors = [1.5, -0.5, 0.0, 2.0, 1.0, -3.0, 0.25];
     let sizes = [2, 2_000_003];
     let found = weighted_losses(DType::F32, &factors, sizes, linear_cross_entropy);
@@ -282,14 +282,14 @@ fn losses_of_several_chunks_equal_plain_autodiff() {
 }
 
 #[test]
-fn factors_beyond_a_16_bit_dtype_spoil_no_gradient() {
-    // Factors of a loss scale, beyond f16's 65504, beside ones that it takes for zero.
+fn gradients_are_right_for_factors_beyond_a_16_bit_dtype() {
+    // Large factors beyond f16's 65504, as from a loss scale, beside small ones that round to zero.
     let factors: Vec<f32> = (0..19).map(|token| if token % 2 == 0 { 1e5 } else { 1e-8 }).collect();
     for dtype in [DType::F16, DType::BF16] {
         let found = weighted_losses(dtype, &factors, [12, 31], linear_cross_entropy);
         let expected = weighted_losses(dtype, &factors, [12, 31], plain_losses);
         for ((name, found), expected) in ["losses", "dh", "dw"].into_iter().zip(found).zip(expected) {
-            // Gradients relative to the large factors, so that the table's absolute part stays small beside them.
+            // Scaled by the large factors, so that the absolute tolerance stays small in comparison.
             let scale = if name == "losses" { 1.0 } else { 1e-4 };
             let scaled = |values: Vec<f32>| values.into_iter().map(|value| value * scale).collect::<Vec<_>>();
             let row = Tolerance::of(dtype);
@@ -298,7 +298,7 @@ fn factors_beyond_a_16_bit_dtype_spoil_no_gradient() {
     }
 }
 
-/// Central differences of `f` at `x`, against the gradient that autodiff gives.
+/// Compares central differences of `f` at `x` with the gradient of autodiff.
 fn differences<const D: usize>(name: &str, x: Tensor<Flex, D>, f: impl Fn(Tensor<Train, D>) -> Tensor<Train, 1>) {
     let input = Tensor::<Train, D>::from_inner(x.clone()).require_grad();
     let gradient = input.grad(&f(input.clone()).backward()).unwrap().into_data();
@@ -318,8 +318,8 @@ fn differences<const D: usize>(name: &str, x: Tensor<Flex, D>, f: impl Fn(Tensor
         };
         let slope = (moved(step) - moved(-step)) / (2.0 * f64::from(step));
         let ours = f64::from(gradient[index]);
-        // Central differences in f32 are good to a few parts in a thousand, whatever the kernel.
-        assert!((slope - ours).abs() <= 1e-2 * (1.0 + ours.abs()), "{name}[{index}]: {ours} against {slope}");
+        // Central differences in f32 are exact to a few parts in a thousand only.
+        assert!((slope - ours).abs() <= 1e-2 * (1.0 + ours.abs()), "{name}[{index}]: expected {slope}, got {ours}");
     }
 }
 
@@ -368,7 +368,7 @@ fn backward_rules_equal_finite_differences() {
     differences("loss w", random([5, 6], 3), |w| losses(constant.clone(), w));
 }
 
-/// Gradients of a norm, a gated pair of layers and a last one, for the input and for the first and last factor.
+/// Gradients of a small block, for its input, its first and last LoRA factor and, where it trains, its norm.
 fn gradients_of_a_block<C: CheckpointStrategy>(trains_norm: bool) -> Vec<Vec<f32>> {
     type On<C, const D: usize> = Tensor<Autodiff<Flex, C>, D>;
     let fixed = |shape, seed| On::<C, 2>::from_inner(random(shape, seed));
@@ -388,7 +388,7 @@ fn gradients_of_a_block<C: CheckpointStrategy>(trains_norm: bool) -> Vec<Vec<f32
 }
 
 #[test]
-fn what_is_computed_anew_gives_the_same_gradients() {
+fn recomputed_operations_give_the_same_gradients() {
     for trains_norm in [false, true] {
         let kept = gradients_of_a_block::<NoCheckpointing>(trains_norm);
         assert_eq!(kept.len(), if trains_norm { 4 } else { 3 });

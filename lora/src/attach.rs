@@ -1,4 +1,4 @@
-//! Puts fresh adapters on the linear layers of a model.
+//! Attaches new adapters to the linear layers of a model.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,13 +13,13 @@ use rand_chacha::ChaCha8Rng;
 use crate::config::LoraConfig;
 use crate::error::{LoraError, Result};
 
-/// Attaches an adapter to every target: `A` uniform in `±1/√in`, `B` zero, so that the model starts unchanged. Both are f32,
-/// whatever the model's dtype.
+/// Attaches a new adapter to every target, and returns how many layers got one.
 ///
-/// Returns how many layers got one.
+/// `A`, `[rank, in]`, is uniform in `±1/√in`, and `B`, `[out, rank]`, is zero, so the model computes what it did before. Both
+/// are f32 whatever the model's type. The values depend on the seed and on the layer's name alone.
 ///
 /// # Errors
-/// When a value is out of range or a target's name is no layer's.
+/// [`LoraError::Config`] if a value is out of range, [`LoraError::NoTarget`] if a target names no layer.
 ///
 /// # Source
 /// PEFT 0.21 draws `A` by `kaiming_uniform_(a = √5)`, whose bound is `1/√in`.
@@ -29,10 +29,10 @@ pub fn attach<B: FusedBackend>(
     seed: u64,
     device: &B::Device,
 ) -> Result<usize> {
-    let layers: Vec<(String, [usize; 2])> =
-        model.linears().into_iter().map(|(name, linear)| (name, linear.dims())).collect();
+    let layers = model.linears().into_iter().map(|(name, linear)| LinearShape::new(name, linear.dims()));
+    let layers: Vec<LinearShape> = layers.collect();
     check_layers(config, &layers)?;
-    let targeted: BTreeSet<String> = targeted(config, &layers).map(|(name, _)| name.clone()).collect();
+    let targeted: BTreeSet<String> = targeted(config, &layers).map(|layer| layer.name.clone()).collect();
     for (name, linear) in model.linears_mut() {
         if !targeted.contains(&name) {
             continue;
@@ -52,40 +52,54 @@ pub fn attach<B: FusedBackend>(
     Ok(targeted.len())
 }
 
-/// Checks an adapter against a model's configuration, before there is a model: the values, that every target names a linear
-/// layer, and that the rank is within what the layers can use.
+/// Checks an adapter's configuration against that of a model, before the model is loaded: every value is in range, every target
+/// names a linear layer, and the layers can use the rank.
 ///
 /// # Errors
-/// [`LoraError::Config`] or [`LoraError::NoTarget`].
+/// As [`attach`].
 pub fn check_model<B: FusedBackend>(config: &LoraConfig, model: &ModelConfig) -> Result<()> {
-    let names: BTreeSet<String> = LanguageModel::<B>::linear_names(model)?.into_iter().collect();
-    let shapes = LanguageModel::<B>::tensor_shapes(model)?.into_iter();
-    let layers: Vec<(String, [usize; 2])> = shapes
+    let names: BTreeSet<String> = LanguageModel::<B>::linear_names(model).into_iter().collect();
+    let shapes = LanguageModel::<B>::tensor_shapes(model).into_iter();
+    let layers: Vec<LinearShape> = shapes
         .filter_map(|(name, shape)| Some((name.strip_suffix(".weight")?.to_owned(), shape.try_into().ok()?)))
         .filter(|(name, _)| names.contains(name))
+        .map(|(name, dims)| LinearShape::new(name, dims))
         .collect();
     check_layers(config, &layers)
 }
 
-/// As [`check_model`], with the layers and their `[out, in]`.
-fn check_layers(config: &LoraConfig, layers: &[(String, [usize; 2])]) -> Result<()> {
+/// A linear layer of a model, and its size.
+#[derive(Debug, Clone)]
+struct LinearShape {
+    /// Its name in checkpoints, without `.weight`.
+    name: String,
+    outputs: usize,
+    inputs: usize,
+}
+
+impl LinearShape {
+    fn new(name: String, [outputs, inputs]: [usize; 2]) -> Self {
+        Self { name, outputs, inputs }
+    }
+}
+
+fn check_layers(config: &LoraConfig, layers: &[LinearShape]) -> Result<()> {
     config.check()?;
-    let names: Vec<String> = layers.iter().map(|(name, _)| name.clone()).collect();
-    check_targets(config, &names)?;
+    check_targets(config, layers)?;
     check_rank(config, layers)
 }
 
-/// A rank beyond `min(in, out)` adds nothing to a layer. It is refused where it is beyond that of all layers it is for: smaller
-/// layers among larger ones may have it, as in PEFT.
-fn check_rank(config: &LoraConfig, layers: &[(String, [usize; 2])]) -> Result<()> {
+/// A rank above `min(in, out)` adds nothing to a layer. It is refused only if that holds for all layers that have this rank:
+/// like PEFT, this allows it for small layers among larger ones.
+fn check_rank(config: &LoraConfig, layers: &[LinearShape]) -> Result<()> {
     let mut usable: BTreeMap<usize, usize> = BTreeMap::new();
-    for (name, [outputs, inputs]) in targeted(config, layers) {
-        let most = usable.entry(config.rank_of(name)).or_default();
-        *most = (*outputs.min(inputs)).max(*most);
+    for LinearShape { name, outputs, inputs } in targeted(config, layers) {
+        let largest = usable.entry(config.rank_of(name)).or_default();
+        *largest = (*outputs.min(inputs)).max(*largest);
     }
-    match usable.into_iter().find(|(rank, most)| rank > most) {
-        Some((rank, most)) => {
-            let reason = format!("rank {rank} is more than its layers can use: the largest of them has rank {most} itself");
+    match usable.into_iter().find(|(rank, largest)| rank > largest) {
+        Some((rank, largest)) => {
+            let reason = format!("rank: expected at most {largest}, which is all that its layers can use, got {rank}");
             Err(LoraError::Config { reason })
         }
         None => Ok(()),
@@ -93,20 +107,17 @@ fn check_rank(config: &LoraConfig, layers: &[(String, [usize; 2])]) -> Result<()
 }
 
 /// The layers that get an adapter.
-fn targeted<'a>(
-    config: &'a LoraConfig,
-    layers: &'a [(String, [usize; 2])],
-) -> impl Iterator<Item = &'a (String, [usize; 2])> {
+fn targeted<'a>(config: &'a LoraConfig, layers: &'a [LinearShape]) -> impl Iterator<Item = &'a LinearShape> {
     let names = config.target_modules.names();
-    let blocks = layers.iter().filter_map(|(name, _)| layer_index(name)).max().map_or(0, |last| last + 1);
+    let blocks = layers.iter().filter_map(|layer| block_index(&layer.name)).max().map_or(0, |last| last + 1);
     let first = config.num_layers.map_or(0, |last| blocks.saturating_sub(last));
-    layers.iter().filter(move |(name, _)| {
+    layers.iter().filter(move |LinearShape { name, .. }| {
         let is_target = names.as_ref().is_none_or(|names| names.iter().any(|target| is_named(name, target)));
-        is_target && layer_index(name).is_none_or(|index| index >= first)
+        is_target && block_index(name).is_none_or(|index| index >= first)
     })
 }
 
-/// An adapter whose parameters carry ids that its name decides.
+/// An adapter of the layer `name`. The ids of its parameters depend on the name alone.
 pub(crate) fn low_rank<B: FusedBackend>(
     name: &str,
     lora_a: Tensor<B, 2>,
@@ -125,33 +136,31 @@ pub(crate) fn low_rank<B: FusedBackend>(
     }
 }
 
-/// Whether a target such as `q_proj` or `self_attn.q_proj` names the layer, as PEFT matches: by whole last parts.
+/// Whether a target such as `q_proj` or `self_attn.q_proj` names the layer: as in PEFT, by whole parts at the end of its name.
 fn is_named(layer: &str, target: &str) -> bool {
     layer == target || layer.strip_suffix(target).is_some_and(|head| head.ends_with('.'))
 }
 
-/// The block that a layer belongs to.
-pub(crate) fn layer_index(name: &str) -> Option<usize> {
+/// The index of the block that a layer belongs to.
+pub(crate) fn block_index(name: &str) -> Option<usize> {
     let mut parts = name.split('.');
     parts.find(|part| *part == "layers")?;
     parts.next()?.parse().ok()
 }
 
-/// Checks that every target names one of the linear layers.
-///
-/// # Errors
-/// [`LoraError::NoTarget`] with the names that don't.
-fn check_targets(config: &LoraConfig, layers: &[String]) -> Result<()> {
+/// Checks that every target names at least one of the layers.
+fn check_targets(config: &LoraConfig, layers: &[LinearShape]) -> Result<()> {
     let Some(targets) = config.target_modules.names() else { return Ok(()) };
     let missing: Vec<String> = targets
         .iter()
-        .filter(|target| !layers.iter().any(|layer| is_named(layer, target)))
+        .filter(|target| !layers.iter().any(|layer| is_named(&layer.name, target)))
         .map(|target| (*target).to_owned())
         .collect();
     if missing.is_empty() && !targets.is_empty() {
         return Ok(());
     }
-    let present: BTreeSet<String> = layers.iter().filter_map(|layer| layer.rsplit('.').next()).map(str::to_owned).collect();
+    let present: BTreeSet<String> =
+        layers.iter().filter_map(|layer| layer.name.rsplit('.').next()).map(str::to_owned).collect();
     Err(LoraError::NoTarget { missing, present: present.into_iter().collect() })
 }
 
@@ -160,11 +169,11 @@ mod tests {
     use super::*;
     use crate::Pattern;
 
-    /// Two blocks, with keys and values that are smaller than the rest.
-    fn layers() -> Vec<(String, [usize; 2])> {
+    /// Two blocks; `k_proj` is smaller than the other layers.
+    fn layers() -> Vec<LinearShape> {
         let of_block = |block: usize| {
             [("q_proj", [64, 64]), ("k_proj", [16, 64]), ("down_proj", [64, 160])]
-                .map(|(name, dims)| (format!("model.layers.{block}.{name}"), dims))
+                .map(|(name, dims)| LinearShape::new(format!("model.layers.{block}.{name}"), dims))
         };
         (0..2).flat_map(of_block).collect()
     }
@@ -176,26 +185,26 @@ mod tests {
     }
 
     #[test]
-    fn a_rank_beyond_its_layers_is_refused() {
+    fn a_rank_above_that_of_every_layer_is_refused() {
         assert_eq!(check(64, &["all-linear"]), Ok(()));
-        assert!(check(65, &["all-linear"]).unwrap_err().contains("rank 65"));
+        assert!(check(65, &["all-linear"]).unwrap_err().contains("got 65"));
         assert_eq!(check(16, &["k_proj"]), Ok(()));
         for rank in [17, 70_000, 100_000, usize::MAX] {
             let error = check(rank, &["k_proj"]).unwrap_err();
-            assert!(error.contains(&format!("rank {rank} ")) && error.contains("rank 16 itself"), "{error}");
+            assert!(error.contains(&format!("got {rank}")) && error.contains("at most 16"), "{error}");
         }
         assert!(check(0, &["k_proj"]).is_err());
         assert!(check(4, &["query"]).unwrap_err().contains("query"));
         let rank_pattern = vec![Pattern::new("k_proj", 17).unwrap()];
         let config = LoraConfig { rank_pattern, ..LoraConfig::default() };
-        assert!(check_layers(&config, &layers()).unwrap_err().to_string().contains("rank 17"));
+        assert!(check_layers(&config, &layers()).unwrap_err().to_string().contains("got 17"));
     }
 
     #[test]
-    fn the_last_blocks_are_counted_from_the_end() {
+    fn num_layers_counts_blocks_from_the_last() {
         let config = LoraConfig { num_layers: Some(1), ..LoraConfig::default() };
         let layers = layers();
-        assert!(targeted(&config, &layers).all(|(name, _)| name.contains(".1.")));
+        assert!(targeted(&config, &layers).all(|layer| layer.name.contains(".1.")));
         assert_eq!(targeted(&config, &layers).count(), 3);
     }
 }

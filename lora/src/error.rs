@@ -1,60 +1,60 @@
-//! What can go wrong with an adapter.
+//! Errors of this crate.
 
 use std::path::PathBuf;
 
 /// Errors of attaching, reading and writing adapters.
 #[derive(Debug, thiserror::Error)]
 pub enum LoraError {
-    /// The operating system refused.
+    /// A file can't be read or written.
     #[error("{}: {source}", path.display())]
     Io {
-        /// What was read or written.
+        /// The file or folder.
         path: PathBuf,
-        /// The system's own error.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// A file is not what it claims to be.
+    /// A file is malformed, or a folder is not an adapter.
     #[error("{}: {reason}", path.display())]
     Format {
-        /// The file.
+        /// The file or folder.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong, with the value.
         reason: String,
     },
-    /// The configuration asks for something impossible.
+    /// A value of the configuration is out of range.
     #[error("adapter: {reason}")]
     Config {
         /// What is wrong.
         reason: String,
     },
-    /// No linear layer has a name that was asked for.
+    /// A target names no linear layer.
     #[error("no linear layer is named {}; the model has {}", missing.join(", "), present.join(", "))]
     NoTarget {
-        /// Names without a layer.
+        /// The targets that name no layer.
         missing: Vec<String>,
-        /// Names that exist.
+        /// The names of the linear layers of a block.
         present: Vec<String>,
     },
-    /// The adapter was made for another model; all misfits are listed.
+    /// The adapter was trained on another model.
     #[error("the adapter in {} does not fit this model:\n  {}", path.display(), problems.join("\n  "))]
-    Misfit {
-        /// The adapter's folder.
+    Mismatch {
+        /// The folder of the adapter.
         path: PathBuf,
-        /// One line a tensor.
+        /// One line per tensor, all of them.
         problems: Vec<String>,
     },
-    /// The adapter has parts that are not LoRA on linear layers of the blocks; all of them are listed.
-    #[error("the adapter in {} has parts that are not supported:\n  {}", path.display(), problems.join("\n  "))]
+    /// The adapter has tensors that are not factors of linear layers.
+    #[error("the adapter in {} has tensors that are not supported:\n  {}", path.display(), problems.join("\n  "))]
     Unsupported {
-        /// The adapter's folder.
+        /// The folder of the adapter.
         path: PathBuf,
-        /// One line a tensor.
+        /// One line per tensor, all of them.
         problems: Vec<String>,
     },
-    /// Writing failed.
+    /// The adapter can't be written.
     #[error(transparent)]
     Write(#[from] burnish_models::atomic::WriteError),
-    /// Reading the base model failed.
+    /// The base model can't be read.
     #[error(transparent)]
     Model(#[from] burnish_models::ModelError),
 }
@@ -69,5 +69,5 @@ impl LoraError {
     }
 }
 
-/// Result of this crate.
+/// A result with the error of this crate.
 pub type Result<T> = std::result::Result<T, LoraError>;

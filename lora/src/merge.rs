@@ -1,4 +1,4 @@
-//! A checkpoint with an adapter added in, tensor by tensor.
+//! A checkpoint with an adapter merged into it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,23 +12,27 @@ use crate::config::LoraConfig;
 use crate::error::Result;
 use crate::peft::{AdapterTensors, open_weights, read_config};
 
-/// Reads `W + scale · B A` where the adapter has the layer, and `W` elsewhere.
+/// Reads `W + scale · B A` for layers that have an adapter, and `W` for all other tensors, one tensor at a time.
+///
+/// The sum is computed in f32 from the stored values of all three.
 pub struct MergedCheckpoint<'a> {
     base: &'a dyn Checkpoint,
     adapter: SafetensorsFolder,
     config: LoraConfig,
+    /// For each layer, the names of its `A` and its `B` in the adapter file.
     layers: BTreeMap<String, [String; 2]>,
 }
 
 impl<'a> MergedCheckpoint<'a> {
-    /// Opens the adapter and checks that it fits the base.
+    /// Opens the adapter in `folder` and checks that it fits the base.
     ///
     /// # Errors
-    /// [`crate::LoraError::Misfit`] or [`crate::LoraError::Unsupported`] with every tensor that does not fit.
+    /// As [`load_adapter`](crate::load_adapter): [`LoraError::Mismatch`](crate::LoraError::Mismatch) and
+    /// [`LoraError::Unsupported`](crate::LoraError::Unsupported) list every tensor that can't be merged.
     pub fn open(base: &'a dyn Checkpoint, folder: &Path) -> Result<Self> {
         let config = read_config(folder)?;
         let adapter = open_weights(folder)?;
-        let tensors = AdapterTensors::new(&adapter, &config);
+        let tensors = AdapterTensors::new(folder, &adapter, &config);
         tensors.check(folder, |layer| {
             let shape = base.shape(&format!("{layer}.weight"))?;
             <[usize; 2]>::try_from(shape).ok()

@@ -1,14 +1,14 @@
-//! Values that differ by layer, under patterns of their names.
+//! Values for the layers whose names match a pattern.
 
 use regex::Regex;
 use serde_json::{Map, Value};
 
-/// A value for the layers whose name a regular expression matches, as PEFT's `rank_pattern` and `alpha_pattern` give it.
+/// A regular expression and the value for the layers that it matches, as in PEFT's `rank_pattern` and `alpha_pattern`.
 #[derive(Debug, Clone)]
 pub struct Pattern<T> {
-    /// As the file has it.
+    /// The expression as it stands in the file.
     pub pattern: String,
-    /// For the layers that it matches.
+    /// The value for the layers that it matches.
     pub value: T,
     regex: Regex,
 }
@@ -20,37 +20,37 @@ impl<T: PartialEq> PartialEq for Pattern<T> {
 }
 
 impl<T> Pattern<T> {
-    /// Compiles a pattern.
+    /// Compiles a pattern, which matches a whole name or the last parts of one.
     ///
     /// # Errors
-    /// When it is no regular expression.
+    /// If it is not a regular expression.
     ///
     /// # Source
-    /// `get_pattern_key` of PEFT 0.21: the pattern matches a whole name, or its last parts.
+    /// `get_pattern_key` of PEFT 0.21.
     pub fn new(pattern: impl Into<String>, value: T) -> Result<Self, String> {
         let pattern = pattern.into();
         let regex = Regex::new(&format!("^(?:.*\\.)?(?:{pattern})$"))
-            .map_err(|error| format!("`{pattern}` is no regular expression: {error}"))?;
+            .map_err(|error| format!("`{pattern}` is not a regular expression: {error}"))?;
         Ok(Self { pattern, value, regex })
     }
 }
 
-/// The value for a layer: that of the first pattern that matches.
+/// The value of the first pattern that matches the layer, or else the default.
 pub(crate) fn find<T: Copy>(patterns: &[Pattern<T>], layer: &str, default: T) -> T {
     patterns.iter().find(|pattern| pattern.regex.is_match(layer)).map_or(default, |pattern| pattern.value)
 }
 
-/// Patterns of a JSON object, in its order.
+/// The patterns of a JSON object, in its order; `value` converts a value and returns `None` if it can't be used.
 pub(crate) fn read<T>(map: &Map<String, Value>, value: impl Fn(&Value) -> Option<T>) -> Result<Vec<Pattern<T>>, String> {
     map.iter()
         .map(|(pattern, found)| {
-            let value = value(found).ok_or_else(|| format!("`{pattern}` has {found}, which is not a number it may have"))?;
+            let value = value(found).ok_or_else(|| format!("`{pattern}` has the value {found}, which is not allowed"))?;
             Pattern::new(pattern.as_str(), value)
         })
         .collect()
 }
 
-/// As [`read`] reads it.
+/// A JSON object that [`read`] reads back.
 pub(crate) fn write<T: Copy>(patterns: &[Pattern<T>], value: impl Fn(T) -> Value) -> Value {
     Value::Object(patterns.iter().map(|pattern| (pattern.pattern.clone(), value(pattern.value))).collect())
 }

@@ -1,4 +1,4 @@
-//! Every family against transformers and PEFT on the CPU: what needs no training loop.
+//! Every family against transformers and PEFT on the CPU, without a training loop.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ type Training = Autodiff<Flex>;
 
 const CASES: [&str; 7] = ["llama", "llama3", "mistral", "biased", "qwen2", "qwen3", "gemma3"];
 
-/// What `make_parity.py` wrote of a case.
+/// The files that `make_parity.py` wrote for a case.
 struct Golden {
     folder: PathBuf,
     config: ModelConfig,
@@ -43,7 +43,7 @@ impl Golden {
         four.map(|b| i64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect()
     }
 
-    /// Two rows, padded on the right.
+    /// The batch of two rows, padded on the right.
     fn input<B: FusedBackend>(&self) -> ModelInput<B> {
         let unsigned = |values: Vec<i64>| values.into_iter().map(|value| value as u32).collect::<Vec<_>>();
         let (ids, mask) = (unsigned(self.ints("input_ids")), unsigned(self.ints("attention_mask")));
@@ -52,7 +52,7 @@ impl Golden {
         ModelInput::packed(&ids, &positions, &mask, length, &Default::default())
     }
 
-    /// Compares logits of tokens that are no padding.
+    /// Compares the logits of all tokens but padding.
     fn check_logits(&self, name: &str, logits: Tensor<Flex, 2>) {
         let vocabulary = self.config.vocab_size;
         let kept: Vec<bool> = self.ints("attention_mask").iter().map(|mask| *mask > 0).collect();
@@ -68,15 +68,16 @@ impl Golden {
         Tolerance::of(DType::F32).check(&format!("{} {name}", self.folder.display()), values, expected).unwrap();
     }
 
-    /// The mean loss of the tokens that are learned.
+    /// The mean loss over the labels that are not -100.
     fn loss<B: FusedBackend>(&self, model: &LanguageModel<B>) -> Tensor<B, 1> {
         let labels = self.ints("labels");
         let length = labels.len() / 2;
         let learned = labels.iter().enumerate().filter(|(index, label)| **label >= 0 && index % length != 0);
-        let (places, labels): (Vec<i32>, Vec<i32>) = learned.map(|(index, label)| (index as i32 - 1, *label as i32)).unzip();
-        let count = places.len();
+        let (positions, labels): (Vec<i32>, Vec<i32>) =
+            learned.map(|(index, label)| (index as i32 - 1, *label as i32)).unzip();
+        let count = positions.len();
         let ints = |values: Vec<i32>| Tensor::<B, 1, Int>::from_data(TensorData::new(values, [count]), &Default::default());
-        let hidden = select_rows(model.hidden_states(&self.input(), None), ints(places));
+        let hidden = select_rows(model.hidden_states(&self.input(), None), ints(positions));
         linear_cross_entropy(hidden, model.head(), ints(labels)).sum().div_scalar(count as f64)
     }
 }
@@ -108,7 +109,7 @@ fn loss_and_gradients_of_adapters_equal_peft() {
         let parameters = model.parameters();
         assert_eq!(parameters.len(), golden.values.names().iter().filter(|name| name.starts_with("grad.")).count());
         for parameter in parameters {
-            let AnyTensor::Matrix(tensor) = parameter.tensor else { panic!("{} is no matrix", parameter.name) };
+            let AnyTensor::Matrix(tensor) = parameter.tensor else { panic!("{} is not a matrix", parameter.name) };
             let name = format!("grad.base_model.model.{}", parameter.name);
             let gradient: Vec<f32> = tensor.grad(&gradients).unwrap().into_data().to_vec().unwrap();
             golden.close(&name, &gradient, &golden.values.read_f32(&name).unwrap());
@@ -136,7 +137,7 @@ fn gradients_of_all_weights_equal_transformers() {
 }
 
 #[test]
-fn token_by_token_through_the_cache_gives_the_last_logits() {
+fn decoding_with_the_cache_gives_the_logits_of_the_whole_text() {
     for case in CASES {
         let golden = Golden::open(case);
         let model = load::<Flex>(&golden, LoadOptions::default());
@@ -157,9 +158,9 @@ fn token_by_token_through_the_cache_gives_the_last_logits() {
     }
 }
 
-/// Block by block with one tensor between them, as recomputing a block in the backward pass takes it.
+/// With one tensor between blocks, as block-wise gradient checkpointing calls them.
 #[test]
-fn blocks_apart_give_the_hidden_states() {
+fn separate_blocks_give_the_logits_of_the_whole_model() {
     for case in CASES {
         let golden = Golden::open(case);
         let model = load::<Flex>(&golden, LoadOptions::default());
@@ -173,9 +174,9 @@ fn blocks_apart_give_the_hidden_states() {
     }
 }
 
-/// What a model gives back of its weights is what its checkpoint stores, whatever it computes with.
+/// Also where the model computes with another value, such as the `1 + w` of a norm.
 #[test]
-fn weights_are_those_of_the_checkpoint() {
+fn a_model_returns_the_weights_of_its_checkpoint() {
     for case in CASES {
         let golden = Golden::open(case);
         for options in [LoadOptions::default(), LoadOptions::trainable()] {

@@ -1,4 +1,4 @@
-//! Merged weights against PEFT: `W + scale · B A` gives the logits that PEFT gives of base and adapter.
+//! Adapters against PEFT: merged into the base or attached to it, they give the same logits.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 const CASES: [&str; 4] = ["llama", "llama3", "mistral", "biased"];
 
-/// A tiny checkpoint with an adapter, and what transformers and PEFT made of them.
+/// A tiny checkpoint with an adapter, and the values that transformers and PEFT computed.
 struct Golden {
     folder: PathBuf,
     config: ModelConfig,
@@ -43,7 +43,7 @@ impl Golden {
         LanguageModel::load(&self.config, checkpoint, &FlexDevice, LoadOptions::default()).unwrap()
     }
 
-    /// Logits of the two rows of the golden batch, without those of padding.
+    /// The logits of the golden batch, without those of padding.
     fn logits(&self, model: &LanguageModel<Flex>) -> Vec<f32> {
         let (ids, mask) = (self.ints("input_ids"), self.ints("attention_mask"));
         let length = ids.len() / 2;
@@ -74,12 +74,12 @@ fn merged_weights_give_the_logits_of_base_and_adapter() {
         let expected = golden.expected("adapter_logits");
         let merged = MergedCheckpoint::open(&golden.weights, &golden.folder.join("adapter")).unwrap();
         check(case, &golden.logits(&golden.load(&merged)), &expected);
-        // The adapter does something that the tolerance sees.
+        // The adapter changes the logits by more than the tolerance.
         assert!(Tolerance::of(DType::F32).check(case, &golden.expected("logits"), &expected).is_err());
     }
 }
 
-/// The adapter of a case, with another configuration.
+/// The adapter of a case with a changed configuration.
 fn changed(golden: &Golden, change: impl FnOnce(&mut Value)) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let own = golden.folder.join("adapter");
@@ -92,10 +92,10 @@ fn changed(golden: &Golden, change: impl FnOnce(&mut Value)) -> tempfile::TempDi
 }
 
 #[test]
-fn ranks_and_alphas_by_layer_count_in_both_ways() {
+fn patterns_of_ranks_and_alphas_apply_to_merged_and_attached_adapters() {
     let golden = Golden::open("llama");
     let own = read_config(&golden.folder.join("adapter")).unwrap();
-    // The same factors, said the other way round: what the patterns give is right, and the defaults are wrong.
+    // The same adapter in other words: the patterns give the right values, and the defaults are wrong.
     let folder = changed(&golden, |config| {
         config["r"] = json!(own.rank + 1);
         config["lora_alpha"] = json!(own.alpha * 3.0);
@@ -111,7 +111,7 @@ fn ranks_and_alphas_by_layer_count_in_both_ways() {
 }
 
 #[test]
-fn what_is_refused_is_refused_in_both_ways() {
+fn unsupported_adapters_are_refused_when_merged_or_attached() {
     let golden = Golden::open("biased");
     let bytes = |rank: usize, size: usize| vec![0u8; rank * size * 4];
     let (hidden, vocabulary) = (golden.config.hidden_size, golden.config.vocab_size);
@@ -123,7 +123,7 @@ fn what_is_refused_is_refused_in_both_ways() {
         assert!(matches!(merged, LoraError::Unsupported { .. } | LoraError::Format { .. }), "{merged}");
         [attached.to_string(), merged.to_string()]
     };
-    for (name, parts, said) in [
+    for (name, parts, words) in [
         ("lm_head", ["lora_A.weight", "lora_B.weight"], "only linear layers of the blocks"),
         ("model.embed_tokens", ["lora_embedding_A", "lora_embedding_B"], "an adapter of the embedding"),
         ("lm_head", ["weight", "modules_to_save.weight"], "`modules_to_save`"),
@@ -137,12 +137,51 @@ fn what_is_refused_is_refused_in_both_ways() {
         std::fs::write(folder.path().join("adapter_model.safetensors"), safetensors::serialize(named, None).unwrap())
             .unwrap();
         for text in both(folder.path()) {
-            assert!(text.contains(name) && text.contains(said), "{text}");
+            assert!(text.contains(name) && text.contains(words), "{text}");
         }
     }
     for (key, value) in [("init_lora_weights", json!("pissa")), ("layer_replication", json!([[0, 1], [0, 1]]))] {
         for text in both(changed(&golden, |config| config[key] = value).path()) {
             assert!(text.contains(&format!("`{key}`")), "{text}");
         }
+    }
+}
+
+/// The adapter of a case as that of another model: its tensors renamed by `rename`, and a pattern in its configuration.
+fn renamed(golden: &Golden, pattern: Option<&str>, rename: impl Fn(&str) -> String) -> tempfile::TempDir {
+    let own = read_config(&golden.folder.join("adapter")).unwrap();
+    let folder = changed(golden, |config| {
+        if let Some(pattern) = pattern {
+            config["rank_pattern"] = json!({ pattern: own.rank + 1 });
+        }
+    });
+    let path = folder.path().join("adapter_model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors: Vec<(String, _)> = file.tensors().into_iter().map(|(name, view)| (rename(&name), view)).collect();
+    // PEFT also adapts layers of the same names in the vision tower.
+    let vision = tensors[0].1.clone();
+    tensors.push(("base_model.model.model.vision_tower.encoder.layers.0.self_attn.q_proj.lora_A.weight".to_owned(), vision));
+    std::fs::write(&path, safetensors::serialize(tensors, None).unwrap()).unwrap();
+    folder
+}
+
+/// Names as PEFT writes them for `Gemma3ForConditionalGeneration`, since and before transformers 4.52.
+#[test]
+fn the_adapter_of_a_multimodal_model_is_read_as_that_of_its_text_part() {
+    let golden = Golden::open("gemma3");
+    let expected = golden.expected("adapter_logits");
+    for prefix in ["model.language_model.", "language_model.model."] {
+        let rename = |name: &str| name.replacen("base_model.model.model.", &format!("base_model.model.{prefix}"), 1);
+        let folder = renamed(&golden, None, rename);
+        let merged = MergedCheckpoint::open(&golden.weights, folder.path()).unwrap();
+        check("merged", &golden.logits(&golden.load(&merged)), &expected);
+        let mut model = golden.load(&golden.weights);
+        load_adapter(&mut model, folder.path(), None, &FlexDevice).unwrap();
+        check("attached", &golden.logits(&model), &expected);
+        // This pattern matches names of the multimodal model, and would match none of the text model.
+        let folder = renamed(&golden, Some(&format!("{prefix}layers.0.*")), rename);
+        let error = MergedCheckpoint::open(&golden.weights, folder.path()).err().unwrap().to_string();
+        assert!(error.contains("`rank_pattern`") && error.contains("multimodal"), "{error}");
     }
 }

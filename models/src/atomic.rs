@@ -1,33 +1,34 @@
-//! Files and folders that appear under their name only when they are whole.
+//! Writes files and folders atomically: the target is always complete, or absent.
 //!
-//! What is written stands beside its target as `.name.new`, locked while its writer lives. It is synced, renamed, and the
-//! folder it lies in is synced. A folder that is replaced waits as `.name.old` meanwhile. What a crash leaves of either, the
-//! next write of the same target finds: `.name.old` is put back where the target is gone, the rest is deleted.
+//! The new version is written to `.name.new` beside the target, which is locked while its writer runs, then synced and renamed,
+//! and the parent folder is synced. A folder that is being replaced is renamed to `.name.old` for that time. The next write to
+//! the same target cleans up after a crash: it restores `.name.old` if the target is missing, and deletes the rest.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Errors of writing files and folders.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// The operating system refused.
+    /// A file can't be written.
     #[error("{}: {source}", path.display())]
     Io {
-        /// What was written.
+        /// The file or folder.
         path: PathBuf,
-        /// The system's own error.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// Something else has the name.
+    /// The target exists and is a file instead of a folder, or a folder instead of a file.
     #[error("{}: {reason}", path.display())]
     Occupied {
         /// The target.
         path: PathBuf,
-        /// What is there.
+        /// What the target is.
         reason: String,
     },
-    /// Another process is at it.
+    /// Another process is writing the target.
     #[error("{} is being written by another process", path.display())]
     Busy {
         /// The target.
@@ -43,63 +44,65 @@ impl WriteError {
 
 type Result<T> = std::result::Result<T, WriteError>;
 
-/// Writes a folder that `fill` puts files into; one that has the name already is replaced.
+/// Writes a folder. `fill` puts the files into a new folder, which then replaces `target`.
 ///
 /// # Errors
-/// When `fill` fails, a file has the name, or the disk refuses. What was there before stays then, and nothing new is left.
+/// If `fill` fails, the target is a file, or the folder can't be written. The target is then unchanged.
 pub fn write_folder<E: From<WriteError>>(
     target: &Path,
     fill: impl FnOnce(&Path) -> std::result::Result<(), E>,
 ) -> std::result::Result<(), E> {
-    let place = Place::of(target)?;
-    if place.target.is_file() {
-        return Err(place.occupied("is a file, and a folder is to be written").into());
+    let paths = Paths::new(target)?;
+    if paths.target.is_file() {
+        return Err(paths.occupied("expected a folder, got a file").into());
     }
-    let beside = Beside::create(&place, Kind::Folder)?;
-    fill(&beside.path)?;
-    sync_tree(&beside.path)?;
-    if place.target.exists() {
-        rename(&place.target, &place.old)?;
-        if let Err(error) = rename(&beside.path, &place.target) {
-            fs::rename(&place.old, &place.target).ok();
+    let mut beside = Beside::create(&paths, Kind::Folder)?;
+    fill(&beside.paths.new)?;
+    sync_tree(&beside.paths.new)?;
+    if paths.target.exists() {
+        let swapping = unfinished();
+        rename(&paths.target, &paths.old)?;
+        if let Err(error) = rename(&paths.new, &paths.target) {
+            fs::rename(&paths.old, &paths.target).ok();
             return Err(error.into());
         }
-        beside.keep();
-        sync(&place.parent)?;
-        // The new folder is in place; the next write deletes what can't be deleted now.
-        remove(&place.old).ok();
+        drop(swapping);
+        beside.kept = true;
+        sync(&paths.parent)?;
+        // If the old folder can't be deleted now, the next write deletes it.
+        remove(&paths.old).ok();
     } else {
-        rename(&beside.path, &place.target)?;
-        beside.keep();
+        rename(&paths.new, &paths.target)?;
+        beside.kept = true;
     }
-    Ok(sync(&place.parent)?)
+    Ok(sync(&paths.parent)?)
 }
 
-/// Writes a file that `fill` puts bytes into; one that has the name already is replaced. Returns what `fill` returns.
+/// Writes a file. `fill` writes the bytes to a new file, which then replaces `target`. Returns the result of `fill`.
 ///
 /// # Errors
-/// As [`write_folder`], with file and folder the other way round.
+/// If `fill` fails, the target is a folder, or the file can't be written. The target is then unchanged.
 pub fn write_file<T, E: From<WriteError>>(
     target: &Path,
     fill: impl FnOnce(&mut File) -> std::result::Result<T, E>,
 ) -> std::result::Result<T, E> {
-    let place = Place::of(target)?;
-    if place.target.is_dir() {
-        return Err(place.occupied("is a folder, and a file is to be written").into());
+    let paths = Paths::new(target)?;
+    if paths.target.is_dir() {
+        return Err(paths.occupied("expected a file, got a folder").into());
     }
-    let mut beside = Beside::create(&place, Kind::File)?;
+    let mut beside = Beside::create(&paths, Kind::File)?;
     let Some(file) = &mut beside.handle else {
-        return Err(WriteError::io(&beside.path, io::ErrorKind::NotFound.into()).into());
+        return Err(WriteError::io(&paths.new, io::ErrorKind::NotFound.into()).into());
     };
     let filled = fill(file)?;
     file.sync_all().map_err(|error| WriteError::io(target, error))?;
-    rename(&beside.path, &place.target)?;
-    beside.keep();
-    sync(&place.parent)?;
+    rename(&paths.new, &paths.target)?;
+    beside.kept = true;
+    sync(&paths.parent)?;
     Ok(filled)
 }
 
-/// Writes a file of these bytes, as [`write_file`].
+/// Writes these bytes to a file, as [`write_file`] does.
 ///
 /// # Errors
 /// As [`write_file`].
@@ -107,48 +110,73 @@ pub fn write_bytes(target: &Path, bytes: &[u8]) -> Result<()> {
     write_file(target, |file| file.write_all(bytes).map_err(|error| WriteError::io(target, error)))
 }
 
-/// Deletes a folder so that a crash half way leaves nothing under its name.
+/// Deletes a folder. After a crash in the middle of it, the folder does not exist.
 ///
 /// # Errors
-/// When another process is writing it, or the disk refuses.
+/// If another process is writing the folder, or it can't be deleted.
 pub fn remove_folder(target: &Path) -> Result<()> {
     recover(target)?;
-    let place = Place::of(target)?;
-    // Under this name, the next write of the target finds what is left.
-    rename(&place.target, &place.new)?;
-    sync(&place.parent)?;
-    remove(&place.new)
+    let paths = Paths::new(target)?;
+    // After a crash, the next write to the target deletes what is left under this name.
+    rename(&paths.target, &paths.new)?;
+    sync(&paths.parent)?;
+    remove(&paths.new)
 }
 
-/// Deletes what an interrupted write of a target left beside it, and puts the target back where only its replaced folder
-/// is left.
+/// Cleans up after an interrupted write to a target: restores the target if it was renamed to be replaced, and deletes the rest.
 ///
 /// # Errors
-/// When another process is writing the target, or the disk refuses.
+/// If another process is writing the target, or a file can't be renamed or deleted.
 pub fn recover(target: &Path) -> Result<()> {
     if target.parent().is_some_and(|parent| !parent.as_os_str().is_empty() && !parent.exists()) {
         return Ok(());
     }
-    let place = Place::of(target)?;
-    if place.new.symlink_metadata().is_ok() {
-        clear(&place)?;
+    let paths = Paths::new(target)?;
+    if paths.new.symlink_metadata().is_ok() {
+        clear(&paths)?;
     }
-    place.restore()
+    paths.restore()
 }
 
-/// A target, and the names beside it.
-struct Place {
-    /// As the caller named it, for messages.
+/// Deletes the unfinished files and folders of all threads. The process must end right after this: any further write blocks.
+pub fn abandon() {
+    std::mem::forget(abandon_where(|_| true));
+}
+
+fn abandon_where(matches: impl Fn(&Path) -> bool) -> MutexGuard<'static, Vec<Paths>> {
+    let all = unfinished();
+    for paths in all.iter().filter(|paths| matches(&paths.target)) {
+        // Another thread may still be adding files.
+        for _ in 0..10 {
+            if remove(&paths.new).is_ok() || paths.new.symlink_metadata().is_err() {
+                break;
+            }
+        }
+        paths.restore().ok();
+    }
+    all
+}
+
+/// The files and folders that are being written. While this lock is held, no folder is being replaced.
+fn unfinished() -> MutexGuard<'static, Vec<Paths>> {
+    static UNFINISHED: Mutex<Vec<Paths>> = Mutex::new(Vec::new());
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The paths of a target and of its versions beside it.
+#[derive(Clone, PartialEq)]
+struct Paths {
+    /// The path that the caller gave, for error messages.
     named: PathBuf,
-    /// With links resolved: what a link leads to is replaced, not the link.
+    /// The path with links resolved, so that a link is kept and what it leads to is replaced.
     target: PathBuf,
     parent: PathBuf,
     new: PathBuf,
     old: PathBuf,
 }
 
-impl Place {
-    fn of(named: &Path) -> Result<Self> {
+impl Paths {
+    fn new(named: &Path) -> Result<Self> {
         let failed = |error: io::Error| WriteError::io(named, error);
         let target = if named.exists() {
             fs::canonicalize(named).map_err(failed)?
@@ -174,7 +202,7 @@ impl Place {
         WriteError::Occupied { path: self.named.clone(), reason: reason.to_owned() }
     }
 
-    /// A crash between the two renames leaves the older folder under its other name alone.
+    /// Restores the target from `.name.old` after a crash between the two renames.
     fn restore(&self) -> Result<()> {
         if self.old.symlink_metadata().is_err() {
             return Ok(());
@@ -189,61 +217,59 @@ enum Kind {
     Folder,
 }
 
-/// What is being written; deleted unless it is kept.
+/// The new version beside the target. It is deleted on drop unless it is kept.
 struct Beside {
-    path: PathBuf,
-    /// Holds the lock; on some systems folders can't be opened, and have none.
+    paths: Paths,
+    /// Holds the lock. Folders can't be opened on some systems, and have no lock there.
     handle: Option<File>,
     kept: bool,
 }
 
 impl Beside {
-    fn create(place: &Place, kind: Kind) -> Result<Self> {
+    fn create(paths: &Paths, kind: Kind) -> Result<Self> {
         let create = || match kind {
-            Kind::Folder => fs::create_dir(&place.new).map(|()| File::open(&place.new).ok()),
-            Kind::File => OpenOptions::new().read(true).write(true).create_new(true).open(&place.new).map(Some),
+            Kind::Folder => fs::create_dir(&paths.new).map(|()| File::open(&paths.new).ok()),
+            Kind::File => OpenOptions::new().read(true).write(true).create_new(true).open(&paths.new).map(Some),
         };
         let handle = match create() {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                clear(place)?;
+                clear(paths)?;
                 create()
             }
             other => other,
         };
-        let handle = handle.map_err(|error| WriteError::io(&place.named, error))?;
+        let handle = handle.map_err(|error| WriteError::io(&paths.named, error))?;
         if let Some(handle) = &handle {
-            lock(handle, place)?;
+            lock(handle, paths)?;
         }
-        let beside = Self { path: place.new.clone(), handle, kept: false };
-        place.restore()?;
+        let beside = Self { paths: paths.clone(), handle, kept: false };
+        unfinished().push(paths.clone());
+        paths.restore()?;
         Ok(beside)
-    }
-
-    fn keep(mut self) {
-        self.kept = true;
     }
 }
 
 impl Drop for Beside {
     fn drop(&mut self) {
         if !self.kept {
-            remove(&self.path).ok();
+            remove(&self.paths.new).ok();
         }
+        unfinished().retain(|paths| *paths != self.paths);
     }
 }
 
-/// Deletes what a dead writer left.
-fn clear(place: &Place) -> Result<()> {
-    if let Ok(handle) = File::open(&place.new) {
-        lock(&handle, place)?;
+/// Deletes what a writer that no longer runs left behind.
+fn clear(paths: &Paths) -> Result<()> {
+    if let Ok(handle) = File::open(&paths.new) {
+        lock(&handle, paths)?;
     }
-    remove(&place.new)
+    remove(&paths.new)
 }
 
-/// The lock goes with the process. File systems without locks have none.
-fn lock(handle: &File, place: &Place) -> Result<()> {
+/// Locks the new version. The lock ends with the process; some file systems have no locks.
+fn lock(handle: &File, paths: &Paths) -> Result<()> {
     match handle.try_lock() {
-        Err(TryLockError::WouldBlock) => Err(WriteError::Busy { path: place.named.clone() }),
+        Err(TryLockError::WouldBlock) => Err(WriteError::Busy { path: paths.named.clone() }),
         Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
     }
 }
@@ -258,7 +284,7 @@ fn remove(path: &Path) -> Result<()> {
     removed.map_err(|error| WriteError::io(path, error))
 }
 
-/// Brings a folder, the files in it and its folders to the disk.
+/// Syncs a folder and everything in it to the disk.
 fn sync_tree(folder: &Path) -> Result<()> {
     let failed = |error: io::Error| WriteError::io(folder, error);
     for entry in fs::read_dir(folder).map_err(failed)? {
@@ -267,7 +293,7 @@ fn sync_tree(folder: &Path) -> Result<()> {
         if kind.is_dir() {
             sync_tree(&path)?;
         } else if kind.is_file() {
-            // Windows flushes only what is open for writing.
+            // Windows can sync only files that are open for writing.
             let file = OpenOptions::new().read(true).write(cfg!(windows)).open(&path);
             file.and_then(|file| file.sync_all()).map_err(|error| WriteError::io(&path, error))?;
         }
@@ -275,7 +301,7 @@ fn sync_tree(folder: &Path) -> Result<()> {
     sync(folder)
 }
 
-/// Brings the entries of a folder to the disk, where folders can be opened.
+/// Syncs the entries of a folder to the disk, on systems where folders can be opened.
 fn sync(folder: &Path) -> Result<()> {
     if cfg!(windows) {
         return Ok(());

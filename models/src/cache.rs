@@ -1,55 +1,57 @@
-//! Keys and values of the tokens seen so far.
+//! The key-value cache of generation.
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
-/// Positions by which a full cache grows.
+/// The capacity grows in steps of this many tokens.
 const GROWTH: usize = 256;
 
-/// The key-value cache of all layers.
+/// The keys and values of earlier tokens, for all layers.
 #[derive(Debug, Clone)]
 pub struct Cache<B: Backend> {
     layers: Vec<LayerCache<B>>,
 }
 
-/// The cache of one layer.
+/// The keys and values of earlier tokens, for one layer.
 #[derive(Debug, Clone)]
 pub struct LayerCache<B: Backend> {
+    /// Keys and values, `[batch, capacity, heads, head_dim]`.
     buffers: Option<(Tensor<B, 4>, Tensor<B, 4>)>,
     length: usize,
 }
 
 impl<B: Backend> Cache<B> {
-    /// An empty cache.
+    /// An empty cache for a model with that many layers.
     pub fn new(layers: usize) -> Self {
         Self { layers: (0..layers).map(|_| LayerCache { buffers: None, length: 0 }).collect() }
     }
 
-    /// Tokens seen.
+    /// The number of tokens in the cache.
     pub fn len(&self) -> usize {
         self.layers.first().map_or(0, |layer| layer.length)
     }
 
-    /// Whether nothing was seen.
+    /// Whether the cache has no tokens.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Forgets all but the first `length` tokens.
+    /// Removes all but the first `length` tokens.
     pub fn truncate(&mut self, length: usize) {
         for layer in &mut self.layers {
             layer.length = layer.length.min(length);
         }
     }
 
-    /// The cache of one layer.
+    /// The cache of the layer of that index.
     pub fn layer(&mut self, index: usize) -> &mut LayerCache<B> {
         &mut self.layers[index]
     }
 }
 
 impl<B: Backend> LayerCache<B> {
-    /// Appends `[batch, new, heads, head_dim]` keys and values; returns those of all tokens.
+    /// Appends the keys and values of new tokens, each `[batch, new, heads, head_dim]`, and returns those of all tokens, each
+    /// `[batch, length, heads, head_dim]`.
     pub fn append(&mut self, key: Tensor<B, 4>, value: Tensor<B, 4>) -> (Tensor<B, 4>, Tensor<B, 4>) {
         let [batch, new, heads, head_dim] = key.dims();
         let (start, end) = (self.length, self.length + new);
@@ -71,9 +73,9 @@ impl<B: Backend> LayerCache<B> {
                 (grow(old_keys), grow(old_values))
             }
         };
-        let place = [0..batch, start..end, 0..heads, 0..head_dim];
-        keys = keys.slice_assign(place.clone(), key);
-        values = values.slice_assign(place, value);
+        let range = [0..batch, start..end, 0..heads, 0..head_dim];
+        keys = keys.slice_assign(range.clone(), key);
+        values = values.slice_assign(range, value);
         self.length = end;
         let seen = (keys.clone().narrow(1, 0, end), values.clone().narrow(1, 0, end));
         self.buffers = Some((keys, values));

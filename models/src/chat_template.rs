@@ -1,4 +1,4 @@
-//! The checkpoint's own chat templates, rendered as transformers renders them.
+//! Renders the chat templates of a model as transformers does.
 
 mod arguments;
 mod conversation;
@@ -25,21 +25,21 @@ pub use message::{Message, REASONING};
 use crate::error::{ModelError, Result};
 use crate::tokenizer::SpecialTokens;
 
-/// Text with the byte ranges that the template itself marks as written by the assistant.
+/// A rendered conversation, with the parts that the template itself marks as written by the assistant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MarkedText {
-    /// The conversation.
+    /// The text.
     pub text: String,
-    /// Ranges of `text`, in order.
+    /// The byte ranges of those parts in `text`, in order.
     pub spans: Vec<std::ops::Range<usize>>,
 }
 
-/// The compiled chat templates of a model: one, or several by name.
+/// The compiled chat templates of a model: one, or several with names.
 #[derive(Clone)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
     templates: Vec<NamedTemplate>,
-    /// Variables of the templates: every special token of the tokenizer, `bos_token` and so on.
+    /// The variables with the special tokens, such as `bos_token`.
     special: BTreeMap<String, TemplateValue>,
 }
 
@@ -50,23 +50,23 @@ struct NamedTemplate {
     source: String,
     /// Whether it has `{% generation %}` blocks.
     marks: bool,
-    /// The names that it reads a turn's reasoning under.
+    /// The keys under which it reads the reasoning of a message.
     reasoning: Vec<&'static str>,
-    /// Why it can't be used.
+    /// Why it does not compile.
     failure: Option<String>,
 }
 
-/// Name of the template for plain chat.
+/// The name of the template for chats without tools.
 const DEFAULT: &str = "default";
-/// Name of the template for conversations with tools.
+/// The name of the template for chats with tools.
 const TOOL_USE: &str = "tool_use";
 
 impl NamedTemplate {
-    /// Compiles a template; `failure` says where that went wrong.
+    /// Compiles a template. `failure` is the error if it does not compile.
     fn compile(name: String, source: String, environment: &mut Environment<'static>) -> Self {
         let marks = generation::is_marked(&source);
         let mut compiled = Self { name, marks, reasoning: reasoning_names(&source), source, failure: None };
-        // Jinja knows one kind of newline.
+        // Jinja converts newlines too.
         let lines = compiled.source.replace("\r\n", "\n").replace('\r', "\n");
         let calls = operators::as_calls(&lines);
         let mut add =
@@ -79,12 +79,12 @@ impl NamedTemplate {
         compiled
     }
 
-    /// Its name in the environment.
+    /// The name of the plain variant in the environment.
     fn plain(&self) -> String {
         self.name.clone()
     }
 
-    /// The name of the variant that also prints where the assistant speaks.
+    /// The name of the variant that also prints marks around what the assistant writes.
     fn marked(&self) -> String {
         format!("{}, marked", self.name)
     }
@@ -94,15 +94,15 @@ impl ChatTemplate {
     /// Compiles a template.
     ///
     /// # Errors
-    /// [`ModelError::Template`] with the line that is wrong.
+    /// [`ModelError::Template`] with the line if it does not compile.
     pub fn new(source: String, special: &SpecialTokens) -> Result<Self> {
         Self::named(vec![(DEFAULT.to_owned(), source)], special)
     }
 
-    /// Compiles templates of which each has a name: `default` is for plain chat, `tool_use` for conversations with tools.
+    /// Compiles templates, given by name and source: `default` is for chats without tools, `tool_use` for those with tools.
     ///
     /// # Errors
-    /// [`ModelError::Template`] when `default` does not compile; the others are refused when they are used.
+    /// [`ModelError::Template`] if `default` does not compile. For the others, using them is an error.
     pub fn named(templates: Vec<(String, String)>, special: &SpecialTokens) -> Result<Self> {
         let failed = |error: &Error| ModelError::Template { reason: environment::describe(error) };
         let mut environment = environment::environment().map_err(|error| failed(&error))?;
@@ -125,30 +125,30 @@ impl ChatTemplate {
         Ok(Self { environment, templates, special })
     }
 
-    /// Lets templates that print the date print that of `seconds` since 1970, so that a run that is resumed on another
-    /// day sees the same text.
+    /// Sets the current time of the templates, in seconds since 1970. Templates that print the date then give the same text when a
+    /// run is resumed on another day.
     pub fn fix_now(&mut self, seconds: i64) {
         self.environment.add_global(environment::NOW, seconds);
     }
 
-    /// The default template as the checkpoint has it; the first one where none is the default.
+    /// The source of the default template, or of the first one if there is no default.
     pub fn source(&self) -> &str {
         let default = self.templates.iter().find(|template| template.name == DEFAULT).or(self.templates.first());
         default.map_or("", |template| &template.source)
     }
 
-    /// Names and sources of all templates; one alone is named `default`.
+    /// The names and sources of all templates. A single template is called `default`.
     pub fn sources(&self) -> impl Iterator<Item = (&str, &str)> {
         self.templates.iter().map(|template| (template.name.as_str(), template.source.as_str()))
     }
 
-    /// The template for a conversation, chosen as transformers chooses it.
+    /// The template for a conversation, chosen as in transformers.
     fn choose(&self, tools: Option<&Value>) -> Result<&NamedTemplate> {
         let find = |name: &str| self.templates.iter().find(|template| template.name == name);
         let chosen = tools.and_then(|_| find(TOOL_USE)).or_else(|| find(DEFAULT));
         let Some(chosen) = chosen else {
             let names: Vec<&str> = self.templates.iter().map(|template| template.name.as_str()).collect();
-            let reason = format!("the model has the templates [{}] and none named `{DEFAULT}`", names.join(", "));
+            let reason = format!("the model has no template named `{DEFAULT}`, only {}", names.join(", "));
             return Err(ModelError::Template { reason });
         };
         match &chosen.failure {
@@ -157,23 +157,23 @@ impl ChatTemplate {
         }
     }
 
-    /// A conversation that is to be rendered several times.
+    /// Prepares a conversation, to render it several times.
     ///
     /// # Errors
-    /// [`ModelError::Template`] when no template is for it.
+    /// [`ModelError::Template`] if there is no template for it.
     pub fn conversation<'a>(&'a self, messages: &'a [Message], tools: Option<&Value>) -> Result<Conversation<'a>> {
         Ok(Conversation::new(self, self.choose(tools)?, messages, tools))
     }
 
-    /// The text of a conversation; `add_generation_prompt` adds what comes before the assistant's next turn.
+    /// The text of a conversation; with `add_generation_prompt`, it ends with the beginning of the assistant's next message.
     ///
     /// # Errors
-    /// [`ModelError::Template`], also when the template itself refuses the messages.
+    /// [`ModelError::Template`] if there is no template for it, or the template fails or refuses the messages.
     pub fn render(&self, messages: &[Message], tools: Option<&Value>, add_generation_prompt: bool) -> Result<String> {
         self.conversation(messages, tools)?.render(messages.len(), add_generation_prompt)
     }
 
-    /// The text of a conversation with the spans of its `{% generation %}` blocks; `None` where the template has none.
+    /// The text of a conversation with the parts in `{% generation %}` blocks; `None` if the template has no such blocks.
     ///
     /// # Errors
     /// As [`ChatTemplate::render`].
@@ -181,7 +181,7 @@ impl ChatTemplate {
         self.conversation(messages, tools)?.render_marked()
     }
 
-    /// Whether the template for such a conversation has a place for what was thought before an answer.
+    /// Whether the template for a conversation prints the reasoning of messages.
     ///
     /// # Errors
     /// As [`ChatTemplate::conversation`].
@@ -190,7 +190,7 @@ impl ChatTemplate {
     }
 }
 
-/// The names of [`REASONING`] that a template has as an attribute or as a string of its own.
+/// The names of [`REASONING`] that a template uses as an attribute or as a string.
 fn reasoning_names(source: &str) -> Vec<&'static str> {
     let tags = syntax::tags(source);
     let reads = |name: &str| {

@@ -1,4 +1,4 @@
-//! The dense decoder: embedding, blocks, norm, head.
+//! The decoder: embedding, blocks, norm, head.
 
 use burn::module::Module;
 use burn::tensor::backend::Backend;
@@ -15,16 +15,16 @@ use crate::part::{PartLoader, Role};
 use crate::rope::Rope;
 use crate::weight::Weight;
 
-/// A decoder of any family, as its configuration describes it.
+/// A decoder, as its configuration describes it.
 #[derive(Module, Debug)]
 pub struct Decoder<B: Backend> {
-    /// `[vocab_size, hidden_size]`.
+    /// The embedding, `[vocab_size, hidden_size]`.
     pub embedding: Matrix<B>,
     /// The blocks.
     pub blocks: Vec<Block<B>>,
-    /// Before the head.
+    /// The norm before the head.
     pub norm: Norm<B>,
-    /// `[vocab_size, hidden_size]`; absent when the head is the embedding.
+    /// The output head, `[vocab_size, hidden_size]`; `None` if it is the embedding.
     pub head: Option<Matrix<B>>,
     embedding_scale: Option<f64>,
     #[module(skip)]
@@ -34,18 +34,18 @@ pub struct Decoder<B: Backend> {
 /// A matrix with its checkpoint name.
 #[derive(Module, Debug)]
 pub struct Matrix<B: Backend> {
-    /// The elements.
+    /// The matrix.
     pub weight: Weight<B, 2>,
-    /// The checkpoint's name.
+    /// Its checkpoint name, with `.weight`.
     #[module(skip)]
     pub name: String,
 }
 
 impl<B: FusedBackend> Decoder<B> {
-    /// Builds the model from the loader's weights.
+    /// Builds the decoder from the weights of the loader.
     ///
     /// # Errors
-    /// When a tensor can't be read.
+    /// If a tensor can't be read.
     pub fn load(config: &ModelConfig, loader: &mut Loader<B>) -> Result<Self> {
         let matrix = |loader: &mut Loader<B>, role: Role| {
             let (name, weight) = PartLoader::new(config, loader, None).matrix(role)?;
@@ -61,7 +61,7 @@ impl<B: FusedBackend> Decoder<B> {
         })
     }
 
-    /// What all blocks of a pass over that input share.
+    /// What all blocks of a forward pass over that input share.
     pub fn state(&self, input: &ModelInput<B>) -> BlockState<B> {
         let device = input.tokens.device();
         BlockState {
@@ -85,13 +85,13 @@ impl<B: FusedBackend> Decoder<B> {
         }
     }
 
-    /// The weight that turns hidden states into logits, `[vocab_size, hidden_size]`.
+    /// The weight of the output head, `[vocab_size, hidden_size]`.
     pub fn head(&self) -> Tensor<B, 2> {
         self.head.as_ref().unwrap_or(&self.embedding).weight.val()
     }
 }
 
-/// A factor as a tensor of the dtype holds it.
+/// A factor rounded to a type.
 fn rounded(factor: f64, dtype: DType) -> f64 {
     let single = factor as f32;
     match dtype {
@@ -105,9 +105,9 @@ fn rounded(factor: f64, dtype: DType) -> f64 {
 mod tests {
     use super::*;
 
-    // transformers scales embeddings of 1152 by 33.9411 in f32, 34 in bf16 and 33.9375 in f16.
+    // transformers multiplies embeddings of width 1152 by 33.9411 in f32, 34 in bf16 and 33.9375 in f16.
     #[test]
-    fn the_scale_of_the_embedding_is_rounded_to_the_dtype() {
+    fn the_factor_on_the_embedding_is_rounded_to_the_type() {
         let root = 1152f64.sqrt();
         let of = |dtype| rounded(root, dtype);
         let single = f64::from(33.941_124_f32);

@@ -1,121 +1,124 @@
-//! What can go wrong with a model on disk.
+//! Errors of this crate.
 
 use std::path::PathBuf;
 
-/// Errors of reading models, tokenizers and templates.
+/// Errors of reading models, tokenizers and chat templates.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// The operating system refused.
+    /// A file can't be read or written.
     #[error("{}: {source}", path.display())]
     Io {
-        /// What was read or written.
+        /// The file or folder.
         path: PathBuf,
-        /// The system's own error.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// A file is not what it claims to be.
+    /// A file is malformed.
     #[error("{}: {reason}", path.display())]
     Format {
         /// The file.
         path: PathBuf,
-        /// What is wrong, with the values.
+        /// What is wrong, with the value.
         reason: String,
     },
-    /// The configuration lacks something or contradicts itself.
+    /// A key of the configuration is missing, contradicts another, or asks for something that is not supported.
     #[error("config: {reason}")]
     Config {
-        /// What is wrong, with the key.
+        /// What is wrong, with the key and its value.
         reason: String,
     },
-    /// A model type without a family here.
-    #[error("unknown model type `{model_type}`; known are {known}")]
+    /// No family has this `model_type`.
+    #[error("unknown model type `{model_type}`; expected one of {known}")]
     UnknownModelType {
-        /// What the checkpoint asks for.
+        /// The `model_type` of the checkpoint.
         model_type: String,
-        /// What is built in.
+        /// The supported ones.
         known: String,
     },
-    /// A GGUF architecture without a family here.
-    #[error("unknown GGUF architecture `{architecture}`; known are {known}")]
+    /// No family has this GGUF architecture.
+    #[error("unknown GGUF architecture `{architecture}`; expected one of {known}")]
     UnknownArchitecture {
-        /// What the file asks for.
+        /// The `general.architecture` of the file.
         architecture: String,
-        /// What is built in.
+        /// The supported ones.
         known: String,
     },
-    /// Tensors are missing or have other shapes; all of them are listed.
+    /// Tensors are missing or have other shapes than the configuration says.
     #[error("the checkpoint does not fit the model:\n  {}", problems.join("\n  "))]
-    Misfit {
-        /// One line a tensor.
+    Mismatch {
+        /// One line per tensor, all of them.
         problems: Vec<String>,
     },
-    /// A weight that the dtype does not hold.
-    #[error("`{tensor}` has the weight {value}, and f16 holds at most 65504")]
+    /// A weight is outside the range of f16.
+    #[error("`{tensor}` has the weight {value}, but the largest value of f16 is 65504")]
     Overflow {
         /// The tensor.
         tensor: String,
-        /// Its weight.
+        /// The weight.
         value: f32,
     },
-    /// A folder of another kind, or in a format that is not read.
+    /// A folder holds something other than a model, or a model in a format that is not supported.
     #[error("{} {reason}", path.display())]
     Unsupported {
         /// The folder or the hub id.
         path: PathBuf,
-        /// What it is, and the way out.
+        /// What it is, and what to do.
         reason: String,
     },
-    /// An adapter where a model is expected.
+    /// A folder holds an adapter, but a model is expected.
     #[error(
-        "{} is {}, not a model{}",
+        "{}: expected a model, got {}{}",
         path.display(),
         if *is_mlx { "an MLX adapter" } else { "a PEFT adapter" },
-        base.as_ref().map(|base| format!("; it belongs to {base}")).unwrap_or_default()
+        base.as_ref().map(|base| format!(" of the model {base}")).unwrap_or_default()
     )]
     IsAdapter {
         /// The folder or the hub id.
         path: PathBuf,
-        /// The model that it was trained on, where it says so.
+        /// The model that it was trained on, if the adapter says so.
         base: Option<String>,
-        /// Whether mlx-lm wrote it.
+        /// Whether it is in the format of mlx-lm.
         is_mlx: bool,
     },
-    /// The tokenizer can't be built or refuses a text.
+    /// The model computed logits that are NaN or infinite.
+    #[error("the model computed logits that are NaN or infinite")]
+    NonFinite,
+    /// The tokenizer can't be built, or can't encode or decode something.
     #[error("tokenizer: {reason}")]
     Tokenizer {
         /// What is wrong.
         reason: String,
     },
-    /// The chat template is wrong or refuses the messages.
+    /// The chat template does not compile, or it can't render the messages.
     #[error("chat template: {reason}")]
     Template {
         /// What is wrong.
         reason: String,
     },
     /// The model has no chat template.
-    #[error("this model has no chat template")]
+    #[error("the model has no chat template")]
     NoTemplate,
-    /// A hub repository can't be fetched.
+    /// A repository of the hub can't be fetched.
     #[error("{id}: {reason}")]
     Hub {
-        /// The repository.
+        /// The id of the repository.
         id: String,
-        /// What the hub or the network said.
+        /// What is wrong.
         reason: String,
     },
 }
 
 impl ModelError {
-    /// An input or output error of a path.
+    /// [`ModelError::Io`] for a path.
     pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Self::Io { path: path.into(), source }
     }
 
-    /// A malformed file.
+    /// [`ModelError::Format`] for a path.
     pub fn format(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
         Self::Format { path: path.into(), reason: reason.into() }
     }
 }
 
-/// Result of this crate.
+/// A result with the error of this crate.
 pub type Result<T> = std::result::Result<T, ModelError>;

@@ -1,76 +1,76 @@
-//! Text from a model, token by token.
+//! Generates text, token by token.
 
 use std::time::{Duration, Instant};
 
 use burnish_kernels::FusedBackend;
 
 use crate::cache::Cache;
-use crate::error::Result;
+use crate::error::{ModelError, Result};
 use crate::input::ModelInput;
 use crate::model::LanguageModel;
 use crate::sampling::{Sampler, SamplingOptions};
 use crate::tokenizer::Tokenizer;
 
-/// When to stop, and how to choose.
+/// How tokens are chosen, and when generation ends.
 #[derive(Debug, Clone, Default)]
 pub struct GenerateOptions {
-    /// Tokens to make at most.
+    /// The largest number of tokens to generate.
     pub max_tokens: usize,
     /// How tokens are chosen.
     pub sampling: SamplingOptions,
     /// Tokens that end the text.
     pub end_tokens: Vec<u32>,
-    /// Strings that end the text; they are not part of it.
+    /// Strings that end the text, without becoming part of it.
     pub stop: Vec<String>,
 }
 
 /// Why generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
-    /// The model ended its text.
+    /// An end token was generated.
     EndToken,
-    /// A stop string came up.
+    /// A stop string was generated.
     Stop,
-    /// As many tokens as were allowed.
+    /// The limit of tokens was reached.
     Length,
 }
 
-/// What was generated.
+/// The result of [`generate`].
 #[derive(Debug, Clone)]
 pub struct Generated {
-    /// The text, without end token and stop string.
+    /// The text, without the end token or stop string.
     pub text: String,
-    /// The ids, an end token included.
+    /// The generated ids, with the end token.
     pub tokens: Vec<u32>,
-    /// Why it ended.
+    /// Why generation ended.
     pub finish: Finish,
-    /// Tokens of the prompt that the cache had not seen.
+    /// The number of tokens of the prompt that were not in the cache.
     pub prompt_tokens: usize,
-    /// Time until the first token was chosen: reading the prompt, and compiling the kernels that no earlier call had compiled.
+    /// The time until the first token was chosen. It includes the compilation of kernels that were not used before.
     pub prompt_time: Duration,
-    /// Time of the tokens after the first.
+    /// The time for the tokens after the first.
     pub decode_time: Duration,
 }
 
 impl Generated {
-    /// Tokens after the first, a second; none where there are none.
+    /// The number of tokens after the first, divided by the seconds they took; `None` if there are none.
     pub fn tokens_per_second(&self) -> Option<f64> {
         let decoded = self.tokens.len().checked_sub(1).filter(|decoded| *decoded > 0)?;
         Some(decoded as f64 / self.decode_time.as_secs_f64().max(1e-9))
     }
 }
 
-/// Continues `prompt`, whose first tokens the cache may have seen; `on_text` gets the text as it comes.
+/// Generates the continuation of `prompt`; `on_text` is called with each piece of text as soon as it is final.
 ///
-/// The cache holds the first [`Cache::len`] tokens of `prompt` and is not asked which: the caller must [`Cache::truncate`]
-/// it to what they share. The result does not depend on how much that is. Afterwards it has seen the prompt and every
-/// generated token but the last.
+/// The first [`Cache::len`] tokens of `prompt` must be those in the cache, which is not checked: the caller must
+/// [`Cache::truncate`] it to the tokens that they share. The result does not depend on how many these are. Afterwards, the
+/// cache has the prompt and all generated tokens but the last.
 ///
 /// # Errors
-/// When the tokenizer can't decode.
+/// [`ModelError::NonFinite`] if a logit is not finite, and an error if the tokenizer can't decode the tokens.
 ///
 /// # Panics
-/// When the cache has seen the whole prompt, or the prompt is empty.
+/// If the whole prompt is in the cache, or the prompt is empty.
 pub fn generate<B: FusedBackend>(
     model: &LanguageModel<B>,
     tokenizer: &Tokenizer,
@@ -80,7 +80,7 @@ pub fn generate<B: FusedBackend>(
     device: &B::Device,
     mut on_text: impl FnMut(&str),
 ) -> Result<Generated> {
-    assert!(cache.len() < prompt.len(), "generation needs a token that the cache has not seen");
+    assert!(cache.len() < prompt.len(), "expected a prompt that is longer than the cache");
     let mut sampler = Sampler::new(options.sampling.clone());
     let mut text = StreamedText::new(tokenizer, &options.stop);
     let (mut seen, mut tokens) = (prompt.to_vec(), Vec::new());
@@ -91,6 +91,9 @@ pub fn generate<B: FusedBackend>(
             break Finish::Length;
         }
         let logits = last_logits(model, cache, &next, device);
+        if logits.iter().any(|logit| !logit.is_finite()) {
+            return Err(ModelError::NonFinite);
+        }
         let token = sampler.next(&logits, &seen);
         if tokens.is_empty() {
             prompt_time = started.elapsed();
@@ -111,7 +114,7 @@ pub fn generate<B: FusedBackend>(
     Ok(Generated { text, tokens, finish, prompt_tokens, prompt_time, decode_time })
 }
 
-/// Logits after the last of `tokens`.
+/// Appends `tokens` to the cache and returns the logits after the last of them, `vocab_size` values.
 pub fn last_logits<B: FusedBackend>(
     model: &LanguageModel<B>,
     cache: &mut Cache<B>,
@@ -124,24 +127,32 @@ pub fn last_logits<B: FusedBackend>(
     model.logits(last).into_data().iter::<f32>().collect()
 }
 
-/// Turns tokens into text that never changes once it was given out: a character may need several tokens, and a stop
-/// string may be half there.
+/// Decodes tokens into text. A piece is passed on only when it is final: a character can need several tokens, and the end of
+/// the text can be the beginning of a stop string.
 struct StreamedText<'a> {
     tokenizer: &'a Tokenizer,
     stop: &'a [String],
     tokens: Vec<u32>,
-    /// Tokens and text already settled, so that decoding stays linear.
-    settled: (usize, String),
-    given: usize,
+    /// The beginning that is not decoded again, so that decoding takes linear time.
+    settled: Settled,
+    /// The number of bytes of `text` that were passed on.
+    passed_on: usize,
+    text: String,
+}
+
+/// A number of tokens and their text.
+#[derive(Default)]
+struct Settled {
+    tokens: usize,
     text: String,
 }
 
 impl<'a> StreamedText<'a> {
     fn new(tokenizer: &'a Tokenizer, stop: &'a [String]) -> Self {
-        Self { tokenizer, stop, tokens: Vec::new(), settled: (0, String::new()), given: 0, text: String::new() }
+        Self { tokenizer, stop, tokens: Vec::new(), settled: Settled::default(), passed_on: 0, text: String::new() }
     }
 
-    /// Takes a token; true when a stop string is complete.
+    /// Adds a token. Returns true if the text now has a stop string.
     fn push(&mut self, token: u32, on_text: &mut impl FnMut(&str)) -> Result<bool> {
         self.tokens.push(token);
         self.decode()?;
@@ -152,26 +163,26 @@ impl<'a> StreamedText<'a> {
         }
         if !self.text.ends_with('\u{fffd}') {
             let held = self.held_back();
-            self.give(self.text.len() - held, on_text);
+            self.pass_on(self.text.len() - held, on_text);
         }
         Ok(false)
     }
 
     fn finish(mut self, on_text: &mut impl FnMut(&str)) -> String {
-        self.give(self.text.len(), on_text);
+        self.pass_on(self.text.len(), on_text);
         self.text
     }
 
-    fn give(&mut self, until: usize, on_text: &mut impl FnMut(&str)) {
-        if until > self.given
-            && let Some(piece) = self.text.get(self.given..until)
+    fn pass_on(&mut self, until: usize, on_text: &mut impl FnMut(&str)) {
+        if until > self.passed_on
+            && let Some(piece) = self.text.get(self.passed_on..until)
         {
             on_text(piece);
-            self.given = until;
+            self.passed_on = until;
         }
     }
 
-    /// Bytes at the end that may be the start of a stop string.
+    /// The number of bytes at the end that may be the beginning of a stop string.
     fn held_back(&self) -> usize {
         let longest = self.stop.iter().map(String::len).max().unwrap_or(0);
         (1..longest.min(self.text.len() + 1))
@@ -183,16 +194,17 @@ impl<'a> StreamedText<'a> {
             .unwrap_or(0)
     }
 
-    /// Decodes from the last settled token; a window of a few tokens is kept so that leading spaces come out right.
+    /// Decodes the tokens after the settled ones. Some tokens before the end stay unsettled, because decoders treat the spaces at
+    /// the beginning of a text differently.
     fn decode(&mut self) -> Result<()> {
         const WINDOW: usize = 32;
-        let (start, prefix) = &self.settled;
-        let tail = self.tokenizer.decode(&self.tokens[*start..], true)?;
-        let text = format!("{prefix}{tail}");
+        let start = self.settled.tokens;
+        let tail = self.tokenizer.decode(&self.tokens[start..], true)?;
+        let text = format!("{}{tail}", self.settled.text);
         if self.tokens.len() - start >= 2 * WINDOW && !tail.ends_with('\u{fffd}') {
             let kept = self.tokenizer.decode(&self.tokens[self.tokens.len() - WINDOW..], true)?;
             if let Some(head) = text.strip_suffix(kept.as_str()) {
-                self.settled = (self.tokens.len() - WINDOW, head.to_owned());
+                self.settled = Settled { tokens: self.tokens.len() - WINDOW, text: head.to_owned() };
             }
         }
         self.text = text;
@@ -203,18 +215,24 @@ impl<'a> StreamedText<'a> {
 #[cfg(test)]
 mod tests {
     use burn::backend::Flex;
+    use burn::tensor::Tensor;
     use serde_json::json;
 
     use super::*;
     use crate::config::ModelConfig;
+    use crate::weight::Weight;
 
-    #[test]
-    fn what_the_cache_has_seen_is_penalised_too() {
+    fn config() -> ModelConfig {
         let config = json!({
             "model_type": "llama", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
             "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 24, "max_position_embeddings": 64,
             "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false
         });
+        ModelConfig::from_json(&config).unwrap()
+    }
+
+    /// One token for each of the words `t0` to `t23`.
+    fn tokenizer() -> Tokenizer {
         let vocabulary: serde_json::Map<_, _> = (0..24).map(|id| (format!("t{id}"), json!(id))).collect();
         let tokenizer = json!({
             "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "added_tokens": [],
@@ -222,12 +240,27 @@ mod tests {
             "model": {"type": "WordLevel", "unk_token": "t0", "vocab": vocabulary}
         });
         let null = serde_json::Value::Null;
-        let tokenizer = Tokenizer::from_json(tokenizer.to_string().as_bytes(), &null, &null, &null).unwrap();
+        Tokenizer::from_json(tokenizer.to_string().as_bytes(), &null, &null, &null).unwrap()
+    }
+
+    #[test]
+    fn logits_that_are_not_finite_are_an_error() {
         let device = Default::default();
-        let config = ModelConfig::from_json(&config).unwrap();
+        let mut model = LanguageModel::<Flex>::random(&config(), 1, &device).unwrap();
+        let (_, linear) = model.linears_mut().remove(0);
+        let [outputs, inputs] = linear.dims();
+        linear.weight = Weight::Frozen(Tensor::full([outputs, inputs], f32::INFINITY, &device));
+        let options = GenerateOptions { max_tokens: 4, ..GenerateOptions::default() };
+        let result = generate(&model, &tokenizer(), &mut Cache::new(2), &[1, 2], &options, &device, |_| {});
+        assert!(matches!(result, Err(ModelError::NonFinite)), "{result:?}");
+    }
+
+    #[test]
+    fn the_repetition_penalty_applies_to_tokens_in_the_cache() {
+        let (config, tokenizer, device) = (config(), tokenizer(), Default::default());
         let sampling = SamplingOptions { repetition_penalty: 3.0, ..SamplingOptions::default() };
         let options = GenerateOptions { max_tokens: 8, sampling, ..GenerateOptions::default() };
-        let mut felt = 0;
+        let mut changed = 0;
         for seed in 0..8 {
             let model = LanguageModel::<Flex>::random(&config, seed, &device).unwrap();
             let run = |cache: &mut Cache<Flex>, prompt: &[u32]| {
@@ -241,10 +274,10 @@ mod tests {
             assert_eq!(cache.len(), 12 + 8 - 1);
             let cached = run(&mut cache, &conversation);
             assert_eq!(cached, run(&mut Cache::new(2), &conversation));
-            // Without what the cache holds it may be another answer.
+            // A penalty on the other tokens alone can choose another token.
             let logits = last_logits(&model, &mut Cache::new(2), &conversation, &device);
-            felt += usize::from(cached[0] != Sampler::new(options.sampling.clone()).next(&logits, &conversation[19..]));
+            changed += usize::from(cached[0] != Sampler::new(options.sampling.clone()).next(&logits, &conversation[19..]));
         }
-        assert!(felt > 0);
+        assert!(changed > 0);
     }
 }

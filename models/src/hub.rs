@@ -1,6 +1,6 @@
-//! Models and data sets of the Hugging Face hub, through its cache.
+//! Fetches models and data sets from the Hugging Face hub into its cache.
 //!
-//! The environment's variables mean what they mean to `huggingface_hub`: see [`HubEnvironment`].
+//! The environment variables of `huggingface_hub` are respected: see [`HubEnvironment`].
 
 mod environment;
 
@@ -13,9 +13,10 @@ pub use environment::HubEnvironment;
 
 use crate::checkpoint::safetensors::{INDEX, SINGLE, shard_paths, tensor_names};
 use crate::error::{ModelError, Result};
+use crate::json_file;
 use crate::recognise;
 
-/// Every file that the readers of a folder look for beside the weights: a hub id and its folder are the same model.
+/// Every file besides the weights that is read from a folder, so that a model fetched by its id equals its folder.
 const SMALL_FILES: &[&str] = &[
     "config.json",
     "generation_config.json",
@@ -25,14 +26,14 @@ const SMALL_FILES: &[&str] = &[
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
-    // Read by nobody; whether they are there decides what an error says.
+    // These are not read, but an error says what they are.
     "tokenizer.model",
     "adapter_config.json",
 ];
-/// Folders of templates by name.
+/// The folders of chat templates.
 const TEMPLATE_FOLDERS: &[&str] = &["additional_chat_templates/", "chat_templates/"];
 
-/// A model or a data set, whose files can be listed and fetched one at a time.
+/// A model or a data set of the hub.
 pub struct HubRepository {
     id: String,
     files: Vec<String>,
@@ -40,35 +41,35 @@ pub struct HubRepository {
 }
 
 enum Origin {
-    /// A folder of the cache that has the files.
+    /// The folder of the cache with its files.
     Cached(PathBuf),
     Online(Box<ApiRepo>),
 }
 
 impl HubRepository {
-    /// Lists the files of a model `owner/name`, with or without `@revision`; where the hub is offline, those in the cache.
+    /// Lists the files of a model, given as `owner/name` or `owner/name@revision`. Offline, these are the files in the cache.
     ///
     /// # Errors
-    /// [`ModelError::Hub`] when the id is malformed, or the model is neither to be had nor cached.
+    /// [`ModelError::Hub`] if the id is malformed, or the model is neither on the hub nor, offline, in the cache.
     pub fn model(id: &str) -> Result<Self> {
         Self::model_in(&HubEnvironment::from_env(), id)
     }
 
-    /// As [`HubRepository::model`], in an environment of the caller's.
+    /// As [`HubRepository::model`], with an environment other than that of the process.
     ///
     /// # Errors
     /// As [`HubRepository::model`].
     pub fn model_in(environment: &HubEnvironment, id: &str) -> Result<Self> {
-        let no_id = "is neither a folder, a .gguf file, nor a hub id like `owner/name`";
+        let no_id = "expected a folder, a .gguf file or a hub id like `owner/name`";
         Self::open(environment, id, RepoType::Model, no_id)
     }
 
-    /// As [`HubRepository::model`], of a data set, whose id may also be a `name` alone.
+    /// As [`HubRepository::model`], for a data set. Its id can also be just `name`.
     ///
     /// # Errors
     /// As [`HubRepository::model`].
     pub fn dataset(id: &str) -> Result<Self> {
-        let no_id = "is neither a file, a folder, nor a hub id like `owner/name`";
+        let no_id = "expected a file, a folder or a hub id like `owner/name`";
         Self::open(&HubEnvironment::from_env(), id, RepoType::Dataset, no_id)
     }
 
@@ -84,7 +85,7 @@ impl HubRepository {
         let repo = Repo::with_revision(name.to_owned(), kind, revision.to_owned());
         if environment.offline {
             let folder = cached_snapshot(&environment.cache, &repo).ok_or_else(|| {
-                refuse(format!("is not in the cache ({}), and HF_HUB_OFFLINE is set", environment.cache.display()))
+                refuse(format!("not in the cache ({}), and HF_HUB_OFFLINE is set", environment.cache.display()))
             })?;
             let mut files = Vec::new();
             list(&folder, "", 0, &mut files).map_err(|error| ModelError::io(&folder, error))?;
@@ -97,20 +98,20 @@ impl HubRepository {
         }
         let online = builder.build().map_err(|error| refuse(error.to_string()))?.repo(repo);
         let info = online.info().map_err(|error| refuse(error.to_string()))?;
-        // A hub is not trusted with where files go in the cache.
+        // The hub is not trusted: no file may be written outside the folder.
         let files = info.siblings.into_iter().map(|file| file.rfilename).filter(|file| file.split('/').all(is_plain));
         Ok(Self { id: id.to_owned(), files: files.collect(), origin: Origin::Online(Box::new(online)) })
     }
 
-    /// Names of the files, folders included.
+    /// The names of the files, with their folders.
     pub fn files(&self) -> &[String] {
         &self.files
     }
 
-    /// Fetches a file, or finds it in the cache.
+    /// Fetches a file, unless it is in the cache, and returns its path there.
     ///
     /// # Errors
-    /// [`ModelError::Hub`] when it isn't among [`HubRepository::files`], or the hub or the network fails.
+    /// [`ModelError::Hub`] if it isn't one of [`HubRepository::files`], or it can't be fetched.
     pub fn fetch(&self, file: &str) -> Result<PathBuf> {
         if !self.has(file) {
             return Err(self.refuse(format!("{file}: no such file")));
@@ -130,17 +131,17 @@ impl HubRepository {
     }
 }
 
-/// Fetches a model, or finds it in the cache, and returns its folder there. Of the weights it takes `model.safetensors`, or
-/// else the shards that its index names, and no other.
+/// Fetches a model, unless it is in the cache, and returns its folder there. The weights are `model.safetensors`, or the shards
+/// that the index names; other weights of the repository are not fetched.
 ///
 /// # Errors
-/// [`ModelError::Hub`] when the id is malformed, a file can't be had, or the hub is offline and the cache lacks one; before
-/// any weights are fetched, what [`recognise`] says of its files.
+/// [`ModelError::Hub`] if the id is malformed, or a file can't be fetched or, offline, is not in the cache. The errors of
+/// [`recognise`], before any weights are fetched, if the repository holds something other than a supported model.
 pub fn fetch_model(id: &str) -> Result<PathBuf> {
     fetch_model_in(&HubEnvironment::from_env(), id)
 }
 
-/// As [`fetch_model`], in an environment of the caller's.
+/// As [`fetch_model`], with an environment other than that of the process.
 ///
 /// # Errors
 /// As [`fetch_model`].
@@ -153,7 +154,7 @@ pub fn fetch_model_in(environment: &HubEnvironment, id: &str) -> Result<PathBuf>
     let mut folder = None;
     for file in repository.files.iter().filter(|file| is_small(file)) {
         let path = repository.fetch(file)?;
-        // A file in a folder lies deeper.
+        // The model's folder is as many levels up as the name has parts.
         folder = path.ancestors().nth(file.split('/').count()).map(Path::to_owned).or(folder);
     }
     if let Some(folder) = &folder {
@@ -161,7 +162,7 @@ pub fn fetch_model_in(environment: &HubEnvironment, id: &str) -> Result<PathBuf>
     }
     let ggufs: Vec<&str> = repository.files.iter().map(String::as_str).filter(|file| has_extension(file, "gguf")).collect();
     if !repository.has("config.json") && !ggufs.is_empty() {
-        let reason = format!("holds GGUF files; download one of them and name it as the model: {}", ggufs.join(", "));
+        let reason = format!("has GGUF files; download one of them and choose it as the model: {}", ggufs.join(", "));
         return Err(ModelError::Unsupported { path: id.into(), reason });
     }
     repository.fetch("config.json")?;
@@ -170,12 +171,12 @@ pub fn fetch_model_in(environment: &HubEnvironment, id: &str) -> Result<PathBuf>
         repository.fetch(SINGLE)?;
     } else if repository.has(INDEX) {
         let index = repository.fetch(INDEX)?;
-        recognise::check_quantised(Path::new(id), &recognise::read_config(&folder)?, &tensor_names(&index)?)?;
+        recognise::check_quantised(Path::new(id), &json_file::read(&folder.join("config.json"))?, &tensor_names(&index)?)?;
         for shard in shard_paths(&folder, &index)? {
             repository.fetch(&shard.file_name().unwrap_or_default().to_string_lossy())?;
         }
     } else {
-        return Err(repository.refuse(format!("has neither {SINGLE} nor {INDEX}")));
+        return Err(repository.refuse(format!("expected {SINGLE} or {INDEX}, found neither")));
     }
     Ok(folder)
 }
@@ -184,7 +185,7 @@ fn has_extension(file: &str, extension: &str) -> bool {
     Path::new(file).extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
 }
 
-/// A part of a path that leads nowhere else.
+/// Whether a part of a path is an ordinary name.
 fn is_plain(part: &str) -> bool {
     !matches!(part, "" | "." | "..") && !part.contains(['\\', ':', '\0'])
 }

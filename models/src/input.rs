@@ -1,4 +1,4 @@
-//! What a model reads in one forward pass.
+//! The input of a forward pass.
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
@@ -8,36 +8,36 @@ use crate::linear::AdapterPass;
 /// Tokens with their positions and segments.
 #[derive(Debug, Clone)]
 pub struct ModelInput<B: Backend> {
-    /// `[batch, length]`.
+    /// Token ids, `[batch, length]`.
     pub tokens: Tensor<B, 2, Int>,
-    /// Position of every token in its own text, row-major.
+    /// The position of each token in its own text, `batch · length` of them in row-major order.
     pub positions: Vec<u32>,
-    /// `[batch, length]`: tokens of different ids don't see each other. Absent when each row is one text.
+    /// Segment ids, `[batch, length]`: tokens attend only to tokens with the same id. `None` if each row is one text.
     pub segments: Option<Tensor<B, 2, Int>>,
-    /// What the pass makes of the adapters.
+    /// Which adapters the pass uses.
     pub adapters: AdapterPass,
 }
 
 impl<B: Backend> ModelInput<B> {
-    /// Rows of tokens that are one text each, the first token at position `start`.
+    /// `batch` rows of one text each; `tokens` holds them in row-major order, and the first token of each is at position `start`.
     ///
     /// # Panics
-    /// When the tokens are no whole number of rows.
+    /// If the tokens can't be divided into that many rows.
     pub fn texts(tokens: &[u32], batch: usize, start: usize, device: &B::Device) -> Self {
         let length = tokens.len() / batch;
-        assert_eq!(length * batch, tokens.len(), "{} tokens are no {batch} rows", tokens.len());
+        assert_eq!(length * batch, tokens.len(), "expected {batch} rows of equal length, got {} tokens", tokens.len());
         let positions = (0..batch).flat_map(|_| start as u32..(start + length) as u32).collect();
         Self { tokens: int_matrix(tokens, length, device), positions, segments: None, adapters: AdapterPass::default() }
     }
 
-    /// Rows of tokens with explicit positions and segment ids, all row-major with rows of `length`.
+    /// Rows of `length` tokens with explicit positions and segment ids, all in row-major order.
     ///
     /// # Panics
-    /// When the three differ in length.
+    /// If there are not as many positions and segment ids as tokens.
     pub fn packed(tokens: &[u32], positions: &[u32], segments: &[u32], length: usize, device: &B::Device) -> Self {
         assert!(
             tokens.len() == positions.len() && tokens.len() == segments.len(),
-            "{} tokens, {} positions, {} segment ids",
+            "expected as many positions and segment ids as tokens, got {} tokens, {} positions and {} segment ids",
             tokens.len(),
             positions.len(),
             segments.len()

@@ -1,4 +1,4 @@
-//! JSON as Python's `json` reads it: integers of any length, floats to the last bit, `NaN` and `Infinity`.
+//! Reads JSON as Python's `json` does: with integers of any length, exact floats, `NaN` and `Infinity`.
 
 mod number;
 
@@ -6,33 +6,33 @@ use serde_json::{Map, Value};
 
 pub use number::{literal, python_number};
 
-/// Deeper values are refused, so that no text can exhaust the stack.
+/// Values that are nested deeper are refused, since they could exhaust the stack.
 const MAX_DEPTH: usize = 128;
 
-/// What is wrong with a text that should be JSON.
+/// The error of a text that is not JSON.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason} at {}column {column}", if *line > 1 { format!("line {line}, ") } else { String::new() })]
 pub struct JsonError {
     /// What is wrong.
     pub reason: String,
-    /// Where, from 1.
+    /// The line, counted from 1.
     pub line: usize,
-    /// Byte of that line, from 1.
+    /// The byte in that line, counted from 1.
     pub column: usize,
-    /// Whether the text ends before the value does.
+    /// Whether the text ends before the value is complete.
     pub unfinished: bool,
 }
 
-/// Reads one value, which is all that the text holds.
+/// Reads a text that consists of one value.
 ///
 /// # Errors
-/// [`JsonError`] with the place.
+/// [`JsonError`] with the position.
 pub fn parse(text: &str) -> Result<Value, JsonError> {
     let mut parser = Parser { text, at: 0 };
     parser.value(0).and_then(|value| parser.end().map(|()| value)).map_err(|reason| parser.error(reason))
 }
 
-/// Why a value ended too early.
+/// The reason if the text ends before the value is complete.
 const UNFINISHED: &str = "the value does not end";
 
 struct Parser<'a> {
@@ -69,7 +69,7 @@ impl<'a> Parser<'a> {
 
     fn end(&mut self) -> Result<(), String> {
         match self.peek() {
-            Ok(_) => Err("there is more after the value".to_owned()),
+            Ok(_) => Err("expected the end of the text after the value".to_owned()),
             Err(_) => Ok(()),
         }
     }
@@ -95,11 +95,11 @@ impl<'a> Parser<'a> {
         }
         loop {
             if self.peek()? != b'"' {
-                return Err("a key in double quotes should be here".to_owned());
+                return Err("expected a key in double quotes".to_owned());
             }
             let key = self.string()?;
             if self.peek()? != b':' {
-                return Err("a `:` should be here".to_owned());
+                return Err("expected `:`".to_owned());
             }
             self.at += 1;
             let value = self.value(depth + 1)?;
@@ -125,11 +125,11 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Passes the bracket, or a comma before more.
+    /// Reads the closing bracket or a comma. Returns true for the bracket.
     fn closes(&mut self, bracket: u8) -> Result<bool, String> {
         let byte = self.peek()?;
         if byte != bracket && byte != b',' {
-            return Err(format!("a `,` or `{}` should be here", bracket as char));
+            return Err(format!("expected `,` or `{}`", bracket as char));
         }
         self.at += 1;
         Ok(byte == bracket)
@@ -153,7 +153,7 @@ impl<'a> Parser<'a> {
                     return Ok(text);
                 }
                 b'\\' => text.push(self.escape()?),
-                _ => return Err("a control character stands in a string, and should be written as an escape".to_owned()),
+                _ => return Err("control characters in a string must be escaped".to_owned()),
             }
         }
     }
@@ -168,15 +168,15 @@ impl<'a> Parser<'a> {
             b'r' => '\r',
             b't' => '\t',
             b'u' => return self.unicode(),
-            _ => return Err("no such escape".to_owned()),
+            _ => return Err("unknown escape".to_owned()),
         };
         self.at += 2;
         Ok(character)
     }
 
-    /// `\uXXXX`, or a pair of them.
+    /// `\uXXXX`, or two of them for one character.
     fn unicode(&mut self) -> Result<char, String> {
-        let unit = |at: usize| {
+        let code_unit = |at: usize| {
             let digits = self.text.get(at..at + 6)?.strip_prefix("\\u")?;
             let hexadecimal = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
             u16::from_str_radix(digits, 16).ok().filter(|_| hexadecimal)
@@ -184,10 +184,12 @@ impl<'a> Parser<'a> {
         if self.text.len() < self.at + 6 {
             return Err(UNFINISHED.to_owned());
         }
-        let first = unit(self.at).ok_or("`\\u` should have four hexadecimal digits")?;
-        let second = unit(self.at + 6).filter(|unit| (0xd800..0xdc00).contains(&first) && (0xdc00..0xe000).contains(unit));
-        let mut units = char::decode_utf16([first].into_iter().chain(second));
-        let character = units.next().and_then(Result::ok).ok_or_else(|| format!("`\\u{first:04x}` is half a character"))?;
+        let first = code_unit(self.at).ok_or("expected four hexadecimal digits after `\\u`")?;
+        let is_second = |code: &u16| (0xd800..0xdc00).contains(&first) && (0xdc00..0xe000).contains(code);
+        let second = code_unit(self.at + 6).filter(is_second);
+        let mut characters = char::decode_utf16([first].into_iter().chain(second));
+        let character =
+            characters.next().and_then(Result::ok).ok_or_else(|| format!("`\\u{first:04x}` is half a character"))?;
         self.at += if second.is_some() { 12 } else { 6 };
         Ok(character)
     }
@@ -199,17 +201,21 @@ impl<'a> Parser<'a> {
             "null" => Value::Null,
             "true" => Value::Bool(true),
             "false" => Value::Bool(false),
-            "" => return Err("a value should be here".to_owned()),
+            "" => return Err("expected a value".to_owned()),
             _ if is_number(word) || word.ends_with("Infinity") || word == "NaN" => {
-                python_number(word).ok_or_else(|| format!("`{word}` is no value"))?
+                python_number(word).ok_or_else(|| format!("`{word}` is not a value"))?
             }
             _ => {
-                // A cut text ends in the middle of a word or number.
+                // The text may end in the middle of a word or number.
                 let cut = self.at + length == self.text.len();
                 let known =
                     ["null", "true", "false", "NaN", "Infinity", "-Infinity"].iter().any(|whole| whole.starts_with(word));
                 let number = word.starts_with(['-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9']);
-                return Err(if cut && (known || number) { UNFINISHED.to_owned() } else { format!("`{word}` is no value") });
+                return Err(if cut && (known || number) {
+                    UNFINISHED.to_owned()
+                } else {
+                    format!("`{word}` is not a value")
+                });
             }
         };
         self.at += length;
@@ -250,31 +256,31 @@ mod tests {
     fn values_are_read() {
         let text = r#" {"a": [1, -2.5e3, null, true], "b\u00e9\ud83d\ude00\n": {"a": "\"\\\/é"}, "a": []} "#;
         assert_eq!(parse(text).unwrap(), json!({"a": [], "bé😀\n": {"a": "\"\\/é"}}));
-        // Half a unit in the last place matters: the float must be the one that Python reads.
+        // The float must be exactly the one that Python reads.
         assert_eq!(parse("0.1e-6").unwrap().as_f64(), Some(1e-7));
         assert_eq!(parse("-0.0").unwrap().as_f64().map(f64::to_bits), Some((-0.0_f64).to_bits()));
         assert_eq!(literal(&parse("123456789012345678901234567890").unwrap()), Some("123456789012345678901234567890"));
     }
 
     #[test]
-    fn what_is_wrong_has_a_place() {
+    fn errors_have_a_position() {
         for (text, words, unfinished) in [
             ("{\"text\": ", "the value does not end at column 10", true),
             ("{", "does not end", true),
             ("{\"a\": \"b", "does not end", true),
             ("[1, tru", "does not end", true),
-            ("{\n \"a\": x}", "`x` is no value at line 2, column 7", false),
+            ("{\n \"a\": x}", "`x` is not a value at line 2, column 7", false),
             ("{'a': 1}", "double quotes", false),
-            ("[1 2]", "a `,` or `]`", false),
-            ("[1,]", "a value should be here", false),
-            ("01", "`01` is no value", true),
-            ("[01]", "`01` is no value", false),
-            ("[1.]", "`1.` is no value", false),
-            ("{} {}", "more after", false),
+            ("[1 2]", "expected `,` or `]`", false),
+            ("[1,]", "expected a value", false),
+            ("01", "`01` is not a value", true),
+            ("[01]", "`01` is not a value", false),
+            ("[1.]", "`1.` is not a value", false),
+            ("{} {}", "expected the end", false),
             ("\"a\tb\"", "control character", false),
             (r#""\ud800""#, "half a character", false),
             (r#""\u00g0""#, "hexadecimal", false),
-            (r#""\x""#, "no such escape", false),
+            (r#""\x""#, "unknown escape", false),
             ("", "does not end", true),
         ] {
             let error = parse(text).unwrap_err();

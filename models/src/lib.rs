@@ -1,8 +1,37 @@
 //! Language models on [burn](https://burn.dev), generic over its `Backend`.
 //!
-//! One file a family ([`families`]), which describes a [`decoder`] made of shared [`blocks`]; reading checkpoints from
-//! Hugging Face folders, the hub and GGUF files ([`Pretrained`], [`checkpoint`], [`gguf`]); tokenizer and chat template;
-//! key-value cache and generation.
+//! - [`Pretrained`] opens a Hugging Face folder, a GGUF file or a model of the hub: configuration, tokenizer, chat template and
+//!   a [`Checkpoint`] of the weights.
+//! - [`LanguageModel`] loads the weights to a device and computes hidden states and logits.
+//! - [`generate()`] produces text, with a key-value [`Cache`].
+//!
+//! Each family of models is one file of [`families`]. It describes a [`decoder`] made of the shared [`blocks`].
+//!
+//! The crate uses the fused operations of `burnish-kernels`; `burnish-lora` adds adapters to its models:
+//!
+//! ```text
+//! burnish-kernels -> burnish-models -> burnish-lora -> burnish-export -> burnish-recipes
+//! ```
+//!
+//! # Example
+//!
+//! ```no_run
+//! use burn::backend::Flex;
+//! use burnish_models::{FloatType, GenerateOptions, LoadOptions, Message, Pretrained, generate};
+//!
+//! # fn main() -> burnish_models::Result<()> {
+//! let device = Default::default();
+//! let opened = Pretrained::open("HuggingFaceTB/SmolLM2-135M-Instruct")?;
+//! let model = opened.load::<Flex>(&device, LoadOptions::frozen(FloatType::F32))?;
+//!
+//! let prompt = opened.chat_prompt(&[Message::new("user", "Name three metals.")])?;
+//!
+//! let end_tokens = opened.config.eos_token_id.clone();
+//! let options = GenerateOptions { max_tokens: 64, end_tokens, ..GenerateOptions::default() };
+//! generate(&model, &opened.tokenizer, &mut model.new_cache(), &prompt, &options, &device, |text| print!("{text}"))?;
+//! # Ok(())
+//! # }
+//! ```
 
 #![warn(missing_docs)]
 
@@ -13,15 +42,15 @@ pub mod chat_template;
 pub mod checkpoint;
 pub mod config;
 pub mod decoder;
-pub mod dtype;
 pub mod error;
 pub mod families;
-pub mod family;
+pub mod float_type;
 pub mod generate;
 pub mod gguf;
 pub mod hub;
 pub mod input;
 pub mod json;
+mod json_file;
 pub mod linear;
 pub mod loader;
 pub mod model;
@@ -38,8 +67,8 @@ pub use cache::Cache;
 pub use chat_template::{ChatTemplate, Conversation, MarkedText, Message};
 pub use checkpoint::Checkpoint;
 pub use config::{ModelConfig, RopeScaling, RotaryConfig};
-pub use dtype::ComputeType;
 pub use error::{ModelError, Result};
+pub use float_type::FloatType;
 pub use generate::{Finish, GenerateOptions, generate};
 pub use hub::{HubEnvironment, HubRepository};
 pub use input::ModelInput;

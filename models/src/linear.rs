@@ -1,4 +1,4 @@
-//! A linear layer with a frozen or trained weight and, where one is attached, an adapter.
+//! Linear layers with an optional low-rank adapter.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -7,58 +7,59 @@ use burnish_kernels::{Dropout, DropoutKey, FusedBackend, dropout, linear, lora_l
 
 use crate::weight::Weight;
 
-/// `y = x Wᵀ + b`, plus the adapter's part.
+/// A linear layer: `y = x Wᵀ + b`, plus the update of its adapter if it has one.
 #[derive(Module, Debug)]
 pub struct Linear<B: Backend> {
-    /// `[out, in]`.
+    /// The weight, `[out, in]`.
     pub weight: Weight<B, 2>,
-    /// `[out]`.
+    /// The bias, `[out]`.
     pub bias: Option<Weight<B, 1>>,
-    /// The low-rank update, where one is attached.
+    /// The adapter.
     pub adapter: Option<LowRank<B>>,
     #[module(skip)]
     name: String,
 }
 
-/// A low-rank update `scale · B A` of a linear layer.
+/// A low-rank adapter of a linear layer: the update `scale · B A x`.
 ///
-/// Source: Hu et al. 2021, "LoRA"; names and shapes as PEFT keeps them.
+/// # Source
+/// Hu et al. 2021, "LoRA". Names and shapes are those of PEFT.
 #[derive(Module, Debug)]
 pub struct LowRank<B: Backend> {
-    /// `[rank, in]`, f32 whatever the layer's dtype.
+    /// `A`, `[rank, in]`, in f32 whatever the type of the layer.
     pub lora_a: Param<Tensor<B, 2>>,
-    /// `[out, rank]`, f32 too.
+    /// `B`, `[out, rank]`, in f32 too.
     pub lora_b: Param<Tensor<B, 2>>,
-    /// `alpha / rank`, or `alpha / √rank`.
+    /// The factor on the update: `alpha / rank`, or `alpha / √rank` for rsLoRA.
     pub scale: f64,
-    /// Probability with which an input element of the adapter is dropped in training.
+    /// In training, the probability that an element of the adapter's input is dropped.
     pub dropout: f64,
-    /// `A` and `B` as the reference model has them, where it has an adapter.
+    /// `A` and `B` of the reference model; `None` if the reference model has no adapter.
     pub reference: Option<[Tensor<B, 2>; 2]>,
 }
 
-/// What a forward pass makes of the adapters.
+/// Which adapters a forward pass uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AdapterPass {
-    /// As they are.
+    /// The current ones.
     #[default]
     Current,
-    /// In training: elements of their inputs are dropped.
+    /// The current ones, with dropout on their inputs: for training.
     Dropout(DropoutSeed),
-    /// As the reference model has them, [`LowRank::reference`], or off.
+    /// Those of the reference model, [`LowRank::reference`]; none if it has none.
     Reference,
 }
 
-/// Seeds the dropout of one forward pass; the same seed gives the same masks on every backend.
+/// The seed of the dropout of one forward pass. The same seed gives the same masks on every backend.
 ///
-/// A layer's masks depend on its name too, so that layers differ.
+/// The masks of a layer also depend on its name, so layers have different ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DropoutSeed {
-    /// Seed of the run.
+    /// The seed of the run.
     pub seed: u64,
-    /// Number of the optimizer step.
+    /// The optimizer step.
     pub step: u32,
-    /// Number of the micro-batch within the step.
+    /// The micro-batch within the step.
     pub micro_batch: u32,
 }
 
@@ -69,19 +70,19 @@ impl From<u64> for DropoutSeed {
 }
 
 impl<B: Backend> Linear<B> {
-    /// A layer without an adapter; `name` is the checkpoint's, without `.weight`.
+    /// A layer without an adapter; `name` is its checkpoint name without `.weight`.
     pub fn new(name: &str, weight: Weight<B, 2>, bias: Option<Weight<B, 1>>) -> Self {
         Self { weight, bias, adapter: None, name: name.to_owned() }
     }
 
-    /// The checkpoint's name, without `.weight`.
+    /// Its checkpoint name without `.weight`.
     pub fn name(&self) -> &str {
         &self.name
     }
 }
 
 impl<B: FusedBackend> Linear<B> {
-    /// Applies the layer to `[rows, in]`.
+    /// Applies the layer to `[rows, in]`; returns `[rows, out]`.
     pub fn forward(&self, x: Tensor<B, 2>, pass: AdapterPass) -> Tensor<B, 2> {
         let y = match self.adapter.as_ref().and_then(|adapter| adapter.factors(pass)) {
             None => linear(x, self.weight.val()),
@@ -99,13 +100,13 @@ impl<B: FusedBackend> Linear<B> {
         }
     }
 
-    /// `[out, in]`.
+    /// The shape of the weight, `[out, in]`.
     pub fn dims(&self) -> [usize; 2] {
         self.weight.val().dims()
     }
 }
 
-/// What a pass computes with of an adapter.
+/// The parts of an adapter that a forward pass uses.
 struct Factors<B: Backend> {
     lora_a: Tensor<B, 2>,
     lora_b: Tensor<B, 2>,
@@ -126,29 +127,28 @@ impl<B: FusedBackend> LowRank<B> {
         Some(Factors { lora_a, lora_b, scale: self.scale, dropout })
     }
 
-    /// What the adapter drops in a forward pass, where it drops anything. The id of a parameter is a hash of its name, which
-    /// tells layers and projections apart.
+    /// The dropout of the adapter in a forward pass. Its key has the id of `A`, a hash of the layer's name.
     fn dropout(&self, seed: DropoutSeed) -> Option<Dropout> {
         let DropoutSeed { seed, step, micro_batch } = seed;
         let key = DropoutKey { seed, step, micro_batch, layer: self.lora_a.id.val() };
         (self.dropout > 0.0).then_some(Dropout { probability: self.dropout, key })
     }
 
-    /// Makes the adapter as it is now that of the reference model.
+    /// Makes the current adapter that of the reference model too.
     pub fn keep_reference(&mut self) {
         self.reference = Some([self.lora_a.val().detach(), self.lora_b.val().detach()]);
     }
 }
 
 impl<B: FusedBackend> Factors<B> {
-    /// The update alone: `scale · (dropout(x) Aᵀ) Bᵀ`, in the dtype of `x`.
+    /// The update `scale · (dropout(x) Aᵀ) Bᵀ`, in the type of `x`.
     fn forward(self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         let (lora_a, lora_b) = (self.lora_a.cast(x.dtype()), self.lora_b.cast(x.dtype()));
-        let seen = match self.dropout {
+        let x = match self.dropout {
             Some(Dropout { probability, key }) => dropout(x, probability, key),
             None => x,
         };
-        linear(linear(seen, lora_a), lora_b).mul_scalar(self.scale)
+        linear(linear(x, lora_a), lora_b).mul_scalar(self.scale)
     }
 }
 
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn dropout_is_the_adapters_alone_and_its_gradients_are_those_of_the_masked_input() {
+    fn dropout_applies_to_the_adapter_only_and_its_gradients_are_those_of_the_masked_input() {
         let weights = [random([10, SHAPE[1]]), random([3, SHAPE[1]]), random([10, 3])];
         let input = random(SHAPE);
         let name = "model.layers.0.self_attn.q_proj";
@@ -226,8 +226,8 @@ mod tests {
     }
 
     #[test]
-    fn layers_steps_and_micro_batches_drop_different_elements() {
-        // The update is the dropped input itself.
+    fn layers_steps_and_micro_batches_have_different_masks() {
+        // With these weights, the output is the masked input.
         let eye = Tensor::<Train, 2>::eye(SHAPE[1], &Default::default());
         let weights = [eye.zeros_like(), eye.clone(), eye];
         let ones =
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reference_is_the_base_or_the_adapter_as_it_was() {
+    fn the_reference_is_the_base_or_the_kept_adapter() {
         let weights = [random([10, SHAPE[1]]), random([3, SHAPE[1]]), random([10, 3])];
         let mut layer = layer("layers.0.q_proj", false, &weights);
         let x = random(SHAPE);

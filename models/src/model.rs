@@ -1,4 +1,4 @@
-//! Any model of any family, behind one type.
+//! The language model of any family.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -7,7 +7,7 @@ use burnish_kernels::{FusedBackend, linear};
 
 use crate::blocks::{Block, BlockState, Stream};
 use crate::cache::{Cache, LayerCache};
-use crate::checkpoint::{Checkpoint, check_fit};
+use crate::checkpoint::{Checkpoint, check_shapes};
 use crate::config::ModelConfig;
 use crate::decoder::Decoder;
 use crate::error::Result;
@@ -19,19 +19,20 @@ use crate::weight::{AnyTensor, NamedParameter, Weight};
 
 /// A language model.
 ///
-/// A forward pass is [`LanguageModel::embed`], then [`LanguageModel::block`] for each block, then [`LanguageModel::finish`];
-/// [`LanguageModel::hidden_states`] does all of them.
+/// [`LanguageModel::hidden_states`] is the whole forward pass up to the last norm. Its steps can also be called separately:
+/// [`LanguageModel::embed`], then [`LanguageModel::block`] for each block, then [`LanguageModel::finish`].
 #[derive(Module, Debug)]
 pub struct LanguageModel<B: Backend> {
     decoder: Decoder<B>,
 }
 
 impl<B: FusedBackend> LanguageModel<B> {
-    /// Reads the weights of a checkpoint to the device.
+    /// Loads the weights of a checkpoint to the device, one tensor at a time.
     ///
     /// # Errors
-    /// [`crate::ModelError::Misfit`] with every tensor that is missing or misshapen, [`crate::ModelError::Overflow`] with a weight
-    /// that the dtype does not hold, or a file that can't be read.
+    /// [`ModelError::Mismatch`](crate::ModelError::Mismatch) lists every tensor that is missing or has another shape;
+    /// [`ModelError::Overflow`](crate::ModelError::Overflow) if a weight is outside the range of the type; an error if a file
+    /// can't be read.
     pub fn load(
         config: &ModelConfig,
         checkpoint: &dyn Checkpoint,
@@ -43,40 +44,34 @@ impl<B: FusedBackend> LanguageModel<B> {
         Ok(Self { decoder: Decoder::load(config, &mut loader)? })
     }
 
-    /// Fresh weights, all trainable, in f32.
+    /// A model with random weights, all trainable and in f32. The same seed gives the same weights.
     ///
     /// # Errors
-    /// When the family declares too few parts.
+    /// If the family lacks a part that the decoder needs.
     pub fn random(config: &ModelConfig, seed: u64, device: &B::Device) -> Result<Self> {
         Ok(Self { decoder: Decoder::load(config, &mut Loader::random(seed, device.clone()))? })
     }
 
     /// Every tensor that a checkpoint of this configuration has, with its shape.
-    ///
-    /// # Errors
-    /// None so far.
-    pub fn tensor_shapes(config: &ModelConfig) -> Result<Vec<(String, Vec<usize>)>> {
-        Ok(declared_tensors(config).into_iter().map(|tensor| (tensor.name, tensor.shape)).collect())
+    pub fn tensor_shapes(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
+        declared_tensors(config).into_iter().map(|tensor| (tensor.name, tensor.shape)).collect()
     }
 
-    /// Names of [`LanguageModel::linears`], before there is a model.
-    ///
-    /// # Errors
-    /// None so far.
-    pub fn linear_names(config: &ModelConfig) -> Result<Vec<String>> {
+    /// The names of [`LanguageModel::linears`], without loading a model.
+    pub fn linear_names(config: &ModelConfig) -> Vec<String> {
         let linears = declared_tensors(config).into_iter().filter(|tensor| tensor.part.role.is_linear());
-        Ok(linears.filter_map(|tensor| tensor.name.strip_suffix(".weight").map(str::to_owned)).collect())
+        linears.filter_map(|tensor| tensor.name.strip_suffix(".weight").map(str::to_owned)).collect()
     }
 
-    /// Checks that a checkpoint has every tensor of the configuration.
+    /// Checks that a checkpoint has every tensor of the configuration, without loading it.
     ///
     /// # Errors
-    /// [`crate::ModelError::Misfit`] with every tensor that is missing or misshapen.
+    /// [`ModelError::Mismatch`](crate::ModelError::Mismatch) lists every tensor that is missing or has another shape.
     pub fn check_checkpoint(config: &ModelConfig, checkpoint: &dyn Checkpoint) -> Result<()> {
-        check_fit(checkpoint, &Self::tensor_shapes(config)?)
+        check_shapes(checkpoint, &Self::tensor_shapes(config))
     }
 
-    /// What all blocks of a pass over that input share.
+    /// What all blocks of a forward pass over that input share.
     pub fn state(&self, input: &ModelInput<B>) -> BlockState<B> {
         self.decoder.state(input)
     }
@@ -89,7 +84,7 @@ impl<B: FusedBackend> LanguageModel<B> {
     /// The residual stream after the block of that index.
     ///
     /// # Panics
-    /// When there is no such block.
+    /// If there is no such block.
     pub fn block(
         &self,
         index: usize,
@@ -100,12 +95,13 @@ impl<B: FusedBackend> LanguageModel<B> {
         self.decoder.blocks[index].forward(stream, state, cache)
     }
 
-    /// Hidden states after the last norm, `[batch · length, hidden_size]`, of the stream after the last block.
+    /// The hidden states after the last norm, `[batch · length, hidden_size]`, from the stream after the last block.
     pub fn finish(&self, stream: Stream<B>) -> Tensor<B, 2> {
         stream.normed(&self.decoder.norm).1
     }
 
-    /// Hidden states after the last norm, `[batch · length, hidden_size]`.
+    /// The hidden states after the last norm, `[batch · length, hidden_size]`. With a cache, the input continues the tokens that
+    /// the cache holds.
     pub fn hidden_states(&self, input: &ModelInput<B>, mut cache: Option<&mut Cache<B>>) -> Tensor<B, 2> {
         let state = self.state(input);
         let mut stream = self.embed(input);
@@ -115,34 +111,39 @@ impl<B: FusedBackend> LanguageModel<B> {
         self.finish(stream)
     }
 
-    /// The weight that turns hidden states into logits, `[vocab_size, hidden_size]`.
+    /// The weight of the output head, `[vocab_size, hidden_size]`.
     pub fn head(&self) -> Tensor<B, 2> {
         self.decoder.head()
     }
 
-    /// Logits of hidden states, `[rows, vocab_size]`.
+    /// The logits, `[rows, vocab_size]`, of hidden states, `[rows, hidden_size]`.
     pub fn logits(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
         linear(hidden, self.head())
     }
 
-    /// Number of blocks, for the cache.
+    /// An empty cache for this model.
+    pub fn new_cache(&self) -> Cache<B> {
+        Cache::new(self.num_layers())
+    }
+
+    /// The number of blocks.
     pub fn num_layers(&self) -> usize {
         self.decoder.blocks.len()
     }
 
-    /// The linear layers that adapters may be attached to, under their checkpoint names without `.weight`.
+    /// The linear layers of the blocks, to which adapters can be attached, with their checkpoint names without `.weight`.
     pub fn linears(&self) -> Vec<(String, &Linear<B>)> {
         let linears = self.decoder.blocks.iter().flat_map(Block::linears);
         linears.map(|linear| (linear.name().to_owned(), linear)).collect()
     }
 
-    /// As [`LanguageModel::linears`], to change them.
+    /// Mutable references to [`LanguageModel::linears`].
     pub fn linears_mut(&mut self) -> Vec<(String, &mut Linear<B>)> {
         let linears = self.decoder.blocks.iter_mut().flat_map(Block::linears_mut);
         linears.map(|linear| (linear.name().to_owned(), linear)).collect()
     }
 
-    /// Every weight of the base under its checkpoint name, adapters left out.
+    /// Every weight of the base with its checkpoint name and stored value; adapters are left out.
     pub fn weights(&self) -> Vec<(String, AnyTensor<B>)> {
         let mut weights = Vec::new();
         let decoder = &self.decoder;
@@ -158,7 +159,8 @@ impl<B: FusedBackend> LanguageModel<B> {
         weights
     }
 
-    /// Everything that trains: adapters as `<layer>.lora_A.weight`, weights under their checkpoint names.
+    /// Every trainable tensor: factors of adapters as `<layer>.lora_A.weight` and `<layer>.lora_B.weight`, and trainable weights
+    /// with their checkpoint names.
     pub fn parameters(&self) -> Vec<NamedParameter<B>> {
         let mut parameters = Vec::new();
         for (name, linear) in self.linears() {
@@ -178,8 +180,8 @@ impl<B: FusedBackend> LanguageModel<B> {
             Weight::Frozen(_) => None,
         };
         let decoder = &self.decoder;
-        for outer in [Some(&decoder.embedding), decoder.head.as_ref()].into_iter().flatten() {
-            parameters.extend(matrix(outer.name.clone(), &outer.weight));
+        for part in [Some(&decoder.embedding), decoder.head.as_ref()].into_iter().flatten() {
+            parameters.extend(matrix(part.name.clone(), &part.weight));
         }
         let norms = decoder.blocks.iter().flat_map(Block::norms).chain([&decoder.norm]);
         parameters.extend(norms.filter_map(|norm| vector(norm.name().to_owned(), norm.weight())));

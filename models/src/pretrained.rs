@@ -1,60 +1,80 @@
-//! A model on disk or on the hub, opened but not yet on a device.
+//! Opens a model on disk or on the hub.
 
 use std::path::Path;
 
+use burnish_kernels::FusedBackend;
 use serde_json::Value;
 
-use crate::chat_template::ChatTemplate;
+use crate::chat_template::{ChatTemplate, Message};
 use crate::checkpoint::{Checkpoint, SafetensorsFolder, canonical, packed_folder};
 use crate::config::{ModelConfig, text_part};
 use crate::error::{ModelError, Result};
 use crate::gguf::GgufFile;
 use crate::hub;
+use crate::json_file;
+use crate::loader::LoadOptions;
+use crate::model::LanguageModel;
 use crate::recognise;
 use crate::tokenizer::Tokenizer;
 
-/// Everything that a model consists of.
+/// An opened model, with its weights still on disk.
 pub struct Pretrained {
-    /// Hyper-parameters.
+    /// Its configuration.
     pub config: ModelConfig,
-    /// `config.json` as it was read, of a multimodal model its text part, or as the GGUF's metadata gives it.
+    /// `config.json`: that of the text part for a multimodal model, one made from the metadata for a GGUF file.
     pub config_json: Value,
-    /// Text to ids and back.
+    /// Its tokenizer.
     pub tokenizer: Tokenizer,
-    /// Messages to text, where the model has a template.
+    /// Its chat template.
     pub chat_template: Option<ChatTemplate>,
-    /// `generation_config.json`, where there is one.
+    /// Its `generation_config.json`.
     pub generation_config: Option<Value>,
-    /// The weights, under the names that the family declares.
+    /// Its weights, with the names that the family declares.
     pub checkpoint: Box<dyn Checkpoint>,
-    /// What the user named.
+    /// The path or hub id that it was opened by.
     pub source: String,
 }
 
 impl Pretrained {
-    /// Opens a Hugging Face folder, a `.gguf` file, or a hub id.
+    /// Opens a Hugging Face folder, a `.gguf` file, or a model of the hub by its id, which is fetched into the hub's cache.
     ///
     /// # Errors
-    /// A [`ModelError`] that names the file and what is wrong with it.
-    pub fn open(id_or_path: &str) -> Result<Self> {
-        let path = Path::new(id_or_path);
+    /// A [`ModelError`] that names the file or id and what is wrong with it.
+    pub fn open(id_or_path: impl AsRef<Path>) -> Result<Self> {
+        let path = id_or_path.as_ref();
+        let source = path.display().to_string();
         let mut opened = if path.is_dir() {
             Self::from_folder(path)?
         } else if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
             Self::from_gguf(path)?
         } else if path.exists() {
-            return Err(ModelError::Unsupported {
-                path: path.into(),
-                reason: "is neither a folder nor a .gguf file".into(),
-            });
+            return Err(ModelError::Unsupported { path: path.into(), reason: "is a file, but not a .gguf file".into() });
         } else {
-            Self::from_folder(&hub::fetch_model(id_or_path)?)?
+            Self::from_folder(&hub::fetch_model(&source)?)?
         };
-        id_or_path.clone_into(&mut opened.source);
+        opened.source = source;
         Ok(opened)
     }
 
-    /// Opens all but the weights of a folder: what training from scratch starts from.
+    /// Loads the model to a device.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::load`].
+    pub fn load<B: FusedBackend>(&self, device: &B::Device, options: LoadOptions) -> Result<LanguageModel<B>> {
+        LanguageModel::load(&self.config, &self.checkpoint, device, options)
+    }
+
+    /// The tokens of a conversation, with the beginning of the assistant's answer: a prompt for [`crate::generate()`].
+    ///
+    /// # Errors
+    /// [`ModelError::NoTemplate`] if the model has no chat template, and an error if the template rejects the messages.
+    pub fn chat_prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        let template = self.chat_template.as_ref().ok_or(ModelError::NoTemplate)?;
+        // The text of the template already contains the special tokens.
+        self.tokenizer.encode(&template.render(messages, None, true)?, false)
+    }
+
+    /// Opens a Hugging Face folder without weights, to train from scratch.
     ///
     /// # Errors
     /// As [`Pretrained::open`].
@@ -68,17 +88,17 @@ impl Pretrained {
     }
 
     fn from_parts(folder: &Path, checkpoint: Box<dyn Checkpoint>) -> Result<Self> {
-        let whole = read_json(&folder.join("config.json"))?;
+        let whole = json_file::read(&folder.join("config.json"))?;
         let mut config_json = text_part(&whole).into_owned();
         if config_json != whole {
-            // Files that are written from it are those of the text model, adapters too.
-            tracing::warn!("{}: the text part of a multimodal model is read, the rest left out", folder.display());
+            // Everything that is written from it, adapters too, is that of the text model.
+            tracing::warn!("{}: only the text part of this multimodal model is read", folder.display());
         }
         recognise::check_quantised(folder, &whole, &checkpoint.names())?;
         let checkpoint = packed_folder(folder, checkpoint, &whole)?;
         let mut tokenizer = Tokenizer::from_folder(folder)?;
         let generation = folder.join("generation_config.json");
-        let generation_config = generation.exists().then(|| read_json(&generation)).transpose()?;
+        let generation_config = generation.exists().then(|| json_file::read(&generation)).transpose()?;
         let mut config = ModelConfig::from_json(&config_json)?;
         add_end_tokens(&mut config, generation_config.as_ref(), &tokenizer);
         let checkpoint = canonical(checkpoint, &mut config, &mut config_json)?;
@@ -114,12 +134,13 @@ impl Pretrained {
     }
 }
 
-/// Tokens that end a text may be named in three places; all of them count.
+/// Adds the end tokens of `generation_config.json` and of the tokenizer to those of `config.json`.
 fn add_end_tokens(config: &mut ModelConfig, generation: Option<&Value>, tokenizer: &Tokenizer) {
+    let id_of = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
     let named = generation.and_then(|json| json.get("eos_token_id"));
     let mut more: Vec<u32> = match named {
-        Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_u64).map(|id| id as u32).collect(),
-        Some(id) => id.as_u64().map(|id| id as u32).into_iter().collect(),
+        Some(Value::Array(ids)) => ids.iter().filter_map(id_of).collect(),
+        Some(id) => id_of(id).into_iter().collect(),
         None => Vec::new(),
     };
     more.extend(tokenizer.special().eos.as_ref().map(|(_, id)| *id));
@@ -131,12 +152,7 @@ fn add_end_tokens(config: &mut ModelConfig, generation: Option<&Value>, tokenize
     }
 }
 
-fn read_json(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).map_err(|error| ModelError::io(path, error))?;
-    serde_json::from_str(&text).map_err(|error| ModelError::format(path, format!("not JSON: {error}")))
-}
-
-/// The checkpoint of a model that is yet to be trained.
+/// The checkpoint of a model without weights.
 struct NoWeights;
 
 impl Checkpoint for NoWeights {
@@ -149,6 +165,6 @@ impl Checkpoint for NoWeights {
     }
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        Err(ModelError::Misfit { problems: vec![format!("{name}: missing; the model has no weights yet")] })
+        Err(ModelError::Mismatch { problems: vec![format!("{name}: missing, the model has no weights")] })
     }
 }

@@ -1,4 +1,4 @@
-//! What a folder holds where it is not a model that can be loaded, so that the error says it.
+//! Recognises folders that hold something other than a supported model, so that errors can say what they hold.
 
 use std::path::Path;
 
@@ -6,54 +6,61 @@ use serde_json::Value;
 
 use crate::checkpoint::is_read;
 use crate::error::{ModelError, Result};
+use crate::json_file;
 
-/// Says what a folder is where it has no model with a tokenizer that can be read: a PEFT or MLX adapter, GGUF files, a
-/// tokenizer in another format. `named` is what the user called it.
+/// Checks that a folder is not a PEFT or MLX adapter, a folder of GGUF files, or a model whose tokenizer is in another format.
+/// `named` is the path or hub id for the error.
 ///
 /// # Errors
-/// [`ModelError::IsAdapter`] or [`ModelError::Unsupported`].
+/// [`ModelError::IsAdapter`] or [`ModelError::Unsupported`] if it is one of these.
 pub fn check_folder(folder: &Path, named: &Path) -> Result<()> {
     let has = |name: &str| folder.join(name).exists();
     let unsupported = |reason: String| Err(ModelError::Unsupported { path: named.to_owned(), reason });
     if has("adapter_config.json") && !(has("config.json") && has_weights(folder)) {
-        let config = read_json(&folder.join("adapter_config.json"));
+        // An adapter is recognised even if its configuration is damaged.
+        let config = json_file::read(&folder.join("adapter_config.json")).unwrap_or_default();
         return Err(ModelError::IsAdapter {
             path: named.to_owned(),
             base: base_of(&config),
             is_mlx: is_mlx_adapter(&config),
         });
     }
+    if !has("config.json") && has("config.toml") {
+        match (has("model"), has("adapter")) {
+            (true, _) => return unsupported("is a run folder; its model is in the folder `model` inside it".to_owned()),
+            (_, true) => return unsupported("is a run folder; pass the folder `adapter` inside it as --adapter".to_owned()),
+            _ => {}
+        }
+    }
     if !has("config.json") {
         return match gguf_files(folder).as_slice() {
             [] => Ok(()),
-            files => unsupported(format!("holds GGUF files; name one of them as the model: {}", files.join(", "))),
+            files => unsupported(format!("has GGUF files; choose one of them as the model: {}", files.join(", "))),
         };
     }
     if has("tokenizer.json") {
         return Ok(());
     }
-    let way_out = "transformers converts it: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)";
+    let way_out = "to convert it, call AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of transformers";
     if has("tokenizer.model") {
-        return unsupported(format!("has its tokenizer as tokenizer.model alone, and tokenizer.json is read; {way_out}"));
+        return unsupported(format!("has tokenizer.model but no tokenizer.json; {way_out}"));
     }
     if has("vocab.json") && has("merges.txt") {
-        return unsupported(format!(
-            "has its tokenizer as vocab.json and merges.txt, and tokenizer.json is read; {way_out}"
-        ));
+        return unsupported(format!("has vocab.json and merges.txt but no tokenizer.json; {way_out}"));
     }
     Ok(())
 }
 
-/// Whether an `adapter_config.json` is that of an adapter that mlx-lm trained.
+/// Whether an `adapter_config.json` was written by mlx-lm.
 pub fn is_mlx_adapter(config: &Value) -> bool {
     config.get("peft_type").is_none_or(Value::is_null)
         && ["lora_parameters", "fine_tune_type", "lora_layers"].iter().any(|key| config.get(key).is_some())
 }
 
-/// Refuses weights that are packed to fewer bits in a way that is not read, by the name of the method that `config.json` gives.
+/// Checks that no tensor is quantised in a way that is not read; `config` is `config.json`, `named` the path or hub id for the error.
 ///
 /// # Errors
-/// [`ModelError::Unsupported`] when there are any.
+/// [`ModelError::Unsupported`] names the method of quantisation if there are any.
 pub fn check_quantised(named: &Path, config: &Value, tensors: &[String]) -> Result<()> {
     const PACKED: [&str; 11] = [
         ".qweight",
@@ -70,25 +77,15 @@ pub fn check_quantised(named: &Path, config: &Value, tensors: &[String]) -> Resu
     ];
     let refused = |name: &&String| PACKED.iter().any(|end| name.ends_with(end)) && !is_read(config, name);
     let Some(packed) = tensors.iter().find(refused) else { return Ok(()) };
-    let method = method_of(config).unwrap_or_else(|| "by a method that config.json does not name".to_owned());
+    let method = method_of(config).unwrap_or_else(|| "method not named in config.json".to_owned());
     let reason = format!(
-        "is quantised ({method}; it has `{packed}`), and such weights are not read: name the model that it was made from, \
-         or a .gguf file of it"
+        "is quantised ({method}; it has `{packed}`), which is not supported; choose the model that it was made from, or a \
+         .gguf file of it"
     );
     Err(ModelError::Unsupported { path: named.to_owned(), reason })
 }
 
-/// `config.json` of a folder.
-///
-/// # Errors
-/// When it is missing or no JSON.
-pub(crate) fn read_config(folder: &Path) -> Result<Value> {
-    let path = folder.join("config.json");
-    let text = std::fs::read(&path).map_err(|error| ModelError::io(&path, error))?;
-    serde_json::from_slice(&text).map_err(|error| ModelError::format(&path, format!("not JSON: {error}")))
-}
-
-/// Name and bits of a quantisation, as MLX (`quantization`) and transformers (`quantization_config`) write them.
+/// The name of a quantisation and its bits, as MLX (`quantization`) and transformers (`quantization_config`) write them.
 fn method_of(config: &Value) -> Option<String> {
     let nested = config.get("text_config");
     let find = |key: &str| config.get(key).or_else(|| nested?.get(key)).filter(|value| value.is_object());
@@ -125,11 +122,6 @@ fn gguf_files(folder: &Path) -> Vec<String> {
     files
 }
 
-/// What a file says, null where it says nothing.
-fn read_json(path: &Path) -> Value {
-    std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -144,42 +136,47 @@ mod tests {
         folder
     }
 
-    fn said(files: &[(&str, &str)]) -> String {
+    /// The error for a folder of these files; empty if there is none.
+    fn error_for(files: &[(&str, &str)]) -> String {
         let folder = folder(files);
         let named = Path::new("what/was/named");
-        let said = check_folder(folder.path(), named).err().map(|error| error.to_string()).unwrap_or_default();
-        assert!(said.is_empty() || said.contains("what/was/named"), "{said}");
-        said
+        let text = check_folder(folder.path(), named).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(text.is_empty() || text.contains("what/was/named"), "{text}");
+        text
     }
 
     #[test]
     fn an_adapter_is_not_a_model() {
         let peft = json!({ "peft_type": "LORA", "base_model_name_or_path": "owner/base" }).to_string();
         let mlx = json!({ "fine_tune_type": "lora", "lora_parameters": { "rank": 8 }, "model": "mlx/base" }).to_string();
-        let text = said(&[("adapter_config.json", &peft), ("tokenizer.json", "{}")]);
+        let text = error_for(&[("adapter_config.json", &peft), ("tokenizer.json", "{}")]);
         assert!(text.contains("PEFT adapter") && text.contains("owner/base"), "{text}");
-        let text = said(&[("adapter_config.json", &mlx), ("config.json", "{}")]);
+        let text = error_for(&[("adapter_config.json", &mlx), ("config.json", "{}")]);
         assert!(text.contains("MLX adapter") && text.contains("mlx/base"), "{text}");
-        // A model that has its adapter's configuration beside it is a model.
+        // A model with the configuration of an adapter beside it is a model.
         let whole =
             [("config.json", "{}"), ("tokenizer.json", ""), ("model.safetensors", ""), ("adapter_config.json", &peft)];
-        assert_eq!(said(&whole), "");
+        assert_eq!(error_for(&whole), "");
     }
 
     #[test]
-    fn other_formats_are_named() {
-        let text = said(&[("config.json", "{}"), ("tokenizer.model", "")]);
-        assert!(text.contains("tokenizer.model alone") && text.contains("save_pretrained"), "{text}");
-        let text = said(&[("config.json", "{}"), ("vocab.json", ""), ("merges.txt", "")]);
+    fn unsupported_formats_are_named() {
+        let text = error_for(&[("config.json", "{}"), ("tokenizer.model", "")]);
+        assert!(text.contains("tokenizer.model but no tokenizer.json") && text.contains("save_pretrained"), "{text}");
+        let text = error_for(&[("config.json", "{}"), ("vocab.json", ""), ("merges.txt", "")]);
         assert!(text.contains("vocab.json and merges.txt"), "{text}");
-        let text = said(&[("m-Q4_0.gguf", ""), ("README.md", "")]);
+        let text = error_for(&[("m-Q4_0.gguf", ""), ("README.md", "")]);
         assert!(text.contains("m-Q4_0.gguf"), "{text}");
-        assert_eq!(said(&[("config.json", "{}"), ("tokenizer.json", "")]), "");
-        assert_eq!(said(&[]), "");
+        assert_eq!(error_for(&[("config.json", "{}"), ("tokenizer.json", "")]), "");
+        assert_eq!(error_for(&[]), "");
+        let text = error_for(&[("config.toml", ""), ("adapter", "")]);
+        assert!(text.contains("is a run folder; pass the folder `adapter`"), "{text}");
+        let text = error_for(&[("config.toml", ""), ("model", "")]);
+        assert!(text.contains("its model is in the folder `model`"), "{text}");
     }
 
     #[test]
-    fn packed_weights_are_named_by_their_method() {
+    fn quantised_weights_are_refused_by_the_name_of_the_method() {
         let mlx = json!({ "quantization": { "group_size": 64, "bits": 3 } });
         let both = json!({ "quantization": { "bits": 6 }, "quantization_config": { "group_size": 64, "bits": 6 } });
         let mxfp4 = json!({ "quantization": { "group_size": 32, "bits": 4, "mode": "mxfp4" } });
@@ -193,7 +190,7 @@ mod tests {
             (&gptq, "model.layers.0.mlp.up_proj.qweight", "gptq, 8 bits"),
             (&bnb, "model.layers.0.mlp.up_proj.weight.absmax", "bitsandbytes, 4 bits"),
             (&fp8, "model.layers.0.mlp.up_proj.weight_scale_inv", "fp8"),
-            (&json!({}), "a.qweight", "config.json does not name"),
+            (&json!({}), "a.qweight", "not named in config.json"),
         ] {
             let tensors = ["model.embed_tokens.weight".to_owned(), tensor.to_owned()];
             let text = check_quantised(Path::new("m"), config, &tensors).unwrap_err().to_string();
@@ -207,7 +204,7 @@ mod tests {
         for (config, tensor) in [(nf4, "q_proj.weight.absmax"), (int4, "q_proj.scales")] {
             check_quantised(Path::new("m"), &config, &[tensor.to_owned()]).unwrap();
         }
-        // A configuration that was left behind by weights that are floats again.
+        // The weights are floats, whatever the configuration says.
         check_quantised(Path::new("m"), &gptq, &["model.embed_tokens.weight".to_owned()]).unwrap();
     }
 }

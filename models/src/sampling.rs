@@ -1,33 +1,33 @@
-//! From logits to the next token.
+//! Chooses the next token by its logits.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// How the next token is chosen; the filters apply in the order of the fields.
+/// How the next token is chosen. The options apply in the order of the fields.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingOptions {
-    /// Logits of tokens seen before are divided by this when positive and multiplied when negative; 1 is off.
+    /// Logits of tokens that occurred before are divided by this if positive and multiplied by it if negative; 1 is off.
     pub repetition_penalty: f32,
-    /// Logits are divided by this; 0 takes the most likely token.
+    /// Logits are divided by this; 0 chooses the most likely token.
     pub temperature: f32,
-    /// Only so many of the most likely tokens; 0 is off.
+    /// Only this many of the most likely tokens are considered; 0 is off.
     pub top_k: usize,
-    /// Only the most likely tokens that together reach this probability; 1 is off.
+    /// Only the most likely tokens whose probabilities add up to this are considered; 1 is off.
     pub top_p: f32,
-    /// Only tokens at least this fraction as likely as the most likely one; 0 is off.
+    /// Only tokens at least this many times as likely as the most likely one are considered; 0 is off.
     pub min_p: f32,
-    /// Seed of the draws.
+    /// The seed of the random choice.
     pub seed: u64,
 }
 
 impl Default for SamplingOptions {
-    /// The most likely token, always.
+    /// Always the most likely token.
     fn default() -> Self {
         Self { repetition_penalty: 1.0, temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 }
     }
 }
 
-/// Chooses tokens; the same seed and logits give the same tokens.
+/// Chooses tokens. The same seed and logits give the same tokens.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     options: SamplingOptions,
@@ -35,21 +35,21 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler at the start of its random stream.
+    /// A sampler that has not chosen a token yet.
     pub fn new(options: SamplingOptions) -> Self {
         let random = ChaCha8Rng::seed_from_u64(options.seed);
         Self { options, random }
     }
 
-    /// Chooses the next token, given those before it.
+    /// Chooses the next token by its logits, `vocab_size` of them; `seen` are the tokens before it.
     ///
     /// # Panics
-    /// When there are no logits.
+    /// If there are no logits.
     ///
     /// # Source
     /// Keskar et al. 2019 (repetition penalty); Holtzman et al. 2020 (top-p); Nguyen et al. 2024 (min-p).
     pub fn next(&mut self, logits: &[f32], seen: &[u32]) -> u32 {
-        assert!(!logits.is_empty(), "sampling needs logits");
+        assert!(!logits.is_empty(), "expected at least one logit");
         let mut logits = logits.to_vec();
         self.penalise(&mut logits, seen);
         if self.options.temperature <= 0.0 {
@@ -79,7 +79,7 @@ impl Sampler {
         candidates[kept - 1].0
     }
 
-    /// How many of the weights, most likely first, top-p and min-p leave; at least one.
+    /// How many of the candidates, most likely first, top-p and min-p keep; at least one.
     fn keep(&self, weights: &[f64]) -> usize {
         let mut kept = weights.len();
         if self.options.top_p < 1.0 {
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_leave_out_what_they_should() {
+    fn top_k_top_p_and_min_p_limit_the_candidates() {
         let logits = [0.0, 1.0, 2.0, 3.0];
         let hot = SamplingOptions { temperature: 5.0, ..Default::default() };
         assert_eq!(draws(hot.clone(), &logits).iter().collect::<std::collections::BTreeSet<_>>().len(), 4);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_repeats_and_another_differs() {
+    fn the_same_seed_gives_the_same_tokens() {
         let logits = [0.0; 50];
         let with = |seed| SamplingOptions { temperature: 1.0, seed, ..Default::default() };
         assert_eq!(draws(with(1), &logits), draws(with(1), &logits));
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_penalty_moves_seen_tokens_down() {
+    fn the_penalty_makes_seen_tokens_less_likely() {
         let options = SamplingOptions { repetition_penalty: 2.0, ..Default::default() };
         assert_eq!(Sampler::new(options.clone()).next(&[1.5, 2.0], &[1]), 0);
         assert_eq!(Sampler::new(options).next(&[-1.5, -1.0], &[1]), 0);

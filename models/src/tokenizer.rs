@@ -1,4 +1,4 @@
-//! Text to token ids and back.
+//! Converts between text and token ids.
 
 mod folder;
 
@@ -6,18 +6,18 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{ModelError, Result};
 
-/// The tokens that mean something beside text.
+/// The special tokens of a tokenizer, with text and id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SpecialTokens {
-    /// Begins a text.
+    /// The token that begins a text.
     pub bos: Option<(String, u32)>,
-    /// Ends a text.
+    /// The token that ends a text.
     pub eos: Option<(String, u32)>,
-    /// Other tokens that end a generated text, such as the end of a turn; `eos` may be among them.
+    /// The ids of tokens that end a generated text, such as the end of a message. `eos` can be among them.
     pub end: Vec<u32>,
-    /// Fills short rows.
+    /// The token that pads short rows.
     pub pad: Option<(String, u32)>,
-    /// Stands for what the vocabulary lacks.
+    /// The token for text that is not in the vocabulary.
     pub unk: Option<(String, u32)>,
     /// Whether encoding puts `bos` first.
     pub add_bos: bool,
@@ -25,15 +25,15 @@ pub struct SpecialTokens {
     pub add_eos: bool,
 }
 
-/// Ids with the byte range of the text that each stands for.
+/// Token ids, and for each of them the start and the end of its bytes in the text.
 pub type Offsets = (Vec<u32>, Vec<(usize, usize)>);
 
-/// More than most tokens have.
+/// More bytes than most tokens have.
 const BYTES_OF_A_TOKEN: usize = 8;
-/// Texts up to about this length are never cut.
+/// Texts up to about this number of bytes are encoded as a whole.
 const SHORT_TEXT: usize = 64 << 10;
-/// Bytes before a cut whose tokens may be others than in the whole text: far more than a normalizer, a pattern of the
-/// pre-tokenizer, or a chain of merges looks ahead.
+/// Within this number of bytes before a cut, tokens may differ from those of the whole text. It is far more than a normalizer,
+/// a pre-tokenizer or merges look ahead.
 const UNSETTLED: usize = 4 << 10;
 
 /// A tokenizer with its special tokens.
@@ -41,78 +41,85 @@ const UNSETTLED: usize = 4 << 10;
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     special: SpecialTokens,
-    /// Ids put before a text and after it when special tokens are asked for.
-    around: (Vec<u32>, Vec<u32>),
-    /// Ends a text where the files of the tokenizer name no such token.
+    /// The special tokens that are added to every text.
+    around: Around,
+    /// The token that ends a text according to the model, for a tokenizer without `eos`.
     end: Option<u32>,
+}
+
+/// The ids that are added before and after every text.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Around {
+    before: Vec<u32>,
+    after: Vec<u32>,
 }
 
 /// The first tokens of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Start {
-    /// The tokens.
+    /// The ids.
     pub ids: Vec<u32>,
-    /// The bytes of the text that each stands for, as [`Tokenizer::encode_with_offsets`] has them.
+    /// The start and the end of the bytes of each, as in [`Tokenizer::encode_with_offsets`].
     pub offsets: Vec<(usize, usize)>,
-    /// Whether they are all: the text has no more.
+    /// Whether the text has no more tokens.
     pub whole: bool,
 }
 
 impl Tokenizer {
-    /// Wraps a tokenizer; `special` says what is put around a text, not the tokenizer's own post-processor.
+    /// Wraps a tokenizer. `special` decides which tokens are added to a text; the tokenizer's post-processor is ignored.
     pub fn new(inner: tokenizers::Tokenizer, special: SpecialTokens) -> Self {
-        let id = |token: &Option<(String, u32)>, wanted: bool| {
-            token.iter().filter(|_| wanted).map(|(_, id)| *id).collect::<Vec<u32>>()
+        let id = |token: &Option<(String, u32)>, is_added: bool| {
+            token.iter().filter(|_| is_added).map(|(_, id)| *id).collect::<Vec<u32>>()
         };
-        let around = (id(&special.bos, special.add_bos), id(&special.eos, special.add_eos));
+        let around = Around { before: id(&special.bos, special.add_bos), after: id(&special.eos, special.add_eos) };
         Self::with_around(inner, special, around)
     }
 
-    fn with_around(mut inner: tokenizers::Tokenizer, special: SpecialTokens, around: (Vec<u32>, Vec<u32>)) -> Self {
-        // Some tokenizer.json files carry the truncation and padding of the run that wrote them.
+    fn with_around(mut inner: tokenizers::Tokenizer, special: SpecialTokens, around: Around) -> Self {
+        // Some files have the truncation and padding of the program that wrote them.
         inner.with_padding(None);
         inner.with_truncation(None).ok();
         Self { inner, special, around, end: None }
     }
 
-    /// Names the token that ends a text, as `config.json` does, where the tokenizer's own files name none.
+    /// Sets the token that ends a text for a tokenizer without `eos`, as `config.json` names it.
     pub fn set_end_of_text(&mut self, id: u32) {
         self.end = Some(id);
     }
 
-    /// The token that ends a text: the tokenizer's `eos_token`, or else what [`Tokenizer::set_end_of_text`] named.
+    /// The token that ends a text: `eos`, or else that of [`Tokenizer::set_end_of_text`].
     pub fn end_of_text(&self) -> Option<u32> {
         self.special.eos.as_ref().map(|(_, id)| *id).or(self.end)
     }
 
-    /// Ids of a text. The text of a special token in it becomes that token; `add_special_tokens` asks for the ones that
-    /// the tokenizer puts around every text.
+    /// The ids of a text. The text of a special token becomes that token. With `add_special_tokens`, the tokens that the tokenizer
+    /// puts before and after every text are added.
     ///
     /// # Errors
-    /// [`ModelError::Tokenizer`] when the tokenizer refuses the text.
+    /// [`ModelError::Tokenizer`] if the tokenizer fails.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false).map_err(|error| refused(&*error))?;
         let (before, after) = self.added(add_special_tokens);
         Ok([before, encoding.get_ids(), after].concat())
     }
 
-    /// Ids of a text that is to be continued: what the tokenizer puts before every text, unless the text begins with it
-    /// already, and nothing after.
+    /// The ids of a text that is to be continued: with the tokens that the tokenizer puts before every text, unless it already
+    /// begins with them, and without those after it.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
         let ids = self.encode(text, false)?;
-        let before = &self.around.0;
+        let before = &self.around.before;
         let begun = !before.is_empty() && ids.first() == before.first();
         Ok(if begun { ids } else { [before, &ids[..]].concat() })
     }
 
-    /// As [`Tokenizer::encode`], with the bytes of the text that each token stands for; the range of an added token is
-    /// empty. Tokens that are parts of one character all have that character's range.
+    /// As [`Tokenizer::encode`], with the start and the end of the bytes of each token in the text. Added tokens have no bytes.
+    /// Tokens that are parts of one character all have its bytes.
     ///
     /// # Errors
-    /// [`ModelError::Tokenizer`] when the tokenizer refuses the text.
+    /// [`ModelError::Tokenizer`] if the tokenizer fails.
     pub fn encode_with_offsets(&self, text: &str, add_special_tokens: bool) -> Result<Offsets> {
         let encoding = self.inner.encode(text, false).map_err(|error| refused(&*error))?;
         let (before, after) = self.added(add_special_tokens);
@@ -123,15 +130,16 @@ impl Tokenizer {
         Ok((ids, offsets))
     }
 
-    /// The first `max_tokens` tokens of a text, in time and memory that grow with them and not with the text.
+    /// The first `max_tokens` tokens of a text. Time and memory depend on their number, not on the length of the text.
     ///
-    /// A long text is cut, and only tokens that end well before the cut are taken: a cut changes tokens near to it alone.
+    /// A long text is cut before it is encoded. Only tokens that end well before the cut are used, because the cut changes the
+    /// tokens near it.
     ///
     /// # Errors
-    /// [`ModelError::Tokenizer`] when the tokenizer refuses the text.
+    /// [`ModelError::Tokenizer`] if the tokenizer fails.
     pub fn encode_start(&self, text: &str, add_special_tokens: bool, max_tokens: usize) -> Result<Start> {
         let mut length = max_tokens.saturating_mul(BYTES_OF_A_TOKEN).max(SHORT_TEXT);
-        // A part that is not much shorter than the text saves nothing.
+        // Encoding more than half of the text twice would take longer than encoding all of it once.
         while length < text.len() / 2 {
             let cut = (0..=length).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
             let (mut ids, mut offsets) = self.encode_with_offsets(&text[..cut], add_special_tokens)?;
@@ -150,23 +158,23 @@ impl Tokenizer {
         Ok(Start { ids, offsets, whole })
     }
 
-    fn added(&self, wanted: bool) -> (&[u32], &[u32]) {
-        if wanted { (&self.around.0, &self.around.1) } else { (&[], &[]) }
+    fn added(&self, add_special_tokens: bool) -> (&[u32], &[u32]) {
+        if add_special_tokens { (&self.around.before, &self.around.after) } else { (&[], &[]) }
     }
 
-    /// Text of ids.
+    /// The text of ids, without special tokens if `skip_special_tokens` is true.
     ///
     /// # Errors
-    /// [`ModelError::Tokenizer`] when the decoder fails.
+    /// [`ModelError::Tokenizer`] if the tokenizer fails.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
         self.inner.decode(ids, skip_special_tokens).map_err(|error| refused(&*error))
     }
 
-    /// `tokenizer.json`. Its post-processor puts around a text what [`Tokenizer::encode`] does, also where only
-    /// `tokenizer_config.json` or a GGUF's metadata said so.
+    /// The contents of `tokenizer.json`. Its post-processor adds the same tokens to a text as [`Tokenizer::encode`], even if they
+    /// come from `tokenizer_config.json` or the metadata of a GGUF file.
     ///
     /// # Errors
-    /// [`ModelError::Tokenizer`] when a part of the tokenizer can't be written.
+    /// [`ModelError::Tokenizer`] if a part of the tokenizer can't be written.
     pub fn to_json(&self) -> Result<String> {
         if folder::template_of(&self.inner)? == self.around {
             return self.inner.to_string(true).map_err(|error| refused(&*error));
@@ -177,7 +185,7 @@ impl Tokenizer {
     }
 
     fn post_processor(&self) -> Result<Value> {
-        let (before, after) = &self.around;
+        let Around { before, after } = &self.around;
         let mut tokens = Map::new();
         let mut pieces = |ids: &[u32]| -> Result<Vec<Value>> {
             let piece = |id: &u32| {
@@ -198,7 +206,7 @@ impl Tokenizer {
         Ok(json!({ "type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens }))
     }
 
-    /// The wrapped tokenizer, to ask for more.
+    /// The wrapped tokenizer.
     pub fn inner(&self) -> &tokenizers::Tokenizer {
         &self.inner
     }
@@ -208,13 +216,13 @@ impl Tokenizer {
         &self.special
     }
 
-    /// One more than the greatest id, or the number of tokens where ids have no gaps.
+    /// The size of the vocabulary: the number of tokens, or the largest id plus 1 if that is more.
     pub fn vocab_size(&self) -> usize {
-        let greatest = self.inner.get_added_tokens_decoder().into_keys().max().map_or(0, |id| id as usize + 1);
-        self.inner.get_vocab_size(true).max(greatest)
+        let largest = self.inner.get_added_tokens_decoder().into_keys().max().map_or(0, |id| id as usize + 1);
+        self.inner.get_vocab_size(true).max(largest)
     }
 
-    /// Whether an id is a special token: one that [`Tokenizer::decode`] can skip.
+    /// Whether an id is that of a special token, which [`Tokenizer::decode`] can skip.
     pub fn is_special(&self, id: u32) -> bool {
         let named = [&self.special.bos, &self.special.eos, &self.special.pad];
         named.into_iter().flatten().any(|(_, special)| *special == id)
@@ -234,6 +242,11 @@ impl std::fmt::Debug for Tokenizer {
             .field("special", &self.special)
             .finish_non_exhaustive()
     }
+}
+
+/// The text of a token, which is given as a string or as an object with `content`.
+pub(crate) fn token_text(token: &Value) -> Option<&str> {
+    token.as_str().or_else(|| token.get("content")?.as_str())
 }
 
 fn refused(error: &(dyn std::error::Error + Send + Sync)) -> ModelError {

@@ -1,22 +1,22 @@
-//! One tensor of a model, frozen or trained.
+//! The tensors of a model.
 
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 
-/// A tensor that a checkpoint gave.
+/// A weight of a model, frozen or trainable.
 ///
-/// A frozen one is a raw tensor: burn's records, optimizers and gradients pass it by.
+/// A frozen one is not a `Param`, so burn's records, optimizers and gradients ignore it.
 #[derive(Module, Debug)]
 pub enum Weight<B: Backend, const D: usize> {
-    /// Never changes.
+    /// It is not trained.
     Frozen(Tensor<B, D>),
-    /// Trains.
+    /// It is trained.
     Trainable(Param<Tensor<B, D>>),
 }
 
 impl<B: Backend, const D: usize> Weight<B, D> {
-    /// Wraps a tensor under its checkpoint's name.
+    /// Wraps a tensor; `name` is its checkpoint name, which gives a trainable one its id.
     pub fn new(name: &str, tensor: Tensor<B, D>, trainable: bool) -> Self {
         if trainable {
             Self::Trainable(Param::initialized(parameter_id(name), tensor.require_grad()))
@@ -34,21 +34,22 @@ impl<B: Backend, const D: usize> Weight<B, D> {
     }
 }
 
-/// The id of the parameter of that name: the same in every process, so that optimizer state finds its parameter.
+/// The id of the parameter of that name. It is the same in every process, so a saved optimizer state fits.
 ///
-/// Source: FNV-1a, 64 bits.
+/// # Source
+/// The 64-bit FNV-1a hash.
 pub fn parameter_id(name: &str) -> ParamId {
     let hash =
         name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     ParamId::from(hash)
 }
 
-/// A trained tensor of either rank, with its name.
+/// A trainable tensor with its name.
 #[derive(Debug, Clone)]
 pub struct NamedParameter<B: Backend> {
-    /// The checkpoint's name.
+    /// Its checkpoint name.
     pub name: String,
-    /// Key of gradients and optimizer state.
+    /// Its key in gradients and optimizer state.
     pub id: ParamId,
     /// The tensor.
     pub tensor: AnyTensor<B>,
@@ -64,7 +65,7 @@ pub enum AnyTensor<B: Backend> {
 }
 
 impl<B: Backend> AnyTensor<B> {
-    /// Its dims.
+    /// The shape.
     pub fn shape(&self) -> Vec<usize> {
         match self {
             Self::Vector(tensor) => tensor.dims().to_vec(),
@@ -72,7 +73,7 @@ impl<B: Backend> AnyTensor<B> {
         }
     }
 
-    /// Its elements on the host.
+    /// The elements as f32, in row-major order.
     pub fn to_f32(&self) -> Vec<f32> {
         let data = match self {
             Self::Vector(tensor) => tensor.to_data(),
@@ -83,7 +84,7 @@ impl<B: Backend> AnyTensor<B> {
 }
 
 impl<B: Backend> AnyTensor<B> {
-    /// An f32 tensor from the host; `None` for ranks other than 1 and 2.
+    /// An f32 tensor of that shape on the device; `None` if the shape has other than 1 or 2 dimensions.
     pub fn from_f32(values: Vec<f32>, shape: &[usize], device: &B::Device) -> Option<Self> {
         let data = TensorData::new(values, shape.to_vec());
         match shape.len() {

@@ -1,4 +1,4 @@
-//! Every storage type of ggml, against what the gguf package reads from the same blocks (`make_quants.py`).
+//! Every storage type of ggml against the values that the gguf package decodes (`make_quants.py`).
 #![allow(clippy::unwrap_used)]
 
 use burnish_models::gguf::GgmlType;
@@ -18,7 +18,7 @@ const TYPES: [(&str, GgmlType); 10] = [
 ];
 
 #[test]
-fn blocks_hold_what_the_gguf_package_reads() {
+fn blocks_are_decoded_as_by_the_gguf_package() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/quants.safetensors");
     let bytes = std::fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
@@ -32,7 +32,7 @@ fn blocks_hold_what_the_gguf_package_reads() {
         assert_eq!(found.len(), expected.len(), "{name}");
         let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
         for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
-            assert!((found - expected).abs() <= 1e-6 * largest, "{name}[{at}]: {found} is not {expected}");
+            assert!((found - expected).abs() <= 1e-6 * largest, "{name}[{at}]: expected {expected}, got {found}");
         }
     }
 }

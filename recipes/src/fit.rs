@@ -1,37 +1,36 @@
-//! Whether a model fits this machine, before it is loaded.
+//! Checks whether a model fits into memory before it is loaded.
 
 use anyhow::Result;
 use burn::tensor::DType;
 use burnish_engine::{gib, with_hint};
-use burnish_models::{ComputeType, ModelConfig};
+use burnish_models::{FloatType, ModelConfig};
 
-/// Refuses a model whose weights alone are larger than the memory that a backend has for them. Of memory that the system does
-/// not tell of, that of other GPUs among it, nothing is refused.
+/// Refuses a model whose weights alone exceed the memory of a backend. Accepts any model if that memory is unknown, as for most GPUs.
 ///
 /// # Errors
-/// With both sizes.
-pub fn check(backend: &str, config: &ModelConfig, dtype: ComputeType, trains_all: bool) -> Result<()> {
-    let name = burnish_backends::choose(backend).0;
-    match burnish_backends::memory::available(name) {
+/// When the model does not fit, with both sizes, or the backend is unknown.
+pub fn check(backend: &str, config: &ModelConfig, dtype: FloatType, trains_all: bool) -> Result<()> {
+    let name = burnish_backends::choose(backend)?.0;
+    match burnish_backends::capacity::available(name) {
         Some(available) => fits(config, dtype, trains_all, available, name),
         None => Ok(()),
     }
 }
 
-fn fits(config: &ModelConfig, dtype: ComputeType, trains_all: bool, available: u64, backend: &str) -> Result<()> {
+fn fits(config: &ModelConfig, dtype: FloatType, trains_all: bool, available: u64, backend: &str) -> Result<()> {
     let weights = config.parameter_count() as u64 * DType::from(dtype).size() as u64;
-    // Weights that train have a gradient and two moments.
+    // Each trained weight also has a gradient and two moments.
     let (needed, what) = if trains_all { (4 * weights, "weights, gradients and moments") } else { (weights, "weights") };
     if needed <= available {
         return Ok(());
     }
     let way = match (trains_all, dtype) {
-        (true, _) => "fine_tune_type = \"lora\" keeps the weights frozen",
-        (false, ComputeType::F32) => "--dtype bf16 or f16 takes half; else take a smaller model",
-        (false, _) => "take a smaller model",
+        (true, _) => "use fine_tune_type = \"lora\", which needs no gradients and moments of the weights",
+        (false, FloatType::F32) => "--dtype bf16 or f16 needs half the memory; or use a smaller model",
+        (false, _) => "use a smaller model",
     };
     let (needed, available) = (gib(needed), gib(available));
-    Err(with_hint(format!("the model's {what} take {needed} in {dtype}, and `{backend}` has {available} here"), way))
+    Err(with_hint(format!("the model's {what} take {needed} in {dtype}, but `{backend}` has only {available} here"), way))
 }
 
 #[cfg(test)]
@@ -51,17 +50,24 @@ mod tests {
     fn a_model_larger_than_the_memory_is_refused_with_both_sizes() {
         let config = config();
         let of = |dtype, trains_all| fits(&config, dtype, trains_all, 4 << 30, "cpu");
-        let error = of(ComputeType::F32, false).unwrap_err();
+        let error = of(FloatType::F32, false).unwrap_err();
         assert!(error.to_string().contains("take 4.60 GiB in f32") && hint(&error).unwrap().contains("half"), "{error}");
-        of(ComputeType::F16, false).unwrap();
-        let error = of(ComputeType::F32, true).unwrap_err();
+        of(FloatType::F16, false).unwrap();
+        let error = of(FloatType::F32, true).unwrap_err();
         assert!(error.to_string().contains("moments") && hint(&error).unwrap().contains("lora"), "{error}");
+    }
+
+    #[test]
+    fn a_backend_that_is_unknown_is_not_another() {
+        let error = check("gpu", &config(), FloatType::F32, false).unwrap_err();
+        assert_eq!(error.to_string(), "there is no backend `gpu`");
+        assert!(hint(&error).unwrap().starts_with("this build has auto, cpu"), "{error}");
     }
 
     #[test]
     fn this_machine_holds_a_small_model() {
         let small = ModelConfig { num_hidden_layers: 1, vocab_size: 64, hidden_size: 64, intermediate_size: 64, ..config() };
-        check("cpu", &small, ComputeType::F32, false).unwrap();
-        check("wgpu", &config(), ComputeType::F32, true).unwrap();
+        check("cpu", &small, FloatType::F32, false).unwrap();
+        check("wgpu", &config(), FloatType::F32, true).unwrap();
     }
 }

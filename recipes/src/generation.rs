@@ -1,35 +1,35 @@
-//! A model on a device, with its tokenizer and template, ready to answer.
+//! A model on a device with its tokenizer and chat template, ready to generate.
 
 use std::path::Path;
 
 use anyhow::{Result, bail};
 use burnish_engine::{Device, Runner};
 use burnish_models::generate::Generated;
-use burnish_models::{ComputeType, GenerateOptions, Message, ModelError, Pretrained, Tokenizer};
+use burnish_models::{FloatType, GenerateOptions, Message, ModelError, Pretrained, Tokenizer};
 
-/// A model that answers.
+/// A model that answers conversations.
 pub struct Assistant {
-    /// Configuration, tokenizer and template.
+    /// Configuration, tokenizer and chat template.
     pub pretrained: Pretrained,
     runner: Box<dyn Runner>,
-    /// Tokens that the runner has seen, so that a conversation is read once.
-    seen: Vec<u32>,
+    /// Tokens in the runner's cache, so that a conversation is processed only once.
+    cached: Vec<u32>,
 }
 
 impl Assistant {
-    /// Brings a model to the device and attaches an adapter without merging.
+    /// Loads a model onto the device, with an adapter that is not merged.
     ///
     /// # Errors
-    /// Whatever is wrong with the model or the adapter.
-    pub fn load(device: &dyn Device, pretrained: Pretrained, adapter: Option<&Path>, dtype: ComputeType) -> Result<Self> {
+    /// When model or adapter can't be loaded.
+    pub fn load(device: &dyn Device, pretrained: Pretrained, adapter: Option<&Path>, dtype: FloatType) -> Result<Self> {
         let runner = device.run(&pretrained.config, &*pretrained.checkpoint, dtype, adapter)?;
-        Ok(Self { pretrained, runner, seen: Vec::new() })
+        Ok(Self { pretrained, runner, cached: Vec::new() })
     }
 
     /// Answers a conversation.
     ///
     /// # Errors
-    /// When there is no template, it refuses the messages, or the conversation is longer than the model's context.
+    /// When there is no chat template, the template rejects the messages, or the conversation exceeds the model's context.
     pub fn answer(
         &mut self,
         messages: &[Message],
@@ -44,7 +44,7 @@ impl Assistant {
     /// Continues plain text.
     ///
     /// # Errors
-    /// When the text is empty or longer than the model's context.
+    /// When the text is empty or exceeds the model's context.
     pub fn complete(&mut self, text: &str, options: &GenerateOptions, on_text: &mut dyn FnMut(&str)) -> Result<Generated> {
         self.run(text, true, options, on_text)
     }
@@ -60,7 +60,7 @@ impl Assistant {
         let rows = self.pretrained.config.vocab_size;
         if let Some(token) = tokens.iter().find(|token| **token as usize >= rows) {
             bail!(
-                "the tokenizer gives the token {token}, and the embedding has {rows} rows: they belong to different models"
+                "the tokenizer returned token {token}, but the embedding has only {rows} rows: they belong to different models"
             );
         }
         let context = self.pretrained.config.max_position_embeddings;
@@ -68,23 +68,23 @@ impl Assistant {
             bail!("the prompt is empty");
         }
         if tokens.len() >= context {
-            bail!("the prompt has {} tokens, and the model's context is {context}", tokens.len());
+            bail!("the prompt has {} tokens, but the model's context is {context}", tokens.len());
         }
-        // What the cache has seen already is not read again; one token at least must be.
-        let same = self.seen.iter().zip(&tokens).take_while(|(a, b)| a == b).count().min(tokens.len() - 1);
+        // Tokens in the cache are not processed again, except that there must be at least one new token.
+        let same = self.cached.iter().zip(&tokens).take_while(|(a, b)| a == b).count().min(tokens.len() - 1);
         let mut options = options.clone();
         options.max_tokens = options.max_tokens.min(context - tokens.len());
         options.end_tokens.extend(&self.pretrained.config.eos_token_id);
         let generated = self.runner.generate(&self.pretrained.tokenizer, same, &tokens, &options, on_text)?;
-        self.seen = tokens;
-        self.seen.extend(&generated.tokens);
-        self.seen.truncate(self.runner.seen());
+        self.cached = tokens;
+        self.cached.extend(&generated.tokens);
+        self.cached.truncate(self.runner.cached());
         Ok(generated)
     }
 }
 
-/// Tokens of a prompt. A rendered conversation has the start token in it where its template wants one, as in training;
-/// plain text gets one unless it begins with it.
+/// Tokens of a prompt. Plain text gets a start token unless it begins with one; a rendered conversation gets none, because its
+/// template writes it.
 fn prompt_tokens(tokenizer: &Tokenizer, text: &str, plain: bool) -> Result<Vec<u32>, ModelError> {
     if plain { tokenizer.encode_prompt(text) } else { tokenizer.encode(text, false) }
 }
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn a_prompt_gets_one_start_token_and_a_conversation_none() {
         let file = include_bytes!("../assets/quickstart/model/tokenizer.json");
-        let config = include_str!("../tests/fixtures/cases/bos/tokenizer_config.json");
+        let config = include_str!("../data/tests/fixtures/cases/bos/tokenizer_config.json");
         let config = serde_json::from_str(config).unwrap();
         let tokenizer = Tokenizer::from_json(file, &config, &Value::Null, &Value::Null).unwrap();
         let start = tokenizer.special().bos.as_ref().map(|(_, id)| *id);

@@ -1,6 +1,7 @@
-//! What to do about an error.
+//! Hints: what a user can do about an error.
 
 use burnish_engine::Hinted;
+use burnish_export::ExportError;
 use burnish_lora::LoraError;
 use burnish_models::ModelError;
 use burnish_models::atomic::WriteError;
@@ -8,7 +9,7 @@ use burnish_models::atomic::WriteError;
 use crate::config::ConfigError;
 use crate::data::DataError;
 
-/// What to do about an error, where we know it.
+/// A hint for an error, if there is one.
 pub fn hint(error: &anyhow::Error) -> Option<String> {
     for cause in error.chain() {
         if let Some(hinted) = cause.downcast_ref::<Hinted>() {
@@ -18,6 +19,7 @@ pub fn hint(error: &anyhow::Error) -> Option<String> {
             .downcast_ref::<ModelError>()
             .and_then(of_model)
             .or_else(|| cause.downcast_ref::<LoraError>().and_then(of_lora))
+            .or_else(|| cause.downcast_ref::<ExportError>().and_then(of_export))
             .or_else(|| cause.downcast_ref::<DataError>().and_then(of_data))
             .or_else(|| cause.downcast_ref::<ConfigError>().and_then(of_config))
             .or_else(|| cause.downcast_ref::<std::io::Error>().and_then(of_io));
@@ -32,11 +34,16 @@ fn of_io(error: &std::io::Error) -> Option<String> {
     use std::io::ErrorKind;
     Some(match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            "the disk is full: free some space or choose another --output-dir; the last checkpoint is whole".to_owned()
+            "the disk is full: free some space or choose another --output-dir; the last checkpoint is intact".to_owned()
         }
-        ErrorKind::PermissionDenied => "check who owns the file or folder, or choose another".to_owned(),
-        ErrorKind::NotFound => "check the spelling; the path is taken from the folder you are in".to_owned(),
-        ErrorKind::ReadOnlyFilesystem => "the disk can't be written to; choose another --output-dir".to_owned(),
+        ErrorKind::FileTooLarge => {
+            "the size of files is limited (by `ulimit -f`, or to 4 GB on a FAT32 disk): raise the limit or choose another --output-dir; \
+             the last checkpoint is intact"
+                .to_owned()
+        }
+        ErrorKind::PermissionDenied => "check the permissions of the file or folder, or choose another".to_owned(),
+        ErrorKind::NotFound => "check the spelling; relative paths start at the current folder".to_owned(),
+        ErrorKind::ReadOnlyFilesystem => "the disk is read-only; choose another --output-dir".to_owned(),
         _ => return None,
     })
 }
@@ -44,23 +51,29 @@ fn of_io(error: &std::io::Error) -> Option<String> {
 fn of_model(error: &ModelError) -> Option<String> {
     Some(match error {
         ModelError::Io { source, .. } => return of_io(source),
-        ModelError::Format { .. } => "the file may be cut off or not what its name says; fetch it again".to_owned(),
-        ModelError::Misfit { .. } => {
-            "config.json and the weights belong to different models, or a shard is missing".to_owned()
+        ModelError::Format { .. } => "the file may be truncated or of another format; download it again".to_owned(),
+        ModelError::Mismatch { .. } => {
+            "config.json and the weights may belong to different models, or a shard may be missing".to_owned()
         }
-        ModelError::Overflow { .. } => "--dtype bf16 and --dtype f32 hold it".to_owned(),
+        ModelError::Overflow { .. } | ModelError::NonFinite => {
+            "use --dtype bf16 or --dtype f32, which have a larger range".to_owned()
+        }
         ModelError::UnknownModelType { .. } | ModelError::UnknownArchitecture { .. } => {
-            "the README lists the families that can be loaded".to_owned()
+            "the README lists the supported model families".to_owned()
         }
         ModelError::NoTemplate => {
-            "use an instruct model, or rows of `text` or `prompt` and `completion`; --raw generates without one".to_owned()
+            "use an instruct model; or train on rows with `text`, or `prompt` and `completion`; or generate with --raw"
+                .to_owned()
         }
         ModelError::Hub { .. } => {
-            "check the id and the network; HF_TOKEN opens gated models, HF_HUB_OFFLINE=1 uses the cache alone".to_owned()
+            "check the id and the network; set HF_TOKEN for gated models, or HF_HUB_OFFLINE=1 to use only the cache"
+                .to_owned()
         }
-        ModelError::IsAdapter { is_mlx: false, .. } => "--adapter takes it, and --model the model it belongs to".to_owned(),
+        ModelError::IsAdapter { is_mlx: false, .. } => {
+            "pass it as --adapter, and the model it belongs to as --model".to_owned()
+        }
         ModelError::IsAdapter { is_mlx: true, .. } => {
-            "mlx_lm.fuse merges it into its model, whose folder can then be the model".to_owned()
+            "merge it into its model with mlx_lm.fuse, and pass that folder as --model".to_owned()
         }
         ModelError::Config { .. }
         | ModelError::Unsupported { .. }
@@ -72,13 +85,24 @@ fn of_model(error: &ModelError) -> Option<String> {
 fn of_lora(error: &LoraError) -> Option<String> {
     Some(match error {
         LoraError::Io { source, .. } | LoraError::Write(WriteError::Io { source, .. }) => return of_io(source),
-        LoraError::Misfit { .. } => "the adapter was trained on another model; adapter_config.json names it".to_owned(),
-        LoraError::NoTarget { .. } => "`target_modules` takes these names, or \"all-linear\"".to_owned(),
+        LoraError::Mismatch { .. } => {
+            "the adapter was trained on another model, which its adapter_config.json names".to_owned()
+        }
+        LoraError::NoTarget { .. } => "set `target_modules` to some of these names, or to \"all-linear\"".to_owned(),
         LoraError::Model(error) => return of_model(error),
         LoraError::Write(_) | LoraError::Unsupported { .. } | LoraError::Format { .. } | LoraError::Config { .. } => {
             return None;
         }
     })
+}
+
+/// Errors of other crates inside an export error, which are not in the chain because it displays them directly.
+fn of_export(error: &ExportError) -> Option<String> {
+    match error {
+        ExportError::Model(error) => of_model(error),
+        ExportError::Lora(error) => of_lora(error),
+        _ => None,
+    }
 }
 
 fn of_data(error: &DataError) -> Option<String> {
@@ -92,8 +116,38 @@ fn of_config(error: &ConfigError) -> Option<String> {
     Some(match error {
         ConfigError::Io { source, .. } => return of_io(source),
         ConfigError::UnknownKey { nearest: Some(nearest), .. } => format!("did you mean `{nearest}`?"),
-        ConfigError::UnknownKey { nearest: None, .. } => "`burnish init` writes a file with every key".to_owned(),
+        ConfigError::UnknownKey { nearest: None, .. } => "`burnish init` writes a file that lists every key".to_owned(),
         ConfigError::Syntax { .. } => "`burnish init` writes a file to start from".to_owned(),
         ConfigError::Value { .. } | ConfigError::Problems { .. } => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_disk_has_a_hint_anywhere_in_the_chain() {
+        for (kind, words) in [
+            (ErrorKind::StorageFull, "the disk is full"),
+            (ErrorKind::QuotaExceeded, "the disk is full"),
+            (ErrorKind::FileTooLarge, "ulimit -f"),
+            (ErrorKind::ReadOnlyFilesystem, "read-only"),
+        ] {
+            let path = || std::path::PathBuf::from("run/checkpoint-2");
+            let written = || WriteError::Io { path: path(), source: Error::from(kind) };
+            for error in [
+                anyhow::Error::from(Error::from(kind)).context("can't write metrics.jsonl"),
+                anyhow::Error::from(written()),
+                anyhow::Error::from(LoraError::Write(written())),
+                anyhow::Error::from(ExportError::Lora(LoraError::Write(written()))),
+                anyhow::Error::from(ModelError::Io { path: path(), source: Error::from(kind) }),
+            ] {
+                let hint = hint(&error);
+                assert!(hint.as_deref().is_some_and(|hint| hint.contains(words)), "{error:?}: {hint:?}");
+            }
+        }
+    }
 }

@@ -1,10 +1,9 @@
-//! The recipes and the command line of Burnish.
+#![doc = include_str!("../README.md")]
 //!
-//! Nothing here knows a backend's type: models on a device are held through the door of `burnish-engine`.
+//! Nothing here is generic over a backend: models on a device are used through the traits of `burnish-engine`.
 
 pub mod cli;
 pub mod config;
-pub mod data;
 pub mod environment;
 pub mod fit;
 pub mod generation;
@@ -13,3 +12,5 @@ pub mod quickstart;
 pub mod recipe;
 pub mod report;
 pub mod train;
+
+pub use burnish_data as data;

@@ -1,4 +1,4 @@
-//! What the quickstart is made of, carried by the program itself.
+//! The quickstart, with a model and a data set built into the program.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -29,14 +29,14 @@ const DATA: &[(&str, &[u8])] = &[
     ("test.jsonl", include_bytes!("../assets/quickstart/data/test.jsonl")),
 ];
 
-/// Shown before and after.
+/// Prompts answered before and after training, as examples.
 pub const PROMPTS: [&str; 3] = [
     "Table for 4 at Luigi's on Friday at 7 pm, please.",
     "Can you book Sakura for Sunday, noon? There are 9 of us.",
     "On Wednesday at 10 am we want to be at the Tin Roof, 3 people.",
 ];
 
-/// Where the quickstart keeps its parts.
+/// The folders of the quickstart.
 #[derive(Debug, Clone)]
 pub struct Folders {
     /// The base model.
@@ -47,7 +47,7 @@ pub struct Folders {
     pub run: PathBuf,
 }
 
-/// Unpacks model and data.
+/// Writes model and data to disk.
 ///
 /// # Errors
 /// When the folder can't be written.
@@ -84,10 +84,10 @@ pub fn config(folders: &Folders, backend: &str, seed: u64) -> TrainConfig {
     }
 }
 
-/// How well a model answers the held-out bookings.
+/// A model's score on the held-out bookings.
 #[derive(Debug, Clone, Serialize)]
 pub struct Score {
-    /// Answers that are the same to the letter.
+    /// Answers that match exactly.
     pub right: usize,
     /// Questions asked.
     pub asked: usize,
@@ -95,12 +95,12 @@ pub struct Score {
     pub answers: Vec<String>,
 }
 
-/// Asks a model the held-out questions and the three prompts, in the dtype that the backend's device is best at.
+/// Scores a model on the held-out questions and answers the three prompts, in the dtype that the backend prefers.
 ///
 /// # Errors
 /// When the model or the questions can't be read.
 pub fn score(folders: &Folders, adapter: Option<&Path>, backend: &str) -> Result<Score> {
-    let pretrained = Pretrained::open(&folders.model.display().to_string())?;
+    let pretrained = Pretrained::open(&folders.model)?;
     let path = folders.data.join("test.jsonl");
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let questions = text.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
@@ -121,29 +121,29 @@ pub fn score(folders: &Folders, adapter: Option<&Path>, backend: &str) -> Result
     })
 }
 
-/// What the quickstart leaves behind.
+/// The result of the quickstart.
 #[derive(Debug, Serialize)]
 pub struct Outcome {
-    /// Before training.
+    /// Score before training.
     pub before: Score,
-    /// After.
+    /// Score after training.
     pub after: Score,
-    /// Validation loss at the end.
+    /// Lowest validation loss.
     pub best_loss: Option<f64>,
     /// Seconds of training.
     pub train_seconds: f64,
     /// The PEFT folder.
     pub adapter: PathBuf,
-    /// The merged folder.
+    /// The merged model, a Hugging Face folder.
     pub merged: ExportReport,
     /// The GGUF file.
     pub gguf: ExportReport,
 }
 
-/// Fine-tunes and writes everything that a fine-tune can leave; `None` when it was interrupted.
+/// Fine-tunes, scores, and writes adapter, merged model and GGUF file; returns `None` if interrupted.
 ///
 /// # Errors
-/// Whatever breaks on the way.
+/// When training or writing fails.
 pub fn run(
     folders: &Folders,
     config: TrainConfig,
@@ -158,15 +158,16 @@ pub fn run(
         return Ok(None);
     }
     let train_seconds = started.elapsed().as_secs_f64();
-    let adapter = summary.output.context("the run left no adapter")?;
+    let adapter = summary.output.context("the run wrote no adapter")?;
     let after = score(folders, Some(&adapter), &backend)?;
-    let pretrained = Pretrained::open(&folders.model.display().to_string())?;
+    let pretrained = Pretrained::open(&folders.model)?;
     let weights = MergedCheckpoint::open(&*pretrained.checkpoint, &adapter)?;
     let merged = folders.run.with_file_name("merged");
     let options = HuggingFaceOptions { float: FloatType::F32, overwrite: true, ..Default::default() };
     let merged = export_hugging_face(&pretrained, &weights, &merged, &options)?;
     let gguf = folders.run.with_file_name("bookings-f16.gguf");
-    let gguf = export_gguf(&pretrained, &weights, &gguf, &GgufOptions { kind: GgufType::F16, overwrite: true })?;
+    let gguf =
+        export_gguf(&pretrained, &weights, &gguf, &GgufOptions { kind: GgufType::Float(FloatType::F16), overwrite: true })?;
     ensure!(gguf.bytes > 0, "the GGUF is empty");
     Ok(Some(Outcome { before, after, best_loss: summary.state.best_loss, train_seconds, adapter, merged, gguf }))
 }

@@ -1,4 +1,4 @@
-// NVRTC's interface over `translate.py`: what it calls PTX is the path of a library.
+// NVRTC's interface, implemented with `translate.py`; the PTX it returns is the path of a shared library.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-// A GPU for the kernels that cubecl writes for CUDA: one cube at a time, a fiber for each thread.
+// Runs the kernels that cubecl writes for CUDA on the CPU: one cube at a time, one fiber per thread.
 #pragma once
 
 #include <cmath>
@@ -25,7 +25,7 @@ namespace {
 
 constexpr int WARP = 32;
 constexpr size_t STACK = 2 << 20;
-constexpr long PATIENCE = 20'000'000; // turns in which nobody gets on
+constexpr long PATIENCE = 20'000'000; // rounds without progress before a deadlock is reported
 alignas(128) unsigned char shared_memory[256 << 10];
 
 [[noreturn]] void fail(const char *what) {
@@ -33,7 +33,7 @@ alignas(128) unsigned char shared_memory[256 << 10];
     abort();
 }
 
-// An asynchronous copy: `bytes` of `size` come from the source, the others are zeros.
+// An asynchronous copy of `size` bytes: `bytes` of them come from the source, the rest are zeros.
 struct Copy {
     void *to;
     const void *from;
@@ -61,7 +61,7 @@ struct Fiber {
     uint3 index;
     int lane;
     Warp *warp;
-    std::vector<Copy> copies; // begun and not yet committed
+    std::vector<Copy> copies; // started, not yet committed
 };
 
 std::vector<Fiber> fibers;
@@ -100,7 +100,7 @@ void sync_warp() { meet(current->warp->meeting); }
 #define __syncwarp sync_warp
 #define __syncthreads() meet(cube)
 
-// What every lane gives, as every lane sees it.
+// Exchanges a value between all lanes.
 template <class T> struct Given {
     T of[WARP];
     explicit Given(T own) {
@@ -196,7 +196,7 @@ enum thread_scope { thread_scope_block };
 struct Phase {
     int expected, missing;
     long number;
-    std::vector<Copy> copies; // of those who arrived; they land when it ends
+    std::vector<Copy> copies; // of threads that arrived; completed at the end of the phase
 };
 inline std::map<void *, Phase> phases;
 
@@ -278,7 +278,7 @@ void run_cube(void (*body)(void **), void **arguments, const unsigned *block) {
     turns = 0;
     for (bool any = true; any;) {
         any = false;
-        // Each round begins with another thread.
+        // Each round starts with another thread.
         order = order * 1664525u + 1013904223u;
         for (int i = 0; i < count; i++) {
             current = &fibers[(order + i) % count];
@@ -306,7 +306,7 @@ void run_grid(void (*body)(void **), const unsigned *grid, const unsigned *block
 
 } // namespace
 
-// Fragments, each lane with the whole of it.
+// Fragments, of which each lane has a full copy.
 namespace nvcuda::wmma {
 struct matrix_a {};
 struct matrix_b {};
@@ -320,7 +320,7 @@ struct tf32 {};
 inline float __float_to_tf32(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
-    bits = (bits + 0x1000) & ~0x1fffu; // 10 bits of mantissa are left
+    bits = (bits + 0x1000) & ~0x1fffu; // keeps 10 bits of mantissa
     memcpy(&value, &bits, sizeof bits);
     return value;
 }

@@ -1,4 +1,4 @@
-// What cubecl-cuda calls of the driver, on one make-believe H100 whose memory is the host's. Every call is done when it returns.
+// The driver functions that cubecl-cuda calls, for one simulated H100 in host memory. All calls are synchronous.
 #include <dlfcn.h>
 #include <stddef.h>
 #include <stdio.h>

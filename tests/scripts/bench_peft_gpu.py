@@ -1,14 +1,16 @@
-"""A training step of transformers + peft on an NVIDIA GPU, beside which `burnish bench --step` is measured.
+"""Measures a training step of transformers + peft on an NVIDIA GPU, for comparison with `burnish bench --step`.
 
-    python3 tests/scripts/bench_peft_gpu.py 4 2048
+    python3 tests/scripts/bench_peft_gpu.py 4 2048 --output recipes/results
 
-Rows and tokens of a row are arguments. The model has the shape of recipes/bench/assets/llama-3.2-1b.json with random weights in
-bf16, LoRA of rank 16 on all linear layers, SDPA, fused AdamW, no checkpointing. It prints the median of ten steps after three, and the
-most memory that torch held. Written for torch 2.11, transformers 5.17, peft (any with torch 2.11).
+Rows and tokens per row are arguments. The model has the shape of recipes/bench/assets/llama-3.2-1b.json with random weights in
+bf16, LoRA of rank 16 on all linear layers, SDPA, fused AdamW, no checkpointing. The row has the median of ten steps after three
+warm-up steps, and the peak memory of torch's tensors (`max_memory_allocated`). If memory runs out, the row says so. Versions:
+torch 2.11, transformers 5.17, peft 0.21.
 """
+
+import argparse
 import json
 import statistics
-import sys
 import time
 from pathlib import Path
 
@@ -16,24 +18,26 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import bench_row
+
 SHAPE = Path(__file__).parents[2] / "recipes/bench/assets/llama-3.2-1b.json"
+RANK, WARMUP, REPEATS = 16, 3, 10
 
 
-def main() -> None:
-    rows, length = int(sys.argv[1]), int(sys.argv[2])
+def measure(rows: int, length: int) -> dict:
     torch.manual_seed(42)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda"):
         model = LlamaForCausalLM._from_config(LlamaConfig(**json.loads(SHAPE.read_text())), attn_implementation="sdpa")
     torch.set_default_dtype(torch.float32)
     model.config.use_cache = False
-    model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"))
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
     ids = torch.randint(0, model.config.vocab_size, (rows, length), device="cuda")
 
-    def step() -> float:
+    def step() -> tuple[float, float]:
         torch.cuda.synchronize()
         started = time.perf_counter()
         with torch.autocast("cuda", dtype=torch.bfloat16):
@@ -42,14 +46,43 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         torch.cuda.synchronize()
-        return time.perf_counter() - started
+        return time.perf_counter() - started, loss.item()
 
-    for _ in range(3):
+    first = step()
+    for _ in range(WARMUP - 1):
         step()
     torch.cuda.reset_peak_memory_stats()
-    seconds = statistics.median(step() for _ in range(10))
-    print(f"{rows} x {length}: {rows * length / seconds:.0f} tok/s, {seconds * 1e3:.1f} ms, "
-          f"peak {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB, {torch.cuda.get_device_name()}")
+    taken = [step() for _ in range(REPEATS)]
+    seconds = statistics.median(seconds for seconds, _ in taken)
+    return {
+        "first_ms": round(first[0] * 1e3, 3),
+        "ms": round(seconds * 1e3, 3),
+        "samples": REPEATS,
+        "tokens_per_second": round(rows * length / seconds, 1),
+        "losses": [round(first[1], 4), round(taken[-1][1], 4)],
+        "peak": {"bytes": torch.cuda.max_memory_allocated(), "of": "live"},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("rows", type=int)
+    parser.add_argument("length", type=int)
+    parser.add_argument("--output", help="folder for the row")
+    arguments = parser.parse_args()
+    try:
+        step = measure(arguments.rows, arguments.length)
+    except torch.cuda.OutOfMemoryError as error:
+        step = {"error": f"out of memory: {error}".splitlines()[0]}
+    row = bench_row.document(
+        versions=bench_row.versions("torch", "transformers", "peft"),
+        model="llama-3.2-1b",
+        sizes={"batch": arguments.rows, "length": arguments.length, "rank": RANK},
+        backends=[{"backend": "transformers + peft", "device": "cuda", "dtype": "bf16", "about": "SDPA, fused AdamW", "step": step}],
+    )
+    print(json.dumps(row))
+    if arguments.output:
+        bench_row.save(row, f"peft-llama-3.2-1b-{arguments.rows}x{arguments.length}", arguments.output)
 
 
 if __name__ == "__main__":

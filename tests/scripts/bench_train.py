@@ -1,11 +1,13 @@
-"""`burnish train` on an NVIDIA GPU as people run it, on the shape of Llama-3.2-1B with random weights: dropout, and preferences.
+"""Measures `burnish train` on an NVIDIA GPU in real runs, with dropout and with dpo, on random weights in the shape of Llama-3.2-1B.
 
-    python3 tests/scripts/bench_train.py target/release/burnish cuda
+    python3 tests/scripts/bench_train.py target/release/burnish cuda --output recipes/results
 
-It makes a model folder and rows in /tmp/burnish-1b (2.5 GB), trains LoRA of rank 16 on all linear layers, and prints a row of JSON a
-run: the median of the steps after the first ten, and the most that the backend took of the device. Needs torch; any version.
+It writes a model folder and rows to /tmp/burnish-1b (2.5 GB), trains LoRA of rank 16 on all linear layers, and prints a line of JSON
+per run: the median of the steps after the first ten, and the peak device memory of the backend. All runs are written to one file in
+the folder given by `--output`. Needs torch; any version.
 """
 
+import argparse
 import json
 import shutil
 import statistics
@@ -15,6 +17,8 @@ import sys
 from pathlib import Path
 
 import torch
+
+import bench_row
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path("/tmp/burnish-1b")
@@ -73,20 +77,31 @@ def train(program, backend, name, recipe, rows, *flags):
                "--overwrite", "--backend", backend, "--max-seq-length", "2048", "--rank", "16", "--save-every", "0", "--steps-per-eval", "0", *flags]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    print(json.dumps(dict(run=name, backend=backend, flags=" ".join([recipe, *flags]), steps=len(steps), tokens=steps[-1]["tokens"],
-                          tokens_per_second=round(statistics.median(step["tokens_per_second"] for step in steps[10:])),
-                          pool_mib=max(step["pool_bytes"] for step in steps) >> 20, losses=[steps[0]["loss"], steps[-1]["loss"]])), flush=True)
+    found = dict(run=name, backend=backend, flags=" ".join([recipe, *flags]), steps=len(steps), tokens=steps[-1]["tokens"],
+                 tokens_per_second=round(statistics.median(step["tokens_per_second"] for step in steps[10:])),
+                 pool_mib=max(step["pool_bytes"] for step in steps) >> 20, losses=[steps[0]["loss"], steps[-1]["loss"]])
+    print(json.dumps(found), flush=True)
+    return found
 
 
 def main():
-    program, backend = sys.argv[1], sys.argv[2]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("program")
+    parser.add_argument("backend")
+    parser.add_argument("--output", help="folder for the row")
+    arguments = parser.parse_args()
     make_model()
     make_rows()
     packed = ["--packing", "--batch-size", "4", "--iters", "40"]
-    train(program, backend, "packed", "sft", "short", *packed)
-    train(program, backend, "packed-dropout", "sft", "short", *packed, "--dropout", "0.05")
-    train(program, backend, "answers", "sft", "answers", "--no-shuffle", "--batch-size", "4", "--iters", "20")
-    train(program, backend, "pairs", "dpo", "pairs", "--no-shuffle", "--batch-size", "2", "--iters", "20")
+    runs = [
+        ("packed", "sft", "short", *packed),
+        ("packed-dropout", "sft", "short", *packed, "--dropout", "0.05"),
+        ("answers", "sft", "answers", "--no-shuffle", "--batch-size", "4", "--iters", "20"),
+        ("pairs", "dpo", "pairs", "--no-shuffle", "--batch-size", "2", "--iters", "20"),
+    ]
+    rows = [train(arguments.program, arguments.backend, *run) for run in runs]
+    if arguments.output:
+        bench_row.save(bench_row.document(rows=rows), "train-llama-3.2-1b", arguments.output)
 
 
 if __name__ == "__main__":

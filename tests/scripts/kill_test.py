@@ -1,15 +1,16 @@
-"""Kills runs and exports by SIGKILL at random moments, cuts their files, lets two runs contend, and checks that nothing is lost.
+"""Kills runs and exports with SIGKILL at random moments, truncates their files, starts two runs in one folder, and checks that nothing is lost.
 
     python tests/scripts/kill_test.py target/release/burnish [kills]
 
-An unbroken run comes first. Then runs of the same configuration are killed, checkpoint writes included, and resumed with
-`--resume auto` until they end; losses by step and the bytes of the adapter must equal the unbroken run's. Standard library
-only.
+First it trains an uninterrupted run. Then it kills runs of the same configuration, also while they write checkpoints, and resumes them
+with `--resume auto` until they finish. The losses of all steps and the bytes of the adapter must equal those of the uninterrupted run.
+Needs only the standard library.
 """
 
 import json
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -60,26 +61,28 @@ def killed_runs(program, root, expected, length, kills, rng):
             if not was_killed:
                 break
             killed += 1
-        check(code == 0 and outcome(run) == expected, f"run {runs} did not end as the unbroken one: {errors}")
+        check(code == 0 and outcome(run) == expected, f"run {runs} did not end like the uninterrupted one: {errors}")
         left = [path.name for path in run.iterdir() if path.name.startswith(".") and path.name != ".lock"]
         check(not left, f"run {runs} left {left}")
         shutil.rmtree(run, ignore_errors=True)
-    print(f"{killed} kills in {runs} runs of {length:.1f} s, every one resumed until its end")
+    print(f"{killed} kills in {runs} runs of {length:.1f} s, each resumed until it finished")
 
 
 def cut_files(program, root, expected):
-    """Each file of a run as the victim of a cut write: the run goes on from what is whole, and ends alike."""
+    """Truncates each file of a run in turn: the run resumes from the last intact checkpoint, and ends the same."""
     whole = root / "cut"
     subprocess.run(command(program, whole, "--save-total-limit", "3"), check=True, stdout=subprocess.DEVNULL)
-    shutil.rmtree(whole / "adapter")
     newest = max(whole.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    victims = [path.relative_to(whole) for path in sorted(newest.iterdir())] + [Path("metrics.jsonl")]
+    results = [path.relative_to(whole) for path in sorted((whole / "adapter").iterdir())]
+    victims = [path.relative_to(whole) for path in sorted(newest.iterdir())] + [Path("metrics.jsonl"), Path("config.toml")] + results
     for victim in victims:
         run = root / "victim"
         shutil.copytree(whole, run)
+        if victim not in results:
+            shutil.rmtree(run / "adapter")
         path = run / victim
-        # As a crash leaves it: half of the file, and half of what was being written beside. Lines are appended to the metrics, and are
-        # on the disk before a checkpoint is: a cut one is of a step after the last.
+        # As after a crash: half of the file, and half of a file that was being written. Metrics are synced before each checkpoint, so a
+        # truncated line belongs to a step after the last checkpoint.
         size = path.stat().st_size
         if victim.name == "metrics.jsonl":
             shutil.rmtree(run / newest.name)
@@ -89,7 +92,7 @@ def cut_files(program, root, expected):
         result = subprocess.run(command(program, run, "--resume", "auto", "--save-total-limit", "3"), capture_output=True, text=True)
         check(result.returncode == 0 and outcome(run) == expected, f"cut {victim}: {result.stderr}")
         shutil.rmtree(run)
-    print(f"{len(victims)} files cut, every run resumed from what was whole")
+    print(f"{len(victims)} files truncated, each run resumed from an intact checkpoint")
 
 
 def contending_runs(program, root, expected, rounds):
@@ -127,6 +130,13 @@ def killed_exports(program, root, adapter, kills, rng):
             check(found == expected, f"export {name}: killed, it left another target than a whole one")
         subprocess.run(base, check=True, stdout=subprocess.DEVNULL)
         check(read() == expected, f"export {name}: {sorted(set(read()) - set(expected))} were left behind")
+        # Ctrl-C leaves nothing, whenever it comes.
+        for _ in range(kills):
+            process = subprocess.Popen(base, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(rng.uniform(0.0, length))
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            check(read() == expected, f"export {name}: interrupted, it left {sorted(set(read()) - set(expected))}")
     print(f"{killed} kills in exports, each left a whole target")
 
 

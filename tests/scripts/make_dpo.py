@@ -1,10 +1,10 @@
-"""Writes what TRL's DPOTrainer makes of two pairs of answers.
+"""Writes the results of TRL's DPOTrainer for two pairs of answers.
 
     python tests/scripts/make_dpo.py tests/fixtures
 
-The model is `parity/llama`. `dpo/policy` is its adapter, moved a little; the reference is the base (case `fresh`), or the adapter
-as it was (case `adapter`). `golden.safetensors` has the batch, and for each case and smoothing the loss, TRL's metrics, and the
-gradients of the adapter. Versions: requirements.txt.
+The model is `parity/llama`. `dpo/policy` is its adapter with slightly changed weights. The reference is the base model (case `fresh`) or
+the unchanged adapter (case `adapter`). `golden.safetensors` has the batch and, for each case and smoothing, the loss, TRL's metrics and
+the gradients of the adapter. Versions: requirements.txt.
 """
 
 import sys
@@ -43,7 +43,7 @@ def trainer_of(model, smoothing, peft_config=None):
                                         pad_token="0", eos_token="2")
     args = DPOConfig(output_dir="/tmp/burnish-dpo", beta=BETA, label_smoothing=smoothing, report_to="none", use_cpu=True, bf16=False,
                      loss_type=["robust" if smoothing else "sigmoid"], gradient_checkpointing=False)
-    # The trainer wants rows, and none of them is used here. With a fingerprint of our own nothing is hashed.
+    # The trainer needs a data set, but its rows are not used here. A fixed fingerprint avoids hashing.
     rows = Dataset(InMemoryTable.from_pydict(dict(prompt=["3"], chosen=["5"], rejected=["6"])), fingerprint="rows")
     return DPOTrainer(model=model, args=args, train_dataset=rows, processing_class=tokenizer, peft_config=peft_config)
 

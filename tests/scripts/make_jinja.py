@@ -1,10 +1,10 @@
-"""Writes models/tests/fixtures/jinja.json: templates, and what transformers renders of them.
+"""Writes models/tests/fixtures/jinja.json: templates, and their output in transformers.
 
     pip install transformers==5.23.0 jinja2==3.1.6
     python tests/scripts/make_jinja.py
 
-The messages hold numbers of every shape; each template exercises filters, methods or operators in which a Jinja that is not
-Python's may differ.
+The messages have numbers of every form. Each template uses filters, methods or operators in which other Jinja implementations may differ
+from Python's.
 """
 
 import json

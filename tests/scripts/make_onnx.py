@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Writes the helper model of the example `score_answers` and what onnx's own evaluator says of it.
+"""Writes the helper model of the example `score_answers`, and its results in onnx's own evaluator.
 
     python3 tests/scripts/make_onnx.py examples/assets
 
-A reward head: the last hidden state of an answer goes in, a score between 0 and 1 comes out. The weights are random
-from a fixed seed: what is shown is the way from an ONNX file to a burn module. Needs onnx 1.23.2 and numpy.
+The model is a reward head that maps the last hidden state of an answer to a score between 0 and 1. The weights are random, from a fixed
+seed, since the example only shows how an ONNX file becomes a burn module. Needs onnx 1.23.2 and numpy.
 """
 import json
 import pathlib

@@ -1,9 +1,9 @@
-"""Writes the tiny random checkpoints and what transformers and PEFT make of them.
+"""Writes tiny random checkpoints, and the results of transformers and PEFT for them.
 
     python tests/scripts/make_parity.py tests/fixtures/parity [CASE…]
 
-Each folder has a checkpoint, a PEFT adapter, and `golden.safetensors` with inputs, logits, losses, the gradient of
-every adapter tensor, and ten steps of AdamW with the adapter that they end with. Versions: requirements.txt.
+Each folder has a checkpoint, a PEFT adapter, and `golden.safetensors` with inputs, logits, losses, the gradient of every adapter tensor,
+and the losses and the resulting adapter of ten AdamW steps. Versions: requirements.txt.
 """
 
 import json
@@ -62,7 +62,7 @@ def adapter_tensors(model):
 
 def steps(model, batch, clip):
     parameters = [p for p in model.parameters() if p.requires_grad]
-    # As `Trainer.get_decay_parameter_names` of transformers: norms and biases, which are vectors, do not decay.
+    # As in `Trainer.get_decay_parameter_names` of transformers: norms and biases, which are vectors, have no weight decay.
     groups = [dict(params=[p for p in parameters if p.ndim > 1], weight_decay=0.01),
               dict(params=[p for p in parameters if p.ndim == 1], weight_decay=0.0)]
     optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.999), eps=1e-8)
@@ -89,7 +89,7 @@ def make(name, folder):
     model = model.to(saving["dtype"])
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder, max_shard_size=saving.get("shard", "5GB"))
-    # Read back, not cast back: a cast of the module would have rounded the rotary frequencies too.
+    # Load again instead of casting, since casting the module would also have rounded the rotary frequencies.
     model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     (folder / "generation_config.json").unlink(missing_ok=True)
     ids, mask, labels = inputs()

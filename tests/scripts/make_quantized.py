@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Packed weights and 8-bit moments as bitsandbytes, MLX and ggml make them from the same numbers.
+"""Writes packed weights and 8-bit moments as computed by bitsandbytes, MLX and ggml from the same values.
 
     pip install -r tests/scripts/requirements.txt
     python3 tests/scripts/make_quantized.py kernels/tests/fixtures/quantized.safetensors [libggml-base.so]
 
-The library is llama-cpp-python's own by default, built for plain x86-64: one that fuses products and sums rounds otherwise.
-The numbers are computed here and in the test, see `numbers`. bitsandbytes' CPU library looks 8-bit codes up in a table of
-65,536 steps; `nearest` runs its portable kernel instead, which is exact, as those of its CUDA library are.
+The library defaults to that of llama-cpp-python, built for plain x86-64, because fused multiply-adds round differently. The values are
+computed by the same formula here and in the test, see `numbers`. bitsandbytes' CPU library finds 8-bit codes with a table of 65,536
+steps; `nearest` uses its portable kernel instead, which is exact like its CUDA library.
 """
 import ctypes
 import math

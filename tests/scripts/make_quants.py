@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Random blocks of every storage type of ggml, and what gguf's own reader makes of them.
+"""Writes random blocks of every storage type of ggml, and their values according to gguf's own reader.
 
     python3 tests/scripts/make_quants.py tests/fixtures/quants.safetensors
 """

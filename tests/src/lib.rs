@@ -1,4 +1,4 @@
-//! What the workspace tests share: the golden files, and where the program is.
+//! Shared by the workspace tests: golden files, and running the program.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -13,7 +13,7 @@ pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
 
-/// A tiny checkpoint, and what transformers and PEFT made of it.
+/// A tiny checkpoint, with the results of transformers and PEFT.
 pub struct Golden {
     /// Its folder.
     pub folder: PathBuf,
@@ -43,12 +43,12 @@ impl Golden {
     /// A float tensor of the golden file.
     ///
     /// # Errors
-    /// When there is none of that name.
+    /// When there is no such tensor.
     pub fn floats(&self, name: &str) -> Result<Vec<f32>> {
         self.values.read_f32(name).with_context(|| name.to_owned())
     }
 
-    /// Names of the golden tensors that begin so, without that beginning.
+    /// Names of the golden tensors with a prefix, without the prefix.
     pub fn names(&self, prefix: &str) -> Vec<String> {
         self.values.names().iter().filter_map(|name| name.strip_prefix(prefix)).map(str::to_owned).collect()
     }
@@ -56,7 +56,7 @@ impl Golden {
     /// An integer tensor of the golden file.
     ///
     /// # Errors
-    /// When there is none of that name.
+    /// When there is no such tensor.
     pub fn ints(&self, name: &str) -> Result<Vec<i64>> {
         let bytes = std::fs::read(self.folder.join("golden.safetensors"))?;
         let file = safetensors::SafeTensors::deserialize(&bytes)?;
@@ -64,10 +64,10 @@ impl Golden {
         Ok(view.data().chunks_exact(4).map(|b| i64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect())
     }
 
-    /// The batch: two rows, padded on the right, the prompts masked.
+    /// The batch: two rows, padded on the right, with masked prompts.
     ///
     /// # Errors
-    /// When the golden file is not whole.
+    /// When the golden file is incomplete.
     pub fn batch(&self) -> Result<Batch> {
         let (ids, mask, labels) = (self.ints("input_ids")?, self.ints("attention_mask")?, self.ints("labels")?);
         let (rows, length) = (2, ids.len() / 2);
@@ -84,11 +84,11 @@ impl Golden {
     }
 }
 
-/// A command that runs the program at `path`, which tests know as `env!("CARGO_BIN_EXE_burnish-under-test")`.
+/// A command for the program at `path`, in tests `env!("CARGO_BIN_EXE_burnish-under-test")`.
 pub fn burnish(path: &str) -> Command {
     let mut command = Command::new(path);
     command.env("NO_COLOR", "1").env("HF_HUB_OFFLINE", "1");
-    // They would overrule the `HF_HOME` that a test sets.
+    // These would override the `HF_HOME` that a test sets.
     for key in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"] {
         command.env_remove(key);
     }

@@ -1,4 +1,4 @@
-//! The program as a user meets it: bad input is an error with a hint, and a run is never lost.
+//! The program on the command line: bad input is an error with a hint, and a run is never lost.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -19,7 +19,7 @@ fn model() -> String {
     assets().join("model").display().to_string()
 }
 
-/// Runs the program and wants exit code 1, `error:` with every one of the words, and no panic.
+/// Runs the program, and expects exit code 1, `error:` with every one of the words, and no panic.
 fn fails(arguments: &[&str], words: &[&str]) -> String {
     let output = program().args(arguments).output().unwrap();
     let (_, stderr) = text(&output);
@@ -73,8 +73,14 @@ fn damaged_models_are_refused_by_name() {
         let text = text.replace("\"num_hidden_layers\": 4", "\"num_hidden_layers\": 5").replace("384", "380");
         fs::write(model.join("config.json"), text).unwrap();
     });
-    // All misfits at once: a layer that is not there, and a width that is another.
+    // All misfits are reported together: a missing layer, and a different width.
     generate_fails(&missing, &["model.layers.4.mlp.up_proj.weight: missing", "model.layers.0.mlp.up_proj.weight", "hint: "]);
+    for format in ["gguf", "hf"] {
+        let target = folder.path().join(format).display().to_string();
+        let words = ["model.layers.4.mlp.up_proj.weight", "hint: config.json and the weights"];
+        fails(&["export", "--model", &missing, "--format", format, "--output", &target], &words);
+        assert!(!Path::new(&target).exists());
+    }
     let unknown = damaged(&folder.path().join("unknown"), |model| {
         let text = fs::read_to_string(model.join("config.json")).unwrap().replace("\"llama\"", "\"mamba\"");
         fs::write(model.join("config.json"), text).unwrap();
@@ -118,7 +124,7 @@ fn bad_data_and_configuration_are_refused_by_name() {
     let data = file("good.jsonl", r#"{"text": "some words to learn"}"#);
     let config = file("c.toml", "learning_rte = 1e-3\n");
     train_fails(&data, &["-c", &config], &["unknown key `learning_rte`", "hint: did you mean `learning_rate`?"]);
-    train_fails(&data, &["--batch-size", "0", "--dropout", "2"], &["`batch_size` is 0", "`dropout` is 2"]);
+    train_fails(&data, &["--batch-size", "0", "--dropout", "2"], &["`batch_size` should be at least 1", "below 1, got 2"]);
     train_fails(&data, &["--rank", "many"], &["`rank`", "whole number"]);
     train_fails(&data, &["--target-modules", "query"], &["query", "q_proj", "hint: "]);
     let other = fixture("parity/llama/adapter").display().to_string();
@@ -167,16 +173,16 @@ fn adapter(run: &Path) -> Vec<u8> {
 }
 
 #[test]
-fn a_resumed_run_equals_an_unbroken_one_to_the_bit() {
+fn a_resumed_run_equals_an_uninterrupted_one_to_the_bit() {
     let folder = tempfile::tempdir().unwrap();
     let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
     assert!(train(&whole, "10", &["--save-total-limit", "0"]).0);
     assert_eq!(losses(&whole).len(), 10);
-    // As if killed after step 8: the adapter and the last checkpoint are gone, and the log has lines too many.
+    // As if killed after step 8: the adapter and the last checkpoint are missing, and the metrics have later lines.
     assert!(train(&broken, "10", &["--save-total-limit", "0"]).0);
     fs::remove_dir_all(broken.join("adapter")).unwrap();
     fs::remove_dir_all(broken.join("checkpoint-10")).unwrap();
-    // A damaged checkpoint is refused by name, and the one before is used.
+    // A damaged checkpoint is reported, and the one before it is used.
     let damaged = broken.join("checkpoint-9/optimizer.safetensors");
     let mut bytes = fs::read(&damaged).unwrap();
     let middle = bytes.len() / 2;
@@ -186,7 +192,7 @@ fn a_resumed_run_equals_an_unbroken_one_to_the_bit() {
     assert!(ok && log.contains("checkpoint-9") && log.contains("damaged") && log.contains("step 8"), "{log}");
     assert_eq!(losses(&broken), losses(&whole));
     assert_eq!(adapter(&broken), adapter(&whole));
-    // With none left it begins anew, and ends the same.
+    // Without any checkpoint the run starts over, and ends the same.
     for step in [3, 4, 6, 8, 9, 10] {
         fs::remove_dir_all(broken.join(format!("checkpoint-{step}"))).unwrap();
     }
@@ -197,7 +203,7 @@ fn a_resumed_run_equals_an_unbroken_one_to_the_bit() {
 
 #[test]
 #[cfg(unix)]
-fn ctrl_c_finishes_the_step_saves_and_says_how_to_go_on() {
+fn ctrl_c_finishes_the_step_saves_and_says_how_to_continue() {
     use std::io::{BufRead, BufReader};
     let folder = tempfile::tempdir().unwrap();
     let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
@@ -241,15 +247,15 @@ fn the_best_checkpoint_is_kept_and_may_be_the_result() {
 }
 
 #[test]
-fn a_run_that_no_longer_improves_ends_early_with_its_best_and_stays_ended() {
+fn early_stopping_ends_with_the_best_step_and_is_final() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
     // The rate climbs until it destroys what was learned.
     let rate = ["--learning-rate", "0.5", "--lr-scheduler", "constant", "--warmup", "12"];
-    // No checkpoint is asked for: the best is kept all the same.
+    // Checkpoints are off, but the best one is kept anyway.
     let more = ["--steps-per-eval", "1", "--save-every", "0", "--early-stopping", "2"];
     let (ok, log) = train(&run, "40", &[&rate[..], &more[..]].concat());
-    assert!(ok && log.contains("ended early") && log.contains("the best"), "{log}");
+    assert!(ok && log.contains("stopped early") && log.contains("best so far"), "{log}");
     let (taken, result) = (losses(&run), adapter(&run));
     assert!(taken.len() < 40);
     let state = fs::read_to_string(run.join(format!("checkpoint-{}/trainer_state.json", taken.len()))).unwrap();
@@ -257,12 +263,12 @@ fn a_run_that_no_longer_improves_ends_early_with_its_best_and_stays_ended() {
     assert_eq!(best as usize, taken.len() - 2);
     assert_eq!(fs::read(run.join(format!("checkpoint-{best}/adapter_model.safetensors"))).unwrap(), result);
     let (ok, log) = train(&run, "40", &[&rate[..], &more[..], &["--resume", "auto"]].concat());
-    assert!(ok && log.contains("ended early"), "{log}");
+    assert!(ok && log.contains("stopped early"), "{log}");
     assert_eq!((losses(&run), adapter(&run)), (taken, result));
 }
 
 #[test]
-fn what_would_lose_something_is_refused_before_anything_is_written() {
+fn a_run_that_would_lose_work_is_refused_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
     assert!(train(&run, "6", &["--save-total-limit", "0"]).0);
@@ -283,16 +289,58 @@ fn what_would_lose_something_is_refused_before_anything_is_written() {
         assert!(!ok && words.iter().all(|word| log.contains(word)), "{more:?}: {log}");
         assert!(losses(&run) == before && adapter(&run) == result, "{more:?} changed the run");
     }
-    // A folder that nothing was written to may be tried again.
+    // After an error before the first write, the folder can be used again.
     let fresh = folder.path().join("fresh");
     assert!(!train(&fresh, "2", &["--target-modules", "query"]).0);
     assert!(train(&fresh, "2", &[]).0);
-    // From an older checkpoint, its successors given up, the run ends as before.
+    // Resumed from an older checkpoint, with the later ones deleted, the run ends as before.
     assert!(from(&["--resume", &checkpoint, "--overwrite"]).0);
     assert!(losses(&run) == before && adapter(&run) == result);
 }
 
-/// Runs the program in a name space with a file system of a few megabytes at `disk`; `None` where that is not allowed.
+/// After a failed write, the last checkpoint is intact: the run resumes from it and ends like an uninterrupted one.
+#[cfg(unix)]
+fn assert_resumes(run: &Path, more: &[&str], whole: &Path) {
+    let (ok, log) = train(run, "60", &[more, &["--resume", "auto"]].concat());
+    assert!(ok && log.contains("resuming from") && !log.contains("damaged"), "{log}");
+    assert_eq!(losses(run), losses(whole));
+    assert_eq!(adapter(run), adapter(whole));
+}
+
+/// A limit on the size of files needs no privileges. The adapter is below the limit, the optimizer state above it.
+#[test]
+#[cfg(unix)]
+fn a_failed_write_is_an_error_and_the_last_checkpoint_is_intact() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, run) = (folder.path().join("whole"), folder.path().join("run"));
+    let more = ["--save-total-limit", "0", "--save-every", "30", "--steps-per-eval", "0"];
+    assert!(train(&whole, "60", &more).0);
+    let (ok, log) = train(&run, "60", &more);
+    assert!(ok, "{log}");
+    // As if the run had been stopped after step 30.
+    fs::remove_dir_all(run.join("adapter")).unwrap();
+    fs::remove_dir_all(run.join("checkpoint-60")).unwrap();
+    let mut names: Vec<_> = fs::read_dir(&run).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    // The limit counts blocks of 512 bytes. The signal must be ignored, or it would kill the program.
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -f 500 && trap '' XFSZ && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_burnish-under-test")])
+        .args(train_arguments(&run, "60", &[&more[..], &["--resume", "auto"]].concat()))
+        .env("NO_COLOR", "1")
+        .output()
+        .unwrap();
+    let log = text(&output).1;
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.contains("optimizer.safetensors") && log.contains("File too large"), "{log}");
+    assert!(log.contains("error: ") && log.contains("hint: the size of files is limited"), "{log}");
+    assert!(!log.contains("panicked") && !log.contains("internal"), "{log}");
+    let mut left: Vec<_> = fs::read_dir(&run).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    names.sort();
+    left.sort();
+    assert_eq!(left, names, "half a checkpoint was left behind, or one is missing");
+    assert_resumes(&run, &more, &whole);
+}
+
+/// Runs the program in a mount namespace with a file system of 2 MB at `disk`; `None` if that is not permitted.
 #[cfg(target_os = "linux")]
 fn on_a_small_disk(disk: &Path, arguments: &[String]) -> Option<(bool, String)> {
     let script = "mount -t tmpfs -o size=2m none \"$0\" || exit 77; \"$@\"; code=$?; cp -r \"$0\" \"$0.after\"; exit $code";
@@ -305,29 +353,24 @@ fn on_a_small_disk(disk: &Path, arguments: &[String]) -> Option<(bool, String)> 
     (!refused).then(|| (output.status.success(), log))
 }
 
+/// The same with a disk that is really full, if the system permits mounting one. The test above covers systems that don't.
 #[test]
 #[cfg(target_os = "linux")]
-fn a_full_disk_is_an_error_and_the_last_checkpoint_is_whole() {
+fn a_full_disk_is_an_error_and_the_last_checkpoint_is_intact() {
     let folder = tempfile::tempdir().unwrap();
-    let disk = folder.path().join("disk");
+    let (whole, disk) = (folder.path().join("whole"), folder.path().join("disk"));
     fs::create_dir(&disk).unwrap();
-    let run = disk.join("run");
-    let arguments = train_arguments(&run, "60", &["--save-total-limit", "0", "--save-every", "2", "--steps-per-eval", "0"]);
-    let Some((ok, log)) = on_a_small_disk(&disk, &arguments) else {
-        eprintln!("not tested: this system lets nobody mount a small disk");
-        return;
-    };
+    let more = ["--save-total-limit", "0", "--save-every", "2", "--steps-per-eval", "0"];
+    let Some((ok, log)) = on_a_small_disk(&disk, &train_arguments(&disk.join("run"), "60", &more)) else { return };
     assert!(!ok && log.contains("error: ") && log.contains("No space left") && log.contains("hint: "), "{log}");
     assert!(!log.contains("panicked") && !log.contains("internal"), "{log}");
-    let after = folder.path().join("disk.after/run");
-    let (ok, log) = train(&after, "60", &["--resume", "auto", "--save-every", "0", "--steps-per-eval", "0"]);
-    assert!(ok && log.contains("resuming from") && !log.contains("refused"), "{log}");
-    assert_eq!(losses(&after).len(), 60);
+    assert!(train(&whole, "60", &more).0);
+    assert_resumes(&folder.path().join("disk.after/run"), &more, &whole);
 }
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_folder_of_another_is_an_error() {
+fn a_folder_without_permission_is_an_error() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let locked = folder.path().join("locked");
@@ -335,7 +378,7 @@ fn a_folder_of_another_is_an_error() {
     fs::set_permissions(&locked, fs::Permissions::from_mode(0o555)).unwrap();
     let arguments = train_arguments(&locked.join("run"), "1", &[]);
     let program = env!("CARGO_BIN_EXE_burnish-under-test");
-    // Permissions don't bind root, unless it lets go of the right to pass them by.
+    // Permissions don't apply to root, unless it drops the capability to override them.
     let is_root = fs::write(locked.join("probe"), "").is_ok();
     let output = if is_root {
         let drop = ["--bounding-set", "-dac_override", "--inh-caps", "-dac_override"];
@@ -349,7 +392,7 @@ fn a_folder_of_another_is_an_error() {
 }
 
 #[test]
-fn a_run_is_not_overwritten_unasked() {
+fn a_run_is_not_overwritten_without_the_flag() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
     assert!(train(&run, "2", &[]).0);
@@ -381,7 +424,7 @@ fn the_quickstart_teaches_the_model_and_leaves_files_that_load() {
     let last: serde_json::Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
     let right = |when: &str| last[when]["right"].as_u64().unwrap();
     assert!(right("before") <= 5 && right("after") >= 90, "{} before, {} after", right("before"), right("after"));
-    // The same answer from adapter, merged folder and GGUF.
+    // Adapter, merged folder and GGUF give the same answer.
     let prompt = "Book a table at Sakura for 5, Friday 6 pm.";
     let answer = |arguments: &[&str]| {
         let output = program().args(["--json", "generate", "--prompt", prompt]).args(arguments).output().unwrap();

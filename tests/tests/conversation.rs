@@ -1,4 +1,4 @@
-//! `generate` and `chat` as a user meets them.
+//! `generate` and `chat` on the command line.
 #![allow(clippy::unwrap_used)]
 
 use std::io::Write;
@@ -36,7 +36,7 @@ fn an_answer_ends_before_a_stop_string() {
     let stopped = generate(&[&prompt[..], &["--stop", "not in it at all", "--stop", stop]].concat());
     assert_eq!(stopped["text"], whole[..whole.find(stop).unwrap()]);
     assert_eq!(stopped["finish"], "Stop");
-    // And what is printed while it goes on is no more than that.
+    // Nothing beyond that is printed while the answer is generated.
     let model = model();
     let plain = [&["generate", "--model", &model][..], &prompt, &["--stop", stop]].concat();
     let output = program().args(plain).output().unwrap();
@@ -44,13 +44,13 @@ fn an_answer_ends_before_a_stop_string() {
 }
 
 #[test]
-fn a_seed_repeats_its_draws() {
+fn the_same_seed_gives_the_same_answer() {
     let of = |seed: &str| generate(&["--prompt", "Say something", "--temperature", "30", "--seed", seed])["tokens"].clone();
     assert_eq!(of("7"), of("7"));
     assert_ne!(of("7"), of("8"));
 }
 
-/// Says these lines to `chat`, and returns its answers and its log.
+/// Sends lines to `chat`, and returns its answers and its log.
 fn chat(lines: &str) -> (String, String) {
     let mut child = program()
         .args(["chat", "--model", &model(), "--max-tokens", "12"])
@@ -66,23 +66,23 @@ fn chat(lines: &str) -> (String, String) {
 }
 
 #[test]
-fn a_conversation_is_kept_undone_and_begun_anew() {
+fn a_conversation_continues_and_can_be_undone_or_reset() {
     let answers = |lines: &str| -> Vec<String> {
         let prompts = |line: &str| line.trim_start_matches("> ").to_owned();
         chat(lines).0.lines().map(prompts).filter(|line| !line.is_empty()).collect()
     };
     let both = answers("hello there\nand again\n");
     assert_eq!(both.len(), 2, "{both:?}");
-    // The second turn of a conversation is another question than the same words alone.
+    // The same words get another answer as the second turn of a conversation.
     let undone = answers("hello there\nand again\n/undo\nand again\n");
     assert_eq!(undone, [both[0].as_str(), &both[1], &both[1]]);
-    let anew = answers("hello there\n/reset\nhello there\nand again\n");
-    assert_eq!(anew, [both[0].as_str(), &both[0], &both[1]]);
+    let reset = answers("hello there\n/reset\nhello there\nand again\n");
+    assert_eq!(reset, [both[0].as_str(), &both[0], &both[1]]);
 }
 
 #[test]
-fn what_chat_does_not_know_is_said_and_the_conversation_goes_on() {
+fn an_unknown_command_is_reported_and_the_conversation_continues() {
     let (answers, log) = chat("/fly\nhello there\n/quit\nnever read\n");
-    assert!(log.contains("no such command: /fly"), "{log}");
+    assert!(log.contains("unknown command /fly"), "{log}");
     assert_eq!(answers.lines().filter(|line| !line.trim_start_matches("> ").is_empty()).count(), 1, "{answers}");
 }

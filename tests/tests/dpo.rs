@@ -1,4 +1,4 @@
-//! Direct preference optimization against TRL's trainer, and as a user runs it.
+//! Direct preference optimization: compared with TRL's trainer, and on the command line.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -9,7 +9,7 @@ use burn::tensor::DType;
 use burnish_engine::{AdamWConfig, Adapter, Batch, IGNORE, Objective, StepItem, TrainedPart};
 use burnish_kernels::tolerance::Tolerance;
 use burnish_models::checkpoint::SafetensorsFolder;
-use burnish_models::{Checkpoint, ComputeType};
+use burnish_models::{Checkpoint, FloatType};
 use burnish_recipes::recipe::dpo::Dpo;
 use burnish_tests::{Golden, burnish, fixture, text};
 use serde_json::Value;
@@ -18,7 +18,7 @@ fn close(name: &str, values: &[f32], expected: &[f32]) {
     Tolerance::of(DType::F32).check(name, values, expected).unwrap();
 }
 
-/// TRL's batch, its chosen and rejected answers in turn.
+/// TRL's batch, with chosen and rejected answers alternating.
 fn batch(bytes: &[u8]) -> Batch {
     let file = safetensors::SafeTensors::deserialize(bytes).unwrap();
     let ints = |name: &str| -> Vec<i64> {
@@ -45,7 +45,7 @@ fn batch(bytes: &[u8]) -> Batch {
     }
 }
 
-/// Loss, metrics and gradients, with the base as the reference, and with the adapter that the run began from.
+/// Compares loss, metrics and gradients, with the base model or the initial adapter as the reference.
 fn equals_trl(backend: &str, cases: &[(&str, f64)]) {
     let device = burnish_backends::open(backend).unwrap();
     let (golden, folder) = (Golden::open("llama").unwrap(), fixture("dpo"));
@@ -56,7 +56,7 @@ fn equals_trl(backend: &str, cases: &[(&str, f64)]) {
     for (case, label_smoothing) in cases {
         let part = TrainedPart::Adapters {
             base: &golden.weights,
-            dtype: ComputeType::F32,
+            dtype: FloatType::F32,
             adapter: Adapter::Folder { path: &policy, dropout: 0.0 },
             reference: (*case == "adapter").then_some(before.as_path()),
         };
@@ -113,7 +113,7 @@ fn assets() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/assets/quickstart")
 }
 
-/// Pairs of a colour and none, as messages, without a prompt of their own.
+/// Pairs of a colour and `none` as lists of messages, without `prompt`.
 fn write_pairs(folder: &Path) {
     fs::create_dir_all(folder).unwrap();
     let colours = ["red", "blue", "green", "black", "white", "grey"];
@@ -144,7 +144,7 @@ fn rows(run: &Path) -> Vec<Value> {
 }
 
 #[test]
-fn a_run_prefers_what_was_chosen_and_resumes_to_the_bit() {
+fn a_run_learns_the_preference_and_resumes_to_the_bit() {
     let folder = tempfile::tempdir().unwrap();
     write_pairs(&folder.path().join("data"));
     let output = train(folder.path(), "run", &[]);
@@ -156,7 +156,7 @@ fn a_run_prefers_what_was_chosen_and_resumes_to_the_bit() {
     assert!((metric(&found[0], "loss") - 2f64.ln()).abs() < 0.05, "{}", found[0]);
     assert!(metric(&found[17], "loss") < 0.3 && metric(&found[17], "rewards/margins") > 1.0, "{}", found[17]);
     let stderr = text(&output).1;
-    assert!(stderr.contains("24 pairs to train on") && stderr.contains("validation loss"), "{stderr}");
+    assert!(stderr.contains("24 training pairs") && stderr.contains("validation loss"), "{stderr}");
     assert!(stderr.contains(", margin ") && !stderr.contains("perplexity"), "{stderr}");
 
     // As if it had been killed after step 12.
@@ -171,7 +171,7 @@ fn a_run_prefers_what_was_chosen_and_resumes_to_the_bit() {
 }
 
 #[test]
-fn a_run_from_an_adapter_begins_where_its_reference_is() {
+fn a_run_from_an_adapter_starts_at_its_reference() {
     let folder = tempfile::tempdir().unwrap();
     write_pairs(&folder.path().join("data"));
     assert!(train(folder.path(), "first", &["--iters", "6"]).status.success());
@@ -186,16 +186,16 @@ fn a_run_from_an_adapter_begins_where_its_reference_is() {
         rows(&folder.path().join(name)).iter().map(|row| row["loss"].as_f64().unwrap()).collect::<Vec<f64>>()
     };
     let whole = run("second", &["--iters", "8", "--save-every", "4"]);
-    // The policy is the reference still.
+    // The policy still equals the reference.
     assert!((whole[0] - 2f64.ln()).abs() < 1e-6, "{whole:?}");
-    // The reference of the rest is the adapter that the run began from, not that of the checkpoint.
+    // After resuming, the reference is still the adapter that the run started from, not the checkpoint's.
     fs::remove_dir_all(folder.path().join("second/checkpoint-8")).unwrap();
     fs::remove_dir_all(folder.path().join("second/adapter")).unwrap();
     assert_eq!(run("second", &["--iters", "8", "--save-every", "4", "--resume", "auto"]), whole);
 }
 
 #[test]
-fn what_dpo_can_not_do_is_said() {
+fn what_dpo_does_not_support_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     write_pairs(&folder.path().join("data"));
     for (flags, word) in [

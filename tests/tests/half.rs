@@ -1,4 +1,4 @@
-//! Training with the frozen model in f16 and bf16, beside f32.
+//! Training with the frozen model in f16 and bf16, compared with f32.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -12,7 +12,7 @@ use burnish_export::{GgufOptions, GgufType, export_gguf};
 use burnish_kernels::tolerance::Tolerance;
 use burnish_models::checkpoint::SafetensorsFolder;
 use burnish_models::gguf::GgufFile;
-use burnish_models::{Checkpoint, ComputeType, Pretrained};
+use burnish_models::{Checkpoint, FloatType, Pretrained};
 use burnish_recipes::config::TrainConfig;
 use burnish_recipes::hint::hint;
 use burnish_recipes::train::{Evaluation, Events, MetricsFile, PreparedRun, StepMetrics, train};
@@ -20,7 +20,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// Keeps what a run says.
+/// Records the events of a run.
 #[derive(Default)]
 struct Kept {
     steps: Vec<StepMetrics>,
@@ -72,13 +72,13 @@ fn losses(config: TrainConfig) -> Vec<f32> {
 }
 
 /// Ten steps have the losses of f32 on the CPU.
-fn equals_f32(backend: &str, dtype: ComputeType, more: impl Fn(TrainConfig) -> TrainConfig) {
+fn equals_f32(backend: &str, dtype: FloatType, more: impl Fn(TrainConfig) -> TrainConfig) {
     let folder = tempfile::tempdir().unwrap();
-    let of = |backend: &str, dtype: ComputeType| {
+    let of = |backend: &str, dtype: FloatType| {
         let run = folder.path().join(format!("{backend}-{dtype}"));
         losses(more(config(&run, backend, dtype.name())))
     };
-    let expected = of("cpu", ComputeType::F32);
+    let expected = of("cpu", FloatType::F32);
     let found = of(backend, dtype);
     println!("{backend} {dtype}: {found:?}\ncpu f32: {expected:?}");
     Tolerance::of(DType::from(dtype)).check(&format!("losses of {backend} in {dtype}"), &found, &expected).unwrap();
@@ -86,49 +86,49 @@ fn equals_f32(backend: &str, dtype: ComputeType, more: impl Fn(TrainConfig) -> T
 
 #[test]
 fn f16_and_bf16_on_the_cpu_equal_f32() {
-    equals_f32("cpu", ComputeType::F16, |config| config);
-    equals_f32("cpu", ComputeType::BF16, |config| config);
+    equals_f32("cpu", FloatType::F16, |config| config);
+    equals_f32("cpu", FloatType::BF16, |config| config);
 }
 
-/// Dropout takes the path on which the adapter is an operation of its own.
+/// With dropout, the adapter is an operation of its own.
 #[test]
 fn f16_with_dropout_and_accumulation_equals_f32() {
-    equals_f32("cpu", ComputeType::F16, |config| TrainConfig { dropout: 0.1, grad_accumulation_steps: 2, ..config });
+    equals_f32("cpu", FloatType::F16, |config| TrainConfig { dropout: 0.1, grad_accumulation_steps: 2, ..config });
 }
 
-/// On software Vulkan, which has f16 and no bf16; macOS gets the same kernels as MSL.
+/// Runs on software Vulkan, which has f16 but no bf16, and with the same kernels on macOS as MSL.
 #[cfg(feature = "metal")]
 #[test]
 fn f16_on_our_runtime_equals_f32() {
-    equals_f32(if cfg!(target_os = "macos") { "metal" } else { "vulkan" }, ComputeType::F16, |config| config);
+    equals_f32(if cfg!(target_os = "macos") { "metal" } else { "vulkan" }, FloatType::F16, |config| config);
 }
 
-/// Vulkan's bf16 has no arithmetic in SPIR-V, and Metal's is not to be had from cubecl 0.10.
+/// SPIR-V has no bf16 arithmetic, and cubecl 0.10 no bf16 on Metal.
 #[cfg(feature = "metal")]
 #[test]
-fn what_a_device_lacks_is_refused_before_anything_is_written() {
+fn an_unsupported_dtype_is_refused_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let ours = if cfg!(target_os = "macos") { "metal" } else { "vulkan" };
     let run_folder = folder.path().join("run");
     let error = run(config(&run_folder, ours, "bf16")).err().unwrap();
-    assert!(error.to_string().contains("does not compute in bf16"), "{error}");
+    assert!(error.to_string().contains("does not support bf16"), "{error}");
     assert!(hint(&error).unwrap().contains("f32 and f16"), "{:?}", hint(&error));
     assert!(!run_folder.exists());
 }
 
-/// What a Mac computes by default, kernel by kernel as it would see them.
+/// The default on a Mac, with the kernels that it would run.
 #[cfg(feature = "emulator")]
 #[test]
 fn steps_in_f16_in_the_emulator_equal_f32() {
-    equals_f32("emulator", ComputeType::F16, |config| TrainConfig { iters: 2, batch_size: 2, ..config });
+    equals_f32("emulator", FloatType::F16, |config| TrainConfig { iters: 2, batch_size: 2, ..config });
 }
 
 #[test]
-fn the_choice_is_saved() {
+fn the_chosen_dtype_is_saved() {
     let folder = tempfile::tempdir().unwrap();
     let run_folder = folder.path().join("run");
     let prepared = PreparedRun::new(config(&run_folder, "cpu", "auto")).unwrap();
-    assert_eq!(prepared.dtype.dtype, ComputeType::F32);
+    assert_eq!(prepared.dtype.dtype, FloatType::F32);
     assert!(fs::read_to_string(run_folder.join("config.toml")).unwrap().contains("dtype = \"f32\""));
 }
 
@@ -156,7 +156,7 @@ fn with_weight(folder: &Path, tensor: &str, weight: f32) {
 }
 
 #[test]
-fn a_weight_that_f16_does_not_hold_is_refused_by_name() {
+fn a_weight_beyond_the_range_of_f16_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("model");
     with_weight(&model, "model.layers.1.input_layernorm.weight", 70_000.0);
@@ -170,17 +170,17 @@ fn a_weight_that_f16_does_not_hold_is_refused_by_name() {
     assert_eq!(of("bf16").unwrap().steps.len(), 1);
 }
 
-/// From files of halves, nothing passes through f32: rows of heads are in order all the same.
+/// Half-precision files are not converted through f32, and GGUF's order of query and key rows is still undone.
 #[test]
-fn halves_of_a_file_are_read_as_they_are() {
+fn half_precision_weights_are_read_unchanged() {
     let folder = tempfile::tempdir().unwrap();
-    let model = Pretrained::open(&assets().join("model").display().to_string()).unwrap();
-    for kind in [GgufType::F16, GgufType::BF16] {
+    let model = Pretrained::open(assets().join("model")).unwrap();
+    for kind in [FloatType::F16, FloatType::BF16].map(GgufType::Float) {
         let path = folder.path().join("model.gguf");
         export_gguf(&model, &*model.checkpoint, &path, &GgufOptions { kind, overwrite: true }).unwrap();
         let file = GgufFile::open(&path).unwrap();
         for checkpoint in [&file as &dyn Checkpoint, &*model.checkpoint] {
-            for (name, dtype) in checkpoint.names().iter().flat_map(|name| ComputeType::ALL.map(|dtype| (name, dtype))) {
+            for (name, dtype) in checkpoint.names().iter().flat_map(|name| FloatType::ALL.map(|dtype| (name, dtype))) {
                 let read = checkpoint.read(name, dtype).unwrap();
                 let converted = dtype.convert(name, checkpoint.read_f32(name).unwrap()).unwrap();
                 assert!(read.dtype == converted.dtype && read.as_bytes() == converted.as_bytes(), "{name} as {dtype}");
@@ -189,7 +189,7 @@ fn halves_of_a_file_are_read_as_they_are() {
     }
 }
 
-/// What is not time.
+/// The metrics of each step, without the times.
 fn taken(folder: &Path) -> Vec<(usize, f64, String, usize)> {
     let steps = MetricsFile::read(folder).unwrap().into_iter();
     steps.map(|step| (step.step, step.loss, step.grad_norm.to_string(), step.skipped)).collect()
@@ -214,7 +214,7 @@ fn plant_scale(checkpoint: &Path, scale: f64) {
     fs::write(&path, manifest.to_string()).unwrap();
 }
 
-/// As if a run had been killed after a step.
+/// Makes a run look as if it had been killed after a step.
 fn forget(run: &Path, after: usize) {
     fs::remove_dir_all(run.join("adapter")).unwrap();
     for step in after + 1..=16 {
@@ -223,38 +223,38 @@ fn forget(run: &Path, after: usize) {
 }
 
 #[test]
-fn an_overflow_skips_steps_and_a_resumed_run_in_f16_equals_an_unbroken_one() {
+fn an_overflow_skips_steps_and_a_resumed_run_in_f16_equals_an_uninterrupted_one() {
     let folder = tempfile::tempdir().unwrap();
     let run_folder = folder.path().join("run");
     let config = TrainConfig { iters: 16, save_every: 1, save_total_limit: 0, ..config(&run_folder, "cpu", "f16") };
     let resumed = TrainConfig { resume: "auto".to_owned(), ..config.clone() };
     run(config).unwrap();
-    let (unbroken, result) = (taken(&run_folder), adapter(&run_folder));
-    assert_eq!(unbroken.len(), 16);
+    let (uninterrupted, result) = (taken(&run_folder), adapter(&run_folder));
+    assert_eq!(uninterrupted.len(), 16);
     forget(&run_folder, 6);
     run(resumed.clone()).unwrap();
-    assert!(taken(&run_folder) == unbroken && adapter(&run_folder) == result, "{:?}", taken(&run_folder));
+    assert!(taken(&run_folder) == uninterrupted && adapter(&run_folder) == result, "{:?}", taken(&run_folder));
 
-    // After step 2 the gradients overflow, until the scale is low enough.
+    // With this scale the gradients overflow after step 2, until the scale is low enough.
     forget(&run_folder, 2);
     plant_scale(&run_folder.join("checkpoint-2"), 2f64.powi(23));
     let kept = run(resumed.clone()).unwrap();
     let skips: Vec<bool> = kept.steps.iter().map(|step| !step.grad_norm.is_finite()).collect();
     let skipped = kept.steps.last().unwrap().skipped;
     assert!(skips[0] && !skips[13] && skips.iter().filter(|skip| **skip).count() == skipped, "{skips:?}");
-    assert!(kept.notes.len() == skipped && kept.notes[0].contains("step 3 is skipped, 1 so far"), "{:?}", kept.notes);
-    let (unbroken, result) = (taken(&run_folder), adapter(&run_folder));
+    assert!(kept.notes.len() == skipped && kept.notes[0].contains("step 3 was skipped (1 so far)"), "{:?}", kept.notes);
+    let (uninterrupted, result) = (taken(&run_folder), adapter(&run_folder));
     for done in [12, 4, 3] {
         forget(&run_folder, done);
         run(resumed.clone()).unwrap();
-        assert!(taken(&run_folder) == unbroken && adapter(&run_folder) == result, "resumed after step {done}");
+        assert!(taken(&run_folder) == uninterrupted && adapter(&run_folder) == result, "resumed after step {done}");
     }
 
-    // No scale helps.
+    // From this scale, too many steps would be skipped.
     forget(&run_folder, 2);
     plant_scale(&run_folder.join("checkpoint-2"), 2f64.powi(80));
     let error = run(TrainConfig { iters: 40, ..resumed }).err().unwrap();
-    assert!(error.to_string().contains("the gradient of step 22 is not a number"), "{error}");
+    assert!(error.to_string().contains("the gradient of step 22 is not finite"), "{error}");
     assert!(hint(&error).unwrap().contains("bf16"), "{:?}", hint(&error));
     assert!(run_folder.join("checkpoint-21").exists());
 }

@@ -1,4 +1,4 @@
-//! Models of the hub: fetched from a server that speaks its protocol, and found in the cache without one.
+//! Models on the hub: downloaded from a local server with the same protocol, and found in the cache without a server.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -16,11 +16,11 @@ use serde_json::json;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// A sharded model, with files beside it that nobody asked for.
+/// A sharded model, with further weight files that should not be downloaded.
 fn repository(folder: &Path) -> PathBuf {
     let copy = folder.join("repository");
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/assets/quickstart/model");
-    let model = Pretrained::open(&model.display().to_string()).unwrap();
+    let model = Pretrained::open(&model).unwrap();
     let options = HuggingFaceOptions { shard_bytes: 1 << 19, ..HuggingFaceOptions::default() };
     export_hugging_face(&model, &*model.checkpoint, &copy, &options).unwrap();
     fs::write(copy.join("consolidated.safetensors"), [0; 64]).unwrap();
@@ -28,7 +28,7 @@ fn repository(folder: &Path) -> PathBuf {
     copy
 }
 
-/// Serves a folder as the model `owner/name`, and keeps the names of the files that it handed out.
+/// Serves a folder as the model `owner/name`, and records the names of the files it served.
 fn serve(folder: PathBuf) -> (String, Arc<Mutex<BTreeSet<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -42,7 +42,7 @@ fn serve(folder: PathBuf) -> (String, Arc<Mutex<BTreeSet<String>>>) {
     (address, served)
 }
 
-/// One request a connection.
+/// Answers one request; each connection has only one.
 fn answer(mut stream: TcpStream, folder: &Path, served: &Mutex<BTreeSet<String>>) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let path = lines.next().transpose()?.unwrap_or_default().split(' ').nth(1).unwrap_or_default().to_owned();
@@ -71,7 +71,7 @@ fn answer(mut stream: TcpStream, folder: &Path, served: &Mutex<BTreeSet<String>>
     )?;
     stream.write_all(body)?;
     stream.flush()?;
-    // A peer that is still reading must not see a reset.
+    // A client that is still reading must not get a reset.
     stream.shutdown(std::net::Shutdown::Write)?;
     stream.read(&mut [0; 16]).map(drop)
 }
@@ -94,7 +94,7 @@ fn generate(home: &Path, model: &str, with: impl Fn(&mut Command)) -> Output {
 }
 
 #[test]
-fn a_model_is_fetched_once_and_then_found_offline() {
+fn a_model_is_downloaded_once_and_then_found_offline() {
     let folder = tempfile::tempdir().unwrap();
     let (address, served) = serve(repository(folder.path()));
     let home = folder.path().join("home");
@@ -104,18 +104,18 @@ fn a_model_is_fetched_once_and_then_found_offline() {
     let fetched = generate(&home, "owner/name", online);
     let (answer, log) = text(&fetched);
     assert!(fetched.status.success(), "{log}");
-    // The shards of the index, and no other weights.
+    // Only the shards in the index are downloaded.
     let served: Vec<String> = served.lock().unwrap().iter().cloned().collect();
     assert!(served.iter().filter(|name| name.starts_with("model-0000")).count() > 1, "{served:?}");
     assert!(served.iter().all(|name| !name.contains("consolidated") && !name.contains("pytorch")), "{served:?}");
-    // Without the server, the cache answers the same.
+    // Without the server, the cached model gives the same answer.
     let cached = generate(&home, "owner/name", |command| {
         command.env("HF_ENDPOINT", "http://127.0.0.1:9");
     });
     let value = |line: &str| serde_json::from_str::<serde_json::Value>(line.trim()).unwrap()["tokens"].clone();
     assert!(cached.status.success(), "{}", text(&cached).1);
     assert_eq!(value(&text(&cached).0), value(&answer));
-    // What the cache lacks is said by name.
+    // A file missing from the cache is reported by name.
     let snapshot = home.join("hub/models--owner--name/snapshots").join(COMMIT);
     let mut lost = fs::read_dir(&snapshot).unwrap().flatten().map(|entry| entry.path());
     fs::remove_file(lost.find(|path| path.to_string_lossy().contains("model-00001")).unwrap()).unwrap();
@@ -124,14 +124,14 @@ fn a_model_is_fetched_once_and_then_found_offline() {
 }
 
 #[test]
-fn what_is_not_there_is_an_error_with_a_way_out() {
+fn a_missing_model_is_an_error_with_a_hint() {
     let folder = tempfile::tempdir().unwrap();
     let (address, _) = serve(repository(folder.path()));
     let offline = text(&generate(folder.path(), "owner/name", |_| {})).1;
     assert!(offline.contains("error: ") && offline.contains("HF_HUB_OFFLINE is set"), "{offline}");
     for model in ["owner/name@../../etc", "owner/../name", "owner/name/more", "owner/name@"] {
         let log = text(&generate(folder.path(), model, |_| {})).1;
-        assert!(log.contains("nor a hub id") && log.contains("hint: "), "{model}: {log}");
+        assert!(log.contains("a hub id like") && log.contains("hint: "), "{model}: {log}");
     }
     for (endpoint, model) in [(address.as_str(), "owner/other"), ("http://127.0.0.1:9", "owner/name")] {
         let log = text(&generate(folder.path(), model, |command| {

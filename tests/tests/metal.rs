@@ -1,4 +1,4 @@
-//! The main job on the runtime of our own and in the emulator, beside the CPU.
+//! Training on our own runtime and in the emulator, compared with the CPU.
 #![cfg(all(feature = "metal", feature = "emulator"))]
 #![allow(clippy::unwrap_used)]
 
@@ -10,7 +10,7 @@ use burnish_metal::emulator::take_reports;
 use burnish_recipes::config::TrainConfig;
 use burnish_recipes::train::{Evaluation, Events, PreparedRun, StepMetrics, train};
 
-/// Keeps what a run says.
+/// Records the losses of a run.
 #[derive(Default)]
 struct Losses(Vec<f64>);
 
@@ -59,14 +59,14 @@ fn a_run_on_our_runtime_equals_one_on_the_cpu() {
     assert_equal(&losses(ours, 10, 4).unwrap(), &losses("cpu", 10, 4).unwrap());
 }
 
-/// What an emulated run launched.
+/// Counts of an emulated run.
 struct Launched {
     launches: u64,
     matrix_operations: u64,
 }
 
-/// Two steps on an emulated backend, as a Mac would run them: every kernel repaired, read by clang in both modes, linted, and
-/// checked at every access; otherwise its launch is an error. `--no-capture` prints the kernels with their counts.
+/// Trains on an emulated backend, with the kernels that a Mac would run: each is repaired, compiled by clang in both modes, linted, and
+/// checked at every memory access; otherwise its launch is an error. `--no-capture` prints the kernels with their counts.
 fn emulated(backend: &str, expected: &[f64]) -> Launched {
     take_reports();
     let found = losses(backend, expected.len(), 2).unwrap();
@@ -81,14 +81,14 @@ fn emulated(backend: &str, expected: &[f64]) -> Launched {
     Launched { launches, matrix_operations }
 }
 
-/// One test, for the counters are those of the process.
+/// One test, because the counters are shared by the whole process.
 #[test]
-fn steps_of_the_main_job_in_the_emulator_equal_the_cpu() {
+fn steps_of_training_in_the_emulator_equal_the_cpu() {
     let expected = losses("cpu", 10, 2).unwrap();
     let stock = emulated("emulator-stock", &losses("cpu", 2, 2).unwrap());
     assert!(stock.launches > 100 && stock.matrix_operations > 0);
     let ours = emulated("emulator", &expected);
     assert!(ours.matrix_operations > 0);
-    // Five times the steps: a step launches less than half of what it does on burn's own kernels, copies of weights included.
+    // With five times the steps: a step needs less than half the launches of burn's own kernels, including copies of weights.
     assert!(2 * ours.launches < 5 * stock.launches, "{} against {}", ours.launches, stock.launches);
 }

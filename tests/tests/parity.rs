@@ -1,4 +1,4 @@
-//! Every family against transformers and PEFT, on every backend that is built in.
+//! Compares every family with transformers and PEFT, on every backend that is built in.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -7,7 +7,7 @@ use burn::tensor::DType;
 use burnish_engine::{AdamWConfig, Adapter, Batch, Device, Objective, StepItem, TrainedPart, Trainer, Weights};
 use burnish_kernels::tolerance::Tolerance;
 use burnish_models::checkpoint::SafetensorsFolder;
-use burnish_models::{Checkpoint, ComputeType};
+use burnish_models::{Checkpoint, FloatType};
 use burnish_tests::Golden;
 
 const CASES: [&str; 7] = ["llama", "llama3", "mistral", "biased", "qwen2", "qwen3", "gemma3"];
@@ -16,7 +16,7 @@ fn close(name: &str, values: &[f32], expected: &[f32]) {
     Tolerance::of(DType::F32).check(name, values, expected).unwrap();
 }
 
-/// Logits of the tokens that are not padding: what padding sees has no meaning.
+/// Logits without those of padding, which are undefined.
 fn unpadded(values: &[f32], batch: &Batch) -> Vec<f32> {
     let vocabulary = values.len() / batch.segment_ids.len();
     let rows = values.chunks_exact(vocabulary).zip(&batch.segment_ids).filter(|(_, segment)| **segment > 0);
@@ -38,11 +38,11 @@ fn optimizer(clip: f64) -> AdamWConfig {
     AdamWConfig { max_grad_norm: clip, ..AdamWConfig::default() }
 }
 
-/// The golden adapter on its model.
+/// A trainer with the golden adapter on its model.
 fn adapted(device: &dyn Device, golden: &Golden, clip: f64) -> Box<dyn Trainer> {
     let path = golden.folder.join("adapter");
     let adapter = Adapter::Folder { path: &path, dropout: 0.0 };
-    let part = TrainedPart::Adapters { base: &golden.weights, dtype: ComputeType::F32, adapter, reference: None };
+    let part = TrainedPart::Adapters { base: &golden.weights, dtype: FloatType::F32, adapter, reference: None };
     device.train(&golden.config, part, optimizer(clip)).unwrap()
 }
 
@@ -50,13 +50,13 @@ fn logits(device: &dyn Device, case: &str) {
     let golden = Golden::open(case).unwrap();
     let (batch, adapter) = (golden.batch().unwrap(), golden.folder.join("adapter"));
     for (key, adapter) in [("logits", None), ("adapter_logits", Some(adapter.as_path()))] {
-        let mut runner = device.run(&golden.config, &golden.weights, ComputeType::F32, adapter).unwrap();
+        let mut runner = device.run(&golden.config, &golden.weights, FloatType::F32, adapter).unwrap();
         let expected = unpadded(&golden.floats(key).unwrap(), &batch);
         close(&format!("{case} {key}"), &unpadded(&runner.logits(&batch).unwrap(), &batch), &expected);
     }
 }
 
-/// Loss and gradients of one step.
+/// Checks loss and gradients of one step.
 fn step(trainer: &mut dyn Trainer, golden: &Golden, case: &str, loss: &str, prefix: &str) {
     trainer.forward_backward(&item(golden)).unwrap();
     let gradients = trainer.gradients();
@@ -86,7 +86,7 @@ fn ten_losses(trainer: &mut dyn Trainer, golden: &Golden) -> Vec<f32> {
     (0..10).map(|_| step()).collect()
 }
 
-/// Ten steps; losses, and the adapter that they end with.
+/// Checks the losses of ten steps, and the resulting adapter.
 fn ten_steps(device: &dyn Device, case: &str, label: &str, clip: f64) {
     let golden = Golden::open(case).unwrap();
     let mut trainer = adapted(device, &golden, clip);
@@ -102,7 +102,7 @@ fn ten_steps(device: &dyn Device, case: &str, label: &str, clip: f64) {
     }
 }
 
-/// Every weight trains: its gradient, and ten steps.
+/// Checks full fine-tuning: the gradients of all weights, and the losses of ten steps.
 fn full(device: &dyn Device, case: &str) {
     let golden = Golden::open(case).unwrap();
     let trainer = || device.train(&golden.config, TrainedPart::All(Weights::Of(&golden.weights)), optimizer(0.0)).unwrap();
@@ -110,7 +110,7 @@ fn full(device: &dyn Device, case: &str) {
     close(&format!("{case} full losses"), &ten_losses(&mut *trainer(), &golden), &golden.floats("full_losses").unwrap());
 }
 
-/// Both rows of the batch in one row, neither seeing the other.
+/// Checks both rows of the batch packed into one row, without attention between them.
 fn packed(device: &dyn Device, case: &str) {
     let golden = Golden::open(case).unwrap();
     let batch = golden.batch().unwrap();
@@ -125,16 +125,16 @@ fn packed(device: &dyn Device, case: &str) {
         tokens: kept.len(),
         target_tokens: batch.target_tokens,
     };
-    let mut runner = device.run(&golden.config, &golden.weights, ComputeType::F32, None).unwrap();
+    let mut runner = device.run(&golden.config, &golden.weights, FloatType::F32, None).unwrap();
     let loss = runner.loss(&row).unwrap() as f32;
     close(&format!("{case} packed"), &[loss], &[golden.floats("row_losses").unwrap().iter().sum()]);
 }
 
-/// One row through the key-value cache, token by token.
+/// Checks one row, token by token, through the key-value cache.
 fn cached(device: &dyn Device, case: &str) {
     let golden = Golden::open(case).unwrap();
     let batch = golden.batch().unwrap();
-    let mut runner = device.run(&golden.config, &golden.weights, ComputeType::F32, None).unwrap();
+    let mut runner = device.run(&golden.config, &golden.weights, FloatType::F32, None).unwrap();
     let (head, tail) = batch.input_ids[..batch.length].split_at(5);
     let mut last = runner.next_logits(head);
     for token in tail {
@@ -187,7 +187,7 @@ fn wgpu_equals_transformers_and_peft() {
     everything("wgpu");
 }
 
-/// What `bench` compares with: burn's kernels, and the gradients of burn's autodiff.
+/// burn's own kernels and autodiff, with which `bench` compares.
 #[cfg(feature = "wgpu-stock")]
 #[test]
 fn burn_alone_equals_transformers_and_peft() {
@@ -204,13 +204,40 @@ fn our_runtime_equals_transformers_and_peft() {
     everything(if cfg!(target_os = "macos") { "metal" } else { "vulkan" });
 }
 
-/// The code that a Mac would run, each kernel repaired and checked at every access to memory.
+/// The kernels that a Mac would run, repaired and checked at every memory access. One test per family, so that they run in parallel.
 #[cfg(feature = "emulator")]
-#[test]
-fn emulated_metal_equals_transformers_and_peft() {
-    let device = burnish_backends::open("emulator").unwrap();
-    logits(&*device, "llama3");
-    gradients(&*device, "llama");
-    ten_steps(&*device, "llama", "clipped", 0.1);
-    packed(&*device, "mistral");
+mod emulated_metal {
+    use super::*;
+
+    fn logits_and_steps(case: &str) {
+        let device = burnish_backends::open("emulator").unwrap();
+        logits(&*device, case);
+        gradients(&*device, case);
+        ten_steps(&*device, case, "clipped", 0.1);
+    }
+
+    #[test]
+    fn equals_transformers_and_peft() {
+        let device = burnish_backends::open("emulator").unwrap();
+        logits(&*device, "llama3");
+        gradients(&*device, "llama");
+        ten_steps(&*device, "llama", "clipped", 0.1);
+        packed(&*device, "mistral");
+    }
+
+    #[test]
+    fn of_qwen2_equals_transformers_and_peft() {
+        logits_and_steps("qwen2");
+    }
+
+    #[test]
+    fn of_qwen3_equals_transformers_and_peft() {
+        logits_and_steps("qwen3");
+    }
+
+    #[test]
+    fn of_gemma3_equals_transformers_and_peft() {
+        logits_and_steps("gemma3");
+        cached(&*burnish_backends::open("emulator").unwrap(), "gemma3");
+    }
 }

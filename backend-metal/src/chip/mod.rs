@@ -1,4 +1,4 @@
-//! Apple's chips: what is known of each, which one this machine has, and how much of its memory a run may take.
+//! Apple's chips: what is known about each, which one this machine has, and how much of its memory a run may use.
 
 mod memory;
 mod probe;

@@ -1,4 +1,4 @@
-//! Which chip this is.
+//! Detects the chip of this machine.
 
 use std::process::Command;
 
@@ -7,20 +7,20 @@ use serde::Serialize;
 use super::memory::MemoryBudget;
 use super::table::{Chip, chip};
 
-/// What is known of this machine.
+/// What is known about this machine.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Machine {
     /// The processor's name, as macOS gives it.
     pub name: String,
-    /// GPU cores, where they could be counted.
+    /// GPU cores, where known.
     pub gpu_cores: Option<u32>,
     /// The row of the table, where there is one.
     pub chip: Option<&'static Chip>,
-    /// What a run may plan with.
+    /// The memory that a run can plan with.
     pub budget: MemoryBudget,
 }
 
-/// Asks macOS; `None` on other systems, or where it does not answer.
+/// Queries macOS; `None` on other systems, or where a query fails.
 pub fn machine() -> Option<Machine> {
     if !cfg!(target_os = "macos") {
         return None;

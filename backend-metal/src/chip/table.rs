@@ -1,8 +1,8 @@
-//! A row a chip.
+//! The table of chips.
 //!
 //! Sources: cores and bandwidth from Apple's technical specifications and press releases (M5 Pro and Max: March 2026). Clocks:
 //! philipturner/metal-benchmarks (M1 1.296, M2 1.398 GHz); 18 cores of M3 Pro at 1.398 GHz are its 6.44 TFLOP/s; M4 from the
-//! 4.26 TFLOP/s of its 10 cores in arXiv 2502.05317. None is published for M5, which is taken to be as fast as M4.
+//! 4.26 TFLOP/s of its 10 cores in arXiv 2502.05317. None is published for M5, which is assumed to be as fast as M4.
 //! Nothing here was measured by this project.
 
 use serde::Serialize;
@@ -18,7 +18,7 @@ pub enum Generation {
     M5,
 }
 
-/// Lanes of a GPU core that do a fused multiply and add each clock, f32 or f16 alike.
+/// Lanes of a GPU core, each with one fused multiply-add a clock, in f32 and in f16.
 const LANES: f64 = 128.0;
 
 impl Generation {
@@ -31,20 +31,20 @@ impl Generation {
         }
     }
 
-    /// Whether bfloat is computed by the hardware. M1 and M2 convert to f32 and back in integer instructions, several for each
-    /// number; f16 costs nothing on any of them.
+    /// Whether the hardware computes bfloat. M1 and M2 convert each value to f32 and back with several integer instructions; f16 is
+    /// native on all of them.
     pub fn has_bfloat(self) -> bool {
         self >= Self::M3
     }
 
-    /// Whether each core has matrix units besides its lanes. Metal 4's tensor operations reach them; `simdgroup_matrix`, which
-    /// cubecl emits, runs on the lanes.
+    /// Whether each core has matrix units besides its lanes. Metal 4's tensor operations use them; `simdgroup_matrix`, which cubecl
+    /// emits, runs on the lanes.
     pub fn has_matrix_units(self) -> bool {
         self >= Self::M5
     }
 }
 
-/// A chip with a number of GPU cores that it is sold with.
+/// A chip with one of the numbers of GPU cores that it is sold with.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Chip {
     /// As macOS names it.
@@ -58,7 +58,7 @@ pub struct Chip {
 }
 
 impl Chip {
-    /// The most that the lanes can do, in TFLOP/s: f32 and f16 alike, matrices too.
+    /// Peak rate of the lanes in TFLOP/s, in f32 and in f16, matrices included.
     pub fn tflops(&self) -> f64 {
         f64::from(self.gpu_cores) * LANES * 2.0 * self.generation.clock_ghz() / 1e3
     }
@@ -66,7 +66,7 @@ impl Chip {
 
 macro_rules! chips {
     ($($name:literal $generation:ident: $($cores:literal at $bandwidth:literal),+;)*) => {
-        /// Every chip that is known, by name and cores.
+        /// Every known chip, by name and cores.
         pub const CHIPS: &[Chip] = &[$($(
             Chip { name: $name, generation: Generation::$generation, gpu_cores: $cores, bandwidth: $bandwidth },
         )+)*];
@@ -94,7 +94,7 @@ chips! {
     "Apple M5 Max" M5: 32 at 460.0, 40 at 614.0;
 }
 
-/// The chip of a name and a number of GPU cores; without the number, the larger of its kind.
+/// The chip with a name and a number of GPU cores; without the number, the largest with that name.
 pub fn chip(name: &str, gpu_cores: Option<u32>) -> Option<&'static Chip> {
     let mut same = CHIPS.iter().filter(|chip| chip.name == name.trim());
     match gpu_cores {

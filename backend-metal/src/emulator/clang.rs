@@ -7,9 +7,9 @@ use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
 
-use super::EmulatorError;
+use super::error::EmulatorError;
 
-/// The shim's files, carried by the program.
+/// The shim's files, embedded in the program.
 const SHIM: [(&str, &str); 7] = [
     ("metal_stdlib", include_str!("../../shim/metal_stdlib")),
     ("metal_bfloat", include_str!("../../shim/metal_bfloat")),
@@ -54,12 +54,12 @@ const BOTH: [&str; 4] =
 /// Half precision is rounded after every operation, and products are not fused into sums.
 const EXACT: [&str; 3] = ["-ffp-contract=off", "-Xclang", "-ffloat16-excess-precision=none"];
 
-/// A clang, and the folder where its results are kept.
+/// A clang, and the folder of its results.
 #[derive(Debug, Clone)]
 pub(super) struct Clang {
     program: PathBuf,
     folder: PathBuf,
-    /// Changes with everything that decides what is compiled.
+    /// A hash of everything that affects the result beside the kernel.
     key: String,
     /// The harness, compiled.
     pub harness: PathBuf,
@@ -100,10 +100,12 @@ impl Clang {
         for (folder, files) in [(&shim, &SHIM[..]), (&self.folder.join("harness"), &HARNESS[..])] {
             fs::create_dir_all(folder).map_err(|error| EmulatorError::io(folder, &error))?;
             for (name, text) in files {
-                place(&folder.join(name), |path| fs::write(path, text).map_err(|error| EmulatorError::io(path, &error)))?;
+                write_once(&folder.join(name), |path| {
+                    fs::write(path, text).map_err(|error| EmulatorError::io(path, &error))
+                })?;
             }
         }
-        place(&self.harness, |path| {
+        write_once(&self.harness, |path| {
             let mut command = Command::new(&self.program);
             command
                 .args(["-std=c++20", "-O2", "-ffp-contract=off", "-fPIC", "-shared"])
@@ -115,7 +117,7 @@ impl Clang {
     /// Compiles a kernel into a library, or finds the one that was compiled before.
     ///
     /// # Errors
-    /// [`EmulatorError::Compile`] with clang's complaint, in lines of the MSL.
+    /// [`EmulatorError::Compile`] with clang's message, in lines of the MSL.
     pub fn compile(&self, name: &str, source: &str, translated: &str) -> Result<PathBuf, EmulatorError> {
         let key = hex(&Sha256::digest(format!("{}{translated}", self.key))[..12]);
         let short: String = name.chars().take(80).collect();
@@ -125,13 +127,13 @@ impl Clang {
             return Ok(library);
         }
         let metal = stem.with_extension("metal");
-        place(&metal, |path| fs::write(path, source).map_err(|error| EmulatorError::io(path, &error)))?;
+        write_once(&metal, |path| fs::write(path, source).map_err(|error| EmulatorError::io(path, &error)))?;
         let text = stem.with_extension("cpp");
-        // Complaints and lines of faults name the MSL.
+        // Messages and faults name lines of the MSL.
         let numbered = format!("#line 1 \"{}\"\n{translated}", metal.display());
-        place(&text, |path| fs::write(path, &numbered).map_err(|error| EmulatorError::io(path, &error)))?;
+        write_once(&text, |path| fs::write(path, &numbered).map_err(|error| EmulatorError::io(path, &error)))?;
         self.check_address_spaces(name, &text)?;
-        place(&library, |path| {
+        write_once(&library, |path| {
             let object = path.with_extension("o");
             let mut command = Command::new(&self.program);
             command.args(EXECUTED).args(BOTH).args(EXACT).arg("-I").arg(self.folder.join("shim"));
@@ -151,7 +153,7 @@ impl Clang {
         Ok(library)
     }
 
-    /// The first of the two modes: does the text keep its address spaces apart?
+    /// The first of the two modes: checks that the text does not mix address spaces.
     fn check_address_spaces(&self, name: &str, text: &Path) -> Result<(), EmulatorError> {
         let mut command = Command::new(&self.program);
         let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
@@ -160,7 +162,7 @@ impl Clang {
     }
 }
 
-/// The newest clang that is there.
+/// The newest clang of this machine.
 fn search() -> Result<(PathBuf, String), EmulatorError> {
     let named = std::env::var_os("BURNISH_CLANG").map(PathBuf::from);
     let numbered = (OLDEST..=24).rev().map(|version| PathBuf::from(format!("clang++-{version}")));
@@ -186,8 +188,8 @@ fn major(version: &str) -> Option<u32> {
     version[at..].split('.').next()?.parse().ok()
 }
 
-/// Makes a file beside its place and renames it: several processes may want the same one.
-fn place(target: &Path, make: impl FnOnce(&Path) -> Result<(), EmulatorError>) -> Result<(), EmulatorError> {
+/// Writes a file under a temporary name and renames it: several processes may write the same one.
+fn write_once(target: &Path, make: impl FnOnce(&Path) -> Result<(), EmulatorError>) -> Result<(), EmulatorError> {
     if is_whole(target) {
         return Ok(());
     }
@@ -199,7 +201,7 @@ fn place(target: &Path, make: impl FnOnce(&Path) -> Result<(), EmulatorError>) -
     fs::rename(&path, target).map_err(|error| EmulatorError::io(target, &error))
 }
 
-/// Whether a file of the cache is there. Some that clean up leave empty ones.
+/// Whether a file of the cache exists. Some cleaners leave empty files.
 fn is_whole(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|file| file.len() > 0)
 }
@@ -209,8 +211,8 @@ fn run(command: &mut Command, kernel: &str) -> Result<(), EmulatorError> {
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(EmulatorError::Compile { kernel: kernel.to_owned(), said })
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(EmulatorError::Compile { kernel: kernel.to_owned(), message })
 }
 
 fn hex(bytes: &[u8]) -> String {

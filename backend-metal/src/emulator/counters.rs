@@ -1,12 +1,12 @@
-//! What kernels did, counted.
+//! Counts of what kernels do.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
-/// Counts of one kernel, over all its launches. Bytes are those of the kernel's accesses; unique bytes count a byte once a
-/// launch, which is what a cache of endless size would move.
+/// Counts of one kernel, over all its launches. Bytes are those of all accesses; unique bytes count a byte once in each launch, as
+/// an infinite cache would move it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[repr(C)]
 pub struct KernelCounters {
@@ -14,21 +14,21 @@ pub struct KernelCounters {
     pub bytes_read: u64,
     /// Written to device memory.
     pub bytes_written: u64,
-    /// Read from device memory, each byte once a launch.
+    /// Read from device memory, each byte once in a launch.
     pub unique_bytes_read: u64,
-    /// Written to device memory, each byte once a launch.
+    /// Written to device memory, each byte once in a launch.
     pub unique_bytes_written: u64,
     /// Read from threadgroup memory.
     pub threadgroup_bytes_read: u64,
     /// Written to threadgroup memory.
     pub threadgroup_bytes_written: u64,
-    /// Operations on floats, without those of matrices.
+    /// Operations on floats, except those on matrices.
     pub arithmetic: u64,
     /// Products of 8×8 matrices, added to a third: 1024 operations each.
     pub matrix_operations: u64,
-    /// Barriers, once a threadgroup.
+    /// Barriers, counted once for each threadgroup.
     pub barriers: u64,
-    /// Functions of a SIMD-group, once a group.
+    /// SIMD-group functions, counted once for each group.
     pub simd_operations: u64,
 }
 
@@ -47,14 +47,14 @@ impl KernelCounters {
     }
 }
 
-/// A kernel with its launches.
+/// The launches of a kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct KernelReport {
-    /// How often it ran.
+    /// Number of launches.
     pub launches: u64,
-    /// What all launches did.
+    /// Counts of all launches.
     pub counters: KernelCounters,
-    /// Rules of repair that its text needed.
+    /// Repair rules that changed its text.
     pub repairs: Vec<&'static str>,
 }
 
@@ -74,7 +74,7 @@ pub(super) fn count(kernel: &str, repairs: &[&'static str], counters: &KernelCou
     }
 }
 
-/// What every kernel of this process did since the last call, by entry point.
+/// The reports of every kernel that this process launched since the last call, by entry point.
 pub fn take_reports() -> BTreeMap<String, KernelReport> {
     std::mem::take(&mut reports())
 }

@@ -1,13 +1,13 @@
-//! What a kernel did wrong, with the line of the MSL where it did it.
+//! Faults of kernels, with their line of the MSL.
 
 use std::fmt;
 
 /// The kinds of faults; numbers as in `harness/abi.h`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FaultKind {
-    /// A read or write of `bytes` at `offset` of a buffer, or of threadgroup memory, that does not have them.
+    /// A read or write of `bytes` at `offset`, beyond a buffer or threadgroup memory.
     OutOfBounds {
-        /// It was a write.
+        /// Whether it was a write.
         is_write: bool,
         /// The nearest buffer; `None` is threadgroup memory.
         buffer: Option<u32>,
@@ -16,24 +16,24 @@ pub enum FaultKind {
         /// Bytes of the access.
         bytes: u32,
     },
-    /// Two threads at the same memory, one of them writing, and nothing orders them.
+    /// Unordered accesses of two threads to the same memory, at least one of them a write.
     Race {
         /// The buffer; `None` is threadgroup memory.
         buffer: Option<u32>,
         /// Bytes from its start.
         offset: i64,
-        /// This access wrote.
+        /// Whether this access is a write.
         is_write: bool,
-        /// The other one did.
+        /// Whether the other access is a write.
         other_is_write: bool,
         /// The other thread of the threadgroup.
         other_thread: u32,
-        /// It belongs to another threadgroup.
+        /// Whether the other thread is in another threadgroup.
         across_threadgroups: bool,
         /// The other's line.
         other_line: Option<u32>,
     },
-    /// Some threads wait at a barrier that others have returned without reaching.
+    /// Some threads wait at a barrier, but others have returned without reaching it.
     BarrierNotReached {
         /// How many have returned.
         returned: u32,
@@ -43,24 +43,24 @@ pub enum FaultKind {
         /// The other barrier's line.
         other_line: Option<u32>,
     },
-    /// A SIMD-group function reads a lane that is not there or not active.
+    /// A SIMD-group function reads a lane that is missing or inactive.
     InactiveLane {
         /// The lane.
         lane: u32,
     },
-    /// A matrix operation that not all 32 lanes take part in.
+    /// A matrix operation without all 32 lanes.
     PartialSimdgroup {
-        /// How many do.
+        /// Lanes that take part.
         lanes: u32,
     },
-    /// `thread_elements()` has two elements.
+    /// An index beyond the two elements of `thread_elements()`.
     FragmentIndex {
         /// The index.
         index: u32,
     },
     /// More than 32 KiB of threadgroup memory.
     ThreadgroupMemory {
-        /// What the kernel wants.
+        /// Bytes that the kernel uses.
         bytes: u32,
     },
 }
@@ -117,10 +117,10 @@ impl fmt::Display for FaultKind {
             Self::DifferentBarriers { other_line } => {
                 write!(f, "divergent barrier: other threads of the threadgroup wait at another one{}", at_line(*other_line))
             }
-            Self::InactiveLane { lane } => write!(f, "the value of lane {lane} is read, which is inactive or not there"),
+            Self::InactiveLane { lane } => write!(f, "a read of lane {lane}, which is inactive or missing"),
             Self::PartialSimdgroup { lanes } => write!(f, "a matrix operation with {lanes} of 32 lanes"),
             Self::FragmentIndex { index } => write!(f, "element {index} of thread_elements(), which has 2"),
-            Self::ThreadgroupMemory { bytes } => write!(f, "{bytes} bytes of threadgroup memory, and a GPU has 32768"),
+            Self::ThreadgroupMemory { bytes } => write!(f, "{bytes} bytes of threadgroup memory, a GPU has 32768"),
         }
     }
 }

@@ -7,10 +7,25 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
 use super::clang::Clang;
 use super::counters::{self, KernelCounters};
+use super::device::ThreadOrder;
+use super::error::EmulatorError;
 use super::fault::{Fault, FaultKind};
 use super::translate::translate;
-use super::{EmulatorError, ThreadOrder};
+use crate::lint::lint;
 use crate::msl::Signature;
+
+/// Lints a text.
+///
+/// # Errors
+/// [`EmulatorError::Lint`] with what the lint found.
+pub(super) fn check(source: &str) -> Result<(), EmulatorError> {
+    let findings = lint(source);
+    if findings.is_empty() {
+        return Ok(());
+    }
+    let kernel = Signature::of(source).map_or_else(|| "a kernel".to_owned(), |signature| signature.name);
+    Err(EmulatorError::Lint { kernel, findings: findings.iter().map(ToString::to_string).collect() })
+}
 
 #[repr(C)]
 struct Buffer {
@@ -102,7 +117,7 @@ impl CompiledKernel {
         // SAFETY: the library was compiled from the kernel's text by the call above; its constructor calls `__tsan_init`
         // of the harness, which does nothing.
         let library = unsafe { Library::open(Some(&path), RTLD_NOW) }.map_err(failed)?;
-        // SAFETY: `translate` gives every kernel an entry of this signature.
+        // SAFETY: `translate` adds an entry of this signature to every kernel.
         let entry = *unsafe { library.get::<Entry>(b"msl_entry\0") }.map_err(failed)?;
         Ok(Self {
             name: signature.name,
@@ -117,10 +132,10 @@ impl CompiledKernel {
         })
     }
 
-    /// Runs the kernel over `count` threadgroups, and counts what it does.
+    /// Runs the kernel on `count` threadgroups, and returns its counts.
     ///
     /// # Errors
-    /// [`EmulatorError::Fault`] with what it did wrong first.
+    /// [`EmulatorError::Fault`] with its first fault.
     pub fn launch(
         &self,
         count: [u32; 3],
@@ -129,8 +144,8 @@ impl CompiledKernel {
         find_races: bool,
     ) -> Result<KernelCounters, EmulatorError> {
         if buffers.len() != self.buffers {
-            let (wanted, given) = (self.buffers, buffers.len());
-            return Err(EmulatorError::Buffers { kernel: self.name.clone(), wanted, given });
+            let (expected, given) = (self.buffers, buffers.len());
+            return Err(EmulatorError::Buffers { kernel: self.name.clone(), expected, given });
         }
         let buffers: Vec<Buffer> =
             buffers.iter().map(|(start, bytes)| Buffer { start: *start, bytes: *bytes as u64 }).collect();
@@ -146,8 +161,8 @@ impl CompiledKernel {
             counters: KernelCounters::default(),
         };
         let harness = self.harness.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: the launch is laid out as the harness expects; the buffers live until it returns, and every access of the
-        // kernel is checked against them before it happens. The lock keeps launches apart.
+        // SAFETY: the launch has the layout that the harness expects; the buffers live until it returns, and every access of the
+        // kernel is checked against them before it happens. The lock serialises launches.
         unsafe { (harness.run)(&raw mut launch) };
         drop(harness);
         if launch.fault.code == 0 {
@@ -160,11 +175,11 @@ impl CompiledKernel {
     fn fault(&self, raw: &RawFault) -> Fault {
         const THREADGROUP: u32 = 2;
         let lines = Lines::of(&self.path);
-        let place = (raw.space != THREADGROUP && raw.buffer != u32::MAX).then_some(raw.buffer);
+        let buffer = (raw.space != THREADGROUP && raw.buffer != u32::MAX).then_some(raw.buffer);
         let kind = match raw.code {
-            1 | 2 => FaultKind::OutOfBounds { is_write: raw.code == 2, buffer: place, offset: raw.offset, bytes: raw.size },
+            1 | 2 => FaultKind::OutOfBounds { is_write: raw.code == 2, buffer, offset: raw.offset, bytes: raw.size },
             3 => FaultKind::Race {
-                buffer: place,
+                buffer,
                 offset: raw.offset,
                 is_write: raw.is_write != 0,
                 other_is_write: raw.other_is_write != 0,
@@ -192,7 +207,7 @@ impl CompiledKernel {
     }
 }
 
-/// From addresses of a library to lines of the MSL.
+/// Maps addresses of a library to lines of the MSL.
 struct Lines(Option<addr2line::Loader>);
 
 impl Lines {
@@ -200,7 +215,7 @@ impl Lines {
         Self(addr2line::Loader::new(library).ok())
     }
 
-    /// The line of the call that returns to `site`; functions of the shim are part of the line that calls them.
+    /// The line of the call that returns to `site`; functions of the shim count as the line that calls them.
     fn line(&self, site: u64) -> Option<u32> {
         let mut frames = self.0.as_ref()?.find_frames(site.checked_sub(1)?).ok()?;
         while let Ok(Some(frame)) = frames.next() {

@@ -1,4 +1,4 @@
-//! What the emulated device can do: what cubecl-wgpu 0.10 says of an Apple GPU.
+//! The properties of the emulated device: those that cubecl-wgpu 0.10 reports for an Apple GPU.
 //!
 //! Source: `backend/metal.rs` and `runtime.rs` of cubecl-wgpu 0.10.
 
@@ -15,10 +15,10 @@ use cubecl_ir::{
 
 /// Bytes of threadgroup memory of every Apple GPU.
 pub const THREADGROUP_BYTES: usize = 32 * 1024;
-/// Buffers that a Metal kernel may have, less the one that wgpu keeps.
+/// Buffers that a Metal kernel may have, less the one that wgpu reserves.
 pub const MAX_BUFFERS: u32 = 30;
 
-/// The compiler's own type, so that no one else has to name cubecl-cpp.
+/// The compiler, so that other crates need not depend on cubecl-cpp.
 pub type Compiler = MslCompiler;
 
 /// The properties of a device of the Metal 3 family.

@@ -25,13 +25,15 @@ use cubecl_runtime::memory_management::{
 use cubecl_runtime::storage::{ComputeStorage, ManagedResource};
 use cubecl_runtime::timestamp_profiler::TimestampProfiler;
 
-use super::kernel::CompiledKernel;
+use super::device::EmulatorDevice;
+use super::error::EmulatorError;
+use super::kernel::{CompiledKernel, check};
+use super::properties::{Compiler, device_properties};
 use super::storage::{GuardedResource, GuardedStorage};
-use super::{Compiler, EmulatorDevice, EmulatorError, check, device_properties};
 use crate::errors::{Errors, message_of};
 use crate::repair::repair;
 
-/// Executes kernels as they come; errors wait for the next read or sync of their stream.
+/// Executes kernels at once, and keeps their errors for the next read or sync of their stream.
 pub struct EmulatorServer {
     device: EmulatorDevice,
     memory: MemoryManagement<GuardedStorage>,
@@ -54,7 +56,7 @@ impl DeviceService for EmulatorServer {
         let memory = MemoryManagement::from_configuration(
             GuardedStorage::default(),
             &properties.memory,
-            // Each tensor by itself, so that what misses it meets a guard and not a neighbour.
+            // Each tensor has its own allocation, so that an access beyond it hits a guard and not another tensor.
             MemoryConfiguration::ExclusivePages,
             logger.clone(),
             MemoryManagementOptions::new("emulator"),
@@ -108,7 +110,7 @@ impl EmulatorServer {
         for binding in arguments.buffers {
             spans.push(self.resource(binding)?.span());
         }
-        // Shapes and scalars are the binding after the last buffer: `metal/binding.rs` of cubecl-cpp.
+        // Shapes and scalars are bound after the last buffer: `metal/binding.rs` of cubecl-cpp.
         let mut info = arguments.info.data;
         if !info.is_empty() {
             spans.push((info.as_mut_ptr().cast(), info.len() * size_of_val(&info[0])));
@@ -119,7 +121,7 @@ impl EmulatorServer {
     }
 }
 
-/// Emits, repairs, lints and compiles a kernel. The dialect panics at what it does not know; that is an error here.
+/// Emits, repairs, lints and compiles a kernel. The dialect panics at what it does not support; that becomes an error.
 fn compile(task: &dyn CubeTask<Compiler>, mode: ExecutionMode, repaired: bool) -> Result<CompiledKernel, EmulatorError> {
     let name = task.name();
     let emit = || task.compile(&mut Compiler::default(), &Default::default(), mode, task.address_type());

@@ -1,4 +1,4 @@
-//! Host memory that stands in for the device's: each allocation lies between guard zones that belong to no buffer.
+//! Host memory in place of the device's: each allocation lies between guard zones that belong to no buffer.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::HashMap;
@@ -7,9 +7,9 @@ use cubecl_common::backtrace::BackTrace;
 use cubecl_core::server::IoError;
 use cubecl_runtime::storage::{ComputeStorage, StorageHandle, StorageId, StorageUtilization};
 
-/// Metal buffers begin at a page; 256 is what cubecl asks for.
+/// The alignment that cubecl requires; Metal aligns buffers to pages.
 const ALIGNMENT: usize = 256;
-/// An access that misses its buffer by less than this meets no other one.
+/// An access beyond a buffer by less than this hits no other buffer.
 const GUARD: usize = 64 * 1024;
 
 /// Every allocation of the emulated device.
@@ -23,7 +23,7 @@ struct Allocation {
     layout: Layout,
 }
 
-// SAFETY: the pointers are owned by the storage, and nothing else keeps them beyond a call of the server.
+// SAFETY: the storage owns the pointers, and nothing else keeps them beyond a call of the server.
 unsafe impl Send for GuardedStorage {}
 
 /// A part of an allocation.
@@ -37,18 +37,18 @@ pub struct GuardedResource {
 unsafe impl Send for GuardedResource {}
 
 impl GuardedResource {
-    /// Where it begins, and its bytes.
+    /// Its address and its length in bytes.
     pub fn span(&self) -> (*mut u8, usize) {
         (self.start, self.bytes)
     }
 
     /// Its bytes.
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: the storage keeps the allocation; the server alone reads and writes it, one call at a time.
+        // SAFETY: the storage keeps the allocation; only the server reads and writes it, one call at a time.
         unsafe { core::slice::from_raw_parts(self.start, self.bytes) }
     }
 
-    /// Its bytes, to be written.
+    /// Its bytes, for writing.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `bytes`.
         unsafe { core::slice::from_raw_parts_mut(self.start, self.bytes) }
@@ -65,7 +65,7 @@ impl ComputeStorage for GuardedStorage {
     fn get(&mut self, handle: &StorageHandle) -> GuardedResource {
         let utilization = &handle.utilization;
         let allocation = &self.memory[&handle.id];
-        // SAFETY: the memory manager hands out parts of what it has allocated.
+        // SAFETY: the memory manager returns parts of what it has allocated.
         let start = unsafe { allocation.start.add(GUARD + utilization.offset as usize) };
         GuardedResource { start, bytes: utilization.size as usize }
     }
@@ -74,7 +74,7 @@ impl ComputeStorage for GuardedStorage {
         let too_big = || IoError::BufferTooBig { size, backtrace: BackTrace::capture() };
         let bytes = usize::try_from(size).ok().and_then(|bytes| bytes.checked_add(2 * GUARD)).ok_or_else(too_big)?;
         let layout = Layout::from_size_align(bytes, ALIGNMENT).map_err(|_| too_big())?;
-        // SAFETY: the layout has a size, that of the guards at least.
+        // SAFETY: the layout has at least the size of the guards.
         let start = unsafe { alloc_zeroed(layout) };
         if start.is_null() {
             return Err(too_big());

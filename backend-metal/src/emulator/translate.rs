@@ -1,5 +1,5 @@
-//! From MSL to what clang compiles. The text stays as it is but for the entry point's attributes and the one array of
-//! threadgroup memory; what counts arithmetic is added at ends of lines, so that line numbers stay those of the MSL.
+//! Translates MSL to what clang compiles. Only the entry point's attributes and the array of threadgroup memory are changed. Code
+//! that counts arithmetic is added at ends of lines, so that line numbers stay those of the MSL.
 
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -11,7 +11,7 @@ use crate::msl::{Parameter, Signature, threadgroup_array};
 pub(super) struct Translation {
     /// C++ in terms of the shim.
     pub text: String,
-    /// Buffers that it wants.
+    /// Buffers that it needs.
     pub buffers: usize,
 }
 
@@ -63,19 +63,19 @@ const FUNCTIONS: [&str; 28] = [
     "fma(",
 ];
 
-/// Finds arithmetic on floats by what statements are about: cubecl prints one operation a line or a part of a vector.
+/// Counts arithmetic on floats by the types in statements: cubecl emits one operation for each line or component of a vector.
 #[derive(Default)]
 struct ArithmeticCounter {
     floats: HashSet<String>,
     is_float: bool,
-    /// The statement goes on in the next line.
+    /// Whether the statement continues in the next line.
     open: bool,
     count: usize,
     in_body: bool,
 }
 
 impl ArithmeticCounter {
-    /// What to add after a line.
+    /// The code to add after a line.
     fn after(&mut self, line: &str) -> String {
         let trimmed = line.trim();
         if !self.in_body {
@@ -83,7 +83,7 @@ impl ArithmeticCounter {
             return String::new();
         }
         if !self.open {
-            self.is_float = self.is_about_floats(trimmed);
+            self.is_float = self.computes_floats(trimmed);
         }
         if self.is_float {
             self.count += operations(trimmed);
@@ -98,7 +98,7 @@ impl ArithmeticCounter {
         String::new()
     }
 
-    fn is_about_floats(&mut self, statement: &str) -> bool {
+    fn computes_floats(&mut self, statement: &str) -> bool {
         let words = statement.strip_prefix("const ").unwrap_or(statement);
         let Some((first, rest)) = words.split_once(' ') else { return false };
         let kind = first.split('_').next().unwrap_or_default();

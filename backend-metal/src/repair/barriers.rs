@@ -1,9 +1,10 @@
-//! Barriers that order too little.
+//! Barriers that order too little memory.
 
 use super::by_line;
 use crate::msl::{Parameter, Signature};
 
-/// What a barrier must order in this kernel: threadgroup memory, and device memory where the kernel reads what it writes.
+/// The memory that a barrier must order in this kernel: that of the threadgroup, and that of the device where the kernel reads what
+/// it writes.
 fn flags(source: &str) -> &'static str {
     if reads_what_it_writes(source) {
         "mem_flags::mem_device | mem_flags::mem_threadgroup"
@@ -23,7 +24,7 @@ fn reads_what_it_writes(source: &str) -> bool {
                 let after = body[at + name.len()..].chars().next();
                 !after.is_some_and(|c| c.is_ascii_digit())
             });
-            // `buffer_2[l_50] = l_53;` begins its line; any other use reads, or takes an address through which it may.
+            // `buffer_2[l_50] = l_53;` begins its line; any other use reads, or takes an address to read from.
             uses.into_iter().any(|(at, _)| !begins_assignment(body, at))
         }
         _ => false,
@@ -45,7 +46,7 @@ pub(super) fn plane(source: &str) -> Option<String> {
     })
 }
 
-/// A barrier that orders device memory.
+/// The barrier of device memory.
 pub(super) fn storage(source: &str) -> Option<String> {
     by_line(source, |line| {
         let fence = "threadgroup_thread_fence(mem_flags::mem_device);";
@@ -76,8 +77,8 @@ mod tests {
     fn device_memory_is_ordered_where_a_kernel_reads_what_it_writes() {
         let body =
             "buffer_1[l_0] = l_1;\nthreadgroup_barrier(mem_flags::mem_threadgroup);\nconst float l_2 = buffer_1[l_3];";
-        let mended = cube(&kernel("const device", body)).unwrap();
-        assert!(mended.contains("threadgroup_barrier(mem_flags::mem_device | mem_flags::mem_threadgroup);"), "{mended}");
+        let fixed = cube(&kernel("const device", body)).unwrap();
+        assert!(fixed.contains("threadgroup_barrier(mem_flags::mem_device | mem_flags::mem_threadgroup);"), "{fixed}");
         // It only writes the one and only reads the other.
         let body =
             "const float l_2 = buffer_0[l_3];\nthreadgroup_barrier(mem_flags::mem_threadgroup);\nbuffer_1[l_0] = l_2;";
@@ -88,13 +89,13 @@ mod tests {
 
     #[test]
     fn a_plane_is_ordered() {
-        let mended = plane("simdgroup_barrier(mem_flags::mem_none);");
-        assert_eq!(mended.as_deref(), Some("simdgroup_barrier(mem_flags::mem_threadgroup);"));
+        let fixed = plane("simdgroup_barrier(mem_flags::mem_none);");
+        assert_eq!(fixed.as_deref(), Some("simdgroup_barrier(mem_flags::mem_threadgroup);"));
     }
 
     #[test]
     fn storage_is_a_barrier() {
-        let mended = storage("threadgroup_thread_fence(mem_flags::mem_device);");
-        assert_eq!(mended.as_deref(), Some("threadgroup_barrier(mem_flags::mem_device);"));
+        let fixed = storage("threadgroup_thread_fence(mem_flags::mem_device);");
+        assert_eq!(fixed.as_deref(), Some("threadgroup_barrier(mem_flags::mem_device);"));
     }
 }

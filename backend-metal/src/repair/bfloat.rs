@@ -1,4 +1,4 @@
-//! Functions of bfloat, by float.
+//! Functions of bfloat, computed in float.
 
 /// Of one argument.
 const ONE: [&str; 24] = [
@@ -21,7 +21,7 @@ const LANE: [&str; 5] = ["simd_shuffle", "simd_shuffle_xor", "simd_shuffle_up", 
 
 const USING: &str = "using namespace metal;\n";
 
-/// Overloads for the functions that the kernel calls, all in the line of `using namespace metal;`.
+/// Adds overloads for the functions that the kernel calls, all in the line of `using namespace metal;`.
 pub(super) fn functions(source: &str) -> Option<String> {
     if !source.contains("bfloat") || source.contains("inline bfloat ") || !source.contains(USING) {
         return None;
@@ -57,14 +57,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_called_goes_by_float() {
+    fn only_functions_that_are_called_get_overloads() {
         let source = "using namespace metal;\nconst bfloat l_1 = exp(l_0);\n";
-        let mended = functions(source).unwrap();
+        let fixed = functions(source).unwrap();
         assert_eq!(
-            mended,
+            fixed,
             "using namespace metal; inline bfloat exp(bfloat x) { return bfloat(exp(float(x))); }\nconst bfloat l_1 = exp(l_0);\n"
         );
-        assert_eq!(functions(&mended), None);
+        assert_eq!(functions(&fixed), None);
         assert_eq!(functions("using namespace metal;\nconst half l_1 = exp(l_0);\n"), None);
     }
 }

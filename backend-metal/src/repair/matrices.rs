@@ -1,4 +1,4 @@
-//! Faults of 8×8 matrices.
+//! Faults in code for 8×8 matrices.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use super::by_line;
 
 const LOOP: &str = "for(int e=0; e<8; e++) {";
 
-/// A lane has two elements of a fragment. Those of bfloat are set without the detour by the bits of half.
+/// Loops over the two elements of a fragment that a lane has, and assigns those of bfloat without reinterpreting them as half.
 pub(super) fn cast(source: &str) -> Option<String> {
     let mut within = false;
     by_line(source, |line| {
@@ -25,7 +25,7 @@ pub(super) fn cast(source: &str) -> Option<String> {
     })
 }
 
-/// A fragment goes to the space and the type that it is stored to.
+/// Stores a fragment with the address space and the element type of its target.
 pub(super) fn store(source: &str) -> Option<String> {
     let fragments = fragments(source);
     by_line(source, |line| {
@@ -56,24 +56,24 @@ mod tests {
     #[test]
     fn casts_go_over_two_elements() {
         let emitted = "for(int e=0; e<8; e++) {\n    frag_2.thread_elements()[e] = half(frag_1.thread_elements()[e]);\n}";
-        let mended = "for(int e=0; e<2; e++) {\n    frag_2.thread_elements()[e] = half(frag_1.thread_elements()[e]);\n}";
-        assert_eq!(cast(emitted).as_deref(), Some(mended));
+        let fixed = "for(int e=0; e<2; e++) {\n    frag_2.thread_elements()[e] = half(frag_1.thread_elements()[e]);\n}";
+        assert_eq!(cast(emitted).as_deref(), Some(fixed));
         let emitted = "for(int e=0; e<8; e++) {\n    bfloat elem = bfloat(frag_1.thread_elements()[e]);\n    \
                        frag_2.thread_elements()[e] = *reinterpret_cast<thread half *>(&elem);\n}";
-        let mended = "for(int e=0; e<2; e++) {\n    bfloat elem = bfloat(frag_1.thread_elements()[e]);\n    \
+        let fixed = "for(int e=0; e<2; e++) {\n    bfloat elem = bfloat(frag_1.thread_elements()[e]);\n    \
                       frag_2.thread_elements()[e] = elem;\n}";
-        assert_eq!(cast(emitted).as_deref(), Some(mended));
+        assert_eq!(cast(emitted).as_deref(), Some(fixed));
     }
 
     #[test]
     fn stores_go_where_the_memory_is() {
-        let mended = store("simdgroup_store(frag_1, reinterpret_cast<threadgroup float *>(buffer_2 + l_3), uint(8));");
+        let fixed = store("simdgroup_store(frag_1, reinterpret_cast<threadgroup float *>(buffer_2 + l_3), uint(8));");
         assert_eq!(
-            mended.as_deref(),
+            fixed.as_deref(),
             Some("simdgroup_store(frag_1, reinterpret_cast<device float *>(buffer_2 + l_3), uint(8));")
         );
         let emitted = "simdgroup_bfloat8x8 frag_1;\nsimdgroup_store(frag_1, reinterpret_cast<threadgroup half *>(shared_memory_2 + l_3), 8);";
-        let mended = "simdgroup_bfloat8x8 frag_1;\nsimdgroup_store(frag_1, reinterpret_cast<threadgroup bfloat *>(shared_memory_2 + l_3), 8);";
-        assert_eq!(store(emitted).as_deref(), Some(mended));
+        let fixed = "simdgroup_bfloat8x8 frag_1;\nsimdgroup_store(frag_1, reinterpret_cast<threadgroup bfloat *>(shared_memory_2 + l_3), 8);";
+        assert_eq!(store(emitted).as_deref(), Some(fixed));
     }
 }

@@ -1,8 +1,8 @@
-//! Mends what cubecl's Metal dialect emits.
+//! Fixes what cubecl's Metal dialect emits.
 //!
-//! cubecl 0.10 has faults that Apple's compiler refuses, or that compile and do the wrong thing. Most are mended in cubecl
-//! 0.11, which burn 0.21 can't use. Every kernel of [`MetalRuntime`](crate) and of the emulator passes here before anyone
-//! compiles it, those of burn and cubek too. A rule is a function from text to text that changes nothing where its fault is
+//! cubecl 0.10 emits text that Apple's compiler refuses, or that compiles and does the wrong thing. Most of it is fixed in cubecl
+//! 0.11, which burn 0.21 can't use. Every kernel of [`MetalRuntime`](crate) and of the emulator is repaired here before it is
+//! compiled, including those of burn and cubek. A rule is a function from text to text that changes nothing where its fault is
 //! absent; line numbers stay as they are.
 
 mod barriers;
@@ -12,15 +12,15 @@ mod order;
 mod pointers;
 mod scalars;
 
-/// One known fault, and what mends it.
+/// One known fault, and its fix.
 pub struct Rule {
-    /// A word for reports.
+    /// Its name in reports.
     pub name: &'static str,
     /// What is wrong.
     pub fault: &'static str,
-    /// Where it comes from, and where it was reported or mended.
+    /// Where it comes from, and where it was reported or fixed.
     pub upstream: &'static str,
-    /// The mended text, where the fault is there.
+    /// The fixed text, where the fault is present.
     apply: fn(&str) -> Option<String>,
 }
 
@@ -35,7 +35,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "scalar_braces",
         fault: "a SIMD-group reduction of a scalar is initialised by braces, which Apple's compiler refuses",
-        upstream: "cubecl-cpp 0.10 metal/dialect.rs `warp_op_vectorized`; tracel-ai/cubecl#1428; mended in 0.11",
+        upstream: "cubecl-cpp 0.10 metal/dialect.rs `warp_op_vectorized`; tracel-ai/cubecl#1428; fixed in 0.11",
         apply: scalars::braces,
     },
     Rule {
@@ -52,14 +52,14 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         name: "printf",
-        fault: "os_log needs a header and a compiler option that no caller gives: the print is left out",
+        fault: "os_log needs a header and a compiler option that callers do not pass: the print is removed",
         upstream: "cubecl-cpp 0.10 metal/dialect.rs `compile_instruction_printf`",
         apply: scalars::print,
     },
     Rule {
         name: "atomic_pointer",
         fault: "a copy of a pointer to an atomic loses its address space, or the buffer is declared const",
-        upstream: "cubecl-cpp 0.10 shared/binary.rs `Index`; tracel-ai/cubecl#1428; mended in 0.11",
+        upstream: "cubecl-cpp 0.10 shared/binary.rs `Index`; tracel-ai/cubecl#1428; fixed in 0.11",
         apply: pointers::atomics,
     },
     Rule {
@@ -70,7 +70,7 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         name: "fragment_cast",
-        fault: "a cast of a fragment goes over 8 elements a lane, and there are 2",
+        fault: "a cast of a fragment loops over 8 elements of a lane, which has 2",
         upstream: "cubecl-cpp 0.10 metal/dialect.rs `WmmaInstruction::Cast`; perhaps tracel-ai/burn#5351",
         apply: matrices::cast,
     },
@@ -100,19 +100,19 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         name: "bfloat_math",
-        fault: "bfloat has no mathematical and no SIMD-group functions: they go by float",
+        fault: "bfloat has no mathematical or SIMD-group functions: they are computed in float",
         upstream: "Metal Shading Language Specification 3.2, 2.1 and 6.5",
         apply: bfloat::functions,
     },
     Rule {
         name: "struct_order",
-        fault: "vector types are declared in an order that changes from run to run, so that no cache finds the text again",
-        upstream: "cubecl-cpp 0.10 metal/dialect.rs `compile_type_definitions` goes over a HashSet",
+        fault: "vector types are declared in an order that changes from run to run, so that a cache misses the text",
+        upstream: "cubecl-cpp 0.10 metal/dialect.rs `compile_type_definitions` iterates over a HashSet",
         apply: order::structs,
     },
 ];
 
-/// A mended text, with the names of the rules that changed it.
+/// A repaired text, with the names of the rules that changed it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repaired {
     source: String,
@@ -125,7 +125,7 @@ impl Repaired {
         &self.source
     }
 
-    /// The rules.
+    /// The names of the rules.
     pub fn applied(&self) -> &[&'static str] {
         &self.applied
     }
@@ -140,15 +140,15 @@ impl Repaired {
 pub fn repair(source: &str) -> Repaired {
     let mut repaired = Repaired { source: source.to_owned(), applied: Vec::new() };
     for rule in RULES {
-        if let Some(mended) = (rule.apply)(&repaired.source).filter(|mended| *mended != repaired.source) {
-            repaired.source = mended;
+        if let Some(fixed) = (rule.apply)(&repaired.source).filter(|fixed| *fixed != repaired.source) {
+            repaired.source = fixed;
             repaired.applied.push(rule.name);
         }
     }
     repaired
 }
 
-/// Rewrites lines one by one; `None` when none changes.
+/// Rewrites lines one by one; `None` if no line changes.
 fn by_line(source: &str, mut change: impl FnMut(&str) -> Option<String>) -> Option<String> {
     let mut changed = false;
     let lines: Vec<String> = source
@@ -169,14 +169,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sound_text_stays_as_it_is() {
+    fn correct_text_is_unchanged() {
         let source = "\n#include <metal_stdlib>\nusing namespace metal;\n\n[[kernel]]\nvoid f(\n    device float * buffer_0 \
                       [[buffer(0)]]\n) {\nbuffer_0[0] = -buffer_0[0];\n}\n";
         assert_eq!(repair(source), Repaired { source: source.to_owned(), applied: Vec::new() });
     }
 
     #[test]
-    fn repair_is_settled_after_one_pass() {
+    fn a_second_pass_changes_nothing() {
         let source = "simdgroup_barrier(mem_flags::mem_none);\nconst float l_1 = float {simd_sum(l_0)\n};\n";
         let once = repair(source);
         assert_eq!(once.applied(), ["scalar_braces", "sync_plane"]);
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_have_names_of_their_own() {
+    fn names_of_rules_are_unique() {
         for (index, rule) in RULES.iter().enumerate() {
             assert!(RULES[..index].iter().all(|earlier| earlier.name != rule.name), "{}", rule.name);
             assert!(rule.upstream.contains("cubecl") || rule.upstream.contains("Metal"), "{}", rule.name);

@@ -3,7 +3,7 @@
 const START: &str = "\nstruct alignas(";
 const END: &str = "\n};\n";
 
-/// Sorts the vector types, which stand one after another.
+/// Sorts the declarations of vector types, which are adjacent.
 pub(super) fn structs(source: &str) -> Option<String> {
     let first = source.find(START)?;
     let mut rest = &source[first..];

@@ -1,10 +1,10 @@
-//! Address spaces that get lost.
+//! Address spaces that cubecl loses.
 
 use std::collections::HashMap;
 
 use super::by_line;
 
-/// Pointers to atomics keep the address space of what they point to, and nothing atomic is const.
+/// Gives pointers to atomics the address space of their target, and removes `const` from atomics.
 pub(super) fn atomics(source: &str) -> Option<String> {
     if !source.contains("atomic_") {
         return None;
@@ -37,7 +37,7 @@ pub(super) fn atomics(source: &str) -> Option<String> {
     })
 }
 
-/// `device float_4 *tmp = reinterpret_cast<float_4*>(buffer_0);` casts to a pointer of the same address space.
+/// Casts `device float_4 *tmp = reinterpret_cast<float_4*>(buffer_0);` to a pointer in the same address space.
 pub(super) fn slices(source: &str) -> Option<String> {
     by_line(source, |line| {
         let (left, right) = line.split_once(" = reinterpret_cast<")?;
@@ -68,21 +68,21 @@ mod tests {
     fn copies_of_pointers_to_atomics_keep_their_space() {
         let emitted = "    const device atomic_uint * buffer_0 [[buffer(0)]],\nconst device atomic_uint* l_5 = &buffer_0[l_4];\n\
                        atomic_uint* l_0 = l_5;\natomic_uint* l_8 = l_0;\natomic_store_explicit(l_0, 0, memory_order_relaxed);";
-        let mended = "    device atomic_uint * buffer_0 [[buffer(0)]],\ndevice atomic_uint* l_5 = &buffer_0[l_4];\n\
+        let fixed = "    device atomic_uint * buffer_0 [[buffer(0)]],\ndevice atomic_uint* l_5 = &buffer_0[l_4];\n\
                       device atomic_uint* l_0 = l_5;\ndevice atomic_uint* l_8 = l_0;\natomic_store_explicit(l_0, 0, \
                       memory_order_relaxed);";
-        assert_eq!(atomics(emitted).as_deref(), Some(mended));
+        assert_eq!(atomics(emitted).as_deref(), Some(fixed));
         assert_eq!(atomics("device float* l_1 = &buffer_0[0];"), None);
     }
 
     #[test]
     fn slices_are_cast_within_their_space() {
         let emitted = "const const device float_4 *tmp_1 = reinterpret_cast<const float_4*>(buffer_0);";
-        let mended = "const const device float_4 *tmp_1 = reinterpret_cast<const device float_4*>(buffer_0);";
-        assert_eq!(slices(emitted).as_deref(), Some(mended));
+        let fixed = "const const device float_4 *tmp_1 = reinterpret_cast<const device float_4*>(buffer_0);";
+        assert_eq!(slices(emitted).as_deref(), Some(fixed));
         let emitted = " threadgroup half_2 *tmp_3 = reinterpret_cast< half_2*>(shared_memory_1);";
-        let mended = " threadgroup half_2 *tmp_3 = reinterpret_cast<threadgroup half_2*>(shared_memory_1);";
-        assert_eq!(slices(emitted).as_deref(), Some(mended));
+        let fixed = " threadgroup half_2 *tmp_3 = reinterpret_cast<threadgroup half_2*>(shared_memory_1);";
+        assert_eq!(slices(emitted).as_deref(), Some(fixed));
         assert_eq!(slices("threadgroup half* s = reinterpret_cast<threadgroup half*>(&dynamic_shared_mem[0]);"), None);
     }
 }

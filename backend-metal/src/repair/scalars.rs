@@ -1,4 +1,4 @@
-//! Faults of single instructions.
+//! Faults in single instructions.
 
 use super::by_line;
 
@@ -7,7 +7,7 @@ fn width(kind: &str) -> Option<usize> {
     kind.rsplit_once('_')?.1.parse().ok()
 }
 
-/// `float {simd_sum(x)` and `};` in the next line become `float (simd_sum(x)` and `);`.
+/// Replaces `float {simd_sum(x)`, and `};` in the next line, by `float (simd_sum(x)` and `);`.
 pub(super) fn braces(source: &str) -> Option<String> {
     let mut open = false;
     by_line(source, |line| {
@@ -24,7 +24,7 @@ pub(super) fn braces(source: &str) -> Option<String> {
     })
 }
 
-/// `const float_4 l_2 = -l_1;` becomes the negation of each part.
+/// Replaces `const float_4 l_2 = -l_1;` by the negation of each component.
 pub(super) fn negation(source: &str) -> Option<String> {
     by_line(source, |line| {
         let (left, right) = line.split_once(" = -")?;
@@ -51,7 +51,7 @@ fn declared_type(source: &str, name: &str) -> Option<String> {
     source.lines().find_map(|line| line.trim().strip_suffix(&ending)).map(str::to_owned)
 }
 
-/// The lane that `plane_elect` chooses: the first one that is active.
+/// Lets `plane_elect` choose the first active lane.
 pub(super) fn elect(source: &str) -> Option<String> {
     by_line(source, |line| {
         if line.contains("= __activemask();") || line.contains("= __ffs(mask) - 1;") {
@@ -62,7 +62,7 @@ pub(super) fn elect(source: &str) -> Option<String> {
     })
 }
 
-/// A print becomes a comment.
+/// Comments a print out.
 pub(super) fn print(source: &str) -> Option<String> {
     by_line(source, |line| {
         let trimmed = line.trim_start();
@@ -77,17 +77,17 @@ mod tests {
     #[test]
     fn scalars_are_reduced_without_braces_and_vectors_with() {
         let scalar = "const float l_1 = float {simd_sum(l_0)\n};\nconst bool l_2 = bool {simd_and(l_1? 1u : 0u) != 0u\n};";
-        let mended = "const float l_1 = float (simd_sum(l_0)\n);\nconst bool l_2 = bool (simd_and(l_1? 1u : 0u) != 0u\n);";
-        assert_eq!(braces(scalar).as_deref(), Some(mended));
+        let fixed = "const float l_1 = float (simd_sum(l_0)\n);\nconst bool l_2 = bool (simd_and(l_1? 1u : 0u) != 0u\n);";
+        assert_eq!(braces(scalar).as_deref(), Some(fixed));
         assert_eq!(braces("const half_4 l_1 = half_4 {simd_sum(l_0.i_0),\nsimd_sum(l_0.i_1)\n};"), None);
     }
 
     #[test]
-    fn each_part_of_a_vector_is_negated() {
-        let mended = negation("const float_2 l_2 = -l_1;");
-        assert_eq!(mended.as_deref(), Some("const float_2 l_2 = float_2{-l_1.i_0, -l_1.i_1};"));
-        let mended = negation("half_2 l_mut_3;\nl_mut_3 = -l_1;");
-        assert_eq!(mended.as_deref(), Some("half_2 l_mut_3;\nl_mut_3 = half_2{-l_1.i_0, -l_1.i_1};"));
+    fn each_component_of_a_vector_is_negated() {
+        let fixed = negation("const float_2 l_2 = -l_1;");
+        assert_eq!(fixed.as_deref(), Some("const float_2 l_2 = float_2{-l_1.i_0, -l_1.i_1};"));
+        let fixed = negation("half_2 l_mut_3;\nl_mut_3 = -l_1;");
+        assert_eq!(fixed.as_deref(), Some("half_2 l_mut_3;\nl_mut_3 = half_2{-l_1.i_0, -l_1.i_1};"));
         assert_eq!(negation("const float l_2 = -l_1;"), None);
         assert_eq!(negation("const int_2 l_2 = -1;"), None);
     }
@@ -100,8 +100,8 @@ mod tests {
     }
 
     #[test]
-    fn prints_are_left_out() {
-        let mended = print("os_log_default.log(\"x %f\", l_1);");
-        assert_eq!(mended.as_deref(), Some("// os_log_default.log(\"x %f\", l_1);"));
+    fn prints_are_commented_out() {
+        let fixed = print("os_log_default.log(\"x %f\", l_1);");
+        assert_eq!(fixed.as_deref(), Some("// os_log_default.log(\"x %f\", l_1);"));
     }
 }

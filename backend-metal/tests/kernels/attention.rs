@@ -18,17 +18,18 @@ pub fn attention<B: FusedBackend>(dtype: DType) {
         (1, 40, 40, 2, 1, 128, None, false, None),
         (1, 170, 170, 2, 1, 64, Some(100), true, None),
     ];
-    for (batch, queries, keys, heads, pairs, dim, sliding_window, packed, softcap) in cases {
+    for (batch, queries, keys, heads, key_value_heads, dim, sliding_window, packed, softcap) in cases {
         let q = random::<B, 4>([batch, queries, heads, dim], 1, dtype);
-        let k = random::<B, 4>([batch, keys, pairs, dim], 2, dtype);
-        let v = random::<B, 4>([batch, keys, pairs, dim], 3, dtype);
+        let k = random::<B, 4>([batch, keys, key_value_heads, dim], 2, dtype);
+        let v = random::<B, 4>([batch, keys, key_value_heads, dim], 3, dtype);
         let g = random::<B, 4>([batch, queries, heads, dim], 4, dtype);
         let ids: Vec<i32> = (0..batch * keys).map(|index| (index % keys * 5 / keys) as i32).collect();
         let data = TensorData::new(ids, [batch, keys]);
         let on_device = packed.then(|| Tensor::<B, 2, Int>::from_data(data.clone(), &Default::default()).into_primitive());
         let on_cpu = packed.then(|| Tensor::<Flex, 2, Int>::from_data(data, &Default::default()).into_primitive());
         let options = AttentionOptions { scale: (dim as f64).powf(-0.5), sliding_window, softcap };
-        let name = |part: &str| format!("{part} of {batch} x {queries} x {keys}, {heads} of {pairs} heads of {dim}");
+        let name =
+            |part: &str| format!("{part} of {batch} x {queries} x {keys}, {heads} heads of {dim} on {key_value_heads}");
         let expected = ops::attention::reference::<Flex>(q.cpu(), k.cpu(), v.cpu(), on_cpu.clone(), options);
         let (y, statistics) = B::attention_for_backward(q.raw(), k.raw(), v.raw(), on_device.clone(), options);
         close::<B, 4>(&name("attention"), y, expected, dtype);
@@ -40,7 +41,7 @@ pub fn attention<B: FusedBackend>(dtype: DType) {
     }
 }
 
-/// A few tokens over the beginning of a longer cache.
+/// A few tokens over the start of a longer cache.
 pub fn decode<B: FusedBackend>(dtype: DType) {
     let cases = [
         // batch, queries, keys, capacity, heads, key-value heads, head_dim, window, soft-cap
@@ -53,14 +54,14 @@ pub fn decode<B: FusedBackend>(dtype: DType) {
         (2, 2, 131, 256, 8, 1, 256, None, None),
         (1, 5, 70, 70, 2, 1, 32, None, None),
     ];
-    for (batch, queries, keys, capacity, heads, pairs, dim, sliding_window, softcap) in cases {
+    for (batch, queries, keys, capacity, heads, key_value_heads, dim, sliding_window, softcap) in cases {
         let q = random::<B, 4>([batch, queries, heads, dim], 1, dtype);
-        let [k, v] = [2, 3].map(|seed| random::<B, 4>([batch, capacity, pairs, dim], seed, dtype));
+        let [k, v] = [2, 3].map(|seed| random::<B, 4>([batch, capacity, key_value_heads, dim], seed, dtype));
         let options = AttentionOptions { scale: (dim as f64).powf(-0.5), sliding_window, softcap };
         let [key, value] = [&k, &v].map(|cache| raw(cache.device.clone().narrow(1, 0, keys)));
         let [key_cpu, value_cpu] = [&k, &v].map(|cache| raw(cache.cpu.clone().narrow(1, 0, keys)));
         let expected = ops::attention::reference::<Flex>(q.cpu(), key_cpu, value_cpu, None, options);
-        let name = format!("{queries} tokens over {keys} of {capacity}, {heads} of {pairs} heads of {dim}");
+        let name = format!("{queries} tokens over {keys} of {capacity}, {heads} heads of {dim} on {key_value_heads}");
         close::<B, 4>(&name, B::segment_attention(q.raw(), key, value, None, options), expected, dtype);
     }
 }

@@ -1,4 +1,4 @@
-//! Every backward, as autodiff calls it, against the difference of two forwards: no reference of ours comes into it.
+//! Every backward, as autodiff calls it, against the difference of two forwards, without any reference of ours.
 
 use burn::backend::Autodiff;
 use burn::tensor::backend::Backend;
@@ -10,9 +10,9 @@ use burnish_kernels::{
 
 use crate::sample::{numbers, product_row};
 
-/// Half the way between the two forwards.
+/// Half the distance between the two forwards.
 const STEP: f32 = 1e-2;
-/// Of a slope: a forward of a few units is known to about 1e-6, the difference quotient to 1e-4, and the curve bends within it.
+/// Tolerance of a slope: a forward of size 1 is exact to about 1e-6, so the difference quotient to 1e-4; curvature adds more.
 const TOLERANCE: f64 = 5e-3;
 
 fn tensor<B: Backend, const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<B, D> {
@@ -41,11 +41,11 @@ fn check<B: FusedBackend, const D: usize>(
     let gradient = leaf.grad(&gradients).unwrap_or_else(|| panic!("{name}: no gradient")).into_data();
     let slope: f64 = gradient.iter::<f64>().zip(&direction).map(|(gradient, along)| gradient * f64::from(*along)).sum();
     let steepness: f64 = gradient.iter::<f64>().map(|gradient| gradient * gradient).sum::<f64>().sqrt();
-    // tf32 products know less.
+    // Products in tf32 are less exact.
     let tolerance = if product_row::<B>(DType::F32) == DType::F32 { TOLERANCE } else { 10.0 * TOLERANCE };
     assert!(
         (slope - measured).abs() <= tolerance * (1.0 + steepness),
-        "{name}: {slope} by its gradient, {measured} measured"
+        "{name}: the gradient gives {slope}, expected {measured}"
     );
 }
 
@@ -81,18 +81,18 @@ fn elements<B: FusedBackend>() {
     let table = RotaryTable { cos: angles.clone().cos(), sin: angles.sin() };
     let table = RotaryTable { cos: Tensor::from_inner(table.cos), sin: Tensor::from_inner(table.sin) };
     let (query, key): (T<B, 3>, T<B, 3>) = (random([5, 2, 8], 6), random([5, 1, 8], 7));
-    let turned = |x: T<B, 3>, by: &T<B, 3>| (x * by.clone()).sum();
+    let weighted = |x: T<B, 3>, by: &T<B, 3>| (x * by.clone()).sum();
     check::<B, 3>("rotary query", [5, 2, 8], |x| {
         let (x, y) = rotary(x, key.clone(), &table);
-        turned(x, &query) + turned(y, &key)
+        weighted(x, &query) + weighted(y, &key)
     });
-    // Both are the one input's, and each alone has a part in the loss.
+    // Query and key from one input; then a loss of either alone.
     check::<B, 3>("rotary of both", [5, 2, 8], |x| {
         let (x, y) = rotary(x.clone(), x.narrow(1, 0, 1), &table);
-        turned(x, &query) + turned(y, &key)
+        weighted(x, &query) + weighted(y, &key)
     });
-    check::<B, 3>("rotary query alone", [5, 2, 8], |x| turned(rotary(x, key.clone(), &table).0, &query));
-    check::<B, 3>("rotary key alone", [5, 1, 8], |x| turned(rotary(query.clone(), x, &table).1, &key));
+    check::<B, 3>("rotary query alone", [5, 2, 8], |x| weighted(rotary(x, key.clone(), &table).0, &query));
+    check::<B, 3>("rotary key alone", [5, 1, 8], |x| weighted(rotary(query.clone(), x, &table).1, &key));
 }
 
 fn products<B: FusedBackend>() {

@@ -26,7 +26,7 @@ pub fn rms_norm<B: FusedBackend>(dtype: DType) {
 }
 
 pub fn add_rms_norm<B: FusedBackend>(dtype: DType) {
-    // The last has more rows than cubes.
+    // The last one has more rows than cubes.
     for (rows, features) in ROWS.into_iter().chain([(3100, 8)]) {
         let (x, r) = (random::<B, 2>([rows, features], 1, dtype), random::<B, 2>([rows, features], 2, dtype));
         let (w, g) = (random::<B, 1>([features], 3, dtype), random::<B, 2>([rows, features], 4, dtype));
@@ -67,13 +67,13 @@ pub fn rotary<B: FusedBackend>(dtype: DType) {
         };
         let (cos, sin) = (of(f32::cos), of(f32::sin));
         for inverse in [false, true] {
-            // Held elsewhere they are turned into new tensors, else in place.
-            let turned = B::rotary(both.each_ref().map(Pair::raw), cos.raw(), sin.raw(), inverse);
+            // Tensors that are held elsewhere are not rotated in place.
+            let rotated = B::rotary(both.each_ref().map(Pair::raw), cos.raw(), sin.raw(), inverse);
             let own = both.each_ref().map(|x| raw(x.device.clone().mul_scalar(1.0)));
             let in_place = B::rotary(own, cos.raw(), sin.raw(), inverse);
-            for ((x, turned), in_place) in both.iter().zip(turned).zip(in_place) {
+            for ((x, rotated), in_place) in both.iter().zip(rotated).zip(in_place) {
                 let expected = ops::rotary::reference::<Flex>(x.cpu(), cos.cpu(), sin.cpu(), inverse);
-                close::<B, 3>("rotary", turned, expected.clone(), dtype);
+                close::<B, 3>("rotary", rotated, expected.clone(), dtype);
                 close::<B, 3>("rotary in place", in_place, expected, dtype);
             }
         }
@@ -114,7 +114,7 @@ pub fn adamw<B: FusedBackend>(dtype: DType) {
         max_norm: 0.0,
     };
     let clipped = AdamWStep { max_norm: 1.0, ..plain };
-    // Not measured, short enough, too long, and no update.
+    // Squared norms: none, one that needs no clipping, one that does, and non-finite ones.
     let lengths = [None, Some(1.0), Some(9.0), Some(f32::INFINITY), Some(f32::NAN)];
     let cases = lengths.into_iter().flat_map(|squares| [(plain, squares), (clipped, squares)]);
     let shapes = ROWS.into_iter().chain([(7, 64), (16, 300)]).cycle();
@@ -124,18 +124,18 @@ pub fn adamw<B: FusedBackend>(dtype: DType) {
         let positive = numbers(rows * columns, 4, 1.0).iter().map(|x| x * x).collect();
         let v = Pair::<B, 2>::from(positive, shape, dtype);
         let old = [p.cpu(), m.cpu(), v.cpu()];
-        let is_none = squares.is_some_and(|squares| !squares.is_finite());
+        let skips = squares.is_some_and(|squares| !squares.is_finite());
         let squares = squares.map(|squares| Pair::<B, 1>::from(vec![squares], [1], dtype));
         let (on_cpu, on_device) = squares.map(|pair| (pair.cpu, pair.device)).unzip();
         let tensors = AdamWTensors::new(p.cpu, g.cpu, m.cpu, v.cpu);
         let tensors = on_cpu.into_iter().fold(tensors, AdamWTensors::clipped_by);
         let expected = ops::adamw::reference::<Flex>(tensors, step);
-        if is_none {
+        if skips {
             for (expected, old) in expected.clone().into_iter().zip(old.clone()) {
-                close::<Flex, 2>("no update", expected, old, dtype);
+                close::<Flex, 2>("skipped update", expected, old, dtype);
             }
         }
-        // A parameter that is held elsewhere stays as it was there; nothing else is.
+        // Only the parameter is held elsewhere: it must not change there.
         let tensors = AdamWTensors::new(p.device.clone(), g.device, m.device, v.device);
         let found = B::adamw(on_device.into_iter().fold(tensors, AdamWTensors::clipped_by), step);
         for ((name, found), expected) in ["parameter", "first", "second"].into_iter().zip(found).zip(expected) {
@@ -147,7 +147,7 @@ pub fn adamw<B: FusedBackend>(dtype: DType) {
 }
 
 pub fn pack<B: FusedBackend>(dtype: DType) {
-    // More than a launch binds on some devices, of all lengths; then lengths that are all whole vectors.
+    // More tensors than a launch binds on some devices, of odd lengths; then of lengths that are whole vectors.
     let odd: Vec<_> = ROWS.into_iter().chain([(7, 64), (16, 300)]).cycle().take(120).collect();
     for shapes in [odd, vec![(16, 256); 40]] {
         let pairs: Vec<_> =
@@ -184,9 +184,9 @@ pub fn squared_norm<B: FusedBackend>(dtype: DType) {
 
 pub fn select_rows<B: FusedBackend>(dtype: DType) {
     for (rows, features) in ROWS.into_iter().chain([(70, 512)]) {
-        let places: Vec<i32> = (0..rows as i32).rev().filter(|row| row % 3 != 1).collect();
-        let kept = places.len();
-        let data = TensorData::new(places, [kept]);
+        let positions: Vec<i32> = (0..rows as i32).rev().filter(|row| row % 3 != 1).collect();
+        let kept = positions.len();
+        let data = TensorData::new(positions, [kept]);
         let on_device = || Tensor::<B, 1, Int>::from_data(data.clone(), &Default::default()).into_primitive();
         let on_cpu = || Tensor::<Flex, 1, Int>::from_data(data.clone(), &Default::default()).into_primitive();
         let (x, g) = (random::<B, 2>([rows, features], 1, dtype), random::<B, 2>([kept, features], 2, dtype));
@@ -199,7 +199,7 @@ pub fn select_rows<B: FusedBackend>(dtype: DType) {
 pub fn cross_entropy<B: FusedBackend>(dtype: DType) {
     for (tokens, features, vocabulary) in [(1, 3, 5), (23, 16, 77), (50, 32, 1024)] {
         let h = random::<B, 2>([tokens, features], 1, dtype);
-        // Logits of a few units: bf16 knows those of twenty to a sixteenth, and so their exponentials to six parts in a hundred.
+        // Small logits: bf16 holds those near 20 to 1/16 only, which is 6 % of their exponentials.
         let w = Pair::<B, 2>::from(numbers(vocabulary * features, 2, 0.25), [vocabulary, features], dtype);
         let labels: Vec<i32> = (0..tokens).map(|index| (index * 7 % vocabulary) as i32).collect();
         let data = TensorData::new(labels, [tokens]);
@@ -215,10 +215,10 @@ pub fn cross_entropy<B: FusedBackend>(dtype: DType) {
         );
         let found = B::linear_cross_entropy_with_gradient(h.raw(), w.raw(), ids().0);
         close::<B, 1>("loss", found.0, expected.0, product_row::<B>(dtype));
-        // The logits are rounded to the dtype on their way, so that a gradient is off by as much as they are.
+        // The logits are rounded to the dtype, and the gradient has their error.
         let row = if product_row::<B>(dtype) == DType::F32 { DType::F32 } else { DType::BF16 };
         close::<B, 2>("dh", found.1, expected.1, row);
-        // Factors of which f16 does not hold the largest; it holds the gradient, which is compared at the size of one.
+        // f16 does not hold the largest factors, but does hold the gradient, which is scaled to size 1 to compare.
         let h = Pair::<B, 2>::from(numbers(tokens * features, 1, 0.05), [tokens, features], dtype);
         let factors = Pair::<B, 1>::from(numbers(tokens, 3, 5e4), [tokens], DType::F32);
         let expected =

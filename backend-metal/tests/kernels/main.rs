@@ -1,5 +1,5 @@
-//! Every GPU kernel, forward and each gradient, against the composed operation on the CPU: on the runtime of our own (MSL on
-//! macOS, SPIR-V elsewhere), in WGSL, and in the emulator, which executes the MSL.
+//! Every GPU kernel, forward and each gradient, against the composed operation on the CPU: on our own runtime (MSL on macOS,
+//! SPIR-V elsewhere), in WGSL, and in the emulator, which executes the MSL.
 #![allow(clippy::unwrap_used)]
 
 mod attention;
@@ -68,7 +68,7 @@ mod nvidia {
     #[test]
     #[ignore = "needs an NVIDIA GPU"]
     fn wide_linear_of_one_processor() {
-        products::wide_linear_of::<burn_cuda::Cuda>(burn::tensor::DType::BF16, (300, 1032, 1104));
+        products::wide_linear_of::<burn_cuda::Cuda>(burn::tensor::DType::BF16, [300, 1032, 1104]);
     }
 
     #[test]

@@ -7,11 +7,10 @@ use burnish_kernels::{self as ops, Dropout, DropoutKey, FusedBackend};
 
 use crate::sample::{Pair, close, numbers, product_row, random};
 
-/// Rows, inputs, outputs: one row, odd ones, whole tiles, and more than a tile.
-const SIZES: [(usize, usize, usize); 6] =
-    [(1, 3, 5), (2, 77, 131), (23, 77, 31), (64, 64, 64), (130, 72, 200), (70, 1032, 24)];
+/// Rows, inputs and outputs: one row, odd ones, whole tiles, and more than a tile.
+const SIZES: [[usize; 3]; 6] = [[1, 3, 5], [2, 77, 131], [23, 77, 31], [64, 64, 64], [130, 72, 200], [70, 1032, 24]];
 
-/// Sums over many terms keep their size.
+/// Scaled so that sums of `terms` terms have size 1.
 fn scaled<B: FusedBackend>(shape: [usize; 2], seed: u32, dtype: DType, terms: usize) -> Pair<B, 2> {
     Pair::from(numbers(shape[0] * shape[1], seed, (terms as f32).powf(-0.5)), shape, dtype)
 }
@@ -20,19 +19,19 @@ pub fn linear<B: FusedBackend>(dtype: DType) {
     linear_of::<B>(dtype, &SIZES);
 }
 
-/// Large enough for the widest tiles, whole and cut, several a processor, on a device of up to 150.
+/// Large enough for the widest tiles, whole and ragged, several for each processor of a device with up to 150.
 pub fn wide_linear<B: FusedBackend>(dtype: DType) {
-    wide_linear_of::<B>(dtype, (2570, 1032, 4104));
+    wide_linear_of::<B>(dtype, [2570, 1032, 4104]);
 }
 
-/// The same, where the device has one processor.
-pub fn wide_linear_of<B: FusedBackend>(dtype: DType, sizes: (usize, usize, usize)) {
+/// The same for a device with one processor.
+pub fn wide_linear_of<B: FusedBackend>(dtype: DType, sizes: [usize; 3]) {
     linear_of::<B>(dtype, &[sizes]);
     lora_linear_of::<B>(dtype, [(sizes, 16)]);
 }
 
-fn linear_of<B: FusedBackend>(dtype: DType, sizes: &[(usize, usize, usize)]) {
-    for &(rows, inputs, outputs) in sizes {
+fn linear_of<B: FusedBackend>(dtype: DType, sizes: &[[usize; 3]]) {
+    for &[rows, inputs, outputs] in sizes {
         let (x, g) = (random::<B, 2>([rows, inputs], 1, dtype), random::<B, 2>([rows, outputs], 2, dtype));
         let w = scaled::<B>([outputs, inputs], 3, dtype, inputs.max(outputs));
         let name = |part: &str| format!("{part} of {rows} x {inputs} x {outputs}");
@@ -50,10 +49,10 @@ pub fn lora_linear<B: FusedBackend>(dtype: DType) {
     lora_linear_of::<B>(dtype, SIZES.into_iter().zip([1, 3, 4, 16, 8, 64]));
 }
 
-fn lora_linear_of<B: FusedBackend>(dtype: DType, sizes: impl IntoIterator<Item = ((usize, usize, usize), usize)>) {
+fn lora_linear_of<B: FusedBackend>(dtype: DType, sizes: impl IntoIterator<Item = ([usize; 3], usize)>) {
     let dropout = Dropout { probability: 0.3, key: DropoutKey { seed: 1, step: 2, micro_batch: 3, layer: 4 } };
     let sizes = sizes.into_iter().flat_map(|size| [(size, None), (size, Some(dropout))]);
-    for (((rows, inputs, outputs), rank), dropout) in sizes {
+    for (([rows, inputs, outputs], rank), dropout) in sizes {
         let x = random::<B, 2>([rows, inputs], 1, dtype);
         let w = scaled::<B>([outputs, inputs], 2, dtype, inputs.max(outputs));
         let a = scaled::<B>([rank, inputs], 3, DType::F32, inputs);

@@ -1,4 +1,4 @@
-//! Random tensors on two backends, and comparing what they become.
+//! Random tensors on two backends, and the comparison of results.
 
 use burn::backend::Flex;
 use burn::tensor::backend::Backend;
@@ -6,16 +6,30 @@ use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Tensor, TensorData, TensorPrimitive};
 use burnish_kernels::tolerance::Tolerance;
 
-/// What the device computes in: bf16 is not on Metal (cubecl 0.10), nor on software Vulkan.
+/// The dtypes of the device: neither Metal (cubecl 0.10) nor software Vulkan has bf16.
 pub fn dtypes<B: Backend>() -> Vec<DType> {
     let device = B::Device::default();
     let all = [DType::F32, DType::F16, DType::BF16];
     let dtypes: Vec<DType> = all.into_iter().filter(|dtype| B::supports_dtype(&device, *dtype)).collect();
-    assert!(dtypes.contains(&DType::F32), "{dtypes:?}");
+    let name = B::name(&device);
+    for dtype in known(&name) {
+        assert!(dtypes.contains(dtype), "{name} has {dtypes:?}: its kernels would go untested in {dtype:?}");
+    }
     dtypes
 }
 
-/// Rows and features: odd ones, and ones beyond a block.
+/// The dtypes that a known device has at least: other GPUs may have f32 only.
+fn known(name: &str) -> &'static [DType] {
+    match name {
+        "cubecl<cuda>" => &[DType::F32, DType::F16, DType::BF16],
+        "cubecl<metal>" | "cubecl<emulator>" => &[DType::F32, DType::F16],
+        "cubecl<vulkan>" | "cubecl<wgsl>" if !burnish_metal::has_gpu() => &[DType::F32, DType::F16],
+        "cubecl<vulkan>" | "cubecl<wgsl>" => &[DType::F32],
+        name => panic!("add the dtypes of {name} here"),
+    }
+}
+
+/// Rows and features: odd ones, and more than a block.
 pub const ROWS: [(usize, usize); 5] = [(1, 1), (3, 23), (23, 77), (130, 64), (50, 777)];
 
 pub fn raw<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
@@ -26,7 +40,7 @@ pub fn typed<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B,
     Tensor::from_primitive(TensorPrimitive::Float(primitive))
 }
 
-/// The same numbers, rounded to a dtype, on the backend under test and as f32 on the CPU.
+/// The same values, rounded to a dtype, on the backend under test and as f32 on the CPU.
 pub struct Pair<B: Backend, const D: usize> {
     pub device: Tensor<B, D>,
     pub cpu: Tensor<Flex, D>,
@@ -48,7 +62,7 @@ impl<B: Backend, const D: usize> Pair<B, D> {
     }
 }
 
-/// Numbers of about a normal distribution.
+/// Values from about a normal distribution.
 pub fn numbers(count: usize, seed: u32, scale: f32) -> Vec<f32> {
     let mut state = u64::from(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
@@ -64,7 +78,7 @@ pub fn random<B: Backend, const D: usize>(shape: [usize; D], seed: u32, dtype: D
     Pair::from(numbers(shape.iter().product(), seed, 1.0), shape, dtype)
 }
 
-/// Compares within the table's row of a dtype.
+/// Compares within the tolerance of a dtype.
 pub fn close<B: Backend, const D: usize>(name: &str, found: FloatTensor<B>, expected: FloatTensor<Flex>, dtype: DType) {
     let read = |data: TensorData| data.iter::<f32>().collect::<Vec<_>>();
     let found = typed::<B, D>(found);
@@ -75,7 +89,7 @@ pub fn close<B: Backend, const D: usize>(name: &str, found: FloatTensor<B>, expe
     Tolerance::of(dtype).check(&name, &read(found), &read(expected.into_data())).unwrap();
 }
 
-/// The row of the table for matrix products: burn's own on CUDA, which ours leave f32 to, are tf32, as coarse as f16.
+/// The dtype whose tolerance matrix products have: in f32 on CUDA they are burn's own, in tf32, which is as coarse as f16.
 pub fn product_row<B: Backend>(dtype: DType) -> DType {
     let is_cuda = B::name(&B::Device::default()).contains("cuda");
     if is_cuda && dtype == DType::F32 { DType::F16 } else { dtype }

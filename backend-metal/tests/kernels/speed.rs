@@ -1,4 +1,4 @@
-//! Rates of the kernels that matter most, at the sizes of Llama-3.2-1B; `burnish bench` says more.
+//! Rates of the most important kernels, at the sizes of Llama-3.2-1B; `burnish bench` measures more.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use burnish_kernels::{AttentionOptions, FusedBackend};
 
 use crate::sample::raw;
 
-/// Seconds of a launch, over many.
+/// Mean seconds of a launch.
 fn time<B: FusedBackend>(mut launch: impl FnMut()) -> f64 {
     let device = B::Device::default();
     launch();
@@ -42,7 +42,7 @@ pub fn print<B: FusedBackend>(dtype: DType) {
     let backward = time::<B>(|| {
         drop(B::attention_backward(q.clone(), k.clone(), v.clone(), None, statistics.clone(), g.clone(), options));
     });
-    // Half of the square is hidden; the backward has five products to the forward's two.
+    // Half of the scores are hidden; the backward has five products, the forward two.
     let tera = 2e-12 * (batch * heads * length * length * dim) as f64;
     println!("attention: {:.0} and {:.0} TFLOP/s", tera / forward, 2.5 * tera / backward);
 }

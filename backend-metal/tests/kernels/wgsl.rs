@@ -1,4 +1,4 @@
-//! The kernels in WGSL, which wgpu takes where it has neither Metal's language nor SPIR-V: in browsers, and on DirectX.
+//! The kernels in WGSL, which wgpu uses where it supports neither MSL nor SPIR-V: in browsers, and on DirectX.
 
 use std::sync::Once;
 
@@ -18,7 +18,7 @@ use cubecl_wgpu::{AutoCompiler, AutoGraphicsApi, RuntimeOptions, WgpuDevice, Wgp
 /// burn on [`WgslRuntime`].
 pub type Wgsl = CubeBackend<WgslRuntime, f32, i32, u32>;
 
-/// wgpu's runtime on the same device, which is told that it has no other language.
+/// wgpu's runtime on the same device, restricted to WGSL.
 #[derive(Debug, Clone)]
 pub struct WgslRuntime;
 
@@ -45,7 +45,7 @@ impl KernelRuntime for WgslRuntime {
     const FUSED: bool = true;
 }
 
-/// A server whose compilation options, empty, choose WGSL.
+/// A server whose empty compilation options select WGSL.
 fn server() -> WgpuServer {
     let setup = init_setup::<AutoGraphicsApi>(&WgpuDevice::DefaultDevice, RuntimeOptions::default());
     let full = <WgpuServer as DeviceService>::init(WgpuDevice::DefaultDevice.to_id());
@@ -66,7 +66,7 @@ fn server() -> WgpuServer {
     )
 }
 
-/// What cubecl's own WGSL path registers (`cubecl_wgpu::backend::wgsl` of 0.10).
+/// The properties that cubecl's own WGSL path registers (`cubecl_wgpu::backend::wgsl` of 0.10).
 fn properties(adapter: &wgpu::Adapter, full: &DeviceProperties) -> DeviceProperties {
     let mut own =
         DeviceProperties::new(Features::default(), full.memory.clone(), full.hardware.clone(), TimingMethod::System);

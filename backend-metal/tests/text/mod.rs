@@ -1,4 +1,4 @@
-//! A kernel of fixed text, for tests of what stands between a task and a device.
+//! A kernel with a fixed text, for tests of the steps between a task and a device.
 
 use cubecl_core::ir::{AddressType, StorageType};
 use cubecl_core::server::ExecutionMode;

@@ -1,8 +1,7 @@
-//! Makes what the quickstart is made of: data sets and a tokenizer.
+//! Writes the data sets and the tokenizer of the quickstart.
 //!
-//! `cargo run --release -p burnish-examples --bin quickstart_data -- runs/quickstart-base` writes the data set that the
-//! base model is trained on to the folder named, and the parts that the repository carries to
-//! `recipes/assets/quickstart`. The same program always writes the same bytes.
+//! `cargo run --release -p burnish-examples --bin quickstart_data -- runs/quickstart-base` writes the data set of the base model to the
+//! given folder, and the files that are part of the repository to `recipes/assets/quickstart`. It always writes the same bytes.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -28,7 +27,7 @@ fn main() -> Result<()> {
     let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/assets/quickstart");
     let mut random = ChaCha8Rng::seed_from_u64(SEED);
     let (mut train, mut valid, mut test) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-    // Held-out bookings are bookings that no other split has.
+    // No booking is in more than one split.
     fill(&mut test, 100, &mut random, &[]);
     fill(&mut valid, 60, &mut random, &[&test]);
     fill(&mut train, 800, &mut random, &[&test, &valid]);
@@ -70,7 +69,7 @@ fn write_rows(path: &Path, rows: &[Value]) -> Result<()> {
     fs::write(path, text).with_context(|| path.display().to_string())
 }
 
-/// Tokenizer and configuration; the weights come from `burnish train`.
+/// Writes tokenizer and configuration; the weights come from `burnish train`.
 fn write_model(folder: &Path, rows: &[Value]) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let texts: Vec<String> = rows

@@ -1,19 +1,18 @@
-//! Scores answers, a line each on stdin, by the hidden states of a language model and a helper model that came as ONNX:
+//! Scores answers, one per line on stdin, with the hidden states of a language model and a helper model from an ONNX file:
 //!
 //! `echo "A table for two." | cargo run --release -p burnish-examples --features onnx --bin score_answers`
 
 use anyhow::{Context, Result, ensure};
 use burn::backend::Flex;
 use burnish_examples::reward_head::RewardHead;
-use burnish_models::{LanguageModel, LoadOptions, ModelInput, Pretrained};
+use burnish_models::{LoadOptions, ModelInput, Pretrained};
 
 fn main() -> Result<()> {
     let folder = std::env::args().nth(1).unwrap_or_else(|| "recipes/assets/quickstart/model".to_owned());
     let device = Default::default();
     let pretrained = Pretrained::open(&folder)?;
-    ensure!(pretrained.config.hidden_size == 128, "the helper reads hidden states of 128 numbers");
-    let options = LoadOptions::default();
-    let model = LanguageModel::<Flex>::load(&pretrained.config, &*pretrained.checkpoint, &device, options)?;
+    ensure!(pretrained.config.hidden_size == 128, "the helper model needs hidden states of size 128");
+    let model = pretrained.load::<Flex>(&device, LoadOptions::default())?;
     let head = RewardHead::new(&device);
     for line in std::io::stdin().lines() {
         let line = line.context("stdin")?;

@@ -1,41 +1,42 @@
-//! The hyper-parameters as llama.cpp names them.
+//! The hyper-parameters of a model under llama.cpp's names.
 
 use burnish_models::gguf::{Metadata, Value, keys};
 use burnish_models::{ModelConfig, Pretrained, RopeScaling};
 
-use super::{number, set, text};
 use crate::error::{ExportError, Result};
 use crate::report::ExportReport;
 
+/// The hyper-parameters of a model; `file_type` is llama.cpp's number for the storage of most matrices.
 pub(super) fn of_model(model: &Pretrained, file_type: u64, report: &mut ExportReport) -> Result<Metadata> {
     let config = &model.config;
     let architecture = config.family.gguf;
     let mut metadata = Metadata::default();
-    set(&mut metadata, "general.architecture", text(architecture.name));
-    set(&mut metadata, "general.type", text("model"));
-    set(&mut metadata, "general.name", text(name_of(&model.source)));
-    set(&mut metadata, "general.file_type", Value::Unsigned(file_type));
-    set(&mut metadata, "general.quantization_version", number(2));
-    let mut put = |key: &str, value: Value| set(&mut metadata, &format!("{}.{key}", architecture.name), value);
-    put("vocab_size", number(config.vocab_size));
+    metadata.insert("general.architecture", architecture.name);
+    metadata.insert("general.type", "model");
+    metadata.insert("general.name", name_of(&model.source));
+    metadata.insert("general.file_type", file_type);
+    metadata.insert("general.quantization_version", 2usize);
+    let mut put = |key: &str, value: Value| metadata.insert(format!("{}.{key}", architecture.name), value);
+    put("vocab_size", config.vocab_size.into());
     for size in keys::SIZES {
-        put(size.gguf, number((size.of)(config)));
+        put(size.gguf, (size.of)(config).into());
     }
-    put(keys::KEY_LENGTH, number(config.head_dim));
-    put("attention.value_length", number(config.head_dim));
-    put(keys::NORM_EPSILON, Value::Float(config.rms_norm_eps));
-    put(keys::ROPE_DIMENSION_COUNT, number(config.head_dim));
+    put(keys::KEY_LENGTH, config.head_dim.into());
+    put("attention.value_length", config.head_dim.into());
+    put(keys::NORM_EPSILON, config.rms_norm_eps.into());
+    put(keys::ROPE_DIMENSION_COUNT, config.head_dim.into());
     if let Some(rotary) = config.rotary.first() {
-        put(keys::ROPE_FREQ_BASE, Value::Float(rotary.theta));
+        put(keys::ROPE_FREQ_BASE, rotary.theta.into());
         if let Some(RopeScaling::Linear { factor }) = rotary.scaling {
-            put(keys::ROPE_SCALING_TYPE, text("linear"));
-            put(keys::ROPE_SCALING_FACTOR, Value::Float(factor));
+            put(keys::ROPE_SCALING_TYPE, "linear".into());
+            put(keys::ROPE_SCALING_FACTOR, factor.into());
         }
     }
-    if let Some(window) = needless_window(config).filter(|_| !architecture.has_windows) {
-        put(keys::CONTEXT_LENGTH, number(window));
+    if let Some(window) = shortest_window(config).filter(|_| !architecture.has_windows) {
+        put(keys::CONTEXT_LENGTH, window.into());
         report.notes.push(format!(
-            "llama.cpp computes no sliding window for `{}`: the context is {window} tokens, within which there is no difference",
+            "llama.cpp has no sliding window for `{}`: the context length is set to the window, {window} tokens, up to which \
+             the results are the same",
             architecture.name
         ));
     }
@@ -43,13 +44,13 @@ pub(super) fn of_model(model: &Pretrained, file_type: u64, report: &mut ExportRe
     Ok(metadata)
 }
 
-/// A window that is shorter than the context: within as many tokens it changes nothing.
-fn needless_window(config: &ModelConfig) -> Option<usize> {
+/// The shortest window of a layer, if it is shorter than the context. It has no effect on shorter texts.
+fn shortest_window(config: &ModelConfig) -> Option<usize> {
     let windows = (0..config.num_hidden_layers).filter_map(|layer| config.window(layer));
     windows.min().filter(|window| *window < config.max_position_embeddings)
 }
 
-/// The last part of a path or hub id.
+/// The last part of a path or hub id, without `.gguf`.
 fn name_of(source: &str) -> String {
     let trimmed = source.trim_end_matches('/');
     trimmed.rsplit('/').next().unwrap_or(trimmed).trim_end_matches(".gguf").to_owned()

@@ -1,7 +1,7 @@
-//! GGUF files that llama.cpp, Ollama and LM Studio open.
+//! Writes GGUF files, which llama.cpp, Ollama and LM Studio open.
 //!
-//! Which tensors a file has, their names and the order of their rows, each family declares
-//! (`burnish_models::families`). Source: `ggml/docs/gguf.md` and `conversion/` of llama.cpp.
+//! Each family declares which tensors a file has, their names and the order of their rows (`burnish_models::families`).
+//! Source: `ggml/docs/gguf.md` and `conversion/` of llama.cpp.
 
 mod metadata;
 mod quants;
@@ -12,36 +12,37 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use burnish_models::checkpoint::is_ignored;
-use burnish_models::gguf::{GgmlType, Metadata, Value, halves_interleaved, keys};
+use burnish_models::gguf::{GgmlType, halves_interleaved, keys};
 use burnish_models::part::{DeclaredTensor, Role, RowOrder, declared_tensors};
 use burnish_models::rope::inverse_frequencies;
-use burnish_models::{Checkpoint, ModelConfig, Pretrained, RopeScaling, RotaryConfig};
+use burnish_models::{Checkpoint, FloatType, ModelConfig, Pretrained, RopeScaling, RotaryConfig};
 
 use crate::error::{ExportError, Result};
-use crate::place;
 use crate::report::ExportReport;
+use crate::{fit, target};
 use writer::{PlannedTensor, write_header};
 
-/// Storage of the matrices; vectors are always F32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// How the matrices of a GGUF file are stored; vectors are always F32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GgufType {
-    /// 32 bits.
-    F32,
-    /// IEEE 16 bits.
-    #[default]
-    F16,
-    /// The upper 16 bits of an f32.
-    BF16,
-    /// 8 bits, a scale a block of 32.
+    /// As floats.
+    Float(FloatType),
+    /// 8 bits per element, with one f16 scale per block of 32.
     Q8_0,
+}
+
+impl Default for GgufType {
+    fn default() -> Self {
+        Self::Float(FloatType::F16)
+    }
 }
 
 impl GgufType {
     fn ggml(self) -> GgmlType {
         match self {
-            Self::F32 => GgmlType::F32,
-            Self::F16 => GgmlType::F16,
-            Self::BF16 => GgmlType::BF16,
+            Self::Float(FloatType::F32) => GgmlType::F32,
+            Self::Float(FloatType::F16) => GgmlType::F16,
+            Self::Float(FloatType::BF16) => GgmlType::BF16,
             Self::Q8_0 => GgmlType::Q8_0,
         }
     }
@@ -49,10 +50,10 @@ impl GgufType {
     /// `general.file_type`, llama.cpp's `llama_ftype`.
     fn file_type(self) -> u64 {
         match self {
-            Self::F32 => 0,
-            Self::F16 => 1,
+            Self::Float(FloatType::F32) => 0,
+            Self::Float(FloatType::F16) => 1,
             Self::Q8_0 => 7,
-            Self::BF16 => 32,
+            Self::Float(FloatType::BF16) => 32,
         }
     }
 }
@@ -62,29 +63,33 @@ impl std::str::FromStr for GgufType {
 
     fn from_str(name: &str) -> std::result::Result<Self, String> {
         match name {
-            "f32" => Ok(Self::F32),
-            "f16" => Ok(Self::F16),
-            "bf16" => Ok(Self::BF16),
             "q8_0" => Ok(Self::Q8_0),
-            other => Err(format!("`{other}` is none of f32, f16, bf16, q8_0")),
+            float => {
+                float.parse().map(Self::Float).map_err(|_: String| format!("expected f32, f16, bf16 or q8_0, got `{float}`"))
+            }
         }
     }
 }
 
-/// How the file is written.
+/// Options of [`export_gguf`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct GgufOptions {
-    /// Storage of the matrices.
+    /// How the matrices are stored.
     pub kind: GgufType,
-    /// Replace what is there.
+    /// Whether an existing target may be replaced.
     pub overwrite: bool,
 }
 
-/// Writes a model as one GGUF file.
+/// Writes a model as one GGUF file, with its tokenizer and chat templates.
+///
+/// `weights` are those of `model`, or the same with an adapter merged into them. Vectors are stored as F32. In a `Q8_0` file, a
+/// matrix whose rows are not a multiple of 32 is stored as F16, with a note in the report.
 ///
 /// # Errors
-/// When the target exists, the tokenizer or something of the configuration has no counterpart in llama.cpp, a tensor has no
-/// GGUF name or is missing, a weight is beyond f16, or the disk refuses; nothing is left then.
+/// [`ExportError::Exists`] or [`ExportError::Occupied`] if the target must not be replaced. [`ExportError::Unsupported`] if
+/// llama.cpp has no equivalent of the tokenizer or of a key of the configuration, or if a tensor has no name in GGUF files. An
+/// error if a tensor is missing, has another shape than the configuration says, or is outside the range of f16, or if the file
+/// can't be written. The target is then unchanged.
 pub fn export_gguf(
     model: &Pretrained,
     weights: &dyn Checkpoint,
@@ -102,10 +107,10 @@ pub fn export_gguf(
     }
     if let Some(factors) = &factors {
         let name = keys::ROPE_FREQS.to_owned();
-        tensors.push(plan(name, None, vec![factors.len()], GgufType::F32, &mut report));
+        tensors.push(plan(name, None, vec![factors.len()], GgufType::Float(FloatType::F32), &mut report));
     }
-    let inputs = place::inputs_of(model, weights);
-    report.bytes = place::file(target, options.overwrite, &inputs, b"GGUF", |file| {
+    let inputs = target::inputs_of(model, weights);
+    report.bytes = target::write_file(target, options.overwrite, &inputs, b"GGUF", |file| {
         write_header(file, &metadata, &tensors)?;
         for tensor in &tensors {
             let values = match &tensor.source {
@@ -121,23 +126,23 @@ pub fn export_gguf(
     Ok(report)
 }
 
-/// The tensors of the file: all that the family declares and none beside, for llama.cpp would compute without those.
+/// The tensors of the file: exactly those that the family declares, because llama.cpp would ignore any other.
 fn declared(config: &ModelConfig, weights: &dyn Checkpoint) -> Result<Vec<DeclaredTensor>> {
     let mut tensors = declared_tensors(config);
     let known: BTreeSet<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
     let stored: BTreeSet<String> = weights.names().into_iter().filter(|name| !is_ignored(name)).collect();
-    let nameless = stored.iter().filter(|name| !known.contains(name.as_str()));
-    let mut problems: Vec<String> = nameless.map(|name| format!("`{name}` has no name in GGUF files")).collect();
-    let missing = tensors.iter().filter(|tensor| !stored.contains(&tensor.name));
-    problems.extend(missing.map(|tensor| format!("`{}` is missing", tensor.name)));
+    let unnamed = stored.iter().filter(|name| !known.contains(name.as_str()));
+    let problems: Vec<String> = unnamed.map(|name| format!("`{name}` has no name in GGUF files")).collect();
     if !problems.is_empty() {
         let kind = config.family.gguf.name;
-        return Err(ExportError::unsupported(format!("not a `{kind}` GGUF:\n  {}", problems.join("\n  "))));
+        return Err(ExportError::unsupported(format!("can't be written as a `{kind}` GGUF:\n  {}", problems.join("\n  "))));
     }
+    fit::check(config, weights)?;
     tensors.sort_by_key(order);
     Ok(tensors)
 }
 
+/// Decides how a tensor is stored, and counts it in the report.
 fn plan(
     name: String,
     source: Option<DeclaredTensor>,
@@ -147,23 +152,31 @@ fn plan(
 ) -> PlannedTensor {
     let mut stored = if shape.len() < 2 { GgmlType::F32 } else { kind.ggml() };
     if !shape.last().copied().unwrap_or(1).is_multiple_of(stored.block_elements()) {
-        report.notes.push(format!("`{name}` has rows of {shape:?}, no multiple of 32, and is stored as F16"));
+        report.notes.push(format!("`{name}`, {shape:?}, is stored as F16: its rows are not a multiple of 32"));
         stored = GgmlType::F16;
     }
     *report.tensors.entry(format!("{stored:?}")).or_default() += 1;
     PlannedTensor { name, source, shape, kind: stored }
 }
 
-/// The order of layers, the embedding first, as converters write them.
-fn order(tensor: &DeclaredTensor) -> (usize, usize, String) {
-    match tensor.layer {
-        Some(layer) => (1, layer, tensor.name.clone()),
-        None if tensor.part.role == Role::Embedding => (0, 0, tensor.name.clone()),
-        None => (2, 0, tensor.name.clone()),
-    }
+/// The order in which converters write the sections of a model.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Section {
+    Embedding,
+    Block(usize),
+    Output,
 }
 
-/// Reads a tensor as the file keeps it: rows in its order, norms with their offset.
+fn order(tensor: &DeclaredTensor) -> (Section, String) {
+    let section = match tensor.layer {
+        Some(block) => Section::Block(block),
+        None if tensor.part.role == Role::Embedding => Section::Embedding,
+        None => Section::Output,
+    };
+    (section, tensor.name.clone())
+}
+
+/// Reads a tensor as GGUF files store it: with their order of rows, and with the offset added to norms.
 fn read(weights: &dyn Checkpoint, tensor: &DeclaredTensor, config: &ModelConfig) -> Result<Vec<f32>> {
     let (name, part) = (&tensor.name, tensor.part);
     let mut values = weights.read_f32(name)?;
@@ -173,36 +186,22 @@ fn read(weights: &dyn Checkpoint, tensor: &DeclaredTensor, config: &ModelConfig)
         }
     }
     let Some(heads) = part.role.heads(config).filter(|_| part.rows == RowOrder::Interleaved) else { return Ok(values) };
-    halves_interleaved(&values, heads * config.head_dim, heads)
-        .ok_or_else(|| ExportError::unsupported(format!("`{name}` has no rows for {heads} heads of {}", config.head_dim)))
+    halves_interleaved(&values, heads * config.head_dim, heads).ok_or_else(|| {
+        ExportError::unsupported(format!("`{name}` does not have the rows of {heads} heads of {}", config.head_dim))
+    })
 }
 
-/// What llama.cpp divides the frequencies by, where the model stretches some of them.
+/// The divisor of each rotary frequency, for models that scale frequencies differently.
 fn rope_factors(config: &ModelConfig) -> Option<Vec<f32>> {
     let rotary = config.rotary.first()?;
     match &rotary.scaling {
         Some(RopeScaling::Factors { factors }) => Some(factors.iter().map(|factor| *factor as f32).collect()),
         Some(RopeScaling::Llama3 { .. }) => {
             let plain = RotaryConfig { scaling: None, ..rotary.clone() };
-            let stretched = inverse_frequencies(config.head_dim, rotary);
+            let scaled = inverse_frequencies(config.head_dim, rotary);
             let plain = inverse_frequencies(config.head_dim, &plain);
-            Some(plain.iter().zip(&stretched).map(|(plain, stretched)| (plain / stretched) as f32).collect())
+            Some(plain.iter().zip(&scaled).map(|(plain, scaled)| (plain / scaled) as f32).collect())
         }
         Some(RopeScaling::Linear { .. }) | None => None,
     }
-}
-
-/// A text value.
-fn text(value: impl Into<String>) -> Value {
-    Value::Text(value.into())
-}
-
-/// A number value; u32 in the file.
-fn number(value: usize) -> Value {
-    Value::Unsigned(value as u64)
-}
-
-/// Sets a key.
-fn set(metadata: &mut Metadata, key: &str, value: Value) {
-    metadata.insert(key, value);
 }

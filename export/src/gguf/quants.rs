@@ -1,16 +1,16 @@
-//! From f32 to the storage types of ggml.
+//! Encodes f32 values in the storage types of ggml.
 
+use burnish_models::FloatType;
 use burnish_models::gguf::GgmlType;
 
 use crate::error::Result;
-use crate::float::FloatType;
 
-/// A tensor with rows of `columns`.
+/// Encodes the values of the tensor `tensor`, which has rows of `columns` values.
 pub(super) fn encode(kind: GgmlType, tensor: &str, values: &[f32], columns: usize) -> Result<Vec<u8>> {
     match kind {
-        GgmlType::F32 => FloatType::F32.encode(tensor, values),
-        GgmlType::F16 => FloatType::F16.encode(tensor, values),
-        GgmlType::BF16 => FloatType::BF16.encode(tensor, values),
+        GgmlType::F32 => Ok(FloatType::F32.encode(tensor, values)?),
+        GgmlType::F16 => Ok(FloatType::F16.encode(tensor, values)?),
+        GgmlType::BF16 => Ok(FloatType::BF16.encode(tensor, values)?),
         packed => Ok(packed.quantize(tensor, values, [values.len() / columns.max(1), columns])?),
     }
 }
@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_f16_cannot_hold_is_named() {
+    fn a_value_outside_the_range_of_f16_is_named() {
         for kind in [GgmlType::F16, GgmlType::Q8_0] {
             let mut values = [1.0; 32];
             values[7] = 1e8;

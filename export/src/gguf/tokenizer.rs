@@ -1,4 +1,4 @@
-//! The tokenizer as llama.cpp keeps it.
+//! The tokenizer of a model under llama.cpp's keys.
 //!
 //! Source: `gguf-py/gguf/vocab.py` and `convert_hf_to_gguf.py` of llama.cpp.
 
@@ -8,11 +8,10 @@ use burnish_models::gguf::{DEFAULT_PATTERNS, LLAMA3_PATTERN, Metadata, QWEN2_PAT
 use burnish_models::{ChatTemplate, Pretrained};
 use serde_json::Value as Json;
 
-use super::{number, set, text};
 use crate::error::{ExportError, Result};
 use crate::report::ExportReport;
 
-/// Kinds of tokens, `llama_token_type`.
+/// The kind of a token, `llama_token_type`.
 #[derive(Clone, Copy)]
 enum Kind {
     Normal = 1,
@@ -23,6 +22,7 @@ enum Kind {
     Byte = 6,
 }
 
+/// Adds the tokenizer and the chat templates to the metadata.
 pub(super) fn add(metadata: &mut Metadata, model: &Pretrained, report: &mut ExportReport) -> Result<()> {
     let json = model
         .tokenizer
@@ -33,10 +33,13 @@ pub(super) fn add(metadata: &mut Metadata, model: &Pretrained, report: &mut Expo
         .ok_or_else(|| ExportError::unsupported("the tokenizer can't be written as JSON"))?;
     let bpe = &json["model"];
     if bpe["type"].as_str() != Some("BPE") {
-        return Err(ExportError::unsupported(format!("GGUF has no place for a tokenizer of type {}", bpe["type"])));
+        return Err(ExportError::unsupported(format!(
+            "expected a tokenizer of type BPE, got {}, which GGUF can't represent",
+            bpe["type"]
+        )));
     }
     let size = model.config.vocab_size;
-    leave_out(&json, size, report)?;
+    check_rows(&json, size, report)?;
     let mut tokens: Vec<Option<(String, Kind)>> = vec![None; size];
     let byte_fallback = bpe["byte_fallback"].as_bool() == Some(true);
     for (token, id) in bpe["vocab"].as_object().into_iter().flatten() {
@@ -64,21 +67,19 @@ pub(super) fn add(metadata: &mut Metadata, model: &Pretrained, report: &mut Expo
         .collect();
     let merges = merges(bpe);
     if byte_fallback {
-        set(metadata, "tokenizer.ggml.model", text("llama"));
-        set(metadata, "tokenizer.ggml.scores", scores(&named, &merges));
-        set(metadata, "tokenizer.ggml.add_space_prefix", Value::Bool(has_prefix(&json)));
+        metadata.insert("tokenizer.ggml.model", "llama");
+        metadata.insert("tokenizer.ggml.scores", scores(&named, &merges));
+        metadata.insert("tokenizer.ggml.add_space_prefix", has_prefix(&json));
     } else {
-        set(metadata, "tokenizer.ggml.model", text("gpt2"));
-        set(metadata, "tokenizer.ggml.pre", text(pre_tokenizer(&json["pre_tokenizer"])?));
-        let joined = merges.iter().map(|(left, right)| text(format!("{left} {right}"))).collect();
-        set(metadata, "tokenizer.ggml.merges", Value::List(joined));
+        metadata.insert("tokenizer.ggml.model", "gpt2");
+        metadata.insert("tokenizer.ggml.pre", pre_tokenizer(&json["pre_tokenizer"])?);
+        let joined: Value = merges.iter().map(|(left, right)| format!("{left} {right}")).collect();
+        metadata.insert("tokenizer.ggml.merges", joined);
     }
-    set(
-        metadata,
-        "tokenizer.ggml.token_type",
-        Value::List(named.iter().map(|(_, kind)| Value::Signed(*kind as i64)).collect()),
-    );
-    set(metadata, "tokenizer.ggml.tokens", Value::List(named.into_iter().map(|(token, _)| text(token)).collect()));
+    let kinds: Value = named.iter().map(|(_, kind)| Value::Signed(*kind as i64)).collect();
+    metadata.insert("tokenizer.ggml.token_type", kinds);
+    let tokens: Value = named.into_iter().map(|(token, _)| token).collect();
+    metadata.insert("tokenizer.ggml.tokens", tokens);
     let id = |token: &Option<(String, u32)>| token.as_ref().map(|(_, id)| *id);
     let ids = [
         ("bos", id(&special.bos)),
@@ -88,61 +89,62 @@ pub(super) fn add(metadata: &mut Metadata, model: &Pretrained, report: &mut Expo
     ];
     for (key, id) in ids {
         if let Some(id) = id {
-            set(metadata, &format!("tokenizer.ggml.{key}_token_id"), number(id as usize));
+            metadata.insert(format!("tokenizer.ggml.{key}_token_id"), id as usize);
         }
     }
-    set(metadata, "tokenizer.ggml.add_bos_token", Value::Bool(special.add_bos));
-    set(metadata, "tokenizer.ggml.add_eos_token", Value::Bool(special.add_eos));
+    metadata.insert("tokenizer.ggml.add_bos_token", special.add_bos);
+    metadata.insert("tokenizer.ggml.add_eos_token", special.add_eos);
     if let Some(template) = &model.chat_template {
         add_chat_templates(metadata, template);
     }
     Ok(())
 }
 
-/// Notes the added tokens that the embedding has no row for, which llama.cpp's converter leaves out too: no text can use them.
-/// Other tokens without a row are refused.
-fn leave_out(json: &Json, rows: usize, report: &mut ExportReport) -> Result<()> {
-    let is_beyond = |id: &Json| id.as_u64().is_some_and(|id| id >= rows as u64);
-    let added = json["added_tokens"].as_array().into_iter().flatten().filter(|token| is_beyond(&token["id"]));
+/// Checks that the embedding has a row for every token of the vocabulary. Added tokens without a row are left out with a note,
+/// as llama.cpp's converter does.
+fn check_rows(json: &Json, rows: usize, report: &mut ExportReport) -> Result<()> {
+    let has_no_row = |id: &Json| id.as_u64().is_some_and(|id| id >= rows as u64);
+    let added = json["added_tokens"].as_array().into_iter().flatten().filter(|token| has_no_row(&token["id"]));
     let added: Vec<&str> = added.filter_map(|token| token["content"].as_str()).collect();
     let vocabulary = json["model"]["vocab"].as_object().into_iter().flatten();
-    let count = vocabulary.filter(|(token, id)| is_beyond(id) && !added.contains(&token.as_str())).count();
+    let count = vocabulary.filter(|(token, id)| has_no_row(id) && !added.contains(&token.as_str())).count();
     if count > 0 {
         return Err(ExportError::unsupported(format!(
-            "{count} tokens of the tokenizer have no row in the embedding of {rows}: llama.cpp refuses such a file"
+            "{count} tokens of the tokenizer have no row in the embedding, which has {rows} rows: llama.cpp can't read such a file"
         )));
     }
     if !added.is_empty() {
-        report.notes.push(format!("left out tokens that the embedding has no row for: {}", added.join(", ")));
+        report.notes.push(format!("tokens that have no row in the embedding are left out: {}", added.join(", ")));
     }
     Ok(())
 }
 
-/// Writes every chat template under the key that llama.cpp reads it by.
+/// Adds each chat template under the key that llama.cpp reads it from.
 fn add_chat_templates(metadata: &mut Metadata, template: &ChatTemplate) {
     let (default, named): (Vec<_>, Vec<_>) = template.sources().partition(|(name, _)| *name == "default");
     for (_, source) in default {
-        set(metadata, "tokenizer.chat_template", text(source));
+        metadata.insert("tokenizer.chat_template", source);
     }
     for (name, source) in &named {
-        set(metadata, &format!("tokenizer.chat_template.{name}"), text(*source));
+        metadata.insert(format!("tokenizer.chat_template.{name}"), *source);
     }
     if !named.is_empty() {
-        set(metadata, "tokenizer.chat_templates", Value::List(named.iter().map(|(name, _)| text(*name)).collect()));
+        let names: Value = named.iter().map(|(name, _)| *name).collect();
+        metadata.insert("tokenizer.chat_templates", names);
     }
 }
 
-/// Merges in order, whichever of the two forms the JSON has.
+/// The merges in order; the JSON has each as `"left right"` or as `["left", "right"]`.
 fn merges(bpe: &Json) -> Vec<(String, String)> {
-    let pair = |merge: &Json| match merge {
+    let read = |merge: &Json| match merge {
         Json::String(text) => text.split_once(' ').map(|(left, right)| (left.to_owned(), right.to_owned())),
         Json::Array(parts) => Some((parts.first()?.as_str()?.to_owned(), parts.get(1)?.as_str()?.to_owned())),
         _ => None,
     };
-    bpe["merges"].as_array().into_iter().flatten().filter_map(pair).collect()
+    bpe["merges"].as_array().into_iter().flatten().filter_map(read).collect()
 }
 
-/// Scores that make llama.cpp join pieces in the order of the merges: the earlier, the higher.
+/// Scores that make llama.cpp apply the merges in their order: earlier merges have higher scores.
 fn scores(tokens: &[(String, Kind)], merges: &[(String, String)]) -> Value {
     let mut rank: HashMap<String, usize> = HashMap::new();
     for (index, (left, right)) in merges.iter().enumerate() {
@@ -160,7 +162,7 @@ fn steps<'a>(json: &'a Json, list: &str) -> Vec<&'a Json> {
     json[list].as_array().map_or_else(|| vec![json], |steps| steps.iter().collect())
 }
 
-/// Whether normalizer or pre-tokenizer put a space before the text.
+/// Whether the normalizer or the pre-tokenizer puts a space before the text.
 fn has_prefix(json: &Json) -> bool {
     let prepends = |step: &&Json| match step["type"].as_str() {
         Some("Prepend") => true,
@@ -174,7 +176,7 @@ fn has_prefix(json: &Json) -> bool {
         || steps(&json["pre_tokenizer"], "pretokenizers").iter().any(prepends)
 }
 
-/// llama.cpp's name of a byte-level pre-tokenizer. Patterns that look alike split differently, so they must be equal.
+/// llama.cpp's name of a byte-level pre-tokenizer. The patterns must be equal: similar ones split differently.
 fn pre_tokenizer(json: &Json) -> Result<&'static str> {
     let steps = steps(json, "pretokenizers");
     let patterns: Vec<&str> = steps.iter().filter_map(|step| step["pattern"]["Regex"].as_str()).collect();
@@ -189,7 +191,7 @@ fn pre_tokenizer(json: &Json) -> Result<&'static str> {
                     Some(LLAMA3_PATTERN) => Ok("llama-bpe"),
                     Some(QWEN2_PATTERN) => Ok("qwen2"),
                     pattern => Err(ExportError::unsupported(format!(
-                        "llama.cpp has no pre-tokenizer for the pattern {}",
+                        "llama.cpp has no pre-tokenizer with the pattern {}",
                         pattern.unwrap_or_default()
                     ))),
                 };
@@ -200,7 +202,7 @@ fn pre_tokenizer(json: &Json) -> Result<&'static str> {
     if steps.iter().any(|step| step["type"].as_str() == Some("ByteLevel")) {
         return Ok("gpt-2");
     }
-    Err(ExportError::unsupported(format!("llama.cpp has no pre-tokenizer like {json}")))
+    Err(ExportError::unsupported(format!("llama.cpp has no equivalent of the pre-tokenizer {json}")))
 }
 
 #[cfg(test)]
@@ -217,50 +219,50 @@ mod tests {
     }
 
     #[test]
-    fn pre_tokenizers_are_named_by_their_whole_pattern() {
+    fn a_pre_tokenizer_is_recognised_by_its_whole_pattern() {
         assert_eq!(pre_tokenizer(&split(LLAMA3_PATTERN)).unwrap(), "llama-bpe");
         assert_eq!(pre_tokenizer(&split(QWEN2_PATTERN)).unwrap(), "qwen2");
         assert_eq!(pre_tokenizer(&json!({ "type": "ByteLevel", "use_regex": true })).unwrap(), "gpt-2");
         let default = DEFAULT_PATTERNS.map(|pattern| json!({ "type": "Split", "pattern": { "Regex": pattern } }));
         assert_eq!(pre_tokenizer(&json!({ "type": "Sequence", "pretokenizers": default })).unwrap(), "default");
-        // As o200k does: numbers alike, letters by case.
+        // As in o200k: the same for digits, but letters are split by case.
         let other = "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}]*[\\p{Ll}]+|\\p{N}{1,3}|\\s+";
         assert!(pre_tokenizer(&split(other)).unwrap_err().to_string().contains(other));
     }
 
     #[test]
-    fn added_tokens_without_a_row_are_left_out_and_others_refused() {
+    fn added_tokens_without_a_row_are_left_out_and_others_are_refused() {
         let json = json!({
             "added_tokens": [{ "id": 1, "content": "<eos>" }, { "id": 3, "content": "<image>" }],
             "model": { "vocab": { "a": 0, "<eos>": 1, "b": 2, "<image>": 3 } },
         });
         let mut report = ExportReport::default();
-        leave_out(&json, 3, &mut report).unwrap();
+        check_rows(&json, 3, &mut report).unwrap();
         assert!(report.notes.len() == 1 && report.notes[0].ends_with(": <image>"), "{:?}", report.notes);
-        assert!(leave_out(&json, 2, &mut report).unwrap_err().to_string().starts_with("1 tokens"));
+        assert!(check_rows(&json, 2, &mut report).unwrap_err().to_string().starts_with("1 tokens"));
     }
 
     #[test]
-    fn what_ends_a_text_is_found_again() {
+    fn end_tokens_are_kept_in_gguf_files_and_folders() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("m.gguf");
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../recipes/assets/quickstart/model");
         let model = Pretrained::open(source).unwrap();
         crate::export_gguf(&model, &*model.checkpoint, &path, &crate::GgufOptions::default()).unwrap();
-        let read = Pretrained::open(&path.display().to_string()).unwrap();
-        // `<|im_end|>` is its end; `<|endoftext|>` ends a text too, as llama.cpp has it.
+        let read = Pretrained::open(&path).unwrap();
+        // The model's end token is `<|im_end|>`; in llama.cpp, `<|endoftext|>` ends a text too.
         assert_eq!((model.config.eos_token_id.as_slice(), read.config.eos_token_id.as_slice()), (&[2][..], &[2, 0][..]));
         assert_eq!(read.tokenizer.encode("12 a", true).unwrap(), model.tokenizer.encode("12 a", true).unwrap());
-        // A folder written of it keeps them.
+        // A folder that is written from the GGUF has both.
         let folder = folder.path().join("folder");
         crate::export_hugging_face(&read, &*read.checkpoint, &folder, &crate::HuggingFaceOptions::default()).unwrap();
-        let again = Pretrained::open(&folder.display().to_string()).unwrap();
+        let again = Pretrained::open(&folder).unwrap();
         assert_eq!(again.generation_config.unwrap()["eos_token_id"], json!([2, 0]));
         assert_eq!(again.config.eos_token_id, [2, 0]);
     }
 
     #[test]
-    fn every_chat_template_has_its_key() {
+    fn every_chat_template_has_a_key() {
         for names in [&["default"][..], &["default", "tool_use", "rag"], &["tool_use"]] {
             let sources: Vec<(String, String)> =
                 names.iter().map(|name| ((*name).to_owned(), format!("{name} template"))).collect();
@@ -272,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_space_before_the_text_comes_from_either_part() {
+    fn the_normalizer_or_the_pre_tokenizer_may_add_a_space_before_the_text() {
         let prefix = |json: &Json| has_prefix(json);
         assert!(prefix(&json!({ "normalizer": { "type": "Sequence", "normalizers": [{ "type": "Prepend" }] } })));
         assert!(prefix(&json!({ "pre_tokenizer": { "type": "Metaspace", "prepend_scheme": "first" } })));

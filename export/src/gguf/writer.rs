@@ -1,20 +1,20 @@
-//! The bytes of a GGUF header.
+//! Writes the header of a GGUF file.
 
 use burnish_models::gguf::{GgmlType, Metadata, Value};
 use burnish_models::part::DeclaredTensor;
 
+use crate::counted_file::CountedFile;
 use crate::error::{ExportError, Result};
-use crate::place::CountedFile;
 
-/// Where tensors begin, as llama.cpp defaults.
+/// Each tensor begins at a multiple of this many bytes: llama.cpp's default.
 pub(super) const ALIGNMENT: u64 = 32;
 
-/// A tensor that will follow the header.
+/// A tensor that follows the header.
 pub(super) struct PlannedTensor {
     pub name: String,
-    /// What it is read from; a tensor without is made from the configuration.
+    /// The tensor of the model; `None` for one that is computed from the configuration.
     pub source: Option<DeclaredTensor>,
-    /// Slowest dim first.
+    /// The slowest dimension first.
     pub shape: Vec<usize>,
     pub kind: GgmlType,
 }
@@ -26,6 +26,7 @@ impl PlannedTensor {
     }
 }
 
+/// Writes the header up to the first tensor.
 pub(super) fn write_header(file: &mut CountedFile, metadata: &Metadata, tensors: &[PlannedTensor]) -> Result<()> {
     let mut bytes = b"GGUF".to_vec();
     bytes.extend(3u32.to_le_bytes());
@@ -56,7 +57,7 @@ fn put_text(bytes: &mut Vec<u8>, text: &str) {
     bytes.extend(text.as_bytes());
 }
 
-/// The type number; integers are u32 and i32, floats f32, as llama.cpp reads its own keys.
+/// The number of a value's type. Integers are written as u32 and i32 and floats as f32, which is what llama.cpp expects.
 fn kind_of(value: &Value) -> Result<u32> {
     Ok(match value {
         Value::Unsigned(_) => 4,
@@ -64,7 +65,9 @@ fn kind_of(value: &Value) -> Result<u32> {
         Value::Float(_) => 6,
         Value::Bool(_) => 7,
         Value::Text(_) => 8,
-        Value::List(list) if list.is_empty() => return Err(ExportError::unsupported("an empty list in GGUF metadata")),
+        Value::List(list) if list.is_empty() => {
+            return Err(ExportError::unsupported("GGUF metadata can't have an empty list"));
+        }
         Value::List(_) => 9,
     })
 }

@@ -5,14 +5,15 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::{AdamWStep, CLIP_EPSILON};
-use crate::cube::launch::{MAX_CUBES, contiguous, empty_like, vectors};
+use super::{AdamWStep, AdamWTensors, CLIP_EPSILON};
+use crate::cube::BackendOn;
+use crate::cube::launch::{MAX_CUBES, all_f32, contiguous, empty_like, vectors};
 
-const UNITS: usize = 256;
+const THREADS: usize = 256;
 
-/// The numbers of an update, as the kernel takes them.
+/// The parameters of an update, as the kernel takes them.
 #[derive(CubeLaunch, CubeType, Clone, Copy)]
-struct Numbers {
+struct Parameters {
     factor: f32,
     max_norm: f32,
     beta1: f32,
@@ -26,7 +27,6 @@ struct Numbers {
 }
 
 #[cube(launch_unchecked)]
-#[allow(clippy::too_many_arguments)]
 fn update_kernel<N: Size>(
     parameter: &Array<Vector<f32, N>>,
     gradient: &Array<Vector<f32, N>>,
@@ -37,56 +37,59 @@ fn update_kernel<N: Size>(
     new_first: &mut Array<Vector<f32, N>>,
     new_second: &mut Array<Vector<f32, N>>,
     count: u32,
-    numbers: &Numbers,
+    parameters: &Parameters,
     #[comptime] measured: bool,
     #[comptime] clips: bool,
 ) {
-    let mut factor = numbers.factor;
-    let mut is_number = true.runtime();
+    let mut factor = parameters.factor;
+    let mut is_finite = true.runtime();
     if comptime!(measured) {
         let squares = squares[0];
-        // By its bits: a compiler that computes fast takes every float for a number.
-        is_number = u32::reinterpret(squares) & 0x7f80_0000 != 0x7f80_0000;
+        // By its bits: with fast math a compiler assumes that every float is finite.
+        is_finite = u32::reinterpret(squares) & 0x7f80_0000 != 0x7f80_0000;
         if comptime!(clips) {
-            factor *= min(1.0, numbers.max_norm / (squares.sqrt() * factor + comptime!(CLIP_EPSILON as f32)));
+            factor *= min(1.0, parameters.max_norm / (squares.sqrt() * factor + comptime!(CLIP_EPSILON as f32)));
         }
     }
     let mut at = ABSOLUTE_POS_X;
     while at < count {
-        let place = at as usize;
-        if is_number {
-            let scaled = gradient[place] * Vector::new(factor);
-            let mean = first[place] * Vector::new(numbers.beta1) + scaled * Vector::new(numbers.one_minus_beta1);
-            let square = second[place] * Vector::new(numbers.beta2) + scaled * scaled * Vector::new(numbers.one_minus_beta2);
-            let root = Vector::sqrt(square) * Vector::new(numbers.root_correction) + Vector::new(numbers.epsilon);
-            let kept = parameter[place] * Vector::new(numbers.kept);
-            new_parameter[place] = kept - mean / root * Vector::new(numbers.step_size);
-            new_first[place] = mean;
-            new_second[place] = square;
+        let i = at as usize;
+        if is_finite {
+            let scaled = gradient[i] * Vector::new(factor);
+            let mean = first[i] * Vector::new(parameters.beta1) + scaled * Vector::new(parameters.one_minus_beta1);
+            let square =
+                second[i] * Vector::new(parameters.beta2) + scaled * scaled * Vector::new(parameters.one_minus_beta2);
+            let root = Vector::sqrt(square) * Vector::new(parameters.root_correction) + Vector::new(parameters.epsilon);
+            let kept = parameter[i] * Vector::new(parameters.kept);
+            new_parameter[i] = kept - mean / root * Vector::new(parameters.step_size);
+            new_first[i] = mean;
+            new_second[i] = square;
         } else {
-            new_parameter[place] = parameter[place];
-            new_first[place] = first[place];
-            new_second[place] = second[place];
+            new_parameter[i] = parameter[i];
+            new_first[i] = first[i];
+            new_second[i] = second[i];
         }
         at += CUBE_COUNT_X * CUBE_DIM_X;
     }
 }
 
-/// The new parameter and moments, of parameter, gradient and moments.
-pub(crate) fn update<R: CubeRuntime>(
-    tensors: [CubeTensor<R>; 4],
-    squares: Option<CubeTensor<R>>,
-    step: AdamWStep,
-) -> [CubeTensor<R>; 3] {
-    let tensors = tensors.map(contiguous);
+/// The new parameter and moments.
+pub(crate) fn update<R: CubeRuntime, B: BackendOn<R>>(tensors: AdamWTensors<B>, step: AdamWStep) -> [CubeTensor<R>; 3] {
+    let AdamWTensors { parameter, gradient, first, second, squares } = &tensors;
+    let all: Vec<_> = [parameter, gradient, first, second].into_iter().chain(squares).collect();
+    if !all_f32(&all) {
+        return super::reference::<B>(tensors, step);
+    }
+    let AdamWTensors { parameter, gradient, first, second, squares } = tensors;
+    let tensors = [parameter, gradient, first, second].map(contiguous);
     let (size, counts) = vectors(&tensors.iter().collect::<Vec<_>>());
     let (client, count) = (tensors[0].client.clone(), counts[0]);
     let length = tensors[0].shape().num_elements();
-    // What is written: parameter and moments. In place, an output is the input that stands at its number.
-    let written = [0, 2, 3].map(|place| {
-        let old = &tensors[place];
+    // Parameter and moments are written, in place where nothing else holds them.
+    let written = [0, 2, 3].map(|index| {
+        let old: &CubeTensor<R> = &tensors[index];
         if old.can_mut() {
-            (old.clone(), ArrayArg::Alias { input_pos: place, length: [length] })
+            (old.clone(), ArrayArg::Alias { input_pos: index, length: [length] })
         } else {
             let new = empty_like(old);
             (new.clone(), new.into_array_arg())
@@ -94,13 +97,13 @@ pub(crate) fn update<R: CubeRuntime>(
     });
     let [(parameter, new_parameter), (first, new_first), (second, new_second)] = written;
     let (measured, clips) = (squares.is_some(), step.max_norm > 0.0);
-    // A kernel's bindings are fixed: what is not there is bound to something that is.
+    // A kernel's bindings are fixed: another tensor is bound in place of an absent one.
     let squares = squares.map_or_else(|| tensors[1].clone(), contiguous);
     let [old_parameter, gradient, old_first, old_second] = tensors.map(CubeTensor::into_array_arg);
     let times = i32::try_from(step.step).unwrap_or(i32::MAX);
     let first_correction = 1.0 - step.beta1.powi(times);
     let second_correction = 1.0 - step.beta2.powi(times);
-    let numbers = NumbersLaunch::new(
+    let parameters = ParametersLaunch::new(
         step.gradient_factor as f32,
         step.max_norm as f32,
         step.beta1 as f32,
@@ -112,12 +115,12 @@ pub(crate) fn update<R: CubeRuntime>(
         (1.0 / second_correction.sqrt()) as f32,
         step.epsilon as f32,
     );
-    // SAFETY: the tensors hold `count` vectors, and a unit touches only its own.
+    // SAFETY: the tensors hold `count` vectors, and a thread accesses only its own.
     unsafe {
         update_kernel::launch_unchecked::<R>(
             &client,
-            CubeCount::Static((count as usize).div_ceil(UNITS).clamp(1, MAX_CUBES) as u32, 1, 1),
-            CubeDim::new_1d(UNITS as u32),
+            CubeCount::Static((count as usize).div_ceil(THREADS).clamp(1, MAX_CUBES) as u32, 1, 1),
+            CubeDim::new_1d(THREADS as u32),
             size,
             old_parameter,
             gradient,
@@ -128,7 +131,7 @@ pub(crate) fn update<R: CubeRuntime>(
             new_first,
             new_second,
             count,
-            numbers,
+            parameters,
             measured,
             clips,
         );

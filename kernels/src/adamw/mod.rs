@@ -10,7 +10,7 @@ use burn::tensor::ops::FloatTensor;
 use crate::FusedBackend;
 use crate::primitive::{raw, typed};
 
-/// The numbers of one AdamW update.
+/// The parameters of one AdamW update.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamWStep {
     /// Step size η.
@@ -27,11 +27,12 @@ pub struct AdamWStep {
     pub step: usize,
     /// Factor on the gradient: one over the loss scale.
     pub gradient_factor: f64,
-    /// Longest gradient after it, all tensors together; 0 is any. It takes [`AdamWTensors::squares`].
+    /// Largest gradient norm over all tensors, after [`AdamWStep::gradient_factor`]; 0 does not clip. Needs
+    /// [`AdamWTensors::squares`].
     pub max_norm: f64,
 }
 
-/// Added to the norm that a gradient is clipped by, as `torch.nn.utils.clip_grad_norm_` does.
+/// Added to the norm in clipping, as `torch.nn.utils.clip_grad_norm_` does.
 pub(crate) const CLIP_EPSILON: f64 = 1e-6;
 
 /// A parameter, its gradient and its moments, all of one shape.
@@ -45,8 +46,8 @@ pub struct AdamWTensors<B: Backend> {
     pub first: FloatTensor<B>,
     /// Mean of their squares.
     pub second: FloatTensor<B>,
-    /// Squared length of the gradients that are clipped together, `[1]`, f32, before [`AdamWStep::gradient_factor`]. Where it is no
-    /// number or without bound, the update changes nothing: nobody need wait for the device to learn whether it may be taken.
+    /// Squared norm of the gradients that are clipped together, `[1]`, f32, before [`AdamWStep::gradient_factor`]. Where it is NaN
+    /// or infinite, the update changes nothing, so that the host need not wait for the device to decide that.
     pub squares: Option<FloatTensor<B>>,
 }
 
@@ -66,14 +67,14 @@ impl<B: Backend> AdamWTensors<B> {
         Self { parameter: raw(parameter), gradient: raw(gradient), first: raw(first), second: raw(second), squares: None }
     }
 
-    /// With the squared length of all gradients, to clip them and to leave out an update that is none.
+    /// With the squared norm of all gradients, to clip them and to skip a non-finite update.
     #[must_use]
     pub fn clipped_by(self, squares: Tensor<B, 1>) -> Self {
         Self { squares: Some(raw(squares)), ..self }
     }
 }
 
-/// One AdamW update; returns the parameter and its moments. Of many parameters, [`pack`](crate::pack()) makes one.
+/// One AdamW update; returns the parameter and its moments. Combine many parameters with [`pack`](crate::pack()).
 ///
 /// `m ← β₁m + (1-β₁)g`, `v ← β₂v + (1-β₂)g²`,
 /// `p ← (1-ηλ)p - η (m/(1-β₁ᵗ)) / (√v / √(1-β₂ᵗ) + ε)`,
@@ -111,12 +112,12 @@ pub fn reference<B: Backend>(tensors: AdamWTensors<B>, step: AdamWStep) -> [Floa
     let denominator = second.clone().sqrt().div_scalar(second_correction.sqrt()).add_scalar(step.epsilon);
     let update = (first.clone() / denominator).mul_scalar(step.learning_rate / first_correction);
     let parameter = parameter.mul_scalar(1.0 - step.learning_rate * step.weight_decay) - update;
-    let is_none = squares.map(|squares| squares.is_finite().bool_not().expand(flat));
-    let unless_none = |new: Tensor<B, 1>, old: Tensor<B, 1>| match &is_none {
-        Some(is_none) => new.mask_where(is_none.clone(), old),
+    let skipped = squares.map(|squares| squares.is_finite().bool_not().expand(flat));
+    let or_old = |new: Tensor<B, 1>, old: Tensor<B, 1>| match &skipped {
+        Some(skipped) => new.mask_where(skipped.clone(), old),
         None => new,
     };
     let [old_parameter, old_first, old_second] = old;
-    [unless_none(parameter, old_parameter), unless_none(first, old_first), unless_none(second, old_second)]
+    [or_old(parameter, old_parameter), or_old(first, old_first), or_old(second, old_second)]
         .map(|tensor| B::float_reshape(raw(tensor), shape.clone()))
 }

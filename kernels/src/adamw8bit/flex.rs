@@ -4,18 +4,21 @@ use burn::tensor::{DType, TensorMetadata};
 use burn_flex::{Flex, FlexTensor};
 
 use super::host::{self, Moment};
-use super::{AdamW8bitTensors, AdamW8bitUpdate, Moment8bit};
+use super::{AdamW8bitTensors, AdamW8bitUpdate, Moment8bit, reference};
 use crate::adamw::AdamWStep;
 use crate::flex::all_f32;
 
 /// Whether the dtypes are those of the update.
-pub(crate) fn fits(tensors: &AdamW8bitTensors<Flex>) -> bool {
+fn fits(tensors: &AdamW8bitTensors<Flex>) -> bool {
     let AdamW8bitTensors { parameter, gradient, first, second, .. } = tensors;
     all_f32(&[parameter, gradient, &first.absmax, &second.absmax])
         && [first, second].iter().all(|moment| moment.words.dtype() == DType::I32)
 }
 
 pub(crate) fn update(tensors: AdamW8bitTensors<Flex>, step: AdamWStep) -> AdamW8bitUpdate<Flex> {
+    if !fits(&tensors) {
+        return reference::<Flex>(tensors, step);
+    }
     let AdamW8bitTensors { mut parameter, gradient, mut first, mut second, squares } = tensors;
     let squares = squares.map(|squares| squares.into_data().iter::<f32>().next().unwrap_or(0.0));
     let count = parameter.shape().num_elements();

@@ -13,7 +13,7 @@ use burn::tensor::{Bool, DType, Int, Tensor, TensorMetadata};
 use crate::FusedBackend;
 use crate::primitive::{raw, typed};
 
-/// What an attention layer attends to, and how.
+/// How an attention layer attends.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttentionOptions {
     /// Factor on the scores, usually `1 / √head_dim`.
@@ -24,7 +24,7 @@ pub struct AttentionOptions {
     pub softcap: Option<f64>,
 }
 
-/// What a forward keeps for its backward beside the inputs.
+/// What a backward needs of its forward, beside the inputs.
 #[derive(Debug, Clone)]
 pub struct Statistics<B: Backend> {
     /// The result, of the shape of the query.
@@ -37,7 +37,7 @@ pub struct Statistics<B: Backend> {
 ///
 /// `O = softmax(mask(scale · Q Kᵀ)) V`. Queries are the last `queries` positions of the `keys` positions, so that
 /// a forward with a key-value cache and one without are the same operation. With `segments`, a token sees tokens of
-/// its own segment only: that is what lets several examples share a row. The tokens of a segment stand side by side.
+/// its own segment only, so that several examples can share a row. The tokens of a segment must be adjacent.
 ///
 /// # Shapes
 /// `query` `[batch, queries, heads, head_dim]`, `key` and `value` `[batch, keys, key_value_heads, head_dim]`,
@@ -47,7 +47,7 @@ pub struct Statistics<B: Backend> {
 /// Scores and softmax are f32.
 ///
 /// # Panics
-/// When shapes do not fit, or `heads` is no multiple of `key_value_heads`.
+/// When shapes do not fit, or `heads` is not a multiple of `key_value_heads`.
 ///
 /// # Source
 /// Vaswani et al. 2017; Ainslie et al. 2023 (grouped queries); `eager_attention_forward` of transformers 5.
@@ -73,7 +73,7 @@ pub fn attention<B: FusedBackend>(
     typed(B::segment_attention(raw(query), raw(key), raw(value), segments.map(Tensor::into_primitive), options))
 }
 
-/// True where a query must not look: `[batch or 1, 1, queries, keys]`.
+/// True where a key is hidden from a query: `[batch or 1, 1, queries, keys]`.
 fn mask<B: Backend>(
     queries: usize,
     keys: usize,
@@ -106,7 +106,7 @@ struct Grouped<B: Backend> {
     value: Tensor<B, 4>,
     /// Softmax of the masked scores, `[batch, key_value_heads, group · queries, keys]`.
     probabilities: Tensor<B, 4>,
-    /// What the soft-cap's slope is taken from: `tanh(score / cap)`.
+    /// `tanh(score / cap)`, which gives the slope of the soft-cap.
     capped: Option<Tensor<B, 4>>,
 }
 
@@ -166,7 +166,18 @@ pub fn reference<B: Backend>(
     unstack(grouped.probabilities.matmul(grouped.value), heads, dtype)
 }
 
-/// The composed backward, with the probabilities computed anew.
+/// As [`reference`], for a backward that needs nothing else of its forward.
+pub fn reference_for_backward<B: FusedBackend>(
+    query: FloatTensor<B>,
+    key: FloatTensor<B>,
+    value: FloatTensor<B>,
+    segments: Option<IntTensor<B>>,
+    options: AttentionOptions,
+) -> (FloatTensor<B>, Option<Statistics<B>>) {
+    (B::segment_attention(query, key, value, segments, options), None)
+}
+
+/// The composed backward, which recomputes the probabilities.
 ///
 /// `dV = Pᵀ dO`, `dS = P ∘ (dO Vᵀ - rowsum(P ∘ dO Vᵀ))`, `dQ = scale · dS K`, `dK = scale · dSᵀ Q`.
 pub fn reference_backward<B: Backend>(

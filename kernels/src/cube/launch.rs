@@ -10,11 +10,22 @@ use cubecl::prelude::*;
 /// Most cubes along one axis of a launch.
 pub(crate) const MAX_CUBES: usize = 65_535;
 
-/// Most tensors of a launch that takes many: more of them would make its kernel long, and save little.
+/// Most tensors of a launch that binds many: with more of them the kernel grows long, and little is saved.
 const MAX_BINDINGS: usize = 96;
 
-/// A tensor whose rows follow each other without gaps, copied only where it is not one already. CUDA's allocations of burn have
-/// gaps where rows are no multiple of its alignment.
+/// Whether all tensors have one float dtype that kernels support.
+pub(crate) fn same_float<R: CubeRuntime>(tensors: &[&CubeTensor<R>]) -> bool {
+    let dtype = tensors[0].dtype;
+    matches!(dtype, DType::F32 | DType::F16 | DType::BF16) && tensors.iter().all(|tensor| tensor.dtype == dtype)
+}
+
+/// Whether all tensors are f32.
+pub(crate) fn all_f32<R: CubeRuntime>(tensors: &[&CubeTensor<R>]) -> bool {
+    tensors.iter().all(|tensor| tensor.dtype == DType::F32)
+}
+
+/// The tensor without gaps between its rows, copied only where it has some: burn pads rows on CUDA that are no multiple of its
+/// alignment.
 pub(crate) fn contiguous<R: CubeRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
     if tensor.is_contiguous() {
         return tensor;
@@ -25,7 +36,7 @@ pub(crate) fn contiguous<R: CubeRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R>
     packed
 }
 
-/// An uninitialised tensor without gaps, on the device of another.
+/// An uninitialised contiguous tensor on the device of another.
 pub(crate) fn empty<R: CubeRuntime>(beside: &CubeTensor<R>, shape: impl Into<Shape>, dtype: DType) -> CubeTensor<R> {
     let (shape, client) = (shape.into(), beside.client.clone());
     let handle = client.empty(shape.num_elements() * dtype.size());
@@ -37,8 +48,8 @@ pub(crate) fn empty_like<R: CubeRuntime>(tensor: &CubeTensor<R>) -> CubeTensor<R
     empty(tensor, tensor.meta.shape().clone(), tensor.dtype)
 }
 
-/// The widest vector in which the device moves elements of the widest dtype, such that rows of `length` are whole vectors and
-/// every tensor begins at one.
+/// The widest vector in which the device loads elements of the widest dtype, such that rows of `length` are whole vectors and
+/// every tensor is aligned to one.
 pub(crate) fn vector_size<R: CubeRuntime>(tensors: &[&CubeTensor<R>], length: usize) -> usize {
     let bytes = tensors.iter().map(|tensor| tensor.dtype.size()).max().unwrap_or(4);
     let narrowest = tensors.iter().map(|tensor| tensor.dtype.size()).min().unwrap_or(4);
@@ -46,24 +57,24 @@ pub(crate) fn vector_size<R: CubeRuntime>(tensors: &[&CubeTensor<R>], length: us
     let aligned = |size: usize| tensors.iter().all(|tensor| offset(tensor).is_multiple_of(size * tensor.dtype.size()));
     let fits = |size: &usize| length.is_multiple_of(*size) && aligned(*size);
     let client = &tensors[0].client;
-    // Vectors as wide as the narrowest dtype allows: the wider one then takes two loads.
+    // As wide as the narrowest dtype allows: the wider one then takes two loads.
     let widest = if bytes == narrowest { bytes } else { narrowest.max(bytes / 2) };
     client.io_optimized_vector_sizes(widest).find(fits).unwrap_or(1)
 }
 
-/// Vectors of `size` elements of a tensor that so many bytes hold, and one at least.
+/// Vectors of `size` elements of a tensor that fit in so many bytes, at least one.
 pub(crate) fn vectors_in<R: CubeRuntime>(bytes: usize, tensor: &CubeTensor<R>, size: usize) -> usize {
     (bytes / (size * tensor.dtype.size())).max(1)
 }
 
-/// The elements of a vector that suits all of many tensors of whatever lengths, and the vectors of each.
+/// The size of a vector that divides all of the tensors, and the vectors of each.
 pub(crate) fn vectors<R: CubeRuntime>(tensors: &[&CubeTensor<R>]) -> (usize, Vec<u32>) {
     let elements: Vec<_> = tensors.iter().map(|tensor| tensor.meta.shape().num_elements()).collect();
     let size = vector_size(tensors, elements.iter().copied().fold(0, greatest_common_divisor));
     (size, elements.into_iter().map(|elements| (elements / size) as u32).collect())
 }
 
-/// The largest number that divides both; 0 is divided by all.
+/// The greatest common divisor; that of 0 and a number is the number.
 pub(crate) fn greatest_common_divisor(a: usize, b: usize) -> usize {
     if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
@@ -79,7 +90,7 @@ pub(crate) fn bindings<R: CubeRuntime>(client: &ComputeClient<R>) -> usize {
     (client.properties().hardware.max_bindings as usize).min(MAX_BINDINGS) - 1
 }
 
-/// Items in groups of at most so many bindings each, in their order; an item that binds more stands alone.
+/// Items in groups of at most `most` bindings each, in their order; an item that binds more is a group of its own.
 pub(crate) fn groups<T>(items: Vec<T>, most: usize, bindings: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
     let (mut groups, mut taken) = (Vec::<Vec<T>>::new(), 0);
     for item in items {
@@ -98,7 +109,7 @@ pub(crate) fn groups<T>(items: Vec<T>, most: usize, bindings: impl Fn(&T) -> usi
     groups
 }
 
-/// Units for a row of so many vectors: a power of two from 32 to 256.
-pub(crate) fn row_units(vectors: usize) -> usize {
+/// Threads for a row of so many vectors: a power of two from 32 to 256.
+pub(crate) fn row_threads(vectors: usize) -> usize {
     vectors.next_power_of_two().clamp(32, 256)
 }

@@ -1,18 +1,18 @@
-//! Sums and maxima over the units of a cube.
+//! Sums and maxima over the threads of a cube.
 
 use burn_cubecl::CubeRuntime;
 use cubecl::client::ComputeClient;
 use cubecl::ir::features::Plane;
 use cubecl::prelude::*;
 
-/// What the planes of a cube add up among themselves.
+/// How the planes of a device reduce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Planes {
-    /// Nothing.
-    Idle,
-    /// What their units have; only a kernel that runs knows how many those are.
-    OfSomeUnits,
-    /// What their units have, so many a plane.
+    /// They cannot.
+    Unsupported,
+    /// Over a number of threads that only a running kernel knows.
+    Varying,
+    /// Over that many threads.
     Of(usize),
 }
 
@@ -21,26 +21,26 @@ impl Planes {
     pub fn of<R: CubeRuntime>(client: &ComputeClient<R>) -> Self {
         let hardware = &client.properties().hardware;
         match (hardware.plane_size_min, hardware.plane_size_max) {
-            _ if !client.features().plane.contains(Plane::Ops) => Self::Idle,
+            _ if !client.features().plane.contains(Plane::Ops) => Self::Unsupported,
             (least, most) if least == most => Self::Of(least as usize),
-            _ => Self::OfSomeUnits,
+            _ => Self::Varying,
         }
     }
 
-    fn are_idle(self) -> bool {
-        self == Self::Idle
+    fn supported(self) -> bool {
+        self != Self::Unsupported
     }
 
-    /// Units of a plane, where that is known.
+    /// Threads of a plane, where that is known.
     fn size(self) -> Option<u32> {
         match self {
-            Self::Of(units) => Some(units as u32),
-            Self::Idle | Self::OfSomeUnits => None,
+            Self::Of(threads) => Some(threads as u32),
+            Self::Unsupported | Self::Varying => None,
         }
     }
 }
 
-/// Whether a unit is its plane's first.
+/// Whether this thread is its plane's first.
 #[cube]
 fn leads(#[comptime] planes: Planes) -> bool {
     match comptime!(planes.size()) {
@@ -49,7 +49,7 @@ fn leads(#[comptime] planes: Planes) -> bool {
     }
 }
 
-/// The number of a unit's plane.
+/// The number of this thread's plane.
 #[cube]
 fn plane_position(#[comptime] planes: Planes) -> u32 {
     match comptime!(planes.size()) {
@@ -58,36 +58,36 @@ fn plane_position(#[comptime] planes: Planes) -> u32 {
     }
 }
 
-/// How many planes a cube of `units` has: where that is known, loops over them are written out.
+/// The number of planes in a cube of `threads`, at compile time where it is known, so that loops over them are unrolled.
 #[cube]
-fn plane_count(#[comptime] units: usize, #[comptime] planes: Planes) -> u32 {
+fn plane_count(#[comptime] threads: usize, #[comptime] planes: Planes) -> u32 {
     match comptime!(planes.size()) {
-        Some(size) => comptime!((units as u32).div_ceil(size)).runtime(),
+        Some(size) => comptime!((threads as u32).div_ceil(size)).runtime(),
         None => (CUBE_DIM + PLANE_DIM - 1) / PLANE_DIM,
     }
 }
 
-/// The sum of `value` over all units of the cube, in each of them. `units` is a power of two.
+/// The sum of `value` over all threads of the cube, returned to each of them. `threads` is a power of two.
 ///
-/// Every unit must call it; it ends with a barrier, so that the next call may reuse the memory.
+/// Every thread must call it. It ends with a barrier, so that the next call may reuse the memory.
 #[cube]
-pub(crate) fn cube_sum(value: f32, #[comptime] units: usize, #[comptime] planes: Planes) -> f32 {
-    let mut shared = SharedMemory::<f32>::new(units);
+pub(crate) fn cube_sum(value: f32, #[comptime] threads: usize, #[comptime] planes: Planes) -> f32 {
+    let mut shared = SharedMemory::<f32>::new(threads);
     let mut total = 0.0f32;
-    if comptime!(!planes.are_idle()) {
+    if comptime!(planes.supported()) {
         let sum = plane_sum(value);
         if leads(planes) {
             shared[plane_position(planes) as usize] = sum;
         }
         sync_cube();
-        let count = plane_count(units, planes);
+        let count = plane_count(threads, planes);
         for plane in 0..count {
             total += shared[plane as usize];
         }
     } else {
         shared[UNIT_POS as usize] = value;
         sync_cube();
-        let mut left = comptime!(units as u32 / 2).runtime();
+        let mut left = comptime!(threads as u32 / 2).runtime();
         while left > 0 {
             if UNIT_POS < left {
                 let other = shared[(UNIT_POS + left) as usize];
@@ -104,11 +104,11 @@ pub(crate) fn cube_sum(value: f32, #[comptime] units: usize, #[comptime] planes:
 
 /// Two sums at once; as [`cube_sum`].
 #[cube]
-pub(crate) fn cube_sums(first: f32, second: f32, #[comptime] units: usize, #[comptime] planes: Planes) -> (f32, f32) {
-    let mut shared = SharedMemory::<f32>::new(comptime!(2 * units));
+pub(crate) fn cube_sums(first: f32, second: f32, #[comptime] threads: usize, #[comptime] planes: Planes) -> (f32, f32) {
+    let mut shared = SharedMemory::<f32>::new(comptime!(2 * threads));
     let mut first_total = 0.0f32;
     let mut second_total = 0.0f32;
-    if comptime!(!planes.are_idle()) {
+    if comptime!(planes.supported()) {
         let first_sum = plane_sum(first);
         let second_sum = plane_sum(second);
         if leads(planes) {
@@ -117,7 +117,7 @@ pub(crate) fn cube_sums(first: f32, second: f32, #[comptime] units: usize, #[com
             shared[(own + 1) as usize] = second_sum;
         }
         sync_cube();
-        let count = plane_count(units, planes);
+        let count = plane_count(threads, planes);
         for plane in 0..count {
             first_total += shared[(plane * 2) as usize];
             second_total += shared[(plane * 2 + 1) as usize];
@@ -127,8 +127,8 @@ pub(crate) fn cube_sums(first: f32, second: f32, #[comptime] units: usize, #[com
         shared[own as usize] = first;
         shared[(own + 1) as usize] = second;
         sync_cube();
-        // What is `left` units away is added to each of both.
-        let mut left = comptime!(units as u32 / 2).runtime();
+        // Each adds both sums of the thread that is `left` away.
+        let mut left = comptime!(threads as u32 / 2).runtime();
         while left > 0 {
             if UNIT_POS < left {
                 let other = own + left * 2;
@@ -147,18 +147,18 @@ pub(crate) fn cube_sums(first: f32, second: f32, #[comptime] units: usize, #[com
     (first_total, second_total)
 }
 
-/// The largest `value` over all units of the cube, in each of them; as [`cube_sum`].
+/// The largest `value` over all threads of the cube; as [`cube_sum`].
 #[cube]
-pub(crate) fn cube_max(value: f32, #[comptime] units: usize, #[comptime] planes: Planes) -> f32 {
-    let mut shared = SharedMemory::<f32>::new(units);
-    if comptime!(!planes.are_idle()) {
+pub(crate) fn cube_max(value: f32, #[comptime] threads: usize, #[comptime] planes: Planes) -> f32 {
+    let mut shared = SharedMemory::<f32>::new(threads);
+    if comptime!(planes.supported()) {
         let largest = plane_max(value);
         if leads(planes) {
             shared[plane_position(planes) as usize] = largest;
         }
         sync_cube();
         let mut total = shared[0];
-        let count = plane_count(units, planes);
+        let count = plane_count(threads, planes);
         for plane in 1..count {
             total = max(total, shared[plane as usize]);
         }
@@ -167,7 +167,7 @@ pub(crate) fn cube_max(value: f32, #[comptime] units: usize, #[comptime] planes:
     } else {
         shared[UNIT_POS as usize] = value;
         sync_cube();
-        let mut left = comptime!(units as u32 / 2).runtime();
+        let mut left = comptime!(threads as u32 / 2).runtime();
         while left > 0 {
             if UNIT_POS < left {
                 let other = shared[(UNIT_POS + left) as usize];

@@ -1,29 +1,29 @@
-//! How the norms spread a row over a cube: it is read once and kept in registers.
+//! How the norms distribute a row over a cube: it is read once and kept in registers.
 
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::launch::{row_units, vectors_in};
+use super::launch::{row_threads, vectors_in};
 use super::reduce::Planes;
 
-/// Vectors that a unit keeps at most; longer rows go by the composed operation.
+/// Most vectors that a thread keeps; longer rows take the composed operation.
 const MAX_HELD: usize = 32;
-/// Bytes that a unit keeps at least, where a row has them: so much of a unit is under way at once. Measured on an H200.
-const LEAST_HELD: usize = 32;
-/// Cubes of a backward that also wants the weight's gradient: each writes a partial sum.
+/// Fewest bytes that a thread keeps, where a row has them, so that it has enough loads in flight. Measured on an H200.
+const MIN_HELD_BYTES: usize = 32;
+/// Cubes of a backward that also computes the weight's gradient: each writes a partial sum.
 pub(crate) const WEIGHT_CUBES: usize = 256;
 
-/// How a row is spread over a cube.
+/// How a row is distributed over a cube.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct RowPlan {
     /// Vectors of a row.
     pub vectors: usize,
-    /// Units of a cube.
-    pub units: usize,
-    /// Vectors of a unit.
+    /// Threads of a cube.
+    pub threads: usize,
+    /// Vectors of a thread.
     pub held: usize,
-    /// What planes add up among themselves.
+    /// How planes reduce.
     pub planes: Planes,
 }
 
@@ -31,30 +31,30 @@ impl RowPlan {
     /// For rows of `features` of the dtype of `x`, in vectors of `size`.
     pub fn new<R: CubeRuntime>(x: &CubeTensor<R>, features: usize, size: usize) -> Self {
         let vectors = features / size;
-        let units = row_units(vectors.div_ceil(vectors_in(LEAST_HELD, x, size)));
-        Self { vectors, units, held: vectors.div_ceil(units), planes: Planes::of(&x.client) }
+        let threads = row_threads(vectors.div_ceil(vectors_in(MIN_HELD_BYTES, x, size)));
+        Self { vectors, threads, held: vectors.div_ceil(threads), planes: Planes::of(&x.client) }
     }
 }
 
-/// Whether a row of so many features fits into registers.
+/// Whether a row of so many features fits in registers.
 pub(crate) fn fits(features: usize) -> bool {
     // The narrowest vector is one element.
     features <= MAX_HELD * 256
 }
 
-/// Where a unit's vector number `i` lies in a row.
+/// The index in a row of this thread's vector number `i`.
 #[cube]
-pub(crate) fn place(#[comptime] i: usize, #[comptime] plan: RowPlan) -> usize {
-    UNIT_POS as usize + comptime!(i * plan.units)
+pub(crate) fn index_of(#[comptime] i: usize, #[comptime] plan: RowPlan) -> usize {
+    UNIT_POS as usize + comptime!(i * plan.threads)
 }
 
-/// Whether a row has a unit's vector number `i`.
+/// Whether a row has this thread's vector number `i`.
 #[cube]
-pub(crate) fn is_there(#[comptime] i: usize, #[comptime] plan: RowPlan) -> bool {
-    if comptime!((i + 1) * plan.units <= plan.vectors) { true.runtime() } else { place(i, plan) < plan.vectors }
+pub(crate) fn exists(#[comptime] i: usize, #[comptime] plan: RowPlan) -> bool {
+    if comptime!((i + 1) * plan.threads <= plan.vectors) { true.runtime() } else { index_of(i, plan) < plan.vectors }
 }
 
-/// A unit's vectors of a row, in registers.
+/// Registers for this thread's vectors of a row, as zeros.
 #[cube]
 pub(crate) fn row_of<F: Float, N: Size>(#[comptime] plan: RowPlan) -> Array<Vector<F, N>> {
     let mut held = Array::<Vector<F, N>>::new(plan.held);
@@ -65,7 +65,7 @@ pub(crate) fn row_of<F: Float, N: Size>(#[comptime] plan: RowPlan) -> Array<Vect
     held
 }
 
-/// Reads a unit's vectors of row number `row`; what is beyond the row stays as it is.
+/// Reads this thread's vectors of row number `row`; those beyond the row stay as they are.
 #[cube]
 pub(crate) fn read_row<F: Float, N: Size>(
     source: &Array<Vector<F, N>>,
@@ -76,8 +76,8 @@ pub(crate) fn read_row<F: Float, N: Size>(
     let start = row * plan.vectors;
     #[unroll]
     for i in 0..plan.held {
-        if is_there(i, plan) {
-            held[i] = source[start + place(i, plan)];
+        if exists(i, plan) {
+            held[i] = source[start + index_of(i, plan)];
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The backward rule: the same operation on the gradient. It keeps the key alone, and a balanced strategy draws again what a
-//! later backward reads.
+//! The backward rule: the same operation on the gradient. It keeps only the key; a balanced strategy recomputes the result where
+//! a later backward needs it.
 
 use std::marker::PhantomData;
 
@@ -29,15 +29,15 @@ impl<B: FusedBackend> Backward<B, 1> for DropoutRule {
     }
 }
 
-/// The forward once more.
+/// Recomputes the result.
 #[derive(Debug)]
-struct Again<B> {
+struct Recompute<B> {
     x: NodeId,
     dropout: Dropout,
     backend: PhantomData<B>,
 }
 
-impl<B: FusedBackend> RetroForward for Again<B> {
+impl<B: FusedBackend> RetroForward for Recompute<B> {
     fn forward(&self, states: &mut BackwardStates, out_node: NodeId) {
         let x = states.get_state::<FloatTensor<B>>(&self.x);
         states.save(out_node, B::dropout(x, self.dropout));
@@ -49,9 +49,9 @@ pub(crate) fn forward<B: FusedBackend, C: CheckpointStrategy>(
     dropout: Dropout,
 ) -> FloatTensor<Autodiff<B, C>> {
     let y = B::dropout(x.primitive.clone(), dropout);
-    let again = Again::<B> { x: x.node.id, dropout, backend: PhantomData };
+    let recompute = Recompute::<B> { x: x.node.id, dropout, backend: PhantomData };
     let prepared = DropoutRule.prepare::<C>([x.node.clone()]).memory_bound();
-    match prepared.retro_forward(again).parents([&x]).stateful() {
+    match prepared.retro_forward(recompute).parents([&x]).stateful() {
         OpsKind::Tracked(prep) => prep.finish(dropout, y),
         OpsKind::UnTracked(prep) => prep.finish(y),
     }

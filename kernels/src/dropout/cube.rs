@@ -1,6 +1,6 @@
 //! The GPU kernel: a thread draws whole blocks of random words for the vectors that it reads.
 //!
-//! The key comes as numbers of the launch, so that one kernel is compiled for a dtype, not one for every step.
+//! The key is passed as arguments of the launch, so that one kernel is compiled for each dtype, not for every step.
 
 use burn::tensor::TensorMetadata;
 use burn_cubecl::CubeRuntime;
@@ -9,11 +9,12 @@ use cubecl::prelude::*;
 
 use super::Dropout;
 use super::philox::{KEY_STEPS, MULTIPLIERS, ROUNDS, WORDS};
-use crate::cube::launch::{contiguous, cubes, empty_like, vector_size};
+use crate::cube::BackendOn;
+use crate::cube::launch::{contiguous, cubes, empty_like, same_float, vector_size};
 
-const UNITS: usize = 256;
+const THREADS: usize = 256;
 
-/// The numbers of a mask, as the kernel takes them.
+/// The parameters of a mask, as the kernel takes them.
 #[derive(CubeLaunch, CubeType, Clone, Copy)]
 struct Draw {
     key_low: u32,
@@ -66,7 +67,7 @@ fn dropout_kernel<F: Float, N: Size>(
     #[define(F)] _dtype: StorageType,
 ) {
     let size = x.vector_size().comptime();
-    // A thread reads one vector, or as many as fill a block.
+    // A thread reads one vector, or as many as a block has words for.
     let blocks = comptime!(if size < WORDS { 1 } else { size / WORDS });
     let vectors = comptime!(if size < WORDS { WORDS / size } else { 1 });
     let first = ABSOLUTE_POS * vectors;
@@ -98,7 +99,10 @@ fn dropout_kernel<F: Float, N: Size>(
 }
 
 /// `x` with elements dropped.
-pub(crate) fn forward<R: CubeRuntime>(x: CubeTensor<R>, dropout: Dropout) -> CubeTensor<R> {
+pub(crate) fn forward<R: CubeRuntime, B: BackendOn<R>>(x: CubeTensor<R>, dropout: Dropout) -> CubeTensor<R> {
+    if !same_float(&[&x]) {
+        return super::reference::<B>(x, dropout);
+    }
     launch(x, None, dropout)
 }
 
@@ -115,7 +119,7 @@ fn launch<R: CubeRuntime>(x: CubeTensor<R>, added: Option<CubeTensor<R>>, dropou
     let size = vector_size(&tensors, elements);
     let y = empty_like(&x);
     let (client, dtype, count, adds) = (x.client.clone(), x.dtype, elements / size, added.is_some());
-    // A kernel always has all of its bindings: an absent one is bound to another tensor.
+    // A kernel's bindings are fixed: another tensor is bound in place of an absent one.
     let added = added.unwrap_or_else(|| x.clone());
     let [key_low, key_high] = dropout.key.words();
     let draw =
@@ -124,8 +128,8 @@ fn launch<R: CubeRuntime>(x: CubeTensor<R>, added: Option<CubeTensor<R>>, dropou
     unsafe {
         dropout_kernel::launch_unchecked::<R>(
             &client,
-            cubes(elements.div_ceil(size.max(WORDS)).div_ceil(UNITS)),
-            CubeDim::new_1d(UNITS as u32),
+            cubes(elements.div_ceil(size.max(WORDS)).div_ceil(THREADS)),
+            CubeDim::new_1d(THREADS as u32),
             size,
             x.into_array_arg(),
             added.into_array_arg(),

@@ -1,13 +1,17 @@
 //! The CPU kernel.
 
 use burn::tensor::TensorMetadata;
-use burn_flex::FlexTensor;
+use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
 
-use super::{Dropout, TASK, philox};
-use crate::flex::{tensor, vector};
+use super::{Dropout, TASK, philox, reference};
+use crate::flex::{all_f32, tensor, vector};
 
-pub(crate) fn forward(x: &FlexTensor, dropout: Dropout) -> FlexTensor {
+/// `x` with elements dropped.
+pub(crate) fn forward(x: FlexTensor, dropout: Dropout) -> FlexTensor {
+    if !all_f32(&[&x]) {
+        return reference::<Flex>(x, dropout);
+    }
     let mut y = vec![0.0; x.shape().num_elements()];
     add(&mut y, x.to_contiguous().storage(), dropout);
     tensor(y, x.shape().to_vec())

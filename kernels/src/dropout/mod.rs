@@ -1,4 +1,4 @@
-//! Dropout with a counter-based generator: no mask is kept, since its key tells it again.
+//! Dropout with a counter-based generator: no mask is kept, since its key gives it again.
 
 pub(crate) mod autodiff;
 #[cfg(feature = "cube")]
@@ -17,7 +17,7 @@ use crate::primitive::{cast, raw, typed};
 /// Elements of a mask that one task draws; whole blocks of the generator.
 const TASK: usize = 4096;
 
-/// What a mask depends on beside the position of an element: the same key gives the same mask on every backend.
+/// What a mask depends on, beside the index of an element: the same key gives the same mask on every backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct DropoutKey {
     /// Seed of the run.
@@ -45,7 +45,7 @@ impl Dropout {
         (self.probability * 2f64.powi(32)).round() as u32
     }
 
-    /// What the kept elements are multiplied with: `1 / (1 - p)`.
+    /// Factor on the elements that are kept: `1 / (1 - p)`.
     pub(crate) fn factor(self) -> f32 {
         (1.0 / (1.0 - self.probability)) as f32
     }
@@ -60,7 +60,7 @@ impl Dropout {
 /// Any; the result has the shape of `x`.
 ///
 /// # Precision
-/// The result has the dtype of `x`; it is multiplied in f32. The mask is the same bits on every backend and in every dtype.
+/// The result has the dtype of `x`; the product is f32. The mask is the same on every backend and in every dtype.
 ///
 /// # Panics
 /// When the probability is not within `[0, 1)`.
@@ -77,11 +77,11 @@ pub fn dropout<B: FusedBackend, const D: usize>(x: Tensor<B, D>, probability: f6
 /// # Panics
 /// When the probability is not within `[0, 1)`.
 pub(crate) fn drops(probability: f64) -> bool {
-    assert!((0.0..1.0).contains(&probability), "dropout: the probability is {probability}, expected one within [0, 1)");
+    assert!((0.0..1.0).contains(&probability), "dropout: expected a probability in [0, 1), got {probability}");
     probability > 0.0
 }
 
-/// What each of `count` elements is multiplied with, drawn on all processors of the host.
+/// The factors on `count` elements, drawn on all processors of the host.
 fn mask(count: usize, dropout: Dropout) -> Vec<f32> {
     let (threshold, factor) = (dropout.threshold(), dropout.factor());
     let mut mask = vec![factor; count];
@@ -95,8 +95,8 @@ fn mask(count: usize, dropout: Dropout) -> Vec<f32> {
     mask
 }
 
-/// The composed operation, forward and backward alike. The mask is drawn on the host: products of 32-bit integers, of which the
-/// generator takes the upper half, are not the same in the integers of all backends.
+/// The composed operation, both forward and backward. The mask is drawn on the host: the generator needs the upper half of 32-bit
+/// products, which not all backends' integers provide.
 pub fn reference<B: Backend>(x: FloatTensor<B>, dropout: Dropout) -> FloatTensor<B> {
     let (shape, dtype, device) = (x.shape(), x.dtype(), B::float_device(&x));
     let mask = B::float_from_data(TensorData::new(mask(shape.num_elements(), dropout), shape), &device);
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn the_share_that_is_dropped_lies_within_binomial_bounds() {
+    fn the_fraction_dropped_lies_within_binomial_bounds() {
         for probability in [0.001, 0.05, 0.1, 0.5, 0.9] {
             // Five standard deviations of a binomial distribution of 2²⁰ draws.
             let bound = 5.0 * (probability * (1.0 - probability) / f64::from(1 << 20)).sqrt();

@@ -1,4 +1,4 @@
-//! Philox4x32-10: a counter of four words and a key of two become four random words, in 32-bit integers alone.
+//! Philox4x32-10: turns a counter of four words and a key of two into four random words, with 32-bit integers only.
 //!
 //! Source: Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3"; `philox.h` of Random123 1.14.
 
@@ -12,12 +12,12 @@ use super::DropoutKey;
 pub(crate) const WORDS: usize = 4;
 /// Rounds of the generator.
 pub(crate) const ROUNDS: usize = 10;
-/// What the words 0 and 2 are multiplied with in every round.
+/// The factors on words 0 and 2 in every round.
 pub(crate) const MULTIPLIERS: [u32; 2] = [0xd251_1f53, 0xcd9e_8d57];
-/// What is added to the words of the key between rounds.
+/// The terms added to the words of the key between rounds.
 pub(crate) const KEY_STEPS: [u32; 2] = [0x9e37_79b9, 0xbb67_ae85];
 
-/// Blocks side by side, so that the compiler may keep a word of each in one vector register.
+/// Blocks side by side: the compiler can keep one word of each in a vector register.
 const LANES: usize = 16;
 
 impl DropoutKey {
@@ -47,7 +47,7 @@ fn rounds<const LANES: usize>(mut counter: [[u32; LANES]; WORDS], mut key: [u32;
     counter
 }
 
-/// The random words of the elements from number `first` on, which is the first of a block.
+/// Writes the random words of the elements from number `first` on, which must begin a block.
 #[multiversion(targets("x86_64+avx512f+avx512dq", "x86_64+avx2+fma", "aarch64+neon"))]
 pub(crate) fn fill(words: &mut [u32], first: u64, key: DropoutKey) {
     let mut block = first / WORDS as u64;
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn words_are_those_of_their_blocks() {
-        // Beyond 32 bits too.
+        // Including block numbers beyond 32 bits.
         for first in [0, 4, 60, 64, 500, 20 << 32] {
             let mut words = [0; 77];
             fill(&mut words, first, DropoutKey { seed: 0x11_0000_0003, step: 5, micro_batch: 7, layer: 0x22_0000_0004 });

@@ -17,7 +17,7 @@ impl<'a> Matrix<'a> {
         Self { data, offset: 0, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
-    /// Rows and columns swapped; nothing moves.
+    /// Rows and columns swapped, without a copy.
     pub fn transposed(self) -> Self {
         Self {
             rows: self.columns,
@@ -45,7 +45,7 @@ pub(crate) struct MatrixMut<'a> {
     pub row_stride: usize,
 }
 
-/// `destination = factor · left · right`, added to what is there with `accumulate`.
+/// `destination = factor · left · right`, or `destination += …` with `accumulate`.
 ///
 /// # Panics
 /// When a matrix reaches beyond its slice, or the shapes do not fit.
@@ -55,13 +55,16 @@ pub(crate) fn multiply(destination: MatrixMut, accumulate: bool, factor: f32, le
     if rows == 0 || columns == 0 {
         return;
     }
-    assert!(inner > 0 && left.last() < left.data.len() && right.last() < right.data.len(), "operand out of its slice");
+    assert!(
+        inner > 0 && left.last() < left.data.len() && right.last() < right.data.len(),
+        "an operand reaches beyond its slice"
+    );
     assert!(
         (rows - 1) * destination.row_stride + columns <= destination.data.len()
             && (rows == 1 || columns <= destination.row_stride),
-        "destination out of its slice"
+        "the destination reaches beyond its slice"
     );
-    // Threads cost more than they bring below some millions of multiply-adds.
+    // Below some millions of multiply-adds, threads cost more than they gain.
     let parallelism =
         if parallel && rows * columns * inner > 2 << 20 { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
     // SAFETY: the asserts above bound every element that the product reads and writes.

@@ -2,7 +2,7 @@
 
 use multiversion::multiversion;
 
-/// Partial sums side by side, so that the compiler may keep them in one vector register.
+/// Partial sums side by side, which the compiler can keep in one vector register.
 const LANES: usize = 16;
 
 /// `eˣ`, relative error below 2e-7; beyond the range of f32 it saturates.
@@ -129,7 +129,7 @@ pub(crate) fn scale(row: &mut [f32], factor: f32) {
     }
 }
 
-/// `y += factor · x` where the word of an element is not below the threshold.
+/// `y += factor · x` for elements whose word is at least the threshold.
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
 pub(crate) fn add_kept(y: &mut [f32], x: &[f32], words: &[u32], threshold: u32, factor: f32) {
     for ((y, x), word) in y.iter_mut().zip(x).zip(words) {
@@ -199,9 +199,9 @@ pub(crate) fn softmax_gradient(d_probabilities: &mut [f32], probabilities: &[f32
     }
 }
 
-/// Turns the pairs of one head: `a ← a c - b s`, `b ← b c + a s`.
+/// Rotates the pairs of one head: `a ← a c - b s`, `b ← b c + a s`.
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-pub(crate) fn turn(y: &mut [f32], x: &[f32], cos: &[f32], sin: &[f32], sign: f32) {
+pub(crate) fn rotate(y: &mut [f32], x: &[f32], cos: &[f32], sin: &[f32], sign: f32) {
     let half = cos.len();
     let (first, second) = x.split_at(half);
     let (y_first, y_second) = y.split_at_mut(half);

@@ -1,4 +1,4 @@
-//! The backward rule: keeps gate and up, never the product, which a balanced strategy computes anew where the backward wants it.
+//! The backward rule: keeps gate and up, never the product, which a balanced strategy recomputes where a later backward needs it.
 
 use std::marker::PhantomData;
 
@@ -34,16 +34,16 @@ impl<B: FusedBackend> Backward<B, 2> for Glu {
     }
 }
 
-/// The product once more.
+/// Recomputes the product.
 #[derive(Debug)]
-struct Again<B> {
+struct Recompute<B> {
     gate: NodeId,
     up: NodeId,
     activation: Activation,
     backend: PhantomData<B>,
 }
 
-impl<B: FusedBackend> RetroForward for Again<B> {
+impl<B: FusedBackend> RetroForward for Recompute<B> {
     fn forward(&self, states: &mut BackwardStates, out_node: NodeId) {
         let gate = states.get_state::<FloatTensor<B>>(&self.gate);
         let up = states.get_state::<FloatTensor<B>>(&self.up);
@@ -57,9 +57,9 @@ pub(crate) fn forward<B: FusedBackend, C: CheckpointStrategy>(
     activation: Activation,
 ) -> FloatTensor<Autodiff<B, C>> {
     let y = B::glu(gate.primitive.clone(), up.primitive.clone(), activation);
-    let again = Again::<B> { gate: gate.node.id, up: up.node.id, activation, backend: PhantomData };
+    let recompute = Recompute::<B> { gate: gate.node.id, up: up.node.id, activation, backend: PhantomData };
     let prepared = Glu.prepare::<C>([gate.node.clone(), up.node.clone()]).memory_bound();
-    match prepared.retro_forward(again).parents([&gate, &up]).stateful() {
+    match prepared.retro_forward(recompute).parents([&gate, &up]).stateful() {
         OpsKind::Tracked(prep) => prep.finish((gate.primitive, up.primitive, activation), y),
         OpsKind::UnTracked(prep) => prep.finish(y),
     }

@@ -1,4 +1,4 @@
-//! The GPU kernels: a unit works on a few vectors at once; the backward computes the activation anew.
+//! The GPU kernels: each thread handles a few vectors at once; the backward recomputes the activation.
 
 use burn::tensor::TensorMetadata;
 use burn_cubecl::CubeRuntime;
@@ -6,10 +6,11 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::Activation;
-use crate::cube::launch::{contiguous, cubes, empty_like, vector_size, vectors_in};
+use crate::cube::BackendOn;
+use crate::cube::launch::{contiguous, cubes, empty_like, same_float, vector_size, vectors_in};
 
-const UNITS: usize = 256;
-/// Bytes of each operand that a unit reads: where vectors are narrow, more of them are under way at once. Measured on an H200.
+const THREADS: usize = 256;
+/// Bytes of each operand that a thread reads: with narrow vectors, it loads several at once. Measured on an H200.
 const BYTES: usize = 16;
 
 /// `f(z)` and `f'(z)` of the gate's activation.
@@ -35,7 +36,7 @@ fn activation<N: Size>(z: Vector<f32, N>, #[comptime] kind: Activation) -> (Vect
     }
 }
 
-/// Reads a unit's vectors, of which the first is number `first`, and the others follow a cube's units apart; zeros beyond `count`.
+/// Reads this thread's vectors, from number `first` on and as far apart as a cube has threads; zeros beyond `count`.
 #[cube]
 fn read<F: Float, N: Size>(
     source: &Array<Vector<F, N>>,
@@ -46,7 +47,7 @@ fn read<F: Float, N: Size>(
 ) {
     #[unroll]
     for i in 0..vectors {
-        let at = first + comptime!(i * UNITS);
+        let at = first + comptime!(i * THREADS);
         held[i] = Vector::<F, N>::new(F::new(0.0));
         if at < count as usize {
             held[i] = source[at];
@@ -64,14 +65,14 @@ fn forward_kernel<F: Float, N: Size>(
     #[comptime] kind: Activation,
     #[define(F)] _dtype: StorageType,
 ) {
-    let first = CUBE_POS * comptime!(UNITS * vectors) + UNIT_POS as usize;
+    let first = CUBE_POS * comptime!(THREADS * vectors) + UNIT_POS as usize;
     let mut gates = Array::<Vector<F, N>>::new(vectors);
     let mut ups = Array::<Vector<F, N>>::new(vectors);
     read(gate, &mut gates, first, count, vectors);
     read(up, &mut ups, first, count, vectors);
     #[unroll]
     for i in 0..vectors {
-        let at = first + comptime!(i * UNITS);
+        let at = first + comptime!(i * THREADS);
         let (value, _slope) = activation::<N>(Vector::<f32, N>::cast_from(gates[i]), kind);
         let value = value * Vector::<f32, N>::cast_from(ups[i]);
         if at < count as usize {
@@ -92,7 +93,7 @@ fn backward_kernel<F: Float, N: Size>(
     #[comptime] kind: Activation,
     #[define(F)] _dtype: StorageType,
 ) {
-    let first = CUBE_POS * comptime!(UNITS * vectors) + UNIT_POS as usize;
+    let first = CUBE_POS * comptime!(THREADS * vectors) + UNIT_POS as usize;
     let mut gates = Array::<Vector<F, N>>::new(vectors);
     let mut ups = Array::<Vector<F, N>>::new(vectors);
     let mut grads = Array::<Vector<F, N>>::new(vectors);
@@ -101,7 +102,7 @@ fn backward_kernel<F: Float, N: Size>(
     read(grad, &mut grads, first, count, vectors);
     #[unroll]
     for i in 0..vectors {
-        let at = first + comptime!(i * UNITS);
+        let at = first + comptime!(i * THREADS);
         let (value, slope) = activation::<N>(Vector::<f32, N>::cast_from(gates[i]), kind);
         let grad = Vector::<f32, N>::cast_from(grads[i]);
         let through = grad * Vector::<f32, N>::cast_from(ups[i]) * slope;
@@ -112,18 +113,26 @@ fn backward_kernel<F: Float, N: Size>(
     }
 }
 
-pub(crate) fn forward<R: CubeRuntime>(gate: CubeTensor<R>, up: CubeTensor<R>, kind: Activation) -> CubeTensor<R> {
+/// `f(gate) · up`.
+pub(crate) fn forward<R: CubeRuntime, B: BackendOn<R>>(
+    gate: CubeTensor<R>,
+    up: CubeTensor<R>,
+    kind: Activation,
+) -> CubeTensor<R> {
+    if !same_float(&[&gate, &up]) {
+        return super::reference::<B>(gate, up, kind);
+    }
     let (gate, up) = (contiguous(gate), contiguous(up));
     let elements = gate.shape().num_elements();
     let size = vector_size(&[&gate, &up], elements);
     let y = empty_like(&gate);
     let (client, dtype, count, held) = (gate.client.clone(), gate.dtype, elements / size, vectors_in(BYTES, &gate, size));
-    // SAFETY: all three hold `count` vectors, and no unit goes beyond.
+    // SAFETY: all three hold `count` vectors, and no thread goes beyond.
     unsafe {
         forward_kernel::launch_unchecked::<R>(
             &client,
-            cubes(count.div_ceil(UNITS * held)),
-            CubeDim::new_1d(UNITS as u32),
+            cubes(count.div_ceil(THREADS * held)),
+            CubeDim::new_1d(THREADS as u32),
             size,
             gate.into_array_arg(),
             up.into_array_arg(),
@@ -137,23 +146,27 @@ pub(crate) fn forward<R: CubeRuntime>(gate: CubeTensor<R>, up: CubeTensor<R>, ki
     y
 }
 
-pub(crate) fn backward<R: CubeRuntime>(
+/// Gradients for `gate` and `up`.
+pub(crate) fn backward<R: CubeRuntime, B: BackendOn<R>>(
     gate: CubeTensor<R>,
     up: CubeTensor<R>,
     grad: CubeTensor<R>,
     kind: Activation,
 ) -> (CubeTensor<R>, CubeTensor<R>) {
+    if !same_float(&[&gate, &up, &grad]) {
+        return super::reference_backward::<B>(gate, up, grad, kind);
+    }
     let (gate, up, grad) = (contiguous(gate), contiguous(up), contiguous(grad));
     let elements = gate.shape().num_elements();
     let size = vector_size(&[&gate, &up, &grad], elements);
     let (d_gate, d_up) = (empty_like(&gate), empty_like(&gate));
     let (client, dtype, count, held) = (gate.client.clone(), gate.dtype, elements / size, vectors_in(BYTES, &gate, size));
-    // SAFETY: all five hold `count` vectors, and no unit goes beyond.
+    // SAFETY: all five hold `count` vectors, and no thread goes beyond.
     unsafe {
         backward_kernel::launch_unchecked::<R>(
             &client,
-            cubes(count.div_ceil(UNITS * held)),
-            CubeDim::new_1d(UNITS as u32),
+            cubes(count.div_ceil(THREADS * held)),
+            CubeDim::new_1d(THREADS as u32),
             size,
             gate.into_array_arg(),
             up.into_array_arg(),

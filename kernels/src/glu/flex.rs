@@ -1,15 +1,20 @@
-//! The CPU kernel.
+//! The CPU kernel, of SiLU; other activations take the composed operation.
 
-use burn_flex::FlexTensor;
+use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
 
-use crate::flex::{dims2, tensor, vector};
+use super::{Activation, reference, reference_backward};
+use crate::flex::{all_f32, dims2, tensor, vector};
 
-/// Elements a task works on; small enough for the cache, large enough to be worth a task.
+/// Elements of a task: few enough for the cache, and enough to be worth one.
 const BLOCK: usize = 16 << 10;
 
-pub(crate) fn forward(gate: &FlexTensor, up: &FlexTensor) -> FlexTensor {
-    let (rows, features) = dims2(gate);
+/// `f(gate) · up`.
+pub(crate) fn forward(gate: FlexTensor, up: FlexTensor, activation: Activation) -> FlexTensor {
+    if activation != Activation::Silu || !all_f32(&[&gate, &up]) {
+        return reference::<Flex>(gate, up, activation);
+    }
+    let [rows, features] = dims2(&gate);
     let (gate, up) = (gate.to_contiguous(), up.to_contiguous());
     let (gate, up) = (gate.storage::<f32>(), up.storage::<f32>());
     let mut y = vec![0.0; gate.len()];
@@ -18,8 +23,17 @@ pub(crate) fn forward(gate: &FlexTensor, up: &FlexTensor) -> FlexTensor {
     tensor(y, [rows, features])
 }
 
-pub(crate) fn backward(gate: &FlexTensor, up: &FlexTensor, grad: &FlexTensor) -> (FlexTensor, FlexTensor) {
-    let (rows, features) = dims2(gate);
+/// Gradients for `gate` and `up`.
+pub(crate) fn backward(
+    gate: FlexTensor,
+    up: FlexTensor,
+    grad: FlexTensor,
+    activation: Activation,
+) -> (FlexTensor, FlexTensor) {
+    if activation != Activation::Silu || !all_f32(&[&gate, &up, &grad]) {
+        return reference_backward::<Flex>(gate, up, grad, activation);
+    }
+    let [rows, features] = dims2(&gate);
     let (gate, up, grad) = (gate.to_contiguous(), up.to_contiguous(), grad.to_contiguous());
     let (gate, up, grad) = (gate.storage::<f32>(), up.storage::<f32>(), grad.storage::<f32>());
     let (mut d_gate, mut d_up) = (vec![0.0; gate.len()], vec![0.0; gate.len()]);

@@ -13,7 +13,7 @@ use burn::tensor::{DType, Tensor, TensorMetadata};
 use crate::FusedBackend;
 use crate::primitive::{raw, typed};
 
-/// What the gate goes through.
+/// The activation of the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// `z / (1 + e⁻ᶻ)`.

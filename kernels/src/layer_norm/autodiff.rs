@@ -18,8 +18,8 @@ impl<B: FusedBackend> Backward<B, 3> for LayerNorm {
         let grad = grads.consume::<B>(&ops.node);
         let (x, weight, epsilon) = ops.state;
         let [x_node, weight_node, bias_node] = ops.parents;
-        let wanted = weight_node.is_some() || bias_node.is_some();
-        let (dx, gradients) = B::row_layer_norm_backward(x, weight, grad, epsilon, wanted);
+        let weight_gradients = weight_node.is_some() || bias_node.is_some();
+        let (dx, gradients) = B::row_layer_norm_backward(x, weight, grad, epsilon, weight_gradients);
         if let Some(node) = x_node {
             grads.register::<B>(node.id, dx);
         }

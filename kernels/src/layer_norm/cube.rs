@@ -1,15 +1,17 @@
-//! The GPU kernels: a cube a row.
+//! The GPU kernels: one cube for each row.
 
 use burn::tensor::{DType, TensorMetadata};
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use crate::cube::launch::{contiguous, cubes, empty, empty_like, vector_size};
+use crate::cube::BackendOn;
+use crate::cube::launch::{contiguous, cubes, empty, empty_like, same_float, vector_size};
 use crate::cube::reduce::{cube_sum, cube_sums, vector_sum};
-use crate::cube::rows::{RowPlan, WEIGHT_CUBES, is_there, place, read_row, row_of};
+use crate::cube::rows::{self, RowPlan, WEIGHT_CUBES, exists, index_of, read_row, row_of};
+use crate::primitive::{raw, typed};
 
-/// Takes the mean of a row away; returns `1 / sqrt(var + ε)`. Beyond the row, `values` and what is `centred` are zeros.
+/// Subtracts the mean of a row, and returns `1 / sqrt(var + ε)`. Beyond the row, both `values` and `centred` are zeros.
 #[cube]
 fn centre<F: Float, N: Size>(
     values: &Array<Vector<F, N>>,
@@ -23,18 +25,18 @@ fn centre<F: Float, N: Size>(
     for i in 0..plan.held {
         sum += vector_sum::<N>(Vector::<f32, N>::cast_from(values[i]));
     }
-    let mean = cube_sum(sum, plan.units, plan.planes) / features;
+    let mean = cube_sum(sum, plan.threads, plan.planes) / features;
     let mut squares = 0.0f32;
     #[unroll]
     for i in 0..plan.held {
         let mut apart = Vector::<f32, N>::new(0.0f32);
-        if is_there(i, plan) {
+        if exists(i, plan) {
             apart = Vector::<f32, N>::cast_from(values[i]) - Vector::<f32, N>::new(mean);
         }
         centred[i] = apart;
         squares += vector_sum::<N>(apart * apart);
     }
-    (cube_sum(squares, plan.units, plan.planes) / features + epsilon).inverse_sqrt()
+    (cube_sum(squares, plan.threads, plan.planes) / features + epsilon).inverse_sqrt()
 }
 
 #[cube(launch_unchecked)]
@@ -62,9 +64,9 @@ fn forward_kernel<F: Float, N: Size>(
         #[unroll]
         for i in 0..plan.held {
             let scaled = centred[i] * Vector::<f32, N>::new(inverse) * Vector::<f32, N>::cast_from(weights[i]);
-            if is_there(i, plan) {
+            if exists(i, plan) {
                 let moved = scaled + Vector::<f32, N>::cast_from(biases[i]);
-                y[row * plan.vectors + place(i, plan)] = Vector::<F, N>::cast_from(moved);
+                y[row * plan.vectors + index_of(i, plan)] = Vector::<F, N>::cast_from(moved);
             }
         }
     }
@@ -111,15 +113,15 @@ fn backward_kernel<F: Float, N: Size>(
                 bias_sums[i] += slope;
             }
         }
-        let (sum, products) = cube_sums(sum, products, plan.units, plan.planes);
+        let (sum, products) = cube_sums(sum, products, plan.threads, plan.planes);
         let (mean, along) = (sum / features, products / features);
         #[unroll]
         for i in 0..plan.held {
             let through = Vector::<f32, N>::cast_from(slopes[i]) * Vector::<f32, N>::cast_from(weights[i]);
             let straight = through - Vector::<f32, N>::new(mean) - normalised[i] * Vector::<f32, N>::new(along);
-            if is_there(i, plan) {
+            if exists(i, plan) {
                 let gradient = straight * Vector::<f32, N>::new(inverse);
-                dx[row * plan.vectors + place(i, plan)] = Vector::<F, N>::cast_from(gradient);
+                dx[row * plan.vectors + index_of(i, plan)] = Vector::<F, N>::cast_from(gradient);
             }
         }
         row += CUBE_COUNT;
@@ -128,20 +130,24 @@ fn backward_kernel<F: Float, N: Size>(
         let start = CUBE_POS * plan.vectors;
         #[unroll]
         for i in 0..plan.held {
-            if is_there(i, plan) {
-                dw[start + place(i, plan)] = weight_sums[i];
-                db[start + place(i, plan)] = bias_sums[i];
+            if exists(i, plan) {
+                dw[start + index_of(i, plan)] = weight_sums[i];
+                db[start + index_of(i, plan)] = bias_sums[i];
             }
         }
     }
 }
 
-pub(crate) fn forward<R: CubeRuntime>(
+/// The norm of `x`.
+pub(crate) fn forward<R: CubeRuntime, B: BackendOn<R>>(
     x: CubeTensor<R>,
     weight: CubeTensor<R>,
     bias: CubeTensor<R>,
     epsilon: f64,
 ) -> CubeTensor<R> {
+    if !same_float(&[&x, &weight, &bias]) || !rows::fits(x.shape()[1]) {
+        return super::reference::<B>(x, weight, bias, epsilon);
+    }
     let (x, weight, bias) = (contiguous(x), contiguous(weight), contiguous(bias));
     let shape = x.shape();
     let (rows, features) = (shape[0], shape[1]);
@@ -154,7 +160,7 @@ pub(crate) fn forward<R: CubeRuntime>(
         forward_kernel::launch_unchecked::<R>(
             &client,
             cubes(rows),
-            CubeDim::new_1d(plan.units as u32),
+            CubeDim::new_1d(plan.threads as u32),
             size,
             x.into_array_arg(),
             weight.into_array_arg(),
@@ -170,8 +176,25 @@ pub(crate) fn forward<R: CubeRuntime>(
     y
 }
 
+/// Gradients for `x` and, where asked for, weight and bias.
+pub(crate) fn backward<R: CubeRuntime, B: BackendOn<R>>(
+    x: CubeTensor<R>,
+    weight: CubeTensor<R>,
+    grad: CubeTensor<R>,
+    epsilon: f64,
+    weight_gradients: bool,
+) -> (CubeTensor<R>, Option<[CubeTensor<R>; 2]>) {
+    if !same_float(&[&x, &weight, &grad]) || !rows::fits(x.shape()[1]) {
+        return super::reference_backward::<B>(x, weight, grad, epsilon, weight_gradients);
+    }
+    let dtype = weight.dtype;
+    let sum = |partial| raw(typed::<B, 2>(partial).sum_dim(0).squeeze_dim::<1>(0).cast(dtype));
+    let (dx, partial) = launch_backward(x, weight, grad, epsilon, weight_gradients);
+    (dx, partial.map(|partial| partial.map(sum)))
+}
+
 /// `dx`, and the gradients of weight and bias in partial sums `[cubes, features]`, f32.
-pub(crate) fn backward<R: CubeRuntime>(
+fn launch_backward<R: CubeRuntime>(
     x: CubeTensor<R>,
     weight: CubeTensor<R>,
     grad: CubeTensor<R>,
@@ -185,7 +208,7 @@ pub(crate) fn backward<R: CubeRuntime>(
     let plan = RowPlan::new(&x, features, size);
     let dx = empty_like(&x);
     let count = if weight_gradients { rows.min(WEIGHT_CUBES) } else { rows };
-    // Bindings are fixed: where no sums are wanted, there is a vector that nothing writes.
+    // A kernel's bindings are fixed: without gradients of the weights, vectors are bound that it never writes.
     let sums_shape = if weight_gradients { vec![count, features] } else { vec![1, size] };
     let sums = [(); 2].map(|()| empty(&x, sums_shape.clone(), DType::F32));
     let [dw, db] = sums.clone();
@@ -195,7 +218,7 @@ pub(crate) fn backward<R: CubeRuntime>(
         backward_kernel::launch_unchecked::<R>(
             &client,
             cubes(count),
-            CubeDim::new_1d(plan.units as u32),
+            CubeDim::new_1d(plan.threads as u32),
             size,
             x.into_array_arg(),
             weight.into_array_arg(),

@@ -20,7 +20,7 @@ use crate::primitive::{raw, typed};
 /// The statistics are f32 whatever the dtype of `x`.
 ///
 /// # Panics
-/// When `weight` or `bias` is not as long as a row.
+/// When the length of `weight` or `bias` is not that of a row.
 ///
 /// # Source
 /// Ba, Kiros and Hinton 2016, "Layer Normalization"; the variance is that of `torch.nn.LayerNorm`, over all features.
@@ -28,7 +28,7 @@ pub fn layer_norm<B: FusedBackend>(x: Tensor<B, 2>, weight: Tensor<B, 1>, bias: 
     let [_, features] = x.dims();
     assert!(
         weight.dims() == [features] && bias.dims() == [features],
-        "layer_norm: rows of {features} against a weight of {:?} and a bias of {:?}",
+        "layer_norm: a weight of {:?} and a bias of {:?} for rows of {features}",
         weight.dims(),
         bias.dims()
     );

@@ -1,4 +1,4 @@
-//! The backward rule: keeps the weight's handle, and `x`, or how it is computed anew, only where the weight trains.
+//! The backward rule: keeps the weight's handle and, only where the weight trains, `x` or how to recompute it.
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::NodeId;

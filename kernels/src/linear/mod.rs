@@ -1,6 +1,8 @@
-//! The product with a weight kept as the checkpoint keeps it.
+//! The product with a weight stored as in the checkpoint.
 
 pub(crate) mod autodiff;
+#[cfg(feature = "cube")]
+pub(crate) mod cube;
 pub(crate) mod flex;
 pub mod packed;
 
@@ -21,7 +23,7 @@ use crate::primitive::{raw, typed};
 /// # Panics
 /// When `in` differs.
 pub fn linear<B: FusedBackend>(x: Tensor<B, 2>, weight: Tensor<B, 2>) -> Tensor<B, 2> {
-    assert_eq!(x.dims()[1], weight.dims()[1], "linear: x {:?} against weight {:?}", x.dims(), weight.dims());
+    assert_eq!(x.dims()[1], weight.dims()[1], "linear: x {:?} and weight {:?} do not fit", x.dims(), weight.dims());
     typed(B::dense_linear(raw(x), raw(weight)))
 }
 

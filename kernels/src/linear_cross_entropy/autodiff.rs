@@ -1,5 +1,5 @@
-//! The backward rule: the gradients for the hidden states are taken in the forward pass, so only they are kept. They are right
-//! for any factors, since a token's loss depends on its own row alone; the gradient for a weight mixes the rows, and so waits.
+//! The backward rule: the forward computes the gradients for the hidden states, so only they are kept. A token's loss depends on
+//! its own row alone, so any factors can be applied later. The gradient for a weight sums over rows, and must wait for them.
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
@@ -14,7 +14,7 @@ use crate::primitive::{cast, raw, typed};
 #[derive(Debug)]
 struct LinearCrossEntropy;
 
-/// What the gradient for the weight is taken from.
+/// The inputs, for the gradient for the weight.
 #[derive(Debug, Clone)]
 struct Inputs<B: FusedBackend> {
     hidden: FloatTensor<B>,
@@ -23,7 +23,7 @@ struct Inputs<B: FusedBackend> {
 }
 
 impl<B: FusedBackend> Backward<B, 2> for LinearCrossEntropy {
-    /// The gradients for the hidden states, and the inputs, each where it is asked for.
+    /// The gradients for the hidden states, and the inputs, each where needed.
     type State = (Option<FloatTensor<B>>, Option<Inputs<B>>);
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
@@ -39,7 +39,7 @@ impl<B: FusedBackend> Backward<B, 2> for LinearCrossEntropy {
     }
 }
 
-/// Every row of the gradient times its factor, which a 16-bit dtype might not hold.
+/// Every row of the gradient times its factor, in f32: a 16-bit dtype might not hold the factors.
 pub(super) fn scaled<B: FusedBackend>(gradient: FloatTensor<B>, factors: FloatTensor<B>) -> FloatTensor<B> {
     let dtype = gradient.dtype();
     let factors: Tensor<B, 2> = typed::<B, 1>(factors).unsqueeze_dim(1);

@@ -1,4 +1,4 @@
-//! The GPU kernel: a cube a token turns its logits, in place, into their gradient, and gives the loss.
+//! The GPU kernel: one cube for each token computes its loss, and replaces its logits by their gradient.
 
 use burn::tensor::{DType, TensorMetadata};
 use burn_cubecl::CubeRuntime;
@@ -6,23 +6,23 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::{Labels, Sum, chunks, joined, of_tokens};
-use crate::FusedBackend;
-use crate::cube::launch::{contiguous, cubes, empty, row_units, vector_size};
+use crate::cube::BackendOn;
+use crate::cube::launch::{all_f32, contiguous, cubes, empty, row_threads, same_float, vector_size};
 use crate::cube::reduce::{Planes, cube_max, cube_sum, vector_sum};
-use crate::matrix::{Product, multiply};
+use crate::matrix::Product;
 use crate::primitive::{cast, raw, typed};
 
-/// Elements of logits alive at a time: 64 Mi are 128 MiB of a 16-bit dtype.
+/// Logits alive at a time: 64 Mi elements are 128 MiB of a 16-bit dtype.
 const CHUNK_ELEMENTS: usize = 64 << 20;
-/// Chunks are whole tiles of the matrix product, where there are as many tokens.
+/// Tokens of a tile of the matrix product: larger chunks are whole tiles.
 const TILE: usize = 128;
 
-/// What a launch makes of the logits.
+/// What the logits become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Slopes {
-    /// They stay.
+    /// They stay as they are.
     None,
-    /// They become the gradient of their token's loss.
+    /// The gradient of their token's loss.
     Plain,
     /// The same, times the factor of the token.
     WithFactors,
@@ -42,7 +42,7 @@ fn loss_kernel<F: Float, I: Int, N: Size>(
     losses: &mut Array<f32>,
     rows: u32,
     #[comptime] vectors: usize,
-    #[comptime] units: usize,
+    #[comptime] threads: usize,
     #[comptime] planes: Planes,
     #[comptime] slopes: Slopes,
     #[define(F)] _dtype: StorageType,
@@ -53,7 +53,7 @@ fn loss_kernel<F: Float, I: Int, N: Size>(
         let start = row * vectors;
         let size = logits.vector_size().comptime();
         let label = u32::cast_from(labels[row]) as usize;
-        // Each unit keeps the largest logit that it has seen, and the sum relative to it.
+        // Each thread keeps the largest logit that it has seen, and the sum relative to it.
         let mut largest = f32::new(-1e30f32);
         let mut sum = 0.0f32;
         let mut at = UNIT_POS as usize;
@@ -69,10 +69,10 @@ fn loss_kernel<F: Float, I: Int, N: Size>(
                 largest = top;
             }
             sum += vector_sum::<N>(Vector::exp(value - Vector::new(largest)));
-            at += units;
+            at += threads;
         }
-        let top = cube_max(largest, units, planes);
-        let total = cube_sum(sum * f32::exp(largest - top), units, planes);
+        let top = cube_max(largest, threads, planes);
+        let total = cube_sum(sum * f32::exp(largest - top), threads, planes);
         let log_sum = top + f32::ln(total);
         if UNIT_POS == 0 {
             let vector = Vector::<f32, N>::cast_from(logits[start + label / size]);
@@ -86,7 +86,7 @@ fn loss_kernel<F: Float, I: Int, N: Size>(
             losses[row] = log_sum - own;
         }
         if comptime!(slopes != Slopes::None) {
-            // The label's logit is read by the first unit before anyone writes.
+            // The first thread reads the label's logit before any thread writes.
             sync_cube();
             let mut at = UNIT_POS as usize;
             while at < vectors {
@@ -102,7 +102,7 @@ fn loss_kernel<F: Float, I: Int, N: Size>(
                     slope *= Vector::new(factors[row]);
                 }
                 logits[start + at] = Vector::<F, N>::cast_from(slope);
-                at += units;
+                at += threads;
             }
         }
     }
@@ -113,12 +113,12 @@ fn losses<R: CubeRuntime>(logits: CubeTensor<R>, labels: CubeTensor<R>) -> CubeT
     launch(logits, labels, None, Slopes::None).0
 }
 
-/// The losses, and the logits, which have become their gradients.
+/// The losses, and their gradients in place of the logits.
 fn losses_and_slopes<R: CubeRuntime>(logits: CubeTensor<R>, labels: CubeTensor<R>) -> (CubeTensor<R>, CubeTensor<R>) {
     launch(logits, labels, None, Slopes::Plain)
 }
 
-/// The logits, which have become their gradients, each row times its factor, f32.
+/// The gradients in place of the logits, each row times its factor, which is f32.
 fn scaled_slopes<R: CubeRuntime>(logits: CubeTensor<R>, labels: CubeTensor<R>, factors: CubeTensor<R>) -> CubeTensor<R> {
     launch(logits, labels, Some(factors), Slopes::WithFactors).1
 }
@@ -134,9 +134,9 @@ fn launch<R: CubeRuntime>(
     let (rows, vocabulary) = (shape[0], shape[1]);
     let size = vector_size(&[&logits], vocabulary);
     let vectors = vocabulary / size;
-    let units = row_units(vectors);
+    let threads = row_threads(vectors);
     let losses = empty(&logits, [rows], DType::F32);
-    // A kernel always has all of its bindings: absent factors are never read.
+    // A kernel's bindings are fixed: it never reads what is bound in place of absent factors.
     let factors = factors.map_or_else(|| empty(&logits, [1], DType::F32), contiguous);
     let (client, dtype, label_dtype) = (logits.client.clone(), logits.dtype, labels.dtype);
     let planes = Planes::of(&logits.client);
@@ -145,7 +145,7 @@ fn launch<R: CubeRuntime>(
         loss_kernel::launch_unchecked::<R>(
             &client,
             cubes(rows),
-            CubeDim::new_1d(units as u32),
+            CubeDim::new_1d(threads as u32),
             size,
             logits.clone().into_array_arg(),
             labels.into_array_arg(),
@@ -153,7 +153,7 @@ fn launch<R: CubeRuntime>(
             losses.clone().into_array_arg(),
             rows as u32,
             vectors,
-            units,
+            threads,
             planes,
             slopes,
             dtype.into(),
@@ -163,25 +163,15 @@ fn launch<R: CubeRuntime>(
     (losses, logits)
 }
 
-/// A backend on a runtime.
-pub(crate) trait On<R: CubeRuntime>:
-    FusedBackend<FloatTensorPrimitive = CubeTensor<R>, IntTensorPrimitive = CubeTensor<R>>
-{
-}
-
-impl<R, B> On<R> for B
-where
-    R: CubeRuntime,
-    B: FusedBackend<FloatTensorPrimitive = CubeTensor<R>, IntTensorPrimitive = CubeTensor<R>>,
-{
-}
-
 /// The losses, `[tokens]`.
-pub(crate) fn forward<R: CubeRuntime, B: On<R>>(
+pub(crate) fn forward<R: CubeRuntime, B: BackendOn<R>>(
     hidden: CubeTensor<R>,
     weight: CubeTensor<R>,
     labels: CubeTensor<R>,
 ) -> CubeTensor<R> {
+    if !same_float(&[&hidden, &weight]) {
+        return super::reference::<B>(hidden, weight, labels);
+    }
     let (hidden, labels) = (typed::<B, 2>(hidden), Labels::<B>::from_primitive(labels));
     let chunks = chunks(hidden.dims()[0], chunk_tokens(weight.shape()[0]));
     let losses = chunks.map(|at| {
@@ -192,11 +182,14 @@ pub(crate) fn forward<R: CubeRuntime, B: On<R>>(
 }
 
 /// The losses, and the gradient of each for its row of `hidden`.
-pub(crate) fn forward_with_gradient<R: CubeRuntime, B: On<R>>(
+pub(crate) fn forward_with_gradient<R: CubeRuntime, B: BackendOn<R>>(
     hidden: CubeTensor<R>,
     weight: CubeTensor<R>,
     labels: CubeTensor<R>,
 ) -> (CubeTensor<R>, CubeTensor<R>) {
+    if !same_float(&[&hidden, &weight]) {
+        return super::reference_with_gradient::<B>(hidden, weight, labels);
+    }
     let (hidden, labels) = (typed::<B, 2>(hidden), Labels::<B>::from_primitive(labels));
     let chunks = chunks(hidden.dims()[0], chunk_tokens(weight.shape()[0]));
     let (losses, d_hidden) = chunks
@@ -210,12 +203,15 @@ pub(crate) fn forward_with_gradient<R: CubeRuntime, B: On<R>>(
 }
 
 /// The gradient of `Σ factorᵢ lossᵢ` for `weight`.
-pub(crate) fn backward_weight<R: CubeRuntime, B: On<R>>(
+pub(crate) fn backward_weight<R: CubeRuntime, B: BackendOn<R>>(
     hidden: CubeTensor<R>,
     weight: CubeTensor<R>,
     labels: CubeTensor<R>,
     factors: CubeTensor<R>,
 ) -> CubeTensor<R> {
+    if !same_float(&[&hidden, &weight]) || !all_f32(&[&factors]) {
+        return super::reference_backward_weight::<B>(hidden, weight, labels, factors);
+    }
     let (hidden, labels) = (typed::<B, 2>(hidden), Labels::<B>::from_primitive(labels));
     let factors = typed::<B, 1>(factors);
     // Relative to the largest one, so that a 16-bit dtype holds the factors' products.
@@ -232,10 +228,9 @@ pub(crate) fn backward_weight<R: CubeRuntime, B: On<R>>(
 }
 
 /// `slopesᵀ · hidden`, f32.
-fn over_tokens<R: CubeRuntime, B: On<R>>(slopes: CubeTensor<R>, hidden: CubeTensor<R>) -> CubeTensor<R> {
-    let (a, b, out) = (slopes.clone(), hidden.clone(), DType::F32);
-    let product = Product { a, b, transposed_a: true, transposed_b: false, more: None, alpha: 1.0, out };
-    multiply(product).unwrap_or_else(|| {
+fn over_tokens<R: CubeRuntime, B: BackendOn<R>>(slopes: CubeTensor<R>, hidden: CubeTensor<R>) -> CubeTensor<R> {
+    let product = Product::new(slopes.clone(), hidden.clone()).transposed_a().in_f32();
+    product.multiply().unwrap_or_else(|| {
         let [slopes, hidden] = [slopes, hidden].map(|tensor| cast::<B>(tensor, DType::F32));
         B::linear_backward_weight(hidden, slopes)
     })

@@ -1,11 +1,11 @@
-//! The CPU kernel: logits of a chunk of tokens become their gradient in place.
+//! The CPU kernel: the logits of a chunk of tokens are replaced by their gradient.
 
-use burn_flex::FlexTensor;
+use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
 
-use super::{chunk_tokens, chunks};
+use super::{chunk_tokens, chunks, reference, reference_backward_weight, reference_with_gradient};
 use crate::flex::matrix::{Matrix, MatrixMut, multiply};
-use crate::flex::{dims2, tensor, vector};
+use crate::flex::{all_f32, dims2, tensor, vector};
 
 /// Labels on the host, whatever integer width the tensor has.
 fn read_labels(labels: FlexTensor) -> Vec<usize> {
@@ -13,10 +13,13 @@ fn read_labels(labels: FlexTensor) -> Vec<usize> {
 }
 
 /// The losses, `[tokens]`.
-pub(crate) fn losses(hidden: &FlexTensor, weight: &FlexTensor, labels: FlexTensor) -> FlexTensor {
+pub(crate) fn losses(hidden: FlexTensor, weight: FlexTensor, labels: FlexTensor) -> FlexTensor {
+    if !all_f32(&[&hidden, &weight]) {
+        return reference::<Flex>(hidden, weight, labels);
+    }
     let labels = read_labels(labels);
     let mut losses = vec![0.0; labels.len()];
-    each_chunk(hidden, weight, &labels, |chunk| {
+    each_chunk(&hidden, &weight, &labels, |chunk| {
         let rows = chunk.logits.par_chunks_mut(chunk.weight.rows).zip(chunk.labels);
         let losses = &mut losses[chunk.start..chunk.start + chunk.labels.len()];
         losses.par_iter_mut().zip(rows).for_each(|(loss, (row, label))| *loss = row_loss(row, *label));
@@ -26,11 +29,14 @@ pub(crate) fn losses(hidden: &FlexTensor, weight: &FlexTensor, labels: FlexTenso
 }
 
 /// The losses, and the gradient of each for its row of `hidden`.
-pub(crate) fn with_gradient(hidden: &FlexTensor, weight: &FlexTensor, labels: FlexTensor) -> (FlexTensor, FlexTensor) {
-    let (tokens, features) = dims2(hidden);
+pub(crate) fn with_gradient(hidden: FlexTensor, weight: FlexTensor, labels: FlexTensor) -> (FlexTensor, FlexTensor) {
+    if !all_f32(&[&hidden, &weight]) {
+        return reference_with_gradient::<Flex>(hidden, weight, labels);
+    }
+    let [tokens, features] = dims2(&hidden);
     let labels = read_labels(labels);
     let (mut losses, mut d_hidden) = (vec![0.0; tokens], vec![0.0; tokens * features]);
-    each_chunk(hidden, weight, &labels, |chunk| {
+    each_chunk(&hidden, &weight, &labels, |chunk| {
         let (start, end) = (chunk.start, chunk.start + chunk.labels.len());
         let rows = chunk.logits.par_chunks_mut(chunk.weight.rows).zip(chunk.labels);
         losses[start..end].par_iter_mut().zip(rows).for_each(|(loss, (row, label))| *loss = row_slopes(row, *label, 1.0));
@@ -43,17 +49,20 @@ pub(crate) fn with_gradient(hidden: &FlexTensor, weight: &FlexTensor, labels: Fl
 
 /// The gradient of `Σ factorᵢ lossᵢ` for `weight`.
 pub(crate) fn backward_weight(
-    hidden: &FlexTensor,
-    weight: &FlexTensor,
+    hidden: FlexTensor,
+    weight: FlexTensor,
     labels: FlexTensor,
-    factors: &FlexTensor,
+    factors: FlexTensor,
 ) -> FlexTensor {
-    let (vocabulary, features) = dims2(weight);
+    if !all_f32(&[&hidden, &weight, &factors]) {
+        return reference_backward_weight::<Flex>(hidden, weight, labels, factors);
+    }
+    let [vocabulary, features] = dims2(&weight);
     let labels = read_labels(labels);
     let factors = factors.to_contiguous();
     let factors = factors.storage::<f32>();
     let mut d_weight = vec![0.0; vocabulary * features];
-    each_chunk(hidden, weight, &labels, |chunk| {
+    each_chunk(&hidden, &weight, &labels, |chunk| {
         let factors = &factors[chunk.start..chunk.start + chunk.labels.len()];
         let rows = chunk.logits.par_chunks_mut(vocabulary).zip(chunk.labels).zip(factors);
         rows.for_each(|((row, label), factor)| {
@@ -79,14 +88,14 @@ struct Chunk<'a> {
 
 /// Calls `each` for one chunk after the other; their logits share one buffer.
 fn each_chunk(hidden: &FlexTensor, weight: &FlexTensor, labels: &[usize], mut each: impl FnMut(Chunk)) {
-    let (tokens, features) = dims2(hidden);
-    let vocabulary = dims2(weight).0;
+    let [tokens, features] = dims2(hidden);
+    let [vocabulary, _] = dims2(weight);
     let (hidden, weight) = (hidden.to_contiguous(), weight.to_contiguous());
     let hidden = Matrix::new(hidden.storage(), tokens, features);
     let weight = Matrix::new(weight.storage(), vocabulary, features);
     assert!(
         labels.len() == tokens && labels.iter().all(|label| *label < vocabulary),
-        "linear_cross_entropy: a label is no token"
+        "linear_cross_entropy: a label lies outside the vocabulary of {vocabulary}"
     );
     let chunk = chunk_tokens(vocabulary);
     let mut logits = vec![0.0; chunk.min(tokens) * vocabulary];

@@ -1,4 +1,4 @@
-//! The loss straight from hidden states and head, without the logits of all tokens at once.
+//! The loss computed from hidden states and head, without the logits of all tokens at once.
 
 pub(crate) mod autodiff;
 #[cfg(feature = "cube")]
@@ -16,7 +16,7 @@ use burn::tensor::{BasicOps, DType, IndexingUpdateOp, Int, Tensor, TensorMetadat
 use crate::FusedBackend;
 use crate::primitive::{cast, raw, typed};
 
-/// Elements of logits alive at a time; 8 Mi are 32 MiB of f32.
+/// Logits alive at a time; 8 Mi elements are 32 MiB of f32.
 pub(crate) const CHUNK_ELEMENTS: usize = 8 << 20;
 
 /// Token ids, `[tokens]`.
@@ -24,9 +24,9 @@ pub(crate) type Labels<B> = Tensor<B, 1, Int>;
 
 /// Cross entropy of every token: `lossᵢ = logsumexp(hᵢ Wᵀ) - (hᵢ Wᵀ)[labelᵢ]`.
 ///
-/// Tokens that do not count are left out by the caller, and so cost nothing. The logits exist for a chunk of tokens
-/// at a time. The gradients for `hidden` are taken in the same pass and multiplied with each token's factor in the backward;
-/// only a weight that trains waits for the factors, and its backward takes the logits again.
+/// Masked tokens cost nothing: the caller leaves them out. Logits exist for one chunk of tokens at a time. The forward computes
+/// the gradients for `hidden` too, and the backward multiplies them by each token's factor. Only the gradient of a trained weight
+/// must wait for the factors: its backward recomputes the logits.
 ///
 /// # Shapes
 /// `hidden` `[tokens, features]`, `weight` `[vocabulary, features]`, `labels` `[tokens]`; the result is `[tokens]`.
@@ -64,7 +64,7 @@ pub(crate) fn chunks(tokens: usize, chunk: usize) -> impl Iterator<Item = Range<
     (0..tokens).step_by(chunk).map(move |start| start..tokens.min(start + chunk))
 }
 
-/// What a tensor has of some tokens; itself where that is all.
+/// Some tokens of a tensor, or the tensor itself where those are all.
 pub(crate) fn of_tokens<B: Backend, const D: usize, K: BasicOps<B>>(
     tensor: &Tensor<B, D, K>,
     tokens: &Range<usize>,
@@ -75,12 +75,12 @@ pub(crate) fn of_tokens<B: Backend, const D: usize, K: BasicOps<B>>(
     tensor.clone().narrow(0, tokens.start, tokens.len())
 }
 
-/// What all chunks have, one after the other.
+/// The chunks, one after the other.
 pub(crate) fn joined<B: Backend, const D: usize>(mut chunks: Vec<Tensor<B, D>>) -> FloatTensor<B> {
     raw(if chunks.len() == 1 { chunks.remove(0) } else { Tensor::cat(chunks, 0) })
 }
 
-/// Negative log-probabilities of the labels, `[tokens]`, beside all log-probabilities, `[tokens, vocabulary]`.
+/// Negative log-probabilities of the labels, `[tokens]`, and all log-probabilities, `[tokens, vocabulary]`.
 fn chunk_losses<B: FusedBackend>(
     hidden: Tensor<B, 2>,
     weight: &Tensor<B, 2>,
@@ -132,7 +132,7 @@ pub fn reference_with_gradient<B: FusedBackend>(
     (joined(losses), joined(gradients))
 }
 
-/// The composed gradient of `Σ factorᵢ lossᵢ` for `weight`: `dW = Σ factorᵢ (softmax(hᵢ Wᵀ) - onehot(labelᵢ))ᵀ hᵢ`, taken in
+/// The composed gradient of `Σ factorᵢ lossᵢ` for `weight`: `dW = Σ factorᵢ (softmax(hᵢ Wᵀ) - onehot(labelᵢ))ᵀ hᵢ`, computed in
 /// f32, since a 16-bit dtype might not hold the factors.
 pub fn reference_backward_weight<B: FusedBackend>(
     hidden: FloatTensor<B>,
@@ -152,7 +152,7 @@ pub fn reference_backward_weight<B: FusedBackend>(
     sum.finish(&weight, None)
 }
 
-/// A weight's gradient, chunk by chunk, f32.
+/// The sum of a weight's gradient over chunks, f32.
 #[derive(Debug)]
 pub(crate) struct Sum<B: Backend>(Option<Tensor<B, 2>>);
 

@@ -1,4 +1,4 @@
-//! The backward rule: keeps the narrow `x Aᵀ`, and `x`, which neighbouring layers share, or how it is computed anew.
+//! The backward rule: keeps the narrow `x Aᵀ`, and `x`, which neighbouring layers share, or how to recompute it.
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::NodeId;
@@ -48,7 +48,7 @@ impl<B: FusedBackend> Backward<B, 3> for LoraLinear {
     }
 }
 
-/// The result twice: the narrow product has no gradient of its own, and only a backward on the inner backend reads it.
+/// The result, twice: the narrow product has no gradient, and only the backward on the inner backend reads it.
 pub(crate) fn forward<B: FusedBackend, C: CheckpointStrategy>(
     x: FloatTensor<Autodiff<B, C>>,
     weight: FloatTensor<Autodiff<B, C>>,

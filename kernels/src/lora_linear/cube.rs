@@ -1,81 +1,67 @@
-//! The GPU's way: the low-rank product rides along with the base product, as a last step of its sum.
+//! On the GPU, the low-rank product is added to the base product as a last step of its sum.
 
-use burn::tensor::{DType, TensorMetadata};
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 
+use super::{LoraGradients, LoraSaved, seen};
+use crate::cube::BackendOn;
+use crate::cube::launch::{all_f32, same_float};
 use crate::dropout::{self, Dropout};
-use crate::matrix::{More, Product, multiply};
+use crate::matrix::{More, Product};
 
-/// `x · factorᵀ` or `x · factor`, narrow, in the dtype of `x`.
-fn narrow<R: CubeRuntime>(x: CubeTensor<R>, factor: CubeTensor<R>, transposed: bool, scale: f64) -> Option<CubeTensor<R>> {
-    let out = x.dtype;
-    multiply(Product { a: x, b: factor, transposed_a: false, transposed_b: transposed, more: None, alpha: scale, out })
-}
-
-/// The result, and `scale · dropout(x) Aᵀ`; `None` where products are not ours.
-pub(crate) fn forward<R: CubeRuntime>(
+/// The result, and `scale · dropout(x) Aᵀ`.
+pub(crate) fn forward<R: CubeRuntime, B: BackendOn<R>>(
     x: CubeTensor<R>,
     weight: CubeTensor<R>,
     lora_a: CubeTensor<R>,
     lora_b: CubeTensor<R>,
     scale: f64,
     dropout: Option<Dropout>,
-) -> Option<(CubeTensor<R>, CubeTensor<R>)> {
-    let out = x.dtype;
-    let hidden = narrow(seen(x.clone(), dropout), lora_a, true, scale)?;
-    let more = Some(More { a: hidden.clone(), b: lora_b });
-    let y = multiply(Product { a: x, b: weight, transposed_a: false, transposed_b: true, more, alpha: 1.0, out })?;
-    Some((y, hidden))
-}
-
-/// What the adapter sees of `x`.
-fn seen<R: CubeRuntime>(x: CubeTensor<R>, dropout: Option<Dropout>) -> CubeTensor<R> {
-    match dropout {
-        Some(dropout) => dropout::cube::forward(x, dropout),
-        None => x,
+) -> (CubeTensor<R>, CubeTensor<R>) {
+    if same_float(&[&x, &weight]) && all_f32(&[&lora_a, &lora_b]) {
+        let hidden = Product { alpha: scale, ..Product::new(seen::<B>(x.clone(), dropout), lora_a.clone()).transposed_b() };
+        if let Some(hidden) = hidden.multiply() {
+            let more = Some(More { a: hidden.clone(), b: lora_b.clone() });
+            let y = Product { more, ..Product::new(x.clone(), weight.clone()).transposed_b() };
+            if let Some(y) = y.multiply() {
+                return (y, hidden);
+            }
+        }
     }
-}
-
-/// The tensors that a backward starts from.
-pub(crate) struct Saved<R: CubeRuntime> {
-    pub x: CubeTensor<R>,
-    pub weight: CubeTensor<R>,
-    pub lora_a: CubeTensor<R>,
-    pub lora_b: CubeTensor<R>,
-    pub hidden: CubeTensor<R>,
-    pub scale: f64,
-    pub dropout: Option<Dropout>,
+    super::reference::<B>(x, weight, lora_a, lora_b, scale, dropout)
 }
 
 /// Gradients for `x` (where asked for), `A` and `B`.
-pub(crate) fn backward<R: CubeRuntime>(
-    saved: Saved<R>,
+pub(crate) fn backward<R: CubeRuntime, B: BackendOn<R>>(
+    saved: LoraSaved<B>,
     grad: CubeTensor<R>,
     input_gradient: bool,
-) -> Option<(Option<CubeTensor<R>>, CubeTensor<R>, CubeTensor<R>)> {
-    let out = grad.dtype;
-    let scaled = narrow(grad.clone(), saved.lora_b, false, saved.scale)?;
-    let over_rows = |a: CubeTensor<R>, b: CubeTensor<R>| {
-        multiply(Product { a, b, transposed_a: true, transposed_b: false, more: None, alpha: 1.0, out: DType::F32 })
-    };
-    let d_a = over_rows(scaled.clone(), seen(saved.x, saved.dropout))?;
-    let d_b = over_rows(grad.clone(), saved.hidden)?;
-    if !input_gradient {
-        return Some((None, d_a, d_b));
-    }
-    let base = |more| {
-        let (a, b) = (grad, saved.weight);
-        multiply(Product { a, b, transposed_a: false, transposed_b: false, more, alpha: 1.0, out })
-    };
-    let dx = match saved.dropout {
-        Some(dropout) => dropout::cube::add(narrow(scaled, saved.lora_a, false, 1.0)?, base(None)?, dropout),
-        None => base(Some(More { a: scaled, b: saved.lora_a }))?,
-    };
-    Some((Some(dx), d_a, d_b))
+) -> LoraGradients<B> {
+    let LoraSaved { x, weight, lora_a, lora_b, hidden, .. } = &saved;
+    let ours = same_float(&[x, weight, hidden, &grad]) && all_f32(&[lora_a, lora_b]);
+    let gradients = if ours { gradients::<R, B>(saved.clone(), grad.clone(), input_gradient) } else { None };
+    gradients.unwrap_or_else(|| super::reference_backward::<B>(saved, grad, input_gradient))
 }
 
-/// Whether the dtypes are those of the kernels: one that is computed in, and f32 factors.
-pub(crate) fn fits<R: CubeRuntime>(x: &CubeTensor<R>, weight: &CubeTensor<R>, factors: [&CubeTensor<R>; 2]) -> bool {
-    x.dtype() == weight.dtype() && factors.iter().all(|factor| factor.dtype() == DType::F32)
+/// The gradients; `None` where products are not ours.
+fn gradients<R: CubeRuntime, B: BackendOn<R>>(
+    saved: LoraSaved<B>,
+    grad: CubeTensor<R>,
+    input_gradient: bool,
+) -> Option<LoraGradients<B>> {
+    let LoraSaved { x, weight, lora_a, lora_b, hidden, scale, dropout } = saved;
+    let scaled = Product { alpha: scale, ..Product::new(grad.clone(), lora_b) }.multiply()?;
+    let over_rows = |a: CubeTensor<R>, b: CubeTensor<R>| Product::new(a, b).transposed_a().in_f32().multiply();
+    let d_a = over_rows(scaled.clone(), seen::<B>(x, dropout))?;
+    let d_b = over_rows(grad.clone(), hidden)?;
+    let base = Product::new(grad, weight);
+    let dx = match dropout {
+        _ if !input_gradient => None,
+        Some(dropout) => {
+            let low_rank = Product::new(scaled, lora_a).multiply()?;
+            Some(dropout::cube::add(low_rank, base.multiply()?, dropout))
+        }
+        None => Some(Product { more: Some(More { a: scaled, b: lora_a }), ..base }.multiply()?),
+    };
+    Some(LoraGradients { x: dx, lora_a: d_a, lora_b: d_b })
 }

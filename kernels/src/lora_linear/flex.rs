@@ -2,21 +2,26 @@
 
 use burn_flex::{Flex, FlexTensor};
 
-use super::{LoraGradients, LoraSaved};
+use super::{LoraGradients, LoraSaved, reference, reference_backward};
 use crate::dropout::{self, Dropout};
 use crate::flex::matrix::{Matrix, MatrixMut, multiply, product};
-use crate::flex::tensor;
+use crate::flex::{all_f32, dims2, tensor};
+use crate::linear;
 
+/// The result, and `scale · dropout(x) Aᵀ`.
 pub(crate) fn forward(
-    x: &FlexTensor,
-    weight: &FlexTensor,
-    lora_a: &FlexTensor,
-    lora_b: &FlexTensor,
+    x: FlexTensor,
+    weight: FlexTensor,
+    lora_a: FlexTensor,
+    lora_b: FlexTensor,
     scale: f64,
     dropout: Option<Dropout>,
 ) -> (FlexTensor, FlexTensor) {
-    let dropped = dropout.map(|dropout| dropout::flex::forward(x, dropout));
-    let owned = [x, weight, lora_a, lora_b].map(FlexTensor::to_contiguous);
+    if dims2(&x)[0] <= linear::flex::FEW_ROWS || !all_f32(&[&x, &weight, &lora_a, &lora_b]) {
+        return reference::<Flex>(x, weight, lora_a, lora_b, scale, dropout);
+    }
+    let dropped = dropout.map(|dropout| dropout::flex::forward(x.clone(), dropout));
+    let owned = [&x, &weight, &lora_a, &lora_b].map(FlexTensor::to_contiguous);
     let [x, weight, lora_a, lora_b] = owned.each_ref().map(rows_of);
     let mut y = product(x, weight.transposed(), 1.0);
     let seen = dropped.as_ref().map_or(x, rows_of);
@@ -27,14 +32,19 @@ pub(crate) fn forward(
     (tensor(y, [x.rows, outputs]), tensor(hidden, [x.rows, lora_a.rows]))
 }
 
-pub(crate) fn backward(saved: &LoraSaved<Flex>, grad: &FlexTensor, input_gradient: bool) -> LoraGradients<Flex> {
-    let dropped = saved.dropout.map(|dropout| dropout::flex::forward(&saved.x, dropout));
-    let owned = [&saved.x, &saved.weight, &saved.lora_a, &saved.lora_b, &saved.hidden, grad].map(FlexTensor::to_contiguous);
+/// Gradients for `x` (where asked for), `A` and `B`.
+pub(crate) fn backward(saved: LoraSaved<Flex>, grad: FlexTensor, input_gradient: bool) -> LoraGradients<Flex> {
+    let tensors = [&saved.x, &saved.weight, &saved.lora_a, &saved.lora_b, &saved.hidden, &grad];
+    if !all_f32(&tensors) {
+        return reference_backward::<Flex>(saved, grad, input_gradient);
+    }
+    let dropped = saved.dropout.map(|dropout| dropout::flex::forward(saved.x.clone(), dropout));
+    let owned = tensors.map(FlexTensor::to_contiguous);
     let [x, weight, factor_a, factor_b, hidden, grad] = owned.each_ref().map(rows_of);
     let rank = factor_a.rows;
     let scaled = product(grad, factor_b, saved.scale as f32);
     let scaled = Matrix::new(&scaled, grad.rows, rank);
-    // The tall products are taken rank-first, so that their short side is the one gemm packs.
+    // In the tall products the rank comes first, so that gemm packs their short side.
     let seen = dropped.as_ref().map_or(x, rows_of);
     let lora_a = tensor(product(scaled.transposed(), seen, 1.0), [rank, x.columns]);
     let lora_b = tensor(product(grad.transposed(), hidden, 1.0), [grad.columns, rank]);
@@ -51,6 +61,6 @@ pub(crate) fn backward(saved: &LoraSaved<Flex>, grad: &FlexTensor, input_gradien
 
 /// A contiguous rank-2 tensor as a matrix.
 fn rows_of(tensor: &FlexTensor) -> Matrix<'_> {
-    let (rows, columns) = crate::flex::dims2(tensor);
+    let [rows, columns] = dims2(tensor);
     Matrix::new(tensor.storage(), rows, columns)
 }

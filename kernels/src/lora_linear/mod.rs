@@ -29,7 +29,7 @@ pub struct LoraSaved<B: Backend> {
     pub hidden: FloatTensor<B>,
     /// Factor on the update.
     pub scale: f64,
-    /// What the adapter does not see of `x`.
+    /// Dropout of the adapter's input.
     pub dropout: Option<Dropout>,
 }
 
@@ -46,13 +46,13 @@ pub struct LoraGradients<B: Backend> {
 
 /// `y = x Wᵀ + scale · (dropout(x) Aᵀ) Bᵀ`; the dense `W + scale · B A` is never formed.
 ///
-/// What is dropped, where anything is, the adapter alone does not see. The backward draws the mask again from its key.
+/// Dropout applies to the adapter's input only. The backward draws the mask again from its key.
 ///
 /// # Shapes
 /// `x` `[rows, in]`, `weight` `[out, in]` (frozen), `lora_a` `[rank, in]`, `lora_b` `[out, rank]`, as PEFT stores them.
 ///
 /// # Precision
-/// `x` and `weight` have the dtype that is computed in, and so has the result; the factors and their gradients are f32.
+/// `x`, `weight` and the result have the compute dtype; the factors and their gradients are f32.
 ///
 /// # Panics
 /// When shapes do not fit, or the probability of the dropout is not within `[0, 1)`.
@@ -81,7 +81,7 @@ pub fn lora_linear<B: FusedBackend>(
     typed(B::lora_linear(raw(x), raw(weight), raw(lora_a), raw(lora_b), scale, dropout).0)
 }
 
-/// What the adapter sees of `x`.
+/// The adapter's input: `x` after its dropout.
 pub(crate) fn seen<B: FusedBackend>(x: FloatTensor<B>, dropout: Option<Dropout>) -> FloatTensor<B> {
     match dropout {
         Some(dropout) => B::dropout(x, dropout),

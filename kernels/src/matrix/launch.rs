@@ -6,20 +6,20 @@ use burn_cubecl::kernel::cast;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::lanes::{self, LanesPlan};
-use super::plan::{Fragment, Route, has_registers, route, tiles};
-use super::tile::TilePlan;
-use super::{mma, registers, units};
+use super::plan::{Extents, Fragment, Route, has_registers, route, tiles};
+use super::threads::{self, ThreadsPlan};
+use super::tile::{Ragged, SizesLaunch, TilePlan};
+use super::{fragments, mma, registers};
 use crate::cube::launch::{contiguous, cubes, empty, greatest_common_divisor, vector_size};
 
-/// Cubes below which a long sum is taken in parts.
+/// Cubes below which a long sum is computed in parts.
 const BUSY_CUBES: usize = 256;
 /// The same where one side is so narrow that cubes are small.
 const BUSY_NARROW_CUBES: usize = 512;
-/// Least depth of a part.
-const LEAST_PART: usize = 512;
+/// Fewest terms of a part.
+const MIN_PART: usize = 512;
 
-/// A second pair of operands: `A₂` `[m, k₂]`, and `B₂` as `B` lies.
+/// A second pair of operands: `A₂` `[m, k₂]`, and `B₂`, transposed where `B` is.
 pub(crate) struct More<R: CubeRuntime> {
     /// Of the dtype of `A`.
     pub a: CubeTensor<R>,
@@ -27,17 +27,17 @@ pub(crate) struct More<R: CubeRuntime> {
     pub b: CubeTensor<R>,
 }
 
-/// A product to take: `alpha · (A B + A₂ B₂)`.
+/// A product to compute: `alpha · (A B + A₂ B₂)`.
 pub(crate) struct Product<R: CubeRuntime> {
     /// `[m, k]`, or `[k, m]` where transposed.
     pub a: CubeTensor<R>,
     /// `[k, n]`, or `[n, k]` where transposed; of any float dtype.
     pub b: CubeTensor<R>,
-    /// Whether `A` lies as `[k, m]`.
+    /// Whether `A` is stored as `[k, m]`.
     pub transposed_a: bool,
-    /// Whether `B` lies as `[n, k]`.
+    /// Whether `B` is stored as `[n, k]`.
     pub transposed_b: bool,
-    /// A second pair.
+    /// A second pair of operands.
     pub more: Option<More<R>>,
     /// Factor on the result.
     pub alpha: f64,
@@ -45,166 +45,188 @@ pub(crate) struct Product<R: CubeRuntime> {
     pub out: DType,
 }
 
-/// Takes a product; `None` where the device has no route of ours for the dtype of `A`.
-pub(crate) fn multiply<R: CubeRuntime>(product: Product<R>) -> Option<CubeTensor<R>> {
-    let route = route(&product.a.client, product.a.dtype);
-    let fragment = match route {
-        Route::MatrixUnits(fragment) => Some(fragment),
-        Route::Lanes => None,
-        Route::Stock => return None,
-    };
-    let a = contiguous(product.a);
-    let b = contiguous(product.b);
-    let more = product.more.map(|more| More { a: contiguous(more.a), b: contiguous(more.b) });
-    let (m, k) = sides(&a, product.transposed_a);
-    let (_, n) = sides(&b, product.transposed_b);
-    let more_k = more.as_ref().map_or(0, |more| more.a.shape()[1]);
-    let call = Call { a, b, more, sizes: [m, n, k], more_k, alpha: product.alpha, out: product.out };
-    let (transposed_a, transposed_b) = (product.transposed_a, product.transposed_b);
-    let parted = match fragment {
-        Some(fragment) => call.on_units(fragment, transposed_a, transposed_b),
-        None => call.on_lanes(transposed_a, transposed_b),
-    };
-    Some(parted)
+impl<R: CubeRuntime> Product<R> {
+    /// `a · b`, in the dtype of `a`.
+    pub fn new(a: CubeTensor<R>, b: CubeTensor<R>) -> Self {
+        let out = a.dtype;
+        Self { a, b, transposed_a: false, transposed_b: false, more: None, alpha: 1.0, out }
+    }
+
+    /// With `A` transposed.
+    pub fn transposed_a(self) -> Self {
+        Self { transposed_a: true, ..self }
+    }
+
+    /// With `B` transposed.
+    pub fn transposed_b(self) -> Self {
+        Self { transposed_b: true, ..self }
+    }
+
+    /// With a result in f32.
+    pub fn in_f32(self) -> Self {
+        Self { out: DType::F32, ..self }
+    }
+
+    /// The product; `None` where our kernels have no route for the dtype of `A` on this device.
+    pub fn multiply(self) -> Option<CubeTensor<R>> {
+        let route = route(&self.a.client, self.a.dtype);
+        if route == Route::Stock {
+            return None;
+        }
+        let a = contiguous(self.a);
+        let b = contiguous(self.b);
+        let more = self.more.map(|more| More { a: contiguous(more.a), b: contiguous(more.b) });
+        let (a_shape, b_shape) = (a.shape(), b.shape());
+        let [m, k] = if self.transposed_a { [a_shape[1], a_shape[0]] } else { [a_shape[0], a_shape[1]] };
+        let n = if self.transposed_b { b_shape[0] } else { b_shape[1] };
+        let more_k = more.as_ref().map_or(0, |more| more.a.shape()[1]);
+        let call = Call { product: Self { a, b, more, ..self }, extents: Extents { m, n, k }, more_k };
+        Some(match route {
+            Route::MatrixUnits(fragment) => call.on_matrix_units(fragment),
+            Route::Threads | Route::Stock => call.on_threads(),
+        })
+    }
 }
 
-/// Rows and columns of an operand as the product sees it: `B` transposed has its `n` first in memory, too.
-fn sides<R: CubeRuntime>(operand: &CubeTensor<R>, transposed: bool) -> (usize, usize) {
-    let shape = operand.shape();
-    if transposed { (shape[1], shape[0]) } else { (shape[0], shape[1]) }
-}
-
+/// A product of contiguous operands.
 struct Call<R: CubeRuntime> {
-    a: CubeTensor<R>,
-    b: CubeTensor<R>,
-    more: Option<More<R>>,
-    sizes: [usize; 3],
+    product: Product<R>,
+    extents: Extents,
+    /// Terms of the second pair of operands.
     more_k: usize,
-    alpha: f64,
-    out: DType,
+}
+
+/// The parts of a sum, which different cubes compute.
+#[derive(Debug, Clone, Copy)]
+struct Parts {
+    count: usize,
+    /// Terms of each.
+    depth: usize,
 }
 
 impl<R: CubeRuntime> Call<R> {
-    /// In how many parts the sum over `k` is taken, and their depth.
-    fn parts(&self, cubes: usize, depth: usize) -> (usize, usize) {
-        let [m, n, k] = self.sizes;
+    /// The parts of the sum over `k`, in whole steps, where a result has so many cubes.
+    fn parts(&self, cubes: usize, step: usize) -> Parts {
+        let Extents { m, n, k } = self.extents;
         let busy = if m.min(n) <= 16 { BUSY_NARROW_CUBES } else { BUSY_CUBES };
-        let wanted = if self.more.is_some() { 1 } else { (busy / cubes.max(1)).clamp(1, (k / LEAST_PART).max(1)) };
-        let part = k.div_ceil(wanted).next_multiple_of(depth);
-        (k.div_ceil(part).max(1), part)
+        let count = match self.product.more {
+            Some(_) => 1,
+            None => (busy / cubes.max(1)).clamp(1, (k / MIN_PART).max(1)),
+        };
+        let depth = k.div_ceil(count).next_multiple_of(step);
+        Parts { count: k.div_ceil(depth).max(1), depth }
     }
 
-    /// The result, or its parts `[parts, m, n]` in f32.
-    fn target(&self, parts: usize) -> CubeTensor<R> {
-        let [m, n, _] = self.sizes;
-        if parts == 1 { empty(&self.a, [m, n], self.out) } else { empty(&self.a, [parts, m, n], DType::F32) }
-    }
-
-    fn on_units(mut self, fragment: Fragment, transposed_a: bool, transposed_b: bool) -> CubeTensor<R> {
-        let [m, n, k] = self.sizes;
-        let client = self.a.client.clone();
-        let mut operands = vec![&self.a, &self.b];
-        if let Some(more) = &self.more {
-            operands.extend([&more.a, &more.b]);
+    /// An uninitialised result, or its parts `[parts, m, n]` in f32.
+    fn target(&self, parts: Parts) -> CubeTensor<R> {
+        let Extents { m, n, .. } = self.extents;
+        match parts.count {
+            1 => empty(&self.product.a, [m, n], self.product.out),
+            count => empty(&self.product.a, [count, m, n], DType::F32),
         }
+    }
+
+    /// The extents as the kernels take them.
+    fn sizes(&self, parts: Parts) -> SizesLaunch<R> {
+        let Extents { m, n, k } = self.extents;
+        SizesLaunch::new(m as u32, n as u32, k as u32, self.more_k as u32, parts.depth as u32)
+    }
+
+    fn on_matrix_units(mut self, fragment: Fragment) -> CubeTensor<R> {
+        let Extents { m, n, k } = self.extents;
+        let client = self.product.a.client.clone();
+        let Product { a, b, transposed_a, transposed_b, more, alpha, out: dtype } = &self.product;
+        let (transposed_a, transposed_b, alpha, dtype) = (*transposed_a, *transposed_b, *alpha as f32, *dtype);
+        let mut operands = vec![a, b];
+        operands.extend(more.iter().flat_map(|more| [&more.a, &more.b]));
         // Each operand's rows are whole vectors.
         let inner_a = if transposed_a { m } else { k };
         let inner_b = if transposed_b { k } else { n };
         let inner = [inner_a, inner_b, self.more_k, fragment.k, fragment.n];
         let length = inner.into_iter().fold(0, greatest_common_divisor);
         let vector = vector_size(&operands, length);
-        let in_registers = vector == registers::ROW && has_registers(&client, self.a.dtype);
-        if in_registers && self.b.dtype != self.a.dtype {
-            // An adapter's factor, which is small.
-            self.b = contiguous(cast(self.b, self.a.dtype));
+        let operand_dtype = a.dtype;
+        let in_registers = vector == registers::ROW && has_registers(&client, operand_dtype);
+        if in_registers && b.dtype != operand_dtype {
+            // A LoRA factor, which is small.
+            self.product.b = contiguous(cast(self.product.b, operand_dtype));
         }
-        let tiles = tiles(&client, fragment, in_registers, self.a.dtype.size(), [m, n, k]);
+        let tiles = tiles(&client, fragment, in_registers, operand_dtype.size(), self.extents);
         let cubes = m.div_ceil(tiles.m) * n.div_ceil(tiles.n);
-        let (parts, part) = self.parts(cubes, tiles.k);
-        let out = self.target(parts);
+        let parts = self.parts(cubes, tiles.k);
+        let (out, sizes) = (self.target(parts), self.sizes(parts));
         let out_vector = match in_registers {
-            // What goes through shared memory on its way has the dtype of the operands there.
-            true if out.dtype == self.a.dtype && n.is_multiple_of(registers::ROW) => registers::ROW,
+            // Whole rows pass through shared memory in the dtype of the operands.
+            true if out.dtype == operand_dtype && n.is_multiple_of(registers::ROW) => registers::ROW,
             true => 2 - n % 2,
             false => vector_size(&[&out], greatest_common_divisor(n, fragment.n)),
         };
+        let Product { a, b, more, .. } = self.product;
         let plan = TilePlan {
             tiles,
             transposed_a,
             transposed_b,
-            more: self.more.is_some(),
-            ragged: [m % tiles.m != 0, n % tiles.n != 0, k % tiles.k != 0],
+            more: more.is_some(),
+            ragged: Ragged { m: m % tiles.m != 0, n: n % tiles.n != 0, k: k % tiles.k != 0 },
             vector,
             out_vector,
         };
-        let dtypes = [self.a.dtype, self.b.dtype, self.more.as_ref().map_or(self.b.dtype, |more| more.b.dtype), out.dtype];
-        let (more_a, more_b) = match self.more {
-            Some(more) => (more.a, more.b),
-            None => (self.a.clone(), self.b.clone()),
-        };
+        let (more_a, more_b) = second_pair(&a, &b, more);
+        let dtypes = [a.dtype, b.dtype, more_b.dtype, out.dtype];
         macro_rules! launch {
             ($kernel:ident, [$($vector:expr),*], [$($dtype:expr),*]) => {
                 $kernel::product_kernel::launch_unchecked::<R>(
                     &client,
-                    CubeCount::Static(cubes as u32, parts as u32, 1),
-                    CubeDim::new_1d(tiles.units() as u32),
+                    CubeCount::Static(cubes as u32, parts.count as u32, 1),
+                    CubeDim::new_1d(tiles.threads() as u32),
                     $($vector,)*
-                    self.a.into_array_arg(),
-                    self.b.into_array_arg(),
+                    a.into_array_arg(),
+                    b.into_array_arg(),
                     more_a.into_array_arg(),
                     more_b.into_array_arg(),
                     out.clone().into_array_arg(),
-                    m as u32,
-                    n as u32,
-                    k as u32,
-                    self.more_k as u32,
-                    part as u32,
-                    self.alpha as f32,
+                    sizes,
+                    alpha,
                     plan,
                     $($dtype.into(),)*
                 )
             };
         }
-        // SAFETY: tiles that reach beyond a matrix are marked ragged, and their units compare before they read or write.
+        // SAFETY: extents that are not whole tiles are marked ragged, and threads then check their bounds before they read or
+        // write.
         unsafe {
             if in_registers {
                 launch!(mma, [vector, 2, out_vector], [dtypes[0], dtypes[2], dtypes[3]]);
             } else {
-                launch!(units, [vector, out_vector], [dtypes[0], dtypes[1], dtypes[2], dtypes[3]]);
+                launch!(fragments, [vector, out_vector], [dtypes[0], dtypes[1], dtypes[2], dtypes[3]]);
             }
         }
-        summed(out, parts, self.out)
+        sum_of_parts(out, parts, dtype)
     }
 
-    fn on_lanes(self, transposed_a: bool, transposed_b: bool) -> CubeTensor<R> {
-        let [m, n, k] = self.sizes;
-        let client = self.a.client.clone();
-        let cubes = m.div_ceil(lanes::TILE) * n.div_ceil(lanes::TILE);
-        let (parts, part) = self.parts(cubes, lanes::TILE);
-        let out = self.target(parts);
-        let plan = LanesPlan { transposed_a, transposed_b, more: self.more.is_some() };
-        let dtypes = [self.a.dtype, self.b.dtype, self.more.as_ref().map_or(self.b.dtype, |more| more.b.dtype), out.dtype];
-        let (more_a, more_b) = match self.more {
-            Some(more) => (more.a, more.b),
-            None => (self.a.clone(), self.b.clone()),
-        };
-        // SAFETY: units compare with the sizes before they read or write.
+    fn on_threads(self) -> CubeTensor<R> {
+        let Extents { m, n, .. } = self.extents;
+        let client = self.product.a.client.clone();
+        let cubes = m.div_ceil(threads::TILE) * n.div_ceil(threads::TILE);
+        let parts = self.parts(cubes, threads::TILE);
+        let (out, sizes) = (self.target(parts), self.sizes(parts));
+        let Product { a, b, transposed_a, transposed_b, more, alpha, out: dtype } = self.product;
+        let plan = ThreadsPlan { transposed_a, transposed_b, more: more.is_some() };
+        let (more_a, more_b) = second_pair(&a, &b, more);
+        let dtypes = [a.dtype, b.dtype, more_b.dtype, out.dtype];
+        // SAFETY: threads check their bounds before they read or write.
         unsafe {
-            lanes::product_kernel::launch_unchecked::<R>(
+            threads::product_kernel::launch_unchecked::<R>(
                 &client,
-                CubeCount::Static(cubes as u32, parts as u32, 1),
-                CubeDim::new_1d(lanes::UNITS as u32),
-                self.a.into_array_arg(),
-                self.b.into_array_arg(),
+                CubeCount::Static(cubes as u32, parts.count as u32, 1),
+                CubeDim::new_1d(threads::THREADS as u32),
+                a.into_array_arg(),
+                b.into_array_arg(),
                 more_a.into_array_arg(),
                 more_b.into_array_arg(),
                 out.clone().into_array_arg(),
-                m as u32,
-                n as u32,
-                k as u32,
-                self.more_k as u32,
-                part as u32,
-                self.alpha as f32,
+                sizes,
+                alpha as f32,
                 plan,
                 dtypes[0].into(),
                 dtypes[1].into(),
@@ -212,11 +234,20 @@ impl<R: CubeRuntime> Call<R> {
                 dtypes[3].into(),
             );
         }
-        summed(out, parts, self.out)
+        sum_of_parts(out, parts, dtype)
     }
 }
 
-const SUM_UNITS: usize = 256;
+/// The second pair of operands, or the first in its place: a kernel's bindings are fixed.
+fn second_pair<R: CubeRuntime>(
+    a: &CubeTensor<R>,
+    b: &CubeTensor<R>,
+    more: Option<More<R>>,
+) -> (CubeTensor<R>, CubeTensor<R>) {
+    more.map_or_else(|| (a.clone(), b.clone()), |more| (more.a, more.b))
+}
+
+const SUM_THREADS: usize = 256;
 
 #[cube(launch_unchecked)]
 fn sum_kernel<O: Float, N: Size>(
@@ -237,9 +268,9 @@ fn sum_kernel<O: Float, N: Size>(
     }
 }
 
-/// Adds up the parts of a product, in their order.
-fn summed<R: CubeRuntime>(out: CubeTensor<R>, parts: usize, dtype: DType) -> CubeTensor<R> {
-    if parts == 1 {
+/// Adds the parts of a product, in their order.
+fn sum_of_parts<R: CubeRuntime>(out: CubeTensor<R>, parts: Parts, dtype: DType) -> CubeTensor<R> {
+    if parts.count == 1 {
         return out;
     }
     let shape = out.shape();
@@ -251,13 +282,13 @@ fn summed<R: CubeRuntime>(out: CubeTensor<R>, parts: usize, dtype: DType) -> Cub
     unsafe {
         sum_kernel::launch_unchecked::<R>(
             &client,
-            cubes(count.div_ceil(SUM_UNITS)),
-            CubeDim::new_1d(SUM_UNITS as u32),
+            cubes(count.div_ceil(SUM_THREADS)),
+            CubeDim::new_1d(SUM_THREADS as u32),
             size,
             out.into_array_arg(),
             sum.clone().into_array_arg(),
             count as u32,
-            parts,
+            parts.count,
             dtype.into(),
         );
     }

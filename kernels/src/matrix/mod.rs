@@ -1,15 +1,15 @@
-//! Matrix products of the GPU: on matrix units where the device has them, else on its lanes.
+//! Matrix products on the GPU: on matrix units where the device has them, else on its threads.
 //!
-//! `C = alpha · (A B + A₂ B₂)`, with either operand as it lies in memory or transposed. The second pair, narrow and tall, is one
-//! more step of the sum over `k`: that is how an adapter's update rides along with its base layer.
+//! `C = alpha · (A B + A₂ B₂)`, with either operand stored as is or transposed. The second pair, narrow and tall, adds one more step
+//! to the sum over `k`: that is how the low-rank product of a LoRA adapter is added to that of its base layer.
 
-mod lanes;
+mod fragments;
 mod launch;
 mod mma;
 mod plan;
 pub(crate) mod registers;
+mod threads;
 mod tile;
-mod units;
 
-pub(crate) use launch::{More, Product, multiply};
+pub(crate) use launch::{More, Product};
 pub(crate) use plan::{Fragment, PADDING, PLANE, Route, has_registers, route};

@@ -1,4 +1,4 @@
-//! Which kernel computes a product, and with which tiles: data, chosen from what the device says of itself.
+//! Which kernel computes a product, and with which tiles: data, chosen from what the device reports.
 
 use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
@@ -6,17 +6,30 @@ use cubecl::client::ComputeClient;
 use cubecl::ir::features::MmaConfig;
 use cubecl::ir::{ElemType, FloatKind, StorageType};
 
-/// Units of a plane that the kernels of matrix units are written for.
+use super::registers;
+
+/// Threads of a plane in the kernels on matrix units.
 pub(crate) const PLANE: usize = 32;
+
+/// The extents of a product `[m, k] · [k, n]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Extents {
+    /// Rows of the result.
+    pub m: usize,
+    /// Columns of the result.
+    pub n: usize,
+    /// Terms of a sum.
+    pub k: usize,
+}
 
 /// The tiles of a product on matrix units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Tiles {
-    /// Rows, columns and depth of what a cube works on at a time.
+    /// Rows of a cube's tile of the result.
     pub m: usize,
-    /// Columns.
+    /// Its columns.
     pub n: usize,
-    /// Depth.
+    /// Terms that a cube adds in one step.
     pub k: usize,
     /// Planes along the rows.
     pub planes_m: usize,
@@ -24,7 +37,7 @@ pub(crate) struct Tiles {
     pub planes_n: usize,
     /// Shape of a fragment.
     pub fragment: Fragment,
-    /// Copies of the tiles in shared memory: with two, the next is filled while one is used.
+    /// Copies of the tiles in shared memory: with two, the next one is filled while the other is used.
     pub stages: usize,
 }
 
@@ -39,23 +52,32 @@ pub(crate) struct Fragment {
     pub k: usize,
 }
 
-/// Elements that a row in shared memory is longer than its tile, so that rows begin in different banks.
+/// A plane's fragments of the result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct FragmentGrid {
+    /// Fragments along the rows.
+    pub m: usize,
+    /// Fragments along the columns.
+    pub n: usize,
+}
+
+/// Padding of a row in shared memory, in elements, so that rows begin in different banks.
 pub(crate) const PADDING: usize = 8;
 
 impl Tiles {
-    /// Units of a cube.
-    pub(crate) fn units(&self) -> usize {
+    /// Threads of a cube.
+    pub(crate) fn threads(&self) -> usize {
         self.planes_m * self.planes_n * PLANE
     }
 
-    /// Fragments of a plane along rows and columns.
-    pub(crate) fn fragments(&self) -> (usize, usize) {
-        (self.m / self.planes_m / self.fragment.m, self.n / self.planes_n / self.fragment.n)
+    /// Fragments of a plane.
+    pub(super) fn fragments(&self) -> FragmentGrid {
+        FragmentGrid { m: self.m / self.planes_m / self.fragment.m, n: self.n / self.planes_n / self.fragment.n }
     }
 
-    /// Fragments side by side in the scratch that results leave through.
+    /// Fragments side by side in the scratch memory that results are written through.
     pub(crate) fn strip(&self) -> usize {
-        self.fragments().1.min(32 / self.fragment.n).max(1)
+        self.fragments().n.min(32 / self.fragment.n).max(1)
     }
 
     /// Bytes of shared memory, on fragments or on the registers of matrix units.
@@ -71,8 +93,8 @@ impl Tiles {
 pub(crate) enum Route {
     /// On matrix units of that shape.
     MatrixUnits(Fragment),
-    /// On the lanes.
-    Lanes,
+    /// By plain multiply-adds of the threads.
+    Threads,
     /// By burn's own product: the device has matrix units that our kernels can't use for this dtype.
     Stock,
 }
@@ -82,7 +104,7 @@ pub(crate) fn route<R: CubeRuntime>(client: &ComputeClient<R>, dtype: DType) -> 
     let hardware = &client.properties().hardware;
     let configurations = &client.features().matmul.cmma;
     if configurations.is_empty() {
-        return Route::Lanes;
+        return Route::Threads;
     }
     if hardware.plane_size_min != PLANE as u32 || hardware.plane_size_max != PLANE as u32 {
         return Route::Stock;
@@ -103,7 +125,7 @@ pub(crate) fn route<R: CubeRuntime>(client: &ComputeClient<R>, dtype: DType) -> 
     shapes.into_iter().find(has).map_or(Route::Stock, Route::MatrixUnits)
 }
 
-/// Whether kernels may see the registers of matrix units, and load them by `ldmatrix`.
+/// Whether kernels can access the registers of matrix units, and load them by `ldmatrix`.
 pub(crate) fn has_registers<R: CubeRuntime>(client: &ComputeClient<R>, dtype: DType) -> bool {
     let features = &client.features().matmul;
     let element: StorageType = dtype.into();
@@ -111,82 +133,73 @@ pub(crate) fn has_registers<R: CubeRuntime>(client: &ComputeClient<R>, dtype: DT
         a_type: element,
         b_type: element,
         cd_type: ElemType::Float(FloatKind::F32).into(),
-        m: super::registers::M as u32,
-        n: super::registers::N as u32,
-        k: super::registers::K as u32,
+        m: registers::M as u32,
+        n: registers::N as u32,
+        k: registers::K as u32,
     };
     let reads = client.features().copy_async && features.ldmatrix.contains(&element);
     dtype.size() == 2 && features.mma.contains(&configuration) && reads
 }
 
-/// Rows, columns and depth of a tile, planes along rows and columns, and stages.
-type Shape = (usize, usize, usize, usize, usize, usize);
+/// Tiles of `m · n · k` for `planes_m · planes_n` planes.
+const fn shape([m, n, k]: [usize; 3], [planes_m, planes_n]: [usize; 2], stages: usize, fragment: Fragment) -> Tiles {
+    Tiles { m, n, k, planes_m, planes_n, fragment, stages }
+}
 
 /// Tiles on the registers of matrix units, from the largest to the smallest. Measured on an H100, bf16, at the shapes of
 /// Llama-3.2-1B: wide tiles read least from the cache, and win where they are many and deep enough.
-fn register_shapes(processors: usize, [m, n, k]: [usize; 3]) -> Vec<Shape> {
+fn register_tiles(processors: usize, fragment: Fragment, extents: Extents) -> Vec<Tiles> {
+    let of = |extents, planes, stages| shape(extents, planes, stages, fragment);
+    let Extents { m, n, k } = extents;
     if n <= 16 {
-        return vec![(64, 16, 64, 4, 1, 4), (32, 16, 32, 2, 1, 2)];
+        return vec![of([64, 16, 64], [4, 1], 4), of([32, 16, 32], [2, 1], 2)];
     }
     if m <= 16 {
-        return vec![(16, 64, 64, 1, 4, 4), (16, 32, 32, 1, 2, 2)];
+        return vec![of([16, 64, 64], [1, 4], 4), of([16, 32, 32], [1, 2], 2)];
     }
-    let mut shapes = vec![(128, 128, 64, 2, 2, 3), (128, 64, 64, 2, 2, 3), (64, 64, 64, 2, 2, 3), (32, 32, 32, 2, 2, 3)];
+    let mut all: Vec<Tiles> = [[128, 128, 64], [128, 64, 64], [64, 64, 64], [32, 32, 32]]
+        .into_iter()
+        .map(|extents| of(extents, [2, 2], 3))
+        .collect();
     if m.div_ceil(128) * n.div_ceil(256) >= 2 * processors && k >= 1024 {
-        shapes.insert(0, (128, 256, 64, 2, 4, 3));
+        all.insert(0, of([128, 256, 64], [2, 4], 3));
     }
-    shapes
+    all
 }
 
 /// Tiles on fragments, from the largest to the smallest.
-fn fragment_shapes(fragment: Fragment, [m, n, _]: [usize; 3]) -> Vec<Shape> {
-    let large = [(128, 128, 32, 2, 2, 2), (128, 64, 32, 2, 2, 2), (64, 64, 32, 2, 2, 2)];
-    let small = [(64, 64, 32, 2, 2, 1), (32, 32, 32, 2, 2, 1)];
-    if n <= 16 {
-        vec![(64, 16, 64, 4, 1, 2), (32, 16, 32, 2, 1, 1)]
-    } else if m <= 16 {
-        vec![(16, 64, 64, 1, 4, 2), (16, 32, 32, 1, 2, 1)]
+fn fragment_tiles(fragment: Fragment, extents: Extents) -> Vec<Tiles> {
+    let of = |extents, planes, stages| shape(extents, planes, stages, fragment);
+    let small = [[64, 64, 32], [32, 32, 32]].map(|extents| of(extents, [2, 2], 1));
+    if extents.n <= 16 {
+        vec![of([64, 16, 64], [4, 1], 2), of([32, 16, 32], [2, 1], 1)]
+    } else if extents.m <= 16 {
+        vec![of([16, 64, 64], [1, 4], 2), of([16, 32, 32], [1, 2], 1)]
     } else if fragment.m == 16 {
+        let large = [[128, 128, 32], [128, 64, 32], [64, 64, 32]].map(|extents| of(extents, [2, 2], 2));
         large.into_iter().chain(small).collect()
     } else {
         small.to_vec()
     }
 }
 
-/// Tiles for a product of that shape: the first that the product fills and the device holds.
-pub(crate) fn tiles<R: CubeRuntime>(
+/// Tiles for a product of these extents: the first that the product fills and the device has memory for.
+pub(super) fn tiles<R: CubeRuntime>(
     client: &ComputeClient<R>,
     fragment: Fragment,
-    registers: bool,
+    in_registers: bool,
     element: usize,
-    [m, n, k]: [usize; 3],
+    extents: Extents,
 ) -> Tiles {
     let hardware = &client.properties().hardware;
-    let shapes = if registers {
+    let mut all = if in_registers {
         let processors = hardware.num_streaming_multiprocessors.unwrap_or(1) as usize;
-        register_shapes(processors, [m, n, k])
+        register_tiles(processors, fragment, extents)
     } else {
-        fragment_shapes(fragment, [m, n, k])
+        fragment_tiles(fragment, extents)
     };
-    let limit = hardware.max_shared_memory_size;
-    let made = shapes.into_iter().map(|(m, n, k, planes_m, planes_n, stages)| Tiles {
-        m,
-        n,
-        k,
-        planes_m,
-        planes_n,
-        fragment,
-        stages,
-    });
-    let all: Vec<Tiles> = made.filter(|tiles| tiles.shared_bytes(element, registers) <= limit).collect();
-    let fitting = |tiles: &&Tiles| tiles.m <= m.next_multiple_of(16) && tiles.n <= n.next_multiple_of(16);
-    all.iter().find(fitting).or(all.last()).copied().unwrap_or(Tiles {
-        m: fragment.m,
-        n: fragment.n,
-        k: fragment.k,
-        planes_m: 1,
-        planes_n: 1,
-        fragment,
-        stages: 1,
-    })
+    all.retain(|tiles| tiles.shared_bytes(element, in_registers) <= hardware.max_shared_memory_size);
+    let filled = |tiles: &&Tiles| tiles.m <= extents.m.next_multiple_of(16) && tiles.n <= extents.n.next_multiple_of(16);
+    let smallest = || shape([fragment.m, fragment.n, fragment.k], [1, 1], 1, fragment);
+    all.iter().find(filled).or(all.last()).copied().unwrap_or_else(smallest)
 }

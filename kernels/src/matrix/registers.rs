@@ -1,7 +1,8 @@
-//! Matrix units whose registers a kernel may see: those of NVIDIA, 16 × 8 × 16, with operands of 16 bits.
+//! Matrix units whose registers a kernel can access: those of NVIDIA, 16 × 8 × 16, with operands of 16 bits.
 //!
-//! Operands come from shared memory by `ldmatrix`, which reads four 8 × 8 matrices at a time. A lane holds two neighbours of a
-//! row of a result, and the same two of the row eight below. Source: the PTX manual, "Warp-level matrix instructions".
+//! `ldmatrix` reads operands from shared memory, four 8 × 8 matrices at a time. Each thread of a plane holds two neighbouring
+//! elements of a row of the result, and the same two of the row eight below. Source: the PTX manual, "Warp-level matrix
+//! instructions".
 
 use cubecl::prelude::barrier::{Barrier, copy_async, copy_async_checked};
 use cubecl::prelude::*;
@@ -12,57 +13,57 @@ pub(crate) const M: usize = 16;
 pub(crate) const N: usize = 8;
 /// Terms of its sums.
 pub(crate) const K: usize = 16;
-/// Elements of 16 bits that a row of an 8 × 8 matrix has; tiles are kept in vectors of that size.
+/// Elements of a row of an 8 × 8 matrix; tiles are kept in vectors of that size.
 pub(crate) const ROW: usize = 8;
 
-/// Where a lane's row of four matrices begins, in vectors: the second lies eight rows below the first and the third a vector
-/// beside it, the other way round where `turned`. A lane names one row of one of them.
+/// Where the row that this thread passes to `ldmatrix` begins, in vectors. Of the four matrices, the second lies eight rows
+/// below the first and the third one vector beside it, or the reverse where `swapped`.
 #[cube]
-pub(crate) fn lane_row(#[comptime] stride: usize, #[comptime] turned: bool) -> u32 {
+pub(crate) fn thread_row(#[comptime] stride: usize, #[comptime] swapped: bool) -> u32 {
     let row = UNIT_POS_PLANE % 8;
     let second = UNIT_POS_PLANE / 8 % 2;
     let third = UNIT_POS_PLANE / 16;
-    if comptime!(turned) {
+    if comptime!(swapped) {
         (third * 8 + row) * comptime!(stride as u32) + second
     } else {
         (second * 8 + row) * comptime!(stride as u32) + third
     }
 }
 
-/// Vectors from the first fragment of a tile to that of `along` (rows of the left operand, columns of the right) and `depth`,
-/// where the elements of a row follow each other by depth, or else by the other.
+/// Vectors from the start of a tile to its fragment at `along` (rows of the left operand, columns of the right) and `depth`.
+/// Rows of the tile run over the depth where `by_depth`, else over the other axis.
 pub(crate) fn fragment_at(along: usize, depth: usize, stride: usize, by_depth: bool) -> usize {
     if by_depth { along * stride + depth / ROW } else { depth * stride + along / ROW }
 }
 
-/// A fragment of the left operand, 16 × 16, whose lane rows begin `at` vectors after `start`; `turned` where terms lie as rows.
+/// A fragment of the left operand, 16 × 16, `at` vectors after `start`; `transposed` where it is stored as `[k, m]`.
 #[cube]
 pub(crate) fn left<F: Float, S: Size, NA: Size>(
     definition: &cmma::MmaDefinition<F, F, f32>,
     tile: &SharedMemory<Vector<F, S>>,
     start: u32,
     #[comptime] at: usize,
-    #[comptime] turned: bool,
+    #[comptime] transposed: bool,
 ) -> Array<Vector<F, NA>> {
     let from = (start + comptime!(at as u32)) as usize;
-    definition.load_matrix::<_, NA>(&tile.slice(from, from + 1), cmma::MatrixIdent::A, 4usize, turned)
+    definition.load_matrix::<_, NA>(&tile.slice(from, from + 1), cmma::MatrixIdent::A, 4usize, transposed)
 }
 
-/// Two fragments of the right operand, side by side, 16 × 16, one after the other, whose lane rows begin `at` vectors after `start`;
-/// `turned` where columns lie as rows.
+/// Two adjacent fragments of the right operand, together 16 × 16, `at` vectors after `start`; `transposed` where it is stored as
+/// `[n, k]`.
 #[cube]
 pub(crate) fn right_pair<F: Float, S: Size, NB: Size>(
     definition: &cmma::MmaDefinition<F, F, f32>,
     tile: &SharedMemory<Vector<F, S>>,
     start: u32,
     #[comptime] at: usize,
-    #[comptime] turned: bool,
+    #[comptime] transposed: bool,
 ) -> Array<Vector<F, NB>> {
     let from = (start + comptime!(at as u32)) as usize;
-    definition.load_matrix::<_, NB>(&tile.slice(from, from + 1), cmma::MatrixIdent::B, 4usize, comptime!(!turned))
+    definition.load_matrix::<_, NB>(&tile.slice(from, from + 1), cmma::MatrixIdent::B, 4usize, comptime!(!transposed))
 }
 
-/// Adds the fragments of a [`right_pair`].
+/// Appends the fragments of a [`right_pair`].
 #[cube]
 pub(crate) fn right<F: Float, S: Size, NB: Size>(
     fragments: &mut Sequence<Array<Vector<F, NB>>>,
@@ -70,9 +71,9 @@ pub(crate) fn right<F: Float, S: Size, NB: Size>(
     tile: &SharedMemory<Vector<F, S>>,
     start: u32,
     #[comptime] at: usize,
-    #[comptime] turned: bool,
+    #[comptime] transposed: bool,
 ) {
-    let four = right_pair::<F, S, NB>(definition, tile, start, at, turned);
+    let four = right_pair::<F, S, NB>(definition, tile, start, at, transposed);
     #[unroll]
     for half in 0..2usize {
         let mut two = Array::<Vector<F, NB>>::new(2usize);
@@ -82,7 +83,7 @@ pub(crate) fn right<F: Float, S: Size, NB: Size>(
     }
 }
 
-/// Sums of zero, so many fragments.
+/// `count` fragments of zeros.
 #[cube]
 pub(crate) fn zeros<NC: Size>(#[comptime] count: usize) -> Sequence<Array<Vector<f32, NC>>> {
     let mut sums = Sequence::<Array<Vector<f32, NC>>>::new();
@@ -98,8 +99,8 @@ pub(crate) fn zeros<NC: Size>(#[comptime] count: usize) -> Sequence<Array<Vector
     sums
 }
 
-/// Begins the copy of one vector to shared memory: zeros where it does not exist. [`Barrier::commit_copy_async`] tells when it
-/// is there.
+/// Begins the copy of one vector to shared memory: zeros where it does not exist. It has arrived once a barrier that was told by
+/// [`commit`] opens.
 #[cube]
 fn copy<F: Float, S: Size>(
     source: &Array<Vector<F, S>>,
@@ -120,58 +121,89 @@ fn copy<F: Float, S: Size>(
     }
 }
 
-/// A tile that is copied row by row, whose `vectors` of a row lie `stride` apart from the next row's in shared memory.
+/// A tile that is copied to shared memory row by row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct CopiedTile {
     pub rows: usize,
+    /// Vectors of a row.
     pub vectors: usize,
+    /// Vectors from one row to the next in shared memory.
     pub stride: usize,
-    pub units: usize,
-    /// Whether some of its vectors may not exist.
+    /// Threads that copy.
+    pub threads: usize,
+    /// Whether some of its vectors may lie beyond the source.
     pub checked: bool,
 }
 
 impl CopiedTile {
-    /// Vectors that a unit copies.
+    /// Vectors that a thread copies.
     pub(crate) fn count(&self) -> usize {
-        (self.rows * self.vectors).div_ceil(self.units)
+        (self.rows * self.vectors).div_ceil(self.threads)
     }
 
-    /// Whether each unit's vectors are all of one column.
+    /// Whether each thread's vectors are all in one column.
     pub(crate) fn in_columns(&self) -> bool {
-        self.units.is_multiple_of(self.vectors)
+        self.threads.is_multiple_of(self.vectors)
+    }
+
+    /// Every vector of the tile.
+    pub(crate) fn whole(self) -> CopiedPart {
+        CopiedPart { first: 0, end: self.count(), tile: self }
+    }
+
+    /// Part `part` of `parts` of about equal size.
+    pub(crate) fn part(self, part: usize, parts: usize) -> CopiedPart {
+        let count = self.count();
+        CopiedPart { first: count * part / parts, end: count * (part + 1) / parts, tile: self }
     }
 }
 
-/// Begins copies of a tile to shared memory, from `to` on: those of each unit's vectors from number `first` to before `last`. The
-/// tile's first vector is number `offset + row * row_stride + column` of the source, whose rows end before `rows` and their vectors
-/// before `columns`; beyond are zeros.
+/// Some vectors of a [`CopiedTile`]: of each thread's, those from number `first` to before `end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct CopiedPart {
+    pub first: usize,
+    pub end: usize,
+    pub tile: CopiedTile,
+}
+
+/// Where a tile lies in a matrix, in rows and vectors.
+#[derive(CubeType, Clone, Copy)]
+pub(crate) struct Area {
+    /// The tile's first row.
+    pub row: u32,
+    /// The tile's first vector in a row.
+    pub column: u32,
+    /// Where the rows end; beyond, zeros are copied.
+    pub rows: u32,
+    /// Where the vectors of a row end; beyond, zeros are copied.
+    pub columns: u32,
+    /// Vectors from one row to the next.
+    pub stride: u32,
+}
+
+/// Begins copies of a part of a tile to shared memory, from `to` on. `offset` is the vector of the source at which the matrix
+/// begins.
 #[cube]
 pub(crate) fn copy_tile<F: Float, S: Size>(
     source: &Array<Vector<F, S>>,
+    offset: u32,
+    area: &Area,
     shared: &mut SharedMemory<Vector<F, S>>,
     to: u32,
-    offset: u32,
-    row: u32,
-    column: u32,
-    rows: u32,
-    columns: u32,
-    row_stride: u32,
-    #[comptime] first: usize,
-    #[comptime] last: usize,
-    #[comptime] tile: CopiedTile,
+    #[comptime] part: CopiedPart,
 ) {
+    let tile = comptime!(part.tile);
     let vectors = comptime!(tile.vectors as u32);
     if comptime!(tile.in_columns()) {
-        let from = offset + (row + UNIT_POS / vectors) * row_stride + column + UNIT_POS % vectors;
-        copy_columns::<F, S>(source, shared, to, from, row, column, rows, columns, row_stride, first, last, tile);
+        let from = offset + (area.row + UNIT_POS / vectors) * area.stride + area.column + UNIT_POS % vectors;
+        copy_columns::<F, S>(source, from, area, shared, to, part);
     } else {
         #[unroll]
-        for i in first..last {
-            let at = UNIT_POS + comptime!((i * tile.units) as u32);
+        for i in comptime!(part.first)..comptime!(part.end) {
+            let at = UNIT_POS + comptime!((i * tile.threads) as u32);
             let (r, c) = (at / vectors, at % vectors);
-            let exists = row + r < rows && column + c < columns;
-            let from = offset + (row + r) * row_stride + column + c;
+            let exists = area.row + r < area.rows && area.column + c < area.columns;
+            let from = offset + (area.row + r) * area.stride + area.column + c;
             if at < comptime!((tile.rows * tile.vectors) as u32) {
                 copy::<F, S>(source, from, exists, shared, to + r * comptime!(tile.stride as u32) + c, tile.checked);
             }
@@ -179,32 +211,27 @@ pub(crate) fn copy_tile<F: Float, S: Size>(
     }
 }
 
-/// As [`copy_tile`], where each unit keeps its column and goes down by the same number of rows each time. Its first vector is number
-/// `from`.
+/// As [`copy_tile`], where each thread stays in its column and moves down by the same number of rows each time. `from` is the
+/// thread's own first vector.
 #[cube]
 pub(crate) fn copy_columns<F: Float, S: Size>(
     source: &Array<Vector<F, S>>,
+    from: u32,
+    area: &Area,
     shared: &mut SharedMemory<Vector<F, S>>,
     to: u32,
-    from: u32,
-    row: u32,
-    column: u32,
-    rows: u32,
-    columns: u32,
-    row_stride: u32,
-    #[comptime] first: usize,
-    #[comptime] last: usize,
-    #[comptime] tile: CopiedTile,
+    #[comptime] part: CopiedPart,
 ) {
+    let tile = comptime!(part.tile);
     let vectors = comptime!(tile.vectors as u32);
-    let step = comptime!(tile.units / tile.vectors);
+    let step = comptime!(tile.threads / tile.vectors);
     let (r, c) = (UNIT_POS / vectors, UNIT_POS % vectors);
     let to = to + r * comptime!(tile.stride as u32) + c;
-    let down = row_stride * comptime!(step as u32);
+    let down = area.stride * comptime!(step as u32);
     #[unroll]
-    for i in first..last {
+    for i in comptime!(part.first)..comptime!(part.end) {
         let below = comptime!((i * step) as u32);
-        let exists = row + r + below < rows && column + c < columns;
+        let exists = area.row + r + below < area.rows && area.column + c < area.columns;
         let from = from + down * comptime!(i as u32);
         let to = to + comptime!((i * step * tile.stride) as u32);
         if comptime!((i + 1) * step > tile.rows) {
@@ -217,8 +244,8 @@ pub(crate) fn copy_columns<F: Float, S: Size>(
     }
 }
 
-/// Says that this plane has begun its copies: `barrier`, of as many arrivals as there are planes, opens once those of all are
-/// there.
+/// Tells `barrier` that this plane has begun its copies. It expects one arrival of each plane, and opens once the copies of all
+/// have completed.
 #[cube]
 pub(crate) fn commit(barrier: &Barrier) {
     barrier.commit_copy_async();

@@ -1,26 +1,34 @@
-//! Tiles of operands: where they lie, and their way to registers and shared memory.
+//! Tiles of operands: where they lie, and how they reach registers and shared memory.
 
 use cubecl::prelude::*;
 
-use super::plan::{PADDING, Tiles};
+use super::plan::{FragmentGrid, PADDING, Tiles};
 use super::registers::{CopiedTile, M, N, ROW};
 
 /// What the kernel is compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct TilePlan {
     pub tiles: Tiles,
-    /// `A` lies as `[k, m]`.
+    /// `A` is stored as `[k, m]`.
     pub transposed_a: bool,
-    /// `B` lies as `[n, k]`.
+    /// `B` is stored as `[n, k]`.
     pub transposed_b: bool,
     /// There is a second pair of operands.
     pub more: bool,
-    /// Whether rows of tiles may lie beyond the matrices, by `m`, `n` and `k`.
-    pub ragged: [bool; 3],
+    /// Which extents of the product are not whole tiles.
+    pub ragged: Ragged,
     /// Elements of a vector that operands are read in.
     pub vector: usize,
     /// Elements of a vector that results are written in.
     pub out_vector: usize,
+}
+
+/// Along which extents of a product tiles may lie partly beyond the matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Ragged {
+    pub m: bool,
+    pub n: bool,
+    pub k: bool,
 }
 
 /// One operand's tile: rows of vectors.
@@ -28,13 +36,13 @@ pub(super) struct TilePlan {
 pub(super) struct Tile {
     pub rows: usize,
     pub vectors: usize,
-    pub units: usize,
+    pub threads: usize,
     pub ragged_rows: bool,
     pub ragged_vectors: bool,
 }
 
 impl Tile {
-    /// Vectors that a unit carries.
+    /// Vectors that a thread holds.
     pub(super) fn held(&self) -> usize {
         self.copied().count()
     }
@@ -44,37 +52,37 @@ impl Tile {
         self.vectors + PADDING / vector
     }
 
-    /// How it is copied without a stay in registers.
+    /// The tile as it is copied past the registers.
     pub(super) fn copied(&self) -> CopiedTile {
-        let Self { rows, vectors, units, ragged_rows, ragged_vectors } = *self;
-        CopiedTile { rows, vectors, stride: self.stride(ROW), units, checked: ragged_rows || ragged_vectors }
+        let Self { rows, vectors, threads, ragged_rows, ragged_vectors } = *self;
+        CopiedTile { rows, vectors, stride: self.stride(ROW), threads, checked: ragged_rows || ragged_vectors }
     }
 }
 
 impl TilePlan {
-    /// Fragments of a plane along rows and columns, on the registers of matrix units.
-    pub(super) fn fragments(&self) -> (usize, usize) {
+    /// Fragments of a plane on the registers of matrix units.
+    pub(super) fn fragments(&self) -> FragmentGrid {
         let tiles = self.tiles;
-        (tiles.m / tiles.planes_m / M, tiles.n / tiles.planes_n / N)
+        FragmentGrid { m: tiles.m / tiles.planes_m / M, n: tiles.n / tiles.planes_n / N }
     }
 
     pub(super) fn tile_a(&self) -> Tile {
-        let (tiles, [m, _, k]) = (self.tiles, self.ragged);
-        let units = tiles.units();
+        let (tiles, Ragged { m, k, .. }) = (self.tiles, self.ragged);
+        let threads = tiles.threads();
         if self.transposed_a {
-            Tile { rows: tiles.k, vectors: tiles.m / self.vector, units, ragged_rows: k, ragged_vectors: m }
+            Tile { rows: tiles.k, vectors: tiles.m / self.vector, threads, ragged_rows: k, ragged_vectors: m }
         } else {
-            Tile { rows: tiles.m, vectors: tiles.k / self.vector, units, ragged_rows: m, ragged_vectors: k }
+            Tile { rows: tiles.m, vectors: tiles.k / self.vector, threads, ragged_rows: m, ragged_vectors: k }
         }
     }
 
     pub(super) fn tile_b(&self) -> Tile {
-        let (tiles, [_, n, k]) = (self.tiles, self.ragged);
-        let units = tiles.units();
+        let (tiles, Ragged { n, k, .. }) = (self.tiles, self.ragged);
+        let threads = tiles.threads();
         if self.transposed_b {
-            Tile { rows: tiles.n, vectors: tiles.k / self.vector, units, ragged_rows: n, ragged_vectors: k }
+            Tile { rows: tiles.n, vectors: tiles.k / self.vector, threads, ragged_rows: n, ragged_vectors: k }
         } else {
-            Tile { rows: tiles.k, vectors: tiles.n / self.vector, units, ragged_rows: k, ragged_vectors: n }
+            Tile { rows: tiles.k, vectors: tiles.n / self.vector, threads, ragged_rows: k, ragged_vectors: n }
         }
     }
 }
@@ -93,11 +101,11 @@ fn fetch<E: Float, F: Float, N: Size>(
     let count = comptime!(tile.held());
     #[unroll]
     for i in 0..count {
-        let at = UNIT_POS + comptime!((i * tile.units) as u32);
+        let at = UNIT_POS + comptime!((i * tile.threads) as u32);
         let r = row + at / comptime!(tile.vectors as u32);
         let c = column + at % comptime!(tile.vectors as u32);
         let mut inside = true;
-        if comptime!(tile.rows * tile.vectors % tile.units != 0) {
+        if comptime!(tile.rows * tile.vectors % tile.threads != 0) {
             inside = at < comptime!((tile.rows * tile.vectors) as u32);
         }
         if comptime!(tile.ragged_rows) {
@@ -126,24 +134,24 @@ pub(super) fn put<F: Float, N: Size>(
     let count = comptime!(tile.held());
     #[unroll]
     for i in 0..count {
-        let at = UNIT_POS + comptime!((i * tile.units) as u32);
+        let at = UNIT_POS + comptime!((i * tile.threads) as u32);
         let r = at / comptime!(tile.vectors as u32);
         let c = at % comptime!(tile.vectors as u32);
-        let place = base + r * comptime!(tile.stride(vector) as u32) + c;
-        if comptime!(tile.rows * tile.vectors % tile.units != 0) {
+        let to = base + r * comptime!(tile.stride(vector) as u32) + c;
+        if comptime!(tile.rows * tile.vectors % tile.threads != 0) {
             if at < comptime!((tile.rows * tile.vectors) as u32) {
-                shared[place as usize] = held[i];
+                shared[to as usize] = held[i];
             }
         } else {
-            shared[place as usize] = held[i];
+            shared[to as usize] = held[i];
         }
     }
 }
 
-/// Which tile of the result this cube computes: tiles are taken in groups of rows, so that what they share is still in the
-/// cache.
+/// Row and column, in tiles, of the tile of the result that this cube computes. Cubes take tiles in groups of rows, so that what
+/// they share is still in the cache.
 #[cube]
-pub(super) fn place(tiles_m: u32, tiles_n: u32) -> (u32, u32) {
+pub(super) fn tile_of_cube(tiles_m: u32, tiles_n: u32) -> (u32, u32) {
     let group = 8u32;
     let width = group * tiles_n;
     let first = CUBE_POS_X / width * group;
@@ -152,78 +160,97 @@ pub(super) fn place(tiles_m: u32, tiles_n: u32) -> (u32, u32) {
     (first + within % height, within / height)
 }
 
-/// The depth of a cube's part of the sum, and where its tiles begin.
+/// The extents of a product as the kernels take them.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+pub(super) struct Sizes {
+    pub m: u32,
+    pub n: u32,
+    pub k: u32,
+    /// Terms of the second pair of operands.
+    pub more_k: u32,
+    /// Terms of a part of the sum over `k`.
+    pub part: u32,
+}
+
+/// What this cube computes: a tile of the result, over a part of the sum.
 #[derive(CubeType, Clone, Copy)]
 pub(super) struct Span {
+    /// First row of the tile.
     pub row: u32,
+    /// First column of the tile.
     pub column: u32,
+    /// First term.
     pub begin: u32,
+    /// The term after the last.
     pub end: u32,
     /// Steps over the first pair of operands.
     pub own_steps: u32,
-    /// Those over the second besides.
+    /// Steps over both pairs.
     pub steps: u32,
+    pub sizes: Sizes,
 }
 
 /// The span of this cube.
 #[cube]
-pub(super) fn span(m: u32, n: u32, k: u32, more_k: u32, part: u32, #[comptime] plan: TilePlan) -> Span {
+pub(super) fn span(sizes: Sizes, #[comptime] plan: TilePlan) -> Span {
     let tile_k = comptime!(plan.tiles.k as u32);
     let (tile_m, tile_n) = comptime!((plan.tiles.m as u32, plan.tiles.n as u32));
-    let (at_m, at_n) = place(m.div_ceil(tile_m), n.div_ceil(tile_n));
-    let begin = CUBE_POS_Y * part;
-    let end = min(begin + part, k);
+    let (at_m, at_n) = tile_of_cube(sizes.m.div_ceil(tile_m), sizes.n.div_ceil(tile_n));
+    let begin = CUBE_POS_Y * sizes.part;
+    let end = min(begin + sizes.part, sizes.k);
     let own_steps = (end - begin).div_ceil(tile_k);
     let mut steps = own_steps;
     if comptime!(plan.more) {
-        steps += more_k.div_ceil(tile_k);
+        steps += sizes.more_k.div_ceil(tile_k);
     }
-    Span { row: at_m * tile_m, column: at_n * tile_n, begin, end, own_steps, steps }
+    Span { row: at_m * tile_m, column: at_n * tile_n, begin, end, own_steps, steps, sizes }
 }
 
-/// Reads the tiles of a step into registers; steps past the first pair's are of the second.
+/// A thread's vectors of both tiles of a step.
+#[derive(CubeType)]
+pub(super) struct Held<F: Float, N: Size> {
+    pub a: Array<Vector<F, N>>,
+    pub b: Array<Vector<F, N>>,
+}
+
+/// Reads the tiles of a step into registers; steps past those of the first pair of operands are of the second.
 #[cube]
-#[allow(clippy::too_many_arguments)]
 pub(super) fn fetch_step<F: Float, G: Float, X: Float, N: Size>(
     a: &Array<Vector<F, N>>,
     b: &Array<Vector<G, N>>,
     more_a: &Array<Vector<F, N>>,
     more_b: &Array<Vector<X, N>>,
-    held_a: &mut Array<Vector<F, N>>,
-    held_b: &mut Array<Vector<F, N>>,
+    held: &mut Held<F, N>,
     step: u32,
-    m: u32,
-    n: u32,
-    k: u32,
-    more_k: u32,
     span: &Span,
     #[comptime] plan: TilePlan,
 ) {
     let tile_k = comptime!(plan.tiles.k as u32);
     let width = comptime!(plan.vector as u32);
     let (tile_a, tile_b) = comptime!((plan.tile_a(), plan.tile_b()));
+    let sizes = span.sizes;
     if step < span.own_steps {
         let depth = span.begin + step * tile_k;
         if comptime!(plan.transposed_a) {
-            fetch::<F, F, N>(a, held_a, depth, span.row / width, span.end, m / width, tile_a);
+            fetch::<F, F, N>(a, &mut held.a, depth, span.row / width, span.end, sizes.m / width, tile_a);
         } else {
-            fetch::<F, F, N>(a, held_a, span.row, depth / width, m, k / width, tile_a);
+            fetch::<F, F, N>(a, &mut held.a, span.row, depth / width, sizes.m, sizes.k / width, tile_a);
         }
         if comptime!(plan.transposed_b) {
-            fetch::<G, F, N>(b, held_b, span.column, depth / width, n, k / width, tile_b);
+            fetch::<G, F, N>(b, &mut held.b, span.column, depth / width, sizes.n, sizes.k / width, tile_b);
         } else {
-            fetch::<G, F, N>(b, held_b, depth, span.column / width, span.end, n / width, tile_b);
+            fetch::<G, F, N>(b, &mut held.b, depth, span.column / width, span.end, sizes.n / width, tile_b);
         }
     } else if comptime!(plan.more) {
         let depth = (step - span.own_steps) * tile_k;
         let tall_a = comptime!(Tile { ragged_vectors: true, ..tile_a });
-        fetch::<F, F, N>(more_a, held_a, span.row, depth / width, m, more_k / width, tall_a);
+        fetch::<F, F, N>(more_a, &mut held.a, span.row, depth / width, sizes.m, sizes.more_k / width, tall_a);
         if comptime!(plan.transposed_b) {
             let tall_b = comptime!(Tile { ragged_vectors: true, ..tile_b });
-            fetch::<X, F, N>(more_b, held_b, span.column, depth / width, n, more_k / width, tall_b);
+            fetch::<X, F, N>(more_b, &mut held.b, span.column, depth / width, sizes.n, sizes.more_k / width, tall_b);
         } else {
             let tall_b = comptime!(Tile { ragged_rows: true, ..tile_b });
-            fetch::<X, F, N>(more_b, held_b, depth, span.column / width, more_k, n / width, tall_b);
+            fetch::<X, F, N>(more_b, &mut held.b, depth, span.column / width, sizes.more_k, sizes.n / width, tall_b);
         }
     }
 }

@@ -1,13 +1,14 @@
-//! The GPU kernel: as many tensors as a launch binds, copied behind each other.
+//! The GPU kernel: copies as many tensors as a launch can bind, one after the other.
 
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::padded;
-use crate::cube::launch::{MAX_CUBES, bindings, contiguous, empty, groups, vectors};
+use crate::cube::BackendOn;
+use crate::cube::launch::{MAX_CUBES, all_f32, bindings, contiguous, empty, groups, vectors};
 
-const UNITS: usize = 256;
+const THREADS: usize = 256;
 
 #[cube(launch_unchecked)]
 fn pack_kernel<N: Size>(
@@ -36,7 +37,10 @@ fn pack_kernel<N: Size>(
 }
 
 /// The packed tensor.
-pub(crate) fn pack<R: CubeRuntime>(tensors: Vec<CubeTensor<R>>) -> CubeTensor<R> {
+pub(crate) fn pack<R: CubeRuntime, B: BackendOn<R>>(tensors: Vec<CubeTensor<R>>) -> CubeTensor<R> {
+    if !all_f32(&tensors.iter().collect::<Vec<_>>()) {
+        return super::reference::<B>(tensors);
+    }
     let tensors: Vec<_> = tensors.into_iter().map(contiguous).collect();
     let elements = |tensor: &CubeTensor<R>| padded(tensor.meta.shape().num_elements());
     let (client, first) = (tensors[0].client.clone(), &tensors[0]);
@@ -54,8 +58,8 @@ pub(crate) fn pack<R: CubeRuntime>(tensors: Vec<CubeTensor<R>>) -> CubeTensor<R>
         unsafe {
             pack_kernel::launch_unchecked::<R>(
                 &client,
-                CubeCount::Static(most.div_ceil(UNITS).clamp(1, MAX_CUBES) as u32, number as u32, 1),
-                CubeDim::new_1d(UNITS as u32),
+                CubeCount::Static(most.div_ceil(THREADS).clamp(1, MAX_CUBES) as u32, number as u32, 1),
+                CubeDim::new_1d(THREADS as u32),
                 size,
                 group.into_iter().map(CubeTensor::into_array_arg).collect(),
                 packed.clone().into_array_arg(),

@@ -1,4 +1,4 @@
-//! Many tensors in one, which an optimizer updates in one launch.
+//! Many tensors in one, for an optimizer to update in one launch.
 
 #[cfg(feature = "cube")]
 pub(crate) mod cube;
@@ -10,20 +10,20 @@ use burn::tensor::{DType, Shape, Slice, Tensor, TensorMetadata};
 use crate::FusedBackend;
 use crate::primitive::{raw, typed};
 
-/// Elements that each packed tensor begins at a multiple of: 512 bytes of f32, where CUDA's allocations begin, and more than any
-/// other device asks of a buffer's offset. [`unpack`] then copies nothing.
+/// Alignment of each packed tensor, in elements: 512 bytes of f32, as CUDA aligns allocations, and more than any other device
+/// requires of a buffer's offset. So [`unpack`] copies nothing.
 const ALIGNMENT: usize = 128;
 
-/// Elements that a tensor takes in a packed one.
+/// Elements that a tensor occupies in a packed one.
 pub(crate) fn padded(elements: usize) -> usize {
     elements.next_multiple_of(ALIGNMENT)
 }
 
-/// Tensors behind each other in one of rank 1, with zeros up to where the next one begins; the inverse of [`unpack`]. A single
-/// one is not copied if it needs no zeros.
+/// Concatenates tensors into one of rank 1, each padded with zeros to its alignment; the inverse of [`unpack`]. A single tensor
+/// that needs no padding is not copied.
 ///
 /// # Panics
-/// When there are none.
+/// When there are no tensors.
 pub fn pack<B: FusedBackend>(mut tensors: Vec<FloatTensor<B>>) -> FloatTensor<B> {
     match tensors.as_slice() {
         [one] if one.shape().num_elements() == padded(one.shape().num_elements()) => {
@@ -47,7 +47,7 @@ pub fn reference<B: Backend>(tensors: Vec<FloatTensor<B>>) -> FloatTensor<B> {
     raw(Tensor::cat(pieces.flatten().collect(), 0))
 }
 
-/// The tensors of these shapes that were packed. Where a backend can, they are views of what they were packed in.
+/// The tensors of these shapes that were packed: views of `packed`, where the backend supports that.
 pub fn unpack<B: Backend>(packed: &FloatTensor<B>, shapes: impl IntoIterator<Item = Shape>) -> Vec<FloatTensor<B>> {
     let mut start = 0;
     let piece = |shape: Shape| {

@@ -174,6 +174,20 @@ impl Planes {
         Row { low: plane(0, self.low), high, scales, group: self.group, zero }
     }
 
+    /// Some rows, one after the other.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn rows(&self, words: &[u32], rows: &[usize]) -> Vec<f32> {
+        let [outputs, inputs] = self.dims;
+        let mut values = vec![0.0; rows.len() * inputs];
+        values.par_chunks_mut(inputs.max(1)).zip(rows).for_each(|(values, row)| {
+            assert!(*row < outputs, "no row {row} of {outputs}");
+            self.rows_into(words, *row, values);
+        });
+        values
+    }
+
     /// All weights, row-major, by all threads.
     pub fn dequantize(&self, words: &[u32]) -> Vec<f32> {
         let mut values = vec![0.0; self.elements()];

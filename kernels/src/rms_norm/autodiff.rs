@@ -1,5 +1,5 @@
-//! The backward rule: keeps the input, which the residual stream keeps anyway, and from which a balanced strategy computes the
-//! norm anew where the backward of what follows wants it.
+//! The backward rule: keeps the input, which the residual stream keeps anyway. A balanced strategy recomputes the norm from it
+//! where a later backward needs it.
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::NodeId;
@@ -32,22 +32,22 @@ impl<B: FusedBackend> Backward<B, 2> for RmsNorm {
     }
 }
 
-/// The norm once more.
+/// Recomputes the norm.
 #[derive(Debug)]
-struct Again<B: FusedBackend> {
+struct Recompute<B: FusedBackend> {
     x: NodeId,
     weight: FloatTensor<B>,
     epsilon: f64,
 }
 
-impl<B: FusedBackend> RetroForward for Again<B> {
+impl<B: FusedBackend> RetroForward for Recompute<B> {
     fn forward(&self, states: &mut BackwardStates, out_node: NodeId) {
         let x = states.get_state::<FloatTensor<B>>(&self.x);
         states.save(out_node, B::rms_norm(x, self.weight.clone(), self.epsilon));
     }
 }
 
-/// A norm that need not be kept, unless its weight trains: that would be one more state.
+/// Lets the norm be recomputed, unless its weight trains: that would need one more state.
 fn recomputed<B: FusedBackend, C: CheckpointStrategy, N: Backward<B, 2>>(
     prep: OpsPrep<N, B, N::State, C, 2, Init>,
     x: &FloatTensor<Autodiff<B, C>>,
@@ -57,8 +57,8 @@ fn recomputed<B: FusedBackend, C: CheckpointStrategy, N: Backward<B, 2>>(
     if weight.is_tracked() {
         return prep.compute_bound();
     }
-    let again = Again::<B> { x: x.node.id, weight: weight.primitive.clone(), epsilon };
-    prep.memory_bound().retro_forward(again).parents([x])
+    let recompute = Recompute::<B> { x: x.node.id, weight: weight.primitive.clone(), epsilon };
+    prep.memory_bound().retro_forward(recompute).parents([x])
 }
 
 pub(crate) fn forward<B: FusedBackend, C: CheckpointStrategy>(
@@ -74,7 +74,7 @@ pub(crate) fn forward<B: FusedBackend, C: CheckpointStrategy>(
     }
 }
 
-/// A node whose tensor was computed elsewhere: the sum of two tensors, whose gradient goes to both.
+/// The sum of two tensors, whose gradient goes to both.
 #[derive(Debug)]
 struct Sum;
 
@@ -89,8 +89,8 @@ impl<B: FusedBackend> Backward<B, 2> for Sum {
     }
 }
 
-/// The norm of a sum. The residual stream has given the sum its gradient by the time that the norm's turn comes; the two are
-/// added in the norm's own kernel.
+/// The norm of a sum. By the time of its backward the sum already has the gradient of the residual stream, which the norm's own
+/// kernel adds.
 #[derive(Debug)]
 struct NormOfSum;
 

@@ -1,13 +1,15 @@
-//! The GPU kernels: a cube a row.
+//! The GPU kernels: one cube for each row.
 
 use burn::tensor::TensorMetadata;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use crate::cube::launch::{contiguous, cubes, empty, empty_like, vector_size};
+use crate::cube::BackendOn;
+use crate::cube::launch::{contiguous, cubes, empty, empty_like, same_float, vector_size};
 use crate::cube::reduce::{cube_sum, cube_sums, vector_sum};
-use crate::cube::rows::{RowPlan, WEIGHT_CUBES, is_there, place, read_row, row_of};
+use crate::cube::rows::{self, RowPlan, WEIGHT_CUBES, exists, index_of, read_row, row_of};
+use crate::primitive::{raw, typed};
 
 #[cube(launch_unchecked)]
 fn forward_kernel<F: Float, N: Size>(
@@ -38,24 +40,24 @@ fn forward_kernel<F: Float, N: Size>(
         #[unroll]
         for i in 0..plan.held {
             if comptime!(adds) {
-                // The sum is rounded to its dtype before it is normalised, as it is where the two are apart.
+                // The sum is rounded to its dtype before it is normalised, as by two separate operations.
                 let added = Vector::<f32, N>::cast_from(values[i]) + Vector::<f32, N>::cast_from(residuals[i]);
                 values[i] = Vector::<F, N>::cast_from(added);
-                if is_there(i, plan) {
-                    sum[start + place(i, plan)] = values[i];
+                if exists(i, plan) {
+                    sum[start + index_of(i, plan)] = values[i];
                 }
             }
             let value = Vector::<f32, N>::cast_from(values[i]);
             squares += vector_sum::<N>(value * value);
         }
-        let total = cube_sum(squares, plan.units, plan.planes);
+        let total = cube_sum(squares, plan.threads, plan.planes);
         let inverse = (total / features + epsilon).inverse_sqrt();
         #[unroll]
         for i in 0..plan.held {
             let value = Vector::<f32, N>::cast_from(values[i]);
             let scaled = value * Vector::<f32, N>::new(inverse) * Vector::<f32, N>::cast_from(weights[i]);
-            if is_there(i, plan) {
-                y[start + place(i, plan)] = Vector::<F, N>::cast_from(scaled);
+            if exists(i, plan) {
+                y[start + index_of(i, plan)] = Vector::<F, N>::cast_from(scaled);
             }
         }
     }
@@ -101,7 +103,7 @@ fn backward_kernel<F: Float, N: Size>(
             squares += vector_sum::<N>(value * value);
             products += vector_sum::<N>(value * scaled);
         }
-        let (squares, products) = cube_sums(squares, products, plan.units, plan.planes);
+        let (squares, products) = cube_sums(squares, products, plan.threads, plan.planes);
         let inverse = (squares / features + epsilon).inverse_sqrt();
         let factor = products * inverse * inverse / features;
         #[unroll]
@@ -113,8 +115,8 @@ fn backward_kernel<F: Float, N: Size>(
             if comptime!(adds) {
                 gradient += Vector::<f32, N>::cast_from(residuals[i]);
             }
-            if is_there(i, plan) {
-                dx[start + place(i, plan)] = Vector::<F, N>::cast_from(gradient);
+            if exists(i, plan) {
+                dx[start + index_of(i, plan)] = Vector::<F, N>::cast_from(gradient);
             }
             if comptime!(weight_gradient) {
                 sums[i] += slope * value * Vector::<f32, N>::new(inverse);
@@ -126,29 +128,57 @@ fn backward_kernel<F: Float, N: Size>(
         let start = CUBE_POS * plan.vectors;
         #[unroll]
         for i in 0..plan.held {
-            if is_there(i, plan) {
-                dw[start + place(i, plan)] = sums[i];
+            if exists(i, plan) {
+                dw[start + index_of(i, plan)] = sums[i];
             }
         }
     }
 }
 
 /// The norm of `x`.
-pub(crate) fn forward<R: CubeRuntime>(x: CubeTensor<R>, weight: CubeTensor<R>, epsilon: f64) -> CubeTensor<R> {
+pub(crate) fn forward<R: CubeRuntime, B: BackendOn<R>>(
+    x: CubeTensor<R>,
+    weight: CubeTensor<R>,
+    epsilon: f64,
+) -> CubeTensor<R> {
+    if !same_float(&[&x, &weight]) || !rows::fits(x.shape()[1]) {
+        return super::reference::<B>(x, weight, epsilon);
+    }
     launch_forward(x, None, weight, epsilon).1
 }
 
 /// `x + residual`, and its norm.
-pub(crate) fn add_forward<R: CubeRuntime>(
+pub(crate) fn add_forward<R: CubeRuntime, B: BackendOn<R>>(
     x: CubeTensor<R>,
     residual: CubeTensor<R>,
     weight: CubeTensor<R>,
     epsilon: f64,
 ) -> (CubeTensor<R>, CubeTensor<R>) {
+    if !same_float(&[&x, &residual, &weight]) || !rows::fits(x.shape()[1]) {
+        return super::reference_add::<B>(x, residual, weight, epsilon);
+    }
     launch_forward(x, Some(residual), weight, epsilon)
 }
 
-/// The sum, of no meaning without a residual, and the norm.
+/// Gradients for `x`, plus `residual` where there is one, and for the weight where asked for.
+pub(crate) fn backward<R: CubeRuntime, B: BackendOn<R>>(
+    x: CubeTensor<R>,
+    weight: CubeTensor<R>,
+    grad: CubeTensor<R>,
+    residual: Option<CubeTensor<R>>,
+    epsilon: f64,
+    weight_gradient: bool,
+) -> (CubeTensor<R>, Option<CubeTensor<R>>) {
+    let residual_fits = residual.as_ref().is_none_or(|residual| same_float(&[&x, residual]));
+    if !residual_fits || !same_float(&[&x, &weight, &grad]) || !rows::fits(x.shape()[1]) {
+        return super::reference_backward::<B>(x, weight, grad, residual, epsilon, weight_gradient);
+    }
+    let dtype = weight.dtype;
+    let (dx, partial) = launch_backward(x, weight, grad, residual, epsilon, weight_gradient);
+    (dx, partial.map(|partial| raw(typed::<B, 2>(partial).sum_dim(0).squeeze_dim::<1>(0).cast(dtype))))
+}
+
+/// The sum, which is meaningless without a residual, and the norm.
 fn launch_forward<R: CubeRuntime>(
     x: CubeTensor<R>,
     residual: Option<CubeTensor<R>>,
@@ -166,7 +196,7 @@ fn launch_forward<R: CubeRuntime>(
     let y = empty_like(&x);
     let (client, dtype) = (x.client.clone(), x.dtype);
     let adds = residual.is_some();
-    // A kernel's bindings are fixed: what is not there is bound to something that is.
+    // A kernel's bindings are fixed: another tensor is bound in place of an absent one.
     let residual_argument = residual.unwrap_or_else(|| x.clone());
     let sum = if adds { empty_like(&x) } else { empty(&x, [size], dtype) };
     // SAFETY: every index is below the rows and vectors that the tensors were made with.
@@ -174,7 +204,7 @@ fn launch_forward<R: CubeRuntime>(
         forward_kernel::launch_unchecked::<R>(
             &client,
             cubes(rows),
-            CubeDim::new_1d(plan.units as u32),
+            CubeDim::new_1d(plan.threads as u32),
             size,
             x.into_array_arg(),
             residual_argument.into_array_arg(),
@@ -192,8 +222,8 @@ fn launch_forward<R: CubeRuntime>(
     (sum, y)
 }
 
-/// `dx`, plus `residual` where one is given; and the weight's gradient in partial sums `[cubes, features]`, f32.
-pub(crate) fn backward<R: CubeRuntime>(
+/// `dx`, plus `residual` where there is one; and the weight's gradient in partial sums `[cubes, features]`, f32.
+fn launch_backward<R: CubeRuntime>(
     x: CubeTensor<R>,
     weight: CubeTensor<R>,
     grad: CubeTensor<R>,
@@ -221,7 +251,7 @@ pub(crate) fn backward<R: CubeRuntime>(
         backward_kernel::launch_unchecked::<R>(
             &client,
             cubes(count),
-            CubeDim::new_1d(plan.units as u32),
+            CubeDim::new_1d(plan.threads as u32),
             size,
             x.into_array_arg(),
             weight.into_array_arg(),

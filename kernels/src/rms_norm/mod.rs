@@ -21,12 +21,12 @@ use crate::primitive::{raw, typed};
 /// The statistic is f32 whatever the dtype of `x`.
 ///
 /// # Panics
-/// When `weight` is not as long as a row.
+/// When the length of `weight` is not that of a row.
 ///
 /// # Source
 /// Zhang and Sennrich 2019, "Root Mean Square Layer Normalization"; `LlamaRMSNorm` of transformers 5.
 pub fn rms_norm<B: FusedBackend>(x: Tensor<B, 2>, weight: Tensor<B, 1>, epsilon: f64) -> Tensor<B, 2> {
-    assert_eq!(x.dims()[1], weight.dims()[0], "rms_norm: rows of {} against a weight of {}", x.dims()[1], weight.dims()[0]);
+    assert_eq!(x.dims()[1], weight.dims()[0], "rms_norm: a weight of {} for rows of {}", weight.dims()[0], x.dims()[1]);
     typed(B::rms_norm(raw(x), raw(weight), epsilon))
 }
 
@@ -45,7 +45,7 @@ pub fn add_rms_norm<B: FusedBackend>(
 ) -> (Tensor<B, 2>, Tensor<B, 2>) {
     assert!(
         x.dims() == residual.dims() && x.dims()[1] == weight.dims()[0],
-        "add_rms_norm: {:?} and {:?} against a weight of {}",
+        "add_rms_norm: {:?}, {:?} and a weight of {} do not fit",
         x.dims(),
         residual.dims(),
         weight.dims()[0]
@@ -67,7 +67,7 @@ pub fn reference<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, epsilon:
     raw((normalised * typed::<B, 1>(weight).cast(DType::F32).unsqueeze()).cast(dtype))
 }
 
-/// The sum, and its norm: what [`FusedBackend::add_rms_norm`] is without a kernel of its own.
+/// The composed [`add_rms_norm`]: the sum, and its norm.
 pub fn reference_add<B: FusedBackend>(
     x: FloatTensor<B>,
     residual: FloatTensor<B>,

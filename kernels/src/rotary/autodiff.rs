@@ -1,4 +1,4 @@
-//! The backward rule: the gradients turn the other way, in one launch; nothing of the inputs is kept.
+//! The backward rule: the gradients are rotated back, in one launch; nothing of the inputs is kept.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,19 +11,19 @@ use burn::tensor::ops::FloatTensor;
 use super::reference;
 use crate::FusedBackend;
 
-/// The gradients of both turned tensors, while they wait for each other.
+/// The gradients of both rotated tensors, while they wait for each other.
 type Waiting<B> = Arc<Mutex<[Option<FloatTensor<B>>; 2]>>;
 
-/// A turned tensor, of the number that it has in both; the node before it, [`Rotary`], has its turn when both had theirs.
+/// One of both rotated tensors, by its index. Its parent [`Rotary`] runs once both have run.
 #[derive(Debug)]
-struct Turned;
+struct Rotated;
 
-impl<B: FusedBackend> Backward<B, 1> for Turned {
+impl<B: FusedBackend> Backward<B, 1> for Rotated {
     type State = (Waiting<B>, usize);
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
-        let (waiting, place) = ops.state;
-        waiting.lock().unwrap_or_else(PoisonError::into_inner)[place] = Some(grads.consume::<B>(&ops.node));
+        let (waiting, index) = ops.state;
+        waiting.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(grads.consume::<B>(&ops.node));
     }
 }
 
@@ -35,13 +35,13 @@ impl<B: FusedBackend> Backward<B, 2> for Rotary {
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let (waiting, cos, sin, inverse) = ops.state;
-        let came = std::mem::take(&mut *waiting.lock().unwrap_or_else(PoisonError::into_inner));
-        let turned = match came {
+        let gradients = std::mem::take(&mut *waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let rotated = match gradients {
             [Some(query), Some(key)] => B::rotary([query, key], cos, sin, !inverse).map(Some),
             // One of the two had no part in the loss.
             lone => lone.map(|grad| grad.map(|grad| reference::<B>(grad, cos.clone(), sin.clone(), !inverse))),
         };
-        for (node, grad) in ops.parents.into_iter().zip(turned) {
+        for (node, grad) in ops.parents.into_iter().zip(rotated) {
             if let (Some(node), Some(grad)) = (node, grad) {
                 grads.register::<B>(node.id, grad);
             }
@@ -62,12 +62,12 @@ pub(crate) fn forward<B: FusedBackend, C: CheckpointStrategy>(
         OpsKind::Tracked(prep) => prep.finish((waiting.clone(), cos, sin, inverse), query),
         OpsKind::UnTracked(prep) => prep.finish(query),
     };
-    let turned = |place, x| {
-        let prep = Turned.prepare::<C>([both.node.clone()]);
+    let rotated = |index, x| {
+        let prep = Rotated.prepare::<C>([both.node.clone()]);
         match prep.compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((waiting.clone(), place), x),
+            OpsKind::Tracked(prep) => prep.finish((waiting.clone(), index), x),
             OpsKind::UnTracked(prep) => prep.finish(x),
         }
     };
-    [turned(0, both.primitive.clone()), turned(1, key)]
+    [rotated(0, both.primitive.clone()), rotated(1, key)]
 }

@@ -1,34 +1,35 @@
-//! The GPU kernel: a unit turns a vector of each half of a head, of query and key in one launch; in place where nothing else holds
-//! them.
+//! The GPU kernel: each thread rotates one vector of each half of a head. One launch rotates query and key, in place where nothing
+//! else holds them.
 
 use burn::tensor::TensorMetadata;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use crate::cube::launch::{contiguous, cubes, empty_like, greatest_common_divisor, vector_size};
+use crate::cube::BackendOn;
+use crate::cube::launch::{all_f32, contiguous, cubes, empty_like, greatest_common_divisor, same_float, vector_size};
 
-const UNITS: usize = 128;
+const THREADS: usize = 128;
 
-/// A head, in vectors.
+/// How the vectors of a head are distributed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct HeadPlan {
-    /// Of the whole head.
+    /// Vectors of the whole head.
     vectors: usize,
-    /// Of each half that turns.
+    /// Vectors of each half that is rotated.
     pairs: usize,
-    /// Units of a head: one for each pair, and one for each vector that is only copied.
-    units: usize,
+    /// Threads of a head: one for each pair, and one for each vector that is only copied.
+    threads: usize,
 }
 
 #[cube(launch_unchecked)]
-fn turn_kernel<F: Float, N: Size>(
+fn rotary_kernel<F: Float, N: Size>(
     query: &Array<Vector<F, N>>,
     key: &Array<Vector<F, N>>,
     cos: &Array<Vector<f32, N>>,
     sin: &Array<Vector<f32, N>>,
-    turned_query: &mut Array<Vector<F, N>>,
-    turned_key: &mut Array<Vector<F, N>>,
+    rotated_query: &mut Array<Vector<F, N>>,
+    rotated_key: &mut Array<Vector<F, N>>,
     tokens: u32,
     query_heads: u32,
     key_heads: u32,
@@ -37,18 +38,17 @@ fn turn_kernel<F: Float, N: Size>(
     #[define(F)] _dtype: StorageType,
 ) {
     let at = ABSOLUTE_POS;
-    let (query_units, key_units) =
-        ((tokens * query_heads) as usize * plan.units, (tokens * key_heads) as usize * plan.units);
-    if at < query_units {
-        turn_vector::<F, N>(query, cos, sin, turned_query, at, query_heads, sign, plan);
-    } else if at < query_units + key_units {
-        turn_vector::<F, N>(key, cos, sin, turned_key, at - query_units, key_heads, sign, plan);
+    let (query_threads, key_threads) =
+        ((tokens * query_heads) as usize * plan.threads, (tokens * key_heads) as usize * plan.threads);
+    if at < query_threads {
+        rotate_vector::<F, N>(query, cos, sin, rotated_query, at, query_heads, sign, plan);
+    } else if at < query_threads + key_threads {
+        rotate_vector::<F, N>(key, cos, sin, rotated_key, at - query_threads, key_heads, sign, plan);
     }
 }
 
 #[cube]
-#[allow(clippy::too_many_arguments)]
-fn turn_vector<F: Float, N: Size>(
+fn rotate_vector<F: Float, N: Size>(
     x: &Array<Vector<F, N>>,
     cos: &Array<Vector<f32, N>>,
     sin: &Array<Vector<f32, N>>,
@@ -58,8 +58,8 @@ fn turn_vector<F: Float, N: Size>(
     sign: f32,
     #[comptime] plan: HeadPlan,
 ) {
-    let head = at / plan.units;
-    let within = at % plan.units;
+    let head = at / plan.threads;
+    let within = at % plan.threads;
     let start = head * plan.vectors;
     if within < plan.pairs {
         let angle = head / heads as usize * plan.pairs + within;
@@ -69,19 +69,22 @@ fn turn_vector<F: Float, N: Size>(
         y[start + within] = Vector::<F, N>::cast_from(first * cos - second * sin);
         y[start + within + plan.pairs] = Vector::<F, N>::cast_from(second * cos + first * sin);
     } else {
-        // What does not turn is copied, one vector a unit.
+        // What is not rotated is copied, one vector in each thread.
         let rest = within + plan.pairs;
         y[start + rest] = x[start + rest];
     }
 }
 
-/// Query and key of `[tokens, heads, head_dim]`, turned.
-pub(crate) fn turn<R: CubeRuntime>(
+/// Query and key of `[tokens, heads, head_dim]`, rotated.
+pub(crate) fn rotate<R: CubeRuntime, B: BackendOn<R>>(
     heads: [CubeTensor<R>; 2],
     cos: CubeTensor<R>,
     sin: CubeTensor<R>,
     inverse: bool,
 ) -> [CubeTensor<R>; 2] {
+    if !same_float(&heads.each_ref()) || !all_f32(&[&cos, &sin]) {
+        return super::reference_both::<B>(heads, cos, sin, inverse);
+    }
     let (heads, cos, sin) = (heads.map(contiguous), contiguous(cos), contiguous(sin));
     let [query_shape, key_shape] = heads.each_ref().map(CubeTensor::shape);
     let (tokens, dim, half) = (query_shape[0], query_shape[2], cos.shape()[1]);
@@ -90,29 +93,29 @@ pub(crate) fn turn<R: CubeRuntime>(
     let size = vector_size(&[query, key, &cos, &sin], greatest_common_divisor(half, rest));
     let in_place = heads.iter().all(CubeTensor::can_mut);
     let copied = if in_place { 0 } else { rest / size };
-    let plan = HeadPlan { vectors: dim / size, pairs: half / size, units: half / size + copied };
-    let count = tokens * (query_shape[1] + key_shape[1]) * plan.units;
-    let turned = heads.each_ref().map(|x| if in_place { x.clone() } else { empty_like(x) });
-    let target = |place: usize| match in_place {
-        true => ArrayArg::Alias { input_pos: place, length: [heads[place].shape().num_elements()] },
-        false => turned[place].clone().into_array_arg(),
+    let plan = HeadPlan { vectors: dim / size, pairs: half / size, threads: half / size + copied };
+    let count = tokens * (query_shape[1] + key_shape[1]) * plan.threads;
+    let rotated = heads.each_ref().map(|x| if in_place { x.clone() } else { empty_like(x) });
+    let target = |index: usize| match in_place {
+        true => ArrayArg::Alias { input_pos: index, length: [heads[index].shape().num_elements()] },
+        false => rotated[index].clone().into_array_arg(),
     };
     let (client, dtype) = (query.client.clone(), query.dtype);
-    let [turned_query, turned_key] = [0, 1].map(target);
+    let [rotated_query, rotated_key] = [0, 1].map(target);
     let [query, key] = heads.map(CubeTensor::into_array_arg);
-    // SAFETY: a unit reads and writes the vectors of its own pair, all of them within its tensor.
+    // SAFETY: a thread reads and writes the vectors of its own pair, all of them within its tensor.
     unsafe {
-        turn_kernel::launch_unchecked::<R>(
+        rotary_kernel::launch_unchecked::<R>(
             &client,
-            cubes(count.div_ceil(UNITS)),
-            CubeDim::new_1d(UNITS as u32),
+            cubes(count.div_ceil(THREADS)),
+            CubeDim::new_1d(THREADS as u32),
             size,
             query,
             key,
             cos.into_array_arg(),
             sin.into_array_arg(),
-            turned_query,
-            turned_key,
+            rotated_query,
+            rotated_key,
             tokens as u32,
             query_shape[1] as u32,
             key_shape[1] as u32,
@@ -121,5 +124,5 @@ pub(crate) fn turn<R: CubeRuntime>(
             dtype.into(),
         );
     }
-    turned
+    rotated
 }

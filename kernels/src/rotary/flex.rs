@@ -1,12 +1,23 @@
-//! The CPU kernel: every head of a token turns by the same row of the table.
+//! The CPU kernel: every head of a token is rotated by the same row of the table.
 
 use burn::tensor::TensorMetadata;
-use burn_flex::FlexTensor;
+use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
 
-use crate::flex::{tensor, vector};
+use super::reference_both;
+use crate::flex::{all_f32, dims2, tensor, vector};
 
-pub(crate) fn turn(x: &FlexTensor, cos: &FlexTensor, sin: &FlexTensor, inverse: bool) -> FlexTensor {
+/// Query and key, rotated. Partly rotated heads take the composed operation.
+pub(crate) fn rotate(heads: [FlexTensor; 2], cos: FlexTensor, sin: FlexTensor, inverse: bool) -> [FlexTensor; 2] {
+    let [query, key] = &heads;
+    let [_, half] = dims2(&cos);
+    if 2 * half != query.shape()[2] || !all_f32(&[query, key, &cos, &sin]) {
+        return reference_both::<Flex>(heads, cos, sin, inverse);
+    }
+    heads.map(|x| rotate_one(&x, &cos, &sin, inverse))
+}
+
+fn rotate_one(x: &FlexTensor, cos: &FlexTensor, sin: &FlexTensor, inverse: bool) -> FlexTensor {
     let shape = x.shape();
     let (tokens, heads, head_dim) = (shape[0], shape[1], shape[2]);
     let (x, cos, sin) = (x.to_contiguous(), cos.to_contiguous(), sin.to_contiguous());
@@ -18,7 +29,7 @@ pub(crate) fn turn(x: &FlexTensor, cos: &FlexTensor, sin: &FlexTensor, inverse: 
     y.par_chunks_mut(row).zip(x.par_chunks(row)).enumerate().with_min_len(32).for_each(|(token, (y, x))| {
         let (cos, sin) = (&cos[token * half..][..half], &sin[token * half..][..half]);
         for (y, x) in y.chunks_exact_mut(head_dim).zip(x.chunks_exact(head_dim)) {
-            vector::turn(y, x, cos, sin, sign);
+            vector::rotate(y, x, cos, sin, sign);
         }
     });
     tensor(y, [tokens, heads, head_dim])

@@ -12,7 +12,7 @@ use burn::tensor::{DType, Tensor, TensorMetadata};
 use crate::FusedBackend;
 use crate::primitive::{raw, typed};
 
-/// Cosine and sine of every token's angles, made once a forward pass and shared by all layers.
+/// Cosine and sine of every token's angles, computed once in a forward pass and shared by all layers.
 #[derive(Debug, Clone)]
 pub struct RotaryTable<B: Backend> {
     /// `[tokens, rotary_dim / 2]`, f32.
@@ -21,11 +21,11 @@ pub struct RotaryTable<B: Backend> {
     pub sin: Tensor<B, 2>,
 }
 
-/// Turns the pairs `(x[i], x[i + d/2])` of the first `d = rotary_dim` elements of each head, of query and key, by the token's
+/// Rotates the pairs `(x[i], x[i + d/2])` of the first `d = rotary_dim` elements of each head, of query and key, by the token's
 /// angles.
 ///
-/// `y₁ = x₁ cos - x₂ sin`, `y₂ = x₂ cos + x₁ sin`, with `x₁`, `x₂` the two halves of those elements; what is beyond them stays.
-/// The table decides how much of a head turns.
+/// `y₁ = x₁ cos - x₂ sin`, `y₂ = x₂ cos + x₁ sin`, with `x₁`, `x₂` the two halves of those elements; the rest of a
+/// head is unchanged. The width of the table is `rotary_dim / 2`.
 ///
 /// # Shapes
 /// `query` `[tokens, heads, head_dim]`, `key` `[tokens, key_value_heads, head_dim]`; the table's rows are the tokens.
@@ -53,7 +53,7 @@ pub fn rotary<B: FusedBackend>(
     (typed(query), typed(key))
 }
 
-/// The composed operation on one of the two, either way round.
+/// The composed operation on query or key, in either direction.
 pub fn reference<B: Backend>(x: FloatTensor<B>, cos: FloatTensor<B>, sin: FloatTensor<B>, inverse: bool) -> FloatTensor<B> {
     let dtype = x.dtype();
     let x = typed::<B, 3>(x).cast(DType::F32);
@@ -64,16 +64,16 @@ pub fn reference<B: Backend>(x: FloatTensor<B>, cos: FloatTensor<B>, sin: FloatT
     let sin = if inverse { sin.neg() } else { sin };
     let first = x.clone().narrow(2, 0, half);
     let second = x.clone().narrow(2, half, half);
-    let turned_first = first.clone() * cos.clone() - second.clone() * sin.clone();
-    let turned_second = second * cos + first * sin;
-    let mut parts = vec![turned_first, turned_second];
+    let rotated_first = first.clone() * cos.clone() - second.clone() * sin.clone();
+    let rotated_second = second * cos + first * sin;
+    let mut parts = vec![rotated_first, rotated_second];
     if 2 * half < head_dim {
         parts.push(x.narrow(2, 2 * half, head_dim - 2 * half));
     }
     raw(Tensor::cat(parts, 2).cast(dtype))
 }
 
-/// The composed operation.
+/// The composed operation on query and key.
 pub fn reference_both<B: Backend>(
     heads: [FloatTensor<B>; 2],
     cos: FloatTensor<B>,

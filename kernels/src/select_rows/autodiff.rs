@@ -1,4 +1,4 @@
-//! The backward rule: keeps the places alone.
+//! The backward rule: keeps only the positions.
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
@@ -17,21 +17,21 @@ impl<B: FusedBackend> Backward<B, 1> for SelectRows {
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
-        let (places, rows) = ops.state;
+        let (positions, rows) = ops.state;
         if let [Some(node)] = ops.parents {
-            grads.register::<B>(node.id, B::select_rows_backward(grad, places, rows));
+            grads.register::<B>(node.id, B::select_rows_backward(grad, positions, rows));
         }
     }
 }
 
 pub(crate) fn forward<B: FusedBackend, C: CheckpointStrategy>(
     x: FloatTensor<Autodiff<B, C>>,
-    places: IntTensor<B>,
+    positions: IntTensor<B>,
 ) -> FloatTensor<Autodiff<B, C>> {
     let rows = x.primitive.shape()[0];
-    let y = B::select_rows(x.primitive, places.clone());
+    let y = B::select_rows(x.primitive, positions.clone());
     match SelectRows.prepare::<C>([x.node]).compute_bound().stateful() {
-        OpsKind::Tracked(prep) => prep.finish((places, rows), y),
+        OpsKind::Tracked(prep) => prep.finish((positions, rows), y),
         OpsKind::UnTracked(prep) => prep.finish(y),
     }
 }

@@ -1,18 +1,19 @@
-//! The GPU kernels: partial sums of many tensors in one launch, and one cube that adds them up.
+//! The GPU kernels: partial sums of many tensors in one launch, and one cube that adds them.
 
 use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use crate::cube::launch::{bindings, contiguous, groups, vectors};
+use crate::cube::BackendOn;
+use crate::cube::launch::{all_f32, bindings, contiguous, groups, vectors};
 use crate::cube::reduce::{Planes, cube_sum, vector_sum};
 
-const UNITS: usize = 256;
-/// Vectors that a unit adds up, where a tensor is not so long that it runs out of cubes.
+const THREADS: usize = 256;
+/// Vectors that a thread adds; more where a tensor has reached its limit of cubes.
 const HELD: usize = 8;
 /// Most cubes of a tensor.
-const MOST_CUBES: usize = 256;
+const MAX_CUBES: usize = 256;
 
 #[cube(launch_unchecked)]
 fn squares_kernel<N: Size>(
@@ -35,7 +36,7 @@ fn squares_kernel<N: Size>(
             }
         }
     }
-    let total = cube_sum(squares, UNITS, planes);
+    let total = cube_sum(squares, THREADS, planes);
     if UNIT_POS == 0 {
         partial[(start + CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X) as usize] = total;
     }
@@ -47,16 +48,19 @@ fn total_kernel(partial: &Array<f32>, out: &mut Array<f32>, count: u32, #[compti
     let mut at = UNIT_POS;
     while at < count {
         sum += partial[at as usize];
-        at += comptime!(UNITS as u32);
+        at += comptime!(THREADS as u32);
     }
-    let total = cube_sum(sum, UNITS, planes);
+    let total = cube_sum(sum, THREADS, planes);
     if UNIT_POS == 0 {
         out[0] = total;
     }
 }
 
 /// The sum of all squares, `[1]`.
-pub(crate) fn sum<R: CubeRuntime>(tensors: Vec<CubeTensor<R>>, device: &R::Device) -> CubeTensor<R> {
+pub(crate) fn sum<R: CubeRuntime, B: BackendOn<R>>(tensors: Vec<CubeTensor<R>>, device: &R::Device) -> CubeTensor<R> {
+    if !all_f32(&tensors.iter().collect::<Vec<_>>()) {
+        return super::reference::<B>(tensors, device);
+    }
     let client = R::client(device);
     let planes = Planes::of(&client);
     let groups = groups(tensors.into_iter().map(contiguous).collect(), bindings(&client) - 1, |_| 1);
@@ -70,12 +74,12 @@ pub(crate) fn sum<R: CubeRuntime>(tensors: Vec<CubeTensor<R>>, device: &R::Devic
     let mut start = 0;
     for group in groups {
         let (cubes, each, number) = (group.cubes(), group.each, group.tensors.len());
-        // SAFETY: a tensor holds as many vectors as its count says, and every cube has a place of its own.
+        // SAFETY: a tensor holds as many vectors as its count says, and every cube writes an element of its own.
         unsafe {
             squares_kernel::launch_unchecked::<R>(
                 &client,
                 CubeCount::Static(each as u32, number as u32, 1),
-                CubeDim::new_1d(UNITS as u32),
+                CubeDim::new_1d(THREADS as u32),
                 group.size,
                 group.tensors.into_iter().map(CubeTensor::into_array_arg).collect(),
                 partial.clone().into_array_arg(),
@@ -87,12 +91,12 @@ pub(crate) fn sum<R: CubeRuntime>(tensors: Vec<CubeTensor<R>>, device: &R::Devic
         }
         start += cubes;
     }
-    // SAFETY: `partial` holds a sum of each cube.
+    // SAFETY: `partial` holds one sum for each cube.
     unsafe {
         total_kernel::launch_unchecked::<R>(
             &client,
             CubeCount::Static(1, 1, 1),
-            CubeDim::new_1d(UNITS as u32),
+            CubeDim::new_1d(THREADS as u32),
             partial.into_array_arg(),
             out.clone().into_array_arg(),
             cubes as u32,
@@ -117,7 +121,7 @@ impl<R: CubeRuntime> Group<R> {
     fn new(tensors: Vec<CubeTensor<R>>) -> Self {
         let (size, counts) = vectors(&tensors.iter().collect::<Vec<_>>());
         let most = counts.iter().copied().max().unwrap_or(0) as usize;
-        Self { tensors, size, counts, each: most.div_ceil(UNITS * HELD).clamp(1, MOST_CUBES) }
+        Self { tensors, size, counts, each: most.div_ceil(THREADS * HELD).clamp(1, MAX_CUBES) }
     }
 
     fn cubes(&self) -> usize {

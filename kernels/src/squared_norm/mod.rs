@@ -1,4 +1,4 @@
-//! The squared length of many tensors together, which clips gradients.
+//! The squared norm over many tensors, for clipping gradients.
 
 #[cfg(feature = "cube")]
 pub(crate) mod cube;
@@ -10,13 +10,13 @@ use burn::tensor::{DType, Shape, Tensor, TensorMetadata};
 use crate::FusedBackend;
 use crate::primitive::{raw, typed};
 
-/// `Σ x²` over all elements of all tensors, in as few launches as the device can bind tensors; 0 of none.
+/// `Σ x²` over all elements of all tensors, with as many tensors in a launch as the device can bind; 0 without tensors.
 ///
 /// # Shapes
 /// Any; the result is `[1]`, f32.
 ///
 /// # Source
-/// `torch.nn.utils.clip_grad_norm_`, whose norm is the root of it.
+/// `torch.nn.utils.clip_grad_norm_`, whose norm is its square root.
 pub fn squared_norm<B: FusedBackend>(tensors: Vec<FloatTensor<B>>, device: &B::Device) -> Tensor<B, 1> {
     typed(B::squared_norm(tensors, device))
 }

@@ -7,35 +7,36 @@ use std::path::Path;
 use burnish_models::recognise::is_mlx_adapter;
 use serde_json::{Map, Value, json};
 
-use super::{CONFIG, keys};
-use crate::attach::layer_index;
+use super::keys;
+use super::names::CONFIG;
+use crate::attach::block_index;
 use crate::config::{LoraConfig, TargetModules};
 use crate::error::{LoraError, Result};
 use crate::pattern;
 
-/// The largest rank that is read; what the layers can use is less.
-const MOST_RANK: u64 = 65_536;
+/// The largest rank that is read; no layer can use more.
+const MAX_RANK: u64 = 65_536;
 
-/// Which layers have an adapter, as PEFT's configuration says it.
+/// Which layers have an adapter, in the keys of PEFT's configuration.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Adapted {
+pub(super) struct AdaptedLayers {
     pub(super) target_modules: Vec<String>,
-    /// The blocks, where not all of them.
+    /// The indices of the blocks; `None` means all of them.
     pub(super) layers_to_transform: Option<Vec<usize>>,
 }
 
-impl Adapted {
-    /// From the layers that have one, and all layers that might. Names and blocks apart serve where every block has the same
-    /// ones; else each layer is named in full.
-    pub(super) fn of(adapted: &[String], layers: &[String]) -> Self {
+impl AdaptedLayers {
+    /// Describes the layers `adapted` among all linear `layers` of the model. Where every adapted block has the same layers, the
+    /// result lists their short names and the blocks; otherwise it lists each layer by its full name.
+    pub(super) fn new(adapted: &[String], layers: &[String]) -> Self {
         let split = |names: &[String]| -> (BTreeSet<usize>, BTreeSet<String>) {
             let last = |name: &String| name.rsplit('.').next().unwrap_or_default().to_owned();
-            (names.iter().filter_map(|name| layer_index(name)).collect(), names.iter().map(last).collect())
+            (names.iter().filter_map(|name| block_index(name)).collect(), names.iter().map(last).collect())
         };
         let (blocks, parts) = split(adapted);
         let (all_blocks, _) = split(layers);
         let meant = layers.iter().filter(|layer| {
-            layer_index(layer).is_some_and(|block| blocks.contains(&block))
+            block_index(layer).is_some_and(|block| blocks.contains(&block))
                 && layer.rsplit('.').next().is_some_and(|part| parts.contains(part))
         });
         if meant.count() != adapted.len() {
@@ -47,7 +48,7 @@ impl Adapted {
 }
 
 /// `adapter_config.json` as PEFT 0.21 reads it.
-pub(super) fn to_json(config: &LoraConfig, base_model: &str, adapted: &Adapted) -> Value {
+pub(super) fn to_json(config: &LoraConfig, base_model: &str, adapted: &AdaptedLayers) -> Value {
     let layers = &adapted.layers_to_transform;
     json!({
         "peft_type": "LORA",
@@ -71,24 +72,24 @@ pub(super) fn to_json(config: &LoraConfig, base_model: &str, adapted: &Adapted) 
     })
 }
 
-/// An integer where the value is whole: PEFT declares alpha as one, and Ollama reads nothing else.
+/// A whole number is written as an integer: PEFT declares `lora_alpha` as one, and Ollama reads nothing else.
 fn number(value: f64) -> Value {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     if value.fract() == 0.0 && value.abs() < EXACT { json!(value as i64) } else { json!(value) }
 }
 
-/// Reads `adapter_config.json`. Which blocks have adapters, their tensors say: `num_layers` stays unset.
+/// Reads `adapter_config.json`. `num_layers` stays `None`: the tensors say which blocks have adapters.
 ///
-/// Every key of PEFT's `LoraConfig` is read, known to be harmless, or refused by name where it asks for something else than
-/// LoRA as computed here. Of unknown keys [`config_notes`] tells.
+/// Every key of PEFT's `LoraConfig` is read, is known to have no effect, or is refused by name if it asks for anything but
+/// the LoRA that is computed here. [`config_notes`] returns a note on each unknown key.
 ///
 /// # Errors
-/// When the file is missing, malformed, of MLX, or asks for something that is not LoRA as computed here.
+/// If the file is missing, malformed or written by MLX, or asks for anything but the LoRA that is computed here.
 pub fn read_config(folder: &Path) -> Result<LoraConfig> {
     read(folder).map(|(config, _)| config)
 }
 
-/// What the user should know of an `adapter_config.json` that can be read: keys that are not known and were ignored.
+/// Reads `adapter_config.json` and returns a note on each key that is unknown and ignored.
 ///
 /// # Errors
 /// As [`read_config`].
@@ -99,7 +100,7 @@ pub fn config_notes(folder: &Path) -> Result<Vec<String>> {
 fn read(folder: &Path) -> Result<(LoraConfig, Vec<String>)> {
     let path = folder.join(CONFIG);
     if !path.exists()
-        && let Some(reason) = no_adapter(folder)
+        && let Some(reason) = describe_other(folder)
     {
         return Err(LoraError::format(folder, reason));
     }
@@ -107,14 +108,14 @@ fn read(folder: &Path) -> Result<(LoraConfig, Vec<String>)> {
     let refuse = |reason: String| LoraError::format(&path, reason);
     let json: Value = serde_json::from_str(&text).map_err(|error| refuse(format!("not JSON: {error}")))?;
     if is_mlx_adapter(&json) {
-        let way_out = "mlx_lm.fuse merges it into its model, whose folder can then be the model";
-        return Err(LoraError::format(folder, format!("this is an adapter of MLX, and PEFT adapters are read; {way_out}")));
+        let way_out = "mlx_lm.fuse merges it into its base, and that folder can then be used as the model";
+        return Err(LoraError::format(folder, format!("expected a PEFT adapter, got an MLX adapter; {way_out}")));
     }
     let json = json.as_object().ok_or_else(|| refuse("not a JSON object".into()))?;
     match json.get("peft_type").and_then(Value::as_str) {
         Some("LORA") => {}
-        Some(other) => return Err(refuse(format!("`peft_type` is {other}, and adapters of type LORA are read"))),
-        None => return Err(refuse("has no `peft_type`: it is not the configuration of a PEFT adapter".into())),
+        Some(other) => return Err(refuse(format!("`peft_type`: expected LORA, got {other}"))),
+        None => return Err(refuse("this is not the configuration of a PEFT adapter: `peft_type` is missing".into())),
     }
     let notes = keys::check(json).map_err(refuse)?;
     for note in &notes {
@@ -125,42 +126,42 @@ fn read(folder: &Path) -> Result<(LoraConfig, Vec<String>)> {
     Ok((config, notes))
 }
 
-/// What a folder is that has no adapter.
-fn no_adapter(folder: &Path) -> Option<String> {
+/// Says what a folder holds if it is not a PEFT adapter.
+fn describe_other(folder: &Path) -> Option<String> {
     let has = |name: &str| folder.join(name).exists();
     if has("adapter/adapter_config.json") {
-        return Some("is a run folder, whose adapter is in `adapter` there".into());
+        return Some("this is a run folder; its adapter is in the folder `adapter` inside it".into());
     }
     if has("adapters.safetensors") || has("adapters.npz") {
-        return Some(format!("has an adapter of MLX without its {CONFIG}, and PEFT adapters are read"));
+        return Some(format!("expected a PEFT adapter, got an MLX adapter without its {CONFIG}"));
     }
-    has("config.json").then(|| format!("is a model, not an adapter: it has no {CONFIG}"))
+    has("config.json").then(|| format!("this is a model, not an adapter: it has no {CONFIG}"))
 }
 
 fn of_json(json: &Map<String, Value>) -> std::result::Result<LoraConfig, String> {
-    let rank = |value: &Value| value.as_u64().filter(|rank| (1..=MOST_RANK).contains(rank)).map(|rank| rank as usize);
+    let rank = |value: &Value| value.as_u64().filter(|rank| (1..=MAX_RANK).contains(rank)).map(|rank| rank as usize);
     let r = json.get("r").ok_or("`r` is missing")?;
-    // Absent keys have PEFT's defaults.
+    // A key that is absent has PEFT's default.
     let number = |key: &str, default: f64| match json.get(key) {
         None | Some(Value::Null) => Ok(default),
-        Some(value) => value.as_f64().ok_or_else(|| format!("`{key}` is {value}, not a number")),
+        Some(value) => value.as_f64().ok_or_else(|| format!("`{key}`: expected a number, got {value}")),
     };
     let map = |key: &str| match json.get(key) {
         None | Some(Value::Null) => Ok(Map::new()),
         Some(Value::Object(map)) => Ok(map.clone()),
-        Some(value) => Err(format!("`{key}` is {value}, not an object")),
+        Some(value) => Err(format!("`{key}`: expected an object, got {value}")),
     };
     let rslora = match json.get("use_rslora") {
         None | Some(Value::Null) => false,
-        Some(value) => value.as_bool().ok_or_else(|| format!("`use_rslora` is {value}, not true or false"))?,
+        Some(value) => value.as_bool().ok_or_else(|| format!("`use_rslora`: expected true or false, got {value}"))?,
     };
     let target_modules = match json.get("target_modules") {
         Some(value @ (Value::String(_) | Value::Array(_))) => serde_json::from_value(value.clone())
-            .map_err(|_| "`target_modules` is neither a name nor a list of names".to_owned())?,
+            .map_err(|_| format!("`target_modules`: expected a name or a list of names, got {value}"))?,
         _ => TargetModules::all_linear(),
     };
     Ok(LoraConfig {
-        rank: rank(r).ok_or_else(|| format!("`r` is {r}, not a whole number from 1 to {MOST_RANK}"))?,
+        rank: rank(r).ok_or_else(|| format!("`r`: expected a whole number from 1 to {MAX_RANK}, got {r}"))?,
         alpha: number("lora_alpha", 8.0)?,
         dropout: number("lora_dropout", 0.0)?,
         rslora,

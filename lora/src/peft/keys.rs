@@ -1,4 +1,4 @@
-//! What becomes of every key of `adapter_config.json`.
+//! What each key of `adapter_config.json` means here.
 //!
 //! Source: `LoraConfig` and `PeftConfigMixin` of PEFT 0.21.2.
 
@@ -9,11 +9,11 @@ use serde_json::{Map, Value};
 pub(super) enum Meaning {
     /// It is read.
     Read,
-    /// Which layers have an adapter, the tensors themselves say.
+    /// It says which layers have an adapter, which the names of the tensors say too.
     InTensors,
-    /// It changes nothing that a trained adapter computes.
+    /// It does not change what a trained adapter computes.
     Harmless,
-    /// It changes what is computed, in a way that is not computed here: refused unless it is off, with the reason.
+    /// It changes what is computed and is not supported: refused, with this description, unless it is off.
     Refused(&'static str),
 }
 
@@ -41,24 +41,24 @@ pub(super) const KEYS: &[(&str, Meaning)] = &[
     ("revision", Harmless),
     ("inference_mode", Harmless),
     ("runtime_config", Harmless),
-    // PEFT turns it off on linear layers, which all layers here are.
+    // PEFT ignores it for linear layers, and there are no others here.
     ("fan_in_fan_out", Harmless),
-    // Each is of one `init_lora_weights`, and that key decides.
+    // Options of one value of `init_lora_weights` each; that key is checked instead.
     ("loftq_config", Harmless),
     ("eva_config", Harmless),
     ("corda_config", Harmless),
     ("lora_ga_config", Harmless),
-    // Only with `use_qalora`, and only with `megatron_config`.
+    // Options of `use_qalora` and of `megatron_config`, which are refused.
     ("qalora_group_size", Harmless),
     ("megatron_core", Harmless),
-    // It ties what `modules_to_save` and adapters of the embedding add, and both are refused.
+    // It only affects `modules_to_save` and adapters of the embedding, which are refused.
     ("ensure_weight_tying", Harmless),
-    ("modules_to_save", Refused("whole layers that were trained beside the adapter")),
-    ("trainable_token_indices", Refused("rows of the embedding that were trained beside the adapter")),
+    ("modules_to_save", Refused("whole layers trained beside the adapter")),
+    ("trainable_token_indices", Refused("rows of the embedding trained beside the adapter")),
     ("use_dora", Refused("DoRA, which scales each row by a trained magnitude")),
     ("lora_bias", Refused("a bias in the adapter itself")),
-    ("layer_replication", Refused("a model in which blocks come several times")),
-    ("target_parameters", Refused("adapters of parameters that are no linear layers")),
+    ("layer_replication", Refused("a model that repeats some of its blocks")),
+    ("target_parameters", Refused("adapters of parameters outside linear layers")),
     ("alora_invocation_tokens", Refused("an adapter that works only after certain tokens")),
     ("use_qalora", Refused("QALoRA, which pools the input")),
     ("use_bdlora", Refused("BD-LoRA, whose factors are block-diagonal")),
@@ -67,28 +67,28 @@ pub(super) const KEYS: &[(&str, Meaning)] = &[
     ("monteclora_config", Refused("Monte Carlo sampling of the factors")),
     ("velora_config", Refused("VeLoRA, which compresses activations in training")),
     ("megatron_config", Refused("Megatron's parallel layers")),
-    ("enable_lora", Refused("an adapter of parts of a merged projection (PEFT before 0.3)")),
+    ("enable_lora", Refused("an adapter of some parts of a merged projection (PEFT before 0.3)")),
     ("merge_weights", Harmless),
 ];
 
-/// Refuses every key that asks for something else than LoRA as computed here; returns a line for each unknown key that may be
-/// harmless.
+/// Refuses every key that asks for anything but the LoRA that is computed here; returns a note on each unknown key that is
+/// ignored.
 ///
-/// An unknown key that is null, false, zero or empty is off. One that is true, a list or an object switches something on and is
-/// refused; a number or a text may belong to something that is off, and is told.
+/// An unknown key that is null, false, zero or empty is off. One that is true, a list or an object turns something on and is
+/// refused. A number or a string may be an option of something that is off, so it is ignored with a note.
 pub(super) fn check(config: &Map<String, Value>) -> Result<Vec<String>, String> {
     let mut notes = Vec::new();
     for (key, value) in config {
         let meaning = KEYS.iter().find(|(name, _)| name == key).map(|(_, meaning)| *meaning);
         match meaning {
             Some(Refused(what)) if !is_off(value) => {
-                return Err(format!("`{key}` is {}: {what}, is not supported", short(value)));
+                return Err(format!("`{key}` is {}: not supported ({what})", short(value)));
             }
             None if !is_off(value) => match value {
                 Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
-                    return Err(format!("`{key}` is {}, and no such key is known: it may change the result", short(value)));
+                    return Err(format!("`{key}` is {}: an unknown key that may change the result", short(value)));
                 }
-                _ => notes.push(format!("`{key}` is not known, and its value {} is ignored", short(value))),
+                _ => notes.push(format!("the unknown key `{key}` is ignored; its value is {}", short(value))),
             },
             _ => {}
         }
@@ -97,32 +97,32 @@ pub(super) fn check(config: &Map<String, Value>) -> Result<Vec<String>, String> 
         None | Some(Value::Null) => {}
         Some(bias) if bias == "none" => {}
         Some(bias) => {
-            return Err(format!("`bias` is {bias}: biases that were trained beside the adapter are not supported"));
+            return Err(format!("`bias` is {bias}: not supported (biases trained beside the adapter)"));
         }
     }
     match config.get("init_lora_weights") {
         Some(Value::String(init)) => check_init(init)?,
         None | Some(Value::Null | Value::Bool(_)) => {}
-        Some(other) => return Err(format!("`init_lora_weights` is {}, not a name", short(other))),
+        Some(other) => return Err(format!("`init_lora_weights`: expected true, false or a name, got {}", short(other))),
     }
     Ok(notes)
 }
 
-/// Some inits subtract what the factors begin with from the base weights, and the file holds the factors alone.
+/// Some initialisations subtract the initial factors from the base weights, but the file holds only the factors.
 fn check_init(init: &str) -> Result<(), String> {
     match init.to_lowercase().as_str() {
         "gaussian" | "eva" | "orthogonal" | "mica" | "true" | "false" => Ok(()),
         name if name.starts_with("pissa") || name.starts_with("corda") || ["olora", "loftq", "lora_ga"].contains(&name) => {
             Err(format!(
-                "`init_lora_weights` is \"{init}\", which changes the base weights, and the file holds the adapter alone; \
-                 PEFT's save_pretrained(…, path_initial_model_for_weight_conversion=…) turns it into a plain one"
+                "`init_lora_weights` is \"{init}\", which changes the base weights, and the file has only the adapter; \
+                 PEFT's save_pretrained(…, path_initial_model_for_weight_conversion=…) converts it to a plain adapter"
             ))
         }
-        _ => Err(format!("`init_lora_weights` is \"{init}\", which is not known: it may change the base weights")),
+        _ => Err(format!("`init_lora_weights` is \"{init}\": an unknown name that may change the base weights")),
     }
 }
 
-/// Whether a value is the default of everything that is off.
+/// Whether a value turns its key off.
 fn is_off(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -134,11 +134,11 @@ fn is_off(value: &Value) -> bool {
     }
 }
 
-/// A value for people: long ones are cut.
+/// A value for a message; long ones are cut.
 fn short(value: &Value) -> String {
-    const MOST: usize = 80;
+    const MAX: usize = 80;
     let text = value.to_string();
-    match text.char_indices().nth(MOST) {
+    match text.char_indices().nth(MAX) {
         Some((at, _)) => format!("{}…", &text[..at]),
         None => text,
     }
@@ -154,9 +154,9 @@ mod tests {
         check(value.as_object().unwrap())
     }
 
-    /// What `LoraConfig(r=8).to_dict()` of PEFT 0.21.2 has.
+    /// `LoraConfig(r=8).to_dict()` of PEFT 0.21.2.
     fn defaults() -> Value {
-        // Parsed: the macro can't take so many keys.
+        // Parsed, because `json!` can't take this many keys.
         let text = r#"{
             "alora_invocation_tokens": null, "alpha_pattern": {}, "arrow_config": null, "auto_mapping": null,
             "base_model_name_or_path": "m", "bias": "none", "corda_config": null, "ensure_weight_tying": false,
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_of_peft_has_a_meaning() {
+    fn every_key_of_peft_is_known() {
         let defaults = defaults();
         for key in defaults.as_object().unwrap().keys() {
             assert!(KEYS.iter().any(|(name, _)| name == key), "{key}");
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_the_result_is_refused_by_name() {
+    fn keys_that_change_the_result_are_refused_by_name() {
         for (key, value) in [
             ("modules_to_save", json!(["lm_head"])),
             ("trainable_token_indices", json!([1, 2])),
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_harmless_passes() {
+    fn harmless_keys_are_accepted() {
         for (key, value) in [
             ("modules_to_save", json!([])),
             ("init_lora_weights", json!("gaussian")),

@@ -2,6 +2,7 @@
 
 mod config;
 mod keys;
+mod names;
 mod tensors;
 
 use std::collections::BTreeMap;
@@ -13,26 +14,22 @@ use burnish_models::{Checkpoint, LanguageModel, LowRank, atomic};
 use safetensors::tensor::{Dtype, TensorView};
 
 pub use config::{config_notes, read_config};
+pub use names::ADAPTER_FILES;
 pub(crate) use tensors::{AdapterTensors, open_weights};
 
 use crate::attach::low_rank;
 use crate::config::LoraConfig;
 use crate::error::{LoraError, Result};
-use config::Adapted;
+use config::AdaptedLayers;
+use names::{CONFIG, FACTORS, PREFIX, WEIGHTS};
 
-const CONFIG: &str = "adapter_config.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
-/// The files of a PEFT folder.
-pub const ADAPTER_FILES: [&str; 2] = [CONFIG, WEIGHTS];
-/// What PEFT puts before the names of the base model.
-const PREFIX: &str = "base_model.model.";
-
-/// Writes the model's adapters as a PEFT folder.
+/// Writes the model's adapters as a PEFT folder; `base_model` is the id or path that PEFT will load the base from.
 ///
-/// The bytes depend on the values alone: names are sorted, nothing else is recorded. Each file is written whole or not at all.
+/// Tensors are f32: `lora_A` is `[rank, in]`, `lora_B` is `[out, rank]`. Equal adapters give equal bytes. Each file is written
+/// whole or not at all.
 ///
 /// # Errors
-/// When the folder can't be written, or the model has no adapter.
+/// If the folder can't be written, or the model has no adapter.
 pub fn save_adapter<B: FusedBackend>(
     model: &LanguageModel<B>,
     config: &LoraConfig,
@@ -43,11 +40,11 @@ pub fn save_adapter<B: FusedBackend>(
     let mut adapted: Vec<String> = Vec::new();
     for (name, linear) in model.linears() {
         let Some(adapter) = &linear.adapter else { continue };
-        for (part, param) in [("lora_A", &adapter.lora_a), ("lora_B", &adapter.lora_b)] {
+        for (end, param) in FACTORS.iter().zip([&adapter.lora_a, &adapter.lora_b]) {
             let data = param.val().into_data();
             let shape = data.shape.to_vec();
             let bytes = data.iter::<f32>().flat_map(f32::to_le_bytes).collect();
-            tensors.insert(format!("{PREFIX}{name}.{part}.weight"), (bytes, shape));
+            tensors.insert(format!("{PREFIX}{name}{end}"), (bytes, shape));
         }
         adapted.push(name);
     }
@@ -64,15 +61,18 @@ pub fn save_adapter<B: FusedBackend>(
     let bytes = safetensors::serialize(views, metadata).map_err(|error| LoraError::format(&weights, error.to_string()))?;
     atomic::write_bytes(&weights, &bytes)?;
     let layers: Vec<String> = model.linears().into_iter().map(|(name, _)| name).collect();
-    let text = format!("{:#}", config::to_json(config, base_model, &Adapted::of(&adapted, &layers)));
+    let text = format!("{:#}", config::to_json(config, base_model, &AdaptedLayers::new(&adapted, &layers)));
     Ok(atomic::write_bytes(&folder.join(CONFIG), text.as_bytes())?)
 }
 
-/// Attaches the adapters of a PEFT folder, in f32; `dropout` replaces that of its configuration.
+/// Attaches the adapters of a PEFT folder to the model and returns their configuration; `dropout` replaces the folder's.
+///
+/// The factors are f32 whatever the file has. An adapter of a multimodal model, such as `Gemma3ForConditionalGeneration`, is
+/// read as that of its text part; a warning counts the tensors that are left out.
 ///
 /// # Errors
-/// [`LoraError::Misfit`] with every tensor that has no layer, no partner, or another shape; [`LoraError::Unsupported`] with
-/// every one that is something else than a factor of a linear layer.
+/// [`LoraError::Mismatch`] lists every tensor with another shape and every layer that the model lacks or that has only one of
+/// its two factors; [`LoraError::Unsupported`] lists every tensor that is not a factor of a linear layer.
 pub fn load_adapter<B: FusedBackend>(
     model: &mut LanguageModel<B>,
     folder: &Path,
@@ -85,7 +85,7 @@ pub fn load_adapter<B: FusedBackend>(
         config.check()?;
     }
     let tensors = open_weights(folder)?;
-    let found = AdapterTensors::new(&tensors, &config);
+    let found = AdapterTensors::new(folder, &tensors, &config);
     found.check_model(folder, model)?;
     for (name, linear) in model.linears_mut() {
         let Some([a, b]) = found.layers.get(&name) else { continue };
@@ -95,7 +95,7 @@ pub fn load_adapter<B: FusedBackend>(
         };
         let rank = config.rank_of(&name);
         let (lora_a, lora_b) = (read(a, [rank, inputs])?, read(b, [outputs, rank])?);
-        // The reference model stays what it was.
+        // Loading an adapter does not change the reference model.
         let reference = linear.adapter.take().and_then(|adapter| adapter.reference);
         linear.adapter = Some(LowRank { reference, ..low_rank(&name, lora_a, lora_b, &config) });
     }

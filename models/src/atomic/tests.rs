@@ -20,7 +20,7 @@ fn fill(text: &'static str) -> impl FnOnce(&Path) -> Result<()> {
 }
 
 #[test]
-fn a_folder_is_replaced_whole_or_stays() {
+fn a_folder_is_replaced_completely_or_not_at_all() {
     let root = tempfile::tempdir().unwrap();
     let target = root.path().join("made/out");
     write_folder(&target, fill("1")).unwrap();
@@ -37,7 +37,7 @@ fn a_folder_is_replaced_whole_or_stays() {
 }
 
 #[test]
-fn a_folder_that_is_half_deleted_does_not_come_back() {
+fn a_partly_deleted_folder_is_not_restored() {
     let root = tempfile::tempdir().unwrap();
     let target = root.path().join("out");
     put(&target, "a", "1");
@@ -50,7 +50,7 @@ fn a_folder_that_is_half_deleted_does_not_come_back() {
 }
 
 #[test]
-fn a_file_is_replaced_whole_or_stays() {
+fn a_file_is_replaced_completely_or_not_at_all() {
     let root = tempfile::tempdir().unwrap();
     let target = root.path().join("out.bin");
     write_bytes(&target, b"one").unwrap();
@@ -77,16 +77,16 @@ fn a_file_and_a_folder_do_not_replace_each_other() {
 }
 
 #[test]
-fn what_a_crash_left_is_found_by_the_next_write() {
+fn the_next_write_cleans_up_after_a_crash() {
     let root = tempfile::tempdir().unwrap();
     let (target, new, old) = (root.path().join("out"), root.path().join(".out.new"), root.path().join(".out.old"));
-    // Before the renames, and after them.
+    // A crash before the renames, and one after them.
     put(&new, "half", "");
     write_folder(&target, fill("1")).unwrap();
     put(&old, "replaced", "");
     write_folder(&target, fill("2")).unwrap();
     assert_eq!(names(root.path()), ["out"]);
-    // Between them: the older folder is the only whole one, and a write that fails leaves it.
+    // Between them, the old folder is the only complete one: a write that fails restores it.
     fs::rename(&target, &old).unwrap();
     put(&new, "half", "");
     assert!(write_folder(&target, |folder| Err(WriteError::io(folder, io::ErrorKind::StorageFull.into()))).is_err());
@@ -97,7 +97,7 @@ fn what_a_crash_left_is_found_by_the_next_write() {
     fs::rename(&target, &old).unwrap();
     recover(&target).unwrap();
     assert_eq!(names(root.path()), ["out"]);
-    // Of a file.
+    // A file.
     fs::write(root.path().join(".f.new"), "half").unwrap();
     write_bytes(&root.path().join("f"), b"whole").unwrap();
     assert_eq!(names(root.path()), ["f", "out"]);
@@ -105,7 +105,7 @@ fn what_a_crash_left_is_found_by_the_next_write() {
 
 #[cfg(unix)]
 #[test]
-fn two_writers_do_not_mix() {
+fn only_one_writer_at_a_time_is_allowed() {
     let root = tempfile::tempdir().unwrap();
     let target = root.path().join("out");
     let result: Result<()> = write_folder(&target, |folder| {
@@ -120,7 +120,7 @@ fn two_writers_do_not_mix() {
 
 #[cfg(unix)]
 #[test]
-fn what_a_link_leads_to_is_replaced() {
+fn a_link_is_kept_and_what_it_leads_to_is_replaced() {
     let root = tempfile::tempdir().unwrap();
     let (link, real) = (root.path().join("link"), root.path().join("real"));
     put(&real, "a", "1");
@@ -128,4 +128,22 @@ fn what_a_link_leads_to_is_replaced() {
     write_folder(&link, fill("2")).unwrap();
     assert!(link.is_symlink());
     assert_eq!(fs::read_to_string(real.join("a")).unwrap(), "2");
+}
+
+#[test]
+fn abandoned_writes_leave_the_old_target() {
+    let root = tempfile::tempdir().unwrap();
+    let target = root.path().join("out");
+    write_folder(&target, fill("1")).unwrap();
+    let abandon = || drop(abandon_where(|path| path.starts_with(fs::canonicalize(root.path()).unwrap())));
+    let during = |folder: &Path| -> Result<()> {
+        put(folder, "a", "half");
+        assert_eq!(names(root.path()), [".out.new", "out"]);
+        abandon();
+        assert_eq!(names(root.path()), ["out"]);
+        Err(WriteError::io(folder, io::ErrorKind::Interrupted.into()))
+    };
+    write_folder(&target, during).unwrap_err();
+    abandon();
+    assert_eq!((names(root.path()), names(&target)), (vec!["out".to_owned()], vec!["a".to_owned()]));
 }

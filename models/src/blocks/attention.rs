@@ -11,21 +11,21 @@ use crate::error::Result;
 use crate::linear::Linear;
 use crate::part::{PartLoader, Role};
 
-/// Attention of one layer, with its own window and angles.
+/// The attention of one layer.
 #[derive(Module, Debug)]
 pub struct Attention<B: Backend> {
-    /// To queries, keys and values.
+    /// The projections to queries, keys and values.
     pub input: Projections<B>,
-    /// Of each query head.
+    /// The norm of each query head.
     pub query_norm: Option<Norm<B>>,
-    /// Of each key head.
+    /// The norm of each key head.
     pub key_norm: Option<Norm<B>>,
-    /// Back to the residual stream.
+    /// The projection back to the residual stream.
     pub output: Linear<B>,
     heads: usize,
     key_value_heads: usize,
     head_dim: usize,
-    /// Which of the pass's tables rotates queries and keys.
+    /// The index of its table in [`BlockState::rotary`].
     rotary: Option<usize>,
     #[module(skip)]
     options: AttentionOptions,
@@ -51,7 +51,7 @@ impl<B: FusedBackend> Attention<B> {
         })
     }
 
-    /// The update of the residual stream for its norm, `[batch · length, hidden_size]`.
+    /// The update of the residual stream; `x` is the normalised stream, and both are `[batch · length, hidden_size]`.
     pub fn forward(&self, x: Tensor<B, 2>, state: &BlockState<B>, cache: Option<&mut LayerCache<B>>) -> Tensor<B, 2> {
         let [batch, length] = state.dims;
         let [query, key, value] = self.input.forward(x, state.adapters);

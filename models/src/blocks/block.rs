@@ -1,4 +1,4 @@
-//! One transformer block.
+//! The transformer block.
 
 use burn::module::Module;
 use burn::tensor::backend::Backend;
@@ -13,34 +13,34 @@ use crate::linear::{AdapterPass, Linear};
 use crate::loader::Loader;
 use crate::part::{PartLoader, Role};
 
-/// Attention and feed-forward, each with a norm before it and, in some families, one after it.
+/// A transformer block: attention and feed-forward, each with a norm before it and, in some families, one after it.
 #[derive(Module, Debug)]
 pub struct Block<B: Backend> {
-    /// Before attention.
+    /// The norm before attention.
     pub input_norm: Norm<B>,
-    /// Attention.
+    /// The attention.
     pub attention: Attention<B>,
-    /// After attention, before its result is added.
+    /// The norm after attention, before the result is added to the residual stream.
     pub post_attention_norm: Option<Norm<B>>,
-    /// Before the feed-forward.
+    /// The norm before the feed-forward.
     pub feed_forward_norm: Norm<B>,
-    /// Feed-forward.
+    /// The feed-forward.
     pub mlp: Mlp<B>,
-    /// After the feed-forward, before its result is added.
+    /// The norm after the feed-forward, before the result is added to the residual stream.
     pub post_feed_forward_norm: Option<Norm<B>>,
     residual_multiplier: Option<f64>,
 }
 
-/// What every block of a forward pass shares.
+/// What all blocks of a forward pass share.
 #[derive(Debug, Clone)]
 pub struct BlockState<B: Backend> {
-    /// `[batch, length]`.
+    /// The shape of the input, `[batch, length]`.
     pub dims: [usize; 2],
-    /// Cosines and sines, a table for each of the configuration's `rotary`.
+    /// The cosines and sines, one table for each entry of [`ModelConfig::rotary`].
     pub rotary: Vec<RotaryTable<B>>,
-    /// `[batch, length]`: tokens of different ids don't see each other.
+    /// Segment ids, `[batch, length]`: tokens attend only to tokens with the same id.
     pub segments: Option<Tensor<B, 2, Int>>,
-    /// What the pass makes of the adapters.
+    /// Which adapters the pass uses.
     pub adapters: AdapterPass,
 }
 
@@ -48,7 +48,7 @@ impl<B: FusedBackend> Block<B> {
     /// Loads the block of that index.
     ///
     /// # Errors
-    /// When a tensor can't be read.
+    /// If a tensor can't be read.
     pub fn load(config: &ModelConfig, loader: &mut Loader<B>, index: usize) -> Result<Self> {
         let mut parts = PartLoader::new(config, loader, Some(index));
         Ok(Self {
@@ -62,7 +62,7 @@ impl<B: FusedBackend> Block<B> {
         })
     }
 
-    /// The block on `[batch · length, hidden_size]`.
+    /// The residual stream, `[batch · length, hidden_size]`, after the block.
     pub fn forward(&self, stream: Stream<B>, state: &BlockState<B>, cache: Option<&mut LayerCache<B>>) -> Stream<B> {
         let (x, normed) = stream.normed(&self.input_norm);
         let update = self.attention.forward(normed, state, cache);
@@ -89,7 +89,7 @@ impl<B: FusedBackend> Block<B> {
         attention.chain(&self.mlp.input.linears).chain([&self.mlp.output])
     }
 
-    /// As [`Block::linears`], to change them.
+    /// Mutable references to [`Block::linears`].
     pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear<B>> {
         let attention = self.attention.input.linears.iter_mut().chain([&mut self.attention.output]);
         attention.chain(&mut self.mlp.input.linears).chain([&mut self.mlp.output])

@@ -11,12 +11,12 @@ use crate::error::Result;
 use crate::linear::{AdapterPass, Linear};
 use crate::part::{PartLoader, Role};
 
-/// `down(activation(gate(x)) · up(x))`.
+/// The gated feed-forward: `down(activation(gate(x)) · up(x))`.
 #[derive(Module, Debug)]
 pub struct Mlp<B: Backend> {
-    /// To the gate, and to what it is multiplied with.
+    /// The projections to the gate and to what it is multiplied by.
     pub input: Projections<B>,
-    /// Back to the residual stream.
+    /// The projection back to the residual stream.
     pub output: Linear<B>,
     #[module(skip)]
     activation: Activation,
@@ -31,7 +31,7 @@ impl<B: FusedBackend> Mlp<B> {
         })
     }
 
-    /// The update of the residual stream for its norm, `[rows, hidden_size]`.
+    /// The update of the residual stream; `x` is the normalised stream, and both are `[rows, hidden_size]`.
     pub fn forward(&self, x: Tensor<B, 2>, pass: AdapterPass) -> Tensor<B, 2> {
         let [gate, up] = self.input.forward(x, pass);
         let inner = match self.activation {

@@ -1,4 +1,4 @@
-//! What decoders are built of.
+//! The building blocks of decoders.
 
 mod attention;
 mod block;

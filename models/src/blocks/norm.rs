@@ -1,4 +1,4 @@
-//! Root-mean-square norms, of rows and of heads.
+//! Root-mean-square norms.
 
 use burn::module::Module;
 use burn::tensor::backend::Backend;
@@ -7,10 +7,10 @@ use burnish_kernels::{FusedBackend, rms_norm};
 
 use crate::weight::Weight;
 
-/// `x / sqrt(mean(x²) + ε) · (offset + w)`; the offset is 0 or, in Gemma, 1.
+/// A root-mean-square norm: `x / sqrt(mean(x²) + ε) · (offset + w)`. The offset is 1 in Gemma and otherwise 0.
 #[derive(Module, Debug)]
 pub struct Norm<B: Backend> {
-    /// `[features]`. A frozen one holds the sum with the offset, computed once in f32.
+    /// `[features]`. If it is frozen, the offset has already been added, in f32.
     weight: Weight<B, 1>,
     #[module(skip)]
     name: String,
@@ -19,22 +19,22 @@ pub struct Norm<B: Backend> {
 }
 
 impl<B: FusedBackend> Norm<B> {
-    /// A norm whose weight has that checkpoint name; a frozen weight has the offset in it.
+    /// A norm; `name` is the checkpoint name of its weight. If the weight is frozen, it must have the offset added.
     pub fn new(name: String, weight: Weight<B, 1>, offset: f64, epsilon: f64) -> Self {
         Self { weight, name, offset, epsilon }
     }
 
-    /// The checkpoint's name of the weight.
+    /// The checkpoint name of the weight.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The weight as it trains, where it does.
+    /// The weight. If it is frozen, the offset has been added.
     pub fn weight(&self) -> &Weight<B, 1> {
         &self.weight
     }
 
-    /// The weight as checkpoints store it, without the offset.
+    /// The weight as checkpoints store it, without the offset, `[features]`.
     pub fn stored(&self) -> Tensor<B, 1> {
         match &self.weight {
             Weight::Frozen(sum) if self.has_offset() => sum.clone().cast(DType::F32).sub_scalar(self.offset),
@@ -42,7 +42,7 @@ impl<B: FusedBackend> Norm<B> {
         }
     }
 
-    /// What rows are multiplied by.
+    /// The factor `offset + w`, `[features]`.
     pub fn factor(&self) -> Tensor<B, 1> {
         match &self.weight {
             Weight::Trainable(param) if self.has_offset() => param.val().add_scalar(self.offset),
@@ -50,7 +50,7 @@ impl<B: FusedBackend> Norm<B> {
         }
     }
 
-    /// Added to the mean square.
+    /// The epsilon that is added to the mean square.
     pub fn epsilon(&self) -> f64 {
         self.epsilon
     }

@@ -1,4 +1,4 @@
-//! Linear layers that read the same input.
+//! Linear layers with the same input.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -9,20 +9,20 @@ use crate::error::Result;
 use crate::linear::{AdapterPass, Linear};
 use crate::part::{PartLoader, Role};
 
-/// One layer for each of several outputs, or one for all of them, whose rows stand side by side.
+/// Several projections of the same input: one linear layer each, or one layer for all of them, whose outputs are concatenated.
 #[derive(Module, Debug)]
 pub struct Projections<B: Backend> {
-    /// As many as outputs, or one.
+    /// One layer per output, or a single one.
     pub linears: Vec<Linear<B>>,
     #[module(skip)]
     widths: Vec<usize>,
 }
 
 impl<B: FusedBackend> Projections<B> {
-    /// Loads the layers: `fused` where the family declares it, else `separate` ones.
+    /// Loads the layer `fused` if the family declares it, otherwise the layers `separate`.
     ///
     /// # Errors
-    /// When neither is declared, or one can't be read.
+    /// If neither is declared, or a tensor can't be read.
     pub fn load(parts: &mut PartLoader<B>, separate: &[Role], fused: Role) -> Result<Self> {
         let widths = separate.iter().map(|role| role.shape(parts.config)[0]).collect();
         let roles = if parts.has(fused) { std::slice::from_ref(&fused) } else { separate };
@@ -30,12 +30,12 @@ impl<B: FusedBackend> Projections<B> {
         Ok(Self { linears, widths })
     }
 
-    /// The outputs for `[rows, in]`.
+    /// The `N` outputs for `x`, `[rows, in]`.
     ///
     /// # Panics
-    /// When there are not `N` of them.
+    /// If the number of outputs is not `N`.
     pub fn forward<const N: usize>(&self, x: Tensor<B, 2>, pass: AdapterPass) -> [Tensor<B, 2>; N] {
-        assert_eq!(self.widths.len(), N, "projections: {} outputs, asked for {N}", self.widths.len());
+        assert_eq!(self.widths.len(), N, "projections: expected {} outputs, got {N}", self.widths.len());
         if let ([fused], true) = (self.linears.as_slice(), N > 1) {
             let y = fused.forward(x, pass);
             return std::array::from_fn(|output| {

@@ -6,7 +6,7 @@ use burnish_kernels::{FusedBackend, add_rms_norm};
 
 use super::Norm;
 
-/// The residual stream, and what is about to be added to it: adding and normalising are one operation.
+/// The residual stream, with an update that is not added yet: adding it and the next norm are one operation.
 #[derive(Debug, Clone)]
 pub struct Stream<B: Backend> {
     x: Tensor<B, 2>,
@@ -14,7 +14,7 @@ pub struct Stream<B: Backend> {
 }
 
 impl<B: FusedBackend> Stream<B> {
-    /// The stream as one tensor, `[batch · length, hidden_size]`: what crosses from block to block where each is computed apart.
+    /// Adds the update and returns the stream, `[batch · length, hidden_size]`, to compute blocks separately.
     pub fn into_tensor(self) -> Tensor<B, 2> {
         match self.update {
             Some(update) => self.x + update,
@@ -22,7 +22,7 @@ impl<B: FusedBackend> Stream<B> {
         }
     }
 
-    /// The stream with its update added, and its norm.
+    /// Adds the update; returns the stream and the normalised stream, both `[batch · length, hidden_size]`.
     pub fn normed(self, norm: &Norm<B>) -> (Tensor<B, 2>, Tensor<B, 2>) {
         match self.update {
             Some(update) => add_rms_norm(self.x, update, norm.factor(), norm.epsilon()),
@@ -30,7 +30,7 @@ impl<B: FusedBackend> Stream<B> {
         }
     }
 
-    /// The stream with an update that is yet to be added.
+    /// The stream `x` with an update that is not added yet.
     pub fn with_update(x: Tensor<B, 2>, update: Tensor<B, 2>) -> Self {
         Self { x, update: Some(update) }
     }

@@ -1,4 +1,4 @@
-//! Renderings of one conversation, and where in them an answer begins.
+//! Renders one conversation, and finds where an answer begins in it.
 
 use std::borrow::Cow;
 
@@ -10,10 +10,10 @@ use super::message::REASONING;
 use super::{ChatTemplate, MarkedText, Message, NamedTemplate, generation, python};
 use crate::error::{ModelError, Result};
 
-/// Bytes of messages from which on a rendering gets more fuel.
+/// Conversations with more bytes than this get more fuel.
 const LONG: usize = 4 << 20;
 
-/// A conversation that is rendered several times, up to different turns.
+/// A conversation that can be rendered up to different messages.
 #[derive(Debug)]
 pub struct Conversation<'a> {
     template: &'a ChatTemplate,
@@ -39,15 +39,16 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    /// The text of the first `count` messages; `add_generation_prompt` adds what comes before the assistant's next turn.
+    /// The text of the first `count` messages; with `add_generation_prompt`, it ends with the beginning of the assistant's next
+    /// message.
     ///
     /// # Errors
-    /// [`ModelError::Template`], also when the template itself refuses the messages.
+    /// [`ModelError::Template`] if the template fails or refuses the messages.
     pub fn render(&self, count: usize, add_generation_prompt: bool) -> Result<String> {
         self.render_values(&self.chosen.plain(), self.values[..count].to_vec(), add_generation_prompt)
     }
 
-    /// The text with the spans of its `{% generation %}` blocks; `None` where the template has none.
+    /// The text with the parts in `{% generation %}` blocks; `None` if the template has no such blocks.
     ///
     /// # Errors
     /// As [`Conversation::render`].
@@ -57,14 +58,14 @@ impl<'a> Conversation<'a> {
         }
         let plain = self.render(self.values.len(), false)?;
         let marked = generation::read_marks(&self.render_values(&self.chosen.marked(), self.values.clone(), false)?);
-        // They differ where a message holds the marks themselves, or the template rewrites the text it has marked.
+        // They differ if a message contains the marks, or the template changes the text in a block.
         Ok(marked.filter(|marked| marked.text == plain && !marked.spans.is_empty()))
     }
 
-    /// Where the words of the last of the first `count` messages begin in `text`, which is their rendering.
+    /// The byte at which the content of message `count - 1` begins in `text`, the text of the first `count` messages.
     ///
-    /// They are found by rendering the message with marks in it, never by looking for its words, which the template may
-    /// have printed before. `None` where the marks change what the template prints, or it prints none of them.
+    /// It is found by rendering the message with marks in it. A search for the content could find an earlier copy of it. `None`
+    /// if the marks change the rest of the text, or the template does not print them.
     ///
     /// # Errors
     /// As [`Conversation::render`].
@@ -73,7 +74,7 @@ impl<'a> Conversation<'a> {
         for marks in Marks::ALL {
             let mut values = self.values[..count - 1].to_vec();
             values.push(marks.put_into(last).to_template(&self.chosen.reasoning));
-            // The marks may be what the template refuses.
+            // Some templates refuse a message with marks.
             let Ok(marked) = self.render_values(&self.chosen.plain(), values, false) else { continue };
             if is_without_marks(&marked, text)
                 && let Some(start) = last_start(&marked)
@@ -86,7 +87,7 @@ impl<'a> Conversation<'a> {
 
     fn render_values(&self, name: &str, messages: Vec<TemplateValue>, prompt: bool) -> Result<String> {
         let failed = |error: &minijinja::Error| ModelError::Template { reason: describe(error) };
-        // Fuel is for bytes too: a long conversation must not be taken for a template without end.
+        // Long strings use fuel too; a long conversation must not look like an endless loop.
         let length: usize = self.messages.iter().filter_map(|message| message.content.as_str()).map(str::len).sum();
         let mut environment = Cow::Borrowed(&self.template.environment);
         if length > LONG {
@@ -120,7 +121,7 @@ fn is_without_marks(marked: &str, text: &str) -> bool {
     marked.split(is_mark).all(is_next) && rest.is_empty()
 }
 
-/// Where the words begin that were printed last, in the text without marks: some templates print a message twice.
+/// Where the content begins in the text without marks. Some templates print it twice: then the last copy counts.
 fn last_start(marked: &str) -> Option<usize> {
     let marks: Vec<(usize, &str)> = marked.match_indices(is_mark).collect();
     let mut first = marks.len();
@@ -131,19 +132,19 @@ fn last_start(marked: &str) -> Option<usize> {
     Some(at - first * generation::OPEN.len_utf8())
 }
 
-/// Where marks are put into a message.
+/// Where marks are inserted into a message.
 #[derive(Debug, Clone, Copy)]
 struct Marks {
     /// At the start of each text.
     start: bool,
-    /// After the tags around thinking, at which templates cut an answer.
+    /// After the tags around reasoning, at which some templates split the content.
     tags: bool,
-    /// Behind the white space there, which templates may strip.
+    /// After white space at these positions, which some templates strip.
     inside: bool,
 }
 
 impl Marks {
-    /// Templates cut and strip differently: the first that changes nothing else is taken.
+    /// Templates split and strip differently. The first that leaves the rest of the text unchanged is used.
     const ALL: [Self; 5] = [
         Self { start: true, tags: true, inside: false },
         Self { start: true, tags: true, inside: true },
@@ -153,7 +154,7 @@ impl Marks {
     ];
 
     fn put_into(self, message: &Message) -> Message {
-        // Noncharacters of Unicode, of which each text has its own.
+        // Noncharacters of Unicode, a different one for each mark.
         let mut marks = '\u{fdd0}'..='\u{fdef}';
         let mut marked = message.clone();
         for name in REASONING {
@@ -175,23 +176,23 @@ impl Marks {
 
     fn mark(self, text: &str, marks: &mut impl Iterator<Item = char>) -> String {
         const TAGS: [&str; 2] = ["<think>", "</think>"];
-        let mut places = Vec::new();
+        let mut positions = Vec::new();
         if self.start {
-            places.push(0);
+            positions.push(0);
         }
         if self.tags {
-            places.extend(TAGS.iter().flat_map(|tag| text.match_indices(tag).map(|(at, tag)| at + tag.len())));
+            positions.extend(TAGS.iter().flat_map(|tag| text.match_indices(tag).map(|(at, tag)| at + tag.len())));
         }
         if self.inside {
-            for at in &mut places {
+            for at in &mut positions {
                 *at = text.len() - python::strip_start(&text[*at..], None).len();
             }
         }
-        places.sort_unstable();
-        places.dedup();
-        let mut marked = String::with_capacity(text.len() + 3 * places.len());
+        positions.sort_unstable();
+        positions.dedup();
+        let mut marked = String::with_capacity(text.len() + 3 * positions.len());
         let mut copied = 0;
-        for (at, mark) in places.into_iter().zip(marks) {
+        for (at, mark) in positions.into_iter().zip(marks) {
             marked.push_str(&text[copied..at]);
             marked.push(mark);
             copied = at;

@@ -6,9 +6,9 @@ use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior, escape_
 use super::arguments::Arguments;
 use super::{generation, methods, operators, python, tojson};
 
-/// Instructions of a rendering; long conversations take thousands, and loops within loops of a bad template any number.
+/// The limit of instructions of a rendering, so that nested loops end. Long conversations need thousands.
 pub(super) const FUEL: u64 = 20_000_000;
-/// The global that fixes the date; no template can name it.
+/// The global variable with the fixed time. Templates can't use this name.
 pub(super) const NOW: &str = "now, fixed";
 
 /// An environment without templates.
@@ -32,7 +32,7 @@ pub(super) fn environment() -> Result<Environment<'static>, Error> {
     environment.add_function("strftime_now", strftime_now);
     environment.add_function("cycler", minijinja_contrib::globals::cycler);
     environment.add_function("joiner", minijinja_contrib::globals::joiner);
-    // Strings and mappings are sequences to Jinja's tests, and None is nothing.
+    // In Jinja, strings and mappings are sequences, and None is not.
     environment.add_test("sequence", python::is_iterable);
     environment.add_test("iterable", python::is_iterable);
     add_filters(&mut environment);
@@ -41,7 +41,7 @@ pub(super) fn environment() -> Result<Environment<'static>, Error> {
     Ok(environment)
 }
 
-/// Jinja's filters that minijinja has not, or has otherwise.
+/// Filters of Jinja that minijinja lacks or implements differently.
 fn add_filters(environment: &mut Environment<'static>) {
     environment.add_filter("tojson", tojson::tojson);
     environment
@@ -102,7 +102,7 @@ fn join(value: &Value, options: Rest<ValueOrKwargs>) -> Result<String, Error> {
     Ok(text)
 }
 
-/// Jinja's `truncate`: a text that is longer by no more than the leeway stays whole.
+/// Jinja's `truncate`. A text that is too long by at most `leeway` is not truncated.
 fn truncate(value: &Value, options: Rest<ValueOrKwargs>) -> Result<String, Error> {
     let options = Arguments::new(options.into_values())?;
     let text = python::text(value);
@@ -111,9 +111,9 @@ fn truncate(value: &Value, options: Rest<ValueOrKwargs>) -> Result<String, Error
     let end = options.get(2, "end")?.map_or_else(|| "...".to_owned(), |end| python::text(&end));
     let leeway = options.get(3, "leeway")?.map_or(Ok(5), usize::try_from)?;
     options.end(4)?;
-    let kept = length
-        .checked_sub(end.chars().count())
-        .ok_or_else(|| Error::new(ErrorKind::InvalidOperation, format!("truncate: {length} is shorter than {end:?}")))?;
+    let kept = length.checked_sub(end.chars().count()).ok_or_else(|| {
+        Error::new(ErrorKind::InvalidOperation, format!("truncate: expected at least the length of {end:?}, got {length}"))
+    })?;
     if text.chars().count() <= length.saturating_add(leeway) {
         return Ok(text);
     }
@@ -124,7 +124,7 @@ fn truncate(value: &Value, options: Rest<ValueOrKwargs>) -> Result<String, Error
     Ok(start + &end)
 }
 
-/// Today in UTC, or the day of [`ChatTemplate::fix_now`](super::ChatTemplate::fix_now).
+/// The current time in UTC, or that of [`ChatTemplate::fix_now`](super::ChatTemplate::fix_now).
 fn strftime_now(state: &State, format: String) -> Result<String, Error> {
     let fixed = state.lookup(NOW).filter(|now| !now.is_undefined());
     let now = fixed.unwrap_or_else(minijinja_contrib::globals::now);
@@ -132,14 +132,14 @@ fn strftime_now(state: &State, format: String) -> Result<String, Error> {
     minijinja_contrib::filters::datetimeformat(state, now, options)
 }
 
-/// What is wrong, with its line.
+/// The message of an error, with its line.
 pub(super) fn describe(error: &Error) -> String {
     let line = error.line().map(|line| format!(" (line {line})")).unwrap_or_default();
     if error.kind() == ErrorKind::OutOfFuel {
-        return format!("it does not come to an end within {FUEL} instructions{line}");
+        return format!("the template does not end within {FUEL} instructions{line}");
     }
     match error.detail() {
-        // What `raise_exception` says is meant for people as it stands.
+        // The argument of `raise_exception` is a whole message.
         Some(detail) if error.kind() == ErrorKind::InvalidOperation => format!("{detail}{line}"),
         Some(detail) => format!("{}: {detail}{line}", error.kind()),
         None => format!("{}{line}", error.kind()),

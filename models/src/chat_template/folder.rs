@@ -1,4 +1,4 @@
-//! The chat templates of a Hugging Face folder, and the special tokens that they may name.
+//! Reads the chat templates of a Hugging Face folder and the special tokens that they can use.
 
 use std::path::Path;
 
@@ -6,39 +6,40 @@ use serde_json::Value;
 
 use super::{ChatTemplate, DEFAULT};
 use crate::error::{ModelError, Result};
-use crate::tokenizer::SpecialTokens;
+use crate::json_file::read_if_present;
+use crate::tokenizer::{SpecialTokens, token_text};
 
-/// The folder of named templates.
+/// The folder of templates other than the default.
 pub const ADDITIONAL_TEMPLATES: &str = "additional_chat_templates";
 
 impl ChatTemplate {
-    /// Reads `chat_template.jinja` and `additional_chat_templates/*.jinja`, or else the key of `tokenizer_config.json`;
-    /// `None` where there is none of them.
+    /// Reads `chat_template.jinja` and `additional_chat_templates/*.jinja`, or, without these, `chat_template` in
+    /// `tokenizer_config.json`. `None` if the folder has no template.
     ///
     /// # Errors
-    /// When the default template does not compile or a file can't be read.
+    /// If the default template does not compile or a file can't be read.
     pub fn from_folder(folder: &Path, special: &SpecialTokens) -> Result<Option<Self>> {
-        let config = read_json(&folder.join("tokenizer_config.json"))?;
+        let config = read_if_present(&folder.join("tokenizer_config.json"))?;
         let mut templates = files(folder)?;
         let configured = configured(&config);
         if templates.is_empty() {
             templates = configured;
         } else if templates.iter().all(|(name, _)| name != DEFAULT) {
-            // The files take the place of the configuration's templates, but a default there must be.
+            // Files replace all templates of the configuration, except for a default that they lack.
             templates.extend(configured.into_iter().filter(|(name, _)| name == DEFAULT));
         }
         if templates.is_empty() {
             return Ok(None);
         }
         let mut template = Self::named(templates, special)?;
-        let map = read_json(&folder.join("special_tokens_map.json"))?;
+        let map = read_if_present(&folder.join("special_tokens_map.json"))?;
         for file in [&map, &config] {
             template.add_special_tokens(file);
         }
         Ok(Some(template))
     }
 
-    /// Makes every token that a file names a variable of the templates, as transformers does.
+    /// Makes every special token in a file a variable of the templates, as transformers does.
     fn add_special_tokens(&mut self, file: &Value) {
         let Some(map) = file.as_object() else { return };
         let own = map.iter().filter(|(name, _)| name.ends_with("_token"));
@@ -47,24 +48,19 @@ impl ChatTemplate {
             .filter_map(|key| map.get(key)?.as_object())
             .flatten();
         for (name, token) in own.chain(nested) {
-            if let Some(text) = text_of(token) {
+            if let Some(text) = token_text(token) {
                 self.special.insert(name.clone(), text.into());
             }
         }
         let additional = map.get("additional_special_tokens").and_then(Value::as_array);
         if let Some(tokens) = additional.filter(|tokens| !tokens.is_empty()) {
-            let texts: Vec<String> = tokens.iter().filter_map(text_of).map(str::to_owned).collect();
+            let texts: Vec<String> = tokens.iter().filter_map(token_text).map(str::to_owned).collect();
             self.special.insert("additional_special_tokens".to_owned(), texts.into());
         }
     }
 }
 
-/// The text of a token, which is a string or an object with `content`.
-fn text_of(token: &Value) -> Option<&str> {
-    token.as_str().or_else(|| token.get("content")?.as_str())
-}
-
-/// The templates that are files of their own.
+/// The templates in files of their own.
 fn files(folder: &Path) -> Result<Vec<(String, String)>> {
     let read = |path: &Path| std::fs::read_to_string(path).map_err(|error| ModelError::io(path, error));
     let mut templates = Vec::new();
@@ -75,7 +71,8 @@ fn files(folder: &Path) -> Result<Vec<(String, String)>> {
     let more = folder.join(ADDITIONAL_TEMPLATES);
     if more.is_dir() {
         let entries = std::fs::read_dir(&more).map_err(|error| ModelError::io(&more, error))?;
-        let mut paths: Vec<_> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
+        let paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<std::io::Result<Vec<_>>>();
+        let mut paths = paths.map_err(|error| ModelError::io(&more, error))?;
         paths.sort();
         for path in paths.iter().filter(|path| path.extension().is_some_and(|extension| extension == "jinja")) {
             if let Some(name) = path.file_stem().and_then(|name| name.to_str()) {
@@ -87,7 +84,7 @@ fn files(folder: &Path) -> Result<Vec<(String, String)>> {
     Ok(templates)
 }
 
-/// The templates of `tokenizer_config.json`: one, a list of `name` and `template`, or an object of them.
+/// The templates of `tokenizer_config.json`: a string, a list of objects with `name` and `template`, or an object.
 fn configured(config: &Value) -> Vec<(String, String)> {
     let named = |name: &str, template: &Value| Some((name.to_owned(), template.as_str()?.to_owned()));
     match config.get("chat_template") {
@@ -97,14 +94,5 @@ fn configured(config: &Value) -> Vec<(String, String)> {
         }
         Some(Value::Object(map)) => map.iter().filter_map(|(name, template)| named(name, template)).collect(),
         _ => Vec::new(),
-    }
-}
-
-/// The contents of a file, null where there is none.
-fn read_json(path: &Path) -> Result<Value> {
-    match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| ModelError::format(path, format!("not JSON: {error}"))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
-        Err(error) => Err(ModelError::io(path, error)),
     }
 }

@@ -1,8 +1,8 @@
-//! `{% generation %} … {% endgeneration %}`: how a template for transformers marks what the assistant wrote.
+//! `{% generation %} … {% endgeneration %}`: the blocks in which a template marks what the assistant writes.
 //!
-//! Both become filter blocks, whose whitespace control works alike. The filter prints its block, in the marked variant
-//! between two characters that are no text. (transformers makes them call blocks; but in minijinja a call block can't
-//! assign to a namespace from outside, which templates do.)
+//! They are replaced by filter blocks, which have the same whitespace control. The filter returns its block, in the marked
+//! variant between two noncharacters. (transformers uses call blocks, but in minijinja these can't assign to a namespace that
+//! was created outside, which templates do.)
 
 use std::ops::Range;
 
@@ -11,12 +11,12 @@ use minijinja::value::Value;
 
 use super::{MarkedText, syntax};
 
-/// Filter that prints its block.
+/// The filter that returns its block.
 pub(super) const PLAIN: &str = "burnish_generation";
-/// Filter that prints its block between [`OPEN`] and [`CLOSE`].
+/// The filter that returns its block between [`OPEN`] and [`CLOSE`].
 pub(super) const MARKED: &str = "burnish_marked_generation";
 
-/// Unicode noncharacters, reserved for uses like this.
+/// Noncharacters of Unicode, which are reserved for internal use.
 pub(super) const OPEN: char = '\u{fdd0}';
 const CLOSE: char = '\u{fdd1}';
 
@@ -25,7 +25,7 @@ pub(super) fn is_marked(source: &str) -> bool {
     tags(source).iter().any(|tag| tag.opens)
 }
 
-/// The template with filter blocks in place of generation blocks.
+/// The template with generation blocks replaced by filter blocks.
 pub(super) fn as_filters(source: &str, filter: &str) -> String {
     let mut text = String::with_capacity(source.len());
     let mut copied = 0;
@@ -42,7 +42,7 @@ pub(super) fn as_filters(source: &str, filter: &str) -> String {
     text
 }
 
-/// Takes the marks out of a text; `None` when they don't pair.
+/// Removes the marks from a text; `None` if they don't match.
 pub(super) fn read_marks(marked: &str) -> Option<MarkedText> {
     let mut text = String::with_capacity(marked.len());
     let mut spans: Vec<Range<usize>> = Vec::new();
@@ -61,13 +61,13 @@ pub(super) fn read_marks(marked: &str) -> Option<MarkedText> {
     open.is_none().then_some(MarkedText { text, spans })
 }
 
-/// The two filters.
+/// Adds the two filters.
 pub(super) fn add_filters(environment: &mut Environment<'static>) {
     environment.add_filter(PLAIN, |block: Value| block);
     environment.add_filter(MARKED, |block: Value| Value::from_safe_string(format!("{OPEN}{block}{CLOSE}")));
 }
 
-/// The word of a generation tag.
+/// The keyword of a generation tag.
 struct Tag {
     word: Range<usize>,
     opens: bool,

@@ -1,4 +1,4 @@
-//! Methods of Python's strings, lists and dictionaries that templates call.
+//! The methods of Python's strings and lists that templates call.
 
 use minijinja::value::{Tuple, Value, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State};
@@ -7,7 +7,7 @@ use minijinja_contrib::pycompat;
 use super::arguments::Arguments;
 use super::python;
 
-/// Calls a method as Python does; what is not here is left to `pycompat`.
+/// Calls a method as Python does. Methods that are not implemented here are those of `pycompat`.
 pub(super) fn call(state: &mut State, value: &Value, method: &str, arguments: &[Value]) -> Result<Value, Error> {
     match (value.kind(), value.as_str()) {
         (ValueKind::String, Some(text)) => match of_string(text, method, arguments)? {
@@ -15,8 +15,8 @@ pub(super) fn call(state: &mut State, value: &Value, method: &str, arguments: &[
             None => pycompat::unknown_method_callback(state, value, method, arguments),
         },
         (ValueKind::Seq | ValueKind::Iterable, _) if method == "index" => {
-            let (wanted,): (&Value,) = from_args(arguments)?;
-            let at = value.try_iter()?.position(|item| item == *wanted);
+            let (searched,): (&Value,) = from_args(arguments)?;
+            let at = value.try_iter()?.position(|item| item == *searched);
             at.map(Value::from).ok_or_else(|| refused("index: the value is not in the list"))
         }
         _ => pycompat::unknown_method_callback(state, value, method, arguments),
@@ -43,7 +43,10 @@ fn of_string(text: &str, method: &str, arguments: &[Value]) -> Result<Option<Val
             let limit = options.get(1, "maxsplit")?.map(i64::try_from).transpose()?;
             options.end(2)?;
             let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-            let parts = match separator.as_ref().map(|value| value.as_str().ok_or_else(|| refused("split: no string"))) {
+            let parts = match separator
+                .as_ref()
+                .map(|value| value.as_str().ok_or_else(|| refused("split: expected a string as separator")))
+            {
                 None => split_at_space(text, limit, method == "rsplit"),
                 Some(separator) => split(text, separator?, limit, method == "rsplit")?,
             };
@@ -56,7 +59,7 @@ fn of_string(text: &str, method: &str, arguments: &[Value]) -> Result<Option<Val
         "partition" | "rpartition" => {
             let (separator,): (&str,) = from_args(arguments)?;
             if separator.is_empty() {
-                return Err(refused("partition: the separator is empty"));
+                return Err(refused("partition: expected a separator, got an empty string"));
             }
             let at = if method == "partition" { text.find(separator) } else { text.rfind(separator) };
             let parts = match at {
@@ -75,11 +78,11 @@ fn of_string(text: &str, method: &str, arguments: &[Value]) -> Result<Option<Val
             Value::from(text.strip_suffix(suffix).unwrap_or(text))
         }
         "find" | "rfind" | "index" | "rindex" => {
-            let (wanted, start, end): (&str, Option<i64>, Option<i64>) = from_args(arguments)?;
-            match (find(text, wanted, start, end, method.starts_with('r')), method.ends_with("find")) {
+            let (searched, start, end): (&str, Option<i64>, Option<i64>) = from_args(arguments)?;
+            match (find(text, searched, start, end, method.starts_with('r')), method.ends_with("find")) {
                 (Some(at), _) => Value::from(at),
                 (None, true) => Value::from(-1),
-                (None, false) => return Err(refused("index: the string is not in it")),
+                (None, false) => return Err(refused("index: the string is not in the text")),
             }
         }
         "center" | "ljust" | "rjust" => {
@@ -87,7 +90,7 @@ fn of_string(text: &str, method: &str, arguments: &[Value]) -> Result<Option<Val
             let width = usize::try_from(width).unwrap_or(0);
             let pad = missing(text, width)?;
             let left = match method {
-                // As CPython rounds.
+                // This is how CPython rounds.
                 "center" => pad / 2 + (pad & width & 1),
                 "ljust" => 0,
                 _ => pad,
@@ -119,7 +122,7 @@ fn of_string(text: &str, method: &str, arguments: &[Value]) -> Result<Option<Val
         "isdecimal" => {
             let () = from_args(arguments)?;
             if !text.is_ascii() {
-                return Err(refused("isdecimal: the text is not ASCII"));
+                return Err(refused("isdecimal: only ASCII is supported"));
             }
             Value::from(!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))
         }
@@ -127,29 +130,29 @@ fn of_string(text: &str, method: &str, arguments: &[Value]) -> Result<Option<Val
     }))
 }
 
-/// Characters that a text lacks to a width; no template needs a wide one.
+/// The number of characters that a text lacks to a width, which is limited.
 fn missing(text: &str, width: usize) -> Result<usize, Error> {
     const WIDEST: usize = 10_000;
     if width > WIDEST {
-        return Err(refused("the width is above 10000"));
+        return Err(refused("expected a width of at most 10000"));
     }
     Ok(width.saturating_sub(text.chars().count()))
 }
 
-/// Position in characters of a string between two positions.
-fn find(text: &str, wanted: &str, start: Option<i64>, end: Option<i64>, last: bool) -> Option<usize> {
+/// The position of a string in a text, in characters, between the positions `start` and `end`.
+fn find(text: &str, searched: &str, start: Option<i64>, end: Option<i64>, last: bool) -> Option<usize> {
     let length = text.chars().count();
-    let place = |at: i64| if at < 0 { (length as i64 + at).max(0) as usize } else { (at as usize).min(length) };
-    let (start, end) = (start.map_or(0, place), end.map_or(length, place));
+    let clamp = |at: i64| if at < 0 { (length as i64 + at).max(0) as usize } else { (at as usize).min(length) };
+    let (start, end) = (start.map_or(0, clamp), end.map_or(length, clamp));
     let byte = |at: usize| text.char_indices().nth(at).map_or(text.len(), |(byte, _)| byte);
     let part = text.get(byte(start)..byte(end))?;
-    let at = if last { part.rfind(wanted) } else { part.find(wanted) }?;
+    let at = if last { part.rfind(searched) } else { part.find(searched) }?;
     Some(start + part[..at].chars().count())
 }
 
 fn split<'a>(text: &'a str, separator: &str, limit: usize, from_end: bool) -> Result<Vec<&'a str>, Error> {
     if separator.is_empty() {
-        return Err(refused("split: the separator is empty"));
+        return Err(refused("split: expected a separator, got an empty string"));
     }
     let parts = limit.saturating_add(1);
     if !from_end {
@@ -160,7 +163,7 @@ fn split<'a>(text: &'a str, separator: &str, limit: usize, from_end: bool) -> Re
     Ok(found)
 }
 
-/// Words; what the limit leaves keeps the white space inside of it.
+/// The words of a text. After `limit` splits, the rest is kept as it is.
 fn split_at_space(text: &str, limit: usize, from_end: bool) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut rest = if from_end { python::strip_end(text, None) } else { python::strip_start(text, None) };
@@ -185,7 +188,7 @@ fn split_at_space(text: &str, limit: usize, from_end: bool) -> Vec<&str> {
     parts
 }
 
-/// `str.splitlines`, which knows more ends of lines than `\n`.
+/// `str.splitlines`, which splits not only at `\n`.
 fn lines(text: &str, keep: bool) -> Vec<&str> {
     const ENDS: &[char] = &['\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}', '\u{2029}'];
     let mut found = Vec::new();
@@ -207,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_split_as_python_splits_them() {
+    fn text_is_split_at_white_space_as_in_python() {
         let text = " a b\u{1c} c  d ";
         assert_eq!(split_at_space(text, usize::MAX, false), ["a", "b", "c", "d"]);
         assert_eq!(split_at_space(text, usize::MAX, true), ["a", "b", "c", "d"]);
@@ -218,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn strings_are_split_as_python_splits_them() {
+    fn text_is_split_at_separators_and_lines_as_in_python() {
         assert_eq!(split("a,b,c", ",", 1, false).unwrap(), ["a", "b,c"]);
         assert_eq!(split("a,b,c", ",", 1, true).unwrap(), ["a,b", "c"]);
         assert_eq!(split("", ",", usize::MAX, false).unwrap(), [""]);

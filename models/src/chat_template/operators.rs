@@ -1,5 +1,5 @@
-//! Operators that Python defines and minijinja does not, or not alike: `%` formats strings, and `~` joins the texts that
-//! Python's `str` gives. Both become calls of functions.
+//! Operators that minijinja lacks or implements differently: `%` formats strings, and `~` concatenates values as Python's `str`
+//! prints them. Both are replaced by function calls.
 
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use minijinja::{Environment, Error, ErrorKind};
 use super::python;
 use super::syntax::{self, Kind, Token};
 
-/// The template with calls in place of the operators.
+/// The template with these operators replaced by function calls.
 pub(super) fn as_calls(source: &str) -> String {
     let mut rewriter = Rewriter { source, edits: Vec::new() };
     for tag in syntax::tags(source) {
@@ -30,7 +30,7 @@ pub(super) fn as_calls(source: &str) -> String {
     text
 }
 
-/// The functions that the calls are of.
+/// Adds the functions that are called.
 pub(super) fn add_functions(environment: &mut Environment<'static>) {
     environment.add_function(OPEN_CONCAT.trim_end_matches('('), |operands: Rest<Value>| {
         operands.iter().map(python::text).collect::<String>()
@@ -43,7 +43,7 @@ pub(super) fn add_functions(environment: &mut Environment<'static>) {
     });
 }
 
-/// A part of the source that another text takes the place of.
+/// A part of the source and the text that replaces it.
 struct Edit {
     range: Range<usize>,
     text: &'static str,
@@ -67,7 +67,7 @@ impl<'a> Rewriter<'a> {
         self.edits.push(Edit { range: at..at, text });
     }
 
-    /// Expressions of one depth, between words and operators that bind more loosely.
+    /// Rewrites tokens that may contain keywords and operators of lower precedence.
     fn sequence(&mut self, tokens: &[Token]) {
         let mut start = 0;
         for at in self.top_level(tokens) {
@@ -79,7 +79,7 @@ impl<'a> Rewriter<'a> {
         self.chain(&tokens[start..]);
     }
 
-    /// `a ~ b ~ c`.
+    /// Rewrites `a ~ b ~ c`.
     fn chain(&mut self, tokens: &[Token]) {
         let operators: Vec<usize> = self.top_level(tokens).into_iter().filter(|at| self.word(&tokens[*at]) == "~").collect();
         let operands = split(tokens, &operators);
@@ -96,7 +96,7 @@ impl<'a> Rewriter<'a> {
         }
     }
 
-    /// `a * b % c`, of which `%` becomes a call where a string may stand before it.
+    /// Rewrites `a * b % c`: `%` becomes a call if a string can stand before it.
     fn factors(&mut self, tokens: &[Token]) {
         let is_operator = |at: &usize| matches!(self.word(&tokens[*at]), "*" | "/" | "//" | "%");
         let operators: Vec<usize> = self.top_level(tokens).into_iter().filter(is_operator).collect();
@@ -120,7 +120,7 @@ impl<'a> Rewriter<'a> {
         }
     }
 
-    /// The token after the group that begins here; the next one where none does.
+    /// The index after the group in brackets that begins at `at`, or the next index if none begins there.
     fn after_group(&self, tokens: &[Token], at: usize) -> usize {
         let mut depth = 0_usize;
         for (index, token) in tokens.iter().enumerate().skip(at) {
@@ -136,7 +136,7 @@ impl<'a> Rewriter<'a> {
         at + 1
     }
 
-    /// The tokens that are in no group; a group is its first bracket.
+    /// The indices of the tokens outside brackets, with the opening bracket of each group.
     fn top_level(&self, tokens: &[Token]) -> Vec<usize> {
         let mut found = Vec::new();
         let mut at = 0;
@@ -147,7 +147,7 @@ impl<'a> Rewriter<'a> {
         found
     }
 
-    /// Whether a token binds more loosely than the two operators.
+    /// Whether a token is a keyword or an operator of lower precedence.
     fn separates(&self, tokens: &[Token], at: usize) -> bool {
         const WORDS: &[&str] = &["and", "or", "not", "in", "is", "if", "else", "recursive"];
         const STATEMENTS: &[&str] = &["set", "elif", "for", "with", "do", "call", "filter", "include", "macro"];
@@ -159,7 +159,7 @@ impl<'a> Rewriter<'a> {
             }
             Kind::Operator => match word {
                 "," | ":" | "=" | "==" | "!=" | "<" | ">" | "<=" | ">=" => true,
-                // Otherwise it is a sign.
+                // Otherwise it is a unary sign.
                 "+" | "-" => at > 0 && self.ends_operand(&tokens[at - 1]),
                 _ => false,
             },
@@ -176,21 +176,21 @@ impl<'a> Rewriter<'a> {
     }
 }
 
-/// The tokens before, between and after some of them.
+/// The tokens before, between and after those at the given indices.
 fn split<'t>(tokens: &'t [Token], at: &[usize]) -> Vec<&'t [Token]> {
     let starts = std::iter::once(0).chain(at.iter().map(|at| at + 1));
     let ends = at.iter().copied().chain(std::iter::once(tokens.len()));
     starts.zip(ends).map(|(start, end)| &tokens[start..end]).collect()
 }
 
-/// `left % right`: the remainder of numbers, or a string with values in it.
+/// `left % right`: the remainder of numbers, or the formatting of a string.
 fn percent(left: Value, right: Value) -> Result<Value, Error> {
     let Some(text) = left.as_str() else { return remainder(&left, &right) };
     let mut arguments: Vec<Value> = if right.is_tuple() { right.try_iter()?.collect() } else { vec![right.clone()] };
     let taken = conversions(text);
     if right.kind() != ValueKind::Map {
         if taken.len() != arguments.len() {
-            let reason = format!("{} values for the {} conversions of {text:?}", arguments.len(), taken.len());
+            let reason = format!("{text:?}: expected {} values, got {}", taken.len(), arguments.len());
             return Err(Error::new(ErrorKind::InvalidOperation, reason));
         }
         for (argument, conversion) in arguments.iter_mut().zip(&taken) {
@@ -202,7 +202,7 @@ fn percent(left: Value, right: Value) -> Result<Value, Error> {
     format(FormatStyle::Printf, text, &arguments).map(Value::from)
 }
 
-/// The conversions of a format that take a value, `*` included.
+/// The conversions in a format string that take a value, including `*`.
 fn conversions(format: &str) -> Vec<char> {
     let mut found = Vec::new();
     let mut characters = format.chars();
@@ -225,10 +225,10 @@ fn conversions(format: &str) -> Vec<char> {
     found
 }
 
-/// The remainder with the sign of the divisor.
+/// The remainder, which has the sign of the divisor.
 fn remainder(left: &Value, right: &Value) -> Result<Value, Error> {
     let failed = || {
-        let reason = format!("no remainder of {} by {}", python::repr(left), python::repr(right));
+        let reason = format!("{} has no remainder by {}", python::repr(left), python::repr(right));
         Error::new(ErrorKind::InvalidOperation, reason)
     };
     let integer = |value: &Value| {
@@ -258,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn operators_become_calls_as_jinja_binds_them() {
+    fn operators_are_replaced_with_the_precedence_of_jinja() {
         for (template, expected) in [
             ("{{ 'a%s' % x }}", "{{ burnish_percent('a%s' , x) }}"),
             ("{{ a ~ b|f(c ~ d) + e }}", "{{ burnish_concat(a , b|f(burnish_concat(c , d))) + e }}"),

@@ -1,4 +1,4 @@
-//! Values as Python has them, and the texts that its `str` and `repr` give.
+//! Python's values, and how its `str` and `repr` print them.
 
 use std::fmt::{self, Write};
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use crate::json::literal;
 
-/// Deeper values are not printed.
+/// Values that are nested deeper are not printed.
 const MAX_DEPTH: usize = 128;
 
-/// A JSON value for a template; keys keep their order.
+/// Converts a JSON value for a template. Keys keep their order.
 pub(super) fn template_value(json: &Value) -> TemplateValue {
     match json {
         Value::Null => TemplateValue::from(()),
@@ -43,7 +43,7 @@ fn literal_value(literal: &str) -> TemplateValue {
     }
 }
 
-/// An integer that is too long to compute with; templates print it.
+/// An integer that is too long to compute with; it can only be printed.
 #[derive(Debug)]
 pub(super) struct Digits(pub(super) String);
 
@@ -57,12 +57,12 @@ impl Object for Digits {
     }
 }
 
-/// Jinja's test: strings, lists, mappings and what is undefined can be iterated over.
+/// Jinja's test `iterable`: true for strings, lists, mappings and undefined values.
 pub(super) fn is_iterable(value: &TemplateValue) -> bool {
     !value.is_none() && value.try_iter().is_ok()
 }
 
-/// Whether a value is printed in another way than minijinja prints it.
+/// Whether minijinja would print a value differently.
 pub(super) fn is_special(value: &TemplateValue) -> bool {
     match value.kind() {
         ValueKind::Number => !value.is_integer(),
@@ -127,7 +127,7 @@ fn write_repr(value: &TemplateValue, text: &mut String, depth: usize) {
     }
 }
 
-/// `repr` of a float: the shortest digits that read back to it, with an exponent below 1e-4 and from 1e16 on.
+/// `repr` of a float: the fewest digits that identify it, with an exponent below 1e-4 and from 1e16 on.
 pub(super) fn float(value: f64) -> String {
     if value.is_nan() {
         return "nan".to_owned();
@@ -139,13 +139,13 @@ pub(super) fn float(value: f64) -> String {
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
     if (-4..16).contains(&exponent) {
-        // Rust prints all digits of these, and a zero after the point where there are no others.
+        // Rust prints these without an exponent, and a whole number with `.0`.
         return format!("{value:?}");
     }
     format!("{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.unsigned_abs())
 }
 
-/// Python's white space, which `strip` and `split` mean.
+/// Whether Python's `strip` and `split` treat a character as white space.
 pub(super) fn is_space(character: char) -> bool {
     character.is_whitespace() || matches!(character, '\u{1c}'..='\u{1f}')
 }
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn floats_are_printed_as_python_prints_them() {
+    fn floats_are_printed_as_in_python() {
         for (value, text) in [
             (1.0, "1.0"),
             (-0.0, "-0.0"),
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn containers_are_printed_as_python_prints_them() {
+    fn containers_are_printed_as_in_python() {
         let json = serde_json::json!({"a": [1, 2.5, 1e16, null, true], "b'": "it's", "c": {}});
         assert_eq!(text(&template_value(&json)), r#"{'a': [1, 2.5, 1e+16, None, True], "b'": "it's", 'c': {}}"#);
         let one = minijinja::value::Tuple::from(vec![TemplateValue::from("x")]);

@@ -1,8 +1,8 @@
-//! The tags of a template and the tokens in them, as far as they must be known to change or to search expressions.
+//! A tokenizer of template tags, to rewrite and search expressions.
 
 use std::ops::Range;
 
-/// What a token is.
+/// The kind of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A name or keyword.
@@ -11,11 +11,11 @@ pub(super) enum Kind {
     Text,
     /// A number.
     Number,
-    /// Anything else: an operator, a bracket, a comma.
+    /// Anything else: an operator, a bracket or a comma.
     Operator,
 }
 
-/// A token with its place in the source.
+/// A token, with its byte range in the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Token {
     pub(super) kind: Kind,
@@ -30,8 +30,8 @@ pub(super) struct Tag {
     pub(super) tokens: Vec<Token>,
 }
 
-/// The tags of a template in order; what is in comments and raw blocks is text. A tag that does not end is left out: the
-/// compiler reports it.
+/// The tags of a template in order, without those in comments and raw blocks. A tag that does not end is left out; the compiler
+/// reports it.
 pub(super) fn tags(source: &str) -> Vec<Tag> {
     let mut tags = Vec::new();
     let mut at = 0;
@@ -62,7 +62,7 @@ pub(super) fn tags(source: &str) -> Vec<Tag> {
     tags
 }
 
-/// Bytes up to and with `{% endraw %}`.
+/// The number of bytes up to the end of `{% endraw %}`.
 fn end_of_raw(source: &str) -> Option<usize> {
     source.match_indices("{%").find_map(|(at, _)| {
         let inside = &source[at + 2..];
@@ -71,7 +71,7 @@ fn end_of_raw(source: &str) -> Option<usize> {
     })
 }
 
-/// The tokens up to `close`, and where the source goes on.
+/// The tokens up to `close`, and the position after it.
 fn scan(source: &str, from: usize, close: &str) -> Option<(Vec<Token>, usize)> {
     let bytes = source.as_bytes();
     let mut at = from;
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_are_found_and_cut_into_tokens() {
+    fn tags_are_split_into_tokens() {
         let source = "a {{- m['%}'].b ~ 1.5e-3 -}} {# {{ no }} #} {% raw %}{{ no }}{%- endraw -%}{% set x={'k': {'l': 1}} %}{{ {'a': 1}}}";
         assert_eq!(
             words(source),
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_end_is_left_to_the_compiler() {
+    fn tags_that_do_not_end_are_left_to_the_compiler() {
         for source in ["{{ a", "{% if 'x", "{# no end", "{% raw %}{{ x }}", "{{ 'é"] {
             assert!(words(source).is_empty(), "{source}");
         }

@@ -27,7 +27,7 @@ fn python_methods_and_json_work() {
 }
 
 #[test]
-fn keys_keep_the_order_of_the_row() {
+fn keys_keep_their_order() {
     let call: Value = serde_json::from_str(r#"{"name": "f", "arguments": {"z": 1, "a": 2}}"#).unwrap();
     let mut message = Message::new("assistant", "");
     message.extra.insert("tool_calls".into(), json!([call]));
@@ -45,19 +45,19 @@ fn undefined_prints_nothing_but_has_no_attributes() {
 }
 
 #[test]
-fn a_template_may_refuse() {
+fn a_template_can_raise_an_error() {
     let error = render("{{ raise_exception('roles must alternate') }}", &[]).unwrap_err().to_string();
     assert!(error.contains("roles must alternate"), "{error}");
 }
 
 #[test]
-fn a_template_that_does_not_compile_is_an_error_with_its_line() {
+fn the_error_of_a_template_that_does_not_compile_has_a_line() {
     let error = ChatTemplate::new("a\n{% if %}".into(), &special()).unwrap_err().to_string();
     assert!(error.contains("line 2"), "{error}");
 }
 
 #[test]
-fn content_may_be_a_string_or_parts() {
+fn content_can_be_a_string_or_a_list_of_parts() {
     let source = "{% if messages[0].content is string %}s{% elif messages[0].content is sequence %}{{ messages[0].content[0].text }}{% endif %}";
     assert_eq!(render(source, &[Message::new("user", "x")]).unwrap(), "s");
     let parts = Message { role: "user".into(), content: json!([{"type": "text", "text": "part"}]), extra: Map::new() };
@@ -65,7 +65,7 @@ fn content_may_be_a_string_or_parts() {
 }
 
 #[test]
-fn the_date_has_the_format_asked_for() {
+fn strftime_now_formats_the_date() {
     let text = render("{{ strftime_now('%d %b %Y') }}", &[]).unwrap();
     assert_eq!(text.len(), "23 Nov 2026".len(), "{text}");
     let mut template = ChatTemplate::new("{{ strftime_now('%d %b %Y') }}".into(), &SpecialTokens::default()).unwrap();
@@ -97,7 +97,7 @@ fn generation_blocks_give_spans() {
 }
 
 #[test]
-fn marks_inside_a_message_do_not_confuse() {
+fn a_message_that_contains_marks_is_not_marked() {
     let source = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}";
     let template = ChatTemplate::new(source.into(), &special()).unwrap();
     let messages = [Message::new("assistant", "a\u{fdd1}b")];
@@ -106,12 +106,12 @@ fn marks_inside_a_message_do_not_confuse() {
 }
 
 #[test]
-fn a_template_without_end_is_an_error() {
+fn an_endless_template_is_an_error() {
     let loops =
         "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}";
     let error = render(loops, &[Message::new("user", "a")]).unwrap_err();
-    assert!(error.to_string().contains("does not come to an end"), "{error}");
-    // Long conversations are far from it.
+    assert!(error.to_string().contains("does not end"), "{error}");
+    // Long conversations stay far below the limit.
     let messages: Vec<Message> = (0..2000).map(|turn| Message::new("user", turn.to_string())).collect();
     render("{% for m in messages %}{% if m.role == 'user' %}{{ m.content | trim }}{% endif %}{% endfor %}", &messages)
         .unwrap();
@@ -129,7 +129,7 @@ fn templates_of_a_folder_are_found() {
 }
 
 #[test]
-fn generation_blocks_may_assign_to_a_namespace() {
+fn generation_blocks_can_assign_to_a_namespace() {
     let source = "{% set ns = namespace(n=0) %}{% for m in messages %}{% generation %}{% set ns.n = ns.n + 1 %}{{ m.content }}{% endgeneration %}{% endfor %}{{ ns.n }}";
     let messages = [Message::new("assistant", "a"), Message::new("assistant", "b")];
     let template = ChatTemplate::new(source.into(), &special()).unwrap();
@@ -138,13 +138,13 @@ fn generation_blocks_may_assign_to_a_namespace() {
 }
 
 #[test]
-fn none_is_no_sequence() {
+fn none_is_not_a_sequence() {
     let source = "{% if tools is iterable and tools | length > 0 %}x{% endif %}{{ tools is sequence }}{{ tools }}";
     assert_eq!(render(source, &[]).unwrap(), "FalseNone");
 }
 
 #[test]
-fn newlines_of_windows_are_newlines() {
+fn windows_newlines_are_converted() {
     assert_eq!(render("{% if true %}\r\na\r\n{% endif %}\r\nb", &[]).unwrap(), "a\nb");
 }
 
@@ -171,7 +171,7 @@ fn messages(json: &str) -> Vec<Message> {
 
 /// Written by `tests/scripts/make_jinja.py`.
 #[test]
-fn templates_render_as_transformers_renders_them() {
+fn templates_are_rendered_as_in_transformers() {
     let fixture: Value = serde_json::from_str(include_str!("../../tests/fixtures/jinja.json")).unwrap();
     let messages = messages(fixture["messages"].as_str().unwrap());
     let mut wrong = Vec::new();
@@ -188,7 +188,7 @@ fn templates_render_as_transformers_renders_them() {
 }
 
 #[test]
-fn numbers_of_tool_arguments_are_printed_as_python_prints_them() {
+fn numbers_in_tool_arguments_are_printed_as_in_python() {
     let source =
         "{% for m in messages %}{% for c in m.tool_calls or [] %}{{ c.function.arguments|tojson }}{% endfor %}{% endfor %}";
     let row = r#"[{"role":"assistant","content":"","tool_calls":[{"type":"function","function":{"name":"f","arguments":{"lr":1e-05,"big":1e16,"id":123456789012345678901234567890,"x":2.0,"neg":-0.0,"t":0.1,"e":1e22,"s":1.5e-7}}}]}]"#;
@@ -197,7 +197,7 @@ fn numbers_of_tool_arguments_are_printed_as_python_prints_them() {
 }
 
 #[test]
-fn tojson_refuses_what_has_no_json() {
+fn tojson_refuses_values_and_options_that_json_lacks() {
     for source in
         ["{{ nothing|tojson }}", "{{ 1|tojson(indent=1000) }}", "{{ 1|tojson(separators=[',']) }}", "{{ 1|tojson(x=1) }}"]
     {
@@ -206,7 +206,7 @@ fn tojson_refuses_what_has_no_json() {
 }
 
 #[test]
-fn a_conversation_with_tools_takes_the_template_for_tools() {
+fn a_conversation_with_tools_uses_the_template_for_tools() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
     let config = json!({"chat_template": [
@@ -219,7 +219,7 @@ fn a_conversation_with_tools_takes_the_template_for_tools() {
     assert_eq!(template.render(&[], Some(&tools), false).unwrap(), r#"[{"name": "f"}]"#);
     let names: Vec<&str> = template.sources().map(|(name, _)| name).collect();
     assert_eq!(names, ["default", "tool_use", "rag"]);
-    // Files take the place of all of the configuration's.
+    // Files replace all templates of the configuration.
     write("chat_template.jinja", "file");
     assert_eq!(open().render(&[], Some(&tools), false).unwrap(), "file");
     std::fs::create_dir(folder.path().join("additional_chat_templates")).unwrap();
@@ -230,12 +230,12 @@ fn a_conversation_with_tools_takes_the_template_for_tools() {
 }
 
 #[test]
-fn templates_without_a_default_say_so() {
+fn the_error_without_a_default_template_lists_the_others() {
     let template =
         ChatTemplate::named(vec![("tool_use".into(), "t".into()), ("rag".into(), "r".into())], &special()).unwrap();
     assert_eq!(template.render(&[], Some(&json!([1])), false).unwrap(), "t");
     let error = template.render(&[], None, false).unwrap_err().to_string();
-    assert!(error.contains("[tool_use, rag] and none named `default`"), "{error}");
+    assert!(error.contains("no template named `default`, only tool_use, rag"), "{error}");
 }
 
 #[test]
@@ -253,7 +253,7 @@ fn every_special_token_is_a_variable() {
 }
 
 #[test]
-fn reasoning_goes_under_the_name_that_the_template_reads() {
+fn reasoning_is_renamed_to_the_key_that_the_template_reads() {
     let row = |key: &str| messages(&format!(r#"[{{"role": "assistant", "content": "c", "{key}": "t"}}]"#));
     for (source, expected) in [
         ("{{ messages[0].reasoning_content }}{{ messages[0].content }}", "tc"),
@@ -273,7 +273,7 @@ fn reasoning_goes_under_the_name_that_the_template_reads() {
 }
 
 #[test]
-fn an_answer_begins_where_the_template_prints_it() {
+fn the_start_of_an_answer_is_where_the_template_prints_it() {
     let start = |source: &str, content: &str| {
         let messages = [Message::new("user", "q"), Message::new("assistant", content)];
         let template = ChatTemplate::new(source.into(), &special()).unwrap();
@@ -297,7 +297,7 @@ fn an_answer_begins_where_the_template_prints_it() {
 }
 
 #[test]
-fn a_long_conversation_is_no_template_without_end() {
+fn a_long_conversation_is_not_taken_for_an_endless_template() {
     let long = Message::new("user", "a b ".repeat(4 << 20));
     let source = "{% for i in range(50) %}{% set c = messages[0].content|trim %}{% endfor %}{{ messages[0].content }}";
     assert_eq!(render(source, &[long]).unwrap().len(), 16 << 20);

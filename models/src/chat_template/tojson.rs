@@ -1,4 +1,4 @@
-//! The filter `tojson` as transformers defines it.
+//! The filter `tojson`, as transformers defines it.
 
 use minijinja::value::{Rest, Value as TemplateValue, ValueKind, ValueOrKwargs};
 use minijinja::{Error, ErrorKind};
@@ -6,18 +6,18 @@ use minijinja::{Error, ErrorKind};
 use super::arguments::Arguments;
 use super::python::{self, Digits};
 
-/// Templates ask for 2 or 4; a hostile one must not be able to ask for gigabytes.
+/// Templates use 2 or 4. The limit keeps a malicious template from printing gigabytes.
 const MAX_INDENT: usize = 64;
 const MAX_DEPTH: usize = 128;
 
-/// `json.dumps(value, ensure_ascii, indent, separators, sort_keys)`, whose `ensure_ascii` is off and which escapes nothing
-/// for HTML.
+/// `json.dumps(value, ensure_ascii, indent, separators, sort_keys)` with `ensure_ascii` off by default. Unlike Jinja's own filter,
+/// it does not escape characters for HTML.
 pub(super) fn tojson(value: &TemplateValue, options: Rest<ValueOrKwargs>) -> Result<String, Error> {
     let options = Arguments::new(options.into_values())?;
     let is_set = |value: Option<TemplateValue>| value.is_some_and(|value| value.is_true());
     let ensure_ascii = is_set(options.get(0, "ensure_ascii")?);
     let indent = options.get(1, "indent")?.map(|indent| indentation(&indent)).transpose()?;
-    let separators = options.get(2, "separators")?.map(|pair| pair_of_texts(&pair)).transpose()?;
+    let separators = options.get(2, "separators")?.map(|separators| two_texts(&separators)).transpose()?;
     let sort_keys = is_set(options.get(3, "sort_keys")?);
     options.end(4)?;
     let item = if indent.is_some() { "," } else { ", " };
@@ -31,23 +31,23 @@ fn wrong(reason: String) -> Error {
     Error::new(ErrorKind::BadSerialization, reason)
 }
 
-/// A number of spaces, or the text itself.
+/// A number of spaces, or a string.
 fn indentation(value: &TemplateValue) -> Result<String, Error> {
     if let Some(text) = value.as_str() {
         return Ok(text.to_owned());
     }
     let width = i64::try_from(value.clone())?.max(0) as usize;
     if width > MAX_INDENT {
-        return Err(wrong(format!("tojson: an indent of {width} is more than {MAX_INDENT}")));
+        return Err(wrong(format!("tojson: expected an indent of at most {MAX_INDENT}, got {width}")));
     }
     Ok(" ".repeat(width))
 }
 
-fn pair_of_texts(value: &TemplateValue) -> Result<(String, String), Error> {
+fn two_texts(value: &TemplateValue) -> Result<(String, String), Error> {
     let items: Vec<TemplateValue> = value.try_iter()?.collect();
     match items.as_slice() {
         [item, key] => Ok((python::text(item), python::text(key))),
-        other => Err(wrong(format!("tojson: separators are two texts, not {}", other.len()))),
+        other => Err(wrong(format!("tojson: expected two separators, got {}", other.len()))),
     }
 }
 
@@ -93,7 +93,7 @@ impl JsonWriter {
             kind => match (value.as_str(), value.downcast_object_ref::<Digits>()) {
                 (Some(text), _) => self.string(text),
                 (_, Some(digits)) => self.text.push_str(&digits.0),
-                _ => return Err(wrong(format!("tojson: a value of the kind `{kind}` has no JSON"))),
+                _ => return Err(wrong(format!("tojson: JSON has no values of the kind `{kind}`"))),
             },
         }
         Ok(())
@@ -150,14 +150,15 @@ impl JsonWriter {
     }
 
     fn escape(&mut self, character: char) {
-        for unit in character.encode_utf16(&mut [0; 2]) {
+        for code_unit in character.encode_utf16(&mut [0; 2]) {
             self.text.push_str("\\u");
-            self.text.extend([12, 8, 4, 0].map(|shift| char::from_digit(u32::from(*unit >> shift) & 15, 16).unwrap_or('0')));
+            self.text
+                .extend([12, 8, 4, 0].map(|shift| char::from_digit(u32::from(*code_unit >> shift) & 15, 16).unwrap_or('0')));
         }
     }
 }
 
-/// What is neither a container nor a string.
+/// Prints a value that is neither a container nor a string.
 fn scalar(value: &TemplateValue) -> String {
     match value.kind() {
         ValueKind::None => "null".to_owned(),

@@ -1,4 +1,4 @@
-//! A checkpoint under the names that its family declares, whatever it calls and leaves out itself.
+//! A checkpoint under the tensor names that its family declares.
 
 use std::collections::BTreeMap;
 
@@ -8,36 +8,36 @@ use serde_json::Value;
 
 use super::Checkpoint;
 use crate::config::ModelConfig;
-use crate::dtype::ComputeType;
 use crate::error::{ModelError, Result};
+use crate::float_type::FloatType;
 use crate::part::Role;
 
-/// Ends of names of buffers that old checkpoints have and transformers computes: angles and masks of attention.
+/// The ends of the names of buffers that old checkpoints store and transformers recomputes: rotary frequencies and masks.
 const IGNORED: [&str; 4] = [".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".position_ids"];
 
-/// Whether a tensor is one of those that transformers ignores too.
+/// Whether a tensor is a buffer that transformers ignores too.
 pub fn is_ignored(name: &str) -> bool {
     IGNORED.iter().any(|end| name.ends_with(end))
 }
 
-/// How multimodal checkpoints begin the names of their text part, before and since transformers 5, and what follows `model.` or
-/// stands alone without it.
+/// The beginnings of names in the text part of a multimodal model, before and since transformers 4.52, and what replaces them in
+/// a text model.
 const TEXT_PREFIXES: [(&str, &str); 3] =
     [("language_model.model.", "model."), ("model.language_model.", "model."), ("language_model.lm_head.", "lm_head.")];
 
-/// The checkpoint without what models do not read, under the names of a text model, with the head that it stores.
+/// Returns the checkpoint under the names of a text model, without the tensors that no model reads.
 ///
-/// Of a tied pair the one that is stored serves as both; two that differ are not tied, as in transformers 5, and then the
-/// configuration says so afterwards.
+/// Whether embedding and head are tied depends on what is stored, as in transformers 5: if only one of them is stored, it is
+/// used for both; if both are stored and differ, they are not tied, and `config` and `json` are changed to say so.
 ///
 /// # Errors
-/// When a tensor can't be read.
+/// If embedding or head can't be read.
 pub fn canonical(inner: Box<dyn Checkpoint>, config: &mut ModelConfig, json: &mut Value) -> Result<Box<dyn Checkpoint>> {
     let stored = inner.names();
     let mut names: BTreeMap<String, String> = BTreeMap::new();
-    let is_part = stored.iter().any(|name| text_name(name).is_some());
+    let is_multimodal = stored.iter().any(|name| is_of_text_part(name));
     for name in &stored {
-        let own = if is_part { text_name(name).or_else(|| head_alone(name)) } else { Some(name.clone()) };
+        let own = if is_multimodal { in_text_model(name) } else { Some(name.clone()) };
         if let Some(own) = own.filter(|own| !is_ignored(own)) {
             names.insert(own, name.clone());
         }
@@ -47,7 +47,7 @@ pub fn canonical(inner: Box<dyn Checkpoint>, config: &mut ModelConfig, json: &mu
         match (names.get(&embedding), names.get(&head)) {
             (Some(one), Some(other)) if !equal(&*inner, one, other)? => {
                 tracing::warn!(
-                    "`{embedding}` and `{head}` differ, so they are not tied, whatever `tie_word_embeddings` says"
+                    "`{embedding}` and `{head}` differ, so they are not tied, although `tie_word_embeddings` is true"
                 );
                 config.tie_word_embeddings = false;
                 json["tie_word_embeddings"] = Value::Bool(false);
@@ -66,31 +66,34 @@ pub fn canonical(inner: Box<dyn Checkpoint>, config: &mut ModelConfig, json: &mu
     Ok(if is_same { inner } else { Box::new(Renamed { inner, names }) })
 }
 
-/// The name in a text model of its own, for a tensor of a multimodal one's text part.
-fn text_name(name: &str) -> Option<String> {
-    TEXT_PREFIXES.iter().find_map(|(prefix, own)| name.strip_prefix(prefix).map(|rest| format!("{own}{rest}")))
+/// Whether the name is that of a tensor or module in the text part of a multimodal model.
+pub fn is_of_text_part(name: &str) -> bool {
+    TEXT_PREFIXES.iter().any(|(prefix, _)| name.starts_with(prefix))
 }
 
-/// The head, which transformers 5 keeps outside of the text part.
-fn head_alone(name: &str) -> Option<String> {
-    name.starts_with("lm_head.").then(|| name.to_owned())
+/// The name that a tensor or module of a multimodal model has in a text model; `None` if it is not part of a text model.
+pub fn in_text_model(name: &str) -> Option<String> {
+    // The head lies beside the text part since transformers 4.52.
+    let head = || name.starts_with("lm_head.").then(|| name.to_owned());
+    let text = TEXT_PREFIXES.iter().find_map(|(prefix, own)| Some(format!("{own}{}", name.strip_prefix(prefix)?)));
+    text.or_else(head)
 }
 
 fn equal(checkpoint: &dyn Checkpoint, one: &str, other: &str) -> Result<bool> {
     Ok(checkpoint.shape(one) == checkpoint.shape(other) && checkpoint.read_f32(one)? == checkpoint.read_f32(other)?)
 }
 
-/// Tensors under other names.
+/// A checkpoint whose tensors have other names.
 struct Renamed {
     inner: Box<dyn Checkpoint>,
-    /// Own name to the one that is stored.
+    /// The stored name of each tensor.
     names: BTreeMap<String, String>,
 }
 
 impl Renamed {
     fn stored(&self, name: &str) -> Result<&str> {
         let found = self.names.get(name).map(String::as_str);
-        found.ok_or_else(|| ModelError::Misfit { problems: vec![format!("{name}: missing")] })
+        found.ok_or_else(|| ModelError::Mismatch { problems: vec![format!("{name}: missing")] })
     }
 }
 
@@ -107,7 +110,7 @@ impl Checkpoint for Renamed {
         self.inner.read_f32(self.stored(name)?)
     }
 
-    fn read(&self, name: &str, dtype: ComputeType) -> Result<TensorData> {
+    fn read(&self, name: &str, dtype: FloatType) -> Result<TensorData> {
         self.inner.read(self.stored(name)?, dtype)
     }
 
@@ -138,7 +141,7 @@ mod tests {
         }
     }
 
-    /// Names with values after it, and whether the configuration still ties.
+    /// The names with their values, and whether the configuration still ties embedding and head.
     fn names(tensors: &[(&str, f32)]) -> (Vec<(String, f32)>, bool) {
         let mut json = json!({
             "model_type": "gemma3_text", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
@@ -152,15 +155,15 @@ mod tests {
         (values.collect(), config.tie_word_embeddings)
     }
 
-    fn owned(pairs: &[(&str, f32)]) -> Vec<(String, f32)> {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
+    fn owned(tensors: &[(&str, f32)]) -> Vec<(String, f32)> {
+        tensors.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
     }
 
     const EMBEDDING: &str = "model.embed_tokens.weight";
     const HEAD: &str = "lm_head.weight";
 
     #[test]
-    fn what_is_stored_decides_what_is_tied() {
+    fn stored_tensors_decide_whether_embedding_and_head_are_tied() {
         for (stored, own, tied) in [
             (vec![(EMBEDDING, 1.0)], vec![(EMBEDDING, 1.0)], true),
             (vec![(HEAD, 2.0)], vec![(EMBEDDING, 2.0)], true),
@@ -172,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_part_has_the_names_of_a_text_model() {
+    fn tensors_of_a_text_part_have_the_names_of_a_text_model() {
         let old = [
             ("language_model.model.norm.weight", 1.0),
             ("vision_tower.norm.weight", 2.0),
@@ -184,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn buffers_that_transformers_computes_are_left_out() {
+    fn buffers_that_transformers_recomputes_are_left_out() {
         let name = "model.layers.0.self_attn.rotary_emb.inv_freq";
         assert_eq!(names(&[(name, 1.0), (EMBEDDING, 2.0)]).0, owned(&[(EMBEDDING, 2.0)]));
         assert!(!is_ignored("model.layers.0.self_attn.q_proj.bias"));

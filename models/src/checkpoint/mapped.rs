@@ -1,8 +1,8 @@
-//! Memory-mapped files, and how to keep them from filling the memory.
+//! Memory-mapped files.
 
 use memmap2::Mmap;
 
-/// Lets go of the pages of a range that was read: otherwise a model counts twice, on the device and as its file.
+/// Releases the pages of a range that has been read: otherwise a model occupies memory twice, on the device and as its file.
 pub(crate) fn release(map: &Mmap, start: usize, length: usize) {
     // SAFETY: the map is read-only and backed by a file, so a page that is touched again is read again.
     #[cfg(unix)]

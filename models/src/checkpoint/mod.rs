@@ -5,7 +5,7 @@ mod mapped;
 mod packed;
 pub(crate) mod safetensors;
 
-pub use self::canonical::{canonical, is_ignored};
+pub use self::canonical::{canonical, in_text_model, is_ignored, is_of_text_part};
 pub(crate) use self::mapped::release;
 pub(crate) use self::packed::is_read;
 pub use self::packed::packed_folder;
@@ -17,30 +17,31 @@ use ::safetensors::Dtype;
 use burn::tensor::TensorData;
 use burnish_kernels::packed::Packed;
 
-use crate::dtype::ComputeType;
 use crate::error::{ModelError, Result};
+use crate::float_type::FloatType;
 
-/// Named tensors under their Hugging Face names, read one at a time.
+/// Tensors on disk under their Hugging Face names, read one at a time.
 ///
-/// Weights of linear layers are row-major `[out, in]`, as the checkpoints of transformers keep them.
+/// Shapes are PyTorch's: the slowest dimension first, and `[out, in]` for the weight of a linear layer.
 pub trait Checkpoint: Send + Sync {
-    /// All names.
+    /// The names of all tensors.
     fn names(&self) -> Vec<String>;
 
-    /// The shape of a tensor, if there is one of that name.
+    /// The shape of a tensor; `None` if there is no tensor of that name.
     fn shape(&self, name: &str) -> Option<Vec<usize>>;
 
-    /// The elements of a tensor as f32.
+    /// The elements of a tensor as f32, in row-major order.
     ///
     /// # Errors
-    /// When there is no such tensor, or its bytes can't be read.
+    /// If there is no tensor of that name, it is not a tensor of floats, or its bytes can't be read.
     fn read_f32(&self, name: &str) -> Result<Vec<f32>>;
 
-    /// The elements in a dtype that models compute in, in a row: converted, or as the file has them where it has them so.
+    /// The elements of a tensor in the given type, in row-major order and with one dimension. Elements that are stored in that
+    /// type are not converted.
     ///
     /// # Errors
-    /// As [`Checkpoint::read_f32`], and [`ModelError::Overflow`] when an element is beyond the dtype.
-    fn read(&self, name: &str, dtype: ComputeType) -> Result<TensorData> {
+    /// As [`Checkpoint::read_f32`], and [`ModelError::Overflow`] if an element is outside the range of the type.
+    fn read(&self, name: &str, dtype: FloatType) -> Result<TensorData> {
         dtype.convert(name, self.read_f32(name)?)
     }
 
@@ -53,7 +54,7 @@ pub trait Checkpoint: Send + Sync {
         Ok(None)
     }
 
-    /// The dtype of a tensor of integers or booleans, such as a buffer of positions; `None` for floats.
+    /// The type of a tensor of integers or booleans, such as a buffer of positions; `None` for floats.
     fn integer_dtype(&self, _name: &str) -> Option<Dtype> {
         None
     }
@@ -61,23 +62,53 @@ pub trait Checkpoint: Send + Sync {
     /// The bytes of a tensor as they are stored, little-endian.
     ///
     /// # Errors
-    /// When there is no such tensor, or the checkpoint stores it in no way that a safetensors file could.
+    /// If there is no tensor of that name, or it is stored in a way that safetensors does not know.
     fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
-        Err(ModelError::Misfit { problems: vec![format!("{name}: its bytes can't be read")] })
+        Err(ModelError::Mismatch { problems: vec![format!("{name}: its bytes can't be read as they are stored")] })
     }
 
-    /// The files that it is read from.
+    /// The files that the tensors are read from.
     fn files(&self) -> Vec<PathBuf> {
         Vec::new()
     }
 }
 
-/// Lists every tensor that is missing or has another shape than the model wants.
+impl<C: Checkpoint + ?Sized> Checkpoint for Box<C> {
+    fn names(&self) -> Vec<String> {
+        (**self).names()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        (**self).shape(name)
+    }
+
+    fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
+        (**self).read_f32(name)
+    }
+
+    fn read(&self, name: &str, dtype: FloatType) -> Result<TensorData> {
+        (**self).read(name, dtype)
+    }
+
+    fn integer_dtype(&self, name: &str) -> Option<Dtype> {
+        (**self).integer_dtype(name)
+    }
+
+    fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
+        (**self).read_bytes(name)
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        (**self).files()
+    }
+}
+
+/// Checks that the checkpoint has every expected tensor, with its shape.
 ///
 /// # Errors
-/// [`ModelError::Misfit`] with all of them at once.
-pub fn check_fit(checkpoint: &dyn Checkpoint, wanted: &[(String, Vec<usize>)]) -> Result<()> {
-    let problems: Vec<String> = wanted
+/// [`ModelError::Mismatch`] lists every tensor that is missing or has another shape.
+pub fn check_shapes(checkpoint: &dyn Checkpoint, expected: &[(String, Vec<usize>)]) -> Result<()> {
+    let problems: Vec<String> = expected
         .iter()
         .filter_map(|(name, shape)| match checkpoint.shape(name) {
             None => Some(format!("{name}: missing, expected {shape:?}")),
@@ -85,5 +116,5 @@ pub fn check_fit(checkpoint: &dyn Checkpoint, wanted: &[(String, Vec<usize>)]) -
             Some(_) => None,
         })
         .collect();
-    if problems.is_empty() { Ok(()) } else { Err(ModelError::Misfit { problems }) }
+    if problems.is_empty() { Ok(()) } else { Err(ModelError::Mismatch { problems }) }
 }

@@ -12,8 +12,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Checkpoint;
-use crate::dtype::ComputeType;
 use crate::error::{ModelError, Result};
+use crate::float_type::FloatType;
 
 /// What bitsandbytes puts beside a packed weight, after its name.
 const BITSANDBYTES: [&str; 5] = [".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", QUANT_STATE];
@@ -53,7 +53,7 @@ pub(crate) fn is_read(config: &Value, name: &str) -> bool {
 /// `config.json` names no method that is read.
 ///
 /// # Errors
-/// [`ModelError::Misfit`] with every packed weight that lacks a part or has one of another shape.
+/// [`ModelError::Mismatch`] with every packed weight that lacks a part or has one of another shape.
 pub fn packed_folder(folder: &Path, inner: Box<dyn Checkpoint>, config: &Value) -> Result<Box<dyn Checkpoint>> {
     let Some(method) = method(config) else { return Ok(inner) };
     let (mut weights, mut problems) = (BTreeMap::new(), Vec::new());
@@ -85,7 +85,7 @@ pub fn packed_folder(folder: &Path, inner: Box<dyn Checkpoint>, config: &Value) 
         stray.map(|name| format!("{}: {name}: is part of no packed weight", folder.display())).collect();
     problems.extend(stray);
     if !problems.is_empty() {
-        return Err(ModelError::Misfit { problems });
+        return Err(ModelError::Mismatch { problems });
     }
     if weights.is_empty() {
         return Ok(inner);
@@ -240,7 +240,7 @@ impl Checkpoint for PackedFolder {
         }
     }
 
-    fn read(&self, name: &str, dtype: ComputeType) -> Result<TensorData> {
+    fn read(&self, name: &str, dtype: FloatType) -> Result<TensorData> {
         if self.weights.contains_key(name) {
             return dtype.convert(name, self.read_f32(name)?);
         }
@@ -257,7 +257,7 @@ impl Checkpoint for PackedFolder {
 
     fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
         if self.weights.contains_key(name) {
-            return Err(ModelError::Misfit {
+            return Err(ModelError::Mismatch {
                 problems: vec![format!("{name}: is packed, so that it has no bytes of its own")],
             });
         }

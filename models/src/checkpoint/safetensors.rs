@@ -11,20 +11,20 @@ use half::{bf16, f16};
 use memmap2::Mmap;
 
 use super::{Checkpoint, release};
-use crate::dtype::ComputeType;
 use crate::error::{ModelError, Result};
+use crate::float_type::FloatType;
 
-/// All weights in one file.
+/// The file of a checkpoint that is not sharded.
 pub(crate) const SINGLE: &str = "model.safetensors";
-/// Names the shards.
+/// The file that lists the shards.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
-/// Memory-mapped safetensors, one or many.
+/// Memory-mapped safetensors files: one, or several shards.
 #[derive(Debug)]
 pub struct SafetensorsFolder {
     shards: Vec<Shard>,
-    /// Name of a tensor to the shard that has it.
-    places: BTreeMap<String, usize>,
+    /// For each tensor, the index of its shard.
+    shard_of: BTreeMap<String, usize>,
 }
 
 #[derive(Debug)]
@@ -40,13 +40,12 @@ impl Shard {
         let file = File::open(path).map_err(|error| ModelError::io(path, error))?;
         let length = file.metadata().map_err(|error| ModelError::io(path, error))?.len();
         if length < 8 {
-            return Err(ModelError::format(path, format!("{length} bytes are too few for a safetensors file")));
+            return Err(ModelError::format(path, format!("not a safetensors file: it has only {length} bytes")));
         }
-        // SAFETY: the map is read-only; a file that another program truncates meanwhile is that program's fault,
-        // as it is with every memory-mapped reader.
+        // SAFETY: the map is read-only. As with every memory-mapped reader, no other program may truncate the file meanwhile.
         let map = unsafe { Mmap::map(&file) }.map_err(|error| ModelError::io(path, error))?;
         let (header_bytes, metadata) = SafeTensors::read_metadata(&map)
-            .map_err(|error| ModelError::format(path, format!("not a whole safetensors file: {error}")))?;
+            .map_err(|error| ModelError::format(path, format!("not a complete safetensors file: {error}")))?;
         Ok(Self { path: path.to_owned(), map, header_bytes, metadata })
     }
 }
@@ -55,7 +54,7 @@ impl SafetensorsFolder {
     /// Opens the weights of a folder.
     ///
     /// # Errors
-    /// When there are none, a header lies, a shard is missing, or the index names a file outside the folder.
+    /// If there are none, a header is malformed, a shard is missing, or the index names a file outside the folder.
     pub fn open(folder: &Path) -> Result<Self> {
         let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
         if single.exists() {
@@ -64,51 +63,52 @@ impl SafetensorsFolder {
         if index.exists() {
             return Self::from_files(&shard_paths(folder, &index)?);
         }
-        Err(ModelError::format(folder, format!("has neither {SINGLE} nor {INDEX}")))
+        Err(ModelError::format(folder, format!("expected {SINGLE} or {INDEX}, found neither")))
     }
 
     /// Opens the named files as one checkpoint.
     ///
     /// # Errors
-    /// When a file can't be read as safetensors, or two have a tensor of the same name.
+    /// If a file can't be read as safetensors, or two of them have a tensor of the same name.
     pub fn from_files(paths: &[PathBuf]) -> Result<Self> {
         let mut shards = Vec::with_capacity(paths.len());
-        let mut places = BTreeMap::new();
+        let mut shard_of = BTreeMap::new();
         for path in paths {
             let shard = Shard::open(path)?;
             for name in shard.metadata.tensors().keys() {
-                if places.insert(name.clone(), shards.len()).is_some() {
-                    return Err(ModelError::format(path, format!("has `{name}`, which another shard has too")));
+                if shard_of.insert(name.clone(), shards.len()).is_some() {
+                    return Err(ModelError::format(path, format!("`{name}` is also in another shard")));
                 }
             }
             shards.push(shard);
         }
-        Ok(Self { shards, places })
+        Ok(Self { shards, shard_of })
     }
 
     fn locate(&self, name: &str) -> Option<(&Shard, &::safetensors::tensor::TensorInfo)> {
-        let shard = &self.shards[*self.places.get(name)?];
+        let shard = &self.shards[*self.shard_of.get(name)?];
         shard.metadata.info(name).map(|info| (shard, info))
     }
 
-    /// Hands the bytes of a tensor and their dtype to a reader; `None` from it means that they are no floats.
+    /// Calls `read` with the bytes of a tensor and their type; `read` returns `None` if they are not floats.
     fn with_bytes<T>(&self, name: &str, read: impl FnOnce(&[u8], Dtype) -> Option<T>) -> Result<T> {
         let (shard, info) =
-            self.locate(name).ok_or_else(|| ModelError::Misfit { problems: vec![format!("{name}: missing")] })?;
+            self.locate(name).ok_or_else(|| ModelError::Mismatch { problems: vec![format!("{name}: missing")] })?;
         let (begin, end) = info.data_offsets;
         let start = 8 + shard.header_bytes;
         let bytes = shard
             .map
             .get(start + begin..start + end)
             .ok_or_else(|| ModelError::format(&shard.path, format!("`{name}` lies beyond the end of the file")))?;
-        let values = read(bytes, info.dtype)
-            .ok_or_else(|| ModelError::format(&shard.path, format!("`{name}` is {:?}, not a float", info.dtype)))?;
+        let values = read(bytes, info.dtype).ok_or_else(|| {
+            ModelError::format(&shard.path, format!("`{name}`: expected F32, F64, F16 or BF16, got {}", info.dtype))
+        })?;
         release(&shard.map, start + begin, end - begin);
         Ok(values)
     }
 }
 
-/// The tensors that an index names.
+/// The tensors that an index lists.
 pub(crate) fn tensor_names(index: &Path) -> Result<Vec<String>> {
     Ok(weight_map(index)?.into_iter().map(|(tensor, _)| tensor).collect())
 }
@@ -119,16 +119,17 @@ fn weight_map(index: &Path) -> Result<serde_json::Map<String, serde_json::Value>
         serde_json::from_str(&text).map_err(|error| ModelError::format(index, format!("not JSON: {error}")))?;
     match json.get_mut("weight_map").map(serde_json::Value::take) {
         Some(serde_json::Value::Object(map)) => Ok(map),
-        _ => Err(ModelError::format(index, "has no `weight_map`")),
+        _ => Err(ModelError::format(index, "`weight_map` is missing")),
     }
 }
 
-/// The files that an index names, each checked to lie in the folder itself.
+/// The files that an index names. Each must lie in the folder itself.
 pub(crate) fn shard_paths(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
     let map = weight_map(index)?;
     let mut names: Vec<&str> = Vec::new();
     for (tensor, file) in &map {
-        let file = file.as_str().ok_or_else(|| ModelError::format(index, format!("`{tensor}` names no file")))?;
+        let file =
+            file.as_str().ok_or_else(|| ModelError::format(index, format!("`{tensor}`: expected the name of a file")))?;
         let mut parts = Path::new(file).components();
         if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
             return Err(ModelError::format(index, format!("`{tensor}` points outside the folder: {file}")));
@@ -138,14 +139,14 @@ pub(crate) fn shard_paths(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
     names.sort_unstable();
     names.dedup();
     if names.is_empty() {
-        return Err(ModelError::format(index, "names no file"));
+        return Err(ModelError::format(index, "`weight_map` is empty"));
     }
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
 
 impl Checkpoint for SafetensorsFolder {
     fn names(&self) -> Vec<String> {
-        self.places.keys().cloned().collect()
+        self.shard_of.keys().cloned().collect()
     }
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
@@ -181,18 +182,18 @@ impl Checkpoint for SafetensorsFolder {
         self.shards.iter().map(|shard| shard.path.clone()).collect()
     }
 
-    fn read(&self, name: &str, dtype: ComputeType) -> Result<TensorData> {
+    fn read(&self, name: &str, dtype: FloatType) -> Result<TensorData> {
         let stored = self.locate(name).map(|(_, info)| info.dtype);
         match (stored, dtype) {
-            (Some(Dtype::F32), ComputeType::F32)
-            | (Some(Dtype::F16), ComputeType::F16)
-            | (Some(Dtype::BF16), ComputeType::BF16) => self.with_bytes(name, |bytes, _| Some(dtype.read(bytes))),
+            (Some(Dtype::F32), FloatType::F32)
+            | (Some(Dtype::F16), FloatType::F16)
+            | (Some(Dtype::BF16), FloatType::BF16) => self.with_bytes(name, |bytes, _| Some(dtype.read(bytes))),
             _ => dtype.convert(name, self.read_f32(name)?),
         }
     }
 }
 
-/// Little-endian floats as f32; `None` for other dtypes.
+/// Little-endian floats as f32; `None` for other types.
 fn to_f32(bytes: &[u8], dtype: Dtype) -> Option<Vec<f32>> {
     let values = match dtype {
         Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),

@@ -1,4 +1,4 @@
-//! Pieces of `config.json` that all families read alike.
+//! The keys of `config.json` that all families read in the same way.
 
 use burnish_kernels::glu::Activation;
 use serde::Deserialize;
@@ -7,24 +7,24 @@ use serde_json::Value;
 
 use crate::error::{ModelError, Result};
 
-/// A family's own structure from the file.
+/// Reads the file into a family's own structure.
 pub(crate) fn parse<T: DeserializeOwned>(json: &Value) -> Result<T> {
     T::deserialize(json).map_err(|error| ModelError::Config { reason: error.to_string() })
 }
 
-/// Refuses an activation other than that of the family; an absent one is the family's.
+/// Refuses an activation other than the family's `own`. The key may be absent.
 pub(crate) fn require_activation(key: &str, name: Option<&str>, own: Activation) -> Result<()> {
     let (names, own): (&[&str], &str) = match own {
         Activation::Silu => (&["silu", "swish"], "silu"),
         Activation::GeluTanh => (&["gelu_pytorch_tanh", "gelu_new"], "gelu_pytorch_tanh"),
     };
     match name.filter(|name| !names.contains(name)) {
-        Some(other) => Err(ModelError::Config { reason: format!("`{key}` is `{other}`; this family computes {own}") }),
+        Some(other) => Err(ModelError::Config { reason: format!("`{key}`: expected {own}, got `{other}`") }),
         None => Ok(()),
     }
 }
 
-/// Keys that change what a decoder computes, and that no family here reads.
+/// Keys that change what a decoder computes and that no family reads.
 const UNREAD: &[&str] = &[
     "attn_logit_softcapping",
     "attention_multiplier",
@@ -40,30 +40,30 @@ const UNREAD: &[&str] = &[
     "use_qk_norm",
 ];
 
-/// Refuses those keys by name, unless their value changes nothing.
+/// Refuses these keys by name, unless their value has no effect.
 pub(crate) fn refuse_unread(json: &Value) -> Result<()> {
     for key in UNREAD {
         let Some(value) = json.get(key) else { continue };
-        let changes_nothing = match value {
+        let has_no_effect = match value {
             Value::Null | Value::Bool(false) => true,
             Value::Number(number) => number.as_f64() == Some(1.0),
             _ => false,
         };
-        if !changes_nothing {
-            return Err(ModelError::Config { reason: format!("`{key}` is {value}, which is not computed here") });
+        if !has_no_effect {
+            return Err(ModelError::Config { reason: format!("`{key}` is {value}, which is not supported") });
         }
     }
     Ok(())
 }
 
-/// The tokens that a configuration names.
+/// The special tokens of a configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TokenIds {
-    /// Begins a text.
+    /// The token that begins a text.
     pub bos: Option<u32>,
-    /// Any of these ends a text.
+    /// The tokens that end a text.
     pub eos: Vec<u32>,
-    /// Fills short rows.
+    /// The token that pads short rows.
     pub pad: Option<u32>,
 }
 
@@ -75,23 +75,24 @@ enum OneOrMany {
 }
 
 impl TokenIds {
-    /// Those of the file; some files say -1 where there is no token.
+    /// Reads the tokens of a `config.json`. Negative ids, which some files have, mean that there is no such token.
     ///
     /// # Errors
-    /// When one is neither a number nor a list of numbers.
+    /// [`ModelError::Config`] if one is neither a number nor a list of numbers.
     pub fn read(json: &Value) -> Result<Self> {
         Self::default().or_read(json)
     }
 
-    /// Those of the file; what it lacks stays.
+    /// Reads the tokens of a `config.json`; keys that it lacks keep the value in `self`.
     ///
     /// # Errors
     /// As [`TokenIds::read`].
     pub fn or_read(self, json: &Value) -> Result<Self> {
         let ids = |key: &str| -> Result<Option<Vec<u32>>> {
             let Some(value) = json.get(key) else { return Ok(None) };
-            let found: Option<OneOrMany> = Deserialize::deserialize(value)
-                .map_err(|_| ModelError::Config { reason: format!("`{key}` is {value}, which is no token id") })?;
+            let found: Option<OneOrMany> = Deserialize::deserialize(value).map_err(|_| ModelError::Config {
+                reason: format!("`{key}`: expected a token id or a list of them, got {value}"),
+            })?;
             let ids = match found {
                 None => Vec::new(),
                 Some(OneOrMany::One(id)) => vec![id],

@@ -1,48 +1,48 @@
-//! What tells layers and their linear parts apart.
+//! Differences between layers, and which linear layers have biases.
 
 use crate::error::{ModelError, Result};
 
 /// Which linear layers have biases.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Biases {
-    /// To queries, keys and values.
+    /// The projections to queries, keys and values.
     pub query_key_value: bool,
-    /// From attention back to the residual stream.
+    /// The projection from attention back to the residual stream.
     pub attention_output: bool,
-    /// Of the feed-forward.
+    /// The projections of the feed-forward.
     pub mlp: bool,
 }
 
-/// What may differ from layer to layer.
+/// What can differ from layer to layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerConfig {
-    /// Its attention has the window of the configuration.
+    /// Whether its attention is limited to the window of the configuration.
     pub is_sliding: bool,
-    /// Which of the configuration's angles rotate its queries and keys; none of them where absent.
+    /// The index of its frequencies in [`ModelConfig::rotary`](super::ModelConfig::rotary); `None` means no rotation.
     pub rotary: Option<usize>,
 }
 
 impl LayerConfig {
-    /// All layers: by `layer_types` where the file has them, else by what the family says of an index.
+    /// One entry per layer: by `types`, the file's `layer_types`, or by `is_sliding` of the index if the file has none.
     ///
     /// # Errors
-    /// When a layer's type is not known, or there are fewer of them than layers.
+    /// [`ModelError::Config`] if a type is unknown, or if there is not one per layer.
     pub fn list(types: Option<&[String]>, count: usize, is_sliding: impl Fn(usize) -> bool) -> Result<Vec<Self>> {
         let refuse = |reason: String| Err(ModelError::Config { reason });
         let Some(types) = types else {
-            // As many as have a name; the check of sizes refuses more.
+            // `ModelConfig::check` refuses more layers than this.
             let layers = (0..count.min(1 << 12)).map(|layer| Self { is_sliding: is_sliding(layer), rotary: Some(0) });
             return Ok(layers.collect());
         };
         if types.len() != count {
-            return refuse(format!("`layer_types` has {} entries for {count} layers", types.len()));
+            return refuse(format!("`layer_types`: expected {count} entries, one per layer, got {}", types.len()));
         }
         let mut layers = Vec::with_capacity(count);
         for kind in types {
             let is_sliding = match kind.as_str() {
                 "full_attention" => false,
                 "sliding_attention" => true,
-                other => return refuse(format!("`layer_types` has `{other}`, which is not computed here")),
+                other => return refuse(format!("`layer_types` has `{other}`, which is not supported")),
             };
             layers.push(Self { is_sliding, rotary: Some(0) });
         }

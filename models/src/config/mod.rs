@@ -1,30 +1,94 @@
-//! What a decoder computes, as its family reads it from `config.json`.
+//! What a decoder computes, and the family that reads it from `config.json`.
 
+mod from_json;
 mod json;
 mod layers;
 mod rotary;
 mod text_part;
 
+use std::fmt;
+
 use burnish_kernels::glu::Activation;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 pub use json::TokenIds;
 pub(crate) use json::{parse, refuse_unread, require_activation};
 pub use layers::{Biases, LayerConfig};
+pub(crate) use rotary::theta_of;
 pub use rotary::{RopeScaling, RotaryConfig};
 pub use text_part::text_part;
 
 use crate::error::{ModelError, Result};
-use crate::families;
-use crate::family::Family;
-use crate::part::declared_tensors;
+use crate::gguf::metadata::Metadata;
+use crate::part::{Part, Role};
 
-/// A dense decoder: embedding, blocks of attention and gated feed-forward, norm, head.
+/// Everything that distinguishes the models of one family. Loading, adapters, merging and export all follow from it.
+pub struct Family {
+    /// The `model_type`s of its checkpoints. GGUF files are read as the first.
+    pub model_types: &'static [ModelType],
+    /// Reads `config.json`.
+    pub configure: fn(&Value) -> Result<ModelConfig>,
+    /// Every kind of tensor of its models.
+    pub parts: &'static [Part],
+    /// Norms multiply by their weight plus this offset: 1 in Gemma, otherwise 0. GGUF files store the sum.
+    pub norm_offset: f64,
+    /// The architecture of its GGUF files.
+    pub gguf: GgufArchitecture,
+}
+
+/// A `model_type` and the class of transformers that runs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModelType {
+    /// The `model_type` in `config.json`.
+    pub name: &'static str,
+    /// The class in `architectures`.
+    pub class: &'static str,
+}
+
+/// An architecture of llama.cpp, with the keys that its GGUF files have beyond the common ones.
+#[derive(Clone, Copy)]
+pub struct GgufArchitecture {
+    /// `general.architecture`.
+    pub name: &'static str,
+    /// Whether llama.cpp computes sliding windows for it.
+    pub has_windows: bool,
+    /// Writes those keys. Returns an error if llama.cpp would not compute what the configuration says.
+    pub write: fn(&ModelConfig, &mut Metadata) -> std::result::Result<(), String>,
+    /// Reads those keys into a `config.json`. Returns an error for a key that has another type than expected.
+    pub read: fn(&Metadata, &mut Map<String, Value>) -> std::result::Result<(), String>,
+}
+
+impl Family {
+    /// The part with that role, if the family has one.
+    pub fn part(&self, role: Role) -> Option<&'static Part> {
+        self.parts.iter().find(|part| part.role == role)
+    }
+
+    /// The class of transformers that runs a model type.
+    pub fn class_of(&self, model_type: &str) -> &'static str {
+        let found = self.model_types.iter().find(|known| known.name == model_type);
+        found.or(self.model_types.first()).map_or("", |known| known.class)
+    }
+}
+
+impl fmt::Debug for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.model_types.iter().map(|known| known.name)).finish()
+    }
+}
+
+impl PartialEq for Family {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+/// The configuration of a dense decoder: embedding, blocks of attention and gated feed-forward, norm, head.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
-    /// What reads and writes its files.
+    /// The family that it belongs to.
     pub family: &'static Family,
-    /// As in `config.json`.
+    /// The `model_type` in `config.json`.
     pub model_type: String,
     /// Width of the residual stream.
     pub hidden_size: usize,
@@ -32,43 +96,43 @@ pub struct ModelConfig {
     pub intermediate_size: usize,
     /// Number of blocks.
     pub num_hidden_layers: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub num_attention_heads: usize,
-    /// Key and value heads.
+    /// Number of key heads, and of value heads.
     pub num_key_value_heads: usize,
-    /// Width of a head.
+    /// Elements of a head.
     pub head_dim: usize,
     /// Rows of the embedding.
     pub vocab_size: usize,
     /// Context length.
     pub max_position_embeddings: usize,
-    /// The head is the embedding.
+    /// Whether the output head is the embedding.
     pub tie_word_embeddings: bool,
-    /// Added to the mean square in norms.
+    /// The epsilon of norms, which is added to the mean square.
     pub rms_norm_eps: f64,
-    /// What the gate of the feed-forward goes through.
+    /// The activation of the gate in the feed-forward.
     pub activation: Activation,
     /// Which linear layers have biases.
     pub biases: Biases,
-    /// Factor on the scores of attention.
+    /// Factor on attention scores.
     pub attention_scale: f64,
-    /// Scores of attention become `cap · tanh(score / cap)`.
+    /// If present, attention scores become `cap · tanh(score / cap)`.
     pub attention_softcap: Option<f64>,
-    /// Factor on the embedding, rounded to the dtype that the model computes in.
+    /// Factor on the embedding, rounded to the type that the model computes in.
     pub embedding_scale: Option<f64>,
     /// Factor on what a block adds to the residual stream.
     pub residual_multiplier: Option<f64>,
-    /// In sliding layers, a token sees this many tokens, itself included.
+    /// How many tokens a token attends to in sliding layers, itself included.
     pub sliding_window: Option<usize>,
-    /// The layers, in order; where there are fewer than blocks, they repeat.
+    /// The differences between layers, in order; if there are fewer entries than blocks, they repeat.
     pub layers: Vec<LayerConfig>,
-    /// The rotary angles that layers choose from.
+    /// The sets of rotary frequencies; each layer uses one of them.
     pub rotary: Vec<RotaryConfig>,
-    /// Begins a text.
+    /// The token that begins a text.
     pub bos_token_id: Option<u32>,
-    /// Any of these ends a text.
+    /// The tokens that end a text.
     pub eos_token_id: Vec<u32>,
-    /// Fills short rows.
+    /// The token that pads short rows.
     pub pad_token_id: Option<u32>,
 }
 
@@ -83,43 +147,25 @@ pub struct Sizes {
     pub intermediate_size: usize,
     /// Number of blocks.
     pub num_hidden_layers: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub num_attention_heads: usize,
-    /// Key and value heads.
+    /// Number of key heads, and of value heads.
     pub num_key_value_heads: usize,
-    /// Width of a head; `hidden_size / num_attention_heads` when absent.
+    /// Elements of a head; `hidden_size / num_attention_heads` if `None`.
     pub head_dim: Option<usize>,
     /// Context length.
     pub max_position_embeddings: usize,
 }
 
 impl ModelConfig {
-    /// Reads a parsed `config.json`; of a multimodal model, its text part.
-    ///
-    /// # Errors
-    /// [`ModelError::UnknownModelType`], or [`ModelError::Config`], which names the key that is missing, of the wrong type, not
-    /// computed here, or contradicts another.
-    pub fn from_json(value: &Value) -> Result<Self> {
-        let value = &*text_part(value);
-        let model_type = value
-            .get("model_type")
-            .and_then(Value::as_str)
-            .ok_or_else(|| ModelError::Config { reason: "missing field `model_type`".to_owned() })?;
-        let family = families::by_model_type(model_type)?;
-        refuse_unread(value)?;
-        let config = (family.configure)(value)?;
-        config.check()?;
-        Ok(config)
-    }
-
-    /// What most families share: full attention scaled by `1 / √head_dim`, no biases, no factors.
+    /// A configuration with what most families share: full attention, scores multiplied by `1 / √head_dim`, no biases.
     ///
     /// # Errors
     /// [`ModelError::Config`] names a size that is 0.
     pub fn plain(family: &'static Family, model_type: String, sizes: Sizes, tokens: TokenIds) -> Result<Self> {
         let positive = |name: &str, value: usize| {
             if value == 0 {
-                return Err(ModelError::Config { reason: format!("`{name}` is 0") });
+                return Err(ModelError::Config { reason: format!("`{name}`: expected at least 1, got 0") });
             }
             Ok(value)
         };
@@ -149,47 +195,47 @@ impl ModelConfig {
             rotary: vec![RotaryConfig { theta: 10_000.0, scaling: None }],
             bos_token_id: tokens.bos,
             eos_token_id: tokens.eos,
-            // Some files name a token that the embedding has no row for.
+            // Some files name a token that has no row in the embedding.
             pad_token_id: tokens.pad.filter(|id| (*id as usize) < sizes.vocab_size),
         })
     }
 
-    /// The layer of that index.
+    /// What distinguishes the layer of that index.
     pub fn layer(&self, index: usize) -> LayerConfig {
         self.layers[index % self.layers.len()]
     }
 
-    /// How many tokens a token of that layer sees, itself included; all of them when absent.
+    /// How many tokens a token attends to in the layer of that index, itself included; `None` means all before it.
     pub fn window(&self, index: usize) -> Option<usize> {
         self.sliding_window.filter(|_| self.layer(index).is_sliding)
     }
 
+    /// Checks that the values are consistent and that no size is unreasonably large.
     fn check(&self) -> Result<()> {
         let reason = if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             format!(
-                "{} query heads are no multiple of {} key-value heads",
+                "`num_attention_heads`: expected a multiple of `num_key_value_heads`, which is {1}, got {0}",
                 self.num_attention_heads, self.num_key_value_heads
             )
         } else if !self.head_dim.is_multiple_of(2) {
-            format!("`head_dim` {} is odd, so its elements can't be rotated in pairs", self.head_dim)
-        } else if self.rms_norm_eps < 0.0 || !self.attention_scale.is_finite() {
-            format!(
-                "`rms_norm_eps` {} and the scale of attention {} must be positive",
-                self.rms_norm_eps, self.attention_scale
-            )
-        } else if let Some((name, size)) = self.beyond_reason() {
-            format!("`{name}` is {size}, which is beyond reason")
+            format!("`head_dim`: expected an even number, got {}", self.head_dim)
+        } else if self.rms_norm_eps < 0.0 {
+            format!("`rms_norm_eps`: expected at least 0, got {}", self.rms_norm_eps)
+        } else if !self.attention_scale.is_finite() {
+            format!("the factor on attention scores: expected a finite number, got {}", self.attention_scale)
+        } else if let Some((name, size)) = self.unreasonable_size() {
+            format!("`{name}` is {size}, which is unreasonably large")
         } else if self.sliding_window == Some(0) {
-            "`sliding_window` is 0".to_owned()
+            "`sliding_window`: expected at least 1, got 0".to_owned()
         } else {
             return self.rotary.iter().try_for_each(|rotary| rotary.check(self.head_dim));
         };
         Err(ModelError::Config { reason })
     }
 
-    /// A size that no model has: names and products of such sizes would not fit the memory.
-    fn beyond_reason(&self) -> Option<(&'static str, usize)> {
-        let most = [
+    /// A size that no model has. Computing with it could overflow or exhaust the memory.
+    fn unreasonable_size(&self) -> Option<(&'static str, usize)> {
+        let limits = [
             ("head_dim", self.head_dim, 1024),
             ("num_attention_heads", self.num_attention_heads, 1 << 12),
             ("hidden_size", self.hidden_size, 1 << 20),
@@ -197,12 +243,7 @@ impl ModelConfig {
             ("vocab_size", self.vocab_size, 1 << 24),
             ("num_hidden_layers", self.num_hidden_layers, 1 << 12),
         ];
-        most.into_iter().find(|(_, size, most)| size > most).map(|(name, size, _)| (name, size))
-    }
-
-    /// Number of weights of the model.
-    pub fn parameter_count(&self) -> usize {
-        declared_tensors(self).iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum()
+        limits.into_iter().find(|(_, size, limit)| size > limit).map(|(name, size, _)| (name, size))
     }
 }
 

@@ -1,40 +1,40 @@
-//! The rotary angles of a configuration.
+//! The rotary position embedding of a configuration.
 
 use serde_json::{Map, Value};
 
 use crate::error::{ModelError, Result};
 
-/// Rotary angles of some layers.
+/// The rotary frequencies of some layers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RotaryConfig {
-    /// Base of the angles, `rope_theta`.
+    /// Base of the frequencies, `rope_theta`.
     pub theta: f64,
-    /// How they are stretched beyond the context the model grew up with.
+    /// How the frequencies are changed to extend the context.
     pub scaling: Option<RopeScaling>,
 }
 
-/// Stretched rotary angles.
+/// A change of the rotary frequencies that extends the context.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
-    /// Positions divided by `factor`.
+    /// All frequencies are divided by `factor`, as if positions were.
     Linear {
         /// The divisor.
         factor: f64,
     },
-    /// Llama 3: low frequencies divided, high ones kept, a ramp between.
+    /// Llama 3: low frequencies are divided, high ones are kept, and those between are interpolated.
     Llama3 {
-        /// Divisor of the low frequencies.
+        /// The divisor of the low frequencies.
         factor: f64,
-        /// Wavelengths above `original / low_freq_factor` are divided.
+        /// Frequencies with wavelengths above `original_max_position_embeddings / low_freq_factor` are divided.
         low_freq_factor: f64,
-        /// Wavelengths below `original / high_freq_factor` are kept.
+        /// Frequencies with wavelengths below `original_max_position_embeddings / high_freq_factor` are kept.
         high_freq_factor: f64,
-        /// Context length before stretching.
+        /// The context length before the extension.
         original_max_position_embeddings: usize,
     },
-    /// The divisor of each frequency, as GGUF files carry it (`rope_freqs.weight`).
+    /// Each frequency has its own divisor, as in the tensor `rope_freqs.weight` of GGUF files.
     Factors {
-        /// One a pair of a head's elements.
+        /// The divisors, `head_dim / 2` of them.
         factors: Vec<f64>,
     },
 }
@@ -44,45 +44,46 @@ fn refuse(reason: impl Into<String>) -> ModelError {
 }
 
 impl RotaryConfig {
-    /// Of a file with one kind of layer: `rope_scaling`, or else `rope_parameters`; a `rope_theta` within comes before the one
-    /// beside.
+    /// Reads the parameters of a file whose layers all have the same: `rope_scaling`, or else `rope_parameters`. A `rope_theta`
+    /// inside them takes precedence over one beside them, and that over `theta`; `positions` is the context length.
     ///
     /// # Errors
-    /// When a value is missing, no number, or of a kind that is not computed here.
+    /// [`ModelError::Config`] names the key that is missing, has the wrong type, or asks for something that is not supported.
     ///
     /// # Source
     /// `RotaryEmbeddingConfigMixin.convert_rope_params_to_dict` of transformers 5.
     pub fn read(json: &Value, theta: f64, positions: usize) -> Result<Self> {
-        let filled = |key: &str| json.get(key).and_then(Value::as_object).filter(|parameters| !parameters.is_empty());
-        let parameters = filled("rope_scaling").or_else(|| filled("rope_parameters"));
-        if let Some(kind) = parameters.and_then(|parameters| parameters.iter().find(|(_, value)| value.is_object())) {
-            return Err(refuse(format!("rotary parameters of `{}` alone are not computed here", kind.0)));
+        let object = |key: &str| json.get(key).and_then(Value::as_object).filter(|parameters| !parameters.is_empty());
+        let parameters = object("rope_scaling").or_else(|| object("rope_parameters"));
+        if let Some((kind, _)) = parameters.and_then(|parameters| parameters.iter().find(|(_, value)| value.is_object())) {
+            return Err(refuse(format!("`rope_parameters` has parameters of `{kind}`, which this family does not support")));
         }
-        let beside = json.get("rope_theta").and_then(Value::as_f64).unwrap_or(theta);
-        Self::of_parameters(parameters.unwrap_or(&Map::new()), beside, positions)
+        let beside = theta_of(json.get("rope_theta"), "rope_theta")?.unwrap_or(theta);
+        Self::from_parameters(parameters.unwrap_or(&Map::new()), beside, positions)
     }
 
-    /// Of parameters as they stand in `rope_parameters`; `theta` where they have none.
+    /// Reads the parameters of one kind of layer, as they stand in `rope_parameters`; `theta` is used if they have none.
     ///
     /// # Errors
     /// As [`RotaryConfig::read`].
-    pub fn of_parameters(parameters: &Map<String, Value>, theta: f64, positions: usize) -> Result<Self> {
+    pub fn from_parameters(parameters: &Map<String, Value>, theta: f64, positions: usize) -> Result<Self> {
         if let Some(part) =
             parameters.get("partial_rotary_factor").filter(|part| part.as_f64() != Some(1.0) && !part.is_null())
         {
-            return Err(refuse(format!("`partial_rotary_factor` is {part}, which is not computed here")));
+            return Err(refuse(format!("`partial_rotary_factor` is {part}, which is not supported")));
         }
-        let inner = parameters.get("rope_theta").and_then(Value::as_f64);
+        let inner = theta_of(parameters.get("rope_theta"), "rope_theta")?;
         Ok(Self { theta: inner.unwrap_or(theta), scaling: scaling(parameters, positions)? })
     }
 
     pub(super) fn check(&self, head_dim: usize) -> Result<()> {
         if self.theta <= 0.0 || !self.theta.is_finite() {
-            return Err(refuse(format!("`rope_theta` {} must be positive", self.theta)));
+            return Err(refuse(format!("`rope_theta`: expected a positive number, got {}", self.theta)));
         }
         match &self.scaling {
             Some(RopeScaling::Factors { factors }) if factors.len() != head_dim / 2 => Err(refuse(format!(
-                "`rope_scaling` has {} factors for heads of {head_dim} elements: one a pair",
+                "`rope_scaling`: expected {} factors for heads of {head_dim} elements, got {}",
+                head_dim / 2,
                 factors.len()
             ))),
             _ => Ok(()),
@@ -90,26 +91,55 @@ impl RotaryConfig {
     }
 }
 
+/// A base of the frequencies; `None` if it is absent or null.
+pub(crate) fn theta_of(value: Option<&Value>, key: &str) -> Result<Option<f64>> {
+    match value.filter(|value| !value.is_null()) {
+        None => Ok(None),
+        Some(value) => {
+            let refused = || refuse(format!("`{key}`: expected a number, got {value}"));
+            value.as_f64().map(Some).ok_or_else(refused)
+        }
+    }
+}
+
+/// The kind of scaling; `default` if the file does not say.
+fn kind_of(parameters: &Map<String, Value>) -> Result<&str> {
+    let given = ["rope_type", "type"].into_iter().filter_map(|key| parameters.get(key)).find(|value| !value.is_null());
+    match given {
+        None => Ok("default"),
+        Some(kind) => kind.as_str().ok_or_else(|| refuse(format!("`rope_type`: expected a name, got {kind}"))),
+    }
+}
+
 fn scaling(parameters: &Map<String, Value>, positions: usize) -> Result<Option<RopeScaling>> {
-    let kind = parameters.get("rope_type").or_else(|| parameters.get("type")).and_then(Value::as_str);
     let number = |key: &str| {
         let found = parameters.get(key).and_then(Value::as_f64).filter(|number| *number > 0.0);
-        found.ok_or_else(|| refuse(format!("`rope_scaling.{key}` is missing or not a positive number")))
+        let got = || parameters.get(key).map_or_else(|| "nothing".to_owned(), Value::to_string);
+        found.ok_or_else(|| refuse(format!("`rope_scaling.{key}`: expected a positive number, got {}", got())))
     };
-    match kind {
-        None | Some("default") => Ok(None),
-        Some("linear") => Ok(Some(RopeScaling::Linear { factor: number("factor")? })),
-        Some("llama3") => Ok(Some(RopeScaling::Llama3 {
-            factor: number("factor")?,
-            low_freq_factor: number("low_freq_factor")?,
-            high_freq_factor: number("high_freq_factor")?,
-            original_max_position_embeddings: match parameters.get("original_max_position_embeddings") {
-                None => positions,
-                Some(_) => number("original_max_position_embeddings")? as usize,
-            },
-        })),
-        // What GGUF's `rope_freqs` is in transformers' terms: one list for every length, and no factor on the scores.
-        Some("longrope") => {
+    match kind_of(parameters)? {
+        "default" => Ok(None),
+        "linear" => Ok(Some(RopeScaling::Linear { factor: number("factor")? })),
+        "llama3" => {
+            let (low_freq_factor, high_freq_factor) = (number("low_freq_factor")?, number("high_freq_factor")?);
+            if high_freq_factor <= low_freq_factor {
+                return Err(refuse(format!(
+                    "`rope_scaling.high_freq_factor`: expected more than `low_freq_factor`, which is {low_freq_factor}, got \
+                     {high_freq_factor}"
+                )));
+            }
+            Ok(Some(RopeScaling::Llama3 {
+                factor: number("factor")?,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings: match parameters.get("original_max_position_embeddings") {
+                    None => positions,
+                    Some(_) => number("original_max_position_embeddings")? as usize,
+                },
+            }))
+        }
+        // The form in which the divisors of a GGUF file are kept: the same for every length, without a factor on the scores.
+        "longrope" => {
             let list =
                 |key: &str| -> Option<Vec<f64>> { parameters.get(key)?.as_array()?.iter().map(Value::as_f64).collect() };
             let attention = parameters.get("attention_factor").and_then(Value::as_f64);
@@ -117,9 +147,9 @@ fn scaling(parameters: &Map<String, Value>, positions: usize) -> Result<Option<R
                 (Some(short), Some(long)) if short == long && attention == Some(1.0) => {
                     Ok(Some(RopeScaling::Factors { factors: short }))
                 }
-                _ => Err(refuse("`longrope` with factors that depend on the length is not supported")),
+                _ => Err(refuse("rotary scaling `longrope` with factors that depend on the length is not supported")),
             }
         }
-        Some(other) => Err(refuse(format!("rotary scaling `{other}` is not supported"))),
+        other => Err(refuse(format!("rotary scaling `{other}` is not supported"))),
     }
 }

@@ -15,7 +15,7 @@ fn read(key: &str, value: Value) -> Result<ModelConfig> {
     ModelConfig::from_json(&config)
 }
 
-/// The keys of `more` laid over the Llama.
+/// The Llama with the keys of `more` set.
 fn with(more: &Value) -> Result<ModelConfig> {
     let mut config = llama();
     for (key, value) in more.as_object().unwrap() {
@@ -25,7 +25,7 @@ fn with(more: &Value) -> Result<ModelConfig> {
 }
 
 #[test]
-fn ids_that_name_no_token_are_left_out() {
+fn token_ids_that_are_negative_or_without_a_row_are_ignored() {
     assert!(read("eos_token_id", json!(-1)).unwrap().eos_token_id.is_empty());
     assert_eq!(read("eos_token_id", json!([2, -1])).unwrap().eos_token_id, [2]);
     assert_eq!(read("pad_token_id", json!(99)).unwrap().pad_token_id, Some(99));
@@ -34,20 +34,28 @@ fn ids_that_name_no_token_are_left_out() {
 }
 
 #[test]
-fn what_is_not_computed_or_beyond_reason_is_refused_by_name() {
+fn unsupported_keys_and_unreasonable_sizes_are_refused_by_name() {
     let longrope = |count: usize| {
         let factors = vec![1.5; count];
         json!({"rope_type": "longrope", "short_factor": factors, "long_factor": factors, "attention_factor": 1.0})
     };
+    let llama3 = |low: f64, high: f64| json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": low, "high_freq_factor": high});
+    assert!(read("rope_scaling", llama3(1.0, 4.0)).is_ok() && read("rope_theta", Value::Null).is_ok());
     assert!(read("rope_scaling", longrope(8)).is_ok() && read("hidden_act", json!("silu")).is_ok());
     for (key, value, word) in [
         ("hidden_act", json!("gelu"), "gelu"),
         ("num_hidden_layers", json!(1_000_000_000), "num_hidden_layers"),
         ("vocab_size", json!(u64::MAX), "vocab_size"),
-        ("rope_scaling", longrope(7), "7 factors"),
+        ("rope_scaling", longrope(7), "8 factors"),
         ("rope_scaling", json!({"type": "yarn", "factor": 4.0}), "yarn"),
         ("rope_scaling", json!({"rope_type": "dynamic", "factor": 4.0}), "dynamic"),
         ("rope_parameters", json!({"full_attention": {"rope_theta": 5.0}}), "full_attention"),
+        ("rope_theta", json!("10000"), "rope_theta"),
+        ("rope_parameters", json!({"rope_theta": "10000"}), "rope_theta"),
+        ("rope_scaling", json!({"rope_type": 3}), "rope_type"),
+        // Equal factors leave nothing to interpolate between: the frequencies would be NaN.
+        ("rope_scaling", llama3(4.0, 4.0), "high_freq_factor"),
+        ("rope_scaling", llama3(4.0, 1.0), "high_freq_factor"),
         ("rope_parameters", json!({"rope_theta": 5.0, "partial_rotary_factor": 0.5}), "partial_rotary_factor"),
         ("partial_rotary_factor", json!(0.5), "partial_rotary_factor"),
         ("attn_logit_softcapping", json!(50.0), "attn_logit_softcapping"),
@@ -61,14 +69,14 @@ fn what_is_not_computed_or_beyond_reason_is_refused_by_name() {
 }
 
 #[test]
-fn an_unknown_model_type_lists_the_known_ones() {
+fn the_error_for_an_unknown_model_type_lists_the_known_ones() {
     let error = read("model_type", json!("mamba")).unwrap_err();
     assert!(matches!(&error, ModelError::UnknownModelType { known, .. } if known.contains("gemma3_text")), "{error}");
 }
 
-// Losses of transformers with these files: 1.3754 with the inner theta, 2.3347 with the scaling of Llama 3.
+// The losses of transformers with these files: 1.3754 with the inner theta, 2.3347 with the scaling of Llama 3.
 #[test]
-fn rotary_parameters_come_from_where_transformers_takes_them() {
+fn rotary_parameters_are_read_as_transformers_reads_them() {
     let inner = json!({"rope_theta": 10_000.0, "rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}});
     assert_eq!(with(&inner).unwrap().rotary, [RotaryConfig { theta: 500_000.0, scaling: None }]);
     let llama3 = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0});
@@ -81,7 +89,10 @@ fn rotary_parameters_come_from_where_transformers_takes_them() {
         original_max_position_embeddings: 64,
     };
     assert_eq!(with(&both).unwrap().rotary, [RotaryConfig { theta: 20_000.0, scaling: Some(scaling) }]);
-    // An empty or null `rope_scaling` is none.
+    // A null type is as good as none.
+    let config = with(&json!({"rope_scaling": {"rope_type": null, "type": "linear", "factor": 2.0}})).unwrap();
+    assert_eq!(config.rotary[0].scaling, Some(RopeScaling::Linear { factor: 2.0 }));
+    // An empty or null `rope_scaling` counts as absent.
     for nothing in [json!({}), Value::Null] {
         let config = with(&json!({"rope_scaling": nothing, "rope_parameters": {"rope_theta": 7.0}})).unwrap();
         assert_eq!(config.rotary, [RotaryConfig { theta: 7.0, scaling: None }]);
@@ -89,7 +100,7 @@ fn rotary_parameters_come_from_where_transformers_takes_them() {
 }
 
 #[test]
-fn what_is_absent_has_the_default_of_its_class() {
+fn absent_keys_have_the_default_of_their_class() {
     let windows = |more: &Value| with(more).map(|config| (config.window(0), config.num_key_value_heads)).unwrap();
     assert_eq!(windows(&json!({"sliding_window": 8})), (None, 4));
     let mistral = |more: Value| {
@@ -103,7 +114,7 @@ fn what_is_absent_has_the_default_of_its_class() {
 }
 
 #[test]
-fn qwen_slides_from_max_window_layers_on_where_it_is_told_to() {
+fn layers_of_qwen_from_max_window_layers_on_slide_with_use_sliding_window() {
     let qwen = |more: Value| {
         let mut all = json!({"model_type": "qwen2", "num_hidden_layers": 4, "sliding_window": 16, "max_window_layers": 3});
         all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -113,13 +124,12 @@ fn qwen_slides_from_max_window_layers_on_where_it_is_told_to() {
     assert_eq!(qwen(json!({"use_sliding_window": true})).unwrap(), [None, None, None, Some(16)]);
     let types = ["sliding_attention", "full_attention", "full_attention", "full_attention"];
     assert_eq!(qwen(json!({"use_sliding_window": true, "layer_types": types})).unwrap(), [Some(16), None, None, None]);
-    for (wrong, word) in [(json!(["full_attention"]), "1 entries"), (json!(vec!["linear_attention"; 4]), "linear_attention")]
-    {
+    for (wrong, word) in [(json!(["full_attention"]), "got 1"), (json!(vec!["linear_attention"; 4]), "linear_attention")] {
         assert!(qwen(json!({"layer_types": wrong})).unwrap_err().to_string().contains(word));
     }
 }
 
-/// The smallest of the published Gemma 3 files with a text and a vision part, as far as the text goes.
+/// `config.json` of google/gemma-3-4b, without most keys of the vision part.
 fn gemma() -> Value {
     json!({
         "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "eos_token_id": [1, 106],
@@ -145,7 +155,7 @@ fn the_text_part_of_gemma_3_is_read_with_its_defaults() {
     assert_eq!((config.layer(5).rotary, config.layer(6).rotary), (Some(0), Some(1)));
     let linear = Some(RopeScaling::Linear { factor: 8.0 });
     assert_eq!(config.rotary, [RotaryConfig { theta: 1e6, scaling: linear }, RotaryConfig { theta: 1e4, scaling: None }]);
-    // 3.88 billion: google/gemma-3-4b without its vision part.
+    // google/gemma-3-4b without its vision part.
     assert_eq!(config.parameter_count(), 3_880_263_168);
     assert_eq!((config.attention_scale, config.embedding_scale), (1.0 / 16.0, Some(2560f64.sqrt())));
     let mut other = gemma();
@@ -156,11 +166,49 @@ fn the_text_part_of_gemma_3_is_read_with_its_defaults() {
 }
 
 #[test]
-fn a_part_of_rope_parameters_comes_before_older_keys() {
+fn rope_parameters_of_a_kind_of_layer_take_precedence_over_older_keys() {
     let mut json = gemma()["text_config"].clone();
     json["rope_theta"] = json!(5.0);
     json["rope_local_base_freq"] = json!(6.0);
     json["rope_parameters"] = json!({"sliding_attention": {"rope_theta": 7.0, "rope_type": "default"}});
     let config = ModelConfig::from_json(&json).unwrap();
     assert_eq!(config.rotary.iter().map(|rotary| rotary.theta).collect::<Vec<_>>(), [5.0, 7.0]);
+}
+
+/// Of the two shapes of `rope_parameters`, transformers 5.23 reads only the nested one for Gemma 3.
+#[test]
+fn gemma_3_ignores_rotary_parameters_outside_a_kind_of_layer() {
+    let mut json = gemma()["text_config"].clone();
+    json["rope_scaling"] = Value::Null;
+    json["rope_parameters"] = json!({"rope_type": "linear", "factor": 8.0, "rope_theta": 5e5});
+    let default = |theta: f64| RotaryConfig { theta, scaling: None };
+    assert_eq!(ModelConfig::from_json(&json).unwrap().rotary, [default(1e6), default(1e4)]);
+    json["rope_parameters"]["full_attention"] = json!({"rope_type": "linear", "factor": 8.0, "rope_theta": 7.0});
+    json["rope_parameters"]["sliding_attention"] = Value::Null;
+    let linear = RotaryConfig { theta: 7.0, scaling: Some(RopeScaling::Linear { factor: 8.0 }) };
+    assert_eq!(ModelConfig::from_json(&json).unwrap().rotary, [linear, default(1e4)]);
+    json["rope_local_base_freq"] = json!("10000");
+    assert!(ModelConfig::from_json(&json).unwrap_err().to_string().contains("`rope_local_base_freq`"));
+}
+
+#[test]
+fn layer_types_of_gemma_3_take_precedence_over_sliding_window_pattern() {
+    let full = |more: Value| {
+        let mut json = gemma()["text_config"].clone();
+        json["num_hidden_layers"] = json!(4);
+        json.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let config = ModelConfig::from_json(&json).map_err(|error| error.to_string())?;
+        Ok::<_, String>((0..4).filter(|layer| config.window(*layer).is_none()).collect::<Vec<_>>())
+    };
+    let types = ["full_attention", "sliding_attention", "full_attention", "sliding_attention"];
+    assert_eq!(full(json!({"sliding_window_pattern": 2})), Ok(vec![1, 3]));
+    assert_eq!(full(json!({"sliding_window_pattern": null, "layer_types": types})), Ok(vec![0, 2]));
+    assert_eq!(full(json!({"sliding_window_pattern": 3, "layer_types": types})), Ok(vec![0, 2]));
+    assert!(full(json!({"sliding_window_pattern": 0})).unwrap_err().contains("`sliding_window_pattern`"));
+    let mut json = gemma()["text_config"].clone();
+    json["attention_bias"] = json!(true);
+    let biases = Biases { query_key_value: true, attention_output: true, mlp: false };
+    assert_eq!(ModelConfig::from_json(&json).unwrap().biases, biases);
+    assert!(full(json!({"query_pre_attn_scalar": 0})).unwrap_err().contains("`query_pre_attn_scalar`"));
+    assert!(full(json!({"final_logit_softcapping": 30.0})).unwrap_err().contains("`final_logit_softcapping`"));
 }

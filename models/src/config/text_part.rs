@@ -6,13 +6,14 @@ use serde_json::{Value, json};
 
 use crate::families;
 
-/// Keys that stand beside `text_config` and are meant for it too.
+/// Keys beside `text_config` that apply to it too.
 const SHARED: [&str; 5] = ["bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "torch_dtype"];
 
-/// The configuration of the text model: of a multimodal file its `text_config` where a family reads that, else the file itself.
+/// The configuration of the text model: `text_config` if the file is that of a multimodal model whose text part a family can read,
+/// otherwise the file itself.
 pub fn text_part(json: &Value) -> Cow<'_, Value> {
     let Some(Value::Object(text)) = json.get("text_config") else { return Cow::Borrowed(json) };
-    // Old files leave the text model's type to that of the whole.
+    // In old files, only the type of the whole model is given.
     let outer = json.get("model_type").and_then(Value::as_str).unwrap_or_default();
     let own = text.get("model_type").and_then(Value::as_str).map_or_else(|| format!("{outer}_text"), str::to_owned);
     let Ok(family) = families::by_model_type(&own) else { return Cow::Borrowed(json) };

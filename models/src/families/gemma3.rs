@@ -1,4 +1,4 @@
-//! Gemma 3, the text part: norms of `1 + w` around attention and feed-forward, five sliding layers to a full one.
+//! The text part of Gemma 3: norms of `1 + w` around attention and feed-forward, and five sliding layers for each full one.
 //!
 //! Source: `configuration_gemma3.py` and `modeling_gemma3.py` of transformers 5; `conversion/gemma.py` and
 //! `llama-model.cpp` of llama.cpp; Gemma Team 2025.
@@ -7,13 +7,15 @@ use burnish_kernels::glu::Activation;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::config::{Biases, LayerConfig, ModelConfig, RotaryConfig, Sizes, TokenIds, parse, require_activation};
-use crate::error::Result;
-use crate::family::{Family, GgufArchitecture, ModelType};
-use crate::gguf::{self, Metadata};
+use crate::config::{
+    Biases, Family, GgufArchitecture, LayerConfig, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds, parse,
+    require_activation, theta_of,
+};
+use crate::error::{ModelError, Result};
+use crate::gguf::metadata::{Metadata, Value as GgufValue};
 use crate::part::{Part, Role};
 
-/// The registry's entry.
+/// The entry in the registry.
 pub static FAMILY: Family = Family {
     model_types: &[ModelType { name: "gemma3_text", class: "Gemma3ForCausalLM" }],
     configure,
@@ -41,16 +43,16 @@ const PARTS: &[Part] = &[
     Part::new(Role::Head, "lm_head", "output"),
 ];
 
-/// Layers of one kind of window, and the last of them full.
+/// Every sixth layer is full; the others slide.
 const PERIOD: usize = 6;
-/// Rotary base of full layers.
+/// `rope_theta` of full layers.
 const FULL_THETA: f64 = 1e6;
-/// Rotary base of sliding layers.
+/// `rope_theta` of sliding layers.
 const SLIDING_THETA: f64 = 1e4;
-/// Layers of the one size that llama.cpp scales by `hidden_size / num_attention_heads`.
+/// The number of layers by which llama.cpp recognises the 27B model, whose attention scores have another factor.
 const LAYERS_27B: usize = 62;
 
-/// `Gemma3TextConfig`. Published files leave out what has the default.
+/// `Gemma3TextConfig`. Published files leave out keys that have the default.
 #[derive(Debug, Deserialize)]
 #[serde(default)]
 struct Gemma3TextConfig {
@@ -68,7 +70,7 @@ struct Gemma3TextConfig {
     attention_bias: bool,
     query_pre_attn_scalar: f64,
     sliding_window: Option<usize>,
-    sliding_window_pattern: usize,
+    sliding_window_pattern: Option<usize>,
     layer_types: Option<Vec<String>>,
 }
 
@@ -89,7 +91,7 @@ impl Default for Gemma3TextConfig {
             attention_bias: false,
             query_pre_attn_scalar: 256.0,
             sliding_window: Some(4096),
-            sliding_window_pattern: PERIOD,
+            sliding_window_pattern: Some(PERIOD),
             layer_types: None,
         }
     }
@@ -97,6 +99,10 @@ impl Default for Gemma3TextConfig {
 
 fn configure(json: &Value) -> Result<ModelConfig> {
     let config: Gemma3TextConfig = parse(json)?;
+    if config.query_pre_attn_scalar <= 0.0 {
+        let reason = format!("`query_pre_attn_scalar`: expected a positive number, got {}", config.query_pre_attn_scalar);
+        return Err(ModelError::Config { reason });
+    }
     require_activation("hidden_activation", config.hidden_activation.as_deref(), Activation::GeluTanh)?;
     let sizes = Sizes {
         vocab_size: config.vocab_size,
@@ -108,7 +114,10 @@ fn configure(json: &Value) -> Result<ModelConfig> {
         head_dim: Some(config.head_dim),
         max_position_embeddings: config.max_position_embeddings,
     };
-    let period = config.sliding_window_pattern.max(1);
+    let period = config.sliding_window_pattern.unwrap_or(PERIOD);
+    if period == 0 {
+        return Err(ModelError::Config { reason: "`sliding_window_pattern`: expected at least 1, got 0".to_owned() });
+    }
     let mut layers = LayerConfig::list(config.layer_types.as_deref(), config.num_hidden_layers, |layer| {
         !(layer + 1).is_multiple_of(period)
     })?;
@@ -131,14 +140,15 @@ fn configure(json: &Value) -> Result<ModelConfig> {
     })
 }
 
-/// Full layers, then sliding ones. What `rope_parameters` has of a kind of layer comes before the keys of older files.
+/// The rotary frequencies of full layers, then those of sliding ones. What `rope_parameters` has for a kind of layer takes
+/// precedence over the keys of older files.
 fn rotary(json: &Value, positions: usize) -> Result<Vec<RotaryConfig>> {
     let kind = |name: &str, theta_key: &str, theta: f64, scaling: Option<&Value>| {
         let inner = json.get("rope_parameters").and_then(|parameters| parameters.get(name)).and_then(Value::as_object);
         let mut merged = inner.cloned().unwrap_or_default();
         merged.extend(scaling.and_then(Value::as_object).cloned().unwrap_or_default());
-        let beside = json.get(theta_key).and_then(Value::as_f64).unwrap_or(theta);
-        RotaryConfig::of_parameters(&merged, beside, positions)
+        let beside = theta_of(json.get(theta_key), theta_key)?.unwrap_or(theta);
+        RotaryConfig::from_parameters(&merged, beside, positions)
     };
     Ok(vec![
         kind("full_attention", "rope_theta", FULL_THETA, json.get("rope_scaling"))?,
@@ -146,20 +156,31 @@ fn rotary(json: &Value, positions: usize) -> Result<Vec<RotaryConfig>> {
     ])
 }
 
-/// What llama.cpp scales queries by, before the root.
-fn query_scalar(layers: usize, hidden: usize, heads: usize, head_dim: usize) -> usize {
-    if layers == LAYERS_27B { hidden / heads.max(1) } else { head_dim }
+/// The sizes that llama.cpp derives the factor on attention scores from.
+struct ScoreSizes {
+    layers: usize,
+    hidden: usize,
+    heads: usize,
+    head_dim: usize,
+}
+
+impl ScoreSizes {
+    /// What llama.cpp takes for `query_pre_attn_scalar`.
+    fn query_scalar(&self) -> usize {
+        if self.layers == LAYERS_27B { self.hidden / self.heads.max(1) } else { self.head_dim }
+    }
 }
 
 fn write(config: &ModelConfig, metadata: &mut Metadata) -> std::result::Result<(), String> {
-    let (layers, heads) = (config.num_hidden_layers, config.num_attention_heads);
-    let scalar = query_scalar(layers, config.hidden_size, heads, config.head_dim);
+    let layers = config.num_hidden_layers;
+    let (hidden, heads) = (config.hidden_size, config.num_attention_heads);
+    let scalar = ScoreSizes { layers, hidden, heads, head_dim: config.head_dim }.query_scalar();
     if ((scalar as f64).powf(-0.5) - config.attention_scale).abs() > 1e-9 {
         let own = config.attention_scale.powi(-2);
-        return Err(format!("`query_pre_attn_scalar` is {own:.0}, and llama.cpp takes {scalar} for a Gemma 3 of this size"));
+        return Err(format!("`query_pre_attn_scalar`: llama.cpp expects {scalar} for a Gemma 3 of this size, got {own:.0}"));
     }
     if config.biases != Biases::default() {
-        return Err("llama.cpp runs no Gemma 3 with `attention_bias`".to_owned());
+        return Err("llama.cpp does not support `attention_bias` for Gemma 3".to_owned());
     }
     let Some(window) = config.sliding_window.filter(|_| (0..layers).any(|layer| config.layer(layer).is_sliding)) else {
         return Ok(());
@@ -167,34 +188,40 @@ fn write(config: &ModelConfig, metadata: &mut Metadata) -> std::result::Result<(
     let first_full = (0..layers).find(|layer| !config.layer(*layer).is_sliding);
     let period = first_full.map_or(layers + 1, |layer| layer + 1);
     if (0..layers).any(|layer| config.layer(layer).is_sliding == (layer + 1).is_multiple_of(period)) {
-        return Err("`layer_types` has no period, and llama.cpp knows only every n-th layer as a full one".to_owned());
+        return Err("`layer_types`: llama.cpp expects every n-th layer to be full and the others to slide".to_owned());
     }
     let sliding = &config.rotary[1];
     if sliding.scaling.is_some() {
-        return Err("llama.cpp knows no rotary scaling of sliding layers".to_owned());
+        return Err("llama.cpp does not support rotary scaling of sliding layers".to_owned());
     }
-    metadata.insert("gemma3.attention.sliding_window", gguf::Value::Unsigned(window as u64));
-    // Older versions of llama.cpp don't read these: they are written where they say something new.
+    metadata.insert("gemma3.attention.sliding_window", GgufValue::Unsigned(window as u64));
+    // Older versions of llama.cpp assume the defaults and don't read these keys.
     if period != PERIOD {
-        metadata.insert("gemma3.attention.sliding_window_pattern", gguf::Value::Unsigned(period as u64));
+        metadata.insert("gemma3.attention.sliding_window_pattern", GgufValue::Unsigned(period as u64));
     }
     if (sliding.theta - SLIDING_THETA).abs() > 0.0 {
-        metadata.insert("gemma3.rope.freq_base_swa", gguf::Value::Float(sliding.theta));
+        metadata.insert("gemma3.rope.freq_base_swa", GgufValue::Float(sliding.theta));
     }
     Ok(())
 }
 
-fn read(metadata: &Metadata, config: &mut Map<String, Value>) {
-    let of = |config: &Map<String, Value>, key: &str| config.get(key).and_then(Value::as_u64).unwrap_or(0) as usize;
-    let (layers, head_dim) = (of(config, "num_hidden_layers"), of(config, "head_dim"));
-    let scalar = query_scalar(layers, of(config, "hidden_size"), of(config, "num_attention_heads"), head_dim);
-    let window = metadata.number("gemma3.attention.sliding_window").filter(|window| *window > 0);
-    let period = metadata.number("gemma3.attention.sliding_window_pattern").unwrap_or(PERIOD);
+fn read(metadata: &Metadata, config: &mut Map<String, Value>) -> std::result::Result<(), String> {
+    let size = |key: &str| config.get(key).and_then(Value::as_u64).unwrap_or(0) as usize;
+    let layers = size("num_hidden_layers");
+    let (hidden, heads) = (size("hidden_size"), size("num_attention_heads"));
+    let scalar = ScoreSizes { layers, hidden, heads, head_dim: size("head_dim") }.query_scalar();
+    let window = metadata.optional_number("gemma3.attention.sliding_window")?.filter(|window| *window > 0);
+    // To llama.cpp, 0 means that all layers slide.
+    let period = match metadata.optional_number("gemma3.attention.sliding_window_pattern")? {
+        Some(0) => layers + 1,
+        found => found.unwrap_or(PERIOD),
+    };
     config.remove("hidden_act");
     config.insert("hidden_activation".to_owned(), json!("gelu_pytorch_tanh"));
     config.insert("query_pre_attn_scalar".to_owned(), json!(scalar));
     config.insert("sliding_window".to_owned(), json!(window.unwrap_or(4096)));
     config.insert("sliding_window_pattern".to_owned(), json!(if window.is_some() { period } else { 1 }));
-    let theta = metadata.float("gemma3.rope.freq_base_swa").unwrap_or(SLIDING_THETA);
+    let theta = metadata.optional_float("gemma3.rope.freq_base_swa")?.unwrap_or(SLIDING_THETA);
     config.insert("rope_local_base_freq".to_owned(), json!(theta));
+    Ok(())
 }

@@ -7,12 +7,14 @@ use burnish_kernels::glu::Activation;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::config::{Biases, LayerConfig, ModelConfig, RotaryConfig, Sizes, TokenIds, parse, require_activation};
+use crate::config::{
+    Biases, Family, GgufArchitecture, LayerConfig, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds, parse,
+    require_activation,
+};
 use crate::error::Result;
-use crate::family::{Family, GgufArchitecture, ModelType};
 use crate::part::{Part, Role};
 
-/// The registry's entry.
+/// The entry in the registry.
 pub static FAMILY: Family = Family {
     model_types: &[
         ModelType { name: "llama", class: "LlamaForCausalLM" },
@@ -21,7 +23,7 @@ pub static FAMILY: Family = Family {
     configure,
     parts: PARTS,
     norm_offset: 0.0,
-    gguf: GgufArchitecture { name: "llama", has_windows: false, write: |_, _| Ok(()), read: |_, _| () },
+    gguf: GgufArchitecture { name: "llama", has_windows: false, write: |_, _| Ok(()), read: |_, _| Ok(()) },
 };
 
 const PARTS: &[Part] = &[
@@ -71,7 +73,7 @@ fn configure(json: &Value) -> Result<ModelConfig> {
     let config: LlamaConfig = parse(json)?;
     require_activation("hidden_act", config.hidden_act.as_deref(), Activation::Silu)?;
     let is_mistral = config.model_type == "mistral";
-    // What is absent has each class's default; a null is its own value.
+    // In Mistral, an absent key has the default of the class, which a null overrides.
     let absent = |key: &str, default: usize| json.get(key).is_none().then_some(default).filter(|_| is_mistral);
     let key_value_heads = config.num_key_value_heads.or_else(|| absent("num_key_value_heads", 8));
     let window = config.sliding_window.or_else(|| absent("sliding_window", 4096));
@@ -85,7 +87,7 @@ fn configure(json: &Value) -> Result<ModelConfig> {
         head_dim: config.head_dim,
         max_position_embeddings: config.max_position_embeddings.unwrap_or(if is_mistral { 131_072 } else { 2048 }),
     };
-    // Llama's attention has no window and Mistral's linear layers have no biases, whatever the file says.
+    // Like transformers, this ignores a window in a Llama and biases in a Mistral.
     let (biased, mlp_bias) = (config.attention_bias && !is_mistral, config.mlp_bias && !is_mistral);
     let plain = ModelConfig::plain(&FAMILY, config.model_type, sizes, TokenIds::read(json)?)?;
     Ok(ModelConfig {

@@ -1,20 +1,20 @@
-//! The families, one file each.
+//! The families, one file each, and their registry.
 
 mod gemma3;
 mod llama;
 mod qwen2;
 mod qwen3;
 
+use crate::config::Family;
 use crate::error::{ModelError, Result};
-use crate::family::Family;
 
-/// Every family: the registry.
+/// Every family.
 pub static FAMILIES: &[&Family] = &[&llama::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY, &gemma3::FAMILY];
 
-/// The family of a `model_type`.
+/// The family of a `model_type` of `config.json`.
 ///
 /// # Errors
-/// [`ModelError::UnknownModelType`] lists those that are known.
+/// [`ModelError::UnknownModelType`] lists the known ones.
 pub fn by_model_type(model_type: &str) -> Result<&'static Family> {
     let found = FAMILIES.iter().find(|family| family.model_types.iter().any(|known| known.name == model_type));
     found.copied().ok_or_else(|| {
@@ -23,10 +23,10 @@ pub fn by_model_type(model_type: &str) -> Result<&'static Family> {
     })
 }
 
-/// The family that llama.cpp runs as an architecture.
+/// The family of a `general.architecture` of a GGUF file.
 ///
 /// # Errors
-/// [`ModelError::UnknownArchitecture`] lists those that are known.
+/// [`ModelError::UnknownArchitecture`] lists the known ones.
 pub fn by_architecture(architecture: &str) -> Result<&'static Family> {
     let found = FAMILIES.iter().find(|family| family.gguf.name == architecture);
     found.copied().ok_or_else(|| {

@@ -7,18 +7,20 @@ use burnish_kernels::glu::Activation;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::config::{Biases, LayerConfig, ModelConfig, RotaryConfig, Sizes, TokenIds, parse, require_activation};
+use crate::config::{
+    Biases, Family, GgufArchitecture, LayerConfig, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds, parse,
+    require_activation,
+};
 use crate::error::Result;
-use crate::family::{Family, GgufArchitecture, ModelType};
 use crate::part::{Part, Role};
 
-/// The registry's entry.
+/// The entry in the registry.
 pub static FAMILY: Family = Family {
     model_types: &[ModelType { name: "qwen2", class: "Qwen2ForCausalLM" }],
     configure,
     parts: PARTS,
     norm_offset: 0.0,
-    gguf: GgufArchitecture { name: "qwen2", has_windows: false, write: |_, _| Ok(()), read: |_, _| () },
+    gguf: GgufArchitecture { name: "qwen2", has_windows: false, write: |_, _| Ok(()), read: |_, _| Ok(()) },
 };
 
 const PARTS: &[Part] = &[
@@ -45,7 +47,7 @@ struct Qwen2Config {
     num_hidden_layers: usize,
     num_attention_heads: usize,
     num_key_value_heads: Option<usize>,
-    /// No field of the class, and its attention takes it where it is given.
+    /// Not a field of the class, but its attention uses it if the file has it.
     head_dim: Option<usize>,
     hidden_act: Option<String>,
     #[serde(default = "max_position_embeddings")]
@@ -87,7 +89,7 @@ fn configure(json: &Value) -> Result<ModelConfig> {
         head_dim: config.head_dim,
         max_position_embeddings: config.max_position_embeddings,
     };
-    // What is absent has the default; a null is none.
+    // An absent window has the default; a null means no window.
     let window = config.sliding_window.or_else(|| json.get("sliding_window").is_none().then_some(4096));
     let window = window.filter(|_| config.use_sliding_window);
     let layers = LayerConfig::list(config.layer_types.as_deref(), config.num_hidden_layers, |layer| {

@@ -1,4 +1,4 @@
-//! Qwen3, dense: the heads of queries and keys are normalised.
+//! Dense Qwen3 models: the heads of queries and keys are normalised.
 //!
 //! Source: `configuration_qwen3.py` and `modeling_qwen3.py` of transformers 5; `conversion/qwen.py` of llama.cpp;
 //! Yang et al. 2025.
@@ -7,27 +7,29 @@ use burnish_kernels::glu::Activation;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::config::{Biases, LayerConfig, ModelConfig, RotaryConfig, Sizes, TokenIds, parse, require_activation};
+use crate::config::{
+    Biases, Family, GgufArchitecture, LayerConfig, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds, parse,
+    require_activation,
+};
 use crate::error::Result;
-use crate::family::{Family, GgufArchitecture, ModelType};
-use crate::gguf::Metadata;
+use crate::gguf::metadata::Metadata;
 use crate::part::{Part, Role};
 
-/// The registry's entry.
+/// The entry in the registry.
 pub static FAMILY: Family = Family {
     model_types: &[ModelType { name: "qwen3", class: "Qwen3ForCausalLM" }],
     configure,
     parts: PARTS,
     norm_offset: 0.0,
-    gguf: GgufArchitecture { name: "qwen3", has_windows: false, write, read: |_, _| () },
+    gguf: GgufArchitecture { name: "qwen3", has_windows: false, write, read: |_, _| Ok(()) },
 };
 
-/// llama.cpp's layers have no biases here.
+/// llama.cpp does not read biases of Qwen3.
 fn write(config: &ModelConfig, _: &mut Metadata) -> std::result::Result<(), String> {
     if config.biases == Biases::default() {
         return Ok(());
     }
-    Err("llama.cpp runs no Qwen3 with `attention_bias`".to_owned())
+    Err("llama.cpp does not support `attention_bias` for Qwen3".to_owned())
 }
 
 const PARTS: &[Part] = &[
@@ -105,7 +107,7 @@ fn configure(json: &Value) -> Result<ModelConfig> {
         max_position_embeddings: config.max_position_embeddings,
     };
     let biased = config.attention_bias;
-    // What is absent has the default; a null is none.
+    // An absent window has the default; a null means no window.
     let window = config.sliding_window.or_else(|| json.get("sliding_window").is_none().then_some(4096));
     let window = window.filter(|_| config.use_sliding_window);
     let layers = LayerConfig::list(config.layer_types.as_deref(), config.num_hidden_layers, |layer| {

@@ -4,7 +4,7 @@ use super::*;
 use crate::part::{Role, of_gguf};
 
 #[test]
-fn every_part_has_names_and_a_role_of_its_own() {
+fn the_names_and_roles_of_parts_are_unique() {
     for family in FAMILIES {
         let unique = |values: BTreeSet<String>| assert_eq!(values.len(), family.parts.len(), "{family:?}");
         unique(family.parts.iter().map(|part| part.name.to_owned()).collect());
@@ -21,7 +21,7 @@ fn every_part_has_names_and_a_role_of_its_own() {
 }
 
 #[test]
-fn names_go_to_gguf_and_back() {
+fn gguf_names_are_converted_in_both_directions() {
     for family in FAMILIES {
         for part in family.parts {
             let layer = part.role.is_of_block().then_some(7);
@@ -37,7 +37,7 @@ fn names_go_to_gguf_and_back() {
 }
 
 #[test]
-fn what_is_unknown_is_answered_with_what_is_known() {
+fn the_error_for_an_unknown_architecture_lists_the_known_ones() {
     assert!(by_model_type("mistral").is_ok() && by_architecture("gemma3").is_ok());
     let error = by_architecture("rwkv7").unwrap_err().to_string();
     assert!(error.contains("rwkv7") && error.contains("llama, qwen2, qwen3, gemma3"), "{error}");

@@ -1,21 +1,25 @@
-//! `config.json` from the metadata of a file.
+//! Makes a `config.json` from the metadata of a GGUF file.
 
 use serde_json::{Map, Value, json};
 
-use super::{GgufFile, Metadata, keys};
+use super::keys;
 use crate::checkpoint::Checkpoint;
+use crate::config::Family;
 use crate::error::{ModelError, Result};
 use crate::families;
-use crate::family::Family;
+use crate::gguf::metadata::Metadata;
 use crate::part::Role;
 
-pub(super) fn config_json(file: &GgufFile) -> Result<Value> {
-    let metadata = file.metadata();
-    let missing = |key: &str| ModelError::Config { reason: format!("the GGUF lacks `{key}`") };
+/// A `config.json` for a file with that metadata and those tensors.
+pub(super) fn config_json(metadata: &Metadata, tensors: &dyn Checkpoint) -> Result<Value> {
+    let missing = |key: &str| ModelError::Config { reason: format!("`{key}` is missing from the GGUF file") };
     let architecture = metadata.text("general.architecture").ok_or_else(|| missing("general.architecture"))?;
     let family = families::by_architecture(architecture)?;
     let key = |name: &str| format!("{architecture}.{name}");
-    let number = |name: &str| metadata.number(&key(name)).ok_or_else(|| missing(&key(name)));
+    let refuse = |reason: String| ModelError::Config { reason };
+    let optional = |name: &str| metadata.optional_number(&key(name)).map_err(refuse);
+    let number = |name: &str| optional(name)?.ok_or_else(|| missing(&key(name)));
+    let float = |name: &str| metadata.optional_float(&key(name)).map_err(refuse);
     refuse_unread(metadata, architecture)?;
     let mut config = Map::new();
     let mut set = |name: &str, value: Value| config.insert(name.to_owned(), value);
@@ -24,68 +28,73 @@ pub(super) fn config_json(file: &GgufFile) -> Result<Value> {
     set("hidden_act", json!("silu"));
     for size in keys::SIZES {
         let found = match size.fallback {
-            Some(fallback) => metadata.number(&key(size.gguf)).map_or_else(|| number(fallback), Ok)?,
+            Some(fallback) => optional(size.gguf)?.map_or_else(|| number(fallback), Ok)?,
             None => number(size.gguf)?,
         };
         set(size.config, json!(found));
     }
     let (heads, hidden) = (number("attention.head_count")?, number("embedding_length")?);
-    let head_dim = metadata.number(&key(keys::KEY_LENGTH)).unwrap_or(hidden / heads.max(1));
-    if let Some(rotated) = metadata.number(&key(keys::ROPE_DIMENSION_COUNT)).filter(|rotated| *rotated != head_dim) {
+    let head_dim = optional(keys::KEY_LENGTH)?.unwrap_or(hidden / heads.max(1));
+    if let Some(rotated) = optional(keys::ROPE_DIMENSION_COUNT)?.filter(|rotated| *rotated != head_dim) {
         let reason = format!(
-            "`{}` is {rotated} of {head_dim}: part of a head is not rotated, which is not computed here",
+            "`{}`: expected {head_dim}, the size of a head, got {rotated}; rotating only a part of each head is not supported",
             key(keys::ROPE_DIMENSION_COUNT)
         );
         return Err(ModelError::Config { reason });
     }
     set("head_dim", json!(head_dim));
-    let vocab = stored(file, family, Role::Embedding, "weight").and_then(|shape| shape.first().copied());
+    let vocab = stored(tensors, family, Role::Embedding, "weight").and_then(|shape| shape.first().copied());
     set("vocab_size", json!(vocab.ok_or_else(|| missing("token_embd.weight"))?));
-    set("rms_norm_eps", json!(metadata.float(&key(keys::NORM_EPSILON)).map_or(1e-5, shortest)));
-    set("rope_theta", json!(metadata.float(&key(keys::ROPE_FREQ_BASE)).map_or(10_000.0, shortest)));
-    set("tie_word_embeddings", json!(stored(file, family, Role::Head, "weight").is_none()));
-    set("attention_bias", json!(stored(file, family, Role::Query, "bias").is_some()));
-    set("mlp_bias", json!(stored(file, family, Role::Up, "bias").is_some()));
+    set("rms_norm_eps", json!(float(keys::NORM_EPSILON)?.map_or(1e-5, shortest)));
+    set("rope_theta", json!(float(keys::ROPE_FREQ_BASE)?.map_or(10_000.0, shortest)));
+    set("tie_word_embeddings", json!(stored(tensors, family, Role::Head, "weight").is_none()));
+    set("attention_bias", json!(stored(tensors, family, Role::Query, "bias").is_some()));
+    set("mlp_bias", json!(stored(tensors, family, Role::Up, "bias").is_some()));
     for (name, token) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
         set(name, json!(metadata.number(&format!("tokenizer.ggml.{token}_token_id"))));
     }
     set("torch_dtype", json!("float32"));
-    if let Some(scaling) = rope_scaling(file, architecture)? {
+    if let Some(scaling) = rope_scaling(metadata, tensors, architecture)? {
         set("rope_scaling", scaling);
     }
-    (family.gguf.read)(metadata, &mut config);
+    (family.gguf.read)(metadata, &mut config).map_err(refuse)?;
     Ok(Value::Object(config))
 }
 
-/// The shape of a tensor, that of the first block where blocks have it.
-fn stored(file: &GgufFile, family: &Family, role: Role, kind: &str) -> Option<Vec<usize>> {
+/// The shape of the tensor with that role, in the first block if it belongs to a block.
+fn stored(tensors: &dyn Checkpoint, family: &Family, role: Role, kind: &str) -> Option<Vec<usize>> {
     let name = family.part(role)?.checkpoint_name(role.is_of_block().then_some(0));
-    file.shape(&format!("{name}.{kind}"))
+    tensors.shape(&format!("{name}.{kind}"))
 }
 
-/// The decimal that was meant by a number which went through f32, such as 1e-5.
+/// The shortest decimal number, such as 1e-5, that gives the same f32.
 fn shortest(value: f64) -> f64 {
     (value as f32).to_string().parse().unwrap_or(value)
 }
 
-fn rope_scaling(file: &GgufFile, architecture: &str) -> Result<Option<Value>> {
-    let metadata = file.metadata();
+fn rope_scaling(metadata: &Metadata, tensors: &dyn Checkpoint, architecture: &str) -> Result<Option<Value>> {
     let key = |name: &str| format!("{architecture}.{name}");
-    if file.shape(keys::ROPE_FREQS).is_some() {
-        // transformers knows divisors of frequencies as `longrope`, where they may differ by length.
-        let factors = file.read_f32(keys::ROPE_FREQS)?;
+    if tensors.shape(keys::ROPE_FREQS).is_some() {
+        // In transformers, divisors of frequencies are the scaling `longrope`, which can have others for long texts.
+        let factors = tensors.read_f32(keys::ROPE_FREQS)?;
         return Ok(Some(json!({
             "rope_type": "longrope", "short_factor": factors, "long_factor": factors, "attention_factor": 1.0,
             "original_max_position_embeddings": metadata.number(&key(keys::CONTEXT_LENGTH)),
         })));
     }
-    stretched(metadata, architecture)
+    linear_scaling(metadata, architecture)
 }
 
-/// Positions divided by a factor: that is what llama.cpp makes of a factor without a type too.
-fn stretched(metadata: &Metadata, architecture: &str) -> Result<Option<Value>> {
-    let float = |name: &str| metadata.float(&format!("{architecture}.{name}"));
-    let factor = float(keys::ROPE_SCALING_FACTOR).or_else(|| float(keys::ROPE_SCALE_LINEAR)).filter(|factor| *factor != 0.0);
+/// Linear scaling, which is also what llama.cpp assumes for a factor without a type.
+fn linear_scaling(metadata: &Metadata, architecture: &str) -> Result<Option<Value>> {
+    let float = |name: &str| {
+        metadata.optional_float(&format!("{architecture}.{name}")).map_err(|reason| ModelError::Config { reason })
+    };
+    let factor = match float(keys::ROPE_SCALING_FACTOR)? {
+        Some(factor) => Some(factor),
+        None => float(keys::ROPE_SCALE_LINEAR)?,
+    };
+    let factor = factor.filter(|factor| *factor != 0.0);
     match metadata.text(&format!("{architecture}.{}", keys::ROPE_SCALING_TYPE)) {
         Some("none") => Ok(None),
         None | Some("linear") => Ok(factor.map(|factor| json!({ "rope_type": "linear", "factor": factor }))),
@@ -93,7 +102,7 @@ fn stretched(metadata: &Metadata, architecture: &str) -> Result<Option<Value>> {
     }
 }
 
-/// Keys that change what llama.cpp computes, and that no family here reads.
+/// Keys that change what llama.cpp computes and that no family reads.
 const UNREAD: &[&str] = &[
     "attention.clamp_kqv",
     "attention.scale",
@@ -106,12 +115,12 @@ const UNREAD: &[&str] = &[
     "rope.scaling.attn_factor",
 ];
 
-/// Refuses those keys by name, unless their value changes nothing.
+/// Refuses these keys by name, unless their value has no effect.
 fn refuse_unread(metadata: &Metadata, architecture: &str) -> Result<()> {
     for name in UNREAD {
         let key = format!("{architecture}.{name}");
         if let Some(value) = metadata.float(&key).filter(|value| ![0.0, 1.0].contains(value)) {
-            return Err(ModelError::Config { reason: format!("`{key}` is {value}, which is not computed here") });
+            return Err(ModelError::Config { reason: format!("`{key}` is {value}, which is not supported") });
         }
     }
     Ok(())
@@ -119,11 +128,11 @@ fn refuse_unread(metadata: &Metadata, architecture: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Value as GgufValue;
     use super::*;
+    use crate::gguf::metadata::Value as GgufValue;
 
     #[test]
-    fn keys_that_are_not_read_are_refused_by_name() {
+    fn unsupported_keys_are_refused_by_name() {
         let with = |key: &str, value: f64| {
             let mut metadata = Metadata::default();
             metadata.insert(key, GgufValue::Float(value));
@@ -134,13 +143,13 @@ mod tests {
     }
 
     #[test]
-    fn a_factor_without_a_type_divides_positions() {
-        let read = |pairs: &[(&str, GgufValue)]| {
+    fn a_factor_without_a_type_is_linear_scaling() {
+        let read = |entries: &[(&str, GgufValue)]| {
             let mut metadata = Metadata::default();
-            for (key, value) in pairs {
+            for (key, value) in entries {
                 metadata.insert(format!("llama.{key}"), value.clone());
             }
-            stretched(&metadata, "llama")
+            linear_scaling(&metadata, "llama")
         };
         let linear = Some(json!({ "rope_type": "linear", "factor": 4.0 }));
         let (factor, old) = (("rope.scaling.factor", GgufValue::Float(4.0)), ("rope.scale_linear", GgufValue::Float(4.0)));

@@ -1,20 +1,20 @@
-//! Reading the header of a file that nobody vouches for.
+//! Reads the header of a GGUF file, which is not trusted.
 
 use super::GgmlType;
-use super::metadata::{Metadata, Value};
+use crate::gguf::metadata::{Metadata, Value};
 
-/// What the header says of a tensor.
+/// A tensor in the header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
     /// The name in the file.
     pub name: String,
-    /// Dims, slowest first, as PyTorch counts.
+    /// The shape, the slowest dimension first, as in PyTorch.
     pub shape: Vec<usize>,
-    /// Storage type.
+    /// The storage type.
     pub kind: GgmlType,
-    /// From the start of the data part.
+    /// The position of its bytes after the start of the data.
     pub offset: usize,
-    /// Length in the file.
+    /// The number of bytes.
     pub bytes: usize,
 }
 
@@ -24,7 +24,7 @@ pub(super) struct Header {
     pub data_start: usize,
 }
 
-/// A reason, to be completed with the path.
+/// A result whose error lacks the path.
 type Read<T> = std::result::Result<T, String>;
 
 /// A cursor that never reads past the end.
@@ -37,7 +37,11 @@ impl<'a> Cursor<'a> {
     fn take(&mut self, length: usize, what: &str) -> Read<&'a [u8]> {
         let end = self.at.checked_add(length).filter(|end| *end <= self.bytes.len());
         let Some(end) = end else {
-            return Err(format!("cut off at byte {}: {what} needs {length} more bytes, {} are left", self.at, self.left()));
+            return Err(format!(
+                "the file is cut off: at byte {}, {what} needs {length} bytes, got {}",
+                self.at,
+                self.left()
+            ));
         };
         let taken = &self.bytes[self.at..end];
         self.at = end;
@@ -63,20 +67,20 @@ impl<'a> Cursor<'a> {
         self.array(what).map(u64::from_le_bytes)
     }
 
-    /// A count of things that take at least `least` bytes each, so that a lie is found before anything is allocated.
+    /// Reads a count of items of at least `least` bytes each. A count that is too large is refused before anything is allocated.
     fn count(&mut self, what: &str, least: usize) -> Read<usize> {
         let count = self.u64(what)?;
         let most = self.left() / least.max(1);
         usize::try_from(count)
             .ok()
             .filter(|count| *count <= most)
-            .ok_or_else(|| format!("{what}: {count} claimed, but only {} bytes are left", self.left()))
+            .ok_or_else(|| format!("{what}: {count} is more than the {} bytes that are left can hold", self.left()))
     }
 
     fn text(&mut self, what: &str) -> Read<String> {
         let length = self.count(what, 1)?;
         let bytes = self.take(length, what)?;
-        String::from_utf8(bytes.to_vec()).map_err(|_| format!("{what} is no UTF-8"))
+        String::from_utf8(bytes.to_vec()).map_err(|_| format!("{what} is not UTF-8"))
     }
 }
 
@@ -85,11 +89,11 @@ const MAGIC: &[u8] = b"GGUF";
 pub(super) fn read(bytes: &[u8]) -> Read<Header> {
     let mut cursor = Cursor { bytes, at: 0 };
     if cursor.take(4, "the magic")? != MAGIC {
-        return Err("does not begin with `GGUF`".to_owned());
+        return Err("not a GGUF file: expected `GGUF` at its beginning".to_owned());
     }
     let version = cursor.u32("the version")?;
     if !(2..=3).contains(&version) {
-        return Err(format!("is GGUF version {version}; 2 and 3 can be read"));
+        return Err(format!("expected GGUF version 2 or 3, got {version}"));
     }
     let tensor_count = cursor.count("the number of tensors", 24)?;
     let key_count = cursor.count("the number of keys", 12)?;
@@ -106,13 +110,13 @@ pub(super) fn read(bytes: &[u8]) -> Read<Header> {
     }
     let alignment = metadata.number("general.alignment").unwrap_or(32);
     if !alignment.is_power_of_two() || alignment > 1 << 20 {
-        return Err(format!("`general.alignment` is {alignment}, no power of two"));
+        return Err(format!("`general.alignment`: expected a power of two, got {alignment}"));
     }
     let data_start = cursor.at.next_multiple_of(alignment);
     for tensor in &tensors {
         let end = data_start.checked_add(tensor.offset).and_then(|start| start.checked_add(tensor.bytes));
         if end.is_none_or(|end| end > bytes.len()) {
-            return Err(format!("cut off: `{}` ends beyond the file's {} bytes", tensor.name, bytes.len()));
+            return Err(format!("the file is cut off: `{}` ends after the file's {} bytes", tensor.name, bytes.len()));
         }
     }
     Ok(Header { metadata, tensors, data_start })
@@ -152,24 +156,25 @@ fn read_tensor(cursor: &mut Cursor) -> Read<TensorInfo> {
     let name = cursor.text("a tensor's name")?;
     let rank = cursor.u32(&name)?;
     if rank == 0 || rank > 4 {
-        return Err(format!("`{name}` has {rank} dims"));
+        return Err(format!("`{name}`: expected 1 to 4 dimensions, got {rank}"));
     }
     let mut shape = Vec::new();
     for _ in 0..rank {
         let dim = cursor.u64(&name)?;
-        shape.push(usize::try_from(dim).map_err(|_| format!("`{name}` has a dim of {dim}"))?);
+        shape.push(usize::try_from(dim).map_err(|_| format!("`{name}` has a dimension of {dim}"))?);
     }
-    // The file counts the fastest dim first.
+    // The file has the fastest dimension first.
     shape.reverse();
-    let kind = GgmlType::from_id(cursor.u32(&name)?).map_err(|id| format!("`{name}` is of the unknown type {id}"))?;
+    let kind = GgmlType::from_id(cursor.u32(&name)?)
+        .map_err(|id| format!("`{name}` has the storage type {id} of ggml, which is not supported"))?;
     let offset = cursor.u64(&name)?;
     let elements = shape.iter().try_fold(1usize, |product, dim| product.checked_mul(*dim));
     let row = shape.last().copied().unwrap_or(1);
     let bytes = elements
         .filter(|_| row.is_multiple_of(kind.block_elements()))
         .and_then(|elements| (elements / kind.block_elements()).checked_mul(kind.block_bytes()))
-        .ok_or_else(|| format!("`{name}` of shape {shape:?} can't be {kind:?}"))?;
-    let offset = usize::try_from(offset).map_err(|_| format!("`{name}` begins at {offset}"))?;
+        .ok_or_else(|| format!("`{name}`: the shape {shape:?} is not possible with the type {kind:?}"))?;
+    let offset = usize::try_from(offset).map_err(|_| format!("`{name}` has the offset {offset}"))?;
     Ok(TensorInfo { name, shape, kind, offset, bytes })
 }
 
@@ -182,7 +187,7 @@ mod tests {
         bytes.extend(text.as_bytes());
     }
 
-    /// One key, one F32 tensor of 2×3.
+    /// A file with one key and one F32 tensor of 2 × 3.
     fn file() -> Vec<u8> {
         let mut bytes = b"GGUF".to_vec();
         bytes.extend(3u32.to_le_bytes());
@@ -203,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_file_is_read() {
+    fn a_complete_file_is_read() {
         let header = read(&file()).unwrap();
         assert_eq!(header.metadata.text("general.architecture"), Some("llama"));
         assert_eq!(header.tensors[0].shape, [2, 3]);
@@ -211,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_is_an_error() {
+    fn a_file_that_is_cut_off_is_an_error() {
         let whole = file();
         for length in 0..whole.len() {
             assert!(read(&whole[..length]).is_err(), "{length} bytes passed");
@@ -219,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn flipped_bytes_never_panic() {
+    fn wrong_bytes_never_panic() {
         let whole = file();
         for at in 0..whole.len() - 24 {
             for bits in [0xff, 0x80, 0x01] {
@@ -231,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claimed_count_is_checked_before_it_is_believed() {
+    fn a_count_that_is_too_large_is_refused() {
         let mut bytes = file();
         bytes[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
         let reason = read(&bytes).err().unwrap();

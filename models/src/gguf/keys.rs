@@ -1,41 +1,41 @@
-//! The sizes that files of every architecture have, under llama.cpp's names and those of `config.json`.
+//! The keys that files of every architecture have, with their names in `config.json`.
 //!
 //! Source: `gguf-py/gguf/constants.py` of llama.cpp.
 
 use crate::config::ModelConfig;
 
-/// A number of the header.
+/// The key of a size.
 pub struct SizeKey {
-    /// Without the architecture before it.
+    /// Its name without the architecture.
     pub gguf: &'static str,
-    /// In `config.json`.
+    /// Its name in `config.json`.
     pub config: &'static str,
-    /// What a model has there.
+    /// The size of a model.
     pub of: fn(&ModelConfig) -> usize,
-    /// Another key of this table, whose number counts where this one is missing.
+    /// The key of this table whose value is used if this one is missing.
     pub fallback: Option<&'static str>,
 }
 
-/// The key whose number is the context length.
+/// The context length.
 pub const CONTEXT_LENGTH: &str = "context_length";
-/// The width of a head.
+/// The number of elements of a head.
 pub const KEY_LENGTH: &str = "attention.key_length";
-/// Added to the mean square in norms.
+/// The epsilon of norms.
 pub const NORM_EPSILON: &str = "attention.layer_norm_rms_epsilon";
-/// Base of the rotary angles.
+/// The base of the rotary frequencies.
 pub const ROPE_FREQ_BASE: &str = "rope.freq_base";
-/// How many elements of a head are rotated.
+/// The number of elements of a head that are rotated.
 pub const ROPE_DIMENSION_COUNT: &str = "rope.dimension_count";
-/// How far positions are divided, in old files.
+/// The factor of linear scaling in old files.
 pub const ROPE_SCALE_LINEAR: &str = "rope.scale_linear";
-/// How the rotary angles are stretched.
+/// The kind of rotary scaling.
 pub const ROPE_SCALING_TYPE: &str = "rope.scaling.type";
-/// How far.
+/// The factor of rotary scaling.
 pub const ROPE_SCALING_FACTOR: &str = "rope.scaling.factor";
-/// The tensor of divisors of the rotary frequencies.
+/// The tensor with the divisors of the rotary frequencies.
 pub const ROPE_FREQS: &str = "rope_freqs.weight";
 
-/// The numbers, those first that others fall back on.
+/// The sizes. Those that others fall back on come first.
 pub const SIZES: &[SizeKey] = &[
     size(CONTEXT_LENGTH, "max_position_embeddings", |config| config.max_position_embeddings, None),
     size("embedding_length", "hidden_size", |config| config.hidden_size, None),

@@ -1,11 +1,11 @@
-//! GGUF files: metadata, tensors, tokenizer and chat template in one file.
+//! Reads GGUF files: metadata, tensors, tokenizer and chat templates in one file.
 //!
 //! Source: `ggml/docs/gguf.md` and `gguf.cpp` of llama.cpp.
 
 mod config;
 mod header;
 pub mod keys;
-mod metadata;
+pub mod metadata;
 mod rows;
 mod tokenizer;
 
@@ -25,48 +25,52 @@ pub use tokenizer::{DEFAULT_PATTERNS, LLAMA3_PATTERN, QWEN2_PATTERN};
 
 use crate::chat_template::ChatTemplate;
 use crate::checkpoint::{Checkpoint, release};
-use crate::dtype::ComputeType;
 use crate::error::{ModelError, Result};
 use crate::families;
+use crate::float_type::FloatType;
 use crate::part::{Part, Role, RowOrder, of_gguf};
 use crate::tokenizer::Tokenizer;
 
-/// A tensor, and the part of its family that declares it.
-type Stored = (TensorInfo, Option<&'static Part>);
+/// A tensor of the file.
+#[derive(Debug)]
+struct Stored {
+    info: TensorInfo,
+    /// The part of the family that declares it, if one does.
+    part: Option<&'static Part>,
+}
 
-/// A memory-mapped GGUF file; tensors carry the names that checkpoints of their family have.
+/// A memory-mapped GGUF file. As a [`Checkpoint`], its tensors have the names and values of a Hugging Face checkpoint.
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
     map: Mmap,
     metadata: Metadata,
-    /// By checkpoint name, or by the file's own where no family declares it.
+    /// By checkpoint name, or by the name in the file if no family declares the tensor.
     tensors: BTreeMap<String, Stored>,
-    /// What the file's norms have beyond those of checkpoints.
+    /// The offset that has been added to norms in the file.
     norm_offset: f32,
     data_start: usize,
 }
 
 impl GgufFile {
-    /// Opens a file and reads its header; no tensor is touched.
+    /// Opens a file and reads its header, without reading a tensor.
     ///
     /// # Errors
-    /// [`ModelError::Format`] when the header is cut off, lies about lengths, or names a type not known here.
+    /// [`ModelError::Format`] if the header is malformed, or a tensor has an unknown type or ends after the file.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|error| ModelError::io(path, error))?;
         let length = file.metadata().map_err(|error| ModelError::io(path, error))?.len();
         if length < 24 {
-            return Err(ModelError::format(path, format!("{length} bytes are too few for a GGUF file")));
+            return Err(ModelError::format(path, format!("not a GGUF file: it has only {length} bytes")));
         }
-        // SAFETY: the map is read-only; a file that another program truncates meanwhile is that program's fault,
-        // as it is with every memory-mapped reader.
+        // SAFETY: the map is read-only. As with every memory-mapped reader, no other program may truncate the file meanwhile.
         let map = unsafe { Mmap::map(&file) }.map_err(|error| ModelError::io(path, error))?;
         let header = header::read(&map).map_err(|reason| ModelError::format(path, reason))?;
-        // A file of another architecture is still read for its tokenizer; its configuration is refused.
+        // The tokenizer of a file with an unknown architecture can be read; its configuration is refused.
         let family = header.metadata.text("general.architecture").and_then(|name| families::by_architecture(name).ok());
         let named = |info: TensorInfo| match family.and_then(|family| of_gguf(family.parts, &info.name)) {
-            Some((name, part)) => (name, (info, Some(part))),
-            None => (info.name.clone(), (info, None)),
+            Some((name, part)) => (name, Stored { info, part: Some(part) }),
+            None => (info.name.clone(), Stored { info, part: None }),
         };
         Ok(Self {
             path: path.to_owned(),
@@ -78,36 +82,37 @@ impl GgufFile {
         })
     }
 
-    /// Keys and values of the header.
+    /// The keys and values of the header.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
     }
 
-    /// The tensors as the file has them.
+    /// The tensors as they stand in the header.
     pub fn tensors(&self) -> impl Iterator<Item = &TensorInfo> {
-        self.tensors.values().map(|(info, _)| info)
+        self.tensors.values().map(|stored| &stored.info)
     }
 
-    /// What `config.json` would say.
+    /// A `config.json` for the model.
     ///
     /// # Errors
-    /// [`ModelError::Config`] when a key is missing.
+    /// [`ModelError::UnknownArchitecture`] if no family has the architecture; [`ModelError::Config`] names a key that is missing or
+    /// asks for something that is not supported.
     pub fn config_json(&self) -> Result<serde_json::Value> {
-        config::config_json(self)
+        config::config_json(&self.metadata, self)
     }
 
     /// The tokenizer that the metadata describes.
     ///
     /// # Errors
-    /// [`ModelError::Tokenizer`] when it is incomplete or of a kind not known here.
+    /// [`ModelError::Tokenizer`] if it is incomplete or of a kind that is not supported.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         tokenizer::build(&self.metadata)
     }
 
-    /// The chat template, where there is one.
+    /// The chat templates; `None` if the file has none.
     ///
     /// # Errors
-    /// [`ModelError::Template`] when it does not compile.
+    /// [`ModelError::Template`] if the default one does not compile.
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
         let special = tokenizer::special_tokens(&self.metadata)?;
         let templates = self.metadata.chat_templates();
@@ -115,10 +120,10 @@ impl GgufFile {
     }
 
     fn stored(&self, name: &str) -> Result<&Stored> {
-        self.tensors.get(name).ok_or_else(|| ModelError::Misfit { problems: vec![format!("{name}: missing")] })
+        self.tensors.get(name).ok_or_else(|| ModelError::Mismatch { problems: vec![format!("{name}: missing")] })
     }
 
-    /// Hands the bytes of a tensor to a reader.
+    /// Calls `read` with the bytes of a tensor.
     fn with_bytes<T>(&self, info: &TensorInfo, read: impl FnOnce(&[u8]) -> T) -> Result<T> {
         let start = self.data_start + info.offset;
         let bytes = self
@@ -130,19 +135,19 @@ impl GgufFile {
         Ok(values)
     }
 
-    /// Elements, or their bytes, with rows as checkpoints order them; `None` leaves them as they are.
-    fn reordered<T: Copy + Default>(&self, (info, part): &Stored, values: &[T]) -> Result<Option<Vec<T>>> {
+    /// The elements, or their bytes, with rows in the order of checkpoints; `None` if they have that order already.
+    fn reordered<T: Copy + Default>(&self, Stored { info, part }: &Stored, values: &[T]) -> Result<Option<Vec<T>>> {
         let Some(heads) = part.and_then(|part| self.heads_of(part)) else { return Ok(None) };
         let moved = rows::halves_apart(values, info.shape[0], heads).ok_or_else(|| {
             ModelError::format(
                 &self.path,
-                format!("`{}` has {} rows, which {heads} heads do not share", info.name, info.shape[0]),
+                format!("`{}`: expected rows for {heads} heads, got {} rows", info.name, info.shape[0]),
             )
         })?;
         Ok(Some(moved))
     }
 
-    /// The heads of a part whose rows are interleaved.
+    /// The number of heads of a part with interleaved rows; `None` for other parts.
     fn heads_of(&self, part: &Part) -> Option<usize> {
         if part.rows != RowOrder::Interleaved {
             return None;
@@ -153,9 +158,9 @@ impl GgufFile {
         Some(if part.role == Role::Key { number("head_count_kv").unwrap_or(heads) } else { heads })
     }
 
-    /// What the values of a tensor have beyond those of a checkpoint.
-    fn offset_of(&self, (_, part): &Stored) -> f32 {
-        part.filter(|part| part.role.is_norm()).map_or(0.0, |_| self.norm_offset)
+    /// The offset that has been added to the values of a tensor.
+    fn offset_of(&self, stored: &Stored) -> f32 {
+        stored.part.filter(|part| part.role.is_norm()).map_or(0.0, |_| self.norm_offset)
     }
 }
 
@@ -165,7 +170,7 @@ impl Checkpoint for GgufFile {
     }
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.tensors.get(name).map(|(info, _)| info.shape.clone())
+        self.tensors.get(name).map(|stored| stored.info.shape.clone())
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -174,7 +179,7 @@ impl Checkpoint for GgufFile {
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         let stored = self.stored(name)?;
-        let values = self.with_bytes(&stored.0, |bytes| stored.0.kind.dequantize(bytes))?;
+        let values = self.with_bytes(&stored.info, |bytes| stored.info.kind.dequantize(bytes))?;
         let mut values = self.reordered(stored, &values)?.unwrap_or(values);
         let offset = self.offset_of(stored);
         if offset != 0.0 {
@@ -187,24 +192,24 @@ impl Checkpoint for GgufFile {
 
     fn read_packed(&self, name: &str) -> Result<Option<Packed>> {
         let stored = self.stored(name)?;
-        let (kind, &[rows, columns]) = (stored.0.kind, &stored.0.shape[..]) else { return Ok(None) };
+        let (kind, &[rows, columns]) = (stored.info.kind, &stored.info.shape[..]) else { return Ok(None) };
         if !kind.is_packed() {
             return Ok(None);
         }
         // Rows are whole blocks, so that they move as bytes do.
         let bytes =
-            self.with_bytes(&stored.0, |bytes| Ok(self.reordered(stored, bytes)?.unwrap_or_else(|| bytes.to_vec())))??;
+            self.with_bytes(&stored.info, |bytes| Ok(self.reordered(stored, bytes)?.unwrap_or_else(|| bytes.to_vec())))??;
         let blocks = GgufBlocks::new(name, [rows, columns], kind, bytes);
         blocks.map(|blocks| Some(Packed::Gguf(blocks))).map_err(|error| ModelError::format(&self.path, error.to_string()))
     }
 
-    fn read(&self, name: &str, dtype: ComputeType) -> Result<TensorData> {
+    fn read(&self, name: &str, dtype: FloatType) -> Result<TensorData> {
         let stored = self.stored(name)?;
-        match (stored.0.kind, dtype) {
-            (GgmlType::F32, ComputeType::F32) | (GgmlType::F16, ComputeType::F16) | (GgmlType::BF16, ComputeType::BF16)
+        match (stored.info.kind, dtype) {
+            (GgmlType::F32, FloatType::F32) | (GgmlType::F16, FloatType::F16) | (GgmlType::BF16, FloatType::BF16)
                 if self.offset_of(stored) == 0.0 =>
             {
-                self.with_bytes(&stored.0, |bytes| {
+                self.with_bytes(&stored.info, |bytes| {
                     let moved = self.reordered(stored, bytes)?;
                     Ok(dtype.read(moved.as_deref().unwrap_or(bytes)))
                 })?

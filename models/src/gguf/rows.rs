@@ -1,13 +1,15 @@
-//! The order of rows in `llama` files.
+//! The order of rows in files of the architecture `llama`.
 //!
 //! Source: `conversion/llama.py` of llama.cpp.
 
-/// Rows of a query or key weight with the halves of each head apart, as checkpoints keep them, from interleaved rows.
+/// The `rows` rows of a query or key weight in the order of checkpoints, the two halves of each head one after the other, from
+/// interleaved rows. `None` if the rows can't be divided among the heads.
 pub(super) fn halves_apart<T: Copy + Default>(values: &[T], rows: usize, heads: usize) -> Option<Vec<T>> {
     reorder(values, rows, heads, |row, half| row / 2 + (row % 2) * half)
 }
 
-/// The inverse: rows interleaved, as a `llama` file keeps them.
+/// The `rows` rows of a query or key weight in the order of a `llama` file, the two halves of each head interleaved. `None` if the
+/// rows can't be divided among the heads.
 pub fn halves_interleaved<T: Copy + Default>(values: &[T], rows: usize, heads: usize) -> Option<Vec<T>> {
     reorder(values, rows, heads, |row, half| if row < half { 2 * row } else { 2 * (row - half) + 1 })
 }
@@ -36,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_go_there_and_back() {
+    fn rows_are_reordered_in_both_directions() {
         let values: Vec<f32> = (0..24).map(|i| i as f32).collect();
         let interleaved = halves_interleaved(&values, 8, 2).unwrap();
         assert_eq!(interleaved[3..6], values[6..9]);

@@ -1,4 +1,4 @@
-//! The tokenizer that a file's metadata describes.
+//! Builds the tokenizer that the metadata of a GGUF file describes.
 //!
 //! Source: `llama-vocab.cpp` of llama.cpp for what each key means and for the patterns of the pre-tokenizers;
 //! `convert_slow_tokenizer.py` of transformers for merges from scores.
@@ -12,11 +12,11 @@ use serde_json::{Value, json};
 pub use llama_cpp::{DEFAULT_PATTERNS, LLAMA3_PATTERN, QWEN2_PATTERN};
 
 use self::llama_cpp::{END_TEXTS, Split, end_tokens, is_llama3, split_of};
-use super::metadata::Metadata;
 use crate::error::{ModelError, Result};
+use crate::gguf::metadata::Metadata;
 use crate::tokenizer::{SpecialTokens, Tokenizer};
 
-/// Kinds of tokens, `llama_token_type`.
+// Kinds of tokens, `llama_token_type`.
 const NORMAL: f64 = 1.0;
 const UNKNOWN: f64 = 2.0;
 const CONTROL: f64 = 3.0;
@@ -27,11 +27,13 @@ fn refuse(reason: impl Into<String>) -> ModelError {
 }
 
 pub(super) fn special_tokens(metadata: &Metadata) -> Result<SpecialTokens> {
-    let tokens = metadata.texts("tokenizer.ggml.tokens").ok_or_else(|| refuse("the GGUF has no `tokenizer.ggml.tokens`"))?;
+    let tokens = metadata
+        .texts("tokenizer.ggml.tokens")
+        .ok_or_else(|| refuse("`tokenizer.ggml.tokens` is missing from the GGUF file"))?;
     let named = |id: usize| tokens.get(id).map(|text| ((*text).to_owned(), id as u32));
     let token = |key: &str| named(metadata.number(&format!("tokenizer.ggml.{key}_token_id"))?);
     let sentence_piece = metadata.text("tokenizer.ggml.model") == Some("llama");
-    // The ids that llama.cpp assumes of SentencePiece vocabularies.
+    // The ids that llama.cpp assumes for SentencePiece.
     let token_or = |key: &str, id: usize| token(key).or_else(|| named(id).filter(|_| sentence_piece));
     let flag = |key: &str| metadata.flag(&format!("tokenizer.ggml.{key}"));
     let adds_bos = sentence_piece || metadata.text("tokenizer.ggml.pre").is_some_and(is_llama3);
@@ -54,11 +56,16 @@ pub(super) fn build(metadata: &Metadata) -> Result<Tokenizer> {
     let mut json = match metadata.text("tokenizer.ggml.model") {
         Some("gpt2") => byte_level(metadata, &tokens)?,
         Some("llama") => sentence_piece(metadata, &tokens)?,
-        other => return Err(refuse(format!("the kind `{}` is not supported", other.unwrap_or("(none)")))),
+        other => {
+            return Err(refuse(format!(
+                "`tokenizer.ggml.model`: expected gpt2 or llama, got {}",
+                other.unwrap_or("nothing")
+            )));
+        }
     };
     json["added_tokens"] = added_tokens(metadata, &tokens);
-    let inner: tokenizers::Tokenizer =
-        serde_json::from_value(json).map_err(|error| refuse(format!("the GGUF's vocabulary is inconsistent: {error}")))?;
+    let inner: tokenizers::Tokenizer = serde_json::from_value(json)
+        .map_err(|error| refuse(format!("the vocabulary of the GGUF file is inconsistent: {error}")))?;
     Ok(Tokenizer::new(inner, special))
 }
 
@@ -66,14 +73,14 @@ fn vocabulary(tokens: &[&str]) -> Value {
     tokens.iter().enumerate().map(|(id, token)| ((*token).to_owned(), json!(id))).collect()
 }
 
-/// Tokens that are found in a text before it is split.
+/// The tokens that are found in a text before it is split.
 fn added_tokens(metadata: &Metadata, tokens: &[&str]) -> Value {
     let kinds = metadata.floats("tokenizer.ggml.token_type").unwrap_or_default();
     let added = tokens.iter().enumerate().filter_map(|(id, token)| {
         let kind = kinds.get(id).copied().unwrap_or(NORMAL);
-        // What ends a text is a control token to llama.cpp, whatever its kind.
+        // llama.cpp makes every end token a control token.
         let is_control = kind == CONTROL || kind == UNKNOWN || END_TEXTS.contains(token);
-        // Runs of spaces are ordinary pieces of a SentencePiece vocabulary, found by merging.
+        // Runs of spaces are ordinary tokens of SentencePiece, which merges build.
         let is_added = is_control || (kind == USER_DEFINED && !token.contains('\u{2581}'));
         is_added.then(|| {
             json!({
@@ -85,9 +92,11 @@ fn added_tokens(metadata: &Metadata, tokens: &[&str]) -> Value {
     added.collect()
 }
 
-/// Byte-level BPE, as GPT-2 and its many heirs.
+/// Byte-level BPE, as in GPT-2.
 fn byte_level(metadata: &Metadata, tokens: &[&str]) -> Result<Value> {
-    let merges = metadata.texts("tokenizer.ggml.merges").ok_or_else(|| refuse("the GGUF has no `tokenizer.ggml.merges`"))?;
+    let merges = metadata
+        .texts("tokenizer.ggml.merges")
+        .ok_or_else(|| refuse("`tokenizer.ggml.merges` is missing from the GGUF file"))?;
     let plain = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
     let bytes_only = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false });
     let split = |patterns: &[&str]| {
@@ -97,7 +106,7 @@ fn byte_level(metadata: &Metadata, tokens: &[&str]) -> Result<Value> {
     };
     let kind = metadata.text("tokenizer.ggml.pre").unwrap_or_else(|| {
         tracing::warn!(
-            "the GGUF names no pre-tokenizer: text is split by llama.cpp's default patterns, which may not be the model's"
+            "the GGUF file names no pre-tokenizer: llama.cpp's default patterns are used, which may not be the model's"
         );
         "default"
     });
@@ -109,7 +118,7 @@ fn byte_level(metadata: &Metadata, tokens: &[&str]) -> Result<Value> {
         Some(Split::Qwen2) => split(&[QWEN2_PATTERN]),
         Some(Split::Gpt2) => plain,
         Some(Split::Default) => split(&DEFAULT_PATTERNS),
-        None => return Err(refuse(format!("the pre-tokenizer `{kind}` is not supported"))),
+        None => return Err(refuse(format!("the pre-tokenizer `{kind}` (`tokenizer.ggml.pre`) is not supported"))),
     };
     Ok(json!({
         "version": "1.0",
@@ -122,16 +131,29 @@ fn byte_level(metadata: &Metadata, tokens: &[&str]) -> Result<Value> {
     }))
 }
 
-/// SentencePiece BPE: pieces joined best score first, bytes for what is left.
+/// Two tokens that form a third one, with its score.
+struct Merge<'a> {
+    score: f64,
+    left_id: usize,
+    right_id: usize,
+    parts: [&'a str; 2],
+}
+
+/// SentencePiece BPE: the pieces with the best score are merged first, and bytes stand for the rest.
 fn sentence_piece(metadata: &Metadata, tokens: &[&str]) -> Result<Value> {
-    let scores =
-        metadata.floats("tokenizer.ggml.scores").ok_or_else(|| refuse("the GGUF has no `tokenizer.ggml.scores`"))?;
+    let scores = metadata
+        .floats("tokenizer.ggml.scores")
+        .ok_or_else(|| refuse("`tokenizer.ggml.scores` is missing from the GGUF file"))?;
     if scores.len() != tokens.len() {
-        return Err(refuse(format!("{} scores for {} tokens", scores.len(), tokens.len())));
+        return Err(refuse(format!(
+            "`tokenizer.ggml.scores`: expected {} scores, one per token, got {}",
+            tokens.len(),
+            scores.len()
+        )));
     }
     let kinds = metadata.floats("tokenizer.ggml.token_type").unwrap_or_default();
     let ids: HashMap<&str, usize> = tokens.iter().enumerate().map(|(id, token)| (*token, id)).collect();
-    let mut merges: Vec<(f64, usize, usize, &str, &str)> = Vec::new();
+    let mut merges: Vec<Merge> = Vec::new();
     for (id, token) in tokens.iter().enumerate() {
         if kinds.get(id).is_some_and(|kind| *kind == CONTROL) {
             continue;
@@ -139,12 +161,12 @@ fn sentence_piece(metadata: &Metadata, tokens: &[&str]) -> Result<Value> {
         for (at, _) in token.char_indices().skip(1) {
             let (left, right) = token.split_at(at);
             if let (Some(left_id), Some(right_id)) = (ids.get(left), ids.get(right)) {
-                merges.push((scores[id], *left_id, *right_id, left, right));
+                merges.push(Merge { score: scores[id], left_id: *left_id, right_id: *right_id, parts: [left, right] });
             }
         }
     }
-    merges.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)));
-    let merges: Vec<Value> = merges.into_iter().map(|(_, _, _, left, right)| json!([left, right])).collect();
+    merges.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.left_id.cmp(&b.left_id)).then(a.right_id.cmp(&b.right_id)));
+    let merges: Vec<Value> = merges.into_iter().map(|merge| json!(merge.parts)).collect();
     let prefix = metadata.flag("tokenizer.ggml.add_space_prefix").unwrap_or(true);
     let mut normalizers = vec![json!({ "type": "Replace", "pattern": { "String": " " }, "content": "\u{2581}" })];
     let mut decoders = vec![

@@ -1,29 +1,30 @@
-//! What the environment says about the hub, as `huggingface_hub` 2.4 reads it (`constants.py`, `utils/_auth.py`).
+//! The environment variables of the hub, as `huggingface_hub` 2.4 reads them (`constants.py`, `utils/_auth.py`).
 
 use std::path::PathBuf;
 
-/// Where the cache is, whether the hub may be asked, and as whom.
+/// The settings of the hub.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HubEnvironment {
-    /// `HF_ENDPOINT`, without a slash at its end.
+    /// The address of the hub: `HF_ENDPOINT`, without a slash at the end.
     pub endpoint: Option<String>,
-    /// `HF_HUB_CACHE`, else `HUGGINGFACE_HUB_CACHE`, else `hub` in `HF_HOME`, `$XDG_CACHE_HOME/huggingface` or
-    /// `~/.cache/huggingface`.
+    /// The folder of the cache: `HF_HUB_CACHE`, or else `HUGGINGFACE_HUB_CACHE`, or else `hub` in `HF_HOME`, which is
+    /// `$XDG_CACHE_HOME/huggingface` or `~/.cache/huggingface` by default.
     pub cache: PathBuf,
-    /// `HF_HUB_OFFLINE`, else `TRANSFORMERS_OFFLINE`: `1`, `on`, `yes` and `true` in any case.
+    /// Whether only the cache is used: `HF_HUB_OFFLINE`, or else `TRANSFORMERS_OFFLINE`, is `1`, `on`, `yes` or `true` in upper or
+    /// lower case.
     pub offline: bool,
-    /// `HF_TOKEN`, else `HUGGING_FACE_HUB_TOKEN`, else what the file `HF_TOKEN_PATH` or `token` in `HF_HOME` holds; none with
-    /// `HF_HUB_DISABLE_IMPLICIT_TOKEN`.
+    /// The access token: `HF_TOKEN`, or else `HUGGING_FACE_HUB_TOKEN`, or else the contents of the file `HF_TOKEN_PATH`, by default
+    /// `token` in `HF_HOME`. `HF_HUB_DISABLE_IMPLICIT_TOKEN` turns it off.
     pub token: Option<String>,
 }
 
 impl HubEnvironment {
-    /// Reads the variables of this process.
+    /// Reads the environment variables of this process.
     pub fn from_env() -> Self {
         Self::from_lookup(|key| std::env::var(key).ok())
     }
 
-    /// Reads variables through a function.
+    /// Reads the variables that `lookup` returns.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Self {
         let set = |key: &str| lookup(key).filter(|value| !value.is_empty());
         let path = |text: String| expand(&text, &lookup);
@@ -38,7 +39,7 @@ impl HubEnvironment {
                 std::fs::read_to_string(file).ok()
             };
             let named = set("HF_TOKEN").or_else(|| set("HUGGING_FACE_HUB_TOKEN"));
-            // A variable that holds nothing but spaces is no token, and the file is asked.
+            // If the variable has only spaces, the file is read.
             named.as_deref().and_then(clean).or_else(|| stored().as_deref().and_then(clean))
         };
         Self {
@@ -52,7 +53,7 @@ impl HubEnvironment {
 
 impl std::fmt::Debug for HubEnvironment {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Tokens stay out of logs.
+        // Tokens must not appear in logs.
         formatter
             .debug_struct("HubEnvironment")
             .field("endpoint", &self.endpoint)
@@ -76,7 +77,7 @@ fn home(lookup: &impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
     lookup("HOME").filter(|home| !home.is_empty()).map(PathBuf::from).or_else(std::env::home_dir)
 }
 
-/// `~`, `$NAME` and `${NAME}` at the start of a path or within it, as Python's `expanduser` and `expandvars`.
+/// Expands `~`, `$NAME` and `${NAME}` in a path, as Python's `expanduser` and `expandvars` do.
 fn expand(path: &str, lookup: &impl Fn(&str) -> Option<String>) -> PathBuf {
     let mut text = String::new();
     let mut rest = path;
@@ -95,7 +96,7 @@ fn expand(path: &str, lookup: &impl Fn(&str) -> Option<String>) -> PathBuf {
         };
         match lookup(name) {
             Some(value) => text.push_str(&value),
-            // An unknown variable stays as it is written.
+            // An unknown variable is not replaced.
             None => text.push_str(&rest[at..rest.len() - tail.len()]),
         }
         rest = tail;
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn offline_is_what_huggingface_hub_calls_true() {
+    fn offline_accepts_the_values_of_huggingface_hub() {
         for value in ["1", "on", "ON", "Yes", "TRUE", "true"] {
             assert!(read(&[("HF_HUB_OFFLINE", value)]).offline, "{value}");
         }
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_is_where_huggingface_hub_keeps_it() {
+    fn the_cache_is_that_of_huggingface_hub() {
         for (variables, expected) in [
             (&[][..], "/home/me/.cache/huggingface/hub"),
             (&[("XDG_CACHE_HOME", "/x")], "/x/huggingface/hub"),
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_token_is_no_token() {
+    fn an_empty_token_is_ignored() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("token"), "stored\n").unwrap();
         std::fs::write(folder.path().join("other"), "other").unwrap();
@@ -163,13 +164,13 @@ mod tests {
         assert_eq!(token(&[("HF_TOKEN", ""), ("HF_HOME", &home)]), Some("stored".into()));
         assert_eq!(token(&[("HF_HOME", &home), ("HF_TOKEN_PATH", &other)]), Some("other".into()));
         assert_eq!(token(&[("HF_TOKEN", "hf_a"), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")]), None);
-        // A cache of its own leaves the token where it is.
+        // Another cache does not change where the token is.
         assert_eq!(token(&[("HF_HOME", &home), ("HF_HUB_CACHE", "/c")]), Some("stored".into()));
         assert!(!format!("{:?}", read(&[("HF_TOKEN", "hf_a")])).contains("hf_a"));
     }
 
     #[test]
-    fn an_endpoint_has_no_slash_at_its_end() {
+    fn the_slash_at_the_end_of_the_endpoint_is_removed() {
         assert_eq!(read(&[("HF_ENDPOINT", "http://mirror/")]).endpoint, Some("http://mirror".into()));
         assert_eq!(read(&[("HF_ENDPOINT", "")]).endpoint, None);
     }

@@ -9,7 +9,7 @@ use crate::Pretrained;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// The small model of the quickstart with files laid over it.
+/// A copy of the quickstart's small model with more files.
 fn repository(folder: &Path, files: &[(&str, &str)]) -> PathBuf {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/assets/quickstart/model");
     let copy = folder.join("repository");
@@ -36,7 +36,7 @@ fn serve(folder: PathBuf) -> String {
     address
 }
 
-/// One request a connection.
+/// Answers the one request of a connection.
 fn answer(mut stream: TcpStream, folder: &Path) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let path = lines.next().transpose()?.unwrap_or_default().split(' ').nth(1).unwrap_or_default().to_owned();
@@ -64,7 +64,7 @@ fn answer(mut stream: TcpStream, folder: &Path) -> std::io::Result<()> {
     )?;
     stream.write_all(body)?;
     stream.flush()?;
-    // A peer that is still reading must not see a reset.
+    // Closing at once would reset the connection while the client is still reading.
     stream.shutdown(std::net::Shutdown::Write)?;
     stream.read(&mut [0; 16]).map(drop)
 }
@@ -93,13 +93,13 @@ fn a_hub_id_and_its_folder_are_the_same_model() {
         let is_read = !name.starts_with("training") && !name.starts_with("onnx");
         assert_eq!(names.iter().any(|found| found == name), is_read, "{name} of {names:?}");
     }
-    let (hub, own) = (&Pretrained::open(&fetched.display().to_string()), &Pretrained::open(&folder.display().to_string()));
+    let (hub, own) = (&Pretrained::open(&fetched), &Pretrained::open(&folder));
     let (hub, own) = (hub.as_ref().unwrap(), own.as_ref().unwrap());
     let encode = |model: &Pretrained| model.tokenizer.encode("go <|a|> now <|b|>", false).unwrap();
     assert_eq!(encode(hub), encode(own));
     assert!(encode(hub).contains(&512) && encode(hub).contains(&513), "{:?}", encode(hub));
     assert_eq!(hub.checkpoint.names(), own.checkpoint.names());
-    // The cache is where the environment says, also without the hub.
+    // Offline, the model is found in the cache of the environment.
     let offline = HubEnvironment { offline: true, endpoint: None, ..online.clone() };
     assert_eq!(fetch_model_in(&offline, "owner/name").unwrap(), fetched);
     let elsewhere = HubEnvironment { cache: root.path().join("other"), ..offline };
@@ -107,9 +107,9 @@ fn a_hub_id_and_its_folder_are_the_same_model() {
 }
 
 #[test]
-fn what_can_not_be_loaded_is_said_before_weights_are_fetched() {
+fn unsupported_models_are_refused_before_weights_are_fetched() {
     let root = tempfile::tempdir().unwrap();
-    let said = |name: &str, remove: &[&str], files: &[(&str, &str)]| {
+    let error = |name: &str, remove: &[&str], files: &[(&str, &str)]| {
         let folder = repository(&root.path().join(name), files);
         for file in remove {
             fs::remove_file(folder.join(file)).unwrap();
@@ -118,16 +118,16 @@ fn what_can_not_be_loaded_is_said_before_weights_are_fetched() {
         fetch_model_in(&environment, "owner/name").unwrap_err().to_string()
     };
     let adapter = json!({ "peft_type": "LORA", "base_model_name_or_path": "owner/base" }).to_string();
-    let text = said("adapter", &["config.json", "model.safetensors"], &[("adapter_config.json", &adapter)]);
-    assert!(text.contains("owner/name is a PEFT adapter") && text.contains("owner/base"), "{text}");
+    let text = error("adapter", &["config.json", "model.safetensors"], &[("adapter_config.json", &adapter)]);
+    assert!(text.contains("owner/name: expected a model, got a PEFT adapter") && text.contains("owner/base"), "{text}");
     let config = json!({ "quantization": { "bits": 3, "group_size": 64 } }).to_string();
     let index =
         json!({ "weight_map": { "a.weight": "model-1.safetensors", "a.scales": "model-1.safetensors" } }).to_string();
     let files = [("config.json", config.as_str()), ("model.safetensors.index.json", &index)];
-    let text = said("quantised", &["model.safetensors"], &files);
+    let text = error("quantised", &["model.safetensors"], &files);
     assert!(text.contains("owner/name is quantised (MLX, 3 bits"), "{text}");
-    let text = said("sentencepiece", &["tokenizer.json"], &[("tokenizer.model", "")]);
-    assert!(text.contains("tokenizer.model alone"), "{text}");
-    let text = said("gguf", &["config.json"], &[("a-Q4_0.gguf", "")]);
+    let text = error("sentencepiece", &["tokenizer.json"], &[("tokenizer.model", "")]);
+    assert!(text.contains("tokenizer.model but no tokenizer.json"), "{text}");
+    let text = error("gguf", &["config.json"], &[("a-Q4_0.gguf", "")]);
     assert!(text.contains("a-Q4_0.gguf"), "{text}");
 }

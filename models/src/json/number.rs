@@ -1,14 +1,15 @@
-//! Numbers that Python's `json` reads and serde_json's `Number` does not hold.
+//! Numbers that Python's `json` reads but `serde_json::Number` can't represent.
 
 use serde_json::{Map, Value};
 
-/// Key of the object that stands for such a number.
+/// The key of the object that represents such a number.
 const KEY: &str = "$burnish::number";
 
-/// A number as Python's `json` reads it: integers of any length, `NaN`, `Infinity` and `-Infinity` included. What
-/// [`serde_json::Number`] does not hold becomes an object that [`ChatTemplate`](crate::ChatTemplate) prints as the number.
+/// Reads a number as Python's `json` does, with integers of any length, `NaN`, `Infinity` and `-Infinity`; `None` if `literal` is
+/// not a number.
 ///
-/// `None` when `literal` is none of these.
+/// A number that [`serde_json::Number`] can't represent becomes an object, which [`ChatTemplate`](crate::ChatTemplate) prints as
+/// the number.
 pub fn python_number(literal: &str) -> Option<Value> {
     let digits = literal.strip_prefix('-').unwrap_or(literal);
     if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -18,11 +19,11 @@ pub fn python_number(literal: &str) -> Option<Value> {
     if matches!(literal, "NaN" | "Infinity" | "-Infinity") {
         return Some(stand_in(literal));
     }
-    // Rust reads words such as `inf` too.
+    // Rust also parses words such as `inf`.
     let value: f64 = literal.parse().ok().filter(|_| digits.starts_with(|first: char| first.is_ascii_digit()))?;
     Some(match serde_json::Number::from_f64(value) {
         Some(number) => Value::Number(number),
-        // Python too reads 1e400 as infinity.
+        // Like Python, this reads 1e400 as infinity.
         None => stand_in(if value > 0.0 { "Infinity" } else { "-Infinity" }),
     })
 }
@@ -31,7 +32,7 @@ fn stand_in(literal: &str) -> Value {
     Value::Object(Map::from_iter([(KEY.to_owned(), Value::from(literal))]))
 }
 
-/// The number that an object of [`python_number`] stands for; `None` for any other value.
+/// The number that an object of [`python_number`] represents; `None` for any other value.
 pub fn literal(value: &Value) -> Option<&str> {
     let map = value.as_object().filter(|map| map.len() == 1)?;
     map.get(KEY)?.as_str()

@@ -1,4 +1,4 @@
-//! From declared parts to layers on the device.
+//! Loads the parts that a family declares.
 
 use burnish_kernels::FusedBackend;
 
@@ -10,29 +10,29 @@ use crate::linear::Linear;
 use crate::loader::Loader;
 use crate::weight::Weight;
 
-/// Loads the parts of one block, or those outside of blocks, by their roles.
+/// Loads the parts of one block, or the parts outside blocks, by their roles.
 pub struct PartLoader<'a, 'b, B: FusedBackend> {
-    /// Whose parts they are.
+    /// The configuration of the model.
     pub config: &'a ModelConfig,
     loader: &'a mut Loader<'b, B>,
     layer: Option<usize>,
 }
 
 impl<'a, 'b, B: FusedBackend> PartLoader<'a, 'b, B> {
-    /// Of a block, or with `None` outside of blocks.
+    /// For the parts of the block `layer`, or, if it is `None`, for the parts outside blocks.
     pub fn new(config: &'a ModelConfig, loader: &'a mut Loader<'b, B>, layer: Option<usize>) -> Self {
         Self { config, loader, layer }
     }
 
-    /// Whether the family declares the role.
+    /// Whether the family declares a part with that role.
     pub fn has(&self, role: Role) -> bool {
         self.config.family.part(role).is_some()
     }
 
-    /// A linear layer with its bias.
+    /// A linear layer, with a bias if it has one.
     ///
     /// # Errors
-    /// When the family declares none of that role, or it can't be read.
+    /// If the family declares no part with that role, or it can't be read.
     pub fn linear(&mut self, role: Role) -> Result<Linear<B>> {
         let (name, shape) = self.find(role)?;
         self.loader.linear(&name, shape[0], shape[1], role.has_bias(self.config))
@@ -60,17 +60,17 @@ impl<'a, 'b, B: FusedBackend> PartLoader<'a, 'b, B> {
         Ok(Norm::new(name, weight, offset, self.config.rms_norm_eps))
     }
 
-    /// A norm that not every family has.
+    /// A norm; `None` if the family declares no part with that role.
     ///
     /// # Errors
-    /// When it is declared and can't be read.
+    /// If it is declared and can't be read.
     pub fn optional_norm(&mut self, role: Role) -> Result<Option<Norm<B>>> {
         self.has(role).then(|| self.norm(role)).transpose()
     }
 
     fn find(&self, role: Role) -> Result<(String, Vec<usize>)> {
         let part: &Part = self.config.family.part(role).ok_or_else(|| ModelError::Config {
-            reason: format!("the family of `{}` declares no {role:?}", self.config.model_type),
+            reason: format!("the family of `{}` declares no part with the role {role:?}", self.config.model_type),
         })?;
         Ok((part.checkpoint_name(self.layer), role.shape(self.config)))
     }

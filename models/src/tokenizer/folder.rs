@@ -1,4 +1,4 @@
-//! The tokenizer of a Hugging Face folder: `tokenizer.json` and the files beside it.
+//! Reads the tokenizer of a Hugging Face folder.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,39 +6,39 @@ use std::path::Path;
 use serde_json::Value;
 use tokenizers::AddedToken;
 
-use super::{SpecialTokens, Tokenizer};
+use super::{Around, SpecialTokens, Tokenizer, token_text};
 use crate::error::{ModelError, Result};
+use crate::json_file::read_if_present;
 
 impl Tokenizer {
-    /// Reads `tokenizer.json`, with what `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` say
-    /// where they are present.
+    /// Reads `tokenizer.json`, and `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` if they exist.
     ///
     /// # Errors
-    /// A [`ModelError`] naming the file that is missing or malformed.
+    /// A [`ModelError`] that names the file that is missing or malformed.
     pub fn from_folder(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
         let bytes = std::fs::read(&path).map_err(|error| missing(folder).unwrap_or_else(|| ModelError::io(&path, error)))?;
-        let config = read_json(&folder.join("tokenizer_config.json"))?;
-        let map = read_json(&folder.join("special_tokens_map.json"))?;
-        let added = read_json(&folder.join("added_tokens.json"))?;
+        let config = read_if_present(&folder.join("tokenizer_config.json"))?;
+        let map = read_if_present(&folder.join("special_tokens_map.json"))?;
+        let added = read_if_present(&folder.join("added_tokens.json"))?;
         Self::from_json(&bytes, &config, &map, &added)
             .map_err(|error| ModelError::format(&path, error.to_string().replacen("tokenizer: ", "", 1)))
     }
 
     /// Builds a tokenizer from the contents of `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and
-    /// `added_tokens.json`; the last three may be null.
+    /// `added_tokens.json`. The last three can be null.
     ///
     /// # Errors
-    /// [`ModelError::Tokenizer`] when the first is no tokenizer, or tokens of the others don't fit it.
+    /// [`ModelError::Tokenizer`] if the first is not a tokenizer, or the tokens of the others don't fit it.
     pub fn from_json(tokenizer: &[u8], config: &Value, map: &Value, added: &Value) -> Result<Self> {
         let refuse = |reason: String| ModelError::Tokenizer { reason };
         let mut inner =
             tokenizers::Tokenizer::from_bytes(tokenizer).map_err(|error| refuse(format!("not a tokenizer: {error}")))?;
         add_missing(&mut inner, config, added)?;
         let named = |key: &str| {
-            let text = [config, map].into_iter().find_map(|file| text_of(file.get(key)?))?;
-            let id = inner.token_to_id(&text)?;
-            Some((text, id))
+            let text = [config, map].into_iter().find_map(|file| token_text(file.get(key)?))?;
+            let id = inner.token_to_id(text)?;
+            Some((text.to_owned(), id))
         };
         let mut special = SpecialTokens {
             bos: named("bos_token"),
@@ -49,42 +49,42 @@ impl Tokenizer {
             add_bos: false,
             add_eos: false,
         };
-        let (mut before, mut after) = template_of(&inner)?;
-        if let (Some((_, bos)), Some(wanted)) = (&special.bos, flag(config, "add_bos_token")) {
+        let Around { mut before, mut after } = template_of(&inner)?;
+        if let (Some((_, bos)), Some(is_added)) = (&special.bos, flag(config, "add_bos_token")) {
             before.retain(|id| id != bos);
-            if wanted {
+            if is_added {
                 before.insert(0, *bos);
             }
         }
-        if let (Some((_, eos)), Some(wanted)) = (&special.eos, flag(config, "add_eos_token")) {
+        if let (Some((_, eos)), Some(is_added)) = (&special.eos, flag(config, "add_eos_token")) {
             after.retain(|id| id != eos);
-            if wanted {
+            if is_added {
                 after.push(*eos);
             }
         }
         special.add_bos = special.bos.as_ref().is_some_and(|(_, id)| before.contains(id));
         special.add_eos = special.eos.as_ref().is_some_and(|(_, id)| after.contains(id));
-        Ok(Self::with_around(inner, special, (before, after)))
+        Ok(Self::with_around(inner, special, Around { before, after }))
     }
 }
 
-/// Files of tokenizers that must be converted.
+/// The files of tokenizers in other formats.
 const OTHER_FILES: [&str; 5] = ["tokenizer.model", "spiece.model", "tekken.json", "vocab.json", "vocab.txt"];
 
-/// What to say of a folder that has another file in place of `tokenizer.json`.
+/// The error for a folder that has another file instead of `tokenizer.json`.
 fn missing(folder: &Path) -> Option<ModelError> {
     let path = folder.join("tokenizer.json");
     let other = OTHER_FILES.into_iter().find(|file| folder.join(file).exists()).filter(|_| !path.exists())?;
     let reason = format!(
-        "the folder has `{other}` and no tokenizer.json, which is the one that is read; transformers writes it: \
-         AutoTokenizer.from_pretrained(\"{0}\").save_pretrained(\"{0}\")",
+        "expected tokenizer.json, got `{other}`; to convert it, call \
+         AutoTokenizer.from_pretrained(\"{0}\").save_pretrained(\"{0}\") of transformers",
         folder.display()
     );
     Some(ModelError::Tokenizer { reason })
 }
 
-/// What the tokenizer's own post-processor puts before and after a text.
-pub(super) fn template_of(inner: &tokenizers::Tokenizer) -> Result<(Vec<u32>, Vec<u32>)> {
+/// The tokens that the tokenizer's own post-processor adds to a text.
+pub(super) fn template_of(inner: &tokenizers::Tokenizer) -> Result<Around> {
     let encode = |special: bool| {
         inner
             .encode("a", special)
@@ -94,12 +94,12 @@ pub(super) fn template_of(inner: &tokenizers::Tokenizer) -> Result<(Vec<u32>, Ve
     let (bare, full) = (encode(false)?, encode(true)?);
     let at = (0..=full.len().saturating_sub(bare.len())).find(|at| full[*at..].starts_with(&bare));
     Ok(match at {
-        Some(at) => (full[..at].to_vec(), full[at + bare.len()..].to_vec()),
-        None => (Vec::new(), Vec::new()),
+        Some(at) => Around { before: full[..at].to_vec(), after: full[at + bare.len()..].to_vec() },
+        None => Around::default(),
     })
 }
 
-/// Adds the tokens that only the configuration names; their ids must be the ones that it gives them.
+/// Adds the tokens that `tokenizer.json` lacks. They must get the ids that the other files give them.
 fn add_missing(inner: &mut tokenizers::Tokenizer, config: &Value, added: &Value) -> Result<()> {
     let mut tokens = BTreeMap::new();
     for (text, id) in added.as_object().into_iter().flatten() {
@@ -108,8 +108,10 @@ fn add_missing(inner: &mut tokenizers::Tokenizer, config: &Value, added: &Value)
         }
     }
     for (id, entry) in config.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten() {
-        let (Ok(id), Some(text)) = (id.parse::<u64>(), text_of(entry)) else {
-            return Err(ModelError::Tokenizer { reason: format!("added_tokens_decoder: no token under {id:?}") });
+        let (Ok(id), Some(text)) = (id.parse::<u64>(), token_text(entry)) else {
+            return Err(ModelError::Tokenizer {
+                reason: format!("`added_tokens_decoder`: expected an id with a token, got {id:?}"),
+            });
         };
         let is = |key: &str| entry.get(key).and_then(Value::as_bool).unwrap_or(false);
         let token = AddedToken::from(text, is("special"))
@@ -131,29 +133,15 @@ fn add_missing(inner: &mut tokenizers::Tokenizer, config: &Value, added: &Value)
         }
         let got = inner.token_to_id(&text);
         if got.map(u64::from) != Some(id) {
-            let reason = format!("the added token {text:?} should have id {id}, and would get {got:?}");
+            let reason = format!("the added token {text:?}: expected id {id}, got {got:?}");
             return Err(ModelError::Tokenizer { reason });
         }
     }
     Ok(())
 }
 
-/// The text of a token, which is a string or an object with `content`.
-fn text_of(token: &Value) -> Option<String> {
-    token.as_str().or_else(|| token.get("content")?.as_str()).map(str::to_owned)
-}
-
 fn flag(config: &Value, key: &str) -> Option<bool> {
     config.get(key).and_then(Value::as_bool)
-}
-
-/// The contents of a file, null where there is none.
-fn read_json(path: &Path) -> Result<Value> {
-    match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| ModelError::format(path, format!("not JSON: {error}"))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
-        Err(error) => Err(ModelError::io(path, error)),
-    }
 }
 
 #[cfg(test)]
@@ -186,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn the_post_processor_says_what_is_added() {
+    fn the_post_processor_decides_which_tokens_are_added() {
         let tokenizer = build(json!({"bos_token": "<s>", "eos_token": {"content": "</s>"}})).unwrap();
         assert_eq!(tokenizer.encode("hi you", true).unwrap(), [0, 3, 4]);
         assert_eq!(tokenizer.encode("hi you", false).unwrap(), [3, 4]);
@@ -197,41 +185,41 @@ mod tests {
     }
 
     #[test]
-    fn explicit_flags_overrule_the_post_processor() {
+    fn flags_take_precedence_over_the_post_processor() {
         let config = json!({"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": false, "add_eos_token": true});
         assert_eq!(build(config).unwrap().encode("hi", true).unwrap(), [3, 1]);
     }
 
     #[test]
-    fn tokens_of_the_configuration_are_added_under_their_ids() {
+    fn tokens_of_the_configuration_are_added_with_their_ids() {
         let entry = json!({"content": "<|end|>", "special": true});
         let tokenizer = build(json!({"added_tokens_decoder": {"5": entry}})).unwrap();
         assert_eq!(tokenizer.encode("hi<|end|>you", false).unwrap(), [3, 5, 4]);
         assert!(tokenizer.is_special(5) && !tokenizer.is_special(3));
         assert_eq!(tokenizer.vocab_size(), 6);
         let wrong = build(json!({"added_tokens_decoder": {"9": entry}})).unwrap_err();
-        assert!(wrong.to_string().contains("should have id 9"), "{wrong}");
+        assert!(wrong.to_string().contains("expected id 9"), "{wrong}");
     }
 
     #[test]
-    fn the_special_tokens_map_serves_where_the_configuration_is_silent() {
+    fn the_special_tokens_map_is_used_for_tokens_that_the_configuration_lacks() {
         let map = json!({"eos_token": {"content": "</s>"}});
         let tokenizer = Tokenizer::from_json(&tokenizer_json(), &Value::Null, &map, &Value::Null).unwrap();
         assert_eq!(tokenizer.special().eos, Some(("</s>".into(), 1)));
     }
 
     #[test]
-    fn a_folder_with_another_tokenizer_file_says_how_to_convert_it() {
+    fn the_error_for_another_tokenizer_file_says_how_to_convert_it() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("tokenizer.model"), b"x").unwrap();
         let error = Tokenizer::from_folder(folder.path()).unwrap_err();
         assert!(matches!(error, ModelError::Tokenizer { .. }), "{error}");
         let text = error.to_string();
-        assert!(text.contains("`tokenizer.model` and no tokenizer.json") && text.contains("save_pretrained"), "{text}");
+        assert!(text.contains("got `tokenizer.model`") && text.contains("save_pretrained"), "{text}");
     }
 
     #[test]
-    fn the_start_of_a_long_text_is_that_of_all_its_tokens() {
+    fn the_first_tokens_of_a_long_text_are_those_of_the_whole_text() {
         let tokenizer = build(json!({"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": true})).unwrap();
         let text = "hi you  ".repeat(100_000);
         let (ids, offsets) = tokenizer.encode_with_offsets(&text, true).unwrap();
@@ -241,14 +229,14 @@ mod tests {
             assert_eq!((&start.ids[..], &start.offsets[..]), (&ids[..kept], &offsets[..kept]), "{count}");
             assert_eq!(start.whole, count >= ids.len(), "{count}");
         }
-        // One word that never ends is one token, which a part of it can't show.
+        // A part of a single long token has other tokens, so the whole text is encoded.
         let word = "a".repeat(1 << 20);
         let start = tokenizer.encode_start(&word, true, 3).unwrap();
         assert_eq!((start.ids, start.whole), (tokenizer.encode(&word, true).unwrap(), true));
     }
 
     #[test]
-    fn a_prompt_begins_once_and_does_not_end() {
+    fn a_prompt_has_one_start_token_and_no_end_token() {
         let config = json!({"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": true, "add_eos_token": true});
         let tokenizer = build(config).unwrap();
         assert_eq!(tokenizer.encode_prompt("hi").unwrap(), [0, 3]);
@@ -257,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn the_model_may_name_the_end_of_a_text() {
+    fn the_end_token_of_the_model_is_used_without_an_eos_token() {
         let mut tokenizer = build(json!({})).unwrap();
         assert_eq!(tokenizer.end_of_text(), None);
         tokenizer.set_end_of_text(1);
@@ -268,18 +256,18 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_an_error() {
+    fn an_invalid_file_is_an_error() {
         assert!(Tokenizer::from_json(b"{}", &Value::Null, &Value::Null, &Value::Null).is_err());
         let nowhere = std::path::Path::new("/nonexistent/folder");
         assert!(matches!(Tokenizer::from_folder(nowhere), Err(ModelError::Io { .. })));
     }
 
     #[test]
-    fn what_is_put_around_a_text_is_written() {
+    fn added_tokens_are_written_to_the_post_processor() {
         for (bos, eos, expected) in [(true, true, &[0, 3, 1][..]), (false, true, &[3, 1]), (false, false, &[3])] {
             let flags = json!({"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": bos, "add_eos_token": eos});
             let written = build(flags).unwrap().to_json().unwrap();
-            // The file alone says it, to a reader that knows no flags.
+            // A reader of this file alone adds the same tokens.
             let read = tokenizers::Tokenizer::from_bytes(written.as_bytes()).unwrap();
             assert_eq!(read.encode("hi", true).unwrap().get_ids(), expected);
         }

@@ -1,82 +1,82 @@
-//! What a model computes in, on the device that it gets.
+//! Chooses the dtype that a model computes in.
 
 use anyhow::Result;
 use burnish_engine::{Device, with_hint};
-use burnish_models::ComputeType;
+use burnish_models::FloatType;
 
-/// What `--dtype` accepts.
+/// The values that `--dtype` accepts.
 pub const NAMES: &[&str] = &["auto", "f32", "f16", "bf16"];
 
-/// A dtype, and why it is that one.
+/// A dtype, and the reason for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DtypeChoice {
-    /// What is computed in.
-    pub dtype: ComputeType,
-    /// For the user.
+    /// The dtype.
+    pub dtype: FloatType,
+    /// The reason, for the user.
     pub why: &'static str,
 }
 
-/// Resolves `dtype` for a backend: `auto` by what the device has, and what was asked for if the device has it.
+/// Chooses the dtype for a backend: for `auto` the best that the device supports, else the requested one.
 ///
 /// # Errors
-/// When the device does not compute in what was asked for, or is not there.
+/// When there is no device, or it does not support the requested dtype.
 pub fn choose(backend: &str, asked: &str) -> Result<DtypeChoice> {
-    let backend = crate::choose(backend).0;
+    let backend = crate::choose(backend)?.0;
     match asked {
-        "f32" => Ok(DtypeChoice { dtype: ComputeType::F32, why: "asked for" }),
+        "f32" => Ok(DtypeChoice { dtype: FloatType::F32, why: "requested" }),
         "auto" if preferred(backend).is_empty() => {
-            Ok(DtypeChoice { dtype: ComputeType::F32, why: "auto: what this backend is made for" })
+            Ok(DtypeChoice { dtype: FloatType::F32, why: "auto: the default of this backend" })
         }
         "auto" => Ok(automatic(backend, &*crate::open(backend)?)),
         name => {
-            let asked = name.parse().map_err(|reason| with_hint(format!("--dtype {reason}"), "or auto"))?;
+            let asked = name.parse().map_err(|reason| with_hint(format!("--dtype {reason}"), "auto is accepted too"))?;
             as_asked(backend, asked, &*crate::open(backend)?)
         }
     }
 }
 
-/// What `auto` takes on a backend, the best first, where the device has it; else f32.
-fn preferred(backend: &str) -> &'static [ComputeType] {
+/// The dtypes that `auto` prefers to f32 on a backend, best first.
+fn preferred(backend: &str) -> &'static [FloatType] {
     match backend {
-        // cubecl 0.10 has no bf16 on Metal, and the first two generations of Apple's GPUs have none either.
-        "metal" => &[ComputeType::F16],
-        "cuda" | "vulkan" => &[ComputeType::BF16, ComputeType::F16],
+        // cubecl 0.10 has no bf16 on Metal, and neither have Apple's M1 and M2.
+        "metal" => &[FloatType::F16],
+        "cuda" | "vulkan" => &[FloatType::BF16, FloatType::F16],
         _ => &[],
     }
 }
 
-fn as_asked(backend: &str, asked: ComputeType, device: &dyn Device) -> Result<DtypeChoice> {
+fn as_asked(backend: &str, asked: FloatType, device: &dyn Device) -> Result<DtypeChoice> {
     if computes_in(backend, asked, device) {
-        return Ok(DtypeChoice { dtype: asked, why: "asked for" });
+        return Ok(DtypeChoice { dtype: asked, why: "requested" });
     }
-    let has = ComputeType::ALL.into_iter().filter(|dtype| computes_in(backend, *dtype, device));
-    let has: Vec<&str> = has.map(ComputeType::name).collect();
+    let has = FloatType::ALL.into_iter().filter(|dtype| computes_in(backend, *dtype, device));
+    let has: Vec<&str> = has.map(FloatType::name).collect();
     Err(with_hint(
-        format!("the backend `{backend}` does not compute in {asked} here"),
-        format!("it has {}: --dtype auto chooses", has.join(" and ")),
+        format!("the backend `{backend}` does not support {asked} here"),
+        format!("it supports {}; --dtype auto chooses one", has.join(" and ")),
     ))
 }
 
 fn automatic(backend: &'static str, device: &dyn Device) -> DtypeChoice {
     if backend == "vulkan" && is_software() {
-        return DtypeChoice { dtype: ComputeType::F32, why: "auto: this Vulkan is software on the CPU" };
+        return DtypeChoice { dtype: FloatType::F32, why: "auto: this Vulkan device is software on the CPU" };
     }
     let found = preferred(backend).iter().find(|dtype| computes_in(backend, **dtype, device));
     match found {
-        Some(ComputeType::F16) => DtypeChoice { dtype: ComputeType::F16, why: "auto: this GPU has f16 and no bf16 here" },
-        Some(dtype) => DtypeChoice { dtype: *dtype, why: "auto: this GPU has it" },
-        None => DtypeChoice { dtype: ComputeType::F32, why: "auto: this GPU has neither f16 nor bf16 here" },
+        Some(FloatType::F16) => DtypeChoice { dtype: FloatType::F16, why: "auto: this GPU supports f16, but not bf16" },
+        Some(dtype) => DtypeChoice { dtype: *dtype, why: "auto: supported by this GPU" },
+        None => DtypeChoice { dtype: FloatType::F32, why: "auto: this GPU supports neither f16 nor bf16" },
     }
 }
 
-fn computes_in(backend: &str, dtype: ComputeType, device: &dyn Device) -> bool {
-    // Candle says that it has every dtype, and panics at the first product.
+fn computes_in(backend: &str, dtype: FloatType, device: &dyn Device) -> bool {
+    // Candle reports support for every dtype, but panics at the first product.
     let is_lacking =
-        backend == "candle" && (dtype == ComputeType::BF16 || (dtype == ComputeType::F16 && cfg!(target_os = "macos")));
+        backend == "candle" && (dtype == FloatType::BF16 || (dtype == FloatType::F16 && cfg!(target_os = "macos")));
     !is_lacking && device.computes_in(dtype)
 }
 
-/// Whether there is no GPU but the CPU posing as one.
+/// Whether Vulkan's only device is software on the CPU.
 fn is_software() -> bool {
     #[cfg(feature = "metal")]
     return !burnish_metal::has_gpu();

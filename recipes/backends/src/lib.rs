@@ -1,12 +1,13 @@
-//! The backends that a user can name, each compiled once: a line in [`run`].
+#![doc = include_str!("../README.md")]
 //!
-//! [`enter`] opens the door of `burnish-engine` on one of them; [`run`] is for work that is itself generic, such as a benchmark.
+//! A backend is one line in [`run`]. [`open`] returns a backend's device behind the traits of `burnish-engine`, and [`enter`] runs work
+//! on it. [`run`] is for work that is itself generic over the backend, such as a benchmark.
 
 #![warn(missing_docs)]
 
 mod auto;
+pub mod capacity;
 pub mod dtype;
-pub mod memory;
 mod pool;
 
 use anyhow::{Result, bail};
@@ -16,51 +17,87 @@ use burnish_engine::dtype::known_product;
 use burnish_engine::guard::caught;
 use burnish_engine::{BackendDevice, Device, with_hint};
 use burnish_kernels::FusedBackend;
+// Loaded for its instances alone.
+#[cfg(feature = "wgpu")]
+use burnish_stock as _;
 
-/// What `--backend` accepts.
-pub const NAMES: &[&str] = &["auto", "cpu", "candle", "wgpu", "metal", "vulkan", "cuda", "emulator", "emulator-stock"];
+/// The values that `--backend` accepts.
+pub const NAMES: &[&str] =
+    &["auto", "cpu", "candle", "ndarray", "tch", "wgpu", "metal", "vulkan", "cuda", "rocm", "emulator", "emulator-stock"];
 
-/// The backend that only a comparison needs: burn alone, without the kernels and the gradients of Burnish.
+/// A backend for comparison only: burn without the kernels and gradients of Burnish.
 pub const WGPU_STOCK: &str = "wgpu-stock";
 
-/// Work that runs on whichever backend the user names, compiled for each.
+/// Work that is generic over the backend, compiled for each.
 pub trait BackendJob: Send {
-    /// What comes of it.
+    /// The result.
     type Output: Send;
 
-    /// Does the work.
+    /// Runs the work.
     ///
     /// # Errors
-    /// Whatever the work reports.
+    /// Those of the work.
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<Self::Output>;
 }
 
-/// Resolves `auto`, and says why.
-pub fn choose(name: &str) -> (&'static str, &'static str) {
-    match NAMES.iter().find(|known| **known == name && name != "auto") {
-        Some(&"emulator") => ("emulator", "asked for: Metal's code on the CPU, checked at every access, and very slow"),
-        Some(&"emulator-stock") => ("emulator-stock", "asked for: as emulator, on burn's own kernels"),
-        Some(known) => (known, "asked for"),
-        None if name == WGPU_STOCK => (WGPU_STOCK, "asked for: burn alone, its kernels and its gradients"),
-        None => auto::choose(),
-    }
-}
-
-/// Opens a device of the backend of that name.
+/// Resolves `auto`, and returns the reason too.
 ///
 /// # Errors
-/// When the name is unknown, or the backend is not built in or finds no device.
+/// When no backend has that name, built in or not.
+pub fn choose(name: &str) -> Result<(&'static str, &'static str)> {
+    Ok(match NAMES.iter().chain(&[WGPU_STOCK]).find(|known| **known == name) {
+        Some(&"auto") => auto::choose(),
+        Some(&"emulator") => ("emulator", "requested: Metal kernels on the CPU, every memory access checked, very slow"),
+        Some(&"emulator-stock") => ("emulator-stock", "requested: like emulator, with burn's own kernels"),
+        Some(&WGPU_STOCK) => (WGPU_STOCK, "requested: burn with its own kernels and gradients, without fusion"),
+        Some(known) => (*known, "requested"),
+        None => return Err(unknown(name)),
+    })
+}
+
+/// The backends apart from `auto` and `cpu`, and whether this build has them.
+const BUILT_IN: &[(&str, bool)] = &[
+    ("candle", cfg!(feature = "candle")),
+    ("ndarray", cfg!(feature = "ndarray")),
+    ("tch", cfg!(feature = "tch")),
+    ("wgpu", cfg!(feature = "wgpu")),
+    ("metal", cfg!(feature = "metal")),
+    ("vulkan", cfg!(feature = "metal")),
+    ("cuda", cfg!(all(feature = "cuda", not(target_os = "macos")))),
+    ("rocm", cfg!(feature = "rocm")),
+    ("emulator", cfg!(feature = "emulator")),
+    ("emulator-stock", cfg!(feature = "emulator-stock")),
+    (WGPU_STOCK, cfg!(feature = "wgpu-stock")),
+];
+
+fn unknown(name: &str) -> anyhow::Error {
+    let of = |built_in: bool| {
+        let names = BUILT_IN.iter().filter(move |(_, built)| *built == built_in);
+        names.map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+    };
+    let missing = Some(of(false)).filter(|names| !names.is_empty());
+    let missing = missing.map_or_else(String::new, |names| format!("; build with the feature of the same name for {names}"));
+    with_hint(
+        format!("there is no backend `{name}`"),
+        format!("this build has {}{missing}", ["auto, cpu", &of(true)].join(", ").trim_end_matches(", ")),
+    )
+}
+
+/// Opens a device of the named backend.
+///
+/// # Errors
+/// When the backend is unknown, not built in, or finds no device.
 pub fn open(name: &str) -> Result<Box<dyn Device>> {
     run(name, Open)
 }
 
-/// Opens a device and does the work on it, on the thread where its kernels start fastest.
+/// Opens a device and runs work on it, on the thread where its kernels start fastest.
 ///
 /// # Errors
-/// As [`open`], or what the work reports.
+/// Those of [`open`] and of the work.
 pub fn enter<T: Send>(name: &str, work: impl FnOnce(&dyn Device) -> Result<T> + Send) -> Result<T> {
     let device = open(name)?;
-    if choose(name).0 == "cpu" { pool::within(|| work(&*device)) } else { work(&*device) }
+    if choose(name)?.0 == "cpu" { pool::within(|| work(&*device)) } else { work(&*device) }
 }
 
 struct Open;
@@ -73,24 +110,32 @@ impl BackendJob for Open {
     }
 }
 
-/// Runs a generic job on the backend of that name.
+/// Runs a generic job on the named backend.
 ///
 /// # Errors
-/// As [`open`], or what the job reports.
+/// Those of [`open`] and of the job.
 pub fn run<J: BackendJob>(name: &str, job: J) -> Result<J::Output> {
-    match choose(name).0 {
+    match choose(name)?.0 {
         "cpu" => pool::within(|| job.run::<Flex>(Default::default())),
         #[cfg(feature = "candle")]
         #[allow(deprecated)]
         "candle" => job.run::<burn_candle::Candle>(Default::default()),
+        #[cfg(feature = "ndarray")]
+        "ndarray" => job.run::<burn_ndarray::NdArray>(Default::default()),
+        #[cfg(feature = "tch")]
+        "tch" => job.run::<burn_tch::LibTorch>(Default::default()),
+        #[cfg(feature = "rocm")]
+        "rocm" => tested::<burnish_kernels::runtime::Rocm, J>("rocm", job),
         #[cfg(feature = "wgpu")]
         "wgpu" => tested::<burnish_kernels::runtime::Wgpu, J>("wgpu", job),
         #[cfg(feature = "wgpu-stock")]
         WGPU_STOCK => tested::<burnish_kernels::runtime::StockWgpu, J>(WGPU_STOCK, job),
         "metal" if !cfg!(target_os = "macos") => {
-            Err(with_hint("the backend `metal` is for macOS", "--backend vulkan is for this system"))
+            Err(with_hint("the backend `metal` needs macOS", "use --backend vulkan on this system"))
         }
-        "vulkan" if cfg!(target_os = "macos") => Err(with_hint("macOS has no Vulkan", "--backend metal is for this system")),
+        "vulkan" if cfg!(target_os = "macos") => {
+            Err(with_hint("the backend `vulkan` is not available on macOS", "use --backend metal on this system"))
+        }
         #[cfg(feature = "metal")]
         name @ ("metal" | "vulkan") => tested::<burnish_metal::Metal, J>(name, job),
         #[cfg(all(feature = "cuda", not(target_os = "macos")))]
@@ -103,15 +148,40 @@ pub fn run<J: BackendJob>(name: &str, job: J) -> Result<J::Output> {
     }
 }
 
-/// Runs a job on a device that has computed a known product rightly: where there is no adapter, or its kernels do not compile,
-/// that is an error before anything else runs.
-#[cfg(any(feature = "wgpu", feature = "metal", feature = "cuda", feature = "emulator"))]
+/// Runs a job on a device that passed a self-test, so that a missing GPU or kernels that don't compile are an error before anything
+/// else runs.
+#[cfg(any(feature = "wgpu", feature = "metal", feature = "cuda", feature = "rocm", feature = "emulator"))]
 fn tested<B: FusedBackend, J: BackendJob>(name: &str, job: J) -> Result<J::Output> {
     let device = B::Device::default();
     let problem = match caught(|| known_product::<B>(&device, DType::F32)) {
         Ok(Ok(())) => return job.run::<B>(device),
         Ok(Err(error)) => error.to_string(),
-        Err(_) => "it finds no usable GPU".to_owned(),
+        Err(_) => "it found no usable GPU".to_owned(),
     };
     Err(with_hint(format!("the backend `{name}` does not work here: {problem}"), "--backend cpu runs everywhere"))
+}
+
+#[cfg(test)]
+mod tests {
+    use burnish_engine::Hinted;
+
+    use super::*;
+
+    #[test]
+    fn a_name_that_no_backend_has_is_not_auto() {
+        for name in ["gpu", "", "CPU", "auto "] {
+            let error = open(name).err().unwrap();
+            assert_eq!(error.to_string(), format!("there is no backend `{name}`"));
+            let hint = error.downcast_ref::<Hinted>().unwrap().hint();
+            assert!(hint.starts_with("this build has auto, cpu"), "{hint}");
+            assert!(BUILT_IN.iter().all(|(name, _)| hint.contains(name)), "{hint}");
+            assert!(choose(name).is_err() && dtype::choose(name, "f32").is_err());
+        }
+        for name in NAMES.iter().chain(&[WGPU_STOCK]).filter(|name| **name != "auto") {
+            assert_eq!(choose(name).unwrap().0, *name);
+            let is_known = ["auto", "cpu"].contains(name) || BUILT_IN.iter().any(|(known, _)| known == name);
+            assert!(is_known, "{name}");
+        }
+        assert!(NAMES.contains(&choose("auto").unwrap().0));
+    }
 }

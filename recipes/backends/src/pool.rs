@@ -1,11 +1,11 @@
-//! The threads that the CPU's kernels share.
+//! The thread pool of the CPU kernels.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Runs work on a thread of the pool that the kernels share, where a kernel's first part starts without waking anyone.
+/// Runs work on a thread of the kernels' pool, where kernels start without waking another thread.
 ///
-/// Only work that begins while no other runs goes there; the rest stays on its own thread. A thread of the pool that waits for a part
-/// of one work would else take up another whole, and hold what the first has locked until that one's end.
+/// Only one work at a time runs there; others stay on their own thread. Otherwise a pool thread that waits for a kernel of one work
+/// could start a second work, and keep the first one's locks until the second ends.
 pub(crate) fn within<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     static RUNNING: AtomicUsize = AtomicUsize::new(0);
     struct Ended;

@@ -1,8 +1,5 @@
 //! Launches of an operation, and what they are compared with.
 
-use burn::tensor::Tensor;
-use burn::tensor::backend::Backend;
-use burn::tensor::ops::FloatTensor;
 use burnish_kernels::FusedBackend;
 
 use super::entry::Kernel;
@@ -10,46 +7,10 @@ use super::setup::Setup;
 
 mod attention;
 mod elementwise;
+mod launch;
 mod matrix;
 
-/// One launch of an operation; what it returns is dropped.
-pub type Launch = Box<dyn FnMut()>;
-
-/// What is run for an [`Entry`](super::entry::Entry).
-pub struct Action {
-    /// The operation as training runs it.
-    pub run: Launch,
-    /// The same in plain operations of burn, where that fits into memory.
-    pub composed: Option<Launch>,
-    /// burn's own matrix product of the same sizes.
-    pub matmul: Option<Matmul>,
-    /// What the user should know.
-    pub note: Option<String>,
-}
-
-/// burn's own matrix product.
-pub struct Matmul {
-    /// Operations of a launch.
-    pub flops: f64,
-    /// The launch.
-    pub run: Launch,
-}
-
-impl Action {
-    fn new(run: Launch) -> Self {
-        Self { run, composed: None, matmul: None, note: None }
-    }
-
-    fn composed(mut self, launch: Launch) -> Self {
-        self.composed = Some(launch);
-        self
-    }
-
-    fn matmul(mut self, flops: f64, run: Launch) -> Self {
-        self.matmul = Some(Matmul { flops, run });
-        self
-    }
-}
+pub use launch::{Action, Launch, Matmul};
 
 /// The actions of an operation, in the order of its [`entries`](super::entry::entries).
 pub fn actions<B: FusedBackend>(kernel: Kernel, setup: &Setup<B>) -> Vec<Action> {
@@ -63,11 +24,6 @@ pub fn actions<B: FusedBackend>(kernel: Kernel, setup: &Setup<B>) -> Vec<Action>
         Kernel::LoraLinear => matrix::lora_linear(setup),
         Kernel::LinearCrossEntropy => matrix::linear_cross_entropy(setup),
     }
-}
-
-/// The primitive of another handle to the tensor.
-fn raw<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> FloatTensor<B> {
-    tensor.clone().into_primitive().tensor()
 }
 
 #[cfg(test)]

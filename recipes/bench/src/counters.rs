@@ -1,14 +1,15 @@
 //! What the kernels do, counted by the emulator: launches, bytes, operations. No time is measured here.
 //!
-//! The model is shrunk, unless its own widths are asked for: a CPU executes every GPU thread. Launches depend on sizes only where a kernel's strategy does: few tiles are
-//! split along their sums, which takes a launch more. What grows with sizes is scaled by [`super::predict`].
+//! The model is shrunk, unless its own widths are asked for: a CPU executes every GPU thread. Launches depend on sizes only where a
+//! kernel's strategy does: few tiles are split along their sums, which takes one launch more. Counts that grow with the sizes are
+//! scaled by [`super::predict`].
 
 use std::collections::BTreeMap;
 
 use anyhow::Result;
 use burnish_lora::{LoraConfig, attach};
 use burnish_metal::emulator::{EmulatorDevice, KernelReport, MetalCpu, take_reports};
-use burnish_models::{AdapterPass, ComputeType, ModelConfig};
+use burnish_models::{AdapterPass, FloatType, ModelConfig};
 use serde::Serialize;
 
 use super::action::{Launch, actions};
@@ -24,7 +25,7 @@ use burnish_engine::{Training, batch_loss, failure, guard::guarded};
 /// Operations of a product of 8×8 matrices.
 const MATRIX_FLOPS: f64 = 1024.0;
 
-/// Tokens of the longer run at most; tiles of matrices are full at this length.
+/// Most tokens of the longer run; tiles of matrices are full at this length.
 const MOST_TOKENS: usize = 128;
 /// The same at a model's own widths.
 const MOST_TOKENS_OF_FULL_WIDTHS: usize = 32;
@@ -38,13 +39,13 @@ pub struct Totals {
     pub launches: f64,
     /// Bytes read and written, as issued.
     pub bytes: f64,
-    /// Bytes read and written, each once a launch.
+    /// Bytes read and written, each counted once per launch.
     pub unique_bytes: f64,
     /// Operations of products on matrix units.
     pub matrix_flops: f64,
     /// Other operations on floats.
     pub arithmetic: f64,
-    /// Barriers, once a threadgroup.
+    /// Barriers, counted once per threadgroup.
     pub barriers: f64,
 }
 
@@ -103,7 +104,7 @@ pub struct OperationCount {
 /// What a transformer block does, forward and backward.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BlockCount {
-    /// A model of two blocks less a model of one.
+    /// The difference between a model of two blocks and a model of one.
     pub totals: Totals,
     /// Launches by kernel.
     pub kernels: BTreeMap<String, i64>,
@@ -131,19 +132,19 @@ pub struct Counters {
     pub operations: Vec<OperationCount>,
     /// Operations that failed in the emulator.
     pub failed: Vec<Uncounted>,
-    /// Attention at half the length: its work does not grow in a line.
+    /// Attention at half the length, as its work does not grow linearly.
     pub attention_at_half: Vec<OperationCount>,
     /// A block, or why it is not counted.
     pub block: Result<BlockCount, String>,
 }
 
-/// Counts every operation asked for, and a block where all of its operations are among them. `say` hears what is being done. What
-/// fails does not take the others with it.
+/// Counts the given operations, and a block where all of its operations are among them. `say` receives progress. An operation that
+/// fails is listed; the others are counted all the same.
 pub fn count(
     shape: &Shape,
     full: &Sizes,
     kernels: &[Kernel],
-    dtype: ComputeType,
+    dtype: FloatType,
     widths: Widths,
     say: &dyn Fn(&str),
 ) -> Counters {
@@ -153,7 +154,7 @@ pub fn count(
     let setup = |length: usize| Setup::<MetalCpu> {
         sizes: Sizes { length, ..sizes.clone() },
         dtype: dtype.into(),
-        // Races are looked for by the tests; here things are counted.
+        // The tests look for races; here operations are counted.
         device: EmulatorDevice::Quick,
         rotation: 0.0,
     };
@@ -169,7 +170,7 @@ pub fn count(
         Err(format!("{} is not among the kernels", kernel.name()))
     } else {
         say("counting a block, forward and backward");
-        // A block is what two have more than one: what is around them is counted small.
+        // A block is the difference between two and one; what surrounds them is kept small.
         let vocabulary = sizes.vocabulary.min(BLOCK_VOCABULARY);
         let around = Sizes { vocabulary, ..sizes.clone() };
         let config = |layers| ModelConfig { vocab_size: vocabulary, ..shape.counted(widths, layers).config };
@@ -218,7 +219,7 @@ fn count_launch(device: EmulatorDevice, launch: &mut Launch) -> Result<Totals> {
     })?))
 }
 
-/// What the kernels did that some work launched.
+/// Reports of the kernels that some work launched.
 fn reports_of(device: EmulatorDevice, work: impl FnOnce() -> Result<()>) -> Result<BTreeMap<String, KernelReport>> {
     wait::<MetalCpu>(&device)?;
     take_reports();
@@ -227,11 +228,11 @@ fn reports_of(device: EmulatorDevice, work: impl FnOnce() -> Result<()>) -> Resu
     Ok(take_reports())
 }
 
-/// A block, against the same composed of burn's operations where the counts of all of them are given.
+/// Counts a block, and the same block composed of burn's operations where the counts of all of them are given.
 fn count_block(
     config: &dyn Fn(usize) -> ModelConfig,
     sizes: &Sizes,
-    dtype: ComputeType,
+    dtype: FloatType,
     operations: Option<&[OperationCount]>,
 ) -> Result<BlockCount> {
     let one = count_model(&config(1), sizes, dtype)?;
@@ -252,7 +253,7 @@ fn count_block(
 }
 
 /// Forward and backward of a model.
-fn count_model(config: &ModelConfig, sizes: &Sizes, dtype: ComputeType) -> Result<BTreeMap<String, KernelReport>> {
+fn count_model(config: &ModelConfig, sizes: &Sizes, dtype: FloatType) -> Result<BTreeMap<String, KernelReport>> {
     let device = EmulatorDevice::Quick;
     let mut model = random_model::<Training<MetalCpu>>(config, dtype, &device)?;
     attach(&mut model, &LoraConfig { rank: sizes.rank, ..LoraConfig::default() }, 1, &device)?;
@@ -287,13 +288,13 @@ mod tests {
         );
     }
 
-    // One test: what a device ran is told to whoever asks first.
+    // One test: the first caller takes the reports of a device.
     #[test]
     fn operations_are_counted_and_a_block_with_all_of_its_own() {
         let shape = Shape::open("llama-3.2-1b").unwrap();
         let full = Sizes::new(&shape.config, 1, 16, 4);
         let kernels = [Kernel::RmsNorm, Kernel::Linear];
-        let counters = count(&shape, &full, &kernels, ComputeType::F32, Widths::Shrunk, &|_| ());
+        let counters = count(&shape, &full, &kernels, FloatType::F32, Widths::Shrunk, &|_| ());
         assert!(counters.failed.is_empty(), "{:?}", counters.failed);
         for count in &counters.operations {
             let Totals { launches, unique_bytes, .. } = count.totals;
@@ -303,7 +304,7 @@ mod tests {
         assert_eq!(counters.block, Err("swiglu is not among the kernels".to_owned()));
 
         let kernels = [Kernel::RmsNorm, Kernel::Swiglu, Kernel::Rotary, Kernel::Attention, Kernel::LoraLinear];
-        let block = count(&shape, &full, &kernels, ComputeType::F32, Widths::Shrunk, &|_| ()).block.unwrap();
+        let block = count(&shape, &full, &kernels, FloatType::F32, Widths::Shrunk, &|_| ()).block.unwrap();
         assert!(block.totals.launches > 10.0 && block.totals.flops() > 0.0, "{block:?}");
         assert!(block.composed_launches.unwrap() > 3.0 * block.totals.launches, "{block:?}");
     }

@@ -1,4 +1,4 @@
-//! How much of a step its matrix products would take alone.
+//! The share of a step that its matrix products would take alone.
 
 use serde::Serialize;
 
@@ -6,16 +6,16 @@ use super::entry::{Kernel, Pass};
 use super::kernels::KernelRow;
 use super::sizes::{ModelFlops, Sizes};
 
-/// What the products of a step would take at the rates that were measured.
+/// The time that the products of a step would take at the measured rates.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Efficiency {
     /// FLOPs of the model.
     pub model_flops: ModelFlops,
     /// Time of these at the backend's matrix rate for their shapes.
     pub matmul_ms: f64,
-    /// That time over the step's.
+    /// That time divided by the step's.
     pub step_efficiency: f64,
-    /// All FLOPs over the step's time, TFLOP/s.
+    /// All FLOPs divided by the step's time, TFLOP/s.
     pub model_tflops: f64,
 }
 
@@ -67,22 +67,22 @@ mod tests {
 
     /// Rows of a device that multiplies at a rate, its own kernels at half of it.
     fn rows(sizes: &Sizes, flops_per_ms: f64) -> Vec<KernelRow> {
-        let timing = |ms| Timing { first_ms: ms, ms, samples: 1, launches: 1 };
+        let timing = |ms| Timing { first_ms: ms, ms, range_ms: [ms; 2], samples: 1, launches: 1 };
         entries(Kernel::Linear, sizes, 2)
             .into_iter()
             .map(|entry| {
                 let ms = entry.work.flops / flops_per_ms;
                 let burn = Some(Rival { timing: timing(ms), tflops: None, speedup: None });
-                let (ours, note) = (Some(timing(2.0 * ms)), None);
                 KernelRow {
                     entry,
-                    timing: ours,
+                    timing: Some(timing(2.0 * ms)),
+                    error: None,
                     gb_per_second: None,
                     copy_share: None,
                     equal_copy_share: None,
                     tflops: None,
                     burn,
-                    note,
+                    burn_error: None,
                 }
             })
             .collect()

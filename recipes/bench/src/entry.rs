@@ -56,7 +56,7 @@ pub enum Pass {
     Forward,
     /// The gradients.
     Backward,
-    /// Both in one, or neither.
+    /// Both at once, or neither.
     Whole,
 }
 
@@ -74,17 +74,17 @@ impl Pass {
 /// An operation at its sizes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Entry {
-    /// Which one.
+    /// The operation.
     pub kernel: Kernel,
-    /// Which way.
+    /// Forward or backward.
     pub pass: Pass,
-    /// Sizes, and what in the model has them.
+    /// Its sizes, and the parts of the model that have them.
     pub shape: String,
     /// The least that it must do.
     pub work: Work,
     /// How often a block of a LoRA step runs it.
     pub per_block: usize,
-    /// How often a LoRA step runs it besides.
+    /// How often a LoRA step runs it outside of blocks.
     pub per_step: usize,
 }
 
@@ -122,11 +122,11 @@ pub fn entries(kernel: Kernel, sizes: &Sizes, element: usize) -> Vec<Entry> {
     };
     match kernel {
         Kernel::RmsNorm => {
-            // The weight is a row among thousands: left out.
+            // The weight is one row among thousands, and left out.
             let of = |count| work::passes(count, tokens, hidden, element);
             let shape = format!("{tokens}×{hidden}");
-            // The first norm of a step has nothing to add; every other one adds what the layer before it gave, and is computed anew
-            // for the backward of the layers after it.
+            // The first norm of a step has nothing to add; every other one adds the output of the layer before it, and is
+            // recomputed for the backward of the layers after it.
             let mut rows = vec![row(Pass::Forward, &shape, of(2), 2, 1), row(Pass::Backward, &shape, of(3), 0, 1)];
             rows.extend(both(format!("{shape} + residual"), of(4), of(4), 2, 0));
             rows
@@ -139,7 +139,7 @@ pub fn entries(kernel: Kernel, sizes: &Sizes, element: usize) -> Vec<Entry> {
         Kernel::Rotary => {
             let work = work::rotary(tokens, sizes.heads + sizes.key_value_heads, sizes.head_dim, element);
             let shape = format!("{tokens}×{}+{}×{}", sizes.heads, sizes.key_value_heads, sizes.head_dim);
-            // The backward is the same launch, turning the other way.
+            // The backward is the same launch, rotating backwards.
             vec![row(Pass::Forward, &shape, work, 2, 0)]
         }
         Kernel::Attention => {
@@ -211,7 +211,7 @@ mod tests {
         assert_eq!(runs(Kernel::RmsNorm, Pass::Backward), 2 * 16 + 1);
         assert_eq!(runs(Kernel::Linear, Pass::Forward), 0);
         assert_eq!(runs(Kernel::LinearCrossEntropy, Pass::Whole), 1);
-        // Forward, and the inverse turn of the backward.
+        // Forward, and the inverse rotation of the backward.
         assert_eq!(runs(Kernel::Rotary, Pass::Forward), 2 * 16);
     }
 

@@ -1,4 +1,4 @@
-//! JSON that people can read: what fits into a line is one, and numbers have as many digits as were measured.
+//! Readable JSON: a value that fits on a line is one line, and numbers are rounded to the digits that were measured.
 
 use serde_json::Value;
 
@@ -57,7 +57,7 @@ fn rounded(value: &Value) -> Value {
 
 fn round(number: f64) -> f64 {
     let exponent = DIGITS - 1 - number.abs().log10().floor() as i32;
-    // By its digits: a product with a power of ten would add some.
+    // Rounded as text, as a product with a power of ten would add digits.
     match exponent {
         _ if number == 0.0 || !number.is_finite() => number,
         ..=0 => number.round(),

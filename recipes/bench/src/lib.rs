@@ -1,11 +1,12 @@
-//! Backends and kernels side by side: what `burnish bench` prints.
+#![doc = include_str!("../README.md")]
 //!
 //! [`entry`] lists the operations of a training step with the least that each must do ([`mod@work`]), [`action`] makes their inputs and
 //! launches, [`kernels`] times them, [`step`] times a whole step, [`efficiency`] compares the two. Where the emulator is built in,
-//! `counters` counts instead of timing, and `predict` goes from there to chips that nobody measured. [`document`] is what comes out,
+//! `counters` counts instead of timing, and `predict` scales the counts to chips that were not measured. [`document`] is the result,
 //! [`render`] and [`plot`] show it.
 
 pub mod action;
+pub mod attempt;
 #[cfg(feature = "emulator")]
 pub mod counters;
 pub mod document;
@@ -34,34 +35,36 @@ use anyhow::Result;
 use burnish_backends::{BackendJob, dtype};
 use burnish_engine::guard::guarded;
 use burnish_kernels::FusedBackend;
-use burnish_models::ComputeType;
+use burnish_models::FloatType;
 
+use self::attempt::attempt;
 use self::document::{BackendResult, Document};
 use self::entry::Kernel;
 use self::setup::Setup;
 use self::shape::Shape;
 use self::sizes::Sizes;
+use self::step::StepOutcome;
 use self::stopwatch::Pace;
 
-/// Gets a line for people from time to time.
+/// Receives lines that say how far the measurement is.
 pub type Say<'a> = &'a (dyn Fn(&str) + Sync);
 
 /// What is measured.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// One after the other.
+    /// The backends, measured one after the other.
     pub backends: Vec<String>,
     /// Operations to time or count.
     pub kernels: Vec<Kernel>,
     /// Whether whole steps are timed too.
     pub step: bool,
-    /// Whose sizes; see [`Shape::open`].
+    /// The model whose sizes are used; see [`Shape::open`].
     pub model: String,
     /// Rows of a step.
     pub batch_size: usize,
     /// Tokens of a row.
     pub seq: usize,
-    /// Of the adapters.
+    /// Rank of the adapters.
     pub rank: usize,
     /// `auto`, or a dtype's name.
     pub dtype: String,
@@ -69,34 +72,57 @@ pub struct Options {
     pub repeats: usize,
     /// Launches or steps before the first sample.
     pub warmup: usize,
-    /// Whether a step is predicted for chips that are not here.
+    /// Whether a step is predicted for Apple's chips.
     pub predict: bool,
     /// Whether the emulator counts at the model's own widths.
     pub full_widths: bool,
 }
 
+impl Default for Options {
+    /// Every kernel on the CPU, with the sizes of Llama 3.2 1B.
+    fn default() -> Self {
+        Self {
+            backends: vec!["cpu".to_owned()],
+            kernels: Kernel::ALL.to_vec(),
+            step: false,
+            model: "llama-3.2-1b".to_owned(),
+            batch_size: 4,
+            seq: 2048,
+            rank: 16,
+            dtype: "auto".to_owned(),
+            repeats: 20,
+            warmup: 3,
+            predict: false,
+            full_widths: false,
+        }
+    }
+}
+
 impl Options {
-    fn pace(&self, budget: Duration) -> Pace {
-        Pace { repeats: self.repeats, warmup: self.warmup, budget }
+    fn pace(&self, budget: Duration, settle: Duration) -> Pace {
+        Pace { repeats: self.repeats, warmup: self.warmup, budget, settle }
     }
 }
 
 /// No further sample of a row begins after this long.
 const ROW_BUDGET: Duration = Duration::from_secs(3);
 
+/// How long launches go on before they are timed, on a GPU.
+const SETTLE: Duration = Duration::from_millis(500);
+
 /// No further step begins after this long.
 const STEP_BUDGET: Duration = Duration::from_mins(1);
 
-/// Measures. A backend that is not there or fails has a line that says so; the others go on.
+/// Measures. A backend that is missing or fails has a line that says so; the others go on.
 ///
 /// # Errors
-/// When the model has no such shape, or a prediction was asked for where it can't be had.
+/// When the model's configuration can't be read, a backend is unknown, or a prediction was asked for that this build can't make.
 pub fn run(options: &Options, say: Say<'_>) -> Result<Document> {
     let shape = Shape::open(&options.model)?;
     let sizes = Sizes::new(&shape.config, options.batch_size, options.seq, options.rank);
     let mut document = Document::new(&shape, &sizes);
     for name in &options.backends {
-        let (name, why) = burnish_backends::choose(name);
+        let (name, why) = burnish_backends::choose(name)?;
         say(&format!("backend {name} ({why})"));
         if name == "emulator" {
             count(options, &shape, &sizes, &options.kernels, &mut document, say)?;
@@ -135,7 +161,7 @@ struct BenchJob<'a> {
     shape: &'a Shape,
     sizes: &'a Sizes,
     name: &'static str,
-    dtype: ComputeType,
+    dtype: FloatType,
     say: Say<'a>,
 }
 
@@ -145,34 +171,38 @@ impl BackendJob for BenchJob<'_> {
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<BackendResult> {
         let Self { options, shape, sizes, name, dtype, say } = self;
         let mut result = BackendResult::new(name, B::name(&device), dtype);
-        // Steps come first: pools keep what they once had, and the step's memory shall be its own.
+        // Steps come first: pools keep what they once took, and the memory of the step must be its own.
         if options.step {
             say(&format!("{name}: training steps"));
-            let pace = options.pace(STEP_BUDGET);
-            match guarded(|| step::measure::<B>(&shape.config, sizes, dtype, &device, &pace)) {
-                Ok(row) => result.step = Some(row),
-                Err(error) => result.problems.push(format!("no step: {error:#}")),
-            }
-            B::memory_cleanup(&device);
+            let pace = options.pace(STEP_BUDGET, Duration::ZERO);
+            let with_attention = options.kernels.contains(&Kernel::Attention);
+            let measured =
+                attempt::<B, _>(&device, || step::measure::<B>(&shape.config, sizes, dtype, &device, &pace, with_attention));
+            result.step = Some(match measured {
+                Ok(row) => StepOutcome::Measured(Box::new(row)),
+                Err(error) => StepOutcome::Failed { error },
+            });
         }
         let mut kernels = options.kernels.clone();
-        if result.step.is_some() && !kernels.contains(&Kernel::Linear) {
+        if result.step_row().is_some() && !kernels.contains(&Kernel::Linear) {
             // The step is compared with its matrix products.
             kernels.push(Kernel::Linear);
         }
-        let pace = options.pace(ROW_BUDGET);
-        let rotation = if is_cpu(name) { 128e6 } else { 256e6 };
+        let (rotation, settle) = if is_cpu(name) { (128e6, Duration::ZERO) } else { (256e6, SETTLE) };
+        let pace = options.pace(ROW_BUDGET, settle);
         let setup = Setup::<B> { sizes: sizes.clone(), dtype: dtype.into(), device: device.clone(), rotation };
         if !kernels.is_empty() {
-            result.copy_gb_per_second = copy(name, &setup, &pace, &mut result.problems);
+            match copy(name, &setup, &pace) {
+                Ok(rate) => result.copy_gb_per_second = Some(rate),
+                Err(error) => result.copy_error = Some(error),
+            }
         }
-        for kernel in kernels {
+        for kernel in &kernels {
             say(&format!("{name}: {}", kernel.name()));
-            let (rows, memory) = kernels::measure(kernel, &setup, &pace, result.copy_gb_per_second);
-            result.kernels.extend(rows);
-            result.memory.push(memory);
+            result.kernels.extend(kernels::measure(*kernel, &setup, &pace, result.copy_gb_per_second));
         }
-        if let Some(step) = &mut result.step {
+        result.memory = kernels.into_iter().map(|kernel| kernels::footprint(kernel, &setup)).collect();
+        if let Some(StepOutcome::Measured(step)) = &mut result.step {
             step.efficiency = efficiency::efficiency(sizes, &result.kernels, step.ms);
         }
         B::memory_cleanup(&device);
@@ -181,21 +211,13 @@ impl BackendJob for BenchJob<'_> {
 }
 
 fn is_cpu(backend: &str) -> bool {
-    matches!(backend, "cpu" | "candle")
+    matches!(backend, "cpu" | "candle" | "ndarray" | "tch")
 }
 
-/// Bandwidth of a copy, from a gibibyte moved, or less where the device does not hand out that much at once.
-fn copy<B: FusedBackend>(name: &str, setup: &Setup<B>, pace: &Pace, problems: &mut Vec<String>) -> Option<f64> {
-    let sizes: &[usize] = if is_cpu(name) { &[256 << 20] } else { &[1 << 30, 128 << 20] };
-    let mut last = None;
-    for bytes in sizes {
-        match kernels::copy_bandwidth(setup, *bytes, pace) {
-            Ok(rate) => return Some(rate),
-            Err(error) => last = Some(error),
-        }
-    }
-    problems.extend(last.map(|error| format!("no bandwidth: {error:#}")));
-    None
+/// Bandwidth of a copy of a gibibyte, or of less where the device does not allocate that much at once.
+fn copy<B: FusedBackend>(name: &str, setup: &Setup<B>, pace: &Pace) -> Result<f64, String> {
+    let [most, less] = if is_cpu(name) { [256 << 20; 2] } else { [1 << 30, 128 << 20] };
+    kernels::copy_bandwidth(setup, most, pace).or_else(|_| kernels::copy_bandwidth(setup, less, pace))
 }
 
 #[cfg(feature = "emulator")]
@@ -207,7 +229,7 @@ fn count(
     document: &mut Document,
     say: Say<'_>,
 ) -> Result<()> {
-    // What Metal computes in.
+    // The dtype on Metal.
     let dtype = if options.dtype == "auto" { "f16" } else { options.dtype.as_str() };
     let dtype = dtype.parse().map_err(anyhow::Error::msg)?;
     let say = |line: &str| say(&format!("emulator: {line}"));
@@ -283,9 +305,9 @@ mod tests {
         let document = run(&options, &|_| {}).unwrap();
         let [cpu, missing] = document.backends.as_slice() else { panic!("{document:?}") };
         assert_eq!((cpu.backend, cpu.dtype, cpu.kernels.len()), ("cpu", "f32", 4 + 10));
-        let step = cpu.step.as_ref().unwrap();
+        let step = cpu.step_row().unwrap();
         assert!(step.efficiency.unwrap().step_efficiency > 0.0, "{step:?}");
-        assert!(missing.kernels.is_empty() && !missing.problems.is_empty());
+        assert!(missing.kernels.is_empty() && missing.error.is_some());
         let text = render::text(&document);
         assert!(text.contains("rms_norm") && text.contains(other) && text.contains("tok/s"), "{text}");
         assert!(plot::svg(&document).starts_with("<svg"));

@@ -1,4 +1,4 @@
-//! What the figures belong to: the machine and the versions.
+//! The machine and the versions that the figures belong to.
 
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -21,7 +21,7 @@ pub struct Machine {
     pub system: String,
 }
 
-/// What computed.
+/// Versions of what computed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Versions {
     /// This program.
@@ -32,14 +32,21 @@ pub struct Versions {
     pub cubecl: &'static str,
     /// Whether cubecl chooses its kernels by trying them.
     pub autotune: bool,
+    /// Whether burn fuses operations. No backend here does: `FusedBackend` is not implemented for `Fusion`.
+    pub fusion: bool,
 }
 
 /// This program's versions; burn and cubecl are pinned in the workspace.
-pub const VERSIONS: Versions =
-    Versions { burnish: env!("CARGO_PKG_VERSION"), burn: "0.21.0", cubecl: "0.10.0", autotune: cfg!(feature = "autotune") };
+pub const VERSIONS: Versions = Versions {
+    burnish: env!("CARGO_PKG_VERSION"),
+    burn: "0.21.0",
+    cubecl: "0.10.0",
+    autotune: cfg!(feature = "autotune"),
+    fusion: false,
+};
 
 impl Machine {
-    /// Asks the system.
+    /// This machine, as the system describes it.
     pub fn this() -> Self {
         Self {
             cpu: cpu().unwrap_or_else(|| "unknown".to_owned()),
@@ -48,6 +55,19 @@ impl Machine {
             system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         }
     }
+
+    /// For file names: its GPU without the driver's version, or its processor.
+    pub fn slug(&self) -> String {
+        let gpu = self.gpus.first().and_then(|gpu| gpu.split(',').next());
+        slug(gpu.unwrap_or(&self.cpu))
+    }
+}
+
+/// A name in lower case, with digits, points and hyphens only.
+pub fn slug(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c.to_ascii_lowercase() } else { ' ' };
+    let plain: String = name.chars().map(plain).collect();
+    plain.split_whitespace().collect::<Vec<_>>().join("-")
 }
 
 fn cpu() -> Option<String> {
@@ -119,6 +139,14 @@ mod tests {
         for (name, version) in [("burn", VERSIONS.burn), ("cubecl", VERSIONS.cubecl)] {
             assert!(manifest.contains(&format!("\n{name} = {{ version = \"={version}\"")), "{name} {version}");
         }
+    }
+
+    #[test]
+    fn machines_have_names_for_files() {
+        let mut machine = Machine { gpus: vec!["NVIDIA H100 80GB HBM3, 580.159.04".to_owned()], ..Machine::this() };
+        assert_eq!(machine.slug(), "nvidia-h100-80gb-hbm3");
+        (machine.gpus, machine.cpu) = (Vec::new(), "Intel(R) Xeon(R) CPU @ 2.80GHz".to_owned());
+        assert_eq!(machine.slug(), "intel-r-xeon-r-cpu-2.80ghz");
     }
 
     #[test]

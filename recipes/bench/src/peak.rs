@@ -1,4 +1,4 @@
-//! How much memory a run takes at most.
+//! The most memory that a run held.
 
 use burnish_kernels::FusedBackend;
 use serde::Serialize;
@@ -11,37 +11,37 @@ use burnish_engine::bytes::peak_bytes;
 pub struct Peak {
     /// Bytes.
     pub bytes: u64,
-    /// Of what.
+    /// What they are.
     pub of: MemoryOf,
 }
 
-/// What a number of bytes is counted of.
+/// What the bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MemoryOf {
-    /// What the backend took from its device, pools included.
-    Device,
-    /// The resident memory of this process: the backend does not say what is its own.
-    Process,
+    /// What the backend took from its device: its pool, free parts included. torch's `max_memory_allocated` counts live tensors only.
+    Pool,
+    /// Resident memory of this process, where the backend does not know what it holds.
+    Resident,
 }
 
-/// Follows the memory of a device, or of the process where the device does not tell.
+/// Follows the memory of a device, or of the process where the backend does not know it.
 #[derive(Debug)]
 pub struct MemoryWatch {
     peak: Option<Peak>,
 }
 
 impl MemoryWatch {
-    /// Lets go of what the pools hold unused, and starts anew.
+    /// Frees what the pools hold unused, and starts from there.
     pub fn new<B: FusedBackend>(device: &B::Device) -> Self {
         B::memory_cleanup(device);
         wait::<B>(device).ok();
-        // Linux: lets the process' peak fall to what it holds now.
+        // Linux: resets the peak of the process to what it holds now. Elsewhere the peak is that of the whole process.
         std::fs::write("/proc/self/clear_refs", "5").ok();
         Self { peak: None }
     }
 
-    /// Looks, and keeps the larger. Call it when a step has ended: pools keep what the step had.
+    /// Samples the memory and keeps the maximum. Call it after a step: pools keep what the step took.
     pub fn look<B: FusedBackend>(&mut self, device: &B::Device) {
         let now = held::<B>(device);
         self.peak = match (self.peak, now) {
@@ -58,8 +58,8 @@ impl MemoryWatch {
 
 fn held<B: FusedBackend>(device: &B::Device) -> Option<Peak> {
     match B::device_memory(device) {
-        Some(memory) => Some(Peak { bytes: memory.reserved, of: MemoryOf::Device }),
-        None => Some(Peak { bytes: peak_bytes()?, of: MemoryOf::Process }),
+        Some(memory) => Some(Peak { bytes: memory.reserved, of: MemoryOf::Pool }),
+        None => Some(Peak { bytes: peak_bytes()?, of: MemoryOf::Resident }),
     }
 }
 
@@ -71,11 +71,11 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_backend_that_does_not_tell_counts_the_process() {
+    fn a_backend_that_does_not_know_counts_the_process() {
         let mut watch = MemoryWatch::new::<Flex>(&Default::default());
         assert_eq!(watch.peak(), None);
         watch.look::<Flex>(&Default::default());
         let peak = watch.peak().unwrap();
-        assert!(peak.of == MemoryOf::Process && peak.bytes > 1 << 20, "{peak:?}");
+        assert!(peak.of == MemoryOf::Resident && peak.bytes > 1 << 20, "{peak:?}");
     }
 }

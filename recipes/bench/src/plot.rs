@@ -4,13 +4,13 @@ use std::fmt::Write;
 
 use super::document::{BackendResult, Document};
 
-/// Of the backends in turn; from ColorBrewer's Set2.
+/// One per backend; from ColorBrewer's Set2.
 const COLOURS: &[&str] = &["#66c2a5", "#fc8d62", "#8da0cb", "#e78ac3", "#a6d854", "#ffd92f", "#e5c494", "#b3b3b3"];
 
 const WIDTH: f64 = 960.0;
-/// Where bars begin: titles stand before them.
+/// Where bars begin, after their titles.
 const LEFT: f64 = 400.0;
-/// Longest bar; its value stands behind it.
+/// The longest bar; its value is written after it.
 const LONGEST: f64 = WIDTH - LEFT - 80.0;
 const BAR: f64 = 12.0;
 const GAP: f64 = 8.0;
@@ -21,7 +21,7 @@ struct Bar {
     colour: &'static str,
 }
 
-/// Times of the operations and tokens a second of the steps, a bar a backend.
+/// Times of the operations and tokens per second of the steps, one bar per backend.
 pub fn svg(document: &Document) -> String {
     let mut drawing = Drawing { body: String::new(), y: 0.0 };
     let sizes = &document.sizes;
@@ -29,7 +29,7 @@ pub fn svg(document: &Document) -> String {
     let results: Vec<(&BackendResult, &'static str)> = document
         .backends
         .iter()
-        .filter(|result| !result.kernels.is_empty() || result.step.is_some())
+        .filter(|result| !result.kernels.is_empty() || result.step_row().is_some())
         .zip(COLOURS.iter().copied().cycle())
         .collect();
     for (result, colour) in &results {
@@ -38,12 +38,12 @@ pub fn svg(document: &Document) -> String {
     let steps: Vec<(String, Vec<Bar>)> = results
         .iter()
         .filter_map(|(result, colour)| {
-            let value = result.step.as_ref()?.tokens_per_second;
+            let value = result.step_row()?.tokens_per_second;
             Some((result.backend.to_owned(), vec![Bar { value, colour }]))
         })
         .collect();
     if !steps.is_empty() {
-        drawing.heading("tokens a second");
+        drawing.heading("tokens per second");
         drawing.groups(&steps, Scale::linear(&steps));
     }
     let mut titles: Vec<String> = Vec::new();
@@ -62,13 +62,37 @@ pub fn svg(document: &Document) -> String {
     };
     let rows: Vec<(String, Vec<Bar>)> = titles.iter().map(of_title).collect();
     if !rows.is_empty() {
-        drawing.heading("milliseconds a launch, logarithmic");
+        drawing.heading("milliseconds per launch, logarithmic");
         drawing.groups(&rows, Scale::logarithmic(&rows));
     }
     drawing.finish()
 }
 
-/// From a value to a part of the longest bar.
+/// Bars under a heading.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChartGroup {
+    /// What the bars are, with the unit.
+    pub heading: String,
+    /// Labels and values.
+    pub bars: Vec<(String, f64)>,
+}
+
+/// A bar chart, each group on its own scale; the bars of rivals have another colour.
+pub fn chart(groups: &[ChartGroup], is_rival: impl Fn(&str) -> bool) -> String {
+    let mut drawing = Drawing { body: String::new(), y: 0.0 };
+    for group in groups {
+        drawing.heading(&group.heading);
+        let bar = |(label, value): &(String, f64)| {
+            let colour = COLOURS[usize::from(is_rival(label))];
+            (label.clone(), vec![Bar { value: *value, colour }])
+        };
+        let rows: Vec<(String, Vec<Bar>)> = group.bars.iter().map(bar).collect();
+        drawing.groups(&rows, Scale::linear(&rows));
+    }
+    drawing.finish()
+}
+
+/// Maps a value to a fraction of the longest bar.
 #[derive(Clone, Copy)]
 enum Scale {
     Linear { most: f64 },
@@ -80,7 +104,7 @@ impl Scale {
         Self::Linear { most: values(groups).fold(0.0, f64::max) }
     }
 
-    /// Begins a decade below the smallest value or less.
+    /// Starts at most a decade below the smallest value.
     fn logarithmic(groups: &[(String, Vec<Bar>)]) -> Self {
         let least = values(groups).filter(|value| *value > 0.0).fold(f64::INFINITY, f64::min);
         let least = 10f64.powf(least.log10().floor());
@@ -174,6 +198,16 @@ mod tests {
         let parts = [0.2, 2.0, 20.0].map(|value| logarithmic.part(value));
         assert!(parts[0] > 0.0 && ((parts[2] - parts[1]) - (parts[1] - parts[0])).abs() < 1e-9, "{parts:?}");
         assert!(Scale::linear(&[]).part(1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_chart_has_a_bar_a_value() {
+        let group =
+            ChartGroup { heading: "GiB".to_owned(), bars: vec![("ours".to_owned(), 5.0), ("theirs".to_owned(), 10.0)] };
+        let picture = chart(&[group], |label| label == "theirs");
+        let [ours, theirs] = [COLOURS[0], COLOURS[1]];
+        assert!(picture.contains(&format!("width=\"240.0\" height=\"12.0\" fill=\"{ours}\"")), "{picture}");
+        assert!(picture.contains(&format!("width=\"480.0\" height=\"12.0\" fill=\"{theirs}\"")), "{picture}");
     }
 
     #[test]

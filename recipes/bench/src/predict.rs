@@ -1,5 +1,5 @@
-//! What a training step may take on Apple's chips: counts of the emulator, scaled to the step, against each chip's bandwidth and
-//! arithmetic. **A prediction**: nothing here was measured on any of them, and a chip that does as well has no room left.
+//! The time of a training step on Apple's chips: counts of the emulator, scaled to the step, against each chip's bandwidth and
+//! arithmetic. **A prediction**: nothing was measured on any of them, and it is the best case: no chip can be faster.
 //!
 //! Kernels that are chosen by size are those of the small sizes that were counted.
 
@@ -11,10 +11,11 @@ use super::entry::{Entry, Kernel, entries};
 use super::sizes::Sizes;
 
 /// Printed wherever a prediction is.
-pub const LABEL: &str = "a prediction, nothing was measured on these chips";
+pub const LABEL: &str = "a prediction; nothing was measured on these chips";
 
-/// What it takes for granted.
-const ASSUMES: &str = "every kernel at the chip's whole bandwidth or its lanes' whole rate, nothing between launches";
+/// What it assumes.
+const ASSUMES: &str =
+    "it assumes every kernel at the chip's full bandwidth or full arithmetic rate, and no time between launches";
 
 /// What an operation of the step does.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -23,14 +24,14 @@ pub struct Demand {
     pub operation: String,
     /// How often the step runs it.
     pub runs: usize,
-    /// Bytes of device memory, one run.
+    /// Bytes of device memory per run.
     pub bytes: f64,
-    /// Operations on floats, one run; those of matrices are included, for `simdgroup_matrix` runs on the same lanes.
+    /// Float operations per run, those of matrices included: `simdgroup_matrix` runs on the same lanes.
     pub flops: f64,
 }
 
 impl Demand {
-    /// Milliseconds of one run: the longer one of moving and computing.
+    /// Milliseconds of one run: the longer of moving and computing.
     fn ms(&self, chip: &Chip) -> f64 {
         self.moving_ms(chip).max(self.flops / (chip.tflops() * 1e9))
     }
@@ -44,17 +45,17 @@ impl Demand {
     }
 }
 
-/// What a step may take on a chip.
+/// The predicted step on a chip.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ChipForecast {
     /// The chip.
     #[serde(flatten)]
     pub chip: Chip,
-    /// Of a step.
+    /// Time of a step.
     pub step_ms: f64,
-    /// At that pace.
+    /// Tokens per second at that time.
     pub tokens_per_second: f64,
-    /// Part of the time that memory bounds.
+    /// Share of the time that memory bounds.
     pub memory_share: f64,
 }
 
@@ -63,7 +64,7 @@ pub struct ChipForecast {
 pub struct Prediction {
     /// What it is.
     pub label: &'static str,
-    /// What it takes for granted.
+    /// What it assumes.
     pub assumes: &'static str,
     /// What was computed in.
     pub dtype: &'static str,
@@ -148,7 +149,7 @@ fn scale_attention(half: &OperationCount, whole: &OperationCount, small: &Sizes,
     }
 }
 
-/// The factors of two basis functions that give two values at two places.
+/// The factors of two basis functions that give two values at two lengths.
 fn fit(x: [f64; 2], at_x: f64, y: [f64; 2], at_y: f64) -> [f64; 2] {
     let determinant = x[0] * y[1] - x[1] * y[0];
     if determinant == 0.0 {
@@ -176,8 +177,8 @@ fn others(counters: &Counters, full: &Sizes) -> Option<Demand> {
 }
 
 fn forecast(chip: &Chip, demands: &[Demand], tokens: usize) -> ChipForecast {
-    let sum = |wanted: &dyn Fn(&Demand) -> bool| -> f64 {
-        demands.iter().filter(|demand| wanted(demand)).map(|demand| demand.runs as f64 * demand.ms(chip)).sum()
+    let sum = |counts: &dyn Fn(&Demand) -> bool| -> f64 {
+        demands.iter().filter(|demand| counts(demand)).map(|demand| demand.runs as f64 * demand.ms(chip)).sum()
     };
     let step_ms = sum(&|_| true);
     ChipForecast {

@@ -1,16 +1,16 @@
-//! A model of random weights that is there within seconds, whatever its size.
+//! A model of random weights, made within seconds whatever its size.
 
 use std::collections::BTreeMap;
 
 use burnish_kernels::FusedBackend;
 use burnish_models::error::Result;
 use burnish_models::weight::parameter_id;
-use burnish_models::{Checkpoint, ComputeType, LanguageModel, LoadOptions, ModelConfig, ModelError};
+use burnish_models::{Checkpoint, FloatType, LanguageModel, LoadOptions, ModelConfig, ModelError};
 use rayon::prelude::*;
 
 use super::setup::Splitmix;
 
-/// A checkpoint that has every tensor of a model, with values that a hash gives.
+/// A checkpoint that has every tensor of a model, with values from a hash.
 struct RandomWeights {
     shapes: BTreeMap<String, Vec<usize>>,
 }
@@ -31,9 +31,9 @@ impl Checkpoint for RandomWeights {
     }
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        let missing = || ModelError::Misfit { problems: vec![format!("{name}: missing")] };
+        let missing = || ModelError::Mismatch { problems: vec![format!("{name}: missing")] };
         let shape = self.shapes.get(name).ok_or_else(missing)?;
-        // Vectors are the weights of norms.
+        // Vectors are norm weights.
         let mut values = vec![1.0; shape.iter().product()];
         if shape.len() > 1 {
             let seed = parameter_id(name).val();
@@ -60,10 +60,10 @@ fn uniform(bits: u64) -> f32 {
 /// When no family has such a configuration.
 pub fn random_model<B: FusedBackend>(
     config: &ModelConfig,
-    dtype: ComputeType,
+    dtype: FloatType,
     device: &B::Device,
 ) -> Result<LanguageModel<B>> {
-    let shapes = LanguageModel::<B>::tensor_shapes(config)?.into_iter().collect();
+    let shapes = LanguageModel::<B>::tensor_shapes(config).into_iter().collect();
     LanguageModel::load(config, &RandomWeights { shapes }, device, LoadOptions::frozen(dtype))
 }
 
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn a_shape_becomes_a_frozen_model() {
         let config = Shape::open("llama-3.2-1b").unwrap().shrunk(2).config;
-        let model = random_model::<Flex>(&config, ComputeType::F32, &Default::default()).unwrap();
+        let model = random_model::<Flex>(&config, FloatType::F32, &Default::default()).unwrap();
         assert_eq!((model.num_layers(), model.parameters().len()), (2, 0));
     }
 }

@@ -1,13 +1,14 @@
-//! A document as text.
+//! The result as text.
 
 use super::document::{BackendResult, Document};
+use super::entry::{Kernel, Pass};
 use super::kernels::{KernelMemory, KernelRow};
 use super::peak::MemoryOf;
-use super::step::StepRow;
+use super::step::{StepOutcome, StepRow};
 use super::table::{Table, digits, maybe, percent};
 use burnish_engine::gib;
 
-/// Everything, for people.
+/// The whole result as tables.
 pub fn text(document: &Document) -> String {
     let sizes = &document.sizes;
     let mut parts = vec![format!(
@@ -21,10 +22,10 @@ pub fn text(document: &Document) -> String {
     )];
     parts.extend(document.backends.iter().map(backend));
     if document.backends.iter().filter(|result| !result.kernels.is_empty()).count() > 1 {
-        parts.push(format!("ms a launch, side by side\n{}", side_by_side(&document.backends)));
+        parts.push(format!("milliseconds per launch, by backend\n{}", side_by_side(&document.backends)));
     }
     if document.backends.iter().filter(|result| result.step.is_some()).count() > 1 {
-        parts.push(format!("steps, side by side\n{}", steps(&document.backends)));
+        parts.push(format!("steps, by backend\n{}", steps(&document.backends)));
     }
     #[cfg(feature = "emulator")]
     {
@@ -41,37 +42,60 @@ fn machine(document: &Document) -> String {
 }
 
 fn backend(result: &BackendResult) -> String {
-    let mut lines = Vec::new();
-    let problems = result.problems.iter().map(|problem| format!("{}: {problem}", result.backend));
-    if !result.kernels.is_empty() || result.step.is_some() {
-        let copies = result.copy_gb_per_second.map(|rate| format!(", copies at {} GB/s", digits(rate))).unwrap_or_default();
-        lines.push(format!("{} ({}), {}{copies}", result.backend, result.device, result.dtype));
+    let name = result.backend;
+    if let Some(error) = &result.error {
+        return format!("{name}: {error}");
     }
-    lines.extend(problems);
+    let copies = result.copy_gb_per_second.map(|rate| format!(", copies at {} GB/s", digits(rate))).unwrap_or_default();
+    let about = result.about.as_ref().map(|about| format!("; {about}")).unwrap_or_default();
+    let mut lines = vec![format!("{name} ({}), {}{copies}{about}", result.device, result.dtype)];
+    lines.extend(result.copy_error.as_ref().map(|error| format!("no copy was timed: {error}")));
     if !result.kernels.is_empty() {
         lines.push(kernels(&result.kernels).to_string());
         if result.kernels.iter().any(|row| row.equal_copy_share.is_some()) {
             lines.push(
-                "of copy: against a copy that no cache holds; of equal: against one that moves as much as the row"
+                "of copy: bandwidth relative to a copy too large for any cache; of equal: relative to a copy of as many bytes"
                     .to_owned(),
             );
         }
         let first = result.kernels.iter().filter_map(|row| row.timing).map(|timing| timing.first_ms).sum::<f64>();
-        lines.push(format!("first launches, compiled and tuned: {} ms", digits(first)));
+        lines.push(format!("first launches, with compilation and tuning: {} ms", digits(first)));
     }
     lines.extend(memory(&result.memory));
-    lines.extend(result.step.as_ref().map(step));
+    lines.extend(result.step.as_ref().map(|outcome| match outcome {
+        StepOutcome::Measured(row) => step(row),
+        StepOutcome::Failed { error } => format!("step: {error}"),
+    }));
+    lines.extend(attention(result));
     lines.join("\n")
 }
 
-/// What the operations took of the device, where it tells.
+/// Attention in the step beside attention timed alone: where the two differ, one of them is wrong.
+fn attention(result: &BackendResult) -> Option<String> {
+    let found = result.step_row()?.attention?;
+    let alone = |pass: Pass| {
+        let row = result.kernels.iter().find(|row| row.entry.kernel == Kernel::Attention && row.entry.pass == pass)?;
+        Some(row.timing?.ms)
+    };
+    let (forward, backward) = alone(Pass::Forward).zip(alone(Pass::Backward))?;
+    Some(format!(
+        "attention of a layer, forward and backward: {} ms in the step (a step in rows of {} tokens takes {} ms), {} + {} ms alone",
+        digits(found.layer_ms),
+        found.short_length,
+        digits(found.short_ms),
+        digits(forward),
+        digits(backward),
+    ))
+}
+
+/// Device memory of the operations, where the backend knows it.
 fn memory(rows: &[KernelMemory]) -> Option<String> {
     let of = |row: &KernelMemory| {
         let burn = row.burn_bytes.map(|bytes| format!(" ({})", gib(bytes))).unwrap_or_default();
         Some(format!("{} {}{burn}", row.kernel.name(), gib(row.bytes?)))
     };
     let parts: Vec<String> = rows.iter().filter_map(of).collect();
-    let head = "inputs, results and scratch on the device, and those of burn's own way";
+    let head = "device memory of inputs, results and scratch (of burn's own)";
     (!parts.is_empty()).then(|| format!("{head}: {}", parts.join(", ")))
 }
 
@@ -89,20 +113,32 @@ fn kernels(rows: &[KernelRow]) -> Table {
             maybe(row.tflops),
             maybe(row.burn.map(|burn| burn.timing.ms)),
             maybe(row.burn.and_then(|burn| burn.speedup)),
-            row.note.clone().unwrap_or_default(),
+            remark(row),
         ]);
     }
     table
 }
 
+/// A spread of the samples beyond this factor is reported.
+const MOST_SPREAD: f64 = 1.5;
+
+/// What failed, or how far the samples lie apart.
+fn remark(row: &KernelRow) -> String {
+    let spread = row.timing.map(|timing| timing.range_ms).filter(|[least, most]| *most > MOST_SPREAD * *least);
+    let spread = spread.map(|[least, most]| format!("samples of {} to {} ms", digits(least), digits(most)));
+    let burn = row.burn_error.as_ref().map(|error| format!("burn's own: {error}"));
+    let parts: Vec<String> = row.error.clone().into_iter().chain(spread).chain(burn).collect();
+    parts.join("; ")
+}
+
 fn step(step: &StepRow) -> String {
     let peak = step.peak.map(|peak| {
         let of = match peak.of {
-            MemoryOf::Device => "the device",
-            MemoryOf::Process => "the process",
+            MemoryOf::Pool => "device memory in its pool",
+            MemoryOf::Resident => "resident memory of the process",
         };
         let share = step.peak_share.map(|share| format!(", {} × the least", digits(share))).unwrap_or_default();
-        format!("; peak {} of {of}{share}", gib(peak.bytes))
+        format!("; peak {} {of}{share}", gib(peak.bytes))
     });
     let mut text = format!(
         "step: {} tok/s, {} ms (first {}){}; loss {:.3} to {:.3}",
@@ -115,7 +151,7 @@ fn step(step: &StepRow) -> String {
     );
     if let Some(found) = step.efficiency {
         let line = format!(
-            "\nstep efficiency {}: its {} TFLOP of products take {} ms at the rates above; {} TFLOP/s overall",
+            "\nstep efficiency {}: the {} TFLOP of its products take {} ms at the rates above; {} TFLOP/s overall",
             digits(found.step_efficiency),
             digits(found.model_flops.total() / 1e12),
             digits(found.matmul_ms),
@@ -144,14 +180,20 @@ fn side_by_side(results: &[BackendResult]) -> Table {
 
 fn steps(results: &[BackendResult]) -> Table {
     let mut table = Table::new(1, ["backend", "tok/s", "ms", "peak MiB", "efficiency"]);
-    for (result, step) in results.iter().filter_map(|result| Some((result, result.step.as_ref()?))) {
-        table.push([
-            format!("{} {}", result.backend, result.dtype),
-            digits(step.tokens_per_second),
-            digits(step.ms),
-            maybe(step.peak.map(|peak| peak.bytes as f64 / f64::from(1 << 20))),
-            maybe(step.efficiency.map(|found| found.step_efficiency)),
-        ]);
+    for (result, outcome) in results.iter().filter_map(|result| Some((result, result.step.as_ref()?))) {
+        let name = format!("{} {}", result.backend, result.dtype);
+        match outcome {
+            StepOutcome::Measured(step) => table.push([
+                name,
+                digits(step.tokens_per_second),
+                digits(step.ms),
+                maybe(step.peak.map(|peak| peak.bytes as f64 / f64::from(1 << 20))),
+                maybe(step.efficiency.map(|found| found.step_efficiency)),
+            ]),
+            StepOutcome::Failed { error } => {
+                table.push([name, "-".into(), "-".into(), "-".into(), "-".into(), error.clone()]);
+            }
+        }
     }
     table
 }
@@ -181,14 +223,14 @@ mod counted {
             ]);
         }
         let failed = counters.failed.iter().fold(String::new(), |said, failed| {
-            format!("{said}{} could not be counted: {}\n", failed.kernel.name(), failed.error)
+            format!("{said}{} was not counted: {}\n", failed.kernel.name(), failed.error)
         });
         let block = match &counters.block {
             Ok(block) => of_block(block),
-            Err(error) => format!("a block is not counted: {error}"),
+            Err(error) => format!("no block was counted: {error}"),
         };
         format!(
-            "emulator, {}: counted at {} tokens, width {}, feed-forward {}, {} heads of {}; a byte counts once a launch, or as issued\n\
+            "emulator, {}: counted at {} tokens, width {}, feed-forward {}, {} heads of {}; bytes are counted once per launch, or as issued\n\
              {table}\n{failed}{block}",
             counters.dtype,
             sizes.tokens(),
@@ -206,10 +248,10 @@ mod counted {
         let kernels: Vec<String> = kernels.iter().map(|(name, launches)| format!("{launches} {name}")).collect();
         let composed = block.composed_launches.filter(|composed| *composed > 0.0).map_or_else(String::new, |composed| {
             let share = percent(Some(totals.launches / composed));
-            format!(", {} if it were composed of burn's operations ({share})", digits(composed))
+            format!(", {} when composed of burn's operations ({share})", digits(composed))
         });
         format!(
-            "a block, forward and backward: {} launches{composed}; {} bytes a launch\n  {}",
+            "a block, forward and backward: {} launches{composed}; {} bytes per launch\n  {}",
             digits(totals.launches),
             digits(totals.unique_bytes / totals.launches.max(1.0)),
             kernels.join(", ")

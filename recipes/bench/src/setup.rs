@@ -5,19 +5,19 @@ use burnish_kernels::FusedBackend;
 
 use super::sizes::Sizes;
 
-/// Where and with what the operations run.
+/// Device and inputs of the operations.
 pub struct Setup<B: FusedBackend> {
     /// The sizes.
     pub sizes: Sizes,
-    /// What the operations compute in.
+    /// Dtype of the operations.
     pub dtype: DType,
-    /// Where.
+    /// The device.
     pub device: B::Device,
-    /// Launches take turns over inputs of so many bytes together, so that no cache holds what they read.
+    /// Launches alternate between sets of inputs of this many bytes in all, so that no cache holds what they read.
     pub rotation: f64,
 }
 
-/// Sets of inputs at most.
+/// Most sets of inputs.
 const MOST_SETS: f64 = 16.0;
 
 impl<B: FusedBackend> Setup<B> {
@@ -47,7 +47,7 @@ impl<B: FusedBackend> Setup<B> {
         Tensor::from_data(TensorData::new(values, [count]), &self.device)
     }
 
-    /// Sets of inputs to take turns over, `elements` of the operation's dtype each.
+    /// Sets of inputs to alternate between, of `elements` elements of the operation's dtype each.
     pub fn sets<T>(&self, elements: usize, make: impl Fn() -> T) -> Vec<T> {
         let bytes = (elements * self.element()) as f64;
         let count = (self.rotation / bytes.max(1.0)).ceil().clamp(1.0, MOST_SETS);
@@ -55,7 +55,7 @@ impl<B: FusedBackend> Setup<B> {
     }
 }
 
-/// A launch that takes turns over sets of inputs.
+/// A launch that alternates between sets of inputs.
 pub fn in_turns<T: 'static>(sets: Vec<T>, run: impl Fn(&T) + 'static) -> Box<dyn FnMut()> {
     let mut turn = 0;
     Box::new(move || {

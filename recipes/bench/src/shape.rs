@@ -11,12 +11,12 @@ const PRESETS: &[(&str, &str)] = &[
     ("llama-3.1-8b", include_str!("../assets/llama-3.1-8b.json")),
 ];
 
-/// At which widths the emulator counts.
+/// The widths at which the emulator counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Widths {
     /// Small ones, which take seconds.
     Shrunk,
-    /// The model's own, which take many minutes. What burn's own operations do is left out: it would take hours.
+    /// The model's own, which take many minutes. burn's own operations are left out, as they would take hours.
     Full,
 }
 

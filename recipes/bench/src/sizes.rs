@@ -1,4 +1,4 @@
-//! What a training step multiplies, and how large it is.
+//! The sizes of a training step, and its FLOPs.
 
 use burnish_models::ModelConfig;
 use serde::Serialize;
@@ -12,7 +12,7 @@ pub struct Sizes {
     pub batch: usize,
     /// Tokens of a row.
     pub length: usize,
-    /// Blocks.
+    /// Transformer blocks.
     pub layers: usize,
     /// Width of the residual stream.
     pub hidden: usize,
@@ -24,7 +24,7 @@ pub struct Sizes {
     pub key_value_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// Rows of the head.
+    /// Tokens in the vocabulary.
     pub vocabulary: usize,
     /// Rank of the adapters.
     pub rank: usize,
@@ -139,8 +139,8 @@ impl Sizes {
     }
 
     /// FLOPs of a step's model, by part. The base is frozen, so a linear layer has two products and not three; adapters, norms
-    /// and activations are left out, and attention's backward counts four products of its forward's size, without those that
-    /// are computed anew.
+    /// and activations are left out, and attention's backward counts four products of its forward's size, without the
+    /// recomputed ones.
     pub fn model_flops(&self) -> ModelFlops {
         let tokens = self.tokens() as f64;
         ModelFlops {
@@ -150,7 +150,7 @@ impl Sizes {
         }
     }
 
-    /// Bytes that a step can't do without: weights, adapters with gradients and moments in f32, and what the blocks must keep for
+    /// The least bytes that a step needs: weights, adapters with gradients and moments in f32, and what the blocks must keep for
     /// their backward: both inputs of the norms, q, k, v, attention's output with its log-sum-exp, gate and up.
     pub fn needed_bytes(&self, element: usize) -> f64 {
         let (query, key_value) = (self.heads * self.head_dim, self.key_value_heads * self.head_dim);

@@ -9,7 +9,7 @@ use burnish_engine::{
 };
 use burnish_kernels::FusedBackend;
 use burnish_lora::{LoraConfig, attach};
-use burnish_models::{ComputeType, ModelConfig};
+use burnish_models::{FloatType, ModelConfig};
 use serde::Serialize;
 
 use super::efficiency::Efficiency;
@@ -18,6 +18,29 @@ use super::random_model::random_model;
 use super::setup::Splitmix;
 use super::sizes::Sizes;
 use super::stopwatch::{Pace, median, milliseconds, wait};
+
+/// A step, or why there is none.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum StepOutcome {
+    /// It was measured.
+    Measured(Box<StepRow>),
+    /// It was not.
+    Failed {
+        /// Why.
+        error: String,
+    },
+}
+
+impl StepOutcome {
+    /// What was measured.
+    pub fn row(&self) -> Option<&StepRow> {
+        match self {
+            Self::Measured(row) => Some(row),
+            Self::Failed { .. } => None,
+        }
+    }
+}
 
 /// What was measured of a step.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -34,12 +57,42 @@ pub struct StepRow {
     pub losses: [f64; 2],
     /// Most memory that was held.
     pub peak: Option<Peak>,
-    /// That over what a step can't do without.
+    /// That over the least that a step needs.
     pub peak_share: Option<f64>,
+    /// What attention takes of it, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention: Option<AttentionInStep>,
     /// The step beside its matrix products.
     pub efficiency: Option<Efficiency>,
     /// Getting the random model to the device.
     pub load_ms: f64,
+}
+
+/// What attention takes of a step: a step of as many tokens in short rows does the same work but for attention.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct AttentionInStep {
+    /// Tokens of a short row.
+    pub short_length: usize,
+    /// Median time of a step of short rows.
+    pub short_ms: f64,
+    /// Forward and backward of one layer.
+    pub layer_ms: f64,
+}
+
+/// Tokens of a short row.
+const SHORT: usize = 64;
+
+/// The sizes of a step of as many tokens in short rows; none where that does not leave out most of the attention.
+fn short_rows(sizes: &Sizes) -> Option<Sizes> {
+    let is_long = sizes.length >= 8 * SHORT && sizes.length.is_multiple_of(SHORT);
+    is_long.then(|| Sizes { batch: sizes.tokens() / SHORT, length: SHORT, ..sizes.clone() })
+}
+
+/// Attention's time of a layer from the times of both steps. Short rows have some attention too: by its operations.
+fn attention_in_step(long: &Sizes, long_ms: f64, short: &Sizes, short_ms: f64) -> AttentionInStep {
+    let left = short.attention().forward_flops() / long.attention().forward_flops();
+    let layer_ms = (long_ms - short_ms) / (1.0 - left) / long.layers as f64;
+    AttentionInStep { short_length: short.length, short_ms, layer_ms }
 }
 
 /// Seeds tokens and adapters.
@@ -47,16 +100,17 @@ const SEED: u64 = 42;
 
 const LEARNING_RATE: f64 = 1e-4;
 
-/// Trains some steps of the model, always on the same random tokens.
+/// Trains the model for some steps, always on the same random tokens, and then on short rows where attention is asked for.
 ///
 /// # Errors
 /// What broke on the device.
 pub fn measure<B: FusedBackend>(
     config: &ModelConfig,
     sizes: &Sizes,
-    dtype: ComputeType,
+    dtype: FloatType,
     device: &B::Device,
     pace: &Pace,
+    with_attention: bool,
 ) -> Result<StepRow> {
     let started = Instant::now();
     let mut model = random_model::<Training<B>>(config, dtype, device)?;
@@ -65,23 +119,19 @@ pub fn measure<B: FusedBackend>(
     wait::<B>(device)?;
     let load_ms = milliseconds(started.elapsed());
     let mut memory = MemoryWatch::new::<B>(device);
-    let trainer = ModelTrainer::<B>::new(model, AdamWConfig::default(), device.clone());
+    let trainer = ModelTrainer::<B>::new(model, AdamWConfig::default(), device);
     let mut stepper = Stepper::new(trainer, sizes, dtype);
-    let mut step = || -> Result<Taken> {
-        let taken = stepper.step()?;
-        memory.look::<B>(device);
-        Ok(taken)
+    let (first, taken) = stepper.run(pace, || memory.look::<B>(device))?;
+    let (ms, peak) = (median_ms(&taken), memory.peak());
+    let short = if with_attention { short_rows(sizes) } else { None };
+    let attention = match short {
+        Some(short) => {
+            stepper.item.batches = vec![random_batch(&short)];
+            let (_, taken) = stepper.run(pace, || ())?;
+            Some(attention_in_step(sizes, ms, &short, median_ms(&taken)))
+        }
+        None => None,
     };
-    let first = step()?;
-    for _ in 1..pace.warmup {
-        step()?;
-    }
-    let (mut taken, began) = (Vec::new(), Instant::now());
-    while pace.wants_more(taken.len(), began) {
-        taken.push(step()?);
-    }
-    let column = |field: fn(&Taken) -> f64| median(&mut taken.iter().map(field).collect::<Vec<_>>());
-    let (ms, peak) = (column(|taken| taken.ms), memory.peak());
     let element = DType::from(dtype).size();
     Ok(StepRow {
         first_ms: first.ms,
@@ -91,9 +141,14 @@ pub fn measure<B: FusedBackend>(
         losses: [first.loss, taken.last().map_or(first.loss, |taken| taken.loss)],
         peak,
         peak_share: peak.map(|peak| peak.bytes as f64 / sizes.needed_bytes(element)),
+        attention,
         efficiency: None,
         load_ms,
     })
+}
+
+fn median_ms(taken: &[Taken]) -> f64 {
+    median(&mut taken.iter().map(|taken| taken.ms).collect::<Vec<_>>())
 }
 
 /// A step that was taken.
@@ -110,10 +165,28 @@ struct Stepper<B: FusedBackend> {
 }
 
 impl<B: FusedBackend> Stepper<B> {
-    fn new(trainer: ModelTrainer<B>, sizes: &Sizes, dtype: ComputeType) -> Self {
+    fn new(trainer: ModelTrainer<B>, sizes: &Sizes, dtype: FloatType) -> Self {
         let batches = vec![random_batch(sizes)];
         let item = StepItem { step: 1, epoch: 0, batches, seed: SEED, objective: Objective::Tokens, loss_scale: 1.0 };
-        Self { trainer, item, loss_scale: (dtype == ComputeType::F16).then(LossScale::default) }
+        Self { trainer, item, loss_scale: (dtype == FloatType::F16).then(LossScale::default) }
+    }
+
+    /// The first step, and those that are measured after the warm-up.
+    fn run(&mut self, pace: &Pace, mut look: impl FnMut()) -> Result<(Taken, Vec<Taken>)> {
+        let mut step = || {
+            let taken = self.step();
+            look();
+            taken
+        };
+        let first = step()?;
+        for _ in 1..pace.warmup {
+            step()?;
+        }
+        let (mut taken, began) = (Vec::new(), Instant::now());
+        while pace.wants_more(taken.len(), began) {
+            taken.push(step()?);
+        }
+        Ok((first, taken))
     }
 
     /// One step; in f16, those that overflow before it are part of its time.
@@ -129,7 +202,7 @@ impl<B: FusedBackend> Stepper<B> {
                 Verdict::Skipped => self.trainer.take_back(),
                 Verdict::Broken => {
                     let Numbers { loss, grad_norm } = numbers;
-                    bail!("it is wrong: loss {loss}, gradient norm {grad_norm}")
+                    bail!("loss {loss}, gradient norm {grad_norm}")
                 }
             }
         }
@@ -176,9 +249,34 @@ mod tests {
     fn steps_learn_their_tokens() {
         let config = Shape::open("llama-3.2-1b").unwrap().shrunk(1).config;
         let sizes = Sizes::new(&config, 1, 16, 4);
-        let pace = Pace { repeats: 4, warmup: 1, budget: Duration::from_secs(10) };
-        let row = measure::<Flex>(&config, &sizes, ComputeType::F32, &Default::default(), &pace).unwrap();
+        let pace = Pace { repeats: 4, warmup: 1, budget: Duration::from_secs(10), settle: Duration::ZERO };
+        let row = measure::<Flex>(&config, &sizes, FloatType::F32, &Default::default(), &pace, true).unwrap();
         assert!(row.losses[1] < row.losses[0] && row.samples == 4 && row.tokens_per_second > 0.0, "{row:?}");
         assert!(row.ms > 0.0 && row.first_ms > 0.0);
+        // Rows of 16 tokens have no shorter ones to be compared with.
+        assert_eq!(row.attention, None);
+    }
+
+    #[test]
+    fn attention_is_what_short_rows_do_not_have() {
+        let long = Sizes::new(&Shape::open("llama-3.2-1b").unwrap().config, 4, 2048, 16);
+        let short = short_rows(&long).unwrap();
+        assert_eq!((short.batch, short.length, short.tokens()), (128, 64, long.tokens()));
+        // A device that takes 400 ms for all else, and a millisecond for so many operations of attention.
+        let ms = |sizes: &Sizes| 400.0 + 16.0 * sizes.attention().forward_flops() / 1e10;
+        let found = attention_in_step(&long, ms(&long), &short, ms(&short));
+        assert!((found.layer_ms - long.attention().forward_flops() / 1e10).abs() < 1e-9, "{found:?}");
+        assert_eq!(short_rows(&Sizes { length: 256, ..long.clone() }), None);
+        assert_eq!(short_rows(&Sizes { length: 2000, ..long }), None);
+    }
+
+    #[test]
+    fn a_long_row_is_measured_beside_short_ones() {
+        let config = Shape::open("llama-3.2-1b").unwrap().shrunk(1).config;
+        let sizes = Sizes::new(&config, 1, 512, 4);
+        let pace = Pace { repeats: 3, warmup: 1, budget: Duration::ZERO, settle: Duration::ZERO };
+        let row = measure::<Flex>(&config, &sizes, FloatType::F32, &Default::default(), &pace, true).unwrap();
+        let attention = row.attention.unwrap();
+        assert!(attention.short_ms > 0.0 && attention.short_ms < row.ms && attention.layer_ms > 0.0, "{row:?}");
     }
 }

@@ -17,14 +17,16 @@ pub struct Pace {
     pub warmup: usize,
     /// No further sample begins after this long, once there are three.
     pub budget: Duration,
+    /// Launches go on for so long before the first sample: a GPU that waited for a compiler raises its clocks again.
+    pub settle: Duration,
 }
 
-/// Samples that are taken whatever they cost.
+/// Samples that are taken, whatever they cost.
 const LEAST_SAMPLES: usize = 3;
 
-/// A sample holds so many launches that waiting for the device, some tenths of a millisecond, does not count.
+/// A sample holds enough launches that waiting for the device, some tenths of a millisecond, does not count.
 const SAMPLE: Duration = Duration::from_millis(20);
-/// Most launches of a sample: short ones are timed by how fast they can be handed over, not by how fast they run.
+/// Most launches of a sample: the time of very short ones is that of handing them over, not of running them.
 const MOST_LAUNCHES: f64 = 2_000.0;
 
 /// What was measured of a launch.
@@ -32,8 +34,10 @@ const MOST_LAUNCHES: f64 = 2_000.0;
 pub struct Timing {
     /// The first launch, with all that is compiled and tuned in it.
     pub first_ms: f64,
-    /// Median of the samples, a launch each.
+    /// Median of the samples, per launch.
     pub ms: f64,
+    /// The fastest and the slowest sample, per launch.
+    pub range_ms: [f64; 2],
     /// Samples taken.
     pub samples: usize,
     /// Launches of a sample.
@@ -46,7 +50,7 @@ impl Pace {
         samples < LEAST_SAMPLES.min(self.repeats) || (samples < self.repeats && started.elapsed() < self.budget)
     }
 
-    /// Times a launch: one alone, some to warm up, then samples of several launches and one wait each.
+    /// Times a launch: one alone, some to warm up and settle, then samples of several launches and one wait each.
     ///
     /// # Errors
     /// What broke on the device.
@@ -67,11 +71,17 @@ impl Pace {
             let each = sample(launches)?.as_secs_f64() / launches as f64;
             launches = (SAMPLE.as_secs_f64() / each.max(1e-9)).ceil().clamp(1.0, MOST_LAUNCHES) as usize;
         }
+        let settling = Instant::now();
+        while settling.elapsed() < self.settle {
+            sample(launches)?;
+        }
         let (mut samples, started) = (Vec::new(), Instant::now());
         while self.wants_more(samples.len(), started) {
             samples.push(milliseconds(sample(launches)?) / launches as f64);
         }
-        Ok(Timing { first_ms: milliseconds(first), ms: median(&mut samples), samples: samples.len(), launches })
+        let ms = median(&mut samples);
+        let range_ms = [samples.first(), samples.last()].map(|end| end.copied().unwrap_or(ms));
+        Ok(Timing { first_ms: milliseconds(first), ms, range_ms, samples: samples.len(), launches })
     }
 }
 
@@ -88,7 +98,7 @@ pub fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-/// The middle of some numbers, 0 of none.
+/// The median of some numbers, which are sorted; 0 of none.
 pub fn median(numbers: &mut [f64]) -> f64 {
     numbers.sort_by(f64::total_cmp);
     let middle = numbers.len() / 2;
@@ -114,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_launch_is_timed_and_counted() {
-        let pace = Pace { repeats: 5, warmup: 2, budget: Duration::from_secs(5) };
+        let pace = Pace { repeats: 5, warmup: 2, budget: Duration::from_secs(5), settle: Duration::ZERO };
         let mut count = 0;
         let mut launch = || {
             count += 1;
@@ -123,11 +133,25 @@ mod tests {
         let timing = pace.time::<Flex>(&Default::default(), &mut launch).unwrap();
         assert!(timing.ms >= 25.0 && timing.first_ms >= 25.0);
         assert_eq!((timing.samples, timing.launches, count), (5, 1, 1 + 2 + 1 + 5));
+        assert!(timing.range_ms[0] <= timing.ms && timing.ms <= timing.range_ms[1]);
+    }
+
+    #[test]
+    fn launches_go_on_until_the_device_has_settled() {
+        let pace = Pace { repeats: 1, warmup: 1, budget: Duration::ZERO, settle: Duration::from_millis(60) };
+        let mut count = 0;
+        let mut launch = || {
+            count += 1;
+            std::thread::sleep(Duration::from_millis(25));
+        };
+        pace.time::<Flex>(&Default::default(), &mut launch).unwrap();
+        // The first, two to warm up, 60 ms of them, a sample.
+        assert!((5..=7).contains(&count), "{count}");
     }
 
     #[test]
     fn a_budget_ends_the_samples() {
-        let pace = Pace { repeats: 100, warmup: 0, budget: Duration::ZERO };
+        let pace = Pace { repeats: 100, warmup: 0, budget: Duration::ZERO, settle: Duration::ZERO };
         let timing = pace.time::<Flex>(&Default::default(), &mut || std::thread::sleep(Duration::from_millis(1))).unwrap();
         assert_eq!(timing.samples, 3);
     }

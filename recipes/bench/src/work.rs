@@ -1,10 +1,10 @@
-//! The least that an operation must do: bytes to move, and operations of its matrix products.
+//! The least that an operation must do: bytes that it moves, and operations of its matrix products.
 //!
 //! Every input is read once and every result written once, whatever an implementation does besides.
 
 use serde::Serialize;
 
-/// What an operation can't do without.
+/// The least that an operation does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Work {
     /// Bytes of inputs and results.
@@ -64,12 +64,12 @@ fn area(rows: usize, columns: usize) -> f64 {
     rows as f64 * columns as f64
 }
 
-/// So many passes over `[rows, features]`, no matrices.
+/// `count` passes over `[rows, features]`, without products.
 pub fn passes(count: usize, rows: usize, features: usize, element: usize) -> Work {
     Work { bytes: count as f64 * area(rows, features) * element as f64, flops: 0.0 }
 }
 
-/// Turns `[tokens, heads, head_dim]`, heads of query and key together, by an f32 table of half a head a token.
+/// Rotates `[tokens, heads, head_dim]`, heads of query and key together, by an f32 table of half a head a token.
 pub fn rotary(tokens: usize, heads: usize, head_dim: usize, element: usize) -> Work {
     let table = area(tokens, head_dim) * size_of::<f32>() as f64;
     Work { bytes: passes(2, tokens, heads * head_dim, element).bytes + table, flops: 0.0 }
@@ -144,8 +144,8 @@ impl AttentionSizes {
         Work { bytes: (query + cache) * element as f64, flops }
     }
 
-    /// Reads q, k, v, o, do and the log-sum-exp; writes dq, dk, dv. Five products where the forward has two: the scores are computed
-    /// anew, for to keep them would take memory that grows with the square of the length (Dao et al. 2022).
+    /// Reads q, k, v, o, do and the log-sum-exp; writes dq, dk, dv. Five products where the forward has two: the scores are
+    /// recomputed, as memory for them would grow with the square of the length (Dao et al. 2022).
     pub fn backward(&self, element: usize) -> Work {
         let (query, key) = self.token_elements();
         let bytes = (4.0 * query + 4.0 * key) * element as f64 + self.statistic_bytes();

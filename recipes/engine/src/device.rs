@@ -1,4 +1,4 @@
-//! A device of a backend, and how a model gets there.
+//! The device of a backend, and loading models onto it.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use burn::tensor::backend::Backend;
 use burnish_kernels::{DeviceMemory, FusedBackend};
 use burnish_lora::{LoraConfig, attach, load_adapter};
-use burnish_models::{Checkpoint, ComputeType, LanguageModel, LoadOptions, ModelConfig};
+use burnish_models::{Checkpoint, FloatType, LanguageModel, LoadOptions, ModelConfig};
 
 use crate::dtype::{known_product, supports};
 use crate::optimizer::AdamWConfig;
@@ -14,19 +14,19 @@ use crate::runner::{ModelRunner, Runner};
 use crate::step::Training;
 use crate::trainer::{ModelTrainer, Trainer};
 
-/// Where the weights of a model that trains whole come from.
+/// The initial weights for full fine-tuning or training from scratch.
 #[derive(Clone, Copy)]
 pub enum Weights<'a> {
-    /// These.
+    /// Weights of a checkpoint.
     Of(&'a dyn Checkpoint),
-    /// Fresh ones.
+    /// Random weights.
     Random {
-        /// Decides them.
+        /// Their seed.
         seed: u64,
     },
 }
 
-/// What is trained of a model.
+/// The part of a model that is trained.
 #[derive(Clone, Copy)]
 pub enum TrainedPart<'a> {
     /// Every weight, in f32.
@@ -35,69 +35,69 @@ pub enum TrainedPart<'a> {
     Adapters {
         /// The frozen weights.
         base: &'a dyn Checkpoint,
-        /// What they are kept and computed in.
-        dtype: ComputeType,
+        /// Their dtype, for storage and computation.
+        dtype: FloatType,
         /// The adapters.
         adapter: Adapter<'a>,
-        /// The PEFT folder with the adapters of the reference model, where an objective compares with one that has some.
+        /// The PEFT folder with the reference model's adapter, if the objective needs one.
         reference: Option<&'a Path>,
     },
 }
 
-/// Where adapters come from.
+/// The initial adapter.
 #[derive(Clone, Copy)]
 pub enum Adapter<'a> {
-    /// Fresh ones.
+    /// A fresh adapter.
     Fresh {
-        /// Which, and how large.
+        /// Its configuration.
         config: &'a LoraConfig,
-        /// Decides their values.
+        /// Seed of its values.
         seed: u64,
     },
     /// A PEFT folder.
     Folder {
         /// The folder.
         path: &'a Path,
-        /// In training, instead of what its configuration says.
+        /// Dropout in training, which replaces the adapter's own.
         dropout: f64,
     },
 }
 
-/// A device, whatever its backend.
+/// A device of any backend.
 pub trait Device: Send + Sync {
-    /// Whether it computes in a dtype: it says so, and a known product is right.
+    /// Whether the device supports a dtype: it reports so, and a test product is correct.
     ///
-    /// One that does not say so is not tried: a cast to what it lacks may break it for the rest of the process.
-    fn computes_in(&self, dtype: ComputeType) -> bool;
+    /// A dtype that is not reported is not tested: a cast to it may break the device for the rest of the process.
+    fn computes_in(&self, dtype: FloatType) -> bool;
 
-    /// Brings a model and an adapter, which is not merged, to the device.
+    /// Loads a model for inference, with an adapter that is not merged.
     ///
     /// # Errors
-    /// Whatever is wrong with the weights or the adapter.
+    /// When weights or adapter can't be loaded.
     fn run(
         &self,
         config: &ModelConfig,
         weights: &dyn Checkpoint,
-        dtype: ComputeType,
+        dtype: FloatType,
         adapter: Option<&Path>,
     ) -> Result<Box<dyn Runner>>;
 
-    /// Brings a model that trains to the device.
+    /// Loads a model for training.
     ///
     /// # Errors
-    /// Whatever is wrong with the weights or the adapter.
+    /// When weights or adapter can't be loaded.
     fn train(&self, config: &ModelConfig, part: TrainedPart<'_>, optimizer: AdamWConfig) -> Result<Box<dyn Trainer>>;
 
-    /// What the backend holds of the device's memory, where it tells.
+    /// The device memory that the backend uses, if it reports it.
     fn memory(&self) -> Option<DeviceMemory>;
 }
 
-/// [`Device`] of a backend.
+/// The [`Device`] of a backend.
 #[derive(Debug, Clone, Default)]
 pub struct BackendDevice<B: Backend>(pub B::Device);
 
 impl<B: FusedBackend> Device for BackendDevice<B> {
-    fn computes_in(&self, dtype: ComputeType) -> bool {
+    fn computes_in(&self, dtype: FloatType) -> bool {
         supports::<B>(&self.0, dtype) && known_product::<B>(&self.0, dtype.into()).is_ok()
     }
 
@@ -105,19 +105,19 @@ impl<B: FusedBackend> Device for BackendDevice<B> {
         &self,
         config: &ModelConfig,
         weights: &dyn Checkpoint,
-        dtype: ComputeType,
+        dtype: FloatType,
         adapter: Option<&Path>,
     ) -> Result<Box<dyn Runner>> {
         let mut model = LanguageModel::<B>::load(config, weights, &self.0, LoadOptions::frozen(dtype))?;
         if let Some(folder) = adapter {
             load_adapter(&mut model, folder, None, &self.0)?;
         }
-        Ok(Box::new(ModelRunner::new(model, self.0.clone())))
+        Ok(Box::new(ModelRunner::new(model, &self.0)))
     }
 
     fn train(&self, config: &ModelConfig, part: TrainedPart<'_>, optimizer: AdamWConfig) -> Result<Box<dyn Trainer>> {
         let model = build::<B>(config, part, &self.0)?;
-        Ok(Box::new(ModelTrainer::new(model, optimizer, self.0.clone())))
+        Ok(Box::new(ModelTrainer::new(model, optimizer, &self.0)))
     }
 
     fn memory(&self) -> Option<DeviceMemory> {
@@ -150,7 +150,7 @@ fn build<B: FusedBackend>(
         }
         Adapter::Fresh { config, seed } => {
             if attach(&mut model, config, seed, device)? == 0 {
-                bail!("no layer got an adapter");
+                bail!("no layer matches the target modules, so there is nothing to train");
             }
         }
     }

@@ -1,21 +1,21 @@
-//! What a device computes in, and whether it does so rightly.
+//! The dtypes that a device supports, and a test of each.
 
 use anyhow::{Result, anyhow, bail};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
-use burnish_models::ComputeType;
+use burnish_models::FloatType;
 
 use crate::failure::failure;
 
-/// Whether a backend says that its device has a dtype.
-pub(crate) fn supports<B: Backend>(device: &B::Device, dtype: ComputeType) -> bool {
+/// Whether a backend reports that its device supports a dtype.
+pub(crate) fn supports<B: Backend>(device: &B::Device, dtype: FloatType) -> bool {
     B::supports_dtype(device, dtype.into())
 }
 
-/// Multiplies `A·Aᵀ` of whole numbers, which every float type holds exactly.
+/// Computes `A·Aᵀ` of small integers, which every float type represents exactly, and checks the result.
 ///
 /// # Errors
-/// When the device fails, or gives another product.
+/// When the device fails, or the product is wrong.
 pub fn known_product<B: Backend>(device: &B::Device, dtype: DType) -> Result<()> {
     const SIZE: usize = 16;
     let value = |index: usize| ((index * 7) % 5) as f32 - 2.0;
@@ -26,7 +26,7 @@ pub fn known_product<B: Backend>(device: &B::Device, dtype: DType) -> Result<()>
         let (row, column) = (at / SIZE, at % SIZE);
         let expected: f32 = (0..SIZE).map(|k| values[row * SIZE + k] * values[column * SIZE + k]).sum();
         if (found - expected).abs() > 1e-3 {
-            bail!("its self-test gave {found}, expected {expected}");
+            bail!("self-test failed: expected {expected}, got {found}");
         }
     }
     Ok(())
@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn the_self_test_passes_on_the_cpu() {
-        for dtype in ComputeType::ALL {
+        for dtype in FloatType::ALL {
             assert!(supports::<Flex>(&Default::default(), dtype));
             known_product::<Flex>(&Default::default(), dtype.into()).unwrap();
         }

@@ -1,8 +1,8 @@
-//! Errors that know the way out.
+//! Errors with a hint.
 
 use std::fmt;
 
-/// An error with advice.
+/// An error with a hint for the user.
 #[derive(Debug)]
 pub struct Hinted {
     message: String,
@@ -10,7 +10,7 @@ pub struct Hinted {
 }
 
 impl Hinted {
-    /// What to do about it.
+    /// What the user can do about it.
     pub fn hint(&self) -> &str {
         &self.hint
     }
@@ -24,7 +24,7 @@ impl fmt::Display for Hinted {
 
 impl std::error::Error for Hinted {}
 
-/// An error of a message and what to do about it.
+/// Makes an error from a message and a hint.
 pub fn with_hint(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
     Hinted { message: message.into(), hint: hint.into() }.into()
 }

@@ -1,9 +1,4 @@
-//! The door between what is generic over a burn backend and what is not.
-//!
-//! Behind it, once a backend: a model on a device with its optimizer, [`ModelTrainer`], and a model that answers, [`ModelRunner`].
-//! In front of it, compiled once: everything that holds them as [`Trainer`], [`Runner`] and [`Device`], such as the training loop,
-//! the data and the command line of `burnish-recipes`. `burnish-backends` opens a device by the name of its backend.
-
+#![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
 
 pub mod batch;
@@ -21,15 +16,15 @@ pub mod step;
 pub mod trainer;
 pub mod weights;
 
-pub use batch::{Batch, IGNORE};
+pub use batch::{Batch, IGNORE, Targets};
 pub use bytes::gib;
 pub use device::{Adapter, BackendDevice, Device, TrainedPart, Weights};
-pub use failure::failure;
+pub use failure::{failure, out_of_memory};
 pub use hint::{Hinted, with_hint};
 pub use loss_scale::{LossScale, Verdict};
 pub use objective::Objective;
-pub use optimizer::{AdamW, AdamWConfig, Moments};
+pub use optimizer::{AdamW, AdamWConfig, Moments, Norm};
 pub use runner::{ModelRunner, Runner};
 pub use step::{StepGradients, StepItem, Training, batch_loss, gradients, squared_gradient_norm, token_losses};
 pub use trainer::{HostTensor, ModelTrainer, Numbers, Trainer};
-pub use weights::ModelWeights;
+pub use weights::DeviceTensors;

@@ -1,53 +1,53 @@
-//! The factor on the loss that keeps small gradients of f16 from vanishing.
+//! Dynamic loss scaling, which keeps small f16 gradients from vanishing.
 
 use serde::{Deserialize, Serialize};
 
 use crate::trainer::Numbers;
 
-/// What a run starts with.
+/// The initial scale.
 const START: f64 = 65_536.0;
-/// Steps taken in a row after which the factor doubles.
+/// Consecutive applied steps after which the scale doubles.
 const GROWTH_INTERVAL: usize = 2_000;
-/// Steps skipped in a row after which no factor helps.
+/// Consecutive skipped steps after which a lower scale is given up on.
 const MOST_SKIPPED: usize = 20;
 
-/// A dynamic loss scale: the loss is multiplied by it before the backward, and the gradients are divided by it in the update.
-/// Gradients that overflow halve it, and their step is not taken; after a while without, it doubles.
+/// A dynamic loss scale: the loss is multiplied by it before the backward pass, and the gradients are divided by it in the update.
+/// When gradients overflow, the step is skipped and the scale halved; after many steps without overflow it is doubled.
 ///
-/// Its values are powers of 2, so that multiplying and dividing round nothing.
+/// The scale is a power of 2, so that multiplying and dividing by it do not round.
 ///
 /// # Source
 /// Micikevicius et al. 2018, "Mixed Precision Training"; `torch.amp.GradScaler`, with its defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LossScale {
-    /// The factor.
+    /// The scale.
     pub scale: f64,
-    /// Steps taken since it last changed.
+    /// Applied steps since the scale last changed.
     pub clean_steps: usize,
-    /// Steps skipped since one was taken.
+    /// Skipped steps since the last applied one.
     pub skipped_in_a_row: usize,
 }
 
-/// What becomes of a step.
+/// Whether a step is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It counts.
+    /// It was applied.
     Taken,
-    /// Its gradient overflowed: it changed nothing, and the scale is lower now.
+    /// Its gradient overflowed: it changed nothing, and the scale was halved.
     Skipped,
-    /// Its loss or its gradient is not finite, and no scale helps.
+    /// Its loss or gradient is not finite, and a lower scale can't help.
     Broken,
 }
 
 impl Verdict {
-    /// Judges a step by its numbers, and moves the scale that its loss had, where it had one.
+    /// Judges a step by its loss and gradient norm, and updates the loss scale if there is one.
     pub fn of(numbers: Numbers, loss_scale: Option<&mut LossScale>) -> Self {
         match loss_scale {
             Some(loss_scale) if numbers.are_finite() => {
                 loss_scale.step_taken();
                 Self::Taken
             }
-            // The scale multiplies a loss that is there already: it can't be why that one is not finite.
+            // `numbers.loss` is not scaled, so if it is not finite, the scale is not the reason.
             Some(loss_scale) if numbers.loss.is_finite() => {
                 loss_scale.step_skipped();
                 if loss_scale.is_exhausted() { Self::Broken } else { Self::Skipped }
@@ -65,7 +65,7 @@ impl Default for LossScale {
 }
 
 impl LossScale {
-    /// The gradients of a step were finite.
+    /// Records a step with finite gradients.
     pub fn step_taken(&mut self) {
         self.skipped_in_a_row = 0;
         self.clean_steps += 1;
@@ -75,14 +75,14 @@ impl LossScale {
         }
     }
 
-    /// The gradients of a step were not.
+    /// Records a step whose gradients overflowed.
     pub fn step_skipped(&mut self) {
         self.scale *= 0.5;
         self.clean_steps = 0;
         self.skipped_in_a_row += 1;
     }
 
-    /// Whether the gradients are not finite whatever the factor.
+    /// Whether lowering the scale further can't help.
     pub fn is_exhausted(&self) -> bool {
         self.scale < 1.0 || self.skipped_in_a_row >= MOST_SKIPPED
     }
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_is_judged_by_its_numbers() {
+    fn a_step_is_judged_by_its_loss_and_gradient_norm() {
         let numbers = |loss, grad_norm| Numbers { loss, grad_norm };
         let (fine, overflowed, lost) = (numbers(1.0, 2.0), numbers(1.0, f64::INFINITY), numbers(f64::NAN, f64::NAN));
         assert_eq!(
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn it_gives_up_below_one_and_after_many_skipped_steps() {
+    fn the_scale_is_exhausted_below_one_and_after_many_skipped_steps() {
         let exhausted_after = |scale: &mut LossScale| {
             (1..100).find(|_| {
                 scale.step_skipped();

@@ -1,46 +1,46 @@
-//! What the loss of a step is made of.
+//! How the loss of a step is computed.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::batch::Batch;
 
-/// From the loss of each token to the loss of a step.
+/// How the loss of a step follows from the losses of its tokens.
 #[derive(Debug, Clone, Default)]
 pub enum Objective {
-    /// The mean over the step's tokens. Nothing waits for the device between forward and backward.
+    /// The mean over the step's tokens. Forward and backward are queued without waiting for the device.
     #[default]
     Tokens,
-    /// Something that depends on the losses: they are read back before the backward.
+    /// A function of the token losses, which are read back before the backward pass.
     Judged(Arc<dyn Judge>),
 }
 
-/// An objective that looks at the losses of a batch's tokens. It computes on the host, whatever the backend.
+/// An objective computed on the host from the token losses of a batch.
 pub trait Judge: fmt::Debug + Send + Sync {
-    /// Whether it wants the losses of the reference model too: the one that the run began with.
+    /// Whether it also needs the losses of the reference model: the model at the start of the run.
     fn has_reference(&self) -> bool;
 
-    /// How many things the loss of a batch is summed over; the loss of a step is the mean over all of its batches.
+    /// The number of items that the loss of a batch is summed over. The loss of a step is the mean over the items of all its batches.
     fn count(&self, batch: &Batch) -> usize;
 
-    /// Judges a batch by the losses of its predicted tokens, in the order of [`Batch::target_rows`], and by those that the reference
-    /// has for them, or none.
+    /// Judges a batch by the losses of its predicted tokens, in the order of [`Batch::target_rows`], and by the reference model's losses
+    /// of the same tokens, which are empty without a reference.
     fn judge(&self, batch: &Batch, losses: &[f64], reference: &[f64]) -> Judgement;
 }
 
-/// What a batch is worth.
+/// The loss of a batch, and its derivatives.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judgement {
-    /// Summed over [`Judge::count`] things.
+    /// Summed over [`Judge::count`] items.
     pub loss: f64,
-    /// Derivative of that loss with respect to the loss of each token.
+    /// Derivatives of `loss` with respect to the loss of each token.
     pub factors: Vec<f64>,
-    /// Sums over the same things, by name; their means are shown.
+    /// Metrics by name, summed over the same items; their means are reported.
     pub metrics: Vec<(&'static str, f64)>,
 }
 
 impl Objective {
-    /// How many things the loss of a batch is summed over.
+    /// The number of items that the loss of a batch is summed over.
     pub fn count(&self, batch: &Batch) -> usize {
         match self {
             Self::Tokens => batch.target_tokens,
@@ -49,12 +49,12 @@ impl Objective {
     }
 }
 
-/// Sums over the same things, by name.
+/// Sums of metrics over items, by name.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct MetricSums(Vec<(&'static str, f64)>);
 
 impl MetricSums {
-    /// Adds those of a batch.
+    /// Adds the sums of a batch.
     pub fn add(&mut self, metrics: &[(&'static str, f64)]) {
         for (name, value) in metrics {
             match self.0.iter_mut().find(|(own, _)| own == name) {
@@ -64,7 +64,7 @@ impl MetricSums {
         }
     }
 
-    /// Their means over so many things.
+    /// The means over `count` items.
     pub fn means(&self, count: usize) -> Vec<(&'static str, f64)> {
         self.0.iter().map(|(name, sum)| (*name, sum / count.max(1) as f64)).collect()
     }

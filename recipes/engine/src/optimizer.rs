@@ -1,4 +1,4 @@
-//! AdamW, whose moments checkpoints can reach.
+//! AdamW, with moments that checkpoints can save and restore.
 
 use std::collections::BTreeMap;
 
@@ -8,20 +8,22 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Shape, Tensor, TensorMetadata, TensorPrimitive};
 use burnish_kernels::{AdamWStep, AdamWTensors, FusedBackend, TrainBackend, adamw, pack, unpack};
-use burnish_models::AnyTensor;
+use burnish_models::{AnyTensor, LanguageModel};
 
-/// What an update depends on beside its gradients and its learning rate.
+use crate::step::{Training, squared_gradient_norm};
+
+/// The parameters of AdamW, except for the learning rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamWConfig {
-    /// Decay of the first moment.
+    /// Decay rate of the first moment.
     pub beta1: f64,
-    /// Decay of the second moment.
+    /// Decay rate of the second moment.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// Added to the denominator.
     pub epsilon: f64,
-    /// Decoupled weight decay, of matrices: norms and biases have none, as in transformers (`get_decay_parameter_names`).
+    /// Decoupled weight decay of matrices. Norms and biases have none, as in transformers (`get_decay_parameter_names`).
     pub weight_decay: f64,
-    /// Gradients of a larger norm, all parameters together, are scaled down to it; 0 is off.
+    /// Gradients are scaled down to this global norm if theirs is larger; 0 is off.
     pub max_grad_norm: f64,
 }
 
@@ -33,45 +35,52 @@ impl Default for AdamWConfig {
 
 /// AdamW as `torch.optim.AdamW`, with clipping as `torch.nn.utils.clip_grad_norm_`.
 pub struct AdamW<B: TrainBackend> {
-    /// Numbers of the next update.
+    /// Parameters of the next update.
     hyper: AdamWStep,
-    /// Moments of parameters that had no update yet, by parameter.
+    /// Moments that are in no pack, by parameter.
     loose: BTreeMap<u64, Moments<B::InnerBackend>>,
     packs: Vec<Pack<B::InnerBackend>>,
 }
 
-/// The norm of a step's gradients.
+/// The global norm of a step's gradients.
 pub struct Norm<B: Backend> {
-    /// Their squared norm, with the loss scale still in it, `[1]`.
+    /// The squared norm, not divided by the loss scale, `[1]`.
     pub squares: Tensor<B, 1>,
-    /// What their loss was multiplied by.
+    /// The loss scale.
     pub loss_scale: f64,
+}
+
+impl<B: FusedBackend> Norm<B> {
+    /// The norm of a model's gradients, of a loss that was multiplied by `loss_scale`, which is 1 except in f16.
+    pub fn of(model: &LanguageModel<Training<B>>, grads: &GradientsParams, loss_scale: f64, device: &B::Device) -> Self {
+        Self { squares: squared_gradient_norm(model, grads, device), loss_scale }
+    }
 }
 
 /// The moments of one parameter.
 #[derive(Clone)]
 pub struct Moments<B: FusedBackend> {
-    /// Mean of the gradients.
+    /// Running mean of the gradients.
     pub exp_avg: AnyTensor<B>,
-    /// Mean of their squares.
+    /// Running mean of their squares.
     pub exp_avg_sq: AnyTensor<B>,
 }
 
-/// Elements of a pack at most, unless one parameter has more: 16 MiB. Larger ones are the only tensors of a small step that need the
-/// device's pools of large pages: adapters of rank 16 on a model of 1B in one pack, 45 MB, took half a GiB of Vulkan's.
+/// Maximum elements of a pack (16 MiB), unless one parameter has more. Larger packs would make the device allocate larger pages: one
+/// pack of 45 MB, for adapters of rank 16 on a 1B model, took half a GiB more on Vulkan.
 const MOST_PACKED: usize = 1 << 22;
 
-/// The moments of parameters that one launch updates, packed.
+/// The moments of parameters that are updated in one launch.
 struct Pack<B: FusedBackend> {
-    /// Parameters in their order.
-    of: Vec<Place>,
+    /// The parameters, in their order in the pack.
+    of: Vec<Packed>,
     first: Tensor<B, 1>,
     second: Tensor<B, 1>,
 }
 
-/// A parameter, and how it lies in a pack.
+/// A parameter in a pack.
 #[derive(Clone, PartialEq)]
-struct Place {
+struct Packed {
     id: u64,
     shape: Shape,
     dtype: DType,
@@ -93,8 +102,8 @@ impl<B: TrainBackend> AdamW<B> {
         Self { hyper, loose: BTreeMap::new(), packs: Vec::new() }
     }
 
-    /// Queues the update of a module; nothing waits for the device. Where the norm or the loss is not finite it changes nothing, and
-    /// the caller, once it reads them, must [`AdamW::take_back`] the update.
+    /// Queues the update of a module without waiting for the device. If norm or loss is not finite, the update changes nothing, and the
+    /// caller must call [`AdamW::take_back`] once it has read them.
     pub fn update<M: AutodiffModule<B>>(
         &mut self,
         module: M,
@@ -108,23 +117,23 @@ impl<B: TrainBackend> AdamW<B> {
         self.hyper.gradient_factor = 1.0 / norm.loss_scale;
         let mut gathered = Gathered { grads, trained: Vec::new() };
         module.visit(&mut gathered);
-        // A loss that is not finite makes the norm so, and the kernel then leaves everything as it is.
+        // If the loss is not finite, neither is this sum, and the kernel then changes nothing.
         let squares = norm.squares.clone() + loss.clone().mul_scalar(0.0);
         let new = self.updated(gathered.trained, &squares);
         module.map(&mut Updated { new })
     }
 
-    /// The last update turned out to have changed nothing: it does not count.
+    /// Uncounts the last update, which changed nothing.
     pub fn take_back(&mut self) {
         self.hyper.step -= 1;
     }
 
-    /// Counts so many updates as done.
+    /// Sets the number of updates made so far.
     pub fn set_updates(&mut self, updates: usize) {
         self.hyper.step = updates;
     }
 
-    /// The moments of all parameters that have some.
+    /// The moments of all parameters that were updated, by parameter.
     pub fn moments(&self) -> BTreeMap<u64, Moments<B::InnerBackend>> {
         let mut moments = self.loose.clone();
         self.packs.iter().for_each(|pack| moments.extend(pack.moments()));
@@ -143,14 +152,14 @@ impl<B: TrainBackend> AdamW<B> {
         }
     }
 
-    /// The new parameters by id.
+    /// Updates the parameters, and returns the new ones by id.
     fn updated(
         &mut self,
         trained: Vec<Trained<B::InnerBackend>>,
         squares: &Tensor<B::InnerBackend, 1>,
     ) -> BTreeMap<u64, FloatTensor<B::InnerBackend>> {
-        // Parameters that have no gradient this time keep their moments.
-        if !self.packs.iter().flat_map(|pack| &pack.of).eq(trained.iter().map(|trained| &trained.place)) {
+        // Repack if other parameters have gradients than last time. Those without one keep their moments.
+        if !self.packs.iter().flat_map(|pack| &pack.of).eq(trained.iter().map(|trained| &trained.packed)) {
             self.loosen();
             self.packs = together(&trained).map(|trained| Pack::new(trained, &mut self.loose)).collect();
         }
@@ -166,20 +175,20 @@ impl<B: TrainBackend> AdamW<B> {
     }
 }
 
-impl Place {
+impl Packed {
     /// Norms and biases are vectors.
     fn decays(&self) -> bool {
         self.shape.num_dims() > 1
     }
 }
 
-/// Parameters of one dtype that follow each other and decay alike, as many as a pack takes.
+/// Groups consecutive parameters of the same dtype and weight decay, up to the size of a pack.
 fn together<B: FusedBackend>(trained: &[Trained<B>]) -> impl Iterator<Item = &[Trained<B>]> {
     let mut elements = 0;
     trained.chunk_by(move |a, b| {
-        elements += a.place.shape.num_elements();
-        let is_alike = a.place.dtype == b.place.dtype && a.place.decays() == b.place.decays();
-        let fits = is_alike && elements + b.place.shape.num_elements() <= MOST_PACKED;
+        elements += a.packed.shape.num_elements();
+        let is_alike = a.packed.dtype == b.packed.dtype && a.packed.decays() == b.packed.decays();
+        let fits = is_alike && elements + b.packed.shape.num_elements() <= MOST_PACKED;
         if !fits {
             elements = 0;
         }
@@ -188,24 +197,24 @@ fn together<B: FusedBackend>(trained: &[Trained<B>]) -> impl Iterator<Item = &[T
 }
 
 impl<B: FusedBackend> Pack<B> {
-    /// With the moments that there are, else zeros.
+    /// Packs the existing moments; missing ones are zero.
     fn new(trained: &[Trained<B>], loose: &mut BTreeMap<u64, Moments<B>>) -> Self {
-        let moments = trained.iter().map(|Trained { place, parameter, .. }| {
-            if let Some(Moments { exp_avg, exp_avg_sq }) = loose.remove(&place.id) {
+        let moments = trained.iter().map(|Trained { packed, parameter, .. }| {
+            if let Some(Moments { exp_avg, exp_avg_sq }) = loose.remove(&packed.id) {
                 return (raw(exp_avg), raw(exp_avg_sq));
             }
-            let zeros = || B::float_zeros(place.shape.clone(), &B::float_device(parameter), place.dtype.into());
+            let zeros = || B::float_zeros(packed.shape.clone(), &B::float_device(parameter), packed.dtype.into());
             (zeros(), zeros())
         });
         let (first, second) = moments.unzip();
         Self {
-            of: trained.iter().map(|trained| trained.place.clone()).collect(),
+            of: trained.iter().map(|trained| trained.packed.clone()).collect(),
             first: packed(first),
             second: packed(second),
         }
     }
 
-    /// With the new moments, and the new parameters by id. Nothing else holds the moments: they are updated where they are.
+    /// Returns the pack with new moments, and the new parameters by id. Nothing else holds the moments, so they are updated in place.
     fn update(
         self,
         parameters: Vec<FloatTensor<B>>,
@@ -214,7 +223,7 @@ impl<B: FusedBackend> Pack<B> {
         step: AdamWStep,
     ) -> (Self, Vec<(u64, FloatTensor<B>)>) {
         let Self { of, first, second } = self;
-        let decays = of.iter().any(Place::decays);
+        let decays = of.iter().any(Packed::decays);
         let step = AdamWStep { weight_decay: if decays { step.weight_decay } else { 0.0 }, ..step };
         let tensors = AdamWTensors::new(packed(parameters), packed(gradients), first, second).clipped_by(squares.clone());
         let [parameter, first, second] = adamw(tensors, step);
@@ -230,19 +239,19 @@ impl<B: FusedBackend> Pack<B> {
     }
 
     fn unpacked(&self, tensor: &FloatTensor<B>) -> Vec<(u64, FloatTensor<B>)> {
-        let shapes = self.of.iter().map(|place| place.shape.clone());
-        self.of.iter().map(|place| place.id).zip(unpack::<B>(tensor, shapes)).collect()
+        let shapes = self.of.iter().map(|packed| packed.shape.clone());
+        self.of.iter().map(|packed| packed.id).zip(unpack::<B>(tensor, shapes)).collect()
     }
 }
 
 /// A parameter with its gradient.
 struct Trained<B: FusedBackend> {
-    place: Place,
+    packed: Packed,
     parameter: FloatTensor<B>,
     gradient: FloatTensor<B>,
 }
 
-/// Collects what trains.
+/// Collects the parameters that have gradients.
 struct Gathered<B: TrainBackend> {
     grads: GradientsParams,
     trained: Vec<Trained<B::InnerBackend>>,
@@ -252,13 +261,13 @@ impl<B: TrainBackend> ModuleVisitor<B> for Gathered<B> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         let Some(gradient) = self.grads.remove::<B::InnerBackend, D>(param.id) else { return };
         let parameter = param.val().inner();
-        let place = Place { id: param.id.val(), shape: parameter.shape(), dtype: parameter.dtype() };
+        let packed = Packed { id: param.id.val(), shape: parameter.shape(), dtype: parameter.dtype() };
         let (parameter, gradient) = (parameter.into_primitive().tensor(), gradient.into_primitive().tensor());
-        self.trained.push(Trained { place, parameter, gradient });
+        self.trained.push(Trained { packed, parameter, gradient });
     }
 }
 
-/// Puts the new parameters where the old ones are.
+/// Replaces the parameters by the new ones.
 struct Updated<B: TrainBackend> {
     new: BTreeMap<u64, FloatTensor<B::InnerBackend>>,
 }
@@ -285,7 +294,7 @@ fn typed<B: FusedBackend>(primitive: FloatTensor<B>) -> Tensor<B, 1> {
     Tensor::from_primitive(TensorPrimitive::Float(primitive))
 }
 
-/// A primitive of rank 1 or 2, which are the ranks of parameters.
+/// Wraps a primitive of rank 1 or 2, the ranks that parameters have.
 fn of_rank<B: FusedBackend>(tensor: FloatTensor<B>) -> AnyTensor<B> {
     let rank = tensor.shape().num_dims();
     let tensor = TensorPrimitive::Float(tensor);

@@ -1,4 +1,4 @@
-//! A model that is evaluated and that answers.
+//! A model for evaluation and generation.
 
 use anyhow::{Result, anyhow};
 use burnish_kernels::FusedBackend;
@@ -8,9 +8,9 @@ use burnish_models::{Cache, GenerateOptions, LanguageModel, Tokenizer, generate}
 use crate::batch::Batch;
 use crate::failure::failure;
 use crate::objective::Objective;
-use crate::step::{input, judged_loss};
+use crate::step::judged_loss;
 
-/// A model with frozen weights on a device, whatever its backend.
+/// A model with frozen weights on a device of any backend.
 pub trait Runner: Send {
     /// The summed loss of a batch.
     ///
@@ -24,10 +24,10 @@ pub trait Runner: Send {
     /// When the device fails.
     fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>>;
 
-    /// The logits after the last of some tokens, which follow what it has seen, `[vocab_size]`.
+    /// Appends tokens to the cache, and returns the logits after the last one, `[vocab_size]`.
     fn next_logits(&mut self, tokens: &[u32]) -> Vec<f32>;
 
-    /// Continues `prompt`, of which it has seen the first `kept` tokens: what it has seen after them is forgotten, the rest is read.
+    /// Continues `prompt`. The first `kept` tokens are taken from the cache, which is truncated to them; the rest is processed.
     ///
     /// # Errors
     /// When the tokenizer can't decode.
@@ -40,11 +40,11 @@ pub trait Runner: Send {
         on_text: &mut dyn FnMut(&str),
     ) -> Result<Generated>;
 
-    /// Tokens that it has seen and not forgotten: the prompt, and all that were generated but the last.
-    fn seen(&self) -> usize;
+    /// Number of tokens in the cache: the prompt, and all generated ones except the last.
+    fn cached(&self) -> usize;
 }
 
-/// [`Runner`] on a backend.
+/// The [`Runner`] of a backend.
 pub struct ModelRunner<B: FusedBackend> {
     model: LanguageModel<B>,
     device: B::Device,
@@ -52,9 +52,10 @@ pub struct ModelRunner<B: FusedBackend> {
 }
 
 impl<B: FusedBackend> ModelRunner<B> {
-    /// Runs a model.
-    pub fn new(model: LanguageModel<B>, device: B::Device) -> Self {
-        let cache = Cache::new(model.num_layers());
+    /// A runner with an empty cache.
+    pub fn new(model: LanguageModel<B>, device: &B::Device) -> Self {
+        let device = device.clone();
+        let cache = model.new_cache();
         Self { model, device, cache }
     }
 }
@@ -65,7 +66,7 @@ impl<B: FusedBackend> Runner for ModelRunner<B> {
     }
 
     fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>> {
-        let logits = self.model.logits(self.model.hidden_states(&input(batch, &self.device), None));
+        let logits = self.model.logits(self.model.hidden_states(&batch.to_input(&self.device), None));
         let data = logits.try_into_data().map_err(|error| anyhow!(failure(error)))?;
         Ok(data.iter::<f32>().collect())
     }
@@ -86,7 +87,7 @@ impl<B: FusedBackend> Runner for ModelRunner<B> {
         Ok(generate(&self.model, tokenizer, &mut self.cache, prompt, options, &self.device, on_text)?)
     }
 
-    fn seen(&self) -> usize {
+    fn cached(&self) -> usize {
         self.cache.len()
     }
 }

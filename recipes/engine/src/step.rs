@@ -6,36 +6,43 @@ use burn::backend::autodiff::checkpoint::strategy::BalancedCheckpointing;
 use burn::module::AutodiffModule;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use burnish_kernels::{FusedBackend, TrainBackend, linear_cross_entropy, select_rows, squared_norm};
 use burnish_models::{AdapterPass, AnyTensor, DropoutSeed, LanguageModel, ModelInput};
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Targets};
 use crate::failure::failure;
 use crate::objective::{Judge, MetricSums, Objective};
 
-/// What training runs on: burn's autodiff, which recomputes what is cheap, such as norms and activations, instead of keeping it.
+/// The backend for training: burn's autodiff, recomputing cheap values such as norms and activations in the backward pass.
 pub type Training<B> = Autodiff<B, BalancedCheckpointing>;
 
 /// The micro-batches of one optimizer step.
 #[derive(Debug, Clone)]
 pub struct StepItem {
-    /// From 1.
+    /// Number of the step, from 1.
     pub step: usize,
-    /// From 0.
+    /// Number of the epoch, from 0.
     pub epoch: usize,
     /// The micro-batches.
     pub batches: Vec<Batch>,
-    /// Seeds dropout, with the step and the number of the micro-batch.
+    /// Seed of dropout, combined with the step and the number of the micro-batch.
     pub seed: u64,
-    /// What the loss is made of.
+    /// How the loss is computed.
     pub objective: Objective,
-    /// Factor on the loss for the backward, and so on the gradients; 1 but for f16.
+    /// Factor on the loss in the backward pass, and thus on the gradients; 1 except in f16.
     pub loss_scale: f64,
 }
 
+impl Default for StepItem {
+    /// Step 1 with seed 0, without batches and without loss scaling.
+    fn default() -> Self {
+        Self { step: 1, epoch: 0, batches: Vec::new(), seed: 0, objective: Objective::Tokens, loss_scale: 1.0 }
+    }
+}
+
 impl StepItem {
-    /// What the loss of the step is a mean over: tokens, or what the objective counts.
+    /// The number of items that the step's loss is a mean over: tokens, or what the objective counts.
     pub fn count(&self) -> usize {
         self.batches.iter().map(|batch| self.objective.count(batch)).sum()
     }
@@ -46,11 +53,6 @@ impl StepItem {
     }
 }
 
-/// A batch on a device.
-pub(crate) fn input<B: FusedBackend>(batch: &Batch, device: &B::Device) -> ModelInput<B> {
-    ModelInput::packed(&batch.input_ids, &batch.position_ids, &batch.segment_ids, batch.length, device)
-}
-
 /// The loss of every predicted token of a batch, `[tokens]`.
 pub fn token_losses<B: FusedBackend>(
     model: &LanguageModel<B>,
@@ -58,12 +60,10 @@ pub fn token_losses<B: FusedBackend>(
     adapters: AdapterPass,
     device: &B::Device,
 ) -> Tensor<B, 1> {
-    let input = ModelInput { adapters, ..input(batch, device) };
-    let (places, labels) = batch.targets();
-    let count = places.len();
-    let ints = |values: Vec<i32>| Tensor::<B, 1, Int>::from_data(TensorData::new(values, [count]), device);
-    let hidden = select_rows(model.hidden_states(&input, None), ints(places));
-    linear_cross_entropy(hidden, model.head(), ints(labels))
+    let input = ModelInput { adapters, ..batch.to_input(device) };
+    let Targets { positions, labels } = batch.to_targets(device);
+    let hidden = select_rows(model.hidden_states(&input, None), positions);
+    linear_cross_entropy(hidden, model.head(), labels)
 }
 
 /// The summed loss of a batch, `[1]`.
@@ -76,23 +76,23 @@ pub fn batch_loss<B: FusedBackend>(
     token_losses(model, batch, adapters, device).sum()
 }
 
-/// What a step's forward and backward give.
+/// The results of a step's forward and backward.
 pub struct StepGradients<B: TrainBackend> {
-    /// Mean loss of the step, `[1]`, not scaled.
+    /// Mean loss of the step, without the loss scale, `[1]`.
     pub loss: Tensor<B::InnerBackend, 1>,
-    /// Of everything that trains, from the loss times `item.loss_scale`.
+    /// Gradients of all trained parameters, multiplied by `item.loss_scale`.
     pub grads: GradientsParams,
-    /// What an objective tells of the step besides, by name.
+    /// Further metrics of the objective, by name.
     pub metrics: Vec<(&'static str, f64)>,
 }
 
-/// Loss and gradients of a step.
+/// Computes loss and gradients of a step.
 ///
-/// Each micro-batch's loss is divided by what the whole step is a mean over, so that the step does not depend on how its rows were
-/// split.
+/// Each micro-batch's loss is divided by the item count of the whole step, so the result does not depend on how rows are split into
+/// micro-batches.
 ///
 /// # Errors
-/// When an objective reads losses and the device fails.
+/// When the device fails while the objective reads losses.
 pub fn gradients<B: TrainBackend>(
     model: &LanguageModel<B>,
     item: &StepItem,
@@ -111,7 +111,7 @@ pub fn gradients<B: TrainBackend>(
                 (loss.clone(), loss.inner())
             }
             Objective::Judged(judge) => {
-                // Before the forward that is kept for the backward: the two never take memory at once.
+                // Before the forward pass of training, so that both never hold memory at the same time.
                 let reference = reference_losses(&model.valid(), batch, &**judge, device)?;
                 let losses = token_losses(model, batch, pass, device);
                 let judgement = judge.judge(batch, &numbers(losses.clone().inner())?, &reference);
@@ -122,7 +122,7 @@ pub fn gradients<B: TrainBackend>(
                 ((losses * factors).sum(), value)
             }
         };
-        // Only f16 scales: times 1 is a launch for nothing.
+        // Multiplying by 1 would be a needless launch.
         let is_scaled = (item.loss_scale - 1.0).abs() > 0.0;
         let scaled = if is_scaled { loss.mul_scalar(item.loss_scale) } else { loss };
         accumulator.accumulate(model, GradientsParams::from_grads(scaled.backward(), model));
@@ -138,7 +138,7 @@ pub fn gradients<B: TrainBackend>(
     })
 }
 
-/// The judged loss of a batch, without gradients: a sum over what the objective counts.
+/// The loss of a batch without gradients, summed over the items that the objective counts.
 ///
 /// # Errors
 /// When the device fails.
@@ -170,10 +170,10 @@ fn reference_losses<B: FusedBackend>(
     numbers(token_losses(model, batch, AdapterPass::Reference, device))
 }
 
-/// Reads numbers back.
+/// Reads values back from the device.
 ///
 /// # Errors
-/// What broke on the device since the last read, in its own words.
+/// When an operation failed on the device since the last read.
 pub(crate) fn numbers<B: Backend>(tensor: Tensor<B, 1>) -> Result<Vec<f64>> {
     let data = tensor.try_into_data().map_err(|error| anyhow!(failure(error)))?;
     Ok(data.iter::<f64>().collect())

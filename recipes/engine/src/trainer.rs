@@ -1,4 +1,4 @@
-//! A model that trains on a device.
+//! A model with its optimizer, for training on a device.
 
 use std::path::Path;
 
@@ -14,15 +14,15 @@ use burnish_models::{AnyTensor, Checkpoint, LanguageModel, NamedParameter};
 use crate::batch::Batch;
 use crate::objective::Objective;
 use crate::optimizer::{AdamW, AdamWConfig, Moments, Norm};
-use crate::step::{StepGradients, StepItem, Training, gradients, judged_loss, numbers, squared_gradient_norm};
-use crate::weights::ModelWeights;
+use crate::step::{StepGradients, StepItem, Training, gradients, judged_loss, numbers};
+use crate::weights::DeviceTensors;
 
-/// What a step is judged by.
+/// Loss and gradient norm of a step.
 #[derive(Debug, Clone, Copy)]
 pub struct Numbers {
-    /// Mean loss of the step's tokens.
+    /// Mean loss of the step.
     pub loss: f64,
-    /// Norm of its gradients before they were clipped, all parameters together, without the loss scale.
+    /// Global gradient norm before clipping, without the loss scale.
     pub grad_norm: f64,
 }
 
@@ -33,12 +33,12 @@ impl Numbers {
     }
 }
 
-/// A tensor in the memory of the host, row-major.
+/// A tensor in host memory, row-major.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostTensor {
     /// Its name.
     pub name: String,
-    /// Its dims.
+    /// Its shape.
     pub shape: Vec<usize>,
     /// Its elements.
     pub values: Vec<f32>,
@@ -50,47 +50,62 @@ impl HostTensor {
     }
 }
 
-/// A model that trains, whatever its backend.
+/// A model in training on any backend.
 ///
-/// A step is [`Trainer::forward_backward`], [`Trainer::update`], [`Trainer::finish`], in this order. The first two return as soon as
-/// the device has its work queued; the third waits for it.
+/// A step is [`Trainer::forward_backward`], [`Trainer::update`] and [`Trainer::finish`], in this order. The first two return as soon as
+/// the work is queued on the device; the third waits for it.
 pub trait Trainer: Send {
-    /// Computes the loss and the gradients of a step. An objective that looks at losses waits for the device in between.
+    /// Queues the loss and the gradients of a step. An objective that reads losses waits for the device in between.
     ///
     /// # Errors
-    /// When an objective reads losses and the device fails.
+    /// When the device fails while the objective reads losses.
     fn forward_backward(&mut self, item: &StepItem) -> Result<()>;
 
-    /// The gradients of the step, under the names of their parameters, with the loss scale still in them: between
-    /// [`Trainer::forward_backward`] and [`Trainer::update`], else none.
+    /// The gradients of the step under the names of their parameters, multiplied by the loss scale. Empty except between
+    /// [`Trainer::forward_backward`] and [`Trainer::update`].
     fn gradients(&self) -> Vec<HostTensor>;
 
-    /// Clips the gradients and updates what trains.
+    /// Clips the gradients and queues the update.
     fn update(&mut self, learning_rate: f64);
 
-    /// Loss and gradient norm of the step. Where one of them is not finite, the update changed no weight, and the caller must
-    /// [`Trainer::take_back`] it.
+    /// Returns loss and gradient norm of the step. If one of them is not finite, the update changed no weight, and the caller must call
+    /// [`Trainer::take_back`].
     ///
     /// # Errors
-    /// What broke on the device since the last read.
+    /// When an operation failed on the device since the last read.
     fn finish(&mut self) -> Result<Numbers>;
 
-    /// What the objective tells of the last step besides its loss, by name.
+    /// A whole step: [`Trainer::forward_backward`], [`Trainer::update`], [`Trainer::finish`] and, if necessary, [`Trainer::take_back`].
+    ///
+    /// # Errors
+    /// Those of [`Trainer::forward_backward`] and [`Trainer::finish`].
+    fn step(&mut self, item: &StepItem, learning_rate: f64) -> Result<Numbers> {
+        self.forward_backward(item)?;
+        self.update(learning_rate);
+        let numbers = self.finish()?;
+        if !numbers.are_finite() {
+            self.take_back();
+        }
+        Ok(numbers)
+    }
+
+    /// Further metrics of the objective for the last step, by name.
     fn metrics(&self) -> &[(&'static str, f64)];
 
-    /// The last update changed nothing: it does not count.
+    /// Uncounts the last update, which changed nothing.
     fn take_back(&mut self);
 
-    /// The loss of a batch, without dropout and without gradients: a sum over what the objective counts.
+    /// The loss of a batch without dropout and gradients, summed over the items that the objective counts.
     ///
     /// # Errors
     /// When the device fails.
     fn loss(&mut self, batch: &Batch, objective: &Objective) -> Result<f64>;
 
-    /// The moments of everything that trains, as `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`.
-    fn moments(&self) -> Vec<HostTensor>;
+    /// The moments of all trained parameters, as `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`. A tensor is copied to the host
+    /// only when it is read.
+    fn moments(&self) -> Box<dyn Checkpoint + '_>;
 
-    /// Goes on from the moments of a checkpoint, after so many updates.
+    /// Restores the moments of a checkpoint, and the number of updates.
     ///
     /// # Errors
     /// When a moment is missing or has another shape than its parameter.
@@ -99,17 +114,17 @@ pub trait Trainer: Send {
     /// Writes the adapters as a PEFT folder.
     ///
     /// # Errors
-    /// When the disk refuses, or the model has none.
+    /// When a file can't be written, or the model has no adapters.
     fn save_adapter(&self, config: &LoraConfig, base_model: &str, folder: &Path) -> Result<()>;
 
-    /// The weights of the base, where it trains: nothing is copied before it is read.
+    /// The weights of the base model; a tensor is copied to the host only when it is read.
     fn weights(&self) -> Box<dyn Checkpoint + '_>;
 
-    /// What the backend holds of its device's memory, where it tells.
+    /// The device memory that the backend uses, if it reports it.
     fn memory(&self) -> Option<DeviceMemory>;
 }
 
-/// [`Trainer`] on a backend.
+/// The [`Trainer`] of a backend.
 pub struct ModelTrainer<B: FusedBackend> {
     model: LanguageModel<Training<B>>,
     optimizer: AdamW<Training<B>>,
@@ -118,7 +133,7 @@ pub struct ModelTrainer<B: FusedBackend> {
     metrics: Vec<(&'static str, f64)>,
 }
 
-/// How far the current step is.
+/// The state of the current step.
 enum Queued<B: Backend> {
     Nothing,
     Gradients { loss: Tensor<B, 1>, grads: GradientsParams, loss_scale: f64 },
@@ -126,8 +141,9 @@ enum Queued<B: Backend> {
 }
 
 impl<B: FusedBackend> ModelTrainer<B> {
-    /// Trains a model with a fresh optimizer.
-    pub fn new(model: LanguageModel<Training<B>>, optimizer: AdamWConfig, device: B::Device) -> Self {
+    /// A trainer with a fresh optimizer.
+    pub fn new(model: LanguageModel<Training<B>>, optimizer: AdamWConfig, device: &B::Device) -> Self {
+        let device = device.clone();
         Self { model, optimizer: AdamW::new(optimizer), device, queued: Queued::Nothing, metrics: Vec::new() }
     }
 
@@ -162,7 +178,7 @@ impl<B: FusedBackend> Trainer for ModelTrainer<B> {
         let Queued::Gradients { loss, grads, loss_scale } = std::mem::replace(&mut self.queued, Queued::Nothing) else {
             return;
         };
-        let norm = Norm { squares: squared_gradient_norm(&self.model, &grads, &self.device), loss_scale };
+        let norm = Norm::of(&self.model, &grads, loss_scale, &self.device);
         self.model = self.optimizer.update(self.model.clone(), grads, &norm, &loss, learning_rate);
         self.queued = Queued::Update { loss, norm };
     }
@@ -188,14 +204,13 @@ impl<B: FusedBackend> Trainer for ModelTrainer<B> {
         judged_loss(&self.model.valid(), batch, objective, &self.device)
     }
 
-    fn moments(&self) -> Vec<HostTensor> {
-        let all = self.optimizer.moments();
-        let parameters = self.model.parameters().into_iter();
-        let of = |name: String, moments: &Moments<B>| {
-            [("exp_avg", &moments.exp_avg), ("exp_avg_sq", &moments.exp_avg_sq)]
-                .map(|(kind, tensor)| HostTensor::of(format!("{name}.{kind}"), tensor))
+    fn moments(&self) -> Box<dyn Checkpoint + '_> {
+        let mut all = self.optimizer.moments();
+        let of = |NamedParameter { name, id, .. }: NamedParameter<Training<B>>| {
+            let Moments { exp_avg, exp_avg_sq } = all.remove(&id.val())?;
+            Some([(format!("{name}.exp_avg"), exp_avg), (format!("{name}.exp_avg_sq"), exp_avg_sq)])
         };
-        parameters.filter_map(|parameter| Some(of(parameter.name, all.get(&parameter.id.val())?))).flatten().collect()
+        Box::new(self.model.parameters().into_iter().filter_map(of).flatten().collect::<DeviceTensors<B>>())
     }
 
     fn restore_moments(&mut self, updates: usize, moments: &dyn Checkpoint) -> Result<()> {
@@ -205,7 +220,10 @@ impl<B: FusedBackend> Trainer for ModelTrainer<B> {
             let read = |kind: &str| -> Result<AnyTensor<B>> {
                 let name = format!("{}.{kind}", parameter.name);
                 if moments.shape(&name).as_ref() != Some(&shape) {
-                    bail!("`{name}` does not fit {shape:?}");
+                    match moments.shape(&name) {
+                        Some(found) => bail!("`{name}` should have the shape {shape:?}, got {found:?}"),
+                        None => bail!("`{name}` is missing"),
+                    }
                 }
                 AnyTensor::from_f32(moments.read_f32(&name)?, &shape, &self.device).context("a parameter of rank 1 or 2")
             };
@@ -220,7 +238,7 @@ impl<B: FusedBackend> Trainer for ModelTrainer<B> {
     }
 
     fn weights(&self) -> Box<dyn Checkpoint + '_> {
-        Box::new(ModelWeights::of(&self.model))
+        Box::new(DeviceTensors::weights(&self.model))
     }
 
     fn memory(&self) -> Option<DeviceMemory> {
@@ -228,7 +246,7 @@ impl<B: FusedBackend> Trainer for ModelTrainer<B> {
     }
 }
 
-/// Reads a number back, as [`numbers`].
+/// Reads a single value back, like [`numbers`].
 fn number<B: Backend>(tensor: Tensor<B, 1>) -> Result<f64> {
     Ok(numbers(tensor)?.iter().sum())
 }

@@ -1,4 +1,4 @@
-//! A model on a device, read like a checkpoint.
+//! Reads tensors on a device like a checkpoint.
 
 use std::collections::BTreeMap;
 
@@ -6,17 +6,23 @@ use burnish_kernels::FusedBackend;
 use burnish_models::error::Result;
 use burnish_models::{AnyTensor, Checkpoint, LanguageModel, ModelError};
 
-/// The base weights of a model under their checkpoint names.
-pub struct ModelWeights<B: FusedBackend>(BTreeMap<String, AnyTensor<B>>);
+/// Handles of tensors by name; a tensor is copied to the host only when it is read.
+pub struct DeviceTensors<B: FusedBackend>(BTreeMap<String, AnyTensor<B>>);
 
-impl<B: FusedBackend> ModelWeights<B> {
-    /// Handles of a model's tensors; nothing is copied until it is read.
-    pub fn of(model: &LanguageModel<B>) -> Self {
-        Self(model.weights().into_iter().collect())
+impl<B: FusedBackend> DeviceTensors<B> {
+    /// The base weights of a model under their checkpoint names.
+    pub fn weights(model: &LanguageModel<B>) -> Self {
+        model.weights().into_iter().collect()
     }
 }
 
-impl<B: FusedBackend> Checkpoint for ModelWeights<B> {
+impl<B: FusedBackend> FromIterator<(String, AnyTensor<B>)> for DeviceTensors<B> {
+    fn from_iter<I: IntoIterator<Item = (String, AnyTensor<B>)>>(tensors: I) -> Self {
+        Self(tensors.into_iter().collect())
+    }
+}
+
+impl<B: FusedBackend> Checkpoint for DeviceTensors<B> {
     fn names(&self) -> Vec<String> {
         self.0.keys().cloned().collect()
     }
@@ -26,7 +32,7 @@ impl<B: FusedBackend> Checkpoint for ModelWeights<B> {
     }
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        let missing = || ModelError::Misfit { problems: vec![format!("{name}: missing")] };
+        let missing = || ModelError::Mismatch { problems: vec![format!("{name}: missing")] };
         self.0.get(name).map(AnyTensor::to_f32).ok_or_else(missing)
     }
 }

@@ -1,7 +1,7 @@
 //! The program `burnish`.
 
 fn main() -> std::process::ExitCode {
-    // SAFETY: nothing has run yet, and no thread but this one.
+    // SAFETY: this is the only thread yet.
     unsafe {
         burnish_recipes::environment::prepare();
     }

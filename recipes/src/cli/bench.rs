@@ -1,4 +1,4 @@
-//! `burnish bench`, which is also the program `burnish-bench`.
+//! `burnish bench`, also the program `burnish-bench`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,51 +9,52 @@ use burnish_bench::entry::Kernel;
 use burnish_bench::{Options, plot, render, run};
 use serde_json::json;
 
+use super::at_least;
 use crate::report::OutputStyle;
 
 /// Arguments of `bench`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Backends to compare, such as wgpu,vulkan; `wgpu-stock` is burn alone, `emulator` counts instead of timing.
-    #[arg(long, value_delimiter = ',', value_parser = backend_names(), default_value = "auto", default_value_if("predict", "true", None))]
+    /// Backends to compare, separated by commas. `wgpu-stock` is burn's own kernels (no autotune, no fusion), `emulator` counts instead of timing
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = backend_names(), default_value = "auto", default_value_if("predict", "true", None))]
     backends: Vec<String>,
-    /// Operations to measure, all or none; several with commas.
-    #[arg(long, value_delimiter = ',', value_parser = kernel_names(), default_value = "all")]
+    /// Operations to measure, separated by commas
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = kernel_names(), default_value = "all")]
     kernels: Vec<String>,
-    /// Measure whole LoRA training steps too.
+    /// Also measure whole LoRA training steps, and the share of attention if that is measured
     #[arg(long)]
     step: bool,
-    /// Whose sizes: llama-3.2-1b, llama-3.1-8b, a config.json, a Hugging Face folder, hub id or .gguf file. Weights are random.
+    /// Model whose sizes are used: llama-3.2-1b, llama-3.1-8b, a config.json, Hugging Face folder, hub id or .gguf file. Weights are random
     #[arg(short, long, default_value = "llama-3.2-1b")]
     model: String,
-    /// Rows of a step.
-    #[arg(long, default_value_t = 4, value_parser = at_least_one)]
+    /// Rows in a step
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least::<1>)]
     batch_size: usize,
-    /// Tokens of a row.
-    #[arg(long, default_value_t = 2048, value_parser = at_least_two, alias = "max-seq-length")]
+    /// Tokens in a row
+    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = at_least::<2>, alias = "max-seq-length")]
     seq: usize,
-    /// Rank of the adapters.
-    #[arg(long, default_value_t = 16, value_parser = at_least_one)]
+    /// Rank of the adapters
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = at_least::<1>)]
     rank: usize,
-    /// What is computed in.
-    #[arg(long, default_value = "auto", value_parser = dtype::NAMES.to_vec())]
+    /// Data type of the model: auto (fastest on the device), f32, f16 or bf16
+    #[arg(long, default_value = "auto", value_parser = dtype::NAMES.to_vec(), hide_possible_values = true)]
     dtype: String,
-    /// Samples of each row at most.
-    #[arg(long, default_value_t = 20, value_parser = at_least_one)]
+    /// Maximum number of samples of each measurement
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = at_least::<1>)]
     repeats: usize,
-    /// Launches or steps before the first sample.
-    #[arg(long, default_value_t = 3)]
+    /// Launches or steps before the first sample
+    #[arg(long, value_name = "N", default_value_t = 3)]
     warmup: usize,
-    /// Write a dated file of what was found into this folder.
+    /// Write the results to a dated file in this folder
     #[arg(short, long, value_name = "FOLDER")]
     output: Option<PathBuf>,
-    /// Draw bars.
+    /// Draw a bar chart into this file
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
-    /// Predict a step on Apple's chips from what the emulator counts; nothing is measured on them.
+    /// Predict a step on Apple's chips from counts of the emulator; needs no such chip
     #[arg(long)]
     predict: bool,
-    /// Count in the emulator at the model's own widths, and at most 32 tokens; takes many minutes.
+    /// Let the emulator count at the model's real widths, with at most 32 tokens; takes many minutes
     #[arg(long)]
     full_widths: bool,
 }
@@ -64,22 +65,6 @@ fn backend_names() -> Vec<&'static str> {
 
 fn kernel_names() -> Vec<&'static str> {
     ["all", "none"].into_iter().chain(Kernel::ALL.map(Kernel::name)).collect()
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    at_least(1, text)
-}
-
-/// The first token of a row is never learned.
-fn at_least_two(text: &str) -> Result<usize, String> {
-    at_least(2, text)
-}
-
-fn at_least(least: usize, text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(number) if (least..=1_000_000_000).contains(&number) => Ok(number),
-        _ => Err(format!("wanted is a whole number from {least}")),
-    }
 }
 
 impl Args {
@@ -132,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_taken_apart() {
+    fn lists_are_split_at_commas() {
         let found = options(&["--backends", "cpu,wgpu", "--kernels", "rms_norm,attention", "--step"]);
         assert_eq!(
             (found.backends, found.kernels),
@@ -142,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prediction_alone_measures_nothing() {
+    fn predict_alone_measures_nothing() {
         assert_eq!(options(&[]).backends, ["auto"]);
         assert_eq!(options(&[]).kernels, Kernel::ALL);
         assert!(options(&["--predict"]).backends.is_empty());

@@ -6,51 +6,52 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use burnish_engine::{AdamWConfig, Adapter, TrainedPart, with_hint};
 use burnish_export::{
-    ExportError, ExportReport, FloatType, GgufOptions, GgufType, HuggingFaceOptions, export_gguf, export_hugging_face, place,
+    ExportError, ExportReport, GgufOptions, GgufType, HuggingFaceOptions, export_gguf, export_hugging_face, target,
 };
 use burnish_lora::{MergedCheckpoint, read_config};
-use burnish_models::{Checkpoint, ComputeType, Pretrained};
+use burnish_models::{Checkpoint, FloatType, Pretrained, atomic};
 use clap::ValueEnum;
 use serde_json::json;
 
 use crate::report::{OutputStyle, gib};
 
-/// What to write.
+/// The format to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// A Hugging Face folder, the adapter added in.
+    /// Hugging Face folder, with the adapter merged in
     Hf,
-    /// The adapter alone, as a PEFT folder.
+    /// PEFT folder, with only the adapter
     Peft,
-    /// One file for llama.cpp and Ollama, the adapter added in.
+    /// GGUF file for llama.cpp and Ollama, with the adapter merged in
     Gguf,
 }
 
 /// Arguments of `export`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Hugging Face folder, hub id, or .gguf file.
+    /// Hugging Face folder, hub id, or .gguf file
     #[arg(short, long)]
     model: String,
-    /// A PEFT folder.
-    #[arg(short, long)]
+    /// PEFT folder of an adapter for the model
+    #[arg(short, long, value_name = "FOLDER")]
     adapter: Option<PathBuf>,
-    /// What to write.
+    /// Format to write
     #[arg(long, value_enum)]
     format: Format,
-    /// Storage: f32, f16, bf16; GGUF also q8_0. Default bf16 for hf, f16 for gguf.
-    #[arg(long)]
+    /// Data type of the weights: f32, f16, bf16 or, for gguf, q8_0 [default: hf bf16, gguf f16]
+    #[arg(long, value_name = "TYPE")]
     quant: Option<String>,
-    /// The file or folder to write.
-    #[arg(short, long)]
+    /// File or folder to write
+    #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
-    /// Replace what is there.
+    /// Replace an earlier export
     #[arg(long)]
     overwrite: bool,
 }
 
 impl Args {
     pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
+        clean_up_on_interrupt();
         let pretrained = Pretrained::open(&self.model)?;
         if self.format == Format::Peft {
             return self.peft(&pretrained, style);
@@ -63,7 +64,7 @@ impl Args {
         };
         let report = match self.format {
             Format::Gguf => {
-                let kind: GgufType = parse(self.quant.as_deref(), GgufType::F16)?;
+                let kind: GgufType = parse(self.quant.as_deref(), GgufType::Float(FloatType::F16))?;
                 export_gguf(&pretrained, weights, &self.output, &GgufOptions { kind, overwrite: self.overwrite })
             }
             Format::Hf | Format::Peft => {
@@ -73,26 +74,28 @@ impl Args {
             }
         };
         let report = report.map_err(exists_hint)?;
+        remove_stale_beside(&self.output, style);
         style.result(describe(&report), &json!(report));
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Reads the adapter onto the model, which checks it, and writes it again.
+    /// Loads the adapter onto the model, which checks it, and writes it.
     fn peft(&self, pretrained: &Pretrained, style: OutputStyle) -> Result<ExitCode> {
         let Some(adapter) = &self.adapter else { bail!("--format peft needs --adapter") };
-        let mut inputs = place::inputs_of(pretrained, &*pretrained.checkpoint);
+        let mut inputs = target::inputs_of(pretrained, &*pretrained.checkpoint);
         inputs.push(adapter.clone());
-        place::check_folder(&self.output, self.overwrite, &inputs).map_err(exists_hint)?;
+        target::check_folder(&self.output, self.overwrite, &inputs).map_err(exists_hint)?;
         let config = read_config(adapter)?;
         burnish_backends::enter("cpu", |device| {
             let adapter = Adapter::Folder { path: adapter, dropout: config.dropout };
             let part =
-                TrainedPart::Adapters { base: &*pretrained.checkpoint, dtype: ComputeType::F32, adapter, reference: None };
+                TrainedPart::Adapters { base: &*pretrained.checkpoint, dtype: FloatType::F32, adapter, reference: None };
             let model = device.train(&pretrained.config, part, AdamWConfig::default())?;
-            place::write_folder(&self.output, self.overwrite, &inputs, |folder| -> Result<()> {
+            target::write_folder(&self.output, self.overwrite, &inputs, |folder| -> Result<()> {
                 model.save_adapter(&config, &pretrained.source, folder)
             })
         })?;
+        remove_stale_beside(&self.output, style);
         style.result(format!("wrote {}", self.output.display()), &json!({ "path": self.output }));
         Ok(ExitCode::SUCCESS)
     }
@@ -100,11 +103,29 @@ impl Args {
 
 fn parse<T: std::str::FromStr<Err = String>>(quant: Option<&str>, default: T) -> Result<T> {
     quant.map_or(Ok(default), |name| {
-        name.parse().map_err(|reason| with_hint(format!("--quant {reason}"), "see burnish export --help"))
+        name.parse().map_err(|reason| with_hint(format!("--quant: {reason}"), "see burnish export --help"))
     })
 }
 
-/// What was written, for people.
+/// Makes Ctrl-C delete unfinished files before it ends the program.
+pub(super) fn clean_up_on_interrupt() {
+    // Without a handler, Ctrl-C still ends the program.
+    ctrlc::set_handler(|| {
+        atomic::abandon();
+        std::process::exit(130)
+    })
+    .ok();
+}
+
+/// Deletes files that killed exports left beside the target, and prints that.
+pub(super) fn remove_stale_beside(target: &Path, style: OutputStyle) {
+    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    for path in target::remove_stale(parent) {
+        style.say(format!("deleted {}, left by a killed export", path.display()));
+    }
+}
+
+/// What was written, as text for the user.
 pub(super) fn describe(report: &ExportReport) -> String {
     let tensors: Vec<String> = report.tensors.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     let mut text = format!("wrote {} ({}, {} tensors)", report.path.display(), gib(report.bytes), tensors.join(" + "));
@@ -115,7 +136,7 @@ pub(super) fn describe(report: &ExportReport) -> String {
     text
 }
 
-/// An occupied target can be given up.
+/// Adds a hint if the target already exists.
 pub(super) fn exists_hint(error: ExportError) -> anyhow::Error {
     match error {
         ExportError::Exists { path } => occupied(&path),
@@ -124,5 +145,5 @@ pub(super) fn exists_hint(error: ExportError) -> anyhow::Error {
 }
 
 fn occupied(path: &Path) -> anyhow::Error {
-    with_hint(format!("{} exists already", path.display()), "--overwrite replaces it")
+    with_hint(format!("{} already exists", path.display()), "--overwrite replaces it")
 }

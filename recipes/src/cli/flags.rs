@@ -1,4 +1,4 @@
-//! The flags of `train`, made from the table of keys.
+//! The flags of `train`, generated from the table of keys.
 
 use clap::builder::Str;
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
@@ -6,14 +6,14 @@ use serde_json::{Map, Value};
 
 use crate::config::{FOREIGN, Key, Kind, Meaning, TrainConfig};
 
-/// What was given on the command line, by key.
+/// The values given on the command line, by key.
 #[derive(Debug, Clone, Default)]
 pub struct ConfigFlags(pub Map<String, Value>);
 
-/// A name on the command line.
+/// A flag of the command line.
 struct Flag {
     name: &'static str,
-    /// The key that it sets; `None` where another program's value has to be translated.
+    /// The key that it sets; `None` if its value must be translated from another program.
     key: Option<&'static Key>,
     is_own: bool,
 }
@@ -38,7 +38,7 @@ impl clap::Args for ConfigFlags {
             let flag = name.replace('_', "-");
             let arg = Arg::new(name).long(Str::from(flag.clone())).hide(!is_own).allow_hyphen_values(true);
             let Some(key) = key else {
-                // A flag that follows is no value of this one.
+                // A flag that follows is not this one's value.
                 let arg = arg.allow_hyphen_values(false).allow_negative_numbers(true);
                 command = command.arg(arg.num_args(0..=1).default_missing_value("true"));
                 continue;
@@ -46,12 +46,12 @@ impl clap::Args for ConfigFlags {
             let default = &defaults[key.name];
             let arg = arg.help_heading(key.section).help(explained(key, default));
             if key.kind == Kind::Bool {
-                // Of the pair, the one that changes something is shown.
+                // Of the two flags, show the one that changes the default.
                 let on = default == &Value::Bool(true);
                 let no_name = Str::from(format!("no_{name}"));
                 let no = Arg::new(no_name.clone()).long(Str::from(format!("no-{flag}"))).action(ArgAction::SetTrue);
                 let no = no.overrides_with(name).hide(!(is_own && on)).help_heading(key.section);
-                let no = no.help(format!("Turns off --{flag}: {}", key.help.trim()));
+                let no = no.help(format!("Turn off the default: {}", explained(key, &Value::Null)));
                 let yes = arg.action(ArgAction::SetTrue).allow_hyphen_values(false).overrides_with(no_name);
                 command = command.arg(yes.hide(!is_own || on)).arg(no);
             } else {
@@ -90,7 +90,7 @@ impl FromArgMatches for ConfigFlags {
 }
 
 fn explained(key: &Key, default: &Value) -> String {
-    let help = key.help.trim();
+    let help = key.help.trim().trim_end_matches('.');
     match default {
         Value::Null | Value::Bool(_) => help.to_owned(),
         Value::String(text) if text.is_empty() => help.to_owned(),
@@ -104,11 +104,11 @@ fn value_name(kind: Kind) -> &'static str {
         Kind::Integer => "N",
         Kind::Float => "X",
         Kind::Texts => "NAMES",
-        Kind::Text | Kind::Bool => "TEXT",
+        Kind::Text | Kind::Bool => "VALUE",
     }
 }
 
-/// A value as the key's kind reads it; what does not parse stays text and is refused with the key's name later.
+/// Parses a value as the kind of its key. A value that does not parse stays text; it is refused later, with the name of the key.
 fn parse(kind: Kind, text: &str) -> Value {
     match kind {
         Kind::Integer => text.replace('_', "").parse::<i64>().map_or_else(|_| Value::from(text), Value::from),
@@ -121,7 +121,7 @@ fn parse(kind: Kind, text: &str) -> Value {
     }
 }
 
-/// A value of which only the other program knows the kind.
+/// Parses a value whose kind only the other program knows.
 fn guess(text: &str) -> Value {
     [Kind::Bool, Kind::Integer, Kind::Float]
         .into_iter()
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_and_every_name_of_others_is_a_flag() {
+    fn every_key_and_every_foreign_name_is_a_flag() {
         <ConfigFlags as clap::Args>::augment_args(Command::new("train")).debug_assert();
         for Flag { name, key, .. } in all() {
             let flag = format!("--{}", name.replace('_', "-"));
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_goes_both_ways_and_the_last_counts() {
+    fn switches_turn_on_and_off_and_the_last_one_counts() {
         assert_eq!(parsed(&["--no-shuffle"]).unwrap()["shuffle"], json!(false));
         assert_eq!(parsed(&["--no-packing", "--packing"]).unwrap()["packing"], json!(true));
         assert_eq!(parsed(&["--packing", "--no-packing"]).unwrap()["packing"], json!(false));
@@ -168,13 +168,13 @@ mod tests {
     }
 
     #[test]
-    fn values_that_do_not_parse_are_refused_by_the_key_that_they_were_for() {
+    fn values_that_do_not_parse_are_refused_with_their_key() {
         for (arguments, expected) in [
-            (["--rank", "many"], "`rank` is \"many\", wanted is a whole number"),
-            (["--rank", "-1"], "`rank` is -1, wanted is a whole number"),
-            (["--learning-rate", "nan"], "`learning_rate` is \"nan\", wanted is a number"),
-            (["--load-in-4bit", "true"], "`load_in_4bit` can't be honoured"),
-            (["--lora-parameters", "8"], "`lora_parameters` is 8"),
+            (["--rank", "many"], "`rank` should be a whole number, 0 or more, got \"many\""),
+            (["--rank", "-1"], "`rank` should be a whole number, 0 or more, got -1"),
+            (["--learning-rate", "nan"], "`learning_rate` should be a number, got \"nan\""),
+            (["--load-in-4bit", "true"], "`load_in_4bit` is not supported"),
+            (["--lora-parameters", "8"], "`lora_parameters` should be a table"),
         ] {
             let error = load(None, parsed(&arguments).unwrap()).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");

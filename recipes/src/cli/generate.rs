@@ -1,106 +1,35 @@
 //! `burnish generate`.
 
 use std::io::{Read, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
-use burnish_backends::dtype::{self, DtypeChoice};
+use anyhow::{Context, Result};
+use burnish_backends::dtype::DtypeChoice;
 use burnish_engine::Device;
-use burnish_models::{Finish, GenerateOptions, Message, Pretrained, SamplingOptions};
+use burnish_models::{Finish, GenerateOptions, Message, Pretrained};
 use serde_json::json;
 
-use crate::fit;
+use super::model::ModelArgs;
+use super::sampling::SamplingArgs;
 use crate::generation::Assistant;
 use crate::report::OutputStyle;
-
-/// How tokens are chosen, for `generate` and `chat`.
-#[derive(Debug, Clone, clap::Args)]
-pub struct SamplingArgs {
-    /// Tokens to make at most.
-    #[arg(long, default_value_t = 256)]
-    max_tokens: usize,
-    /// 0 takes the most likely token.
-    #[arg(long, default_value_t = 0.0)]
-    temperature: f32,
-    /// Only so many of the most likely tokens; 0 is off.
-    #[arg(long, default_value_t = 0)]
-    top_k: usize,
-    /// Only the most likely tokens that together reach this probability.
-    #[arg(long, default_value_t = 1.0)]
-    top_p: f32,
-    /// Only tokens at least this fraction as likely as the most likely one.
-    #[arg(long, default_value_t = 0.0)]
-    min_p: f32,
-    /// Above 1, tokens seen before become less likely.
-    #[arg(long, default_value_t = 1.0)]
-    repetition_penalty: f32,
-    /// A string that ends the answer; may be given several times.
-    #[arg(long, allow_hyphen_values = true, value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    stop: Vec<String>,
-    /// Seed of the draws.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-}
-
-impl SamplingArgs {
-    /// Checks ranges.
-    ///
-    /// # Errors
-    /// A sentence with the flag and its value.
-    pub fn options(&self) -> Result<GenerateOptions> {
-        let within = |name: &str, value: f32, low: f32, high: f32| {
-            if !(low..=high).contains(&value) {
-                bail!("--{name} is {value}, not within {low} and {high}");
-            }
-            Ok(())
-        };
-        within("temperature", self.temperature, 0.0, 100.0)?;
-        within("top-p", self.top_p, f32::MIN_POSITIVE, 1.0)?;
-        within("min-p", self.min_p, 0.0, 1.0)?;
-        within("repetition-penalty", self.repetition_penalty, 0.01, 100.0)?;
-        Ok(GenerateOptions {
-            max_tokens: self.max_tokens,
-            sampling: SamplingOptions {
-                repetition_penalty: self.repetition_penalty,
-                temperature: self.temperature,
-                top_k: self.top_k,
-                top_p: self.top_p,
-                min_p: self.min_p,
-                seed: self.seed,
-            },
-            end_tokens: Vec::new(),
-            stop: self.stop.clone(),
-        })
-    }
-}
 
 /// Arguments of `generate`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Hugging Face folder, hub id, or .gguf file.
-    #[arg(short, long)]
-    model: String,
-    /// A PEFT folder.
-    #[arg(short, long)]
-    adapter: Option<PathBuf>,
-    /// What to answer; `-` reads it from stdin.
-    #[arg(short, long, allow_hyphen_values = true)]
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Prompt to answer; `-` reads it from stdin
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: String,
-    /// A system message.
-    #[arg(long, allow_hyphen_values = true)]
+    /// System message
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     system: Option<String>,
-    /// Continue the prompt as plain text, without the chat template.
+    /// Continue the prompt as plain text, without the chat template
     #[arg(long)]
     raw: bool,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// cpu, candle, wgpu, metal (macOS), vulkan (elsewhere), cuda, emulator or auto.
-    #[arg(long, default_value = "auto", value_parser = burnish_backends::NAMES.to_vec())]
-    backend: String,
-    /// What is computed in: f32, f16, bf16, or auto, which takes what the device is best at.
-    #[arg(long, default_value = "auto", value_parser = dtype::NAMES.to_vec())]
-    dtype: String,
 }
 
 impl Args {
@@ -110,10 +39,9 @@ impl Args {
             std::io::stdin().read_to_string(&mut self.prompt).context("stdin")?;
         }
         let options = self.sampling.options()?;
-        let pretrained = Pretrained::open(&self.model)?;
-        let dtype = dtype::choose(&self.backend, &self.dtype)?;
-        fit::check(&self.backend, &pretrained.config, dtype.dtype, false)?;
-        burnish_backends::enter(&self.backend, |device| self.answer(device, &options, pretrained, dtype, style))
+        let pretrained = self.model.open()?;
+        let dtype = self.model.choose_dtype(&pretrained.config)?;
+        burnish_backends::enter(&self.model.backend, |device| self.answer(device, &options, pretrained, dtype, style))
     }
 
     fn answer(
@@ -124,7 +52,7 @@ impl Args {
         dtype: DtypeChoice,
         style: OutputStyle,
     ) -> Result<ExitCode> {
-        let mut assistant = Assistant::load(device, pretrained, self.adapter.as_deref(), dtype.dtype)?;
+        let mut assistant = Assistant::load(device, pretrained, self.model.adapter(), dtype.dtype)?;
         let mut print = |text: &str| {
             if !style.json {
                 let mut out = std::io::stdout().lock();
@@ -145,10 +73,10 @@ impl Args {
             "tokens_per_second": rate,
         });
         style.result("", &value);
-        let cut = if generated.finish == Finish::Length { ", cut at --max-tokens" } else { "" };
+        let cut = if generated.finish == Finish::Length { ", stopped at --max-tokens" } else { "" };
         let rate = rate.map(|rate| format!(" at {rate:.1} tok/s")).unwrap_or_default();
         style.say(format!(
-            "{} tokens{rate}{cut}; the first after {:.2} s, in which {} tokens of prompt were read and kernels compiled; {} ({})",
+            "{} tokens{rate}{cut}; first token after {:.2} s for {} prompt tokens, compiling kernels included; {} ({})",
             generated.tokens.len(),
             generated.prompt_time.as_secs_f64(),
             generated.prompt_tokens,

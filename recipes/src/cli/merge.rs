@@ -9,36 +9,38 @@ use burnish_lora::MergedCheckpoint;
 use burnish_models::Pretrained;
 use serde_json::json;
 
-use super::export::{describe, exists_hint};
+use super::export::{clean_up_on_interrupt, describe, exists_hint, remove_stale_beside};
 use crate::report::OutputStyle;
 
 /// Arguments of `merge`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Hugging Face folder, hub id, or .gguf file.
+    /// Hugging Face folder, hub id, or .gguf file
     #[arg(short, long)]
     model: String,
-    /// A PEFT folder.
-    #[arg(short, long)]
+    /// PEFT folder of the adapter
+    #[arg(short, long, value_name = "FOLDER")]
     adapter: PathBuf,
-    /// The folder to write.
-    #[arg(short, long)]
+    /// Folder to write
+    #[arg(short, long, value_name = "FOLDER")]
     output: PathBuf,
-    /// f32, f16 or bf16.
-    #[arg(long, default_value = "bf16")]
+    /// Data type of the weights: f32, f16 or bf16
+    #[arg(long, value_name = "TYPE", default_value = "bf16")]
     dtype: FloatType,
-    /// Replace what is there.
+    /// Replace an earlier export
     #[arg(long)]
     overwrite: bool,
 }
 
 impl Args {
     pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
+        clean_up_on_interrupt();
         let pretrained = Pretrained::open(&self.model)?;
         let merged =
             MergedCheckpoint::open(&*pretrained.checkpoint, &self.adapter).context("the adapter can't be merged")?;
         let options = HuggingFaceOptions { float: self.dtype, overwrite: self.overwrite, ..Default::default() };
         let report = export_hugging_face(&pretrained, &merged, &self.output, &options).map_err(exists_hint)?;
+        remove_stale_beside(&self.output, style);
         style.result(describe(&report), &json!(report));
         Ok(ExitCode::SUCCESS)
     }

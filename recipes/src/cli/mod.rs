@@ -8,7 +8,9 @@ mod flags;
 mod generate;
 mod init;
 mod merge;
+mod model;
 mod quickstart;
+mod sampling;
 mod train;
 
 use std::ffi::OsString;
@@ -23,18 +25,18 @@ use tracing_subscriber::EnvFilter;
 use crate::hint::hint;
 use crate::report::{OutputStyle, complain};
 
-/// Fine-tune language models, in Rust.
+/// Fine-tune language models, in Rust
 #[derive(Debug, Parser)]
 #[command(name = "burnish", version, propagate_version = true, arg_required_else_help = true)]
 struct Cli {
-    /// Print results as JSON, one object a line.
-    #[arg(long, global = true)]
+    /// Print results as JSON, one object per line
+    #[arg(long, global = true, help_heading = "Output")]
     json: bool,
-    /// Print errors only.
-    #[arg(short, long, global = true)]
+    /// Print only errors
+    #[arg(short, long, global = true, help_heading = "Output")]
     quiet: bool,
-    /// Say more of what goes on inside; -vv says all. RUST_LOG chooses by module.
-    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    /// Print more; -vv prints everything. RUST_LOG filters by module
+    #[arg(short, long, global = true, help_heading = "Output", action = ArgAction::Count, conflicts_with = "quiet")]
     verbose: u8,
     #[command(subcommand)]
     command: Command,
@@ -42,32 +44,32 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Fine-tune the tiny model that comes with the program, and see what changed.
+    /// Fine-tune the built-in tiny model, and compare before and after
     Quickstart(quickstart::Args),
-    /// Fine-tune a model, or train one from scratch.
+    /// Fine-tune a model, or train one from scratch
     Train(train::Args),
-    /// Loss and perplexity of a model on a data set.
+    /// Compute loss and perplexity on a data set
     Eval(eval::Args),
-    /// Answer one prompt.
+    /// Answer one prompt
     Generate(generate::Args),
-    /// Talk to a model.
+    /// Chat with a model
     Chat(chat::Args),
-    /// Write a model with its adapter added in, as a Hugging Face folder.
+    /// Merge an adapter into its model, as a Hugging Face folder
     Merge(merge::Args),
-    /// Write a model as a Hugging Face folder, a PEFT folder or a GGUF file.
+    /// Write a model as Hugging Face folder, PEFT folder or GGUF file
     Export(export::Args),
-    /// Compare backends and kernels: times, rates, memory, training steps.
+    /// Compare the speed and memory of backends and kernels
     Bench(bench::Args),
-    /// Write a configuration file with every key explained.
+    /// Write a commented configuration file for `train`
     Init(init::Args),
 }
 
-/// Runs the program: exit code 0 is success, 1 failure, 2 a wrong call.
+/// Runs the program. Exit code 0 is success, 1 failure, 2 wrong usage.
 pub fn main() -> ExitCode {
     run(std::env::args_os())
 }
 
-/// Runs `burnish bench`, the command being understood.
+/// Runs `burnish bench` without naming the command.
 pub fn bench_main() -> ExitCode {
     let mut arguments = std::env::args_os();
     let program = arguments.next().unwrap_or_default();
@@ -97,9 +99,17 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
         Err(_) => {
-            complain("hint: this is a fault of burnish; what it printed above belongs into a report");
+            complain("hint: this is a bug in burnish; please report it with the message above");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Parses a count of at least `LEAST`.
+fn at_least<const LEAST: usize>(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if (LEAST..=1_000_000_000).contains(&number) => Ok(number),
+        _ => Err(format!("expected a whole number, {LEAST} or more")),
     }
 }
 
@@ -117,7 +127,7 @@ fn dispatch(command: Command, style: OutputStyle) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The causes of an error in one line; what a cause repeats of its parent is said once.
+/// An error and its causes in one line, without repetitions.
 fn chain(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
@@ -131,20 +141,20 @@ fn chain(error: &anyhow::Error) -> String {
     text
 }
 
-/// Logs of the libraries go to stderr: their warnings, unless `--quiet`, and more where it is asked for.
+/// Sends the libraries' logs to stderr: warnings, unless `--quiet`, and more with `--verbose` or `RUST_LOG`.
 fn log(verbose: u8, quiet: bool) {
     let asked = std::env::var_os("RUST_LOG").is_some();
     let filter = match verbose {
         _ if asked => EnvFilter::from_default_env(),
         0 if quiet => return,
-        // Other crates warn of what no user can change.
+        // Warnings of other crates don't help the user.
         0 => EnvFilter::new("off,burnish_models=warn,burnish_lora=warn,burnish_export=warn,burnish_recipes=warn"),
         1 => EnvFilter::new("info"),
         _ => EnvFilter::new("debug"),
     };
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let subscriber = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colours).with_env_filter(filter);
-    // Only a subscriber that is set already makes this fail; then that one logs.
+    // Fails only if there already is a subscriber, which then does the logging.
     if asked || verbose > 0 {
         subscriber.try_init().ok();
     } else {
@@ -152,9 +162,9 @@ fn log(verbose: u8, quiet: bool) {
     }
 }
 
-/// A panic is a fault of ours: one line, no backtrace unless asked for; none where it becomes an error of a row.
+/// Prints a panic as one line, unless RUST_BACKTRACE is set or the panic becomes an error.
 fn quiet_panics() {
-    if std::env::var_os("RUST_BACKTRACE").is_some() {
+    if std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0") {
         return;
     }
     std::panic::set_hook(Box::new(|info| {
@@ -162,14 +172,14 @@ fn quiet_panics() {
             tracing::debug!("{info}");
             return;
         }
-        let place = info.location().map(|place| format!(" at {}:{}", place.file(), place.line())).unwrap_or_default();
+        let location = info.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
         let payload = info.payload();
         let message = payload
             .downcast_ref::<String>()
             .map(String::as_str)
             .or_else(|| payload.downcast_ref::<&str>().copied())
             .unwrap_or("no message");
-        complain(format!("error: internal: {message}{place}"));
+        complain(format!("error: internal: {message}{location}"));
     }));
 }
 
@@ -189,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_call_is_exit_code_2_and_help_is_0() {
+    fn wrong_usage_is_exit_code_2_and_help_is_0() {
         for wrong in [
             &["burnish"][..],
             &["burnish", "fly"],
@@ -217,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn causes_are_one_line_and_nothing_is_said_twice() {
+    fn causes_are_one_line_without_repetitions() {
         let error =
             Err::<(), _>(anyhow!("no space left")).context("a.bin: no space left").context("can't save").unwrap_err();
         assert_eq!(chain(&error), "can't save: a.bin: no space left");

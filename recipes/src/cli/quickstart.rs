@@ -18,52 +18,52 @@ use burnish_engine::with_hint;
 /// Arguments of `quickstart`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Where everything is written.
-    #[arg(long, default_value = "runs/quickstart")]
+    /// Folder for all files
+    #[arg(long, value_name = "FOLDER", default_value = "runs/quickstart")]
     output_dir: PathBuf,
-    /// Keep what an earlier quickstart left there, and stop.
+    /// Fail instead of replacing an earlier quickstart
     #[arg(long)]
     no_overwrite: bool,
-    /// cpu, which such a small model is fastest on, candle, wgpu, metal (macOS), vulkan (elsewhere), cuda, emulator or auto.
-    #[arg(long, default_value = "cpu", value_parser = burnish_backends::NAMES.to_vec())]
+    /// Backend: auto, cpu (fastest for this tiny model), wgpu, metal (macOS), vulkan (Linux, Windows), cuda; if built in: candle, emulator
+    #[arg(long, default_value = "cpu", value_parser = burnish_backends::NAMES.to_vec(), hide_possible_values = true)]
     backend: String,
-    /// Decides order and adapters.
-    #[arg(long, default_value_t = 42)]
+    /// Random seed of data order and adapters
+    #[arg(long, value_name = "N", default_value_t = 42)]
     seed: u64,
 }
 
-/// Kept in the folder, so that only a folder that the quickstart made is ever replaced.
+/// Marks a folder of the quickstart: no other folder is ever replaced.
 const MARK: &str = ".burnish-quickstart";
 
 impl Args {
     pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
         let root = &self.output_dir;
         self.claim(root)?;
-        let (name, why) = burnish_backends::choose(&self.backend);
+        let (name, why) = burnish_backends::choose(&self.backend)?;
         let dtype = dtype::choose(&self.backend, "auto")?;
         style.say(format!("backend {name} ({why}), {} ({})", dtype.dtype, dtype.why));
-        style.say(format!("everything goes to {}", root.display()));
-        style.say("a tiny chat model that talks about table bookings learns to answer in JSON\n");
+        style.say(format!("writing all files to {}", root.display()));
+        style.say("fine-tuning a tiny chat model about table bookings to answer in JSON\n");
         let folders = unpack(root)?;
         let before = score(&folders, None, &self.backend)?;
-        style.say(format!("before: {} of {} held-out bookings right", before.right, before.asked));
+        style.say(format!("before training: {} of {} held-out bookings correct", before.right, before.asked));
         let config = config(&folders, &self.backend, self.seed);
         let events: Arc<Mutex<dyn Events>> = Arc::new(Mutex::new(TrainReport::new(style, config.steps_per_report)));
         let interrupter = Interrupter::new();
         on_interrupt(interrupter.clone(), style);
         let Some(outcome) = run(&folders, config, before, events, interrupter)? else {
-            style.say("interrupted; run it again to start over");
+            style.say("interrupted; run the command again to start over");
             return Ok(ExitCode::FAILURE);
         };
         style.result(summary(&outcome, root), &json!(outcome));
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Takes the folder, when it is empty or ours.
+    /// Claims the folder, if it is empty or from an earlier quickstart.
     fn claim(&self, root: &Path) -> Result<()> {
         let occupied = std::fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_some());
         if occupied && (self.no_overwrite || !root.join(MARK).exists()) {
-            return Err(with_hint(format!("{} is not empty", root.display()), "--output-dir takes another folder"));
+            return Err(with_hint(format!("{} is not empty", root.display()), "choose another --output-dir"));
         }
         let write =
             || std::fs::create_dir_all(root).and_then(|()| std::fs::write(root.join(MARK), "made by burnish quickstart\n"));
@@ -78,7 +78,7 @@ fn summary(outcome: &Outcome, root: &Path) -> String {
         answers.map(|(prompt, (before, after))| format!("\n> {prompt}\n  before: {before}\n  after:  {after}")).collect();
     lines.extend([
         format!(
-            "\nheld-out bookings right: {:.0} % before, {:.0} % after ({:.0} s of training)",
+            "\nheld-out bookings correct: {:.0} % before, {:.0} % after ({:.0} s of training)",
             percent(&outcome.before),
             percent(&outcome.after),
             outcome.train_seconds

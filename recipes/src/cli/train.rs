@@ -10,23 +10,23 @@ use burn_train::Interrupter;
 use serde_json::json;
 
 use super::flags::ConfigFlags;
-use crate::config::{TrainConfig, load};
-use crate::recipe::Recipe;
+use crate::config::{Recipe, TrainConfig, load};
 use crate::report::{OutputStyle, TrainReport};
 use crate::train::{End, Events, Plan, PreparedRun, train};
 use burnish_engine::with_hint;
+use burnish_models::atomic;
 
-/// Arguments of `train`. Of a flag given twice, the last counts.
+/// Arguments of `train`. If a flag is given twice, the last one counts.
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub struct Args {
-    /// What is taught: `sft` is supervised fine-tuning, `dpo` learns which of two answers is better.
-    #[arg(value_name = "RECIPE", value_parser = Recipe::NAMES)]
-    taught: Option<String>,
-    /// A TOML or YAML file; flags overrule it.
+    /// Recipe: sft (supervised fine-tuning) or dpo (direct preference optimization) [default: sft]
+    #[arg(id = "recipe_argument", value_name = "RECIPE", value_parser = Recipe::NAMES, hide_possible_values = true)]
+    recipe: Option<String>,
+    /// Configuration in TOML or YAML, overridden by flags; see `burnish init`
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Show burn-train's dashboard.
+    /// Show a dashboard in the terminal
     #[arg(long)]
     tui: bool,
     #[command(flatten)]
@@ -36,16 +36,16 @@ pub struct Args {
 impl Args {
     pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
         if self.tui && !(std::io::stdout().is_terminal() && std::io::stdin().is_terminal()) {
-            return Err(with_hint("--tui needs a terminal", "without it the run prints lines"));
+            return Err(with_hint("--tui needs a terminal", "without --tui the run prints plain lines"));
         }
         let mut flags = self.flags.0;
-        if let Some(recipe) = self.taught {
+        if let Some(recipe) = self.recipe {
             flags.insert("recipe".to_owned(), recipe.into());
         }
         let loaded = load(self.config.as_deref(), flags)?;
         let config = loaded.config;
-        let (name, why) = burnish_backends::choose(&config.backend);
-        // The dashboard has the whole terminal.
+        let (name, why) = burnish_backends::choose(&config.backend)?;
+        // The dashboard needs the whole terminal.
         let while_it_runs = if self.tui { OutputStyle { quiet: true, ..style } } else { style };
         let mut report = TrainReport::new(while_it_runs, config.steps_per_report);
         for note in &loaded.notes {
@@ -66,23 +66,27 @@ impl Args {
             "output": summary.output, "output_step": summary.output_step, "checkpoint": summary.checkpoint,
         });
         if summary.end == End::Interrupted {
-            let place = summary.checkpoint.map(|path| format!(", saved {}", path.display())).unwrap_or_default();
+            let saved = summary.checkpoint.map(|path| format!(", saved {}", path.display())).unwrap_or_default();
             style.result(
-                format!("stopped at step {}{place}; go on with the same command and --resume auto", summary.state.step),
+                format!(
+                    "stopped at step {}{saved}; to continue, run the same command with --resume auto",
+                    summary.state.step
+                ),
                 &value,
             );
             return Ok(ExitCode::FAILURE);
         }
         if summary.end == End::EarlyStop {
-            style.say(format!("ended early: the validation loss did not fall {} times", config.early_stopping));
+            style
+                .say(format!("stopped early: the validation loss did not improve in {} validations", config.early_stopping));
         }
         if let Some(output) = &summary.output {
             let (step, best) = (summary.output_step, summary.state.best_step);
-            let which = if step == summary.state.step { String::new() } else { format!(" of step {step}, the best") };
+            let which = if step == summary.state.step { String::new() } else { format!(" from step {step}, the best") };
             style.result(format!("wrote {}{which}", output.display()), &value);
             if let Some(best) = best.filter(|best| *best != step && config.save_every > 0) {
                 style.say(format!(
-                    "the validation loss was lowest at step {best}: {}/checkpoint-{best} is kept; load_best_model_at_end would take it",
+                    "the validation loss was lowest at step {best}, kept in {}/checkpoint-{best}; load_best_model_at_end ends with that one",
                     config.output_dir
                 ));
             }
@@ -91,15 +95,15 @@ impl Args {
     }
 }
 
-/// The effective run in a few lines.
+/// Prints model, data and effective configuration.
 fn describe(prepared: &PreparedRun, backend: &str, why: &str, style: OutputStyle) {
     let config = &prepared.config;
     let done = prepared.resume.as_ref().map_or(0, |checkpoint| checkpoint.state.step);
     let plan = Plan::new(config, prepared.train.clone(), done);
     let model = &prepared.pretrained;
     style.say(format!(
-        "model {}: {} {} layers, {:.1} M weights",
-        if model.source.is_empty() { "(fresh)" } else { &model.source },
+        "model {}: {}, {} layers, {:.1} M parameters",
+        if model.source.is_empty() { "(from scratch)" } else { &model.source },
         model.config.model_type,
         model.config.num_hidden_layers,
         model.config.parameter_count() as f64 / 1e6
@@ -107,7 +111,7 @@ fn describe(prepared: &PreparedRun, backend: &str, why: &str, style: OutputStyle
     let (each, what) = if config.recipe.is_preference() { (2, "pairs") } else { (1, "examples") };
     let valid = prepared.valid.as_ref().map_or(0, |valid| valid.examples().len() / each);
     style.say(format!(
-        "data {}: {} {what} to train on, {valid} to validate on; {} steps of {}",
+        "data {}: {} training {what}, {valid} validation {what}; {} steps of {} {what}",
         config.data,
         prepared.train.examples().len() / each,
         plan.total,
@@ -118,35 +122,36 @@ fn describe(prepared: &PreparedRun, backend: &str, why: &str, style: OutputStyle
     for line in effective(config) {
         style.say(line);
     }
-    style.say(format!("this configuration is in {}/config.toml", config.output_dir));
+    style.say(format!("saved this configuration in {}/config.toml", config.output_dir));
 }
 
-/// Every key with its value, a section a line.
+/// Every key with its value, one line per section.
 fn effective(config: &TrainConfig) -> Vec<String> {
     let values: toml::Table = toml::from_str(&config.to_toml()).unwrap_or_default();
     let mut lines: Vec<(&str, Vec<String>)> = Vec::new();
     for key in TrainConfig::KEYS {
         let Some(value) = values.get(key.name) else { continue };
-        let said = format!("{} {value}", key.name);
+        let entry = format!("{} {value}", key.name);
         match lines.last_mut().filter(|(section, _)| *section == key.section) {
-            Some((_, keys)) => keys.push(said),
-            None => lines.push((key.section, vec![said])),
+            Some((_, keys)) => keys.push(entry),
+            None => lines.push((key.section, vec![entry])),
         }
     }
     lines.into_iter().map(|(section, keys)| format!("{}: {}", section.to_lowercase(), keys.join(", "))).collect()
 }
 
-/// The first Ctrl-C ends the run after the step; the second ends the program.
+/// The first Ctrl-C stops the run after the current step; the second exits at once.
 pub(super) fn on_interrupt(interrupter: Interrupter, style: OutputStyle) {
     let set = ctrlc::set_handler(move || {
         if interrupter.should_stop() {
+            atomic::abandon();
             std::process::exit(1);
         }
         interrupter.stop(Some("interrupted"));
-        style.say("finishing the step and saving; once more ends at once");
+        style.say("finishing the step and saving; press Ctrl-C again to exit at once");
     });
     if set.is_err() {
-        style.say("Ctrl-C can't be caught here; it will end the program at once");
+        style.say("can't handle Ctrl-C here; it will exit at once, without saving");
     }
 }
 
@@ -155,11 +160,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_key_that_has_a_value_is_said() {
+    fn every_key_with_a_value_is_printed() {
         let lines = effective(&TrainConfig { rank: 7, model: "m".to_owned(), ..TrainConfig::default() });
-        let said = lines.join("\n");
-        assert!(said.contains("rank 7") && said.contains("model \"m\"") && said.contains("optimizer: "), "{said}");
+        let text = lines.join("\n");
+        assert!(text.contains("rank 7") && text.contains("model \"m\"") && text.contains("optimizer: "), "{text}");
         let absent = ["model_config", "adapter"];
-        assert!(TrainConfig::KEYS.iter().all(|key| absent.contains(&key.name) || said.contains(key.name)), "{said}");
+        assert!(TrainConfig::KEYS.iter().all(|key| absent.contains(&key.name) || text.contains(key.name)), "{text}");
     }
 }

@@ -1,31 +1,31 @@
-//! What the keys of other programs mean here.
+//! The keys of other programs, and what they mean here.
 
 use std::sync::LazyLock;
 
-use super::peers::PEERS;
+use super::meaning::Meaning;
+use super::peers::{Peer, axolotl, llama_factory, mlx_lm, transformers, unsloth};
 
-/// What becomes of another program's key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Meaning {
-    /// It is a key of ours under another name.
-    Same(&'static str),
-    /// It is a key of ours where nothing else in the file sets that key.
-    Yields(&'static str),
-    /// Its value is turned into keys of ours: `foreign.rs` says how.
-    Translated,
-    /// It changes nothing here, and this is why.
-    Harmless(&'static str),
-    /// These values ask for what is done anyway; any other is refused, and this is what to do.
-    Only(&'static [&'static str], &'static str),
-    /// It would change the run and has no counterpart, and this is what to do; off, it is accepted.
-    Refused(&'static str),
-}
+/// The programs whose files are understood; if a file could belong to two, the first is assumed.
+pub(super) const PEERS: [&Peer; 5] =
+    [&mlx_lm::PEER, &unsloth::PEER, &axolotl::PEER, &llama_factory::PEER, &transformers::PEER];
 
-/// Keys of mlx-lm, Unsloth, TRL, transformers, axolotl and LLaMA-Factory, in snake case; as a flag in kebab case too.
+/// Keys of mlx-lm, Unsloth, TRL, transformers, axolotl and LLaMA-Factory, in snake case; flags may be in kebab case.
 pub static FOREIGN: LazyLock<Vec<(&'static str, Meaning)>> =
     LazyLock::new(|| PEERS.iter().flat_map(|peer| peer.keys).copied().collect());
 
-/// What a key of another program means, when it is one.
+/// The program whose file has these keys, if they tell.
+pub(super) fn peer_of<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Option<&'static Peer> {
+    let signs = |peer: &Peer| names.clone().filter(|name| peer.signs.contains(name)).count();
+    let mut found = None;
+    for peer in PEERS {
+        if signs(peer) > found.map_or(0, signs) {
+            found = Some(peer);
+        }
+    }
+    found
+}
+
+/// What a key of another program means; `None` if no other program has it.
 pub(super) fn meaning(name: &str) -> Option<Meaning> {
     FOREIGN.iter().find(|(foreign, _)| *foreign == name).map(|(_, meaning)| *meaning)
 }

@@ -1,28 +1,29 @@
-//! Values of other programs in our terms.
+//! Translates keys and values of other programs into ours.
 
 use serde_json::{Value, json};
 
-use super::Kind;
-use super::alias::{Meaning, meaning};
-use super::key::Key;
+use super::alias::meaning;
+use super::key::{Key, Kind};
+use super::meaning::Meaning;
+use super::value::{number, should_be};
 
 /// How a key of another program is read.
 #[derive(Debug, PartialEq)]
 pub(super) enum Reading {
-    /// It is none of theirs.
+    /// Not another program's key.
     Own,
-    /// As these keys of ours.
+    /// These keys of ours.
     As(Vec<(&'static str, Value)>),
-    /// As this key of ours, where nothing else sets that.
+    /// This key of ours, unless something else sets it.
     Yields(&'static str),
-    /// It changes nothing; a sentence that follows its name, where it was asked for something.
+    /// It changes nothing; a note that follows its name, if it asked for something.
     Ignored(Option<String>),
 }
 
 /// Reads a key that may be another program's.
 ///
 /// # Errors
-/// Why it can't be honoured.
+/// When it asks for something that is not supported; the message says why.
 pub(super) fn read(name: &str, value: &Value) -> Result<Reading, String> {
     if let Some(reading) = own_word(name, value)? {
         return Ok(reading);
@@ -34,16 +35,16 @@ pub(super) fn read(name: &str, value: &Value) -> Result<Reading, String> {
     match meaning {
         Meaning::Same(own) => Ok(Reading::As(vec![(own, value.clone())])),
         Meaning::Yields(own) => Ok(Reading::Yields(own)),
-        Meaning::Harmless(why) => Ok(Reading::Ignored(Some(format!("does nothing here: {why}")))),
+        Meaning::Harmless(why) => Ok(Reading::Ignored(Some(format!("has no effect: {why}")))),
         Meaning::Only(neutral, _) if neutral.iter().any(|text| is_text(value, text)) => Ok(Reading::Ignored(None)),
-        Meaning::Only(_, why) => Err(format!("{value} can't be honoured: {why}")),
+        Meaning::Only(_, why) => Err(format!("= {value} is not supported: {why}")),
         Meaning::Refused(_) if is_off(value) => Ok(Reading::Ignored(None)),
-        Meaning::Refused(why) => Err(format!("can't be honoured: {why}")),
+        Meaning::Refused(why) => Err(format!("is not supported: {why}")),
         Meaning::Translated => translated(name, value),
     }
 }
 
-/// Whether a value asks for nothing.
+/// Whether a value turns its key off.
 fn is_off(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -62,12 +63,6 @@ fn is_text(value: &Value, text: &str) -> bool {
     }
 }
 
-/// A number, or a text that is one: PyYAML reads `1e-5` as a text, and the others cast it.
-pub(super) fn number(value: &Value) -> Option<f64> {
-    let text = || value.as_str()?.replace('_', "").parse::<f64>().ok();
-    value.as_f64().or_else(text).filter(|number| number.is_finite())
-}
-
 fn translated(name: &str, value: &Value) -> Result<Reading, String> {
     let one = |key, value: Value| Ok(Reading::As(vec![(key, value)]));
     let nothing = Ok(Reading::Ignored(None));
@@ -78,11 +73,11 @@ fn translated(name: &str, value: &Value) -> Result<Reading, String> {
         "hf_dataset" => datasets(value, HF_DATASET),
         "warmup_steps" => match number(value).filter(|steps| *steps >= 0.0 && steps.fract() == 0.0) {
             Some(steps) => one("warmup", steps.into()),
-            None => Err(unfit(value, "a whole number from 0")),
+            None => Err(should_be("a whole number, 0 or more", value)),
         },
         "warmup_ratio" => match number(value) {
             Some(share) if (0.0..1.0).contains(&share) => one("warmup", share.into()),
-            _ => Err(unfit(value, "a share of all steps, from 0 to below 1")),
+            _ => Err(should_be("a share of all steps, at least 0 and below 1", value)),
         },
         "resume_from_checkpoint" => match value {
             Value::Bool(true) => one("resume", "auto".into()),
@@ -112,16 +107,15 @@ fn translated(name: &str, value: &Value) -> Result<Reading, String> {
     }
 }
 
-/// Words that are keys of ours too, and mean something else in another program.
+/// Keys of ours that mean something else in another program.
 fn own_word(name: &str, value: &Value) -> Result<Option<Reading>, String> {
     match (name, value.as_str()) {
-        // axolotl's `adapter` is the kind of fine-tuning; ours is a folder.
+        // axolotl's `adapter` names the kind of fine-tuning; ours is a folder.
         ("adapter", Some(kind @ ("lora" | "qlora"))) if !std::path::Path::new(kind).exists() => match kind {
             "lora" => Ok(Some(Reading::As(vec![("fine_tune_type", "lora".into())]))),
-            _ => Err("can't be honoured: quantised bases are not part of this version; \"lora\" trains on the full weights"
-                .into()),
+            _ => Err("is not supported: this version has no quantised base models; \"lora\" uses the full weights".into()),
         },
-        // mlx-lm's Adam is AdamW that decays nothing.
+        // mlx-lm's Adam is AdamW without weight decay.
         ("optimizer", Some("adam")) => {
             Ok(Some(Reading::As(vec![("optimizer", "adamw".into()), ("weight_decay", 0.0.into())])))
         }
@@ -129,18 +123,20 @@ fn own_word(name: &str, value: &Value) -> Result<Option<Reading>, String> {
     }
 }
 
-/// mlx-lm's `scale` is the factor itself, not alpha: alpha = scale · rank.
+/// mlx-lm's `scale` is the scaling factor itself, so alpha = scale · rank.
 fn lora_parameters(value: &Value) -> Result<Reading, String> {
-    let Value::Object(parameters) = value else { return Err(unfit(value, "a table with rank, scale and dropout")) };
+    let Value::Object(parameters) = value else {
+        return Err(should_be("a table with rank, scale and dropout", value));
+    };
     let mut keys = Vec::new();
     let part = |name: &str, default: f64| match parameters.get(name) {
         None => Ok(default),
-        Some(value) => number(value).ok_or_else(|| format!("has `{name}` {value}, wanted is a number")),
+        Some(value) => number(value).ok_or_else(|| format!("has `{name} = {value}`, expected a number")),
     };
-    // What mlx-lm takes when one is left out.
+    // mlx-lm's defaults.
     let (rank, scale, dropout) = (part("rank", 8.0)?, part("scale", 20.0)?, part("dropout", 0.0)?);
     if rank.fract() != 0.0 || rank < 1.0 {
-        return Err(format!("has `rank` {rank}, wanted is a whole number from 1"));
+        return Err(format!("has `rank = {rank}`, expected a whole number, 1 or more"));
     }
     keys.push(("rank", json!(rank as u64)));
     keys.push(("alpha", json!(scale * rank)));
@@ -148,11 +144,13 @@ fn lora_parameters(value: &Value) -> Result<Reading, String> {
     if let Some(names) = parameters.get("keys").filter(|names| !names.is_null()) {
         keys.push(("target_modules", names.clone()));
     }
-    // Files of earlier versions have `alpha` beside `scale`, which alone counts.
+    // Files of earlier versions of mlx-lm have `alpha` too, but only `scale` counts.
     let known = |part: &str| ["rank", "scale", "dropout", "keys"].contains(&part);
     let known = |part: &str| known(part) || part == "alpha" && parameters.contains_key("scale");
     match parameters.keys().find(|part| !known(part)) {
-        Some(part) => Err(format!("has an unknown part `{part}`; `rank`, `alpha` and `dropout` can stand outside of it")),
+        Some(part) => {
+            Err(format!("has an unknown key `{part}`; `rank`, `alpha` and `dropout` may also be set at the top level"))
+        }
         None => Ok(Reading::As(keys)),
     }
 }
@@ -166,15 +164,15 @@ fn dataset(value: &Value) -> Result<Reading, String> {
     };
     match listed.as_slice() {
         [one] => Ok(Reading::As(vec![("data", (*one).into())])),
-        [] => Err(unfit(value, "a file, a folder or a hub id")),
-        sets => Err(format!("names {} data sets, and one is read; put the rows into one file", sets.len())),
+        [] => Err(should_be("a file, a folder or a hub id", value)),
+        sets => Err(format!("names {} data sets, but only one is supported; put the rows into one file", sets.len())),
     }
 }
 
-/// Parts of a data set's entry, and the values that ask for what is done anyway; with none, any value does.
+/// Keys of a data set's entry, and the values that have no effect; an empty list means any value.
 type Parts = &'static [(&'static str, &'static [&'static str])];
 
-/// axolotl's entries: what a row is, its keys tell here.
+/// axolotl's entries. Here the kind of a row follows from its keys.
 const DATASETS: Parts = &[
     ("type", &[]),
     ("ds_type", &[]),
@@ -205,30 +203,32 @@ const HF_DATASET: Parts = &[
     ("chat_feature", &["messages"]),
 ];
 
-/// An entry that names a data set, or a list of one.
+/// An entry that names a data set, or a list with one entry.
 fn datasets(value: &Value, parts: Parts) -> Result<Reading, String> {
     let set = match value {
         Value::Array(sets) if sets.len() == 1 => &sets[0],
-        Value::Array(sets) => return Err(format!("has {} entries, wanted is one; put the rows into one file", sets.len())),
+        Value::Array(sets) => return Err(format!("has {} entries, expected one; put the rows into one file", sets.len())),
         set => set,
     };
-    let Value::Object(set) = set else { return Err(unfit(value, "a list with one entry that has a `path`")) };
+    let Value::Object(set) = set else { return Err(should_be("a list with one entry that has a `path`", value)) };
     let path = set.get("path").filter(|path| !path.is_null()).ok_or("has no `path` in its entry")?;
-    // `path: json` names a reader of files.
+    // `path: json` means: read `data_files` as JSON.
     let files = set.get("data_files").filter(|_| path == "json");
     for (part, value) in set.iter().filter(|(part, _)| *part != "path" && (*part != "data_files" || files.is_none())) {
         let neutral = parts.iter().find(|(name, _)| name == part).map(|(_, neutral)| *neutral);
-        // Maps are compared with their keys in order.
+        // Maps are compared with sorted keys.
         let sorted: Option<std::collections::BTreeMap<_, _>> = value.as_object().map(|map| map.iter().collect());
         let text = sorted.map_or_else(|| value.to_string(), |map| json!(map).to_string());
         let fits = |neutral: &[&str]| neutral.is_empty() || neutral.iter().any(|one| is_text(value, one) || text == **one);
         if !(is_off(value) || neutral.is_some_and(fits)) {
-            return Err(format!("has `{part}` {value}, which has no counterpart; write the rows as they shall be learned"));
+            return Err(format!("has `{part} = {value}`, which is not supported; change the rows themselves instead"));
         }
     }
     match files {
         Some(Value::Array(files)) if files.len() == 1 => Ok(Reading::As(vec![("data", files[0].clone())])),
-        Some(Value::Array(files)) => Err(format!("has {} files, and one is read; put the rows into one file", files.len())),
+        Some(Value::Array(files)) => {
+            Err(format!("has {} files, but only one is supported; put the rows into one file", files.len()))
+        }
         files => Ok(Reading::As(vec![("data", files.unwrap_or(path).clone())])),
     }
 }
@@ -237,25 +237,20 @@ fn strategy(value: &Value, key: &'static str) -> Result<Reading, String> {
     match value.as_str() {
         Some("steps") => Ok(Reading::Ignored(None)),
         Some("no") => Ok(Reading::As(vec![(key, 0.into())])),
-        // A bare `no` is false in YAML.
+        // In YAML, `no` without quotes is false.
         None if *value == false => Ok(Reading::As(vec![(key, 0.into())])),
-        Some("epoch") => Ok(Reading::Ignored(Some(format!("does nothing here: {key} counts optimizer steps")))),
-        _ => Err(unfit(value, &format!("\"steps\" or \"no\"; {key} counts optimizer steps"))),
+        Some("epoch") => Ok(Reading::Ignored(Some(format!("has no effect: {key} counts optimizer steps")))),
+        _ => Err(should_be("\"steps\" or \"no\"", value)),
     }
 }
 
 fn boolean(value: &Value) -> Result<bool, String> {
-    value.as_bool().ok_or_else(|| unfit(value, "true or false"))
+    value.as_bool().ok_or_else(|| should_be("true or false", value))
 }
 
-/// A sentence that follows the key's name.
-pub(super) fn unfit(value: &Value, wanted: &str) -> String {
-    format!("is {value}, wanted is {wanted}")
-}
+const F32_MOMENTS: &str = "with f32 moments, which are more exact but take more memory";
 
-const F32_MOMENTS: &str = "its moments are f32 here, which is more exact and takes more memory";
-
-/// Values of the others: our key, their value, ours, and what the difference is.
+/// Values of other programs: our key, their value, ours, and how they differ.
 const VALUES: &[(&str, &str, &str, &str)] = &[
     ("optimizer", "adamw_torch", "adamw", ""),
     ("optimizer", "adamw_torch_fused", "adamw", ""),
@@ -275,10 +270,10 @@ const VALUES: &[(&str, &str, &str, &str)] = &[
     ("target_modules", "all", "all-linear", ""),
 ];
 
-/// A value in the form that our key wants, and what is to say about that.
+/// A value in the form of our key, and a remark for the user if it was translated.
 pub(super) fn value_for(key: &Key, value: Value) -> (Value, Option<&'static str>) {
     let text = value.as_str().unwrap_or_default();
-    // "No limit" of the others.
+    // Other programs write "no limit" as -1.
     let unlimited = ["iters", "num_layers", "val_batches", "save_total_limit"];
     if unlimited.contains(&key.name) && value.as_i64() == Some(-1) {
         return (0.into(), Some("no limit"));
@@ -288,7 +283,7 @@ pub(super) fn value_for(key: &Key, value: Value) -> (Value, Option<&'static str>
     }
     match key.kind {
         Kind::Texts if text.contains(',') => (text.split(',').map(|part| Value::from(part.trim())).collect(), None),
-        // 1.0 is a whole number too; 32 and 32.0 are the same.
+        // 32.0 is accepted as 32.
         Kind::Integer if value.as_u64().is_none() => {
             let whole = number(&value).filter(|number| *number >= 0.0 && number.fract() == 0.0 && *number < 1e15);
             (whole.map_or(value, |whole| (whole as u64).into()), None)

@@ -1,15 +1,16 @@
 //! A configuration file with every key explained.
 
+use super::TrainConfig;
 use super::alias::other_names;
-use super::{Key, TrainConfig};
+use super::key::Key;
 
 /// Every key with its documentation and default; keys without a default are commented out.
 pub fn commented_toml() -> String {
     let defaults = serde_json::to_value(TrainConfig::default()).unwrap_or_default();
     let mut lines = vec![
-        "# Configuration of `burnish train -c FILE`. A flag of the same name, in kebab case, overrules a line here."
+        "# Configuration of `burnish train -c FILE`. A flag of the same name, in kebab case, overrides a line here."
             .to_owned(),
-        "# Names in parentheses are what other programs call the same key; they are read too.".to_owned(),
+        "# Names in parentheses are other programs' names for the same key; they are accepted too.".to_owned(),
     ];
     let mut section = "";
     for key in TrainConfig::KEYS {

@@ -1,11 +1,10 @@
-//! One table that the struct, the flags, the file and their documentation come from.
+//! The macro that makes the struct, the flags, the file and their documentation from one table.
 
 use burnish_lora::TargetModules;
 
-use super::{FineTuneType, LrScheduler, OptimizerKind};
-use crate::recipe::Recipe;
+use super::choice::{FineTuneType, LrScheduler, OptimizerKind, Recipe};
 
-/// What a value looks like.
+/// The type of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// `true` or `false`; as a flag `--key` or `--no-key`.
@@ -14,22 +13,22 @@ pub enum Kind {
     Integer,
     /// A number.
     Float,
-    /// A text.
+    /// A string.
     Text,
-    /// A text, or a list of texts; as a flag separated by commas.
+    /// A string, or a list of strings; as a flag, separated by commas.
     Texts,
 }
 
 /// A key of the configuration.
 #[derive(Debug, Clone, Copy)]
 pub struct Key {
-    /// In snake case.
+    /// Its name, in snake case.
     pub name: &'static str,
-    /// What it belongs to.
+    /// The heading it is listed under.
     pub section: &'static str,
     /// What it does.
     pub help: &'static str,
-    /// What its value looks like.
+    /// The type of its value.
     pub kind: Kind,
 }
 
@@ -40,9 +39,9 @@ impl Key {
     }
 }
 
-/// Types that a key may have.
+/// Rust types that a key may have.
 pub trait ConfigValue {
-    /// What their values look like.
+    /// The corresponding kind.
     const KIND: Kind;
 }
 
@@ -57,7 +56,7 @@ kinds! {
     Recipe => Text, FineTuneType => Text, LrScheduler => Text, OptimizerKind => Text, TargetModules => Texts,
 }
 
-/// Declares the configuration: by section, for every key its documentation, type and default.
+/// Declares the configuration: sections of keys, each with its documentation, type and default.
 macro_rules! config {
     (
         $(#[$outer:meta])*

@@ -1,72 +1,26 @@
-//! From a file and flags to the configuration.
+//! Reads the configuration from a file and flags.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use super::TrainConfig;
+use super::error::ConfigError;
 use super::source::Keys;
 
-/// What can be wrong with a configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file can't be read.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The system's own error.
-        source: std::io::Error,
-    },
-    /// The file is no TOML or YAML.
-    #[error("{}: {reason}", path.display())]
-    Syntax {
-        /// The file.
-        path: PathBuf,
-        /// The parser's complaint, with line and column.
-        reason: String,
-    },
-    /// A key that means nothing here.
-    #[error("{place}unknown key `{key}`")]
-    UnknownKey {
-        /// The file, or empty for a flag.
-        place: String,
-        /// The key.
-        key: String,
-        /// The nearest key there is.
-        nearest: Option<String>,
-    },
-    /// A value of the wrong kind.
-    #[error("{place}`{key}` {reason}")]
-    Value {
-        /// The file, or empty for a flag.
-        place: String,
-        /// The key.
-        key: String,
-        /// What was wanted and what was found.
-        reason: String,
-    },
-    /// Values out of range; all of them.
-    #[error("{}", problems.join("\n  "))]
-    Problems {
-        /// A sentence each.
-        problems: Vec<String>,
-    },
-}
-
-/// A configuration, and what became of names that are not ours.
+/// A configuration, and how foreign keys were read.
 #[derive(Debug, Clone)]
 pub struct Loaded {
     /// The configuration.
     pub config: TrainConfig,
-    /// A line for each name that is not ours, and for what has no effect.
+    /// A note for each key of another program, and for each key without effect.
     pub notes: Vec<String>,
 }
 
 /// Merges a file and flags over the defaults and checks the ranges.
 ///
 /// # Errors
-/// A [`ConfigError`] that names file and key; several problems come together.
+/// A [`ConfigError`] that names file and key; several problems are reported together.
 pub fn load(file: Option<&Path>, flags: Map<String, Value>) -> Result<Loaded, ConfigError> {
     let mut merged = Keys::default();
     let mut errors = Vec::new();
@@ -85,12 +39,12 @@ pub fn load(file: Option<&Path>, flags: Map<String, Value>) -> Result<Loaded, Co
         return Err(ConfigError::Problems { problems });
     }
     if config.iters > 0 && values.get("epochs").is_some_and(|epochs| epochs != 1) {
-        notes.push(format!("`epochs` is not used: `iters` says {} steps", config.iters));
+        notes.push(format!("`epochs` has no effect, because `iters` is {}", config.iters));
     }
     Ok(Loaded { config, notes })
 }
 
-/// Reads a TOML or YAML file into a map, as it stands.
+/// Reads a TOML or YAML file into a map, unchanged.
 ///
 /// # Errors
 /// [`ConfigError::Io`] or [`ConfigError::Syntax`].
@@ -104,18 +58,18 @@ pub fn read_file(path: &Path) -> Result<Map<String, Value>, ConfigError> {
         toml::from_str(&text).map_err(|error| syntax(error.to_string()))?
     };
     match value {
-        // TOML has no null: serde_json makes one of `nan` and `inf`.
+        // TOML has no null; serde_json turns `nan` and `inf` into one.
         Value::Object(map) if !is_yaml && map.values().any(Value::is_null) => {
             let keys: Vec<&str> = map.iter().filter(|(_, value)| value.is_null()).map(|(key, _)| key.as_str()).collect();
             Err(syntax(format!("`{}` is not a finite number", keys.join("`, `"))))
         }
         Value::Object(map) => Ok(map),
         Value::Null => Ok(Map::new()),
-        _ => Err(syntax("is no table of keys".to_owned())),
+        _ => Err(syntax("expected a table of keys".to_owned())),
     }
 }
 
-/// One error as it is, several in one.
+/// One error as it is, or several combined into one.
 fn together(mut errors: Vec<ConfigError>) -> ConfigError {
     if errors.len() == 1 {
         return errors.remove(0);

@@ -1,12 +1,15 @@
-//! Values that are out of range, and values that exclude each other.
+//! Checks ranges, and values that exclude each other.
 
-use super::{FineTuneType, TargetModules, TrainConfig};
+use burnish_lora::TargetModules;
 
-/// Larger counts are mistakes, and products of them would not fit a machine word.
+use super::TrainConfig;
+use super::choice::FineTuneType;
+
+/// Larger counts are surely mistakes, and products of them could overflow.
 const MOST: usize = 1_000_000_000;
 
 impl TrainConfig {
-    /// Everything that is wrong with the values, a sentence each.
+    /// Everything that is wrong with the values, one sentence each.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         self.check_parts(&mut problems);
@@ -25,7 +28,7 @@ impl TrainConfig {
         check(!self.model.is_empty() || self.model_config.is_some(), "`model` is missing");
         check(
             self.model.is_empty() || self.model_config.is_none(),
-            "`model` and `model_config` exclude each other: fine-tune, or train from scratch",
+            "`model` and `model_config` exclude each other: one fine-tunes, the other trains from scratch",
         );
         check(!self.data.is_empty(), "`data` is missing");
         check(!self.output_dir.is_empty(), "`output_dir` is empty");
@@ -38,10 +41,10 @@ impl TrainConfig {
             TargetModules::One(name) => name.is_empty(),
             TargetModules::Named(names) => names.is_empty() || names.iter().any(String::is_empty),
         };
-        check(!no_target, "`target_modules` names no layer");
+        check(!no_target, "`target_modules` is empty");
         check(
             self.early_stopping == 0 || self.steps_per_eval > 0,
-            "`early_stopping` needs validations, and `steps_per_eval` is 0",
+            "`early_stopping` needs a validation loss, but `steps_per_eval` is 0",
         );
     }
 
@@ -63,35 +66,40 @@ impl TrainConfig {
         ];
         for (name, value, least) in counts {
             if value < least {
-                problems.push(format!("`{name}` is {value}, at least {least} is needed"));
+                problems.push(format!("`{name}` should be at least {least}, got {value}"));
             } else if value > MOST {
-                problems.push(format!("`{name}` is {value}, more than {MOST}"));
+                problems.push(format!("`{name}` should be at most {MOST}, got {value}"));
             }
         }
         if self.epochs == 0 && self.iters == 0 {
-            problems.push("`epochs` and `iters` are both 0: nothing would be trained".to_owned());
+            problems.push("`epochs` and `iters` are both 0, so there is nothing to train".to_owned());
         }
         if i64::try_from(self.seed).is_err() {
-            problems.push(format!("`seed` is {}, more than a TOML file holds ({})", self.seed, i64::MAX));
+            problems.push(format!("`seed` should be at most {}, got {}", i64::MAX, self.seed));
         }
     }
 
     fn check_numbers(&self, problems: &mut Vec<String>) {
-        let mut check = |name: &str, value: f64, ok: bool, wanted: &str| {
+        let mut check = |name: &str, value: f64, ok: bool, expected: &str| {
             if !(ok && value.is_finite()) {
-                problems.push(format!("`{name}` is {value}, {wanted}"));
+                problems.push(format!("`{name}` should be {expected}, got {value}"));
             }
         };
         for (name, value) in [("dropout", self.dropout), ("beta1", self.beta1), ("beta2", self.beta2)] {
-            check(name, value, (0.0..1.0).contains(&value), "not within [0, 1)");
+            check(name, value, (0.0..1.0).contains(&value), "at least 0 and below 1");
         }
         for (name, value) in [("alpha", self.alpha), ("learning_rate", self.learning_rate), ("epsilon", self.epsilon)] {
-            check(name, value, value > 0.0, "not positive");
+            check(name, value, value > 0.0, "positive");
         }
         for (name, value) in [("weight_decay", self.weight_decay), ("max_grad_norm", self.max_grad_norm)] {
-            check(name, value, value >= 0.0, "below 0");
+            check(name, value, value >= 0.0, "0 or more");
         }
         let steps = self.warmup < 1.0 || (self.warmup.fract() == 0.0 && self.warmup <= MOST as f64);
-        check("warmup", self.warmup, self.warmup >= 0.0 && steps, "wanted is a share below 1, or whole steps");
+        check(
+            "warmup",
+            self.warmup,
+            self.warmup >= 0.0 && steps,
+            "a share of all steps below 1, or a whole number of steps",
+        );
     }
 }

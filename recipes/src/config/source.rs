@@ -1,54 +1,20 @@
-//! The keys of a file, or of the command line, under our own names.
+//! Reads the keys of a file, or of the command line, under our own names.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::foreign::{self, Reading, unfit};
-use super::load::ConfigError;
+use super::TrainConfig;
+use super::alias::{FOREIGN, peer_of};
+use super::choice::Recipe;
+use super::entry::{Entry, SECTIONS, entries};
+use super::error::ConfigError;
+use super::foreign::{self, Reading};
+use super::key::{Key, Kind};
 use super::peers::{Peer, axolotl, mlx_lm};
-use super::{FOREIGN, Key, Kind, TrainConfig};
-use crate::recipe::Recipe;
+use super::value::should_be;
 
-/// A key as it was written.
-pub(super) struct Entry {
-    /// As the user wrote it, with the section it stands in.
-    shown: String,
-    /// In snake case.
-    pub name: String,
-    pub value: Value,
-}
-
-impl Entry {
-    pub fn new(name: &str, value: Value) -> Self {
-        Self { shown: name.to_owned(), name: name.to_owned(), value }
-    }
-}
-
-/// Sections of `unsloth train -c`; where one is a table, its keys are read as if they stood outside of it.
-const SECTIONS: [&str; 4] = ["data", "training", "lora", "logging"];
-
-fn entries(map: Map<String, Value>) -> Vec<Entry> {
-    let mut entries = Vec::new();
-    for (key, value) in map {
-        let name = key.replace('-', "_");
-        match value {
-            Value::Object(section) if SECTIONS.contains(&key.as_str()) => {
-                entries.push(Entry { shown: key.clone(), name, value: Value::Null });
-                let inner = |(inner, value): (String, Value)| Entry {
-                    shown: format!("{key}.{inner}"),
-                    name: inner.replace('-', "_"),
-                    value,
-                };
-                entries.extend(section.into_iter().map(inner));
-            }
-            value => entries.push(Entry { shown: key, name, value }),
-        }
-    }
-    entries
-}
-
-/// Values under our own names, of all sources.
+/// The values of all sources, under our own names.
 #[derive(Default)]
 pub(super) struct Keys {
     pub values: Map<String, Value>,
@@ -56,10 +22,10 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// Takes all keys of one source; they overrule those of earlier ones.
+    /// Adds all keys of one source; they override those of earlier ones.
     pub fn take(&mut self, map: Map<String, Value>, place: &str, errors: &mut Vec<ConfigError>) {
         let mut entries = entries(map);
-        let peer = Peer::of(entries.iter().map(|entry| entry.name.as_str()));
+        let peer = peer_of(entries.iter().map(|entry| entry.name.as_str()));
         let mut source = Source { peer, is_file: !place.is_empty(), ..Source::default() };
         let wrong = |key: &str, reason: String| ConfigError::Value { place: place.to_owned(), key: key.to_owned(), reason };
         let mut rewritten = mlx_lm::rewrite(&mut entries, &mut self.notes);
@@ -102,21 +68,21 @@ impl From<String> for Unread {
 #[derive(Default)]
 struct Source {
     values: Map<String, Value>,
-    /// Under which name each was given.
+    /// The name under which each was given.
     given_as: BTreeMap<String, String>,
-    /// What is read where nothing else sets the key: under which name, our key, its value.
+    /// Used if nothing else sets the key: the name as given, our key, its value.
     yielding: Vec<(String, &'static str, Value)>,
-    /// Whose file it is, as far as its keys tell.
+    /// The program that the file belongs to, if its keys tell.
     peer: Option<&'static Peer>,
     is_file: bool,
-    /// transformers' `constant` has no warm-up, whatever `warmup_steps` says.
+    /// Whether the scheduler is transformers' `constant`, which ignores `warmup_steps`.
     without_warmup: bool,
 }
 
-/// What a key became.
+/// A key that was set.
 struct Set {
     value: Value,
-    /// What is to say about it.
+    /// A remark for the user.
     why: Option<&'static str>,
 }
 
@@ -125,7 +91,7 @@ impl Source {
         self.peer.is_some_and(|own| own.name == peer.name)
     }
 
-    /// Reads a key; lines for the user.
+    /// Reads a key, and returns notes for the user.
     fn read(&mut self, shown: &str, name: &str, value: Value) -> Result<Vec<String>, Unread> {
         let because = |why: &str| if why.is_empty() { String::new() } else { format!(" ({why})") };
         match foreign::read(name, &value)? {
@@ -150,17 +116,17 @@ impl Source {
                     return Ok(vec![format!("`{shown} = {theirs}` is read as `{name} = {value}`{}", because(why))]);
                 }
             }
-            // The head of a section.
+            // The name of a section.
             Reading::Own if SECTIONS.contains(&name) && value.is_null() => {}
             Reading::Own => return Err(Unread::Unknown),
         }
         Ok(Vec::new())
     }
 
-    /// Sets a key; `None` leaves the default.
+    /// Sets a key; returns `None` if the default stays.
     fn set(&mut self, own: &str, given_as: &str, value: Value) -> Result<Option<Set>, String> {
         let Some(key) = TrainConfig::KEYS.iter().find(|key| key.name == own) else {
-            return Err(format!("leads to `{own}`, which is no key"));
+            return Err(format!("stands for `{own}`, which is not a key"));
         };
         if value.is_null() {
             return Ok(None);
@@ -170,7 +136,7 @@ impl Source {
         let (value, why) = foreign::value_for(key, value);
         check(key, &value)?;
         if let (Some(before), Some(name)) = (self.values.get(own), self.given_as.get(own)) {
-            // Of warmup_steps and warmup_ratio, the one that is 0 says nothing; all layers are more than some.
+            // A warmup_steps or warmup_ratio of 0 doesn't count, and lora_target_linear overrides lora_target_modules.
             let is_less = |value: &Value, name: &str, than: &str| match own {
                 "warmup" => value.as_f64() == Some(0.0),
                 "target_modules" => than == "lora_target_linear" && name == "lora_target_modules",
@@ -180,7 +146,7 @@ impl Source {
                 return Ok(None);
             }
             if !is_less(before, name, given_as) && *before != value {
-                return Err(format!("is {value}, but `{name}` says {before}: both are `{own}`"));
+                return Err(format!("is {value}, but `{name}` is {before}, and both set `{own}`"));
             }
         }
         self.values.insert(own.to_owned(), value.clone());
@@ -188,13 +154,13 @@ impl Source {
         Ok(Some(Set { value, why }))
     }
 
-    /// What can be said once all keys are read; lines for the user.
+    /// Does what needs all keys; returns notes for the user.
     fn finish(&mut self) -> Result<Vec<String>, (&'static str, String)> {
         let mut notes = Vec::new();
         for (name, own, value) in std::mem::take(&mut self.yielding) {
             match self.values.get(own) {
                 Some(set) if *set == value => {}
-                Some(set) => notes.push(format!("`{name}` does nothing here: `{own} = {set}` decides")),
+                Some(set) => notes.push(format!("`{name}` has no effect: `{own}` is {set}")),
                 None => {
                     let set = self.set(own, &name, value).map_err(|reason| (own, reason))?;
                     notes.extend(set.map(|set| format!("`{name}` is read as `{own} = {}`", set.value)));
@@ -203,7 +169,10 @@ impl Source {
         }
         if self.without_warmup && self.values.get("warmup").and_then(Value::as_f64) != Some(0.0) {
             self.values.insert("warmup".to_owned(), 0.0.into());
-            notes.push("`warmup = 0.0`: a constant rate has no warm-up there; constant_with_warmup has".to_owned());
+            notes.push(
+                "`warmup = 0.0`, because transformers' constant scheduler has no warm-up; constant_with_warmup has one"
+                    .to_owned(),
+            );
         }
         if self.is_of(&mlx_lm::PEER) && self.is_file {
             mlx_lm::part_of_full(&self.values).map_or(Ok(()), |reason| Err(("fine_tune_type", reason)))?;
@@ -215,12 +184,12 @@ impl Source {
         Ok(notes)
     }
 
-    /// What a peer's file leaves out is what the peer takes, where the result depends on it.
+    /// Fills in the other program's defaults for keys that its file leaves out, if they affect the result.
     fn take_defaults(&mut self, peer: &Peer) -> Option<String> {
         let Value::Object(mut defaults) = (peer.defaults)(&self.values) else { return None };
         let kind = self.values.get("fine_tune_type").or(defaults.get("fine_tune_type"));
         let full = kind.is_some_and(|kind| kind == "full");
-        // `iters` or `epochs`: either says how long the run is.
+        // Either `iters` or `epochs` sets the length of the run.
         let iters = self.values.get("iters").is_some_and(|iters| *iters != 0);
         let epochs = self.values.contains_key("epochs");
         defaults.retain(|key, _| match key.as_str() {
@@ -235,7 +204,7 @@ impl Source {
         }
         let taken: Vec<String> = defaults.iter().map(|(key, value)| format!("`{key} = {value}`")).collect();
         self.values.extend(defaults);
-        Some(format!("left out, and taken as {} does: {}", peer.name, taken.join(", ")))
+        Some(format!("not in the file, so set to the defaults of {}: {}", peer.name, taken.join(", ")))
     }
 }
 
@@ -243,7 +212,7 @@ fn is_key(name: &str) -> bool {
     TrainConfig::KEYS.iter().any(|key| key.name == name)
 }
 
-/// Whether a value is what the key takes.
+/// Checks that a value fits its key.
 fn check(key: &Key, value: &Value) -> Result<(), String> {
     let fits = match key.kind {
         Kind::Bool => value.is_boolean(),
@@ -254,18 +223,18 @@ fn check(key: &Key, value: &Value) -> Result<(), String> {
     };
     if !fits {
         let part = key.name == "epochs" && value.is_f64();
-        let way_out = if part { "; `iters` says a part of a pass in steps" } else { "" };
-        return Err(unfit(value, wanted(key.kind)) + way_out);
+        let way_out = if part { "; use `iters` to train for part of an epoch" } else { "" };
+        return Err(should_be(expected(key.kind), value) + way_out);
     }
     match choices(key.name) {
         Some(known) if !value.as_str().is_some_and(|text| known.contains(&text)) => {
-            Err(unfit(value, &format!("one of {}", known.join(", "))))
+            Err(should_be(&format!("one of {}", known.join(", ")), value))
         }
         _ => Ok(()),
     }
 }
 
-/// What a key may be, where its text is one of a few.
+/// The values of a key that accepts only a few.
 fn choices(name: &str) -> Option<&'static [&'static str]> {
     Some(match name {
         "fine_tune_type" => &["lora", "full"],
@@ -278,23 +247,23 @@ fn choices(name: &str) -> Option<&'static [&'static str]> {
     })
 }
 
-fn wanted(kind: Kind) -> &'static str {
+fn expected(kind: Kind) -> &'static str {
     match kind {
         Kind::Bool => "true or false",
-        Kind::Integer => "a whole number from 0",
+        Kind::Integer => "a whole number, 0 or more",
         Kind::Float => "a number",
-        Kind::Text => "a text",
-        Kind::Texts => "a text or a list of texts",
+        Kind::Text => "a string",
+        Kind::Texts => "a string or a list of strings",
     }
 }
 
-/// The key most like a misspelt one.
+/// The key most similar to an unknown one.
 fn nearest(key: &str) -> Option<String> {
     let names = TrainConfig::KEYS.iter().map(|key| key.name).chain(FOREIGN.iter().map(|(name, _)| *name));
     names
         .map(|name| (strsim::jaro_winkler(key, name), name))
         .filter(|(likeness, _)| *likeness > 0.8)
-        // Of two equally like, the earlier: our own names come first.
+        // Of two equally similar keys the first one, since our own names come first.
         .reduce(|best, next| if next.0 > best.0 { next } else { best })
         .map(|(_, name)| name.to_owned())
 }

@@ -1,4 +1,4 @@
-//! Every name, every source, every refusal.
+//! Names, sources and refusals of the configuration.
 
 use std::path::PathBuf;
 
@@ -34,7 +34,7 @@ fn from_file(name: &str, text: &str) -> Result<Loaded, ConfigError> {
     load(Some(&path), Map::new())
 }
 
-/// A value that every key of its kind takes, and that is no key's default.
+/// A valid value for the key that differs from its default.
 fn sample(key: &Key) -> Value {
     match (key.name, key.kind) {
         ("recipe", _) => json!("dpo"),
@@ -64,7 +64,7 @@ fn a_flag_beats_the_file_and_the_file_the_default() {
 }
 
 #[test]
-fn yaml_says_the_same_as_toml() {
+fn yaml_reads_like_toml() {
     let toml = "model = 'm'\ndata = 'd'\nlearning_rate = 2e-4\nalpha = 32\npacking = true\ntarget_modules = ['q_proj']\n\
                 [lora_parameters]\nrank = 4\nscale = 8.0\n";
     let yaml = "model: m\ndata: d\nlearning_rate: 2e-4\nalpha: 32\npacking: true\ntarget_modules: [q_proj]\n\
@@ -104,10 +104,10 @@ fn the_saved_configuration_reads_back_as_itself() {
 }
 
 #[test]
-fn every_name_of_others_reaches_its_key_and_says_so() {
+fn foreign_names_set_their_key_and_leave_a_note() {
     for (index, (name, meaning)) in FOREIGN.iter().enumerate() {
-        assert!(!TrainConfig::KEYS.iter().any(|key| key.name == *name), "{name} is a key already");
-        assert!(!FOREIGN[..index].iter().any(|(earlier, _)| earlier == name), "{name} is there twice");
+        assert!(!TrainConfig::KEYS.iter().any(|key| key.name == *name), "{name} is also a key of ours");
+        assert!(!FOREIGN[..index].iter().any(|(earlier, _)| earlier == name), "{name} is listed twice");
         match meaning {
             Meaning::Same(own) | Meaning::Yields(own) => {
                 let key = TrainConfig::KEYS.iter().find(|key| key.name == *own).unwrap_or_else(|| panic!("{name}"));
@@ -122,7 +122,7 @@ fn every_name_of_others_reaches_its_key_and_says_so() {
                 for value in [json!(true), json!(false), json!("none"), json!(3), json!({ "a": 1 })] {
                     let loaded = loaded(&json!({ *name: value }));
                     assert_eq!(loaded.config, self::loaded(&json!({})).config, "{name}");
-                    assert_eq!(loaded.notes, [format!("`{name}` does nothing here: {why}")]);
+                    assert_eq!(loaded.notes, [format!("`{name}` has no effect: {why}")]);
                 }
             }
             Meaning::Only(neutral, why) => {
@@ -131,7 +131,7 @@ fn every_name_of_others_reaches_its_key_and_says_so() {
                     assert!(loaded.notes.is_empty() && loaded.config == self::loaded(&json!({})).config, "{name}");
                 }
                 let error = error(&json!({ *name: "else" }));
-                assert!(error.starts_with(&format!("`{name}` \"else\" ")) && error.contains(why), "{error}");
+                assert!(error.starts_with(&format!("`{name}` = \"else\" ")) && error.contains(why), "{error}");
             }
             Meaning::Refused(why) => {
                 let error = error(&json!({ *name: 4 }));
@@ -140,7 +140,7 @@ fn every_name_of_others_reaches_its_key_and_says_so() {
                     assert!(loaded(&json!({ *name: off })).notes.is_empty(), "{name}");
                 }
             }
-            // Each has a line in the test below.
+            // The test below covers each of these.
             Meaning::Translated => {}
         }
         assert!(loaded(&json!({ *name: null })).notes.is_empty(), "{name}");
@@ -250,10 +250,10 @@ fn the_scale_of_mlx_is_not_alpha() {
     assert_eq!((config.rank, config.alpha, config.dropout, config.lora().scale()), (8, 160.0, 0.1, 20.0));
     assert_eq!(config.target_modules, TargetModules::Named(vec!["self_attn.q_proj".to_owned()]));
     assert!(loaded.notes[0].contains("`alpha = 160.0`") && loaded.notes[0].contains("scale * rank"), "{:?}", loaded.notes);
-    // 600 micro-batches are 150 updates there.
+    // In mlx-lm 600 micro-batches are 150 updates.
     assert_eq!(config.iters, 150);
     assert!(loaded.notes[1].contains("mlx-lm counts micro-batches"), "{:?}", loaded.notes);
-    assert!(error(&json!({ "lora_parameters": { "rank": "many" } })).contains("`rank` \"many\""));
+    assert!(error(&json!({ "lora_parameters": { "rank": "many" } })).contains("`rank = \"many\"`"));
     assert!(error(&json!({ "lora_parameters": { "rnak": 8 } })).contains("`rnak`"));
     assert!(error(&json!({ "lora_parameters": 8 })).contains("a table"));
 }
@@ -281,39 +281,41 @@ fn an_unknown_key_suggests_the_nearest() {
     assert!(matches!(far, ConfigError::UnknownKey { nearest: None, .. }), "{far}");
     let several = error(&json!({ "rnak": 1, "packing": "yes", "load_in_4bit": true }));
     assert!(
-        ["did you mean `rank`?", "`packing` is \"yes\"", "`load_in_4bit`"].iter().all(|part| several.contains(part)),
+        ["did you mean `rank`?", "`packing` should be true or false, got \"yes\"", "`load_in_4bit`"]
+            .iter()
+            .all(|part| several.contains(part)),
         "{several}"
     );
 }
 
 #[test]
-fn one_key_under_two_names_must_say_one_thing() {
+fn two_names_of_a_key_must_agree() {
     let both = error(&json!({ "r": 8, "lora_rank": 16 }));
-    assert!(both.contains("`rank`") && both.contains("`r` says 8"), "{both}");
+    assert!(both.contains("`rank`") && both.contains("`r` is 8"), "{both}");
     assert_eq!(loaded(&json!({ "r": 8, "lora_rank": 8 })).config.rank, 8);
     let notes = loaded(&json!({ "num_train_epochs": 3, "max_steps": 60 })).notes;
-    assert!(notes.iter().any(|note| note.contains("`epochs` is not used")), "{notes:?}");
+    assert!(notes.iter().any(|note| note.contains("`epochs` has no effect")), "{notes:?}");
 }
 
 #[test]
-fn wrong_kinds_and_ranges_are_named_at_once() {
+fn wrong_types_and_ranges_are_reported_together() {
     for (value, expected) in [
-        (json!({ "rank": "many" }), "`rank` is \"many\", wanted is a whole number"),
-        (json!({ "rank": -3 }), "`rank` is -3, wanted is a whole number"),
-        (json!({ "rank": 2.5 }), "`rank` is 2.5, wanted is a whole number"),
-        (json!({ "packing": 1 }), "`packing` is 1, wanted is true or false"),
-        (json!({ "model": 3 }), "`model` is 3, wanted is a text"),
-        (json!({ "target_modules": [1] }), "a list of texts"),
-        (json!({ "target_modules": [] }), "names no layer"),
+        (json!({ "rank": "many" }), "`rank` should be a whole number, 0 or more, got \"many\""),
+        (json!({ "rank": -3 }), "`rank` should be a whole number, 0 or more, got -3"),
+        (json!({ "rank": 2.5 }), "`rank` should be a whole number, 0 or more, got 2.5"),
+        (json!({ "packing": 1 }), "`packing` should be true or false, got 1"),
+        (json!({ "model": 3 }), "`model` should be a string, got 3"),
+        (json!({ "target_modules": [1] }), "a list of strings"),
+        (json!({ "target_modules": [] }), "`target_modules` is empty"),
         (json!({ "lr_scheduler": "zigzag" }), "constant, linear, cosine"),
         (json!({ "backend": "gpu" }), "auto, cpu, candle, wgpu, metal, vulkan"),
         (json!({ "dtype": "f64" }), "auto, f32, f16, bf16"),
         (json!({ "optimizer": "sgd" }), "one of adamw"),
         (json!({ "epochs": 0 }), "both 0"),
-        (json!({ "warmup": 1.5 }), "`warmup` is 1.5"),
-        (json!({ "batch_size": u64::MAX }), "`batch_size` is 18446744073709551615"),
+        (json!({ "warmup": 1.5 }), "or a whole number of steps, got 1.5"),
+        (json!({ "batch_size": u64::MAX }), "`batch_size` should be at most 1000000000, got 18446744073709551615"),
         (json!({ "seed": u64::MAX }), "`seed`"),
-        (json!({ "early_stopping": 2, "steps_per_eval": 0 }), "`early_stopping` needs validations"),
+        (json!({ "early_stopping": 2, "steps_per_eval": 0 }), "`early_stopping` needs a validation loss"),
         (json!({ "model_config": "c" }), "exclude each other"),
         (json!({ "adapter": "a", "fine_tune_type": "full" }), "`adapter` needs"),
     ] {
@@ -322,17 +324,23 @@ fn wrong_kinds_and_ranges_are_named_at_once() {
     }
     let all = load(None, json!({ "batch_size": 0, "dropout": 1.5, "alpha": 0 }).as_object().cloned().unwrap()).unwrap_err();
     let all = all.to_string();
-    for part in ["`model` is missing", "`data` is missing", "`batch_size` is 0", "`dropout` is 1.5", "`alpha` is 0"] {
+    for part in [
+        "`model` is missing",
+        "`data` is missing",
+        "`batch_size` should be at least 1",
+        "below 1, got 1.5",
+        "`alpha` should be positive",
+    ] {
         assert!(all.contains(part), "{all}");
     }
 }
 
 #[test]
-fn files_that_are_no_configuration_are_refused() {
+fn invalid_files_are_refused() {
     let error = |name: &str, text: &str| from_file(name, text).unwrap_err().to_string();
     assert!(error("c.toml", "model = 'm'\nrank = = 3\n").contains("line 2"));
     assert!(error("c.toml", "learning_rate = nan\n").contains("`learning_rate` is not a finite number"));
-    assert!(error("c.yaml", "- a\n- b\n").contains("no table"));
+    assert!(error("c.yaml", "- a\n- b\n").contains("expected a table"));
     assert!(error("c.yaml", "model: [\n").contains("c.yaml"));
     assert!(matches!(load(Some(std::path::Path::new("no/such.toml")), Map::new()), Err(ConfigError::Io { .. })));
     assert!(error("c.yaml", "").contains("`model` is missing"));

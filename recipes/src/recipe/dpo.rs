@@ -1,22 +1,22 @@
 //! `train dpo`: direct preference optimization, from pairs of a chosen and a rejected answer.
 //!
-//! Each row is a prompt with two answers, [`crate::data::Row::Preference`]; the lines of a batch are chosen, rejected, chosen, rejected.
-//! The reference is the model as the run found it: the base where adapters are fresh, and the adapter that the run began from.
+//! Each example is a prompt with two answers, [`crate::data::Row::Preference`]. The rows of a batch alternate: chosen, rejected, chosen,
+//! rejected. The reference is the model at the start of the run: the base model, with the initial adapter if there is one.
 
 use burnish_engine::Batch;
 use burnish_engine::objective::{Judge, Judgement};
 
 /// `L = -log σ(m)`, with the margin `m = β (log π(chosen) - log π₀(chosen) - log π(rejected) + log π₀(rejected))`. With smoothing
-/// `L = (-(1 - ε) log σ(m) + ε log σ(-m)) / (1 - 2ε)`, which expects a share ε of the pairs to be the wrong way round.
+/// `L = (-(1 - ε) log σ(m) + ε log σ(-m)) / (1 - 2ε)`, which assumes that a share ε of the pairs is mislabelled.
 ///
 /// # Source
 /// Rafailov et al. 2023, "Direct Preference Optimization"; Chowdhury et al. 2024, "Provably Robust DPO". `DPOTrainer` of TRL 1.16:
-/// `loss_type` is `sigmoid`, or `robust` with `label_smoothing`; the metrics are its.
+/// `loss_type` is `sigmoid`, or `robust` with `label_smoothing`; the metrics have its names.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dpo {
-    /// How far the model may go from the reference: less for more.
+    /// Strength of the penalty for leaving the reference model, β.
     pub beta: f64,
-    /// Share of pairs that are expected to be the wrong way round, ε: less than a half.
+    /// Share of pairs assumed to be mislabelled, ε, below 0.5.
     pub label_smoothing: f64,
 }
 
@@ -25,14 +25,14 @@ impl Judge for Dpo {
         true
     }
 
-    /// Pairs.
+    /// The number of pairs.
     fn count(&self, batch: &Batch) -> usize {
         batch.rows / 2
     }
 
     fn judge(&self, batch: &Batch, losses: &[f64], reference: &[f64]) -> Judgement {
         let rows = batch.target_rows();
-        // A token's loss is less its log-probability.
+        // A token's loss is its negative log-probability.
         let mut answers = vec![Answer::default(); batch.rows];
         for ((row, loss), reference) in rows.iter().zip(losses).zip(reference) {
             answers[*row].log_probability -= loss;
@@ -47,7 +47,7 @@ impl Judge for Dpo {
             let [chosen, rejected] = [answers[0].reward(beta), answers[1].reward(beta)];
             let margin = chosen - rejected;
             judgement.loss -= ((1.0 - smoothing) * log_sigmoid(margin) - smoothing * log_sigmoid(-margin)) / whole;
-            // dL/dm; a token's loss moves the margin by -β where it is chosen, and by β where it is rejected.
+            // dL/dm. The margin's derivative by a token's loss is -β in the chosen answer and β in the rejected one.
             let slope = -((1.0 - smoothing) * sigmoid(-margin) + smoothing * sigmoid(margin)) / whole;
             slopes[2 * pair] = -beta * slope;
             slopes[2 * pair + 1] = beta * slope;
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn no_margin_is_too_large() {
+    fn large_margins_do_not_overflow() {
         assert!((log_sigmoid(-1000.0) + 1000.0).abs() < 1e-9 && log_sigmoid(1000.0).abs() < 1e-9);
         assert!((log_sigmoid(0.3) - sigmoid(0.3).ln()).abs() < 1e-12);
     }

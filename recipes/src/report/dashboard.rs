@@ -1,4 +1,4 @@
-//! burn-train's dashboard, with a Ctrl-C that works.
+//! burn-train's dashboard, with a working Ctrl-C.
 
 use burn_train::metric::MetricDefinition;
 use burn_train::renderer::tui::TuiMetricsRendererWrapper;
@@ -8,17 +8,17 @@ use burn_train::renderer::{
 };
 use burn_train::{Interrupter, LearnerSummary};
 
-/// Draws on the whole terminal.
+/// A dashboard that fills the terminal.
 pub struct Dashboard(TuiMetricsRendererWrapper);
 
 impl Dashboard {
-    /// Takes the terminal; its `q` stops the run through the interrupter.
+    /// Takes over the terminal; the key `q` stops the run through the interrupter.
     pub fn new(interrupter: Interrupter) -> Self {
         Self(TuiMetricsRendererWrapper::new(interrupter, None))
     }
 }
 
-/// Lets Ctrl-C be a signal again: the dashboard reads keys raw, and knows none for it.
+/// Makes Ctrl-C a signal again: the dashboard's raw mode turns that off, and ignores the key.
 #[cfg(unix)]
 fn let_signals_through() {
     use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
@@ -27,7 +27,7 @@ fn let_signals_through() {
     let is_raw = !modes.local_modes.contains(LocalModes::ICANON);
     if is_raw && !modes.local_modes.contains(LocalModes::ISIG) {
         modes.local_modes.insert(LocalModes::ISIG);
-        // Where the terminal refuses, `q` is left.
+        // If this fails, `q` still works.
         tcsetattr(&terminal, OptionalActions::Now, &modes).ok();
     }
 }

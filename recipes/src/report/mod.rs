@@ -1,4 +1,4 @@
-//! What a run prints while it goes on.
+//! What the program prints.
 
 mod dashboard;
 mod quiet;
@@ -16,38 +16,38 @@ pub use quiet::Quiet;
 
 use crate::train::{Evaluation, Events, StepMetrics};
 
-/// A line on stderr. Where it is closed, as by `| head`, nobody reads it: that is no reason to end a run.
+/// Prints a line to stderr. Ignores a closed stderr, which is no reason to end a run.
 pub fn complain(line: impl AsRef<str>) {
     writeln!(std::io::stderr().lock(), "{}", line.as_ref()).ok();
 }
 
-/// How much is printed, and in which form.
+/// How much is printed, and in which format.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OutputStyle {
-    /// One JSON object a line on stdout.
+    /// One JSON object per line on stdout.
     pub json: bool,
     /// Errors only.
     pub quiet: bool,
 }
 
 impl OutputStyle {
-    /// A line for people, on stderr.
+    /// Prints a line for the user to stderr, unless quiet or JSON.
     pub fn say(self, line: impl AsRef<str>) {
         if !self.quiet && !self.json {
             complain(line);
         }
     }
 
-    /// A result: JSON on stdout when asked for, else the text.
+    /// Prints a result to stdout, as JSON or as text.
     pub fn result(self, text: impl AsRef<str>, value: &serde_json::Value) {
-        // A reader that closed its end wants no more of it.
+        // The reader may have closed the pipe, which is not an error.
         let mut out = std::io::stdout().lock();
         let written = if self.json { writeln!(out, "{value}") } else { writeln!(out, "{}", text.as_ref()) };
         written.ok();
     }
 }
 
-/// Follows a training run: a bar on a terminal, plain lines elsewhere, or JSON.
+/// Reports a training run: as a progress bar in a terminal, as plain lines elsewhere, or as JSON.
 pub struct TrainReport {
     style: OutputStyle,
     bar: Option<ProgressBar>,
@@ -58,7 +58,7 @@ pub struct TrainReport {
 }
 
 impl TrainReport {
-    /// A report with a line every so many steps.
+    /// A report with a line every `every` steps.
     pub fn new(style: OutputStyle, every: usize) -> Self {
         let fancy = std::io::stderr().is_terminal() && !style.json && !style.quiet;
         let bar = fancy.then(|| {
@@ -83,7 +83,7 @@ impl TrainReport {
         }
     }
 
-    /// Time that the rest will take, at the pace so far.
+    /// Estimated time of the remaining steps.
     fn eta(&self, step: usize) -> Duration {
         let taken = step + 1 - self.first_step.unwrap_or(step);
         self.started.elapsed().mul_f64((self.total - step.min(self.total)) as f64 / taken.max(1) as f64)
@@ -103,12 +103,12 @@ impl Events for TrainReport {
             value["event"] = json!("step");
             self.event(&value);
         }
-        // On a GPU its memory is what runs out; the CPU's backends have that of the process.
+        // Show the memory that can run out: the GPU's, or on the CPU the process's.
         let device = metrics.pool_bytes.map(|bytes| format!(", {} on the device", gib(bytes)));
         let host = || metrics.peak_bytes.map(|bytes| format!(", {}", gib(bytes)));
         let memory = device.or_else(host).unwrap_or_default();
-        let told = |key: &str, name: &str| metrics.objective.get(key).map(|value| format!(", {name} {value:.3}"));
-        let preference = [told("rewards/margins", "margin"), told("rewards/accuracies", "accuracy")];
+        let metric = |key: &str, name: &str| metrics.objective.get(key).map(|value| format!(", {name} {value:.3}"));
+        let preference = [metric("rewards/margins", "margin"), metric("rewards/accuracies", "accuracy")];
         let preference: String = preference.into_iter().flatten().collect();
         let message = format!("loss {:.4}{preference}, {:.0} tok/s{memory}", metrics.loss, metrics.tokens_per_second);
         if let Some(bar) = &self.bar {
@@ -136,7 +136,7 @@ impl Events for TrainReport {
 
     fn evaluation(&mut self, step: usize, evaluation: &Evaluation, best: bool) {
         self.event(&json!({ "event": "evaluation", "step": step, "loss": evaluation.loss, "perplexity": evaluation.perplexity, "best": best }));
-        let remark = if best { ", the best so far" } else { "" };
+        let remark = if best { ", best so far" } else { "" };
         let perplexity = evaluation.perplexity.map(|perplexity| format!(", perplexity {perplexity:.2}")).unwrap_or_default();
         self.line(&format!("step {step}: validation loss {:.4}{perplexity}{remark}", evaluation.loss));
     }

@@ -1,4 +1,4 @@
-//! A renderer for burn-train that leaves the terminal to us.
+//! A renderer for burn-train that draws nothing.
 
 use burn_train::LearnerSummary;
 use burn_train::metric::MetricDefinition;
@@ -7,7 +7,7 @@ use burn_train::renderer::{
     ProgressType, TrainingProgress,
 };
 
-/// Draws nothing.
+/// Draws nothing: `TrainReport` prints instead.
 #[derive(Debug, Default)]
 pub struct Quiet;
 

@@ -1,4 +1,4 @@
-//! Checkpoints: a folder each, written beside and renamed into place.
+//! Checkpoints of a run: one folder each, written under a temporary name and renamed.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -6,53 +6,66 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use burnish_engine::{HostTensor, LossScale, Trainer};
+use burnish_engine::{LossScale, Trainer};
+use burnish_export::{FloatType, write_safetensors_file};
+use burnish_models::Checkpoint;
 use burnish_models::atomic::{self, write_folder};
 use burnish_models::checkpoint::SafetensorsFolder;
-use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::fingerprint::Fingerprint;
+use super::fingerprint::{Fingerprint, hex};
 
 const PREFIX: &str = "checkpoint-";
 const MANIFEST: &str = "manifest.json";
 const STATE: &str = "trainer_state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
 
-/// Where a run stands. The order of the data and all random draws follow from the seed, the epoch and the step.
+/// The progress of a run. Data order and random draws follow from seed, epoch and step alone.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrainerState {
-    /// Optimizer steps behind it, those that were skipped among them.
+    /// Optimizer steps so far, skipped ones included.
     pub step: usize,
-    /// Steps that were not taken, because their gradient overflowed f16.
+    /// Steps skipped because their gradient overflowed f16.
     #[serde(default)]
     pub skipped: usize,
-    /// The factor on the loss, in f16.
+    /// The loss scale, if the model computes in f16.
     #[serde(default)]
     pub loss_scale: Option<LossScale>,
-    /// The epoch of the last one.
+    /// Epoch of the last step, counted from 0.
     pub epoch: usize,
-    /// Tokens seen.
+    /// Tokens trained on so far.
     pub tokens: u64,
-    /// Decides order, adapters and dropout.
+    /// Seed of the data order, the fresh adapters and dropout.
     pub seed: u64,
-    /// When the run began, in seconds since 1970: the day that chat templates may print.
+    /// When the run began, in seconds since 1970. Chat templates may print this date.
     #[serde(default)]
     pub started: i64,
-    /// Lowest validation loss.
+    /// Lowest validation loss so far.
     pub best_loss: Option<f64>,
-    /// Its step.
+    /// Step of the lowest validation loss.
     pub best_step: Option<usize>,
-    /// Validations since then.
+    /// Validations since then, none of them better.
     pub without_improvement: usize,
-    /// What it is made from; checkpoints of older versions do not say it.
+    /// Digests of the inputs. Checkpoints of older versions have none.
     #[serde(default)]
     pub fingerprint: Option<Fingerprint>,
 }
 
 impl TrainerState {
-    /// As if no validation had taken place.
+    /// Records the validation loss of a step, and returns whether it is the best so far.
+    pub fn take_validation(&mut self, loss: f64, step: usize) -> bool {
+        // A non-finite loss is never the best, and any finite loss is better than a non-finite one.
+        let is_best = loss.is_finite() && self.best_loss.is_none_or(|best| !best.is_finite() || loss < best);
+        if is_best {
+            (self.best_loss, self.best_step, self.without_improvement) = (Some(loss), Some(step), 0);
+        } else {
+            self.without_improvement += 1;
+        }
+        is_best
+    }
+
+    /// Discards the best validation, as if there had been none.
     pub fn forget_best(&mut self) {
         self.best_loss = None;
         self.best_step = None;
@@ -60,7 +73,7 @@ impl TrainerState {
     }
 }
 
-/// Sizes and checksums of the other files.
+/// Size and checksum of every other file of the checkpoint.
 #[derive(Debug, Serialize, Deserialize)]
 struct Manifest {
     files: BTreeMap<String, FileEntry>,
@@ -75,28 +88,28 @@ struct FileEntry {
 /// A checkpoint whose every byte was verified.
 #[derive(Debug, Clone)]
 pub struct RunCheckpoint {
-    /// Its folder.
+    /// The folder.
     pub path: PathBuf,
-    /// Where the run stood.
+    /// Progress of the run when it was saved.
     pub state: TrainerState,
 }
 
 impl RunCheckpoint {
-    /// Writes a checkpoint; `weights` puts the trained tensors into the folder that it is given.
+    /// Writes a checkpoint; `weights` writes the trained tensors into the folder it gets.
     ///
     /// # Errors
-    /// When the disk refuses. What was there before stays whole.
+    /// When a file can't be written. An older checkpoint of the same step then stays intact.
     pub fn save(
         run: &Path,
         state: &TrainerState,
         config_toml: &str,
-        moments: &[HostTensor],
+        moments: &dyn Checkpoint,
         weights: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<PathBuf> {
         let target = Self::folder(run, state.step);
         write_folder(&target, |folder| -> Result<()> {
             weights(folder)?;
-            write(folder, OPTIMIZER, &safetensors_of(moments)?)?;
+            write_safetensors_file(moments, &folder.join(OPTIMIZER), FloatType::F32)?;
             write(folder, STATE, serde_json::to_string_pretty(state)?.as_bytes())?;
             write(folder, "config.toml", config_toml.as_bytes())?;
             let manifest = Manifest { files: checksums(folder)? };
@@ -105,7 +118,7 @@ impl RunCheckpoint {
         Ok(target)
     }
 
-    /// Where a run keeps the checkpoint of a step.
+    /// The folder for the checkpoint of a step.
     pub fn folder(run: &Path, step: usize) -> PathBuf {
         run.join(format!("{PREFIX}{step}"))
     }
@@ -113,7 +126,7 @@ impl RunCheckpoint {
     /// Opens a checkpoint and verifies every file.
     ///
     /// # Errors
-    /// When a file is missing, cut, or not what the manifest says.
+    /// When a file is missing, truncated, or differs from the manifest.
     pub fn open(path: &Path) -> Result<Self> {
         let text =
             fs::read_to_string(path.join(MANIFEST)).with_context(|| format!("{}: no readable manifest", path.display()))?;
@@ -132,7 +145,7 @@ impl RunCheckpoint {
         Ok(Self { path: path.to_owned(), state })
     }
 
-    /// The newest whole checkpoint of a run, and a line for each newer one that is damaged.
+    /// The newest intact checkpoint of a run, and the error of each newer one, which is damaged.
     pub fn newest(run: &Path) -> (Option<Self>, Vec<String>) {
         let mut refused = Vec::new();
         for (_, path) in list(run).into_iter().rev() {
@@ -144,8 +157,8 @@ impl RunCheckpoint {
         (None, refused)
     }
 
-    /// Deletes all but the last `limit` whole checkpoints and the best one; 0 keeps all. A damaged one is kept in nobody's stead: it
-    /// goes with those that are as old as it.
+    /// Deletes all but the newest `limit` intact checkpoints and the best one; 0 keeps all. Damaged checkpoints don't count towards
+    /// the limit, and are deleted once they are older than those kept.
     ///
     /// # Errors
     /// When a folder can't be deleted.
@@ -166,10 +179,10 @@ impl RunCheckpoint {
         Ok(())
     }
 
-    /// Copies a whole checkpoint to where another run keeps it.
+    /// Copies the checkpoint into the folder of another run.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// When a file can't be read or written.
     pub fn copy_to(&self, run: &Path) -> Result<()> {
         write_folder(&Self::folder(run, self.state.step), |folder| -> Result<()> {
             for entry in fs::read_dir(&self.path).with_context(|| self.path.display().to_string())? {
@@ -181,14 +194,14 @@ impl RunCheckpoint {
         })
     }
 
-    /// Puts the moments back, and counts the updates that they are of.
+    /// Restores the optimizer's moments and its number of updates.
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
     pub fn restore_moments(&self, trainer: &mut dyn Trainer) -> Result<()> {
         let updates = self.state.step - self.state.skipped.min(self.state.step);
         if updates == 0 {
-            // No step was taken yet: there are no moments.
+            // No update was made yet, so there are no moments.
             return Ok(());
         }
         let file = self.path.join(OPTIMIZER);
@@ -197,7 +210,7 @@ impl RunCheckpoint {
     }
 }
 
-/// The step of a checkpoint's folder, by its name.
+/// The step of a checkpoint, from the name of its folder.
 pub(super) fn step_of(name: &str) -> Option<usize> {
     name.strip_prefix(PREFIX)?.parse().ok()
 }
@@ -209,17 +222,6 @@ pub(super) fn list(run: &Path) -> Vec<(usize, PathBuf)> {
         entries.flatten().filter_map(|entry| Some((step_of(entry.file_name().to_str()?)?, entry.path()))).collect();
     found.sort();
     found
-}
-
-fn safetensors_of(tensors: &[HostTensor]) -> Result<Vec<u8>> {
-    let bytes = |tensor: &HostTensor| tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
-    let mut named: BTreeMap<&str, (&[usize], Vec<u8>)> = BTreeMap::new();
-    named.extend(tensors.iter().map(|tensor| (tensor.name.as_str(), (tensor.shape.as_slice(), bytes(tensor)))));
-    let views: Vec<(&str, TensorView)> = named
-        .iter()
-        .map(|(name, (shape, bytes))| Ok((*name, TensorView::new(Dtype::F32, shape.to_vec(), bytes)?)))
-        .collect::<Result<_>>()?;
-    Ok(safetensors::serialize(views, None)?)
 }
 
 fn checksums(folder: &Path) -> Result<BTreeMap<String, FileEntry>> {
@@ -240,15 +242,10 @@ fn checksums(folder: &Path) -> Result<BTreeMap<String, FileEntry>> {
     Ok(files)
 }
 
-/// A file of a folder that is being written, which syncs it.
+/// Writes a file without a sync: `write_folder` syncs the folder at the end.
 fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     let path = folder.join(name);
     fs::write(&path, bytes).with_context(|| path.display().to_string())
-}
-
-/// A digest in hexadecimal.
-pub(super) fn hex(hasher: Sha256) -> String {
-    hasher.finalize().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 /// Lets `io::copy` feed a hash.
@@ -267,12 +264,57 @@ impl Write for HashWriter<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
-    /// A checkpoint of a step, with one file beside its state.
+    /// Moments of so many elements, which say how large the file is while each is read.
+    #[derive(Default)]
+    struct Planted {
+        elements: Vec<usize>,
+        run: PathBuf,
+        sizes: Mutex<Vec<u64>>,
+    }
+
+    impl Checkpoint for Planted {
+        fn names(&self) -> Vec<String> {
+            (0..self.elements.len()).map(|index| index.to_string()).collect()
+        }
+
+        fn shape(&self, name: &str) -> Option<Vec<usize>> {
+            Some(vec![self.elements[name.parse::<usize>().unwrap()]])
+        }
+
+        fn read_f32(&self, name: &str) -> burnish_models::Result<Vec<f32>> {
+            let file = self.run.join(".checkpoint-3.new").join(OPTIMIZER);
+            self.sizes.lock().unwrap().push(fs::metadata(file).unwrap().len());
+            let index: usize = name.parse().unwrap();
+            Ok(vec![index as f32 + 0.5; self.elements[index]])
+        }
+    }
+
+    impl RunCheckpoint {
+        /// A checkpoint without moments, with one file beside its state.
+        pub(in crate::train) fn planted(run: &Path, state: &TrainerState, config_toml: &str) -> PathBuf {
+            Self::save(run, state, config_toml, &Planted::default(), |folder| write(folder, "weights", b"abc")).unwrap()
+        }
+    }
+
     fn planted(run: &Path, step: usize) -> PathBuf {
-        let state = TrainerState { step, ..TrainerState::default() };
-        RunCheckpoint::save(run, &state, "", &[], |folder| write(folder, "weights", b"abc")).unwrap()
+        RunCheckpoint::planted(run, &TrainerState { step, ..TrainerState::default() }, "")
+    }
+
+    #[test]
+    fn moments_are_written_one_at_a_time() {
+        let run = tempfile::tempdir().unwrap();
+        let moments = Planted { elements: vec![1 << 20; 3], run: run.path().to_owned(), ..Planted::default() };
+        let state = TrainerState { step: 3, ..TrainerState::default() };
+        let path = RunCheckpoint::save(run.path(), &state, "", &moments, |_| Ok(())).unwrap();
+        RunCheckpoint::open(&path).unwrap();
+        let sizes = moments.sizes.into_inner().unwrap();
+        assert!(sizes.len() == 3 && sizes[1] > 4 << 20 && sizes[2] > 8 << 20, "{sizes:?}");
+        let written = SafetensorsFolder::from_files(&[path.join(OPTIMIZER)]).unwrap();
+        assert_eq!((written.names().len(), written.read_f32("2").unwrap()), (3, vec![2.5; 1 << 20]));
     }
 
     fn steps(run: &Path) -> Vec<usize> {
@@ -280,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_checkpoint_is_kept_in_no_whole_ones_stead() {
+    fn a_damaged_checkpoint_does_not_count_towards_the_limit() {
         let run = tempfile::tempdir().unwrap();
         let folders = [10, 20, 30, 40].map(|step| planted(run.path(), step));
         fs::write(folders[2].join("weights"), b"abd").unwrap();
@@ -294,7 +336,19 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_is_copied_whole() {
+    fn a_non_finite_validation_is_never_the_best() {
+        let mut state = TrainerState::default();
+        let mut take = |loss, step| state.take_validation(loss, step);
+        assert!(!take(f64::NAN, 1) && !take(f64::INFINITY, 2) && take(3.0, 3));
+        assert!(!take(f64::NAN, 4) && !take(3.0, 5) && take(2.5, 6) && !take(2.6, 7));
+        assert_eq!((state.best_step, state.best_loss, state.without_improvement), (Some(6), Some(2.5), 1));
+        // Written by an earlier version.
+        let mut state = TrainerState { best_loss: Some(f64::NAN), best_step: Some(1), ..TrainerState::default() };
+        assert!(state.take_validation(9.0, 2));
+    }
+
+    #[test]
+    fn a_copied_checkpoint_is_intact() {
         let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let path = planted(one.path(), 7);
         RunCheckpoint::open(&path).unwrap().copy_to(other.path()).unwrap();

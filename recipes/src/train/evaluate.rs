@@ -6,19 +6,19 @@ use serde::Serialize;
 
 use crate::data::{Batch, Batches};
 
-/// What came of an evaluation.
+/// The result of an evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Evaluation {
-    /// Mean over all predicted tokens, or over what the objective counts.
+    /// Mean over all predicted tokens, or over the items that the objective counts.
     pub loss: f64,
-    /// `e` to that, where the loss is a mean over tokens.
+    /// `exp(loss)`, if the loss is a mean over tokens.
     pub perplexity: Option<f64>,
     /// Predicted tokens.
     pub tokens: usize,
 }
 
-/// Mean loss over at most `most` batches (0 is all): of tokens, or of what the objective counts. `loss_of` gives the summed loss of a
-/// batch; `on_batch` gets the number of batches that are done, and of all.
+/// Mean loss over at most `limit` batches (0: all), per token or per item that the objective counts. `loss_of` returns the summed loss
+/// of a batch; `on_batch` gets the number of finished batches and their total.
 ///
 /// # Errors
 /// Those of `loss_of`.
@@ -26,12 +26,12 @@ pub fn evaluate(
     mut loss_of: impl FnMut(&Batch) -> Result<f64>,
     batches: &Batches,
     objective: &Objective,
-    most: usize,
+    limit: usize,
     mut on_batch: impl FnMut(usize, usize),
 ) -> Result<Evaluation> {
-    let epoch = Batches::epoch(batches, 0);
+    let epoch = batches.epoch(0);
     let all = batches.per_epoch();
-    let count = if most == 0 { all } else { all.min(most) };
+    let count = if limit == 0 { all } else { all.min(limit) };
     let (mut sum, mut counted, mut tokens) = (0.0, 0, 0);
     for (index, batch) in epoch.iter().take(count).enumerate() {
         if batch.target_tokens > 0 {
@@ -41,7 +41,7 @@ pub fn evaluate(
         }
         on_batch(index + 1, count);
     }
-    // Without a token to predict there is no loss: 0 would pass for the best.
+    // Without predicted tokens there is no loss, and 0 would count as the best one.
     let loss = if counted > 0 { sum / counted as f64 } else { f64::NAN };
     let perplexity = matches!(objective, Objective::Tokens).then(|| loss.exp());
     Ok(Evaluation { loss, perplexity, tokens })
@@ -53,7 +53,7 @@ mod tests {
     use crate::data::{BatchOptions, Example};
 
     #[test]
-    fn tokens_weigh_alike_and_none_have_no_loss() {
+    fn the_loss_is_a_mean_over_tokens_and_nan_without_any() {
         let example = |learned: usize| Example {
             input_ids: vec![1; 8],
             labels: (0..8).map(|index| if index >= 8 - learned { 1 } else { crate::data::IGNORE }).collect(),
@@ -63,7 +63,7 @@ mod tests {
             max_seq_length: 8,
             packing: false,
             shuffle_seed: None,
-            pairs: false,
+            preference_pairs: false,
             pad_token_id: 0,
         };
         let of = |learned: &[usize]| {

@@ -1,18 +1,26 @@
-//! What a run tells its observers.
+//! Events of a run, for the report.
 
 use std::path::Path;
 
 use super::evaluate::Evaluation;
 use super::metrics::StepMetrics;
 
-/// Hears of a run while it goes on.
+/// Receives the events of a run. By default it ignores them.
 pub trait Events: Send {
     /// A step was taken.
-    fn step(&mut self, metrics: &StepMetrics, total: usize);
+    fn step(&mut self, metrics: &StepMetrics, total: usize) {
+        let _ = (metrics, total);
+    }
     /// A validation ended.
-    fn evaluation(&mut self, step: usize, evaluation: &Evaluation, best: bool);
+    fn evaluation(&mut self, step: usize, evaluation: &Evaluation, best: bool) {
+        let _ = (step, evaluation, best);
+    }
     /// A checkpoint was written.
-    fn checkpoint(&mut self, path: &Path);
-    /// Anything else worth a line.
-    fn note(&mut self, line: &str);
+    fn checkpoint(&mut self, path: &Path) {
+        let _ = path;
+    }
+    /// A note for the user.
+    fn note(&mut self, line: &str) {
+        let _ = line;
+    }
 }

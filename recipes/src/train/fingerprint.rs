@@ -1,5 +1,6 @@
-//! What a run is made from, so that it is not resumed on something else without a word.
+//! Digests of a run's inputs, so that a resumed run notices when they changed.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -8,30 +9,29 @@ use burnish_models::{Checkpoint, Pretrained};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::checkpoint::hex;
 use crate::data::Batches;
 
 /// Digests of a run's inputs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
-    /// Tokens and labels of all training rows: the data, the tokenizer, the template and the keys that shape rows are in it.
+    /// Tokens and labels of all training rows, which depend on data, tokenizer, chat template and configuration.
     train: String,
-    /// The same of the validation rows.
+    /// The same for the validation rows.
     valid: Option<String>,
-    /// The base model: names and shapes of all tensors, and the elements of some.
+    /// The base model: names and shapes of all tensors, the values of vectors, and those of one matrix of each kind.
     base: String,
-    /// The adapter of the reference model, where the objective compares with one.
+    /// The adapter of the reference model, if it has one.
     #[serde(default)]
     reference: Option<String>,
 }
 
-/// Matrices of a base whose elements count, spread over the model.
-const SAMPLED_MATRICES: usize = 8;
-/// Larger ones are not read for it.
-const LARGEST_SAMPLE: usize = 1 << 22;
+/// Of a larger matrix, only every n-th element is hashed.
+const MOST_ELEMENTS: usize = 1 << 22;
+/// Matrices with more elements, which are embeddings, are not read.
+const LARGEST_READ: usize = 1 << 26;
 
 impl Fingerprint {
-    /// Digests what a run is made from. Of the base it reads the vectors and a few matrices: less than a second.
+    /// Digests a run's inputs. Of the base it reads only the vectors and a few matrices, which takes less than a second.
     ///
     /// # Errors
     /// When a tensor can't be read.
@@ -44,27 +44,22 @@ impl Fingerprint {
         })
     }
 
-    /// Whether validation losses of both can be compared.
-    pub fn validates_as(&self, then: &Self) -> bool {
-        self.valid == then.valid
+    /// The changed inputs that affect training, named for the user.
+    pub fn changes(&self, then: &Self) -> Vec<&'static str> {
+        let rows = (self.train != then.train).then_some("the training rows");
+        rows.into_iter().chain(self.model_changes(then)).collect()
     }
 
-    /// What is not as it was, for people.
-    pub fn changes(&self, then: &Self) -> Vec<&'static str> {
-        let mut changed = Vec::new();
-        if self.train != then.train {
-            changed.push("the training rows");
-        }
-        if self.valid != then.valid {
-            changed.push("the validation rows");
-        }
-        if self.base != then.base {
-            changed.push("the base model");
-        }
-        if self.reference != then.reference {
-            changed.push("the adapter of the reference model");
-        }
-        changed
+    /// The changed inputs that affect the validation loss, named for the user.
+    pub fn validation_changes(&self, then: &Self) -> Vec<&'static str> {
+        let rows = (self.valid != then.valid).then_some("the validation rows");
+        rows.into_iter().chain(self.model_changes(then)).collect()
+    }
+
+    fn model_changes(&self, then: &Self) -> impl Iterator<Item = &'static str> {
+        let base = (self.base != then.base).then_some("the base model");
+        let reference = (self.reference != then.reference).then_some("the adapter of the reference model");
+        base.into_iter().chain(reference)
     }
 }
 
@@ -87,42 +82,57 @@ fn of_adapter(folder: &Path) -> Result<String> {
     Ok(hex(hasher))
 }
 
+/// A digest in hexadecimal.
+pub(super) fn hex(hasher: Sha256) -> String {
+    hasher.finalize().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+}
+
 fn of_base(base: &dyn Checkpoint) -> Result<String> {
     let mut hasher = Sha256::new();
-    let (mut vectors, mut matrices, mut large) = (Vec::new(), Vec::new(), Vec::new());
     let mut names = base.names();
     names.sort_unstable();
-    for name in names {
-        let shape = base.shape(&name).unwrap_or_default();
+    // By the name without the layer: a merged adapter may have changed one kind of matrix alone, and the first layers not at all.
+    let mut last: BTreeMap<String, (Option<usize>, &str)> = BTreeMap::new();
+    for name in &names {
+        let shape = base.shape(name).unwrap_or_default();
         hasher.update(format!("{name} {shape:?}\n"));
-        let elements: usize = shape.iter().product();
-        match shape.len() {
-            1 => vectors.push(name),
-            2 if elements <= LARGEST_SAMPLE => matrices.push(name),
-            2 => large.push((elements, name)),
-            _ => {}
+        if base.integer_dtype(name).is_some() {
+            // Buffers of positions and the like.
+            continue;
+        }
+        let layer = name.split('.').find_map(|part| part.parse::<usize>().ok());
+        let kind = match shape.len() {
+            2 if shape.iter().product::<usize>() > LARGEST_READ => continue,
+            2 => name.split('.').filter(|part| part.parse::<usize>().is_err()).collect::<Vec<_>>().join("."),
+            // Every vector counts.
+            1 => name.clone(),
+            _ => continue,
+        };
+        let found = last.entry(kind).or_insert((layer, name.as_str()));
+        if layer >= found.0 {
+            *found = (layer, name.as_str());
         }
     }
-    if matrices.len() < SAMPLED_MATRICES {
-        // Of a model whose matrices are all large, some of those.
-        large.sort_unstable();
-        matrices.extend(large.into_iter().take(SAMPLED_MATRICES - matrices.len()).map(|(_, name)| name));
-    }
-    let every = matrices.len().div_ceil(SAMPLED_MATRICES).max(1);
-    for name in vectors.iter().chain(matrices.iter().step_by(every)) {
-        base.read_f32(name)?.iter().for_each(|value| hasher.update(value.to_le_bytes()));
+    for (_, name) in last.values() {
+        let values = base.read_f32(name)?;
+        let every = values.len().div_ceil(MOST_ELEMENTS).max(1);
+        values.iter().step_by(every).for_each(|value| hasher.update(value.to_le_bytes()));
     }
     Ok(hex(hasher))
 }
 
 #[cfg(test)]
 mod tests {
+    use safetensors::Dtype;
+
     use super::*;
     use crate::data::{BatchOptions, Example};
 
-    struct Planted(Vec<(&'static str, Vec<usize>, f32)>);
+    const POSITIONS: &str = "position_ids";
 
-    impl Checkpoint for Planted {
+    struct Planted<'a>(Vec<(&'a str, Vec<usize>, f32)>);
+
+    impl Checkpoint for Planted<'_> {
         fn names(&self) -> Vec<String> {
             self.0.iter().map(|(name, ..)| (*name).to_owned()).collect()
         }
@@ -133,18 +143,23 @@ mod tests {
 
         fn read_f32(&self, name: &str) -> burnish_models::Result<Vec<f32>> {
             let (_, shape, value) = self.0.iter().find(|(own, ..)| *own == name).unwrap();
+            assert!(name != POSITIONS);
             Ok(vec![*value; shape.iter().product()])
+        }
+
+        fn integer_dtype(&self, name: &str) -> Option<Dtype> {
+            (name == POSITIONS).then_some(Dtype::I64)
         }
     }
 
     #[test]
-    fn rows_and_bases_that_differ_have_other_digests() {
+    fn different_rows_and_bases_have_different_digests() {
         let options = BatchOptions {
             batch_size: 1,
             max_seq_length: 8,
             packing: false,
             shuffle_seed: None,
-            pairs: false,
+            preference_pairs: false,
             pad_token_id: 0,
         };
         let rows = |ids: &[u32], labels: &[i64]| {
@@ -155,14 +170,29 @@ mod tests {
         assert_ne!(rows(&[1, 2], &[-100, 2]), rows(&[1, 3], &[-100, 2]));
         assert_ne!(rows(&[1, 2], &[-100, 2]), rows(&[1, 2], &[1, 2]));
         let base = |norm: f32, weight: f32, rows: usize| {
-            of_base(&Planted(vec![("norm", vec![4], norm), ("w", vec![rows, 2], weight)])).unwrap()
+            of_base(&Planted(vec![("norm", vec![4], norm), ("w", vec![rows, 2], weight), (POSITIONS, vec![8], 0.0)]))
+                .unwrap()
         };
         assert_eq!(base(1.0, 2.0, 3), base(1.0, 2.0, 3));
         for other in [base(1.5, 2.0, 3), base(1.0, 2.5, 3), base(1.0, 2.0, 4)] {
             assert_ne!(other, base(1.0, 2.0, 3));
         }
-        // A model of large matrices alone.
-        assert_ne!(base(1.0, 2.0, LARGEST_SAMPLE), base(1.0, 2.5, LARGEST_SAMPLE));
+        // A model that has only large matrices.
+        assert_ne!(base(1.0, 2.0, MOST_ELEMENTS), base(1.0, 2.5, MOST_ELEMENTS));
+    }
+
+    #[test]
+    fn a_base_of_which_one_kind_of_matrix_changed_in_the_last_layer_has_another_digest() {
+        let names: Vec<String> = (0..12)
+            .flat_map(|layer| ["q", "k", "v", "o", "gate", "up", "down"].map(|kind| format!("layers.{layer}.{kind}.weight")))
+            .collect();
+        let of = |changed: &str| {
+            let value = |name: &str| if name == changed { 2.0 } else { 1.0 };
+            of_base(&Planted(names.iter().map(|name| (name.as_str(), vec![2, 2], value(name))).collect())).unwrap()
+        };
+        for changed in names.iter().filter(|name| name.starts_with("layers.11.")) {
+            assert_ne!(of(""), of(changed), "{changed}");
+        }
     }
 
     #[test]
@@ -175,9 +205,11 @@ mod tests {
         };
         assert!(of("a", None, "b").changes(&of("a", None, "b")).is_empty());
         let other = Fingerprint { reference: Some("f".to_owned()), ..of("c", Some("d"), "e") };
-        let all = of("a", None, "b").changes(&other);
-        let expected = ["the training rows", "the validation rows", "the base model", "the adapter of the reference model"];
-        assert_eq!(all, expected);
-        assert!(other.validates_as(&of("x", Some("d"), "y")) && !other.validates_as(&of("c", None, "e")));
+        let model = ["the base model", "the adapter of the reference model"];
+        assert_eq!(of("a", None, "b").changes(&other), [&["the training rows"][..], &model].concat());
+        assert_eq!(of("a", None, "b").validation_changes(&other), [&["the validation rows"][..], &model].concat());
+        // Rows that are held out decide nothing that is learned, and the others no validation loss.
+        assert!(of("a", None, "b").changes(&of("a", Some("d"), "b")).is_empty());
+        assert!(of("a", None, "b").validation_changes(&of("c", None, "b")).is_empty());
     }
 }

@@ -1,7 +1,7 @@
 //! burn-train as the driver: its learner, its metrics, its renderer and its interrupter around our loop.
 //!
-//! burn-train is generic over a backend and wants a module and an optimizer of it. Both are handles here, on the CPU's backend: they
-//! pass every call through the door, to the trainer that holds the real ones.
+//! burn-train is generic over a backend and needs a module and an optimizer on it. Here both are handles on the CPU backend, which
+//! pass every call to the [`Trainer`] that holds the real model and optimizer.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,15 +27,15 @@ use burnish_engine::{StepItem, Trainer};
 use super::plan::{Plan, Steps};
 use super::schedule::Schedule;
 
-/// burn-train's own computations, which are those of its metrics, run here.
+/// The backend on which burn-train computes its metrics.
 type Nominal = Autodiff<Flex>;
 type Components = LearningComponentsMarker<Nominal, Schedule, ModelHandle<Nominal>, OptimizerHandle>;
 
-/// A trainer that the loop and burn-train's learner share. They take turns on one thread.
+/// A trainer shared by the loop and burn-train's learner, which use it in turn on one thread.
 #[derive(Clone)]
 pub struct SharedTrainer {
     trainer: Arc<Mutex<Box<dyn Trainer>>>,
-    /// Of the last forward or backward: burn-train's steps have no place for an error.
+    /// Error of the last forward or backward: burn-train's `step` can't return one.
     failure: Arc<Mutex<Option<anyhow::Error>>>,
 }
 
@@ -61,7 +61,7 @@ impl fmt::Debug for SharedTrainer {
     }
 }
 
-/// The model as the learner knows it.
+/// The model, as burn-train's learner sees it.
 #[derive(Module, Debug)]
 struct ModelHandle<B: Backend> {
     #[module(skip)]
@@ -70,7 +70,7 @@ struct ModelHandle<B: Backend> {
     device: Tensor<B, 1>,
 }
 
-/// The optimizer as the learner knows it.
+/// The optimizer, as burn-train's learner sees it.
 #[derive(Clone)]
 struct OptimizerHandle(SharedTrainer);
 
@@ -96,7 +96,7 @@ impl<B: Backend> TrainStep for ModelHandle<B> {
     type Input = StepItem;
     type Output = StepLoss;
 
-    /// Queues forward and backward. The gradients stay behind the door, and the loss is not there yet.
+    /// Queues forward and backward. The gradients stay in the trainer, and the loss is not known yet.
     fn step(&self, item: StepItem) -> TrainOutput<StepLoss> {
         let queued = self.trainer.get().forward_backward(&item);
         *self.trainer.failure() = queued.err();
@@ -108,7 +108,7 @@ impl<B: Backend> InferenceStep for ModelHandle<B> {
     type Input = StepItem;
     type Output = StepLoss;
 
-    /// The loop validates by itself: see `TrainingRun::validate`.
+    /// Unused: the loop validates in `TrainingRun::validate`.
     fn step(&self, _item: StepItem) -> StepLoss {
         StepLoss(f64::NAN)
     }
@@ -122,13 +122,13 @@ impl<M: AutodiffModule<Nominal>> Optimizer<M, Nominal> for OptimizerHandle {
         module
     }
 
-    /// One device trains here.
+    /// Like `step`: there is only one device.
     fn step_multi(&mut self, learning_rate: LearningRate, module: M, _grads: MultiGradientsParams) -> M {
         self.0.get().update(learning_rate);
         module
     }
 
-    /// Checkpoints save the state by name, through the door.
+    /// Empty: checkpoints save the optimizer's state through the trainer.
     fn to_record(&self) {}
 
     fn load_record(self, _record: ()) -> Self {
@@ -138,8 +138,7 @@ impl<M: AutodiffModule<Nominal>> Optimizer<M, Nominal> for OptimizerHandle {
 
 impl DataLoaderIterator<StepItem> for Steps {
     fn progress(&self) -> Progress {
-        let (taken, total) = Steps::progress(self);
-        Progress::new(taken, total)
+        Progress::new(self.taken(), self.total())
     }
 }
 
@@ -177,7 +176,7 @@ impl LrScheduler for Schedule {
     }
 }
 
-/// What the loop asks of burn-train's learner.
+/// The parts of burn-train's learner that the loop uses.
 pub struct Driver<'a> {
     learner: Learner<Components>,
     processor: SupervisedTrainingEventProcessor<Components>,
@@ -186,10 +185,10 @@ pub struct Driver<'a> {
 }
 
 impl Driver<'_> {
-    /// Queues forward, backward and update of a step; returns the learning rate that it has.
+    /// Queues forward, backward and update of a step; returns its learning rate.
     ///
     /// # Errors
-    /// When an objective reads losses and the device fails.
+    /// When the device fails while the objective reads losses.
     pub fn queue(&mut self, item: StepItem) -> Result<f64> {
         self.learner.lr_step();
         let output = self.learner.train_step(item);
@@ -200,7 +199,7 @@ impl Driver<'_> {
         Ok(self.learner.lr_current())
     }
 
-    /// Gives a step's loss to burn-train's metrics.
+    /// Passes the loss of a step to burn-train's metrics.
     pub fn report(&mut self, loss: f64, step: usize, epoch: usize, total: usize) {
         let progress = Progress::new(step, total);
         let epochs = Progress::new(epoch + 1, self.epochs.max(epoch + 1));
@@ -213,13 +212,13 @@ impl Driver<'_> {
         self.processor.process_train(LearnerEvent::EndEpoch(epoch));
     }
 
-    /// Whether the run shall end after this step.
+    /// Whether the user asked the run to stop after this step.
     pub fn should_stop(&self) -> bool {
         self.interrupter.should_stop()
     }
 }
 
-/// The loop, for burn-train to call once.
+/// The loop, called once by burn-train.
 type Loop = Box<dyn FnOnce(&mut Driver<'_>) + Send>;
 
 struct OurStrategy {

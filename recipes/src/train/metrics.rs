@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: one line an optimizer step.
+//! `metrics.jsonl`: one line per optimizer step.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -9,45 +9,45 @@ use anyhow::{Context, Result};
 use burnish_models::atomic;
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// What is known of a step.
+/// The metrics of an optimizer step: one line of the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
-    /// From 1.
+    /// Counted from 1.
     pub step: usize,
-    /// Mean over the predicted tokens.
+    /// Mean over the predicted tokens, or over the items that the objective counts.
     pub loss: f64,
-    /// Of this step.
+    /// Learning rate of this step.
     pub learning_rate: f64,
-    /// All parameters together, before clipping and without the loss scale; not finite where the step was skipped.
+    /// Gradient norm over all parameters, before clipping and without the loss scale; not finite if the step was skipped.
     #[serde(deserialize_with = "number_or_nan")]
     pub grad_norm: f64,
-    /// Tokens of the step, padding left out.
+    /// Tokens of the step, without padding.
     pub tokens: usize,
-    /// Of this step.
+    /// `tokens` divided by the step's wall time.
     pub tokens_per_second: f64,
-    /// Wall time.
+    /// Wall time of the step in milliseconds.
     pub step_ms: f64,
-    /// Memory of the device that tensors take after the step, where the backend knows.
+    /// Device memory held by tensors after the step, if the backend reports it.
     #[serde(default)]
     pub live_bytes: Option<u64>,
-    /// Memory that the backend has taken from the device, unused parts of its pools included.
+    /// Device memory allocated by the backend, including unused parts of its pools.
     #[serde(default)]
     pub pool_bytes: Option<u64>,
-    /// Most memory of the host that the process had, where the system tells.
+    /// Peak host memory of the process, if the system reports it.
     pub peak_bytes: Option<u64>,
-    /// Steps that were not taken so far, this one included, because their gradient overflowed f16.
+    /// Steps skipped so far, this one included, because their gradient overflowed f16.
     pub skipped: usize,
-    /// What the objective tells besides its loss, under TRL's names.
+    /// Further metrics of the objective, under TRL's names.
     #[serde(flatten)]
     pub objective: BTreeMap<String, f64>,
 }
 
-/// JSON has no NaN and no infinity: they are written as null.
+/// JSON has neither NaN nor infinity, so `serde_json` writes them as null.
 fn number_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
-/// The file, open to append.
+/// The file, opened for appending.
 pub struct MetricsFile {
     file: File,
 }
@@ -55,7 +55,7 @@ pub struct MetricsFile {
 const NAME: &str = "metrics.jsonl";
 
 impl MetricsFile {
-    /// Opens the file of a run folder. Lines of steps after `done` are dropped: a resumed run writes them again.
+    /// Opens the file of a run folder. Lines after step `done` are removed: a resumed run writes them again.
     ///
     /// # Errors
     /// When the file can't be read or written.
@@ -76,20 +76,20 @@ impl MetricsFile {
         Ok(Self { file })
     }
 
-    /// Adds a step.
+    /// Appends a step.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// When the file can't be written.
     pub fn write(&mut self, metrics: &StepMetrics) -> Result<()> {
         let mut line = serde_json::to_string(metrics)?;
         line.push('\n');
         self.file.write_all(line.as_bytes()).with_context(|| format!("can't write {NAME}"))
     }
 
-    /// Brings what was written to the disk.
+    /// Syncs the file to disk.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// When the file can't be written.
     pub fn sync(&self) -> Result<()> {
         self.file.sync_data().with_context(|| format!("can't write {NAME}"))
     }
@@ -105,7 +105,7 @@ impl MetricsFile {
 
 fn lines(path: &PathBuf) -> Result<Vec<String>> {
     let file = File::open(path).with_context(|| path.display().to_string())?;
-    // A line that was cut by a crash ends the file; it is no line of a step.
+    // A crash may leave an incomplete last line, which doesn't parse as a step.
     Ok(BufReader::new(file).lines().map_while(Result::ok).collect())
 }
 

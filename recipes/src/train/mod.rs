@@ -1,8 +1,9 @@
 //! A training run.
 //!
-//! [`PreparedRun::new`] opens model and data; [`train`] brings them to the device and starts the loop, [`TrainingRun::steps`], inside
-//! burn-train. The loop is `run.rs`, read top to bottom; burn-train stands in `learner.rs` alone.
+//! [`PreparedRun::new`] opens model and data; [`train`] loads them onto the device and starts the loop, [`TrainingRun::steps`], inside
+//! burn-train. The loop is in `run.rs`, to be read from top to bottom; `learner.rs` connects it to burn-train.
 
+mod changes;
 mod checkpoint;
 mod evaluate;
 mod events;
@@ -14,6 +15,7 @@ mod plan;
 mod prepare;
 mod run;
 mod run_folder;
+mod saved_config;
 mod schedule;
 mod start;
 mod weights;

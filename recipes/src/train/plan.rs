@@ -6,50 +6,56 @@ use burnish_engine::{Objective, StepItem};
 
 use crate::config::TrainConfig;
 use crate::data::{Batches, Epoch};
+use crate::recipe;
 
 /// The steps of a run.
 #[derive(Clone)]
 pub struct Plan {
-    /// The data.
+    /// The training data.
     pub batches: Arc<Batches>,
-    /// Micro-steps of an optimizer step.
+    /// Micro-batches per optimizer step.
     pub accumulation: usize,
     /// Optimizer steps of the whole run.
     pub total: usize,
     /// Steps already taken.
     pub done: usize,
-    /// Seeds dropout.
+    /// Seed of dropout.
     pub seed: u64,
-    /// What the loss is made of.
+    /// How the loss is computed.
     pub objective: Objective,
 }
 
 impl Plan {
-    /// Counts the steps: `iters`, or all of the epochs.
+    /// Plans `iters` steps, or all steps of the epochs if `iters` is 0.
     pub fn new(config: &TrainConfig, batches: Arc<Batches>, done: usize) -> Self {
         let accumulation = config.grad_accumulation_steps;
         let total = if config.iters > 0 { config.iters } else { config.epochs * batches.steps_per_epoch(accumulation) };
-        Self { batches, accumulation, total, done, seed: config.seed, objective: config.recipe.objective(config) }
+        Self { batches, accumulation, total, done, seed: config.seed, objective: recipe::objective(config) }
     }
 
-    /// The steps that are left.
+    /// The remaining steps.
     pub fn steps(&self) -> Steps {
         Steps { plan: self.clone(), step: self.done, epoch: None }
     }
 }
 
-/// Yields the steps that are left.
+/// Iterates over the remaining steps.
 pub struct Steps {
     plan: Plan,
     step: usize,
-    /// The epoch of the last step: ordering all rows takes a while.
+    /// The epoch of the last step, kept because ordering all rows takes a while.
     epoch: Option<Epoch<Arc<Batches>>>,
 }
 
 impl Steps {
-    /// Steps taken, and steps of the whole run.
-    pub fn progress(&self) -> (usize, usize) {
-        (self.step, self.plan.total)
+    /// Steps taken so far.
+    pub fn taken(&self) -> usize {
+        self.step
+    }
+
+    /// Steps of the whole run.
+    pub fn total(&self) -> usize {
+        self.plan.total
     }
 }
 
@@ -66,7 +72,7 @@ impl Iterator for Steps {
         self.step += 1;
         let order = match self.epoch.take() {
             Some(order) if order.number() == epoch => order,
-            _ => Batches::epoch(batches.clone(), epoch),
+            _ => Epoch::of(batches.clone(), epoch),
         };
         let batches = batches.of_step(within, self.plan.accumulation).map(|index| order.batch(index)).collect();
         self.epoch = Some(order);

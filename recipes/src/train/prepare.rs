@@ -8,35 +8,35 @@ use anyhow::Result;
 use burn::backend::Flex;
 use burnish_backends::dtype::{self, DtypeChoice};
 use burnish_engine::with_hint;
-use burnish_export::place::{check_folder, inputs_of};
+use burnish_export::target::{check_folder, inputs_of};
 use burnish_lora::MergedCheckpoint;
-use burnish_models::{ComputeType, LanguageModel, Pretrained};
+use burnish_models::{FloatType, LanguageModel, Pretrained};
 
 use super::checkpoint::{RunCheckpoint, TrainerState};
 use super::fingerprint::Fingerprint;
 use super::lock::RunLock;
 use super::run_folder;
 use crate::config::{FineTuneType, TrainConfig};
-use crate::data::{self, BadRows, BatchOptions, Batches, Preparation, Sources};
-use crate::fit;
+use crate::data::{self, BadRows, BatchOptions, Batches, RowTokenizer, Sources};
+use crate::{fit, recipe};
 
 /// A run that is ready to start.
 pub struct PreparedRun {
     /// The effective configuration: neither `backend` nor `dtype` is `auto` any longer.
     pub config: TrainConfig,
-    /// What the model computes in.
+    /// The compute dtype.
     pub dtype: DtypeChoice,
-    /// The base.
+    /// The base model.
     pub pretrained: Pretrained,
-    /// To train on.
+    /// Training batches.
     pub train: Arc<Batches>,
-    /// To validate on.
+    /// Validation batches.
     pub valid: Option<Arc<Batches>>,
-    /// Where to go on.
+    /// The checkpoint to resume from.
     pub resume: Option<RunCheckpoint>,
-    /// Where the run stands.
+    /// Progress of the run.
     pub state: TrainerState,
-    /// Lines for the user.
+    /// Notes for the user.
     pub notes: Vec<String>,
     /// Keeps other runs out of the folder.
     pub lock: RunLock,
@@ -46,12 +46,12 @@ impl PreparedRun {
     /// Chooses backend and dtype, opens model and data and looks for a checkpoint; nothing is on a device yet.
     ///
     /// # Errors
-    /// Whatever is wrong with them, before anything is written.
+    /// When any of these is missing or wrong; nothing has been written then.
     pub fn new(mut config: TrainConfig) -> Result<Self> {
         let dtype = choose_dtype(&config)?;
-        burnish_backends::choose(&config.backend).0.clone_into(&mut config.backend);
+        burnish_backends::choose(&config.backend)?.0.clone_into(&mut config.backend);
         dtype.dtype.name().clone_into(&mut config.dtype);
-        config.recipe.check(&config)?;
+        recipe::check(&config)?;
         let found = run_folder::find(&config)?;
         let mut pretrained = match &config.model_config {
             Some(folder) => Pretrained::without_weights(Path::new(folder))?,
@@ -67,26 +67,26 @@ impl PreparedRun {
         let mut notes = Vec::new();
         let limit = config.max_seq_length.min(pretrained.config.max_position_embeddings);
         if limit < config.max_seq_length {
-            notes.push(format!("max_seq_length is {limit}: the model has no more positions"));
+            notes.push(format!("max_seq_length is lowered to {limit}, the model's max_position_embeddings"));
         }
-        let preparation = Preparation {
+        let row_tokenizer = RowTokenizer {
             tokenizer: &pretrained.tokenizer,
             template: pretrained.chat_template.as_ref(),
             mask_prompt: config.mask_prompt,
-            pairs: config.recipe.is_preference(),
+            preference_pairs: config.recipe.is_preference(),
             max_seq_length: limit,
             vocab_size: pretrained.config.vocab_size,
         };
         let bad_rows = if config.skip_bad_rows { BadRows::Skip } else { BadRows::Stop };
         let mut batches = |file: &Path, shuffle_seed: Option<u64>| -> Result<Arc<Batches>> {
-            let prepared = data::load(file, &preparation, bad_rows)?;
+            let prepared = data::load(file, &row_tokenizer, bad_rows)?;
             notes.extend(prepared.report.lines().into_iter().map(|line| format!("{}: {line}", file.display())));
             let options = BatchOptions {
                 batch_size: config.batch_size,
                 max_seq_length: limit,
                 packing: config.packing,
                 shuffle_seed,
-                pairs: config.recipe.is_preference(),
+                preference_pairs: config.recipe.is_preference(),
                 pad_token_id: pretrained.config.pad_token_id.unwrap_or(0),
             };
             Ok(Arc::new(Batches::new(prepared.examples, options)))
@@ -94,26 +94,25 @@ impl PreparedRun {
         let sources = Sources::locate(&config.data)?;
         let train = sources.train.ok_or_else(|| {
             with_hint(
-                format!("{} has nothing to train on", config.data),
-                "name the rows train.jsonl, or give the file itself",
+                format!("{} has no training rows", config.data),
+                "name the file with the rows train.jsonl, or pass its path as --data",
             )
         })?;
         let train = batches(&train, config.shuffle.then_some(config.seed))?;
         let valid = sources.valid.map(|file| batches(&file, None)).transpose()?;
         check_validation(&config, valid.is_some())?;
         if config.fine_tune_type == FineTuneType::Full {
-            // Better said now than after the training.
+            // Fail now rather than after the training.
             let result = Path::new(&config.output_dir).join("model");
             check_folder(&result, true, &inputs_of(&pretrained, &*pretrained.checkpoint))?;
         }
         let now = Fingerprint::of(&train, valid.as_deref(), &pretrained, config.reference())?;
-        if let Some(then) = state.fingerprint.clone() {
-            notes.extend(check_inputs(&config, &now, &then)?);
-            if !now.validates_as(&then) && state.best_step.is_some() {
-                notes.push("the best step so far is forgotten: its validation loss is of other rows".to_owned());
-                state.forget_best();
-            }
+        let mut changed = found.validation_keys.clone();
+        if let Some(then) = &state.fingerprint {
+            notes.extend(check_inputs(&config, &now, then)?);
+            changed.extend(now.validation_changes(then).into_iter().map(str::to_owned));
         }
+        notes.extend(forget_best(&mut state, &changed));
         state.fingerprint = Some(now);
         let resume = found.checkpoint.clone();
         let (lines, lock) = run_folder::prepare(&config, found, &mut state)?;
@@ -122,21 +121,21 @@ impl PreparedRun {
     }
 }
 
-/// What the model computes in. Weights that train are f32.
+/// Chooses the compute dtype. Full fine-tuning is always in f32.
 fn choose_dtype(config: &TrainConfig) -> Result<DtypeChoice> {
     match (config.fine_tune_type, config.dtype.as_str()) {
-        (FineTuneType::Full, "auto") => Ok(DtypeChoice { dtype: ComputeType::F32, why: "auto: weights that train are f32" }),
+        (FineTuneType::Full, "auto") => Ok(DtypeChoice { dtype: FloatType::F32, why: "auto: full fine-tuning is in f32" }),
         (FineTuneType::Full, name @ ("f16" | "bf16")) => Err(with_hint(
-            format!("`dtype` is {name}, and with `fine_tune_type = \"full\"` every weight trains, in f32"),
-            "leave dtype out, or train adapters: fine_tune_type = \"lora\" keeps the model in f16 or bf16",
+            format!("`dtype` is {name}, but `fine_tune_type = \"full\"` trains in f32 only"),
+            "remove dtype, or set fine_tune_type = \"lora\", which keeps the base model in f16 or bf16",
         )),
         _ => dtype::choose(&config.backend, &config.dtype),
     }
 }
 
-/// What can be known to be wrong with model, adapter and targets before anything is written.
+/// Checks model, adapter and target modules before anything is written.
 fn check_model(config: &TrainConfig, pretrained: &Pretrained, resumed: bool) -> Result<()> {
-    // The backend decides nothing here.
+    // Only names and shapes are checked, so any backend will do.
     type Model = LanguageModel<Flex>;
     if config.model_config.is_none() {
         Model::check_checkpoint(&pretrained.config, &*pretrained.checkpoint)?;
@@ -149,35 +148,47 @@ fn check_model(config: &TrainConfig, pretrained: &Pretrained, resumed: bool) -> 
     Ok(())
 }
 
-/// What ends with the best validation needs validations.
+/// Early stopping and `load_best_model_at_end` need a validation loss.
 fn check_validation(config: &TrainConfig, has_rows: bool) -> Result<()> {
     let key = if config.early_stopping > 0 { "early_stopping" } else { "load_best_model_at_end" };
     if !config.ends_with_best() || (has_rows && config.steps_per_eval > 0) {
         return Ok(());
     }
-    let reason = if has_rows { "`steps_per_eval` is 0, so none takes place" } else { "there are no validation rows" };
+    let reason = if has_rows { "`steps_per_eval` is 0" } else { "there are no validation rows" };
     Err(with_hint(
-        format!("`{key}` goes by the validation loss, and {reason}"),
-        format!("put validation rows into valid.jsonl beside train.jsonl, set steps_per_eval, or leave {key} out"),
+        format!("`{key}` needs a validation loss, but {reason}"),
+        format!("put validation rows into valid.jsonl beside train.jsonl, set steps_per_eval, or remove {key}"),
     ))
 }
 
-/// Compares what a run is made from with what it was made from.
+/// Compares the inputs of a resumed run with those of its checkpoint.
 fn check_inputs(config: &TrainConfig, now: &Fingerprint, then: &Fingerprint) -> Result<Option<String>> {
     let changed = now.changes(then).join(" and ");
     if changed.is_empty() {
         return Ok(None);
     }
     if config.allow_changed_inputs {
-        return Ok(Some(format!("{changed} changed since the checkpoint: the run will differ from an unbroken one")));
+        return Ok(Some(format!("{changed} changed since the checkpoint: the run will differ from an uninterrupted one")));
     }
     Err(with_hint(
-        format!("{changed} changed since the checkpoint: resumed, the run would not be the one that was begun"),
-        "--allow-changed-inputs goes on all the same; --output-dir begins a new run elsewhere",
+        format!("{changed} changed since the checkpoint: the resumed run would be a different one"),
+        "--allow-changed-inputs resumes anyway; another --output-dir starts a new run",
     ))
 }
 
-/// Seconds since 1970; `SOURCE_DATE_EPOCH` fixes them.
+/// Discards the best step if validation losses before and after the resume can't be compared.
+fn forget_best(state: &mut TrainerState, changed: &[String]) -> Option<String> {
+    if changed.is_empty() {
+        return None;
+    }
+    let best = state.best_step.map_or_else(String::new, |step| {
+        format!("; the best step so far, {step}, is discarded, because its validation loss can't be compared")
+    });
+    state.forget_best();
+    Some(format!("{} changed since the checkpoint{best}", changed.join(" and ")))
+}
+
+/// Seconds since 1970, or `SOURCE_DATE_EPOCH` if it is set.
 fn now() -> i64 {
     let fixed = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.parse().ok());
     let clock = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |passed| passed.as_secs() as i64);
@@ -190,7 +201,7 @@ mod tests {
     use crate::hint::hint;
 
     #[test]
-    fn weights_that_train_are_f32() {
+    fn full_fine_tuning_is_in_f32() {
         let run = |dtype: &str| {
             choose_dtype(&TrainConfig {
                 fine_tune_type: FineTuneType::Full,
@@ -198,13 +209,58 @@ mod tests {
                 ..TrainConfig::default()
             })
         };
-        assert_eq!((run("auto").unwrap().dtype, run("f32").unwrap().dtype), (ComputeType::F32, ComputeType::F32));
+        assert_eq!((run("auto").unwrap().dtype, run("f32").unwrap().dtype), (FloatType::F32, FloatType::F32));
         let error = run("bf16").unwrap_err();
         assert!(error.to_string().contains("`dtype` is bf16") && hint(&error).is_some(), "{error}");
     }
 
+    /// A run of the quickstart's model on these rows, and a checkpoint of it whose best step is itself.
     #[test]
-    fn what_ends_with_the_best_needs_validations() {
+    fn other_training_rows_refuse_and_other_validations_forget_the_best() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |file: &str, texts: &[&str]| {
+            let rows: String = texts.iter().map(|text| format!("{{\"text\": \"{text}\"}}\n")).collect();
+            std::fs::write(folder.path().join(file), rows).unwrap();
+        };
+        write("train.jsonl", &["one two three", "four five six"]);
+        write("valid.jsonl", &["seven eight"]);
+        let run = folder.path().join("run");
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/quickstart/model");
+        let config = TrainConfig {
+            model: model.display().to_string(),
+            data: folder.path().display().to_string(),
+            output_dir: run.display().to_string(),
+            backend: "cpu".to_owned(),
+            ..TrainConfig::default()
+        };
+        let begun = PreparedRun::new(config.clone()).unwrap();
+        let best = TrainerState { step: 5, best_step: Some(5), best_loss: Some(1.0), ..begun.state.clone() };
+        RunCheckpoint::planted(&run, &best, &config.to_kept_toml());
+        drop(begun);
+        let resumed = |config: &TrainConfig| PreparedRun::new(TrainConfig { resume: "auto".to_owned(), ..config.clone() });
+        let said = |config: &TrainConfig| {
+            let prepared = resumed(config).unwrap();
+            let line = prepared.notes.iter().find(|line| line.contains("is discarded")).cloned();
+            assert_eq!(line.is_some(), prepared.state.best_step.is_none(), "{:?}", prepared.notes);
+            line.unwrap_or_default()
+        };
+        assert_eq!(said(&config), "");
+        assert!(said(&TrainConfig { val_batches: 1, ..config.clone() }).starts_with("`val_batches` changed"));
+        for texts in [&["seven eight", "nine"][..], &["nine"]] {
+            write("valid.jsonl", texts);
+            assert!(said(&config).starts_with("the validation rows changed since the checkpoint; the best step so far, 5,"));
+        }
+        std::fs::remove_file(folder.path().join("valid.jsonl")).unwrap();
+        assert!(said(&config).starts_with("the validation rows changed"));
+        write("train.jsonl", &["one two three", "four five seven"]);
+        let error = resumed(&config).err().unwrap();
+        assert!(error.to_string().starts_with("the training rows changed since the checkpoint"), "{error}");
+        assert!(hint(&error).unwrap().contains("--allow-changed-inputs"));
+        resumed(&TrainConfig { allow_changed_inputs: true, ..config }).unwrap();
+    }
+
+    #[test]
+    fn early_stopping_and_the_best_model_need_validations() {
         let config = TrainConfig { early_stopping: 2, ..TrainConfig::default() };
         check_validation(&config, true).unwrap();
         for (config, has_rows) in [

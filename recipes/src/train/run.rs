@@ -30,38 +30,38 @@ pub enum End {
     Interrupted,
 }
 
-/// A run that goes on.
+/// A run in progress.
 pub struct TrainingRun {
     /// The effective configuration.
     pub config: TrainConfig,
-    /// The steps that are left.
+    /// The remaining steps.
     pub plan: Plan,
     /// Held-out batches.
     pub valid: Option<Arc<Batches>>,
     /// The model and its optimizer.
     pub trainer: SharedTrainer,
-    /// Writes what trains.
+    /// Writes the trained weights.
     pub weights: WeightWriter,
-    /// Where the run stands.
+    /// Progress of the run.
     pub state: TrainerState,
     /// Loss of the last step.
     pub last_loss: Option<f64>,
     /// The newest checkpoint.
     pub checkpoint: Option<PathBuf>,
-    /// Which checkpoints of the folder are known to be whole, or damaged.
+    /// Checkpoints that were verified, by step: whether each is intact.
     pub whole: BTreeMap<usize, bool>,
-    /// Hears of it all.
+    /// Receives the run's events.
     pub events: Arc<Mutex<dyn Events>>,
 }
 
 impl TrainingRun {
-    /// Takes the steps that are left.
+    /// Runs the remaining steps.
     ///
     /// # Errors
-    /// What broke the run; the last checkpoint is whole then.
+    /// When the device fails, a number is not finite, or a file can't be written; the last checkpoint stays intact.
     pub fn steps(&mut self, driver: &mut Driver<'_>) -> Result<End> {
         if self.has_lost_patience() {
-            // Resumed after it had ended.
+            // The run was resumed after an early stop.
             return Ok(End::EarlyStop);
         }
         let mut file = MetricsFile::open(Path::new(&self.config.output_dir), self.state.step)?;
@@ -89,7 +89,7 @@ impl TrainingRun {
                 None
             };
             if self.is_saved(is_best, end) {
-                // No checkpoint has steps whose lines a power cut could take.
+                // Before the checkpoint: its steps must not lose their lines in a power cut.
                 file.sync()?;
                 self.save()?;
                 saved = step;
@@ -132,10 +132,10 @@ impl TrainingRun {
         })
     }
 
-    /// Takes a step back that changed nothing.
+    /// Skips a step whose gradient overflowed f16: its update changed nothing and does not count.
     ///
     /// # Errors
-    /// When its loss or its gradient is not finite, and no loss scale helps.
+    /// When the loss or the gradient is not finite, and a lower loss scale can't help.
     fn judge(&mut self, step: usize, numbers: Numbers) -> Result<()> {
         let verdict = Verdict::of(numbers, self.state.loss_scale.as_mut());
         if verdict == Verdict::Taken {
@@ -148,13 +148,13 @@ impl TrainingRun {
         self.state.skipped += 1;
         let scale = self.state.loss_scale.as_ref().map_or(1.0, |loss_scale: &LossScale| loss_scale.scale);
         self.events().note(&format!(
-            "step {step} is skipped, {} so far: its gradient overflowed f16; the loss scale is {scale} now",
+            "step {step} was skipped ({} so far): its gradient overflowed f16; the loss scale is now {scale}",
             self.state.skipped
         ));
         Ok(())
     }
 
-    /// Validates; whether no step before was better.
+    /// Validates, and returns whether this is the lowest loss so far.
     fn validate(&mut self, step: usize) -> Result<bool> {
         let Some(batches) = self.valid.as_ref().filter(|_| self.config.steps_per_eval > 0) else { return Ok(false) };
         let mut trainer = self.trainer.get();
@@ -162,27 +162,18 @@ impl TrainingRun {
         let loss_of = |batch: &_| trainer.loss(batch, objective).map_err(on_device);
         let evaluation = evaluate(loss_of, batches, objective, self.config.val_batches, |_, _| {})?;
         drop(trainer);
-        // A loss that is not finite is never the best, and any other is better than one.
-        let is_best = evaluation.loss.is_finite()
-            && self.state.best_loss.is_none_or(|best| !best.is_finite() || evaluation.loss < best);
-        if is_best {
-            self.state.best_loss = Some(evaluation.loss);
-            self.state.best_step = Some(step);
-            self.state.without_improvement = 0;
-        } else {
-            self.state.without_improvement += 1;
-        }
+        let is_best = self.state.take_validation(evaluation.loss, step);
         self.events().evaluation(step, &evaluation, is_best);
         Ok(is_best)
     }
 
-    /// Whether the validation loss did not fall often enough for the run to end.
+    /// Whether early stopping ends the run.
     fn has_lost_patience(&self) -> bool {
         let patience = self.config.early_stopping;
         patience > 0 && self.state.without_improvement >= patience
     }
 
-    /// Whether the step that was just taken gets a checkpoint. What the run shall end with is on the disk, and so is its end.
+    /// Whether the last step gets a checkpoint. A run that ends with its best step also saves that one, and an early stop.
     fn is_saved(&self, is_best: bool, end: Option<End>) -> bool {
         let every = self.config.save_every;
         let is_last = self.state.step == self.plan.total || end.is_some();
@@ -193,7 +184,7 @@ impl TrainingRun {
     fn save(&mut self) -> Result<()> {
         let run = PathBuf::from(&self.config.output_dir);
         let trainer = self.trainer.get();
-        let path = RunCheckpoint::save(&run, &self.state, &self.config.to_toml(), &trainer.moments(), |folder| {
+        let path = RunCheckpoint::save(&run, &self.state, &self.config.to_kept_toml(), &*trainer.moments(), |folder| {
             self.weights.write(&**trainer, folder)
         })?;
         drop(trainer);
@@ -217,23 +208,23 @@ fn is_due(every: usize, step: usize) -> bool {
     every > 0 && step.is_multiple_of(every)
 }
 
-/// What ends a run whose numbers are not finite.
+/// The error for a loss or gradient that is not finite.
 fn not_finite(step: usize, Numbers { loss, grad_norm }: Numbers, is_half: bool) -> anyhow::Error {
     let what = if loss.is_finite() { "gradient" } else { "loss" };
-    let dtype = if is_half { "take dtype bf16 or f32, which reach further than f16, " } else { "" };
+    let dtype = if is_half { "use dtype bf16 or f32, which have a larger range than f16, " } else { "" };
     with_hint(
         format!(
-            "the {what} of step {step} is not a number (loss {loss}, gradient norm {grad_norm}); the step was not taken"
+            "the {what} of step {step} is not finite (loss {loss}, gradient norm {grad_norm}); the step was not applied"
         ),
-        format!("{dtype}lower learning_rate, raise warmup, or look at the rows of this step; the last checkpoint is whole"),
+        format!("{dtype}lower learning_rate, raise warmup, or check the rows of this step; the last checkpoint is intact"),
     )
 }
 
-/// What broke on the device, and what to do.
+/// Adds advice to an error of the device.
 fn on_device(error: anyhow::Error) -> anyhow::Error {
     with_hint(
         error.to_string(),
-        "the last checkpoint is whole: --resume auto continues; --backend cpu runs everywhere; if memory ran out, lower \
-         batch_size or max_seq_length",
+        "the last checkpoint is intact: --resume auto continues from it; --backend cpu runs everywhere; if memory ran out, \
+         lower batch_size or max_seq_length",
     )
 }

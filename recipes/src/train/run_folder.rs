@@ -1,4 +1,4 @@
-//! The folder of a run: who may write to it, and where to go on.
+//! The folder of a run: whether a run may write to it, and which checkpoint it resumes from.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,46 +6,49 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use toml::{Table, Value};
 
+use super::changes::Changes;
 use super::checkpoint::{self, RunCheckpoint, TrainerState};
 use super::lock::{self, RunLock};
+use super::saved_config::{CONFIG, run_config};
 use crate::config::TrainConfig;
 use burnish_engine::with_hint;
+use burnish_export::target::remove_stale;
 use burnish_models::atomic;
 
-const CONFIG: &str = "config.toml";
 const METRICS: &str = "metrics.jsonl";
 
-/// What `output_dir` holds.
+/// What was found in `output_dir`.
 #[derive(Debug)]
 pub struct Found {
-    /// Where to go on.
+    /// The checkpoint to resume from.
     pub checkpoint: Option<RunCheckpoint>,
-    /// What has to be deleted first.
+    /// Keys that changed since that checkpoint and affect the validation loss.
+    pub validation_keys: Vec<String>,
+    /// Files and folders to delete before the run starts.
     doomed: Vec<PathBuf>,
     notes: Vec<String>,
-    /// Held from here on, where the folder was there.
+    /// Held from here on, if the folder already exists.
     lock: Option<RunLock>,
 }
 
-/// Finds the checkpoint to resume from; nothing is written but the folder's lock.
+/// Finds the checkpoint to resume from. Only the lock file is written.
 ///
 /// # Errors
-/// When the folder has a run or other files and they may not be deleted, an input lies in what would be, a named checkpoint
-/// is damaged, or it is of another adapter than the configuration asks for.
+/// When the folder has a run or other files that may not be deleted, an input would be deleted, a named checkpoint is damaged, or its
+/// adapter differs from the configuration.
 pub fn find(config: &TrainConfig) -> Result<Found> {
     let run = PathBuf::from(&config.output_dir);
-    // A folder of other things gets no lock.
+    // Before the lock, so that a folder of unrelated files gets no lock file.
     refuse_strangers(&run, config.overwrite)?;
     let lock = if run.is_dir() { Some(RunLock::take(&run)?) } else { None };
     let mut notes = Vec::new();
     let (checkpoint, doomed) = match config.resume.as_str() {
         "none" => (None, replaced(&run, config.overwrite)?),
         "auto" => {
-            refuse_strangers(&run, config.overwrite)?;
             let (found, refused) = RunCheckpoint::newest(&run);
-            notes.extend(refused.iter().map(|reason| format!("refused a checkpoint: {reason}")));
+            notes.extend(refused.iter().map(|reason| format!("ignored a damaged checkpoint: {reason}")));
             if found.is_none() {
-                notes.push("no whole checkpoint to resume from; beginning at step 1".to_owned());
+                notes.push(starting_over(&run));
             }
             (found, Vec::new())
         }
@@ -58,18 +61,30 @@ pub fn find(config: &TrainConfig) -> Result<Found> {
         }
     };
     refuse_inputs(config, &doomed)?;
+    let mut validation_keys = Vec::new();
     if let Some(checkpoint) = &checkpoint {
         notes.push(format!("resuming from {} (step {})", checkpoint.path.display(), checkpoint.state.step));
-        notes.extend(changed_keys(config, &checkpoint.path, checkpoint.state.fingerprint.is_some())?);
+        let changes = Changes::since(&checkpoint.path, config, checkpoint.state.fingerprint.is_some());
+        notes.extend(changes.lines(&checkpoint.path)?);
+        validation_keys = changes.of_validation();
     }
-    Ok(Found { checkpoint, doomed, notes, lock })
+    Ok(Found { checkpoint, validation_keys, doomed, notes, lock })
 }
 
-/// Makes `output_dir` ready for the run, and its state: what is said to be the best step is there. Lines for the user come back, and
-/// the folder's lock.
+/// The note of a run without a checkpoint to resume from. Its folder may have the result of a finished run.
+fn starting_over(run: &Path) -> String {
+    let result = products(run).into_iter().find(|path| path.ends_with("adapter") || path.ends_with("model"));
+    let replaced = result.map_or_else(String::new, |path| {
+        format!("; {} is the result of a finished run, which this run will replace", path.display())
+    });
+    format!("no intact checkpoint to resume from; starting at step 1{replaced}")
+}
+
+/// Prepares `output_dir`, and makes sure that it has the checkpoint of the best step in `state`. Returns notes for the user, and the
+/// lock of the folder.
 ///
 /// # Errors
-/// When the disk refuses, or another run came first.
+/// When a file can't be written, or another run uses the folder.
 pub fn prepare(config: &TrainConfig, mut found: Found, state: &mut TrainerState) -> Result<(Vec<String>, RunLock)> {
     let run = PathBuf::from(&config.output_dir);
     fs::create_dir_all(&run).with_context(|| run.display().to_string())?;
@@ -77,25 +92,28 @@ pub fn prepare(config: &TrainConfig, mut found: Found, state: &mut TrainerState)
         lock
     } else {
         let lock = RunLock::take(&run)?;
-        // It was not there a moment ago: whatever is in it now is another run's.
+        // The folder did not exist a moment ago, so anything in it now belongs to another run.
         replaced(&run, config.overwrite)?;
         lock
     };
-    // The configuration goes last: without it the rest would be nobody's, should this be killed. It is replaced below.
+    // The configuration marks the rest as a run's, even if this is killed halfway. It is replaced below.
     for path in found.doomed.iter().filter(|path| !path.ends_with(CONFIG)) {
         let gone = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         gone.with_context(|| path.display().to_string())?;
     }
+    found.notes.extend(lock.note(&run));
     tidy(&run)?;
+    let stale = remove_stale(&run).into_iter();
+    found.notes.extend(stale.map(|path| format!("deleted {}, left by a killed export", path.display())));
     let keeps_best = config.save_every > 0 || config.ends_with_best();
     if let Some(checkpoint) = found.checkpoint.as_ref().filter(|_| keeps_best) {
         found.notes.extend(bring_best(checkpoint, &run, state)?);
     }
-    atomic::write_bytes(&run.join(CONFIG), config.to_toml().as_bytes())?;
+    atomic::write_bytes(&run.join(CONFIG), config.to_kept_toml().as_bytes())?;
     Ok((found.notes, lock))
 }
 
-/// Removes what a killed run left half written; what it had set aside and not yet replaced comes back.
+/// Removes files that a killed run left half-written, and restores those that it had moved aside and not yet replaced.
 fn tidy(run: &Path) -> Result<()> {
     for name in names(run) {
         if let Some(kept) = beside(&name).filter(|kept| is_written(kept, true)) {
@@ -105,12 +123,12 @@ fn tidy(run: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The name that a file or folder will have, or had, which is being written or replaced under this one.
+/// The final name of a file or folder whose temporary name, while it is written or replaced, is `name`.
 fn beside(name: &str) -> Option<&str> {
     name.strip_prefix('.').and_then(|name| name.strip_suffix(".new").or_else(|| name.strip_suffix(".old")))
 }
 
-/// Sees to it that the checkpoint of the best step is in this run's folder; where it can't be had, there is no best step yet.
+/// Makes sure that the checkpoint of the best step is in this run's folder. If it can't be read, the best step is discarded.
 fn bring_best(resumed: &RunCheckpoint, run: &Path, state: &mut TrainerState) -> Result<Option<String>> {
     let Some(step) = state.best_step else { return Ok(None) };
     let of = |folder: &Path| RunCheckpoint::open(&RunCheckpoint::folder(folder, step));
@@ -121,19 +139,19 @@ fn bring_best(resumed: &RunCheckpoint, run: &Path, state: &mut TrainerState) -> 
     match of(from) {
         Ok(best) => {
             best.copy_to(run)?;
-            Ok(Some(format!("copied the checkpoint of the best step so far, {step}, from {}", from.display())))
+            Ok(Some(format!("copied the checkpoint of the best step so far ({step}) from {}", from.display())))
         }
         Err(error) => {
             state.forget_best();
-            Ok(Some(format!("the best step so far, {step}, is forgotten, as its checkpoint can't be read: {error:#}")))
+            Ok(Some(format!("the best step so far ({step}) is discarded, because its checkpoint can't be read: {error:#}")))
         }
     }
 }
 
-/// What an earlier run has to give way with.
+/// The files of an earlier run, which the new run deletes.
 ///
 /// # Errors
-/// When there is any and it may not be deleted.
+/// When there are any and they may not be deleted.
 fn replaced(run: &Path, overwrite: bool) -> Result<Vec<PathBuf>> {
     refuse_strangers(run, overwrite)?;
     let products = products(run);
@@ -142,31 +160,31 @@ fn replaced(run: &Path, overwrite: bool) -> Result<Vec<PathBuf>> {
     if has_begun && !overwrite {
         return Err(with_hint(
             format!("{} already has a run", run.display()),
-            "--resume auto continues it, --overwrite deletes it, --output-dir takes another folder",
+            "--resume auto continues it, --overwrite deletes it; or choose another --output-dir",
         ));
     }
     Ok(products)
 }
 
-/// What was written after a step from which the run goes on once more.
+/// Checkpoints after the one that the run resumes from, which the new run deletes.
 ///
 /// # Errors
-/// When there is any and it may not be deleted.
+/// When there are any and they may not be deleted.
 fn later(run: &Path, step: usize, overwrite: bool) -> Result<Vec<PathBuf>> {
     let newer: Vec<(usize, PathBuf)> = checkpoint::list(run).into_iter().filter(|(other, _)| *other > step).collect();
     match newer.last() {
         Some((last, _)) if !overwrite => Err(with_hint(
             format!("{} has checkpoints after step {step}, up to step {last}", run.display()),
-            "--resume auto goes on from the newest, --overwrite deletes those after this one, --output-dir takes another folder",
+            "--resume auto continues from the newest, --overwrite deletes the later ones; or choose another --output-dir",
         )),
         _ => Ok(newer.into_iter().map(|(_, path)| path).collect()),
     }
 }
 
-/// Files under the names that a run writes, in a folder that has no run.
+/// Refuses a folder of unrelated files.
 ///
 /// # Errors
-/// When there are any; without `overwrite`, also when there is anything else.
+/// When the folder has no run, but files under names that a run writes or, without `overwrite`, any files.
 fn refuse_strangers(run: &Path, overwrite: bool) -> Result<()> {
     if !products(run).is_empty() {
         return Ok(());
@@ -175,16 +193,16 @@ fn refuse_strangers(run: &Path, overwrite: bool) -> Result<()> {
     let in_the_way = names.iter().find(|name| !overwrite || is_written(name, true));
     in_the_way.map_or(Ok(()), |name| {
         Err(with_hint(
-            format!("{} has no run, but other things, such as `{name}`", run.display()),
-            "--output-dir takes another folder",
+            format!("{} has no run, but contains other files, such as `{name}`", run.display()),
+            "choose another --output-dir",
         ))
     })
 }
 
-/// An input that the run would delete before it starts.
+/// Refuses to delete an input of the run.
 ///
 /// # Errors
-/// When there is one.
+/// When `doomed` contains an input.
 fn refuse_inputs(config: &TrainConfig, doomed: &[PathBuf]) -> Result<()> {
     let inputs = [
         ("model", Some(&config.model)),
@@ -201,7 +219,7 @@ fn refuse_inputs(config: &TrainConfig, doomed: &[PathBuf]) -> Result<()> {
             if path.canonicalize().is_ok_and(|path| input.starts_with(path)) {
                 return Err(with_hint(
                     format!("`{key}` is {}, which --overwrite would delete", input.display()),
-                    "--output-dir takes another folder",
+                    "choose another --output-dir",
                 ));
             }
         }
@@ -209,14 +227,15 @@ fn refuse_inputs(config: &TrainConfig, doomed: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// Everything in a folder that a run wrote, and that alone: other things stay. None where there is no run.
+/// The files and folders that a run wrote, and no others; empty if the folder has no run.
 fn products(run: &Path) -> Vec<PathBuf> {
-    let Some(config) = run_config(&run.join(CONFIG)) else { return Vec::new() };
+    let config = run_config(&run.join(CONFIG)).or_else(|| config_of_checkpoint(run));
+    let Some(config) = config else { return Vec::new() };
     let is_full = config.get("fine_tune_type").and_then(Value::as_str) == Some("full");
     names(run).into_iter().filter(|name| is_written(name, is_full)).map(|name| run.join(name)).collect()
 }
 
-/// Whether a run writes a file or folder of that name, or leaves it when it is killed.
+/// Whether a run writes a file or folder of this name, or may leave it behind when killed.
 fn is_written(name: &str, is_full: bool) -> bool {
     let name = beside(name).unwrap_or(name);
     matches!(name, CONFIG | METRICS | "adapter") || (is_full && name == "model") || checkpoint::step_of(name).is_some()
@@ -230,11 +249,20 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// The configuration of a run; `None` for a file that is none.
-fn run_config(path: &Path) -> Option<Table> {
-    let table: Table = toml::from_str(&fs::read_to_string(path).ok()?).ok()?;
-    let is_run = ["output_dir", "fine_tune_type", "resume"].iter().all(|key| table.contains_key(*key));
-    is_run.then_some(table)
+/// The configuration saved in the newest intact checkpoint, if that of the run is missing or truncated.
+fn config_of_checkpoint(run: &Path) -> Option<Table> {
+    let text = fs::read_to_string(run.join(CONFIG)).unwrap_or_default();
+    let is_known = |line: &str, is_whole: bool| {
+        let key = line.split('=').next().unwrap_or_default().trim();
+        let mut names = TrainConfig::KEYS.iter().map(|key| key.name);
+        let is_key = if is_whole { names.any(|name| name == key) } else { names.any(|name| name.starts_with(key)) };
+        is_key || line.is_empty() || line.starts_with([' ', '"', ']'])
+    };
+    let mut lines = text.lines().rev();
+    let is_truncated =
+        lines.next().is_none_or(|last| is_known(last, last.contains('='))) && lines.all(|line| is_known(line, true));
+    let mut checkpoints = checkpoint::list(run).into_iter().rev().filter(|_| is_truncated);
+    checkpoints.find_map(|(_, checkpoint)| run_config(&RunCheckpoint::open(&checkpoint).ok()?.path.join(CONFIG)))
 }
 
 fn is_same(one: &Path, other: &Path) -> bool {
@@ -242,57 +270,12 @@ fn is_same(one: &Path, other: &Path) -> bool {
     matches!((path(one), path(other)), (Ok(one), Ok(other)) if one == other)
 }
 
-/// Lines for keys that changed since the checkpoint and make the rest of the run another one.
-///
-/// # Errors
-/// When what is trained would be another thing than the checkpoint has.
-fn changed_keys(config: &TrainConfig, checkpoint: &Path, has_fingerprint: bool) -> Result<Vec<String>> {
-    // These decide where and when something is written or where it began, not what is learned from here.
-    const HARMLESS: [&str; 9] = [
-        "resume",
-        "overwrite",
-        "output_dir",
-        "save_every",
-        "save_total_limit",
-        "steps_per_report",
-        "adapter",
-        "allow_changed_inputs",
-        "skip_bad_rows",
-    ];
-    // The fingerprint of the inputs knows better than their paths.
-    const INPUTS: [&str; 2] = ["model", "data"];
-    const FIXED: [&str; 6] = ["fine_tune_type", "rank", "alpha", "rslora", "target_modules", "num_layers"];
-    let Some(old) = run_config(&checkpoint.join(CONFIG)) else { return Ok(Vec::new()) };
-    let new: Table = toml::from_str(&config.to_toml()).unwrap_or_default();
-    let defaults: Table = toml::from_str(&TrainConfig::default().to_toml()).unwrap_or_default();
-    // A key that the checkpoint's version did not know had its default.
-    let before = |key: &str| old.get(key).or_else(|| defaults.get(key));
-    let is_told = |key: &str| !(HARMLESS.contains(&key) || FIXED.contains(&key) || has_fingerprint && INPUTS.contains(&key));
-    // A run that began with an adapter has its shape, whatever these keys say.
-    let from_adapter = old.contains_key("adapter");
-    let mut lines = Vec::new();
-    for (key, value) in new.iter().filter(|(key, value)| before(key) != Some(value)) {
-        let key = key.as_str();
-        let before = before(key).map_or_else(String::new, |before| format!("was {before} and "));
-        if FIXED.contains(&key) && (key == "fine_tune_type" || !from_adapter) {
-            return Err(with_hint(
-                format!("`{key}` {before}is now {value}: {} has the former", checkpoint.display()),
-                "resume with the former value, or begin a new run in another --output-dir",
-            ));
-        }
-        if is_told(key) {
-            lines.push(format!("`{key}` {before}is now {value}: the run will differ from an unbroken one"));
-        }
-    }
-    Ok(lines)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::hint::hint;
 
-    /// A run that left files, with things of the user beside them.
+    /// A folder with the files of a run, and files of the user beside them.
     fn occupied(folder: &Path, config: &TrainConfig) {
         for name in ["checkpoint-5", "adapter", ".checkpoint-6.new", "models", "model", "adapter_notes", "checkpoint-best"] {
             fs::create_dir_all(folder.join(name)).unwrap();
@@ -334,12 +317,12 @@ mod tests {
             let error = find(&config).unwrap_err();
             assert!(error.to_string().contains(&format!("`{key}` is ")) && hint(&error).is_some(), "{error}");
         }
-        // The user's own folders are no part of the run.
+        // The user's own folders don't belong to the run.
         find(&TrainConfig { model: inside("model"), data: inside("rows.jsonl"), ..config }).unwrap();
     }
 
     #[test]
-    fn a_folder_of_other_things_is_left_alone() {
+    fn a_folder_of_unrelated_files_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let config = config(folder.path());
         fs::write(folder.path().join("notes"), "x").unwrap();
@@ -355,7 +338,27 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_never_began_is_no_run() {
+    fn a_run_with_a_truncated_configuration_uses_that_of_a_checkpoint() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = TrainConfig { resume: "auto".to_owned(), overwrite: false, ..config(folder.path()) };
+        let state = TrainerState { step: 3, ..TrainerState::default() };
+        RunCheckpoint::planted(folder.path(), &state, &config.to_toml());
+        let whole = config.to_toml();
+        for cut in ["", &whole[..40], &whole[..whole.len() / 2], whole.lines().next().unwrap()] {
+            fs::write(folder.path().join(CONFIG), cut).unwrap();
+            assert_eq!(find(&config).unwrap().checkpoint.unwrap().state.step, 3, "{cut}");
+        }
+        fs::remove_file(folder.path().join(CONFIG)).unwrap();
+        find(&config).unwrap();
+        // A file that is not from a run is not replaced.
+        for other in ["mine = 1", "[section]\nmodel = \"a\"", "model: a\nmore"] {
+            fs::write(folder.path().join(CONFIG), other).unwrap();
+            assert!(find(&config).unwrap_err().to_string().contains("has no run, but contains other files"), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_run_without_steps_is_replaced_without_asking() {
         let folder = tempfile::tempdir().unwrap();
         let config = TrainConfig { overwrite: false, ..config(folder.path()) };
         prepare(&config, find(&config).unwrap(), &mut TrainerState::default()).unwrap();
@@ -363,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_run_left_is_removed_or_comes_back() {
+    fn leftovers_of_a_killed_run_are_removed_or_restored() {
         let folder = tempfile::tempdir().unwrap();
         for name in [".checkpoint-3.new", ".checkpoint-4.old", "checkpoint-4", ".adapter.old", ".notes.old"] {
             fs::create_dir(folder.path().join(name)).unwrap();
@@ -387,12 +390,11 @@ mod tests {
     }
 
     #[test]
-    fn the_best_checkpoint_comes_along_or_is_forgotten() {
+    fn the_best_checkpoint_is_copied_or_discarded() {
         let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let save = |step: usize| {
             let state = TrainerState { step, best_step: Some(1), best_loss: Some(0.5), ..TrainerState::default() };
-            let path = RunCheckpoint::save(old.path(), &state, "", &[], |_| Ok(())).unwrap();
-            RunCheckpoint::open(&path).unwrap()
+            RunCheckpoint::open(&RunCheckpoint::planted(old.path(), &state, "")).unwrap()
         };
         let (best, last) = (save(1), save(2));
         let mut state = last.state.clone();
@@ -402,20 +404,27 @@ mod tests {
         assert!(bring_best(&last, new.path(), &mut state).unwrap().is_none());
         fs::write(best.path.join("config.toml"), "damaged").unwrap();
         let note = bring_best(&last, old.path(), &mut state).unwrap().unwrap();
-        assert!(note.contains("forgotten") && state.best_step.is_none() && state.best_loss.is_none(), "{note}");
+        assert!(note.contains("discarded") && state.best_step.is_none() && state.best_loss.is_none(), "{note}");
     }
 
     #[test]
-    fn what_is_trained_can_not_change() {
+    fn allowed_changes_are_not_saved() {
         let folder = tempfile::tempdir().unwrap();
-        let config = config(folder.path());
+        let config = TrainConfig { allow_changed_inputs: true, ..config(&folder.path().join("run")) };
+        prepare(&config, find(&config).unwrap(), &mut TrainerState::default()).unwrap();
+        let kept = fs::read_to_string(folder.path().join("run").join(CONFIG)).unwrap();
+        let kept: TrainConfig = toml::from_str(&kept).unwrap();
+        assert_eq!(kept, TrainConfig { overwrite: false, allow_changed_inputs: false, ..config });
+    }
+
+    #[test]
+    fn a_result_without_a_checkpoint_is_replaced_with_a_note() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = TrainConfig { resume: "auto".to_owned(), overwrite: false, ..config(folder.path()) };
         fs::write(folder.path().join(CONFIG), config.to_toml()).unwrap();
-        let changed = |config: &TrainConfig| changed_keys(config, folder.path(), true);
-        assert!(changed(&config).unwrap().is_empty());
-        let lines = changed(&TrainConfig { learning_rate: 1.0, save_every: 7, ..config.clone() }).unwrap();
-        assert!(lines.len() == 1 && lines[0].contains("`learning_rate` was"), "{lines:?}");
-        for other in [TrainConfig { rank: 3, ..config.clone() }, TrainConfig { alpha: 3.0, ..config.clone() }] {
-            assert!(changed(&other).unwrap_err().to_string().contains("is now 3"));
-        }
+        let said = || find(&config).unwrap().notes;
+        assert_eq!(said(), ["no intact checkpoint to resume from; starting at step 1"]);
+        fs::create_dir(folder.path().join("adapter")).unwrap();
+        assert!(said()[0].contains("is the result of a finished run"), "{:?}", said());
     }
 }

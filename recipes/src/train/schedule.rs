@@ -1,8 +1,8 @@
-//! How the learning rate moves.
+//! The learning-rate schedule.
 
 use crate::config::{LrScheduler, TrainConfig};
 
-/// The learning rate of every optimizer step: a line up from zero, then as asked.
+/// The learning rate of every optimizer step: a linear warm-up from zero, then the chosen scheduler.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {
     kind: LrScheduler,
@@ -14,7 +14,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The schedule of a run of `total` steps, `done` of which are past.
+    /// The schedule of a run of `total` steps, `done` of which were taken.
     pub fn new(config: &TrainConfig, total: usize, done: usize) -> Self {
         let warmup = if config.warmup < 1.0 { (config.warmup * total as f64).ceil() } else { config.warmup };
         Self { kind: config.lr_scheduler, peak: config.learning_rate, warmup: warmup as usize, total, step: done }
@@ -23,8 +23,8 @@ impl Schedule {
     /// The rate of a step, counted from 1.
     ///
     /// # Source
-    /// `get_{constant,linear,cosine}_schedule_with_warmup` of transformers 5, whose first step has rate `0` with
-    /// warm-up; here step `s` of the warm-up has `s / warmup`, so that no step is lost.
+    /// `get_{constant,linear,cosine}_schedule_with_warmup` of transformers 5. There the first step of a warm-up has rate `0`; here
+    /// step `s` has `s / warmup`, so that no step is wasted.
     pub fn rate(&self, step: usize) -> f64 {
         if step <= self.warmup {
             return self.peak * step as f64 / self.warmup.max(1) as f64;
@@ -39,7 +39,7 @@ impl Schedule {
         }
     }
 
-    /// Takes a step, and gives its rate.
+    /// Advances by one step, and returns its rate.
     pub fn next_rate(&mut self) -> f64 {
         self.step += 1;
         self.rate(self.step)
@@ -50,7 +50,7 @@ impl Schedule {
         self.step
     }
 
-    /// The schedule after so many steps.
+    /// The same schedule after `step` steps.
     #[must_use]
     pub fn after(self, step: usize) -> Self {
         Self { step, ..self }
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn warm_up_rises_to_the_peak_and_then_it_falls() {
+    fn the_rate_rises_to_the_peak_and_then_falls() {
         let linear = rates(LrScheduler::Linear, 4.0);
         assert_eq!(linear[..5], [0.25, 0.5, 0.75, 1.0, 1.0]);
         assert!(linear[5..].windows(2).all(|pair| pair[1] < pair[0]) && linear[9] > 0.0);

@@ -1,4 +1,4 @@
-//! Starts a prepared run on its device, and writes what it is for.
+//! Runs a prepared run on its device, and writes the result.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use burn_train::Interrupter;
 use burnish_engine::{AdamWConfig, Adapter, Device, TrainedPart, Trainer, Weights};
 use burnish_models::checkpoint::SafetensorsFolder;
-use burnish_models::{ComputeType, Pretrained};
+use burnish_models::{FloatType, Pretrained};
 
 use super::checkpoint::{RunCheckpoint, TrainerState};
 use super::events::Events;
@@ -22,27 +22,27 @@ use super::weights::WeightWriter;
 use crate::config::{FineTuneType, TrainConfig};
 use crate::report::{Dashboard, Quiet};
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Summary {
     /// How it ended.
     pub end: End,
-    /// Where it stood then.
+    /// Progress at the end.
     pub state: TrainerState,
     /// Loss of the last step.
     pub last_loss: Option<f64>,
-    /// The PEFT folder, or the model's folder when every weight was trained.
+    /// The PEFT folder, or the model's folder after full fine-tuning.
     pub output: Option<PathBuf>,
-    /// The step that it is of: the last, or the best.
+    /// Step of `output`: the last, or the best.
     pub output_step: usize,
     /// The newest checkpoint.
     pub checkpoint: Option<PathBuf>,
 }
 
-/// Trains.
+/// Trains, and writes the result.
 ///
 /// # Errors
-/// What broke the run; the last checkpoint is whole then.
+/// When the device fails, a number is not finite, or a file can't be written; the last checkpoint stays intact.
 pub fn train(
     prepared: PreparedRun,
     events: Arc<Mutex<dyn Events>>,
@@ -66,7 +66,7 @@ fn on_device(
     let done = resume.as_ref().map_or(0, |checkpoint| checkpoint.state.step);
     let plan = Plan::new(&config, train, done);
     state.seed = config.seed;
-    state.loss_scale = (dtype.dtype == ComputeType::F16).then(|| state.loss_scale.take().unwrap_or_default());
+    state.loss_scale = (dtype.dtype == FloatType::F16).then(|| state.loss_scale.take().unwrap_or_default());
     let (schedule, epochs) = (Schedule::new(&config, plan.total, done), config.epochs);
     let mut run = TrainingRun {
         weights: WeightWriter::new(&config, &pretrained.source, resume.as_ref())?,
@@ -107,11 +107,11 @@ fn finish(run: TrainingRun, end: End, pretrained: &Pretrained) -> Result<Summary
     Ok(Summary { end, state, last_loss, output, output_step, checkpoint })
 }
 
-/// Brings the model, what trains of it, and its optimizer to the device.
+/// Loads the model, its trained part and the optimizer onto the device.
 fn build(
     device: &dyn Device,
     config: &TrainConfig,
-    dtype: ComputeType,
+    dtype: FloatType,
     pretrained: &Pretrained,
     resume: Option<&RunCheckpoint>,
 ) -> Result<Box<dyn Trainer>> {
@@ -130,7 +130,7 @@ fn build(
         FineTuneType::Lora => TrainedPart::Adapters {
             base: &*pretrained.checkpoint,
             dtype,
-            // Whatever the run has learned since: the reference is what it began from.
+            // Also when resumed: the reference stays the adapter that the run started from.
             reference: config.reference(),
             adapter: match folder {
                 Some(path) => Adapter::Folder { path, dropout: config.dropout },
@@ -155,14 +155,15 @@ fn optimizer(config: &TrainConfig) -> AdamWConfig {
     }
 }
 
-/// The checkpoint of the lowest validation loss, where the run shall end with it and the last step is not it.
+/// The checkpoint of the lowest validation loss, if the run ends with that one and it isn't the last step.
 fn best_checkpoint(run: &TrainingRun) -> Option<RunCheckpoint> {
     let step = run.state.best_step.filter(|step| run.config.ends_with_best() && *step != run.state.step)?;
     match RunCheckpoint::open(&RunCheckpoint::folder(Path::new(&run.config.output_dir), step)) {
         Ok(checkpoint) => Some(checkpoint),
         Err(error) => {
-            run.events()
-                .note(&format!("step {step} was the best and can't be read, so the result is the last step: {error:#}"));
+            run.events().note(&format!(
+                "the checkpoint of the best step ({step}) can't be read, so the result is the last step: {error:#}"
+            ));
             None
         }
     }

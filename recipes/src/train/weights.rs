@@ -1,4 +1,4 @@
-//! Writes what a run trains: into its checkpoints, and as its result.
+//! Writes the trained weights, into checkpoints and as the result of the run.
 
 use std::path::{Path, PathBuf};
 
@@ -13,12 +13,12 @@ use burnish_models::{Checkpoint, Pretrained};
 use super::checkpoint::RunCheckpoint;
 use crate::config::{FineTuneType, TrainConfig};
 
-/// What is written of a trainer.
+/// Which weights of the trainer are written.
 #[derive(Debug, Clone)]
 pub enum WeightWriter {
-    /// A PEFT folder of this configuration, on this base.
+    /// The adapter, as a PEFT folder.
     Adapter {
-        /// What `adapter_config.json` says.
+        /// Written to `adapter_config.json`.
         lora: LoraConfig,
         /// The base model.
         base: String,
@@ -28,7 +28,7 @@ pub enum WeightWriter {
 }
 
 impl WeightWriter {
-    /// What a run writes. The adapter's configuration is that of the checkpoint or the folder it comes from, where it comes from one.
+    /// The writer of a run. An adapter from a checkpoint or a folder keeps the configuration that it has there.
     ///
     /// # Errors
     /// When that folder's configuration can't be read.
@@ -42,10 +42,10 @@ impl WeightWriter {
         Ok(Self::Adapter { lora, base: base.to_owned() })
     }
 
-    /// Writes what trains into a checkpoint's folder.
+    /// Writes the trained weights into the folder of a checkpoint.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// When a file can't be written.
     pub fn write(&self, trainer: &dyn Trainer, folder: &Path) -> Result<()> {
         match self {
             Self::Adapter { lora, base } => trainer.save_adapter(lora, base, folder),
@@ -53,10 +53,10 @@ impl WeightWriter {
         }
     }
 
-    /// Writes what the run is for, from the trainer or from the best checkpoint.
+    /// Writes the result of the run, from the best checkpoint if given, else from the trainer.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// When a file can't be read or written.
     pub fn write_result(
         &self,
         run: &Path,

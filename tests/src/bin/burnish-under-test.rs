@@ -1,7 +1,7 @@
-//! The program `burnish`, built with these tests so that they find it.
+//! The program `burnish`, built with the tests so that they can run it.
 
 fn main() -> std::process::ExitCode {
-    // SAFETY: nothing has run yet, and no thread but this one.
+    // SAFETY: this is the only thread yet.
     unsafe {
         burnish_recipes::environment::prepare();
     }

@@ -1,21 +1,21 @@
-//! Attention of one token, or a few, over a cache: a cube takes a block of keys for all heads that share them, so that each key
-//! and value is read once; what the blocks found is put together by a second launch (Dao et al. 2023, "Flash-Decoding").
+//! Attention of one token, or a few, over a cache. A cube handles a block of keys for all heads that share them, so that each key
+//! and value is read once; a second launch combines the blocks (Dao et al. 2023, "Flash-Decoding").
 
 use burn::tensor::{DType, TensorMetadata};
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::scores::{HIDDEN, Sight, Sizes, key_range, score, sizes};
+use super::scores::{Extents, HIDDEN, Sight, Sizes, key_range, score};
 use crate::attention::AttentionOptions;
 use crate::cube::launch::{contiguous, empty, empty_like, greatest_common_divisor, vector_size};
 use crate::cube::reduce::{Planes, cube_max, cube_sum, vector_sum};
 
-/// Most queries: with more, tiles of them read the keys less often.
-const MOST_QUERIES: usize = 4;
-/// Units of a cube, and keys of a block.
+/// Most queries: with more, tiles of queries read the keys less often.
+const MAX_QUERIES: usize = 4;
+/// Threads of a cube, and keys of a block.
 const BLOCK: usize = 128;
-/// Heads whose sums a unit holds at a time.
+/// Heads whose sums a thread holds at a time.
 const HEADS: usize = 4;
 
 /// What the kernels are compiled for.
@@ -25,15 +25,15 @@ struct DecodePlan {
     vectors: usize,
     /// Heads that share keys.
     group: usize,
-    /// Whether a block is all there is.
+    /// Whether there is only one block.
     alone: bool,
-    /// What planes add up among themselves.
+    /// How planes reduce.
     planes: Planes,
 }
 
-/// Where the cache lies, in vectors: it may be the beginning of a longer one.
+/// Strides of the cache, in vectors: it may be the beginning of a longer one.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
-struct CachePlace {
+struct CacheStrides {
     key_batch: u32,
     key_token: u32,
     value_batch: u32,
@@ -41,7 +41,6 @@ struct CachePlace {
 }
 
 #[cube(launch_unchecked)]
-#[allow(clippy::too_many_arguments)]
 fn block_kernel<F: Float, N: Size>(
     query: &Array<Vector<F, N>>,
     key: &Array<Vector<F, N>>,
@@ -50,7 +49,7 @@ fn block_kernel<F: Float, N: Size>(
     partial: &mut Array<Vector<f32, N>>,
     statistics: &mut Array<f32>,
     sizes: Sizes,
-    place: CachePlace,
+    strides: CacheStrides,
     first_block: u32,
     #[comptime] plan: DecodePlan,
     #[comptime] sight: Sight,
@@ -61,14 +60,14 @@ fn block_kernel<F: Float, N: Size>(
     let mut weights = SharedMemory::<f32>::new(comptime!(plan.group * BLOCK));
     let mut totals = SharedMemory::<f32>::new(comptime!(plan.group));
     let mut scratch = SharedMemory::<Vector<f32, N>>::new(BLOCK);
-    let (split, splits, pair, row) = (CUBE_POS_X, CUBE_COUNT_X, CUBE_POS_Y, CUBE_POS_Z);
+    let (split, splits, key_value_head, row) = (CUBE_POS_X, CUBE_COUNT_X, CUBE_POS_Y, CUBE_POS_Z);
     let batch = row / sizes.queries;
     let index = row % sizes.queries;
     let first = (first_block + split) * comptime!(BLOCK as u32);
     let (begin, end) = key_range(index, index + 1, &sizes, sight);
 
-    // The heads of a group stand side by side.
-    let head = row * sizes.heads + pair * group;
+    // The heads of a group are adjacent.
+    let head = row * sizes.heads + key_value_head * group;
     let mut at = UNIT_POS;
     while at < comptime!((plan.group * plan.vectors) as u32) {
         queries[at as usize] = Vector::<f32, N>::cast_from(query[(head * vectors + at) as usize]);
@@ -84,7 +83,7 @@ fn block_kernel<F: Float, N: Size>(
         products[g] = 0.0f32;
     }
     if seen {
-        let start = batch * place.key_batch + column * place.key_token + pair * vectors;
+        let start = batch * strides.key_batch + column * strides.key_token + key_value_head * vectors;
         for v in 0..vectors {
             let own = Vector::<f32, N>::cast_from(key[(start + v) as usize]);
             #[unroll]
@@ -98,7 +97,7 @@ fn block_kernel<F: Float, N: Size>(
         let (scored, _slope) = score(products[g], &sizes, sight);
         weights[comptime!(g * BLOCK) + UNIT_POS as usize] = select(seen, scored, f32::new(HIDDEN));
     }
-    // A unit reads back what it wrote.
+    // A thread reads back what it wrote itself.
     for g in 0..group {
         let own = (g * comptime!(BLOCK as u32) + UNIT_POS) as usize;
         let scored = weights[own];
@@ -117,14 +116,14 @@ fn block_kernel<F: Float, N: Size>(
     }
     sync_cube();
 
-    // Units side by side take the vectors of a value; what is left of the cube takes other keys.
-    let lanes = comptime!((BLOCK / plan.vectors) as u32);
-    let (within, lane) = (UNIT_POS % vectors, UNIT_POS / vectors);
+    // Adjacent threads read the vectors of one value; the cube reads as many values at once as it has threads for.
+    let values_at_once = comptime!((BLOCK / plan.vectors) as u32);
+    let (within, own_value) = (UNIT_POS % vectors, UNIT_POS / vectors);
     let mut last = 0u32;
-    if lane < lanes && end > first {
+    if own_value < values_at_once && end > first {
         last = min(end - first, comptime!(BLOCK as u32));
     }
-    let start = batch * place.value_batch + pair * vectors + within;
+    let start = batch * strides.value_batch + key_value_head * vectors + within;
     #[unroll]
     for pass in 0..comptime!(plan.group.div_ceil(HEADS)) {
         let heads = comptime!((plan.group - pass * HEADS).min(HEADS));
@@ -133,14 +132,14 @@ fn block_kernel<F: Float, N: Size>(
         for h in 0..heads {
             sums[h] = Vector::<f32, N>::new(0.0f32);
         }
-        let mut c = lane;
+        let mut c = own_value;
         while c < last {
-            let own = Vector::<f32, N>::cast_from(value[(start + (first + c) * place.value_token) as usize]);
+            let own = Vector::<f32, N>::cast_from(value[(start + (first + c) * strides.value_token) as usize]);
             #[unroll]
             for h in 0..heads {
                 sums[h] += own * Vector::<f32, N>::new(weights[comptime!((pass * HEADS + h) * BLOCK) + c as usize]);
             }
-            c += lanes;
+            c += values_at_once;
         }
         #[unroll]
         for h in 0..heads {
@@ -148,7 +147,7 @@ fn block_kernel<F: Float, N: Size>(
             sync_cube();
             if UNIT_POS < vectors {
                 let mut sum = scratch[UNIT_POS as usize];
-                for other in 1..lanes {
+                for other in 1..values_at_once {
                     sum += scratch[(other * vectors + UNIT_POS) as usize];
                 }
                 let to = head + comptime!((pass * HEADS + h) as u32);
@@ -164,7 +163,7 @@ fn block_kernel<F: Float, N: Size>(
     }
 }
 
-/// A cube a head: each block counts as much as its largest score and its sum say.
+/// Combines the blocks, one head in each cube, by their largest scores and their sums.
 #[cube(launch_unchecked)]
 fn combine_kernel<F: Float, N: Size>(
     partial: &Array<Vector<f32, N>>,
@@ -194,22 +193,21 @@ fn combine_kernel<F: Float, N: Size>(
     }
 }
 
-/// A cache as the kernel reads it, copied only where its heads do not stand side by side.
+/// A cache as the kernel reads it, copied only where its heads are not adjacent.
 fn in_cache<R: CubeRuntime>(cache: CubeTensor<R>) -> CubeTensor<R> {
     let (shape, strides) = (cache.meta.shape(), cache.meta.strides());
     let packed = strides[3] == 1 && strides[2] == shape[3];
     if packed { cache } else { contiguous(cache) }
 }
 
-/// The result; `None` where tiles of queries are the better way, or the device can't hold the heads of a group.
-pub(crate) fn decode<R: CubeRuntime>(
+/// The result; `None` where tiles of queries are faster, or the heads of a group exceed the device's shared memory.
+pub(super) fn decode<R: CubeRuntime>(
     [query, key, value]: [&CubeTensor<R>; 3],
     options: AttentionOptions,
 ) -> Option<CubeTensor<R>> {
-    let (shape, key_shape) = (query.shape(), key.shape());
-    let (batch, queries, heads, head_dim) = (shape[0], shape[1], shape[2], shape[3]);
-    let (keys, pairs) = (key_shape[1], key_shape[2]);
-    if queries > MOST_QUERIES || queries == keys {
+    let extents = Extents::of(&query.shape(), &key.shape());
+    let Extents { batch, queries, keys, heads, key_value_heads, head_dim } = extents;
+    if queries > MAX_QUERIES || queries == keys {
         return None;
     }
     let query = contiguous(query.clone());
@@ -217,7 +215,7 @@ pub(crate) fn decode<R: CubeRuntime>(
     let steps = [&key, &value].into_iter().flat_map(|cache| [cache.meta.strides()[0], cache.meta.strides()[1]]);
     let length = steps.fold(head_dim, greatest_common_divisor);
     let size = vector_size(&[&query, &key, &value], length);
-    let (vectors, group) = (head_dim / size, heads / pairs);
+    let (vectors, group) = (head_dim / size, heads / key_value_heads);
     let client = query.client.clone();
     let bytes = size_of::<f32>() * (group * (head_dim + BLOCK + 1) + BLOCK * (size + 2));
     if vectors > BLOCK || bytes > client.properties().hardware.max_shared_memory_size {
@@ -228,20 +226,20 @@ pub(crate) fn decode<R: CubeRuntime>(
     let splits = keys.div_ceil(BLOCK) - first_block;
     let (alone, rows) = (splits == 1, batch * queries);
     let sight = Sight::new(false, keys, options);
-    let sizes = sizes([queries, keys, heads, pairs], options);
+    let sizes = extents.sizes(options);
     let step = |cache: &CubeTensor<R>, axis: usize| (cache.meta.strides()[axis] / size) as u32;
-    let place = CachePlaceLaunch::new(step(&key, 0), step(&key, 1), step(&value, 0), step(&value, 1));
+    let strides = CacheStridesLaunch::new(step(&key, 0), step(&key, 1), step(&value, 0), step(&value, 1));
     let parts = if alone { 0 } else { rows * heads * splits };
     let out = empty_like(&query);
     let partial = empty(&query, [parts.max(1), head_dim], DType::F32);
     let statistics = empty(&query, [parts.max(1), 2], DType::F32);
     let plan = DecodePlan { vectors, group, alone, planes: Planes::of(&client) };
     let dtype = query.dtype;
-    // SAFETY: keys are compared with their number before they are read, and each cube writes the heads of its own block.
+    // SAFETY: threads check a key against the number of keys before they read it, and each cube writes the heads of its own block.
     unsafe {
         block_kernel::launch_unchecked::<R>(
             &client,
-            CubeCount::Static(splits as u32, pairs as u32, rows as u32),
+            CubeCount::Static(splits as u32, key_value_heads as u32, rows as u32),
             CubeDim::new_1d(BLOCK as u32),
             size,
             query.into_array_arg(),
@@ -251,7 +249,7 @@ pub(crate) fn decode<R: CubeRuntime>(
             partial.clone().into_array_arg(),
             statistics.clone().into_array_arg(),
             sizes,
-            place,
+            strides,
             first_block as u32,
             plan,
             sight,

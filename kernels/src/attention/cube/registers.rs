@@ -1,18 +1,18 @@
-//! What attention does on matrix units whose registers a kernel may see: scores become weights where they are.
+//! Attention on matrix units whose registers a kernel can access: scores become weights in place.
 
 use std::ops::Range;
 
 use cubecl::prelude::*;
 
-use super::scores::{Sight, Sizes, sees};
-use crate::matrix::registers::{CopiedTile, K, M, N, ROW, copy_tile, fragment_at, lane_row, left, right, zeros};
+use super::scores::{Head, Mask, Sight, sees};
+use crate::matrix::registers::{Area, CopiedTile, K, M, N, ROW, copy_tile, fragment_at, left, right, thread_row, zeros};
 use crate::matrix::{PADDING, PLANE};
 
 /// The tiles of attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct RegisterTiles {
     pub head_dim: usize,
-    /// Columns of scores at a time.
+    /// Columns of a tile of scores.
     pub columns: usize,
     /// Planes of a cube.
     pub planes: usize,
@@ -25,7 +25,7 @@ impl RegisterTiles {
         self.planes * self.fragments * M
     }
 
-    pub(super) fn units(&self) -> usize {
+    pub(super) fn threads(&self) -> usize {
         self.planes * PLANE
     }
 
@@ -44,7 +44,7 @@ impl RegisterTiles {
         self.columns * self.stride()
     }
 
-    /// Which of so many loads of the right operand are written before product `now`: they go some products ahead of their use.
+    /// Which of `loads` loads of the right operand are issued before product `now`: some products ahead of their use.
     fn due(&self, now: usize, loads: usize) -> Range<usize> {
         let ahead = (4 / self.fragments).max(1);
         let end = (now + ahead + 1).min(loads);
@@ -52,22 +52,20 @@ impl RegisterTiles {
         start..end
     }
 
-    /// Bytes of shared memory: `own` tiles of rows, and two tiles of columns, two of each.
+    /// Bytes of shared memory: `own` tiles of rows, and two stages of two tiles of columns.
     pub(super) fn shared_bytes(&self, own: usize) -> usize {
         (own * self.rows() * self.stride() + 4 * self.stage()) * 16 + 4 * self.columns * 4
     }
 }
 
-/// Begins the copies of rows `first…` of a head to shared memory, zeros beyond the last.
+/// Begins the copies of positions `first…` of a head to shared memory, with zeros beyond the last.
 #[cube]
 pub(super) fn copy_rows<F: Float, S: Size>(
     source: &Array<Vector<F, S>>,
-    offset: u32,
+    head: &Head,
     first: u32,
-    end: u32,
-    row_stride: u32,
     shared: &mut SharedMemory<Vector<F, S>>,
-    base: u32,
+    to: u32,
     #[comptime] rows: usize,
     #[comptime] tiles: RegisterTiles,
 ) {
@@ -76,42 +74,34 @@ pub(super) fn copy_rows<F: Float, S: Size>(
         rows,
         vectors: tiles.vectors(),
         stride: tiles.stride(),
-        units: tiles.units(),
+        threads: tiles.threads(),
         checked: true
     });
-    copy_tile::<F, S>(
-        source,
-        shared,
-        base,
-        offset,
-        first,
-        0u32,
-        end,
-        vectors,
-        row_stride,
-        0usize,
-        comptime!(tile.count()),
-        tile,
-    );
+    let area = Area { row: first, column: 0u32, rows: head.length, columns: vectors, stride: head.stride };
+    copy_tile::<F, S>(source, head.offset, &area, shared, to, comptime!(tile.whole()));
 }
 
-/// [`copy_rows`] of two tensors that lie alike: keys and values, or queries and the result's gradient.
+/// Tiles of two tensors of one shape in shared memory: of keys and values, or of queries and the result's gradient.
+#[derive(CubeType, Clone, Copy)]
+pub(super) struct Both<F: Float, S: Size> {
+    pub one: SharedMemory<Vector<F, S>>,
+    pub other: SharedMemory<Vector<F, S>>,
+}
+
+/// [`copy_rows`] of both tensors.
 #[cube]
 pub(super) fn copy_both<F: Float, S: Size>(
     one: &Array<Vector<F, S>>,
     other: &Array<Vector<F, S>>,
-    offset: u32,
+    head: &Head,
     first: u32,
-    end: u32,
-    row_stride: u32,
-    to_one: &mut SharedMemory<Vector<F, S>>,
-    to_other: &mut SharedMemory<Vector<F, S>>,
-    base: u32,
+    shared: &mut Both<F, S>,
+    to: u32,
     #[comptime] rows: usize,
     #[comptime] tiles: RegisterTiles,
 ) {
-    copy_rows::<F, S>(one, offset, first, end, row_stride, to_one, base, rows, tiles);
-    copy_rows::<F, S>(other, offset, first, end, row_stride, to_other, base, rows, tiles);
+    copy_rows::<F, S>(one, head, first, &mut shared.one, to, rows, tiles);
+    copy_rows::<F, S>(other, head, first, &mut shared.other, to, rows, tiles);
 }
 
 /// A plane's own rows, as fragments of the left operand.
@@ -122,7 +112,7 @@ pub(super) fn own_rows<F: Float, S: Size, NA: Size>(
     #[comptime] tiles: RegisterTiles,
 ) -> Sequence<Array<Vector<F, NA>>> {
     let mut rows = Sequence::<Array<Vector<F, NA>>>::new();
-    let start = PLANE_POS * comptime!((tiles.fragments * M * tiles.stride()) as u32) + lane_row(tiles.stride(), false);
+    let start = PLANE_POS * comptime!((tiles.fragments * M * tiles.stride()) as u32) + thread_row(tiles.stride(), false);
     #[unroll]
     for i in 0..tiles.fragments {
         #[unroll]
@@ -134,7 +124,7 @@ pub(super) fn own_rows<F: Float, S: Size, NA: Size>(
     rows
 }
 
-/// Products of a plane's rows with the columns of a tile.
+/// The products of a plane's rows and the columns of a tile.
 #[cube]
 pub(super) fn products<F: Float, S: Size, NA: Size, NB: Size, NC: Size>(
     definition: &cmma::MmaDefinition<F, F, f32>,
@@ -145,7 +135,7 @@ pub(super) fn products<F: Float, S: Size, NA: Size, NB: Size, NC: Size>(
 ) -> Sequence<Array<Vector<f32, NC>>> {
     let (count, depths) = comptime!((tiles.columns / N, tiles.head_dim / K));
     let mut sums = zeros::<NC>(comptime!(tiles.fragments * count));
-    let start = base + lane_row(tiles.stride(), true);
+    let start = base + thread_row(tiles.stride(), true);
     let loads = comptime!(count / 2 * depths);
     let mut columns = Sequence::<Array<Vector<F, NB>>>::new();
     #[unroll]
@@ -156,7 +146,7 @@ pub(super) fn products<F: Float, S: Size, NA: Size, NB: Size, NC: Size>(
             let at = comptime!(fragment_at(load / depths * 2 * N, load % depths * K, tiles.stride(), true));
             right::<F, S, NB>(&mut columns, definition, tile, start, at, true);
         }
-        // Without it NVIDIA's assembler moves the loads back to their use.
+        // Without this barrier NVIDIA's assembler moves the loads back to their use.
         sync_plane();
         #[unroll]
         for i in 0..tiles.fragments {
@@ -184,12 +174,12 @@ pub(super) fn accumulate<F: Float, S: Size, NA: Size, NB: Size, NC: Size>(
     #[comptime] tiles: RegisterTiles,
 ) {
     let (count, columns) = comptime!((tiles.head_dim / N, tiles.columns / N));
-    let start = base + lane_row(tiles.stride(), false);
+    let start = base + thread_row(tiles.stride(), false);
     let (across, loads) = comptime!((count / 2, tiles.columns / K * (count / 2)));
     let mut right_two = Sequence::<Array<Vector<F, NB>>>::new();
     #[unroll]
     for depth in 0..comptime!(tiles.columns / K) {
-        // What a lane holds of two fragments of sums is what it needs of one fragment of the left operand.
+        // A thread's elements of two fragments of sums are those that it needs of one fragment of the left operand.
         let mut rows = Sequence::<Array<Vector<F, NA>>>::new();
         #[unroll]
         for i in 0..tiles.fragments {
@@ -229,22 +219,20 @@ pub(super) fn accumulate<F: Float, S: Size, NA: Size, NB: Size, NC: Size>(
     }
 }
 
-/// The row, among those of the cube, of a lane's first or second pair of a fragment.
+/// The row within the cube's rows of the first or second half of a thread's elements of a fragment.
 #[cube]
 pub(super) fn row_of(#[comptime] fragment: usize, #[comptime] half: usize, #[comptime] tiles: RegisterTiles) -> u32 {
     PLANE_POS * comptime!((tiles.fragments * M) as u32) + comptime!((fragment * M + half * 8) as u32) + UNIT_POS_PLANE / 4
 }
 
-/// Writes a plane's sums, each row times its factor, to rows `first…` of a head.
+/// Writes a plane's sums, each row times its factor, to positions `first…` of a head.
 #[cube]
-pub(super) fn leave<F: Float, V: Size, NC: Size>(
+pub(super) fn write_sums<F: Float, V: Size, NC: Size>(
     sums: &Sequence<Array<Vector<f32, NC>>>,
     factors: &Array<f32>,
     out: &mut Array<Vector<F, V>>,
-    offset: u32,
+    head: &Head,
     first: u32,
-    end: u32,
-    row_stride: u32,
     #[comptime] tiles: RegisterTiles,
 ) {
     #[unroll]
@@ -252,7 +240,7 @@ pub(super) fn leave<F: Float, V: Size, NC: Size>(
         #[unroll]
         for half in 0..2usize {
             let row = first + row_of(i, half, tiles);
-            if row < end {
+            if row < head.length {
                 #[unroll]
                 for j in 0..comptime!(tiles.head_dim / N) {
                     let two = sums.index(comptime!(i * (tiles.head_dim / N) + j))[half];
@@ -260,7 +248,7 @@ pub(super) fn leave<F: Float, V: Size, NC: Size>(
                     let mut value = Vector::<f32, V>::new(0.0f32);
                     value[0] = two[0] * factor;
                     value[1] = two[1] * factor;
-                    let to = offset + row * row_stride + comptime!((j * N / 2) as u32) + UNIT_POS_PLANE % 4;
+                    let to = head.offset + row * head.stride + comptime!((j * N / 2) as u32) + UNIT_POS_PLANE % 4;
                     out[to as usize] = Vector::<F, V>::cast_from(value);
                 }
             }
@@ -268,38 +256,43 @@ pub(super) fn leave<F: Float, V: Size, NC: Size>(
     }
 }
 
-/// `exp(x)`, as fast as the device can.
+/// `exp(x)`, as fast as the device computes it.
 #[cube(fast_math = FastMath::ReducedPrecision | FastMath::NotNaN | FastMath::NotInf)]
 pub(super) fn quick_exp(x: f32) -> f32 {
     f32::exp(x)
 }
 
-/// Puts `hidden` where the query must not see the key; rows are queries, or keys where `by_key`.
+/// First row and column of a tile of scores.
+#[derive(CubeType, Clone, Copy)]
+pub(super) struct Corner {
+    pub row: u32,
+    pub column: u32,
+}
+
+/// Replaces values by `hidden` where the query must not see the key; rows are queries, or keys where `by_key`.
 #[cube]
 pub(super) fn hide<I: Int, NC: Size>(
     values: &mut Sequence<Array<Vector<f32, NC>>>,
     hidden: f32,
     segments: &Array<I>,
-    base: u32,
-    first: u32,
-    column: u32,
-    sizes: &Sizes,
+    mask: &Mask,
+    corner: &Corner,
     #[comptime] by_key: bool,
     #[comptime] tiles: RegisterTiles,
     #[comptime] sight: Sight,
 ) {
     #[unroll]
     for i in 0..comptime!(tiles.fragments * 2) {
-        let row = first + row_of(comptime!(i / 2), comptime!(i % 2), tiles);
+        let row = corner.row + row_of(comptime!(i / 2), comptime!(i % 2), tiles);
         #[unroll]
         for j in 0..comptime!(tiles.columns / N) {
             let fragment = values.index_mut(comptime!(i / 2 * (tiles.columns / N) + j));
             let mut two = fragment[comptime!(i % 2)];
             #[unroll]
             for e in 0..2usize {
-                let c = column + comptime!((j * N + e) as u32) + UNIT_POS_PLANE % 4 * 2;
+                let c = corner.column + comptime!((j * N + e) as u32) + UNIT_POS_PLANE % 4 * 2;
                 let (query, key) = if comptime!(by_key) { (c, row) } else { (row, c) };
-                if !sees::<I>(segments, base, query, key, sizes, sight) {
+                if !sees::<I>(segments, mask, query, key, sight) {
                     two[e] = hidden;
                 }
             }

@@ -1,13 +1,17 @@
-//! The backward on matrix units whose registers a kernel may see: for queries, and for keys and values.
+//! The backward on matrix units whose registers a kernel can access: for queries, and for keys and values.
 
 use cubecl::prelude::barrier::{Barrier, copy_async_checked};
 use cubecl::prelude::*;
 
-use super::registers::{RegisterTiles, accumulate, copy_both, hide, leave, own_rows, products, quick_exp, row_of};
-use super::scores::{Sight, Sizes, all_seen, key_range, next_keys, next_queries, query_place, query_range, score};
+use super::registers::{
+    Both, Corner, RegisterTiles, accumulate, copy_both, hide, own_rows, products, quick_exp, row_of, write_sums,
+};
+use super::scores::{
+    Head, Mask, Sight, Sizes, all_seen, key_range, next_keys, next_queries, query_block, query_range, score,
+};
 use crate::matrix::registers::{K, M, N, commit, zeros};
 
-/// `P = exp(S - L)` of a product, and `dS = P (dP - D)` times the score's slope but for the scale, which is the sums' factor.
+/// `P = exp(S - L)` of a product, and `dS = P (dP - D)` times the score's slope, without the scale: the sums are multiplied by that.
 #[cube]
 fn weight_and_slope(product: f32, log_sum: f32, d_weight: f32, sizes: &Sizes, #[comptime] sight: Sight) -> (f32, f32) {
     if comptime!(sight.softcap) {
@@ -22,7 +26,6 @@ fn weight_and_slope(product: f32, log_sum: f32, d_weight: f32, sizes: &Sizes, #[
 
 /// `dQ = dS K`, with `dS = P (dP - D)` times the score's slope, `P = exp(S - L)`, `dP = dO Vᵀ`.
 #[cube(launch_unchecked)]
-#[allow(clippy::too_many_arguments)]
 pub(super) fn query_kernel<F: Float, I: Int, S: Size, V: Size>(
     query: &Array<Vector<F, S>>,
     key: &Array<Vector<F, S>>,
@@ -40,10 +43,15 @@ pub(super) fn query_kernel<F: Float, I: Int, S: Size, V: Size>(
 ) {
     let rows = comptime!(tiles.rows());
     let stage = comptime!(tiles.stage() as u32);
-    let mut own_q = SharedMemory::<Vector<F, S>>::new_aligned(comptime!(rows * tiles.stride()), 16usize);
-    let mut own_g = SharedMemory::<Vector<F, S>>::new_aligned(comptime!(rows * tiles.stride()), 16usize);
-    let mut tile_k = SharedMemory::<Vector<F, S>>::new_aligned(comptime!(2 * tiles.stage()), 16usize);
-    let mut tile_v = SharedMemory::<Vector<F, S>>::new_aligned(comptime!(2 * tiles.stage()), 16usize);
+    // Query and gradient, keys and values.
+    let mut own = Both::<F, S> {
+        one: SharedMemory::<Vector<F, S>>::new_aligned(comptime!(rows * tiles.stride()), 16usize),
+        other: SharedMemory::<Vector<F, S>>::new_aligned(comptime!(rows * tiles.stride()), 16usize),
+    };
+    let mut shared = Both::<F, S> {
+        one: SharedMemory::<Vector<F, S>>::new_aligned(comptime!(2 * tiles.stage()), 16usize),
+        other: SharedMemory::<Vector<F, S>>::new_aligned(comptime!(2 * tiles.stage()), 16usize),
+    };
     let own_barrier = Barrier::shared(comptime!(tiles.planes as u32).runtime(), UNIT_POS == 0);
     let barrier = Barrier::shared(comptime!(tiles.planes as u32).runtime(), UNIT_POS == 0);
     sync_cube();
@@ -52,77 +60,41 @@ pub(super) fn query_kernel<F: Float, I: Int, S: Size, V: Size>(
     let size!(NB) = definition.vector_size(cmma::MatrixIdent::B);
     let size!(NC) = definition.vector_size(cmma::MatrixIdent::Accumulator);
 
-    let place = query_place(&sizes, rows, comptime!(tiles.vectors()));
-    let (begin, end) = key_range(place.first, place.first + comptime!(rows as u32), &sizes, sight);
+    let block = query_block(sizes, rows, comptime!(tiles.vectors()));
+    let (begin, end) = key_range(block.first, block.first + comptime!(rows as u32), &sizes, sight);
     let columns = comptime!(tiles.columns as u32);
-    let mut column = next_keys::<I>(segments, place.base, begin / columns * columns, end, place.first, columns, sight);
+    let mut column = next_keys::<I>(segments, &block.mask, begin / columns * columns, end, block.first, columns, sight);
 
-    copy_both::<F, S>(
-        query,
-        grad,
-        place.query_offset,
-        place.first,
-        sizes.queries,
-        place.query_stride,
-        &mut own_q,
-        &mut own_g,
-        0u32,
-        rows,
-        tiles,
-    );
+    copy_both::<F, S>(query, grad, &block.queries, block.first, &mut own, 0u32, rows, tiles);
     commit(&own_barrier);
-    copy_both::<F, S>(
-        key,
-        value,
-        place.key_offset,
-        column,
-        sizes.keys,
-        place.key_stride,
-        &mut tile_k,
-        &mut tile_v,
-        0u32,
-        tiles.columns,
-        tiles,
-    );
+    copy_both::<F, S>(key, value, &block.keys, column, &mut shared, 0u32, tiles.columns, tiles);
     commit(&barrier);
 
     let mut log_sum = Array::<f32>::new(comptime!(tiles.fragments * 2));
     let mut delta = Array::<f32>::new(comptime!(tiles.fragments * 2));
     #[unroll]
     for i in 0..comptime!(tiles.fragments * 2) {
-        let row = min(place.first + row_of(comptime!(i / 2), comptime!(i % 2), tiles), sizes.queries - 1);
-        log_sum[i] = log_sums[(place.statistics + row) as usize];
-        delta[i] = deltas[(place.statistics + row) as usize];
+        let row = min(block.first + row_of(comptime!(i / 2), comptime!(i % 2), tiles), sizes.queries - 1);
+        log_sum[i] = log_sums[(block.statistics + row) as usize];
+        delta[i] = deltas[(block.statistics + row) as usize];
     }
     own_barrier.wait_parity(0u32);
-    let own_query = own_rows::<F, S, NA>(&definition, &own_q, tiles);
-    let own_grad = own_rows::<F, S, NA>(&definition, &own_g, tiles);
+    let own_query = own_rows::<F, S, NA>(&definition, &own.one, tiles);
+    let own_grad = own_rows::<F, S, NA>(&definition, &own.other, tiles);
     let mut sums = zeros::<NC>(comptime!(tiles.fragments * tiles.head_dim / N));
     let mut parity = 0u32;
     while column < end {
-        let next = next_keys::<I>(segments, place.base, column + columns, end, place.first, columns, sight);
+        let next = next_keys::<I>(segments, &block.mask, column + columns, end, block.first, columns, sight);
         barrier.wait_parity(parity);
-        // All units are done with the tiles that are filled next.
+        // No thread reads the tiles any more that are filled next.
         sync_cube();
         if next < end {
             let ahead = (1 - parity) * stage;
-            copy_both::<F, S>(
-                key,
-                value,
-                place.key_offset,
-                next,
-                sizes.keys,
-                place.key_stride,
-                &mut tile_k,
-                &mut tile_v,
-                ahead,
-                tiles.columns,
-                tiles,
-            );
+            copy_both::<F, S>(key, value, &block.keys, next, &mut shared, ahead, tiles.columns, tiles);
         }
         commit(&barrier);
-        let scores = products::<F, S, NA, NB, NC>(&definition, &own_query, &tile_k, parity * stage, tiles);
-        let mut slopes = products::<F, S, NA, NB, NC>(&definition, &own_grad, &tile_v, parity * stage, tiles);
+        let scores = products::<F, S, NA, NB, NC>(&definition, &own_query, &shared.one, parity * stage, tiles);
+        let mut slopes = products::<F, S, NA, NB, NC>(&definition, &own_grad, &shared.other, parity * stage, tiles);
         #[unroll]
         for i in 0..comptime!(tiles.fragments * 2) {
             #[unroll]
@@ -138,17 +110,23 @@ pub(super) fn query_kernel<F: Float, I: Int, S: Size, V: Size>(
                 fragment[comptime!(i % 2)] = slope;
             }
         }
-        if !all_seen::<I>(segments, place.base, place.first, comptime!(rows as u32), column, columns, &sizes, sight) {
-            hide::<I, NC>(&mut slopes, 0.0f32, segments, place.base, place.first, column, &sizes, false, tiles, sight);
+        if !all_seen::<I>(segments, &block.mask, block.first, comptime!(rows as u32), column, columns, sight) {
+            let corner = Corner { row: block.first, column };
+            hide::<I, NC>(&mut slopes, 0.0f32, segments, &block.mask, &corner, false, tiles, sight);
         }
-        accumulate::<F, S, NA, NB, NC>(&definition, &slopes, &tile_k, parity * stage, &mut sums, tiles);
+        accumulate::<F, S, NA, NB, NC>(&definition, &slopes, &shared.one, parity * stage, &mut sums, tiles);
         column = next;
         parity = 1 - parity;
     }
     let factors = alike(sizes.scale, tiles);
-    let pairs = comptime!((tiles.head_dim / 2) as u32);
-    let out_offset = place.batch * sizes.queries * sizes.heads * pairs + place.head * pairs;
-    leave::<F, V, NC>(&sums, &factors, d_query, out_offset, place.first, sizes.queries, sizes.heads * pairs, tiles);
+    // Gradients are written in vectors of two.
+    let vectors = comptime!((tiles.head_dim / 2) as u32);
+    let head = Head {
+        offset: block.batch * sizes.queries * sizes.heads * vectors + block.head * vectors,
+        length: sizes.queries,
+        stride: sizes.heads * vectors,
+    };
+    write_sums::<F, V, NC>(&sums, &factors, d_query, &head, block.first, tiles);
 }
 
 /// The same factor for each row.
@@ -184,7 +162,6 @@ fn copy_statistics(
 
 /// `dK = dSᵀ Q` and `dV = Pᵀ dO`, over all query heads of a key-value head.
 #[cube(launch_unchecked)]
-#[allow(clippy::too_many_arguments)]
 pub(super) fn key_kernel<F: Float, I: Int, S: Size, V: Size>(
     query: &Array<Vector<F, S>>,
     key: &Array<Vector<F, S>>,
@@ -204,10 +181,15 @@ pub(super) fn key_kernel<F: Float, I: Int, S: Size, V: Size>(
     let rows = comptime!(tiles.rows());
     let stage = comptime!(tiles.stage() as u32);
     let columns = comptime!(tiles.columns as u32);
-    let mut own_k = SharedMemory::<Vector<F, S>>::new_aligned(comptime!(rows * tiles.stride()), 16usize);
-    let mut own_v = SharedMemory::<Vector<F, S>>::new_aligned(comptime!(rows * tiles.stride()), 16usize);
-    let mut tile_q = SharedMemory::<Vector<F, S>>::new_aligned(comptime!(2 * tiles.stage()), 16usize);
-    let mut tile_g = SharedMemory::<Vector<F, S>>::new_aligned(comptime!(2 * tiles.stage()), 16usize);
+    // Keys and values, queries and gradients.
+    let mut own = Both::<F, S> {
+        one: SharedMemory::<Vector<F, S>>::new_aligned(comptime!(rows * tiles.stride()), 16usize),
+        other: SharedMemory::<Vector<F, S>>::new_aligned(comptime!(rows * tiles.stride()), 16usize),
+    };
+    let mut shared = Both::<F, S> {
+        one: SharedMemory::<Vector<F, S>>::new_aligned(comptime!(2 * tiles.stage()), 16usize),
+        other: SharedMemory::<Vector<F, S>>::new_aligned(comptime!(2 * tiles.stage()), 16usize),
+    };
     let mut log_sum = SharedMemory::<f32>::new_aligned(comptime!(2 * tiles.columns), 16usize);
     let mut delta = SharedMemory::<f32>::new_aligned(comptime!(2 * tiles.columns), 16usize);
     let own_barrier = Barrier::shared(comptime!(tiles.planes as u32).runtime(), UNIT_POS == 0);
@@ -218,76 +200,57 @@ pub(super) fn key_kernel<F: Float, I: Int, S: Size, V: Size>(
     let size!(NB) = definition.vector_size(cmma::MatrixIdent::B);
     let size!(NC) = definition.vector_size(cmma::MatrixIdent::Accumulator);
 
-    let (pair, batch) = (CUBE_POS_Y, CUBE_POS_Z);
+    let (key_value_head, batch) = (CUBE_POS_Y, CUBE_POS_Z);
     let first = CUBE_POS_X * comptime!(rows as u32);
     let vectors = comptime!(tiles.vectors() as u32);
     let query_stride = sizes.heads * vectors;
-    let key_stride = sizes.pairs * vectors;
-    let key_offset = batch * sizes.keys * key_stride + pair * vectors;
-    let base = batch * sizes.keys;
-    copy_both::<F, S>(key, value, key_offset, first, sizes.keys, key_stride, &mut own_k, &mut own_v, 0u32, rows, tiles);
+    let key_stride = sizes.key_value_heads * vectors;
+    let own_head =
+        Head { offset: batch * sizes.keys * key_stride + key_value_head * vectors, length: sizes.keys, stride: key_stride };
+    let mask = Mask { ids: batch * sizes.keys, sizes };
+    copy_both::<F, S>(key, value, &own_head, first, &mut own, 0u32, rows, tiles);
     commit(&own_barrier);
     own_barrier.wait_parity(0u32);
-    let own_key = own_rows::<F, S, NA>(&definition, &own_k, tiles);
-    let own_value = own_rows::<F, S, NA>(&definition, &own_v, tiles);
+    let own_key = own_rows::<F, S, NA>(&definition, &own.one, tiles);
+    let own_value = own_rows::<F, S, NA>(&definition, &own.other, tiles);
 
     let mut key_sums = zeros::<NC>(comptime!(tiles.fragments * tiles.head_dim / N));
     let mut value_sums = zeros::<NC>(comptime!(tiles.fragments * tiles.head_dim / N));
     let last_key = min(first + comptime!(rows as u32), sizes.keys);
     let (begin, end) = query_range(first, last_key, &sizes, sight);
-    let begin = next_queries::<I>(segments, base, begin / columns * columns, end, last_key, columns, sight);
-    let group = sizes.heads / sizes.pairs;
+    let begin = next_queries::<I>(segments, &mask, begin / columns * columns, end, last_key, columns, sight);
+    let group = sizes.heads / sizes.key_value_heads;
     let mut parity = 0u32;
     for member in 0..group {
-        let head = pair * group + member;
-        let query_offset = batch * sizes.queries * query_stride + head * vectors;
+        let head = key_value_head * group + member;
+        let queries = Head {
+            offset: batch * sizes.queries * query_stride + head * vectors,
+            length: sizes.queries,
+            stride: query_stride,
+        };
         let statistics = (batch * sizes.heads + head) * sizes.queries;
         let mut column = begin;
-        // The last tile of the head before may still be read.
+        // The last tile of the previous head may still be read.
         sync_cube();
         let now = parity * stage;
-        copy_both::<F, S>(
-            query,
-            grad,
-            query_offset,
-            column,
-            sizes.queries,
-            query_stride,
-            &mut tile_q,
-            &mut tile_g,
-            now,
-            tiles.columns,
-            tiles,
-        );
+        copy_both::<F, S>(query, grad, &queries, column, &mut shared, now, tiles.columns, tiles);
         copy_statistics(log_sums, statistics, column, sizes.queries, &mut log_sum, parity * columns, tiles);
         copy_statistics(deltas, statistics, column, sizes.queries, &mut delta, parity * columns, tiles);
         commit(&barrier);
         while column < end {
-            let next = next_queries::<I>(segments, base, column + columns, end, last_key, columns, sight);
+            let next = next_queries::<I>(segments, &mask, column + columns, end, last_key, columns, sight);
             barrier.wait_parity(parity);
             sync_cube();
             let (now, ahead) = (parity * stage, (1 - parity) * stage);
             if next < end {
                 let to = (1 - parity) * columns;
-                copy_both::<F, S>(
-                    query,
-                    grad,
-                    query_offset,
-                    next,
-                    sizes.queries,
-                    query_stride,
-                    &mut tile_q,
-                    &mut tile_g,
-                    ahead,
-                    tiles.columns,
-                    tiles,
-                );
+                copy_both::<F, S>(query, grad, &queries, next, &mut shared, ahead, tiles.columns, tiles);
                 copy_statistics(log_sums, statistics, next, sizes.queries, &mut log_sum, to, tiles);
                 copy_statistics(deltas, statistics, next, sizes.queries, &mut delta, to, tiles);
                 commit(&barrier);
             }
-            let mut weights = products::<F, S, NA, NB, NC>(&definition, &own_key, &tile_q, now, tiles);
-            let mut slopes = products::<F, S, NA, NB, NC>(&definition, &own_value, &tile_g, now, tiles);
+            let mut weights = products::<F, S, NA, NB, NC>(&definition, &own_key, &shared.one, now, tiles);
+            let mut slopes = products::<F, S, NA, NB, NC>(&definition, &own_value, &shared.other, now, tiles);
             #[unroll]
             for j in 0..comptime!(tiles.columns / N) {
                 #[unroll]
@@ -310,19 +273,24 @@ pub(super) fn key_kernel<F: Float, I: Int, S: Size, V: Size>(
                     }
                 }
             }
-            if !all_seen::<I>(segments, base, column, columns, first, comptime!(rows as u32), &sizes, sight) {
-                hide::<I, NC>(&mut weights, 0.0f32, segments, base, first, column, &sizes, true, tiles, sight);
-                hide::<I, NC>(&mut slopes, 0.0f32, segments, base, first, column, &sizes, true, tiles, sight);
+            if !all_seen::<I>(segments, &mask, column, columns, first, comptime!(rows as u32), sight) {
+                let corner = Corner { row: first, column };
+                hide::<I, NC>(&mut weights, 0.0f32, segments, &mask, &corner, true, tiles, sight);
+                hide::<I, NC>(&mut slopes, 0.0f32, segments, &mask, &corner, true, tiles, sight);
             }
-            accumulate::<F, S, NA, NB, NC>(&definition, &weights, &tile_g, now, &mut value_sums, tiles);
-            accumulate::<F, S, NA, NB, NC>(&definition, &slopes, &tile_q, now, &mut key_sums, tiles);
+            accumulate::<F, S, NA, NB, NC>(&definition, &weights, &shared.other, now, &mut value_sums, tiles);
+            accumulate::<F, S, NA, NB, NC>(&definition, &slopes, &shared.one, now, &mut key_sums, tiles);
             column = next;
             parity = 1 - parity;
         }
     }
     let (key_factors, value_factors) = (alike(sizes.scale, tiles), alike(1.0f32, tiles));
-    let pairs = comptime!((tiles.head_dim / 2) as u32);
-    let out_offset = batch * sizes.keys * sizes.pairs * pairs + pair * pairs;
-    leave::<F, V, NC>(&key_sums, &key_factors, d_key, out_offset, first, sizes.keys, sizes.pairs * pairs, tiles);
-    leave::<F, V, NC>(&value_sums, &value_factors, d_value, out_offset, first, sizes.keys, sizes.pairs * pairs, tiles);
+    let vectors = comptime!((tiles.head_dim / 2) as u32);
+    let head = Head {
+        offset: batch * sizes.keys * sizes.key_value_heads * vectors + key_value_head * vectors,
+        length: sizes.keys,
+        stride: sizes.key_value_heads * vectors,
+    };
+    write_sums::<F, V, NC>(&key_sums, &key_factors, d_key, &head, first, tiles);
+    write_sums::<F, V, NC>(&value_sums, &value_factors, d_value, &head, first, tiles);
 }

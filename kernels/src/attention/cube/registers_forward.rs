@@ -1,18 +1,18 @@
-//! The forward on matrix units whose registers a kernel may see.
+//! The forward on matrix units whose registers a kernel can access.
 
 use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
 
 use super::registers::{
-    RegisterTiles, accumulate, copy_both, copy_rows, hide, leave, own_rows, products, quick_exp, row_of,
+    Both, Corner, RegisterTiles, accumulate, copy_both, copy_rows, hide, own_rows, products, quick_exp, row_of, write_sums,
 };
-use super::scores::{HIDDEN, Sight, Sizes, all_seen, key_range, next_keys, query_place, score};
+use super::scores::{HIDDEN, Head, Sight, Sizes, all_seen, key_range, next_keys, query_block, score};
 use crate::matrix::registers::{K, M, N, commit, zeros};
 
-/// How much a row's maximum may grow before the sums are scaled anew: weights stay below e⁸, far from the end of f16.
+/// How far a row's maximum may grow before the sums are rescaled: weights stay below e⁸, well within the range of f16.
 const SLACK: f32 = 8.0;
 
-/// Turns products into capped scores.
+/// Replaces products by capped scores.
 #[cube]
 fn cap<NC: Size>(
     products: &mut Sequence<Array<Vector<f32, NC>>>,
@@ -37,7 +37,6 @@ fn cap<NC: Size>(
 }
 
 #[cube(launch_unchecked)]
-#[allow(clippy::too_many_arguments)]
 pub(super) fn forward_kernel<F: Float, I: Int, S: Size, V: Size>(
     query: &Array<Vector<F, S>>,
     key: &Array<Vector<F, S>>,
@@ -54,8 +53,10 @@ pub(super) fn forward_kernel<F: Float, I: Int, S: Size, V: Size>(
     let rows = comptime!(tiles.rows());
     let stage = comptime!(tiles.stage() as u32);
     let mut own_tile = SharedMemory::<Vector<F, S>>::new_aligned(comptime!(rows * tiles.stride()), 16usize);
-    let mut tile_k = SharedMemory::<Vector<F, S>>::new_aligned(comptime!(2 * tiles.stage()), 16usize);
-    let mut tile_v = SharedMemory::<Vector<F, S>>::new_aligned(comptime!(2 * tiles.stage()), 16usize);
+    let mut shared = Both::<F, S> {
+        one: SharedMemory::<Vector<F, S>>::new_aligned(comptime!(2 * tiles.stage()), 16usize),
+        other: SharedMemory::<Vector<F, S>>::new_aligned(comptime!(2 * tiles.stage()), 16usize),
+    };
     let own_barrier = Barrier::shared(comptime!(tiles.planes as u32).runtime(), UNIT_POS == 0);
     let barrier = Barrier::shared(comptime!(tiles.planes as u32).runtime(), UNIT_POS == 0);
     sync_cube();
@@ -64,36 +65,14 @@ pub(super) fn forward_kernel<F: Float, I: Int, S: Size, V: Size>(
     let size!(NB) = definition.vector_size(cmma::MatrixIdent::B);
     let size!(NC) = definition.vector_size(cmma::MatrixIdent::Accumulator);
 
-    let place = query_place(&sizes, rows, comptime!(tiles.vectors()));
-    let (begin, end) = key_range(place.first, place.first + comptime!(rows as u32), &sizes, sight);
+    let block = query_block(sizes, rows, comptime!(tiles.vectors()));
+    let (begin, end) = key_range(block.first, block.first + comptime!(rows as u32), &sizes, sight);
     let columns = comptime!(tiles.columns as u32);
-    let mut column = next_keys::<I>(segments, place.base, begin / columns * columns, end, place.first, columns, sight);
+    let mut column = next_keys::<I>(segments, &block.mask, begin / columns * columns, end, block.first, columns, sight);
 
-    copy_rows::<F, S>(
-        query,
-        place.query_offset,
-        place.first,
-        sizes.queries,
-        place.query_stride,
-        &mut own_tile,
-        0u32,
-        rows,
-        tiles,
-    );
+    copy_rows::<F, S>(query, &block.queries, block.first, &mut own_tile, 0u32, rows, tiles);
     commit(&own_barrier);
-    copy_both::<F, S>(
-        key,
-        value,
-        place.key_offset,
-        column,
-        sizes.keys,
-        place.key_stride,
-        &mut tile_k,
-        &mut tile_v,
-        0u32,
-        tiles.columns,
-        tiles,
-    );
+    copy_both::<F, S>(key, value, &block.keys, column, &mut shared, 0u32, tiles.columns, tiles);
     commit(&barrier);
     own_barrier.wait_parity(0u32);
     let own = own_rows::<F, S, NA>(&definition, &own_tile, tiles);
@@ -106,48 +85,26 @@ pub(super) fn forward_kernel<F: Float, I: Int, S: Size, V: Size>(
         largest[i] = f32::new(HIDDEN);
         total[i] = 0.0f32;
     }
-    // What makes a score of a product, and of a capped score itself.
+    // The factor from a product to its score; capped scores need none.
     let factor = if comptime!(sight.softcap) { 1.0f32.runtime() } else { sizes.scale };
     let mut parity = 0u32;
     while column < end {
-        let next = next_keys::<I>(segments, place.base, column + columns, end, place.first, columns, sight);
+        let next = next_keys::<I>(segments, &block.mask, column + columns, end, block.first, columns, sight);
         barrier.wait_parity(parity);
-        // All units are done with the tiles that are filled next.
+        // No thread reads the tiles any more that are filled next.
         sync_cube();
         if next < end {
             let ahead = (1 - parity) * stage;
-            copy_both::<F, S>(
-                key,
-                value,
-                place.key_offset,
-                next,
-                sizes.keys,
-                place.key_stride,
-                &mut tile_k,
-                &mut tile_v,
-                ahead,
-                tiles.columns,
-                tiles,
-            );
+            copy_both::<F, S>(key, value, &block.keys, next, &mut shared, ahead, tiles.columns, tiles);
         }
         commit(&barrier);
-        let mut scores = products::<F, S, NA, NB, NC>(&definition, &own, &tile_k, parity * stage, tiles);
+        let mut scores = products::<F, S, NA, NB, NC>(&definition, &own, &shared.one, parity * stage, tiles);
         if comptime!(sight.softcap) {
             cap::<NC>(&mut scores, &sizes, tiles, sight);
         }
-        if !all_seen::<I>(segments, place.base, place.first, comptime!(rows as u32), column, columns, &sizes, sight) {
-            hide::<I, NC>(
-                &mut scores,
-                f32::new(HIDDEN),
-                segments,
-                place.base,
-                place.first,
-                column,
-                &sizes,
-                false,
-                tiles,
-                sight,
-            );
+        if !all_seen::<I>(segments, &block.mask, block.first, comptime!(rows as u32), column, columns, sight) {
+            let corner = Corner { row: block.first, column };
+            hide::<I, NC>(&mut scores, f32::new(HIDDEN), segments, &block.mask, &corner, false, tiles, sight);
         }
         let mut grown = false;
         let mut top = Array::<f32>::new(comptime!(tiles.fragments * 2));
@@ -159,7 +116,7 @@ pub(super) fn forward_kernel<F: Float, I: Int, S: Size, V: Size>(
                 let two = scores.index(comptime!(i / 2 * (tiles.columns / N) + j))[comptime!(i % 2)];
                 own_top = max(own_top, max(two[0], two[1]));
             }
-            // The four lanes of a row.
+            // Over the four threads of a row.
             #[unroll]
             for s in 0..2usize {
                 own_top = max(own_top, plane_shuffle_xor(own_top, comptime!(1u32 << s)));
@@ -167,7 +124,7 @@ pub(super) fn forward_kernel<F: Float, I: Int, S: Size, V: Size>(
             top[i] = own_top * factor;
             grown = grown || top[i] > largest[i] + SLACK;
         }
-        // Sums are scaled anew only where a maximum has grown by much; all rows of the plane go along.
+        // Sums are rescaled only once a maximum has grown much; then all rows of the plane are.
         if plane_max(u32::cast_from(grown)) > 0 {
             #[unroll]
             for i in 0..comptime!(tiles.fragments * 2) {
@@ -196,7 +153,7 @@ pub(super) fn forward_kernel<F: Float, I: Int, S: Size, V: Size>(
                 fragment[comptime!(i % 2)] = two;
             }
         }
-        accumulate::<F, S, NA, NB, NC>(&definition, &scores, &tile_v, parity * stage, &mut sums, tiles);
+        accumulate::<F, S, NA, NB, NC>(&definition, &scores, &shared.other, parity * stage, &mut sums, tiles);
         column = next;
         parity = 1 - parity;
     }
@@ -214,14 +171,19 @@ pub(super) fn forward_kernel<F: Float, I: Int, S: Size, V: Size>(
             }
             let whole = max(whole, 1.0e-30f32);
             factors[at] = 1.0f32 / whole;
-            let row = place.first + row_of(i, half, tiles);
+            let row = block.first + row_of(i, half, tiles);
             if UNIT_POS_PLANE % 4 == 0 && row < sizes.queries {
-                let to = place.statistics + row;
+                let to = block.statistics + row;
                 log_sums[to as usize] = largest[at] + f32::ln(whole);
             }
         }
     }
-    let pairs = comptime!((tiles.head_dim / 2) as u32);
-    let out_offset = place.batch * sizes.queries * sizes.heads * pairs + place.head * pairs;
-    leave::<F, V, NC>(&sums, &factors, out, out_offset, place.first, sizes.queries, sizes.heads * pairs, tiles);
+    // Results are written in vectors of two.
+    let vectors = comptime!((tiles.head_dim / 2) as u32);
+    let head = Head {
+        offset: block.batch * sizes.queries * sizes.heads * vectors + block.head * vectors,
+        length: sizes.queries,
+        stride: sizes.heads * vectors,
+    };
+    write_sums::<F, V, NC>(&sums, &factors, out, &head, block.first, tiles);
 }

@@ -1,4 +1,4 @@
-//! The way of sums from registers to memory.
+//! Writing sums from registers to memory.
 
 use cubecl::prelude::*;
 
@@ -6,24 +6,24 @@ use super::super::plan::PLANE;
 use super::super::registers::{M, N, ROW};
 use super::super::tile::{Span, TilePlan};
 
-/// Where a plane's sums belong in the result.
+/// Where a plane's sums begin in the result.
 #[derive(CubeType, Clone, Copy)]
 pub(super) struct Corner {
     pub row: u32,
     pub column: u32,
-    /// Rows and columns of the result.
+    /// Rows of the result.
     pub m: u32,
-    /// Columns.
+    /// Columns of the result.
     pub n: u32,
 }
 
-/// Where the sums of the plane belong whose fragments begin `first_m` rows and `first_n` columns into the cube's tile.
+/// The corner of a plane whose fragments begin `first_m` rows and `first_n` columns into the cube's tile.
 #[cube]
-pub(super) fn corner(span: &Span, first_m: u32, first_n: u32, m: u32, n: u32) -> Corner {
-    Corner { row: span.row + first_m, column: span.column + first_n, m, n }
+pub(super) fn corner(span: &Span, first_m: u32, first_n: u32) -> Corner {
+    Corner { row: span.row + first_m, column: span.column + first_n, m: span.sizes.m, n: span.sizes.n }
 }
 
-/// Writes a plane's sums as its lanes hold them: two neighbours at a time, or one where rows have an odd length.
+/// Writes a plane's sums as its threads hold them: two neighbours at a time, or one where rows have an odd length.
 #[cube]
 pub(super) fn write_pairs<O: Float, V: Size, NC: Size>(
     sums: &Sequence<Array<Vector<f32, NC>>>,
@@ -32,7 +32,7 @@ pub(super) fn write_pairs<O: Float, V: Size, NC: Size>(
     alpha: f32,
     #[comptime] plan: TilePlan,
 ) {
-    let (count_m, count_n) = comptime!(plan.fragments());
+    let (count_m, count_n) = comptime!((plan.fragments().m, plan.fragments().n));
     let offset = CUBE_POS_Y * corner.m * corner.n;
     #[unroll]
     for i in 0..count_m {
@@ -48,10 +48,10 @@ pub(super) fn write_pairs<O: Float, V: Size, NC: Size>(
                 #[unroll]
                 for part in 0..comptime!(2 / plan.out_vector) {
                     let mut inside = true;
-                    if comptime!(plan.ragged[0]) {
+                    if comptime!(plan.ragged.m) {
                         inside = to_row < corner.m;
                     }
-                    if comptime!(plan.ragged[1] || plan.out_vector == 1) {
+                    if comptime!(plan.ragged.n || plan.out_vector == 1) {
                         inside = inside && to_column + (part as u32) < corner.n;
                     }
                     if inside {
@@ -69,8 +69,8 @@ pub(super) fn write_pairs<O: Float, V: Size, NC: Size>(
     }
 }
 
-/// Writes a plane's sums in whole vectors, rounded to the dtype of the operands: they lie in shared memory, which no plane reads
-/// any more, on their way from the lanes that hold them to those that write rows.
+/// Writes a plane's sums in whole vectors, rounded to the dtype of the operands. They pass through shared memory, which no plane
+/// reads any more, from the threads that hold them to those that write rows.
 #[cube]
 pub(super) fn write_rows<F: Float, O: Float, S: Size, P: Size, V: Size, NC: Size>(
     sums: &Sequence<Array<Vector<f32, NC>>>,
@@ -80,9 +80,9 @@ pub(super) fn write_rows<F: Float, O: Float, S: Size, P: Size, V: Size, NC: Size
     alpha: f32,
     #[comptime] plan: TilePlan,
 ) {
-    let (count_m, count_n) = comptime!(plan.fragments());
+    let (count_m, count_n) = comptime!((plan.fragments().m, plan.fragments().n));
     let (rows, vectors) = comptime!((count_m * M, count_n * N / ROW));
-    // A vector more than a row has: rows begin in different banks.
+    // One vector longer than a row, so that rows begin in different banks.
     let stride = comptime!(vectors + 1);
     let first = PLANE_POS * comptime!((rows * stride) as u32);
     let whole = shared.slice_mut(first as usize, (first + comptime!((rows * stride) as u32)) as usize);
@@ -114,10 +114,10 @@ pub(super) fn write_rows<F: Float, O: Float, S: Size, P: Size, V: Size, NC: Size
         let (row, vector) = (at / comptime!(vectors as u32), at % comptime!(vectors as u32));
         let (to_row, to_column) = (corner.row + row, corner.column / width + vector);
         let mut inside = true;
-        if comptime!(plan.ragged[0]) {
+        if comptime!(plan.ragged.m) {
             inside = to_row < corner.m;
         }
-        if comptime!(plan.ragged[1]) {
+        if comptime!(plan.ragged.n) {
             inside = inside && to_column < corner.n / width;
         }
         if inside {

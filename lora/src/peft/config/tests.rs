@@ -1,17 +1,17 @@
 use super::*;
 
 #[test]
-fn layers_are_said_as_peft_reads_them() {
+fn adapted_layers_are_described_as_peft_reads_them() {
     let name = |block: usize, part: &str| format!("model.layers.{block}.self_attn.{part}");
     let layers: Vec<String> = (0..3).flat_map(|block| ["q_proj", "v_proj"].map(|part| name(block, part))).collect();
-    let of = |names: &[String]| Adapted::of(names, &layers);
+    let of = |names: &[String]| AdaptedLayers::new(names, &layers);
     let parts = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-    let all = Adapted { target_modules: parts(&["q_proj", "v_proj"]), layers_to_transform: None };
+    let all = AdaptedLayers { target_modules: parts(&["q_proj", "v_proj"]), layers_to_transform: None };
     assert_eq!(of(&layers), all);
     let some = [name(0, "v_proj"), name(2, "v_proj")];
-    assert_eq!(of(&some), Adapted { target_modules: parts(&["v_proj"]), layers_to_transform: Some(vec![0, 2]) });
+    assert_eq!(of(&some), AdaptedLayers { target_modules: parts(&["v_proj"]), layers_to_transform: Some(vec![0, 2]) });
     let mixed = [name(0, "q_proj"), name(1, "v_proj")];
-    assert_eq!(of(&mixed), Adapted { target_modules: mixed.to_vec(), layers_to_transform: None });
+    assert_eq!(of(&mixed), AdaptedLayers { target_modules: mixed.to_vec(), layers_to_transform: None });
 }
 
 fn folder(files: &[(&str, String)]) -> tempfile::TempDir {
@@ -32,7 +32,7 @@ fn plain() -> Value {
 }
 
 #[test]
-fn adapters_that_would_compute_something_else_are_refused() {
+fn keys_that_change_the_computation_are_refused() {
     assert_eq!(read_json(&plain()).unwrap().scale().to_string(), "2");
     for (key, value) in [("init_lora_weights", json!("pissa")), ("layer_replication", json!([[0, 3], [2, 4]]))] {
         let mut config = plain();
@@ -43,7 +43,7 @@ fn adapters_that_would_compute_something_else_are_refused() {
 }
 
 #[test]
-fn ranks_and_alphas_of_layers_are_read_and_written() {
+fn patterns_of_ranks_and_alphas_are_read_and_written() {
     let mut json = plain();
     json["rank_pattern"] = json!({ "q_proj": 4, "layers.1.mlp.up_proj": 2 });
     json["alpha_pattern"] = json!({ "^model.layers.0.*": 32, "layers.1.self_attn.q_proj": 2.5 });
@@ -58,7 +58,7 @@ fn ranks_and_alphas_of_layers_are_read_and_written() {
     }
     let rslora = LoraConfig { rslora: true, ..config.clone() };
     assert_eq!(rslora.scale_of("model.layers.0.self_attn.q_proj").to_string(), "16");
-    let written = to_json(&config, "m", &Adapted { target_modules: vec!["q_proj".into()], layers_to_transform: None });
+    let written = to_json(&config, "m", &AdaptedLayers { target_modules: vec!["q_proj".into()], layers_to_transform: None });
     assert_eq!(read_json(&written).unwrap(), config);
     for wrong in [json!({ "q_proj": 0 }), json!({ "q_proj": "4" }), json!({ "(": 4 }), json!([4])] {
         json["rank_pattern"] = wrong;
@@ -68,22 +68,22 @@ fn ranks_and_alphas_of_layers_are_read_and_written() {
 
 #[test]
 fn whole_numbers_are_written_as_integers() {
-    let adapted = Adapted { target_modules: Vec::new(), layers_to_transform: None };
+    let adapted = AdaptedLayers { target_modules: Vec::new(), layers_to_transform: None };
     let alpha =
         |alpha: f64| to_json(&LoraConfig { alpha, ..LoraConfig::default() }, "m", &adapted)["lora_alpha"].to_string();
     assert_eq!((alpha(16.0), alpha(0.5), alpha(1e300)), ("16".into(), "0.5".into(), "1e+300".into()));
 }
 
 #[test]
-fn folders_of_another_kind_are_named() {
-    let said = |files: &[(&str, String)]| read_config(folder(files).path()).unwrap_err().to_string();
+fn an_error_says_what_another_kind_of_folder_is() {
+    let error = |files: &[(&str, String)]| read_config(folder(files).path()).unwrap_err().to_string();
     let mlx = json!({ "fine_tune_type": "lora", "num_layers": 16, "lora_parameters": { "rank": 8, "scale": 20.0 } });
-    let text = said(&[(CONFIG, mlx.to_string())]);
-    assert!(text.contains("adapter of MLX") && text.contains("mlx_lm.fuse"), "{text}");
-    assert!(said(&[("adapters.safetensors", String::new())]).contains("adapter of MLX"));
-    assert!(said(&[("config.json", String::new())]).contains("is a model"));
-    assert!(said(&[("adapter/adapter_config.json", String::new())]).contains("run folder"));
-    assert!(said(&[(CONFIG, json!({ "peft_type": "LOHA" }).to_string())]).contains("LOHA"));
+    let text = error(&[(CONFIG, mlx.to_string())]);
+    assert!(text.contains("got an MLX adapter") && text.contains("mlx_lm.fuse"), "{text}");
+    assert!(error(&[("adapters.safetensors", String::new())]).contains("got an MLX adapter"));
+    assert!(error(&[("config.json", String::new())]).contains("is a model"));
+    assert!(error(&[("adapter/adapter_config.json", String::new())]).contains("run folder"));
+    assert!(error(&[(CONFIG, json!({ "peft_type": "LOHA" }).to_string())]).contains("LOHA"));
     assert!(matches!(read_config(Path::new("/nonexistent")), Err(LoraError::Io { .. })));
     let mut json = plain();
     json["modules_to_save"] = json!(["lm_head", "embed_tokens"]);
@@ -92,7 +92,7 @@ fn folders_of_another_kind_are_named() {
 }
 
 #[test]
-fn unknown_keys_are_told() {
+fn unknown_keys_are_reported() {
     let mut json = plain();
     json["new_group_size"] = json!(4);
     let folder = folder(&[(CONFIG, json.to_string())]);

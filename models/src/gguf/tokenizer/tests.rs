@@ -1,11 +1,11 @@
-use super::super::metadata::Value as Entry;
 use super::*;
+use crate::gguf::metadata::Value as Entry;
 
 fn text(text: &str) -> Entry {
     Entry::Text(text.to_owned())
 }
 
-/// A byte-level vocabulary of these tokens, control tokens among them in angle brackets.
+/// A byte-level vocabulary of these tokens. Those in angle brackets are control tokens.
 fn metadata(pre: Option<&str>, tokens: &[&str], merges: &[&str]) -> Metadata {
     let mut metadata = Metadata::default();
     metadata.insert("tokenizer.ggml.model", text("gpt2"));
@@ -20,7 +20,7 @@ fn metadata(pre: Option<&str>, tokens: &[&str], merges: &[&str]) -> Metadata {
 }
 
 #[test]
-fn llama3_files_add_a_start_token_unless_they_say_otherwise() {
+fn llama3_files_add_a_start_token_by_default() {
     for (pre, adds) in [("llama-bpe", true), ("llama3", true), ("llama-v3", true), ("qwen2", false), ("smaug-bpe", false)] {
         let mut metadata = metadata(Some(pre), &["a", "<|begin_of_text|>", "<|eot_id|>"], &["a a"]);
         metadata.insert("tokenizer.ggml.bos_token_id", Entry::Unsigned(1));
@@ -33,7 +33,7 @@ fn llama3_files_add_a_start_token_unless_they_say_otherwise() {
 }
 
 #[test]
-fn every_end_that_llama_cpp_knows_ends_a_text() {
+fn all_end_tokens_of_llama_cpp_end_a_text() {
     let end = |keys: &[(&str, u64)], tokens: &[&str]| {
         let mut metadata = metadata(Some("gpt-2"), tokens, &[]);
         for (key, id) in keys {
@@ -50,7 +50,7 @@ fn every_end_that_llama_cpp_knows_ends_a_text() {
 }
 
 #[test]
-fn sentence_piece_vocabularies_have_the_ids_that_llama_cpp_assumes() {
+fn sentence_piece_has_the_default_ids_of_llama_cpp() {
     let mut metadata = metadata(None, &["<unk>", "<s>", "</s>", "a"], &[]);
     metadata.insert("tokenizer.ggml.model", text("llama"));
     let special = special_tokens(&metadata).unwrap();
@@ -59,8 +59,8 @@ fn sentence_piece_vocabularies_have_the_ids_that_llama_cpp_assumes() {
 }
 
 #[test]
-fn without_a_pre_tokenizer_the_default_patterns_split() {
-    // `=` stands alone, and digits go by three: the default patterns, not GPT-2's.
+fn the_default_patterns_are_used_without_a_pre_tokenizer() {
+    // `=` is split off and digits are split by threes: these are the default patterns, not GPT-2's.
     let tokens = ["1", "2", "3", "4", "5", "=", "a", "12", "123", "45", "a=", "1234"];
     let merges = ["1 2", "12 3", "123 4", "4 5", "a ="];
     let ids = |pre: Option<&str>, text: &str| build(&metadata(pre, &tokens, &merges)).unwrap().encode(text, false).unwrap();
@@ -75,8 +75,8 @@ fn without_a_pre_tokenizer_the_default_patterns_split() {
 }
 
 #[test]
-fn tokens_that_end_a_text_are_tokens_whatever_their_kind() {
-    // Marked as ordinary text, as some converters do; llama.cpp takes it for a control token.
+fn end_tokens_are_special_whatever_their_kind() {
+    // Some converters mark it as an ordinary token; llama.cpp makes it a control token.
     let mut metadata = metadata(Some("gpt-2"), &["<", "|", "e", "x", "<|im_end|>"], &[]);
     metadata.insert("tokenizer.ggml.token_type", Entry::List(vec![Entry::Signed(1); 5]));
     let tokenizer = build(&metadata).unwrap();

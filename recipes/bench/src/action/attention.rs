@@ -3,12 +3,21 @@
 use burn::tensor::{Int, Tensor};
 use burnish_kernels::{self as kernels, AttentionOptions, FusedBackend};
 
-use super::{Action, raw};
+use super::launch::{Action, raw};
+use crate::attempt::too_large;
 use crate::setup::Setup;
 use burnish_engine::gib;
 
-/// The composed attention is left out where three f32 matrices of scores take more.
+/// The composed attention is left out where its three f32 matrices of scores take more.
 const COMPOSED_LIMIT: u64 = 8 << 30;
+
+/// Why the composed attention is left out, where it is: each of its matrices of scores is one buffer.
+fn refusal<B: FusedBackend>(setup: &Setup<B>) -> Option<String> {
+    let sizes = &setup.sizes;
+    let scores = size_of::<f32>() as u64 * (sizes.batch * sizes.heads) as u64 * (sizes.length as u64).pow(2);
+    let all = 3 * scores;
+    too_large::<B>(&setup.device, scores).or_else(|| (all > COMPOSED_LIMIT).then(|| format!("its scores take {}", gib(all))))
+}
 
 pub(super) fn attention<B: FusedBackend>(setup: &Setup<B>) -> Vec<Action> {
     let sizes = &setup.sizes;
@@ -16,7 +25,7 @@ pub(super) fn attention<B: FusedBackend>(setup: &Setup<B>) -> Vec<Action> {
     let key = [sizes.batch, sizes.length, sizes.key_value_heads, sizes.head_dim];
     let (q, dy): (Tensor<B, 4>, Tensor<B, 4>) = (setup.random(query), setup.random(query));
     let (k, v): (Tensor<B, 4>, Tensor<B, 4>) = (setup.random(key), setup.random(key));
-    // One text a row, said as training says it.
+    // One text per row, in segment ids as training passes them.
     let segments = Tensor::<B, 2, Int>::ones([sizes.batch, sizes.length], &setup.device);
     let options =
         AttentionOptions { scale: (sizes.head_dim as f64).powf(-0.5), sliding_window: sizes.window, softcap: None };
@@ -39,11 +48,9 @@ pub(super) fn attention<B: FusedBackend>(setup: &Setup<B>) -> Vec<Action> {
         Action::new(Box::new(run)).composed(Box::new(reference))
     };
     let (mut forward, mut backward) = (Action::new(Box::new(forward)), Action::new(Box::new(backward)));
-    let scores = 3 * 4 * (sizes.batch * sizes.heads) as u64 * (sizes.length as u64).pow(2);
-    if scores > COMPOSED_LIMIT {
-        let note = format!("not beside composed attention: its scores take {}", gib(scores));
-        forward.note = Some(note.clone());
-        backward.note = Some(note);
+    if let Some(refusal) = refusal(setup) {
+        forward.composed_refusal = Some(refusal.clone());
+        backward.composed_refusal = Some(refusal);
         return vec![forward, backward, decode];
     }
     let composed = {

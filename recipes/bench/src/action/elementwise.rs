@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use burnish_kernels::glu::{self, Activation};
 use burnish_kernels::{self as kernels, AdamWStep, AdamWTensors, FusedBackend};
 
-use super::{Action, raw};
+use super::launch::{Action, raw};
 use crate::setup::{Setup, in_turns};
 
 const EPSILON: f64 = 1e-5;

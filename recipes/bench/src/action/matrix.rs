@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use burnish_kernels::lora_linear::LoraSaved;
 use burnish_kernels::{self as kernels, FusedBackend};
 
-use super::{Action, raw};
+use super::launch::{Action, raw};
 use crate::entry::product;
 use crate::setup::{Setup, in_turns};
 use crate::work::Product;

@@ -7,11 +7,11 @@ use super::{
     NO_SCHEDULE_PART, NO_SPLIT, NO_UPLOAD, ONE_ATTENTION, ONE_DEVICE, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer,
     SFT_ONLY, STEPS,
 };
-use crate::config::alias::Meaning::{self, Harmless, Only, Refused, Same, Translated};
-use crate::config::foreign::number;
-use crate::config::source::Entry;
+use crate::config::entry::Entry;
+use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated};
+use crate::config::value::number;
 
-const LIKE_CONFIG: &str = "the checkpoint's config.json and tokenizer.json say it";
+const LIKE_CONFIG: &str = "it follows from the checkpoint's config.json and tokenizer.json";
 
 const KEYS: &[(&str, Meaning)] = &[
     ("base_model", Same("model")),
@@ -45,7 +45,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("revision_of_model", Only(&["main"], super::NO_REVISION)),
     ("chat_template", Harmless(OWN_TEMPLATE)),
     ("chat_template_jinja", Refused("put it into the checkpoint's tokenizer_config.json")),
-    ("default_system_message", Refused("give each row its system message")),
+    ("default_system_message", Refused("put the system message into each row")),
     ("special_tokens", Refused(NO_NEW_TOKENS)),
     ("tokens", Refused(NO_NEW_TOKENS)),
     ("added_tokens_overrides", Refused(NO_NEW_TOKENS)),
@@ -58,13 +58,13 @@ const KEYS: &[(&str, Meaning)] = &[
     ("skip_prepare_dataset", Harmless(OWN_ROWS)),
     ("push_dataset_to_hub", Harmless(NO_UPLOAD)),
     ("hf_use_auth_token", Harmless(NO_UPLOAD)),
-    ("dataset_exact_deduplication", Refused("give a file without duplicates")),
-    ("pretraining_dataset", Refused("name a file with rows of `text` in `data`")),
+    ("dataset_exact_deduplication", Refused("remove the duplicates from the file")),
+    ("pretraining_dataset", Refused("set `data` to a file with `text` rows")),
     ("pad_to_sequence_len", Harmless("rows are padded to the longest of their batch")),
-    ("sample_packing_group_size", Harmless("packing looks at all rows")),
-    ("sample_packing_bin_size", Harmless("packing looks at all rows")),
-    ("sample_packing_eff_est", Harmless("packing looks at all rows")),
-    ("total_num_tokens", Harmless("packing looks at all rows")),
+    ("sample_packing_group_size", Harmless("packing considers all rows")),
+    ("sample_packing_bin_size", Harmless("packing considers all rows")),
+    ("sample_packing_eff_est", Harmless("packing considers all rows")),
+    ("total_num_tokens", Harmless("packing considers all rows")),
     ("eval_sample_packing", Harmless("the validation loss is the same, packed or not")),
     ("gptq", Refused(NO_4BIT)),
     ("peft", Refused(NO_4BIT)),
@@ -90,13 +90,13 @@ const KEYS: &[(&str, Meaning)] = &[
     ("cosine_constant_lr_ratio", Refused(NO_SCHEDULE_PART)),
     ("rl", Refused(SFT_ONLY)),
     ("reward_model", Refused(SFT_ONLY)),
-    ("use_pose", Refused("rows keep their positions; leave it out")),
+    ("use_pose", Refused("positions are never changed; remove it")),
     ("saves_per_epoch", Harmless(STEPS)),
     ("evals_per_epoch", Harmless(STEPS)),
     ("eval_table_size", Harmless(NO_EVALUATION)),
     ("eval_max_new_tokens", Harmless(NO_EVALUATION)),
-    ("eval_batch_size", Harmless("validation takes batch_size")),
-    ("loss_watchdog_threshold", Refused("a loss that is not finite ends the run; leave it out")),
+    ("eval_batch_size", Harmless("validation uses batch_size")),
+    ("loss_watchdog_threshold", Refused("a loss that is not finite ends the run; remove it")),
     ("loss_watchdog_patience", Harmless("a loss that is not finite ends the run")),
     ("noisy_embedding_alpha", Refused(super::NO_NEFTUNE)),
     ("flash_attention", Harmless(ONE_ATTENTION)),
@@ -104,7 +104,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("xformers_attention", Harmless(ONE_ATTENTION)),
     ("flex_attention", Harmless(ONE_ATTENTION)),
     ("eager_attention", Harmless(ONE_ATTENTION)),
-    ("s2_attention", Refused("attention reaches over the whole row; leave it out")),
+    ("s2_attention", Refused("attention covers the whole row; remove it")),
     ("flash_attn_cross_entropy", Harmless(OWN_KERNELS)),
     ("flash_attn_rms_norm", Harmless(OWN_KERNELS)),
     ("flash_attn_fuse_qkv", Harmless(OWN_KERNELS)),
@@ -128,8 +128,8 @@ const KEYS: &[(&str, Meaning)] = &[
     ("sequence_parallel_degree", Harmless(ONE_DEVICE)),
     ("context_parallel_size", Harmless(ONE_DEVICE)),
     ("strict", Harmless("an unknown key is always an error")),
-    ("debug", Harmless("-v says more")),
-    ("gc_steps", Harmless("memory is freed as it falls due")),
+    ("debug", Harmless("use -v for more output")),
+    ("gc_steps", Harmless("memory is freed as soon as it is unused")),
     ("eot_tokens", Harmless(OWN_TEMPLATE)),
     ("wandb_project", Harmless(OWN_LOG)),
     ("wandb_entity", Harmless(OWN_LOG)),
@@ -150,28 +150,28 @@ const KEYS: &[(&str, Meaning)] = &[
 pub(in crate::config) const PEER: Peer =
     Peer { name: "axolotl", keys: KEYS, signs: &["base_model", "sequence_len", "micro_batch_size"], defaults };
 
-/// Of its pydantic models; without `adapter` it trains every weight.
+/// From its pydantic models. Without `adapter` it trains every weight.
 fn defaults(_: &Map<String, Value>) -> Value {
     json!({
         "fine_tune_type": "full", "rank": 8, "alpha": 8.0, "batch_size": 1, "max_seq_length": 512, "weight_decay": 0.0,
     })
 }
 
-/// Reads words that are keys of ours too: `adapter` is the kind of fine-tuning, `batch_size` the rows of an optimizer step.
+/// Reads keys that mean something else here: `adapter`, the kind of fine-tuning, and `batch_size`, the rows of an optimizer step.
 ///
 /// # Errors
-/// The key, and why it can't be honoured.
+/// The key, and why it is not supported.
 pub(in crate::config) fn rewrite(entries: &mut [Entry]) -> Result<(), (&'static str, String)> {
     let given = |name: &str| entries.iter().find(|entry| entry.name == name).and_then(|entry| number(&entry.value));
     let (batch, micro) = (given("batch_size"), given("micro_batch_size"));
     let steps = given("gradient_accumulation_steps");
-    // What the rows of an optimizer step say, and how much.
+    // The key that `batch_size` determines, and its value.
     let (name, value) = match (batch, micro, steps) {
         (Some(batch), Some(micro), None) => ("gradient_accumulation_steps", Some(batch / micro)),
         (Some(batch), None, Some(steps)) => ("micro_batch_size", Some(batch / steps)),
         (Some(batch), Some(micro), Some(steps)) if batch.to_bits() == (micro * steps).to_bits() => ("batch_size", None),
         (Some(_), Some(_), Some(_)) => {
-            let reason = "is not micro_batch_size times gradient_accumulation_steps; leave it out";
+            let reason = "is not micro_batch_size times gradient_accumulation_steps; remove it";
             return Err(("batch_size", reason.to_owned()));
         }
         _ => ("batch_size", batch),

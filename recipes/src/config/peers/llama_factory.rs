@@ -6,9 +6,9 @@ use super::{
     CHECKPOINTING, NO_4BIT, NO_EVALUATION, NO_INIT, NO_LAYERS, NO_LOSS, NO_NEW_TOKENS, NO_OPTIMIZER, NO_OTHER_MODULES,
     NO_SPLIT, NOT_QUANTISED, ONE_ATTENTION, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer, SFT_ONLY, TEXT_ONLY,
 };
-use crate::config::alias::Meaning::{self, Harmless, Only, Refused, Same, Translated};
+use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated};
 
-const ONE_FILE: &str = "put the rows into one file, in the order that they shall have";
+const ONE_FILE: &str = "put the rows into one file, in the order you want";
 
 const KEYS: &[(&str, Meaning)] = &[
     ("cutoff_len", Same("max_seq_length")),
@@ -32,7 +32,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("template", Harmless(OWN_TEMPLATE)),
     ("tool_format", Harmless(OWN_TEMPLATE)),
     ("enable_thinking", Harmless(OWN_TEMPLATE)),
-    ("default_system", Refused("give each row its system message")),
+    ("default_system", Refused("put the system message into each row")),
     ("dataset_dir", Harmless("`dataset` is a path, or a hub id")),
     ("media_dir", Harmless(TEXT_ONLY)),
     ("image_max_pixels", Harmless(TEXT_ONLY)),
@@ -50,8 +50,8 @@ const KEYS: &[(&str, Meaning)] = &[
     ("buffer_size", Harmless(OWN_ROWS)),
     ("mix_strategy", Only(&["concat"], ONE_FILE)),
     ("interleave_probs", Refused(ONE_FILE)),
-    ("max_samples", Refused("give a shorter file")),
-    ("mask_history", Refused("every answer of a chat is learned; `weight: 0` on a message leaves one out")),
+    ("max_samples", Refused("use a shorter file")),
+    ("mask_history", Refused("every answer of a chat is trained on; set `weight: 0` on a message to leave it out")),
     ("ignore_pad_token_for_loss", Only(&["true"], NO_LOSS)),
     ("use_dft_loss", Refused(NO_LOSS)),
     ("plot_loss", Harmless(OWN_LOG)),
@@ -61,7 +61,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("swanlab_mode", Harmless(OWN_LOG)),
     ("print_param_status", Harmless(OWN_LOG)),
     ("flash_attn", Harmless(ONE_ATTENTION)),
-    ("shift_attn", Refused("attention reaches over the whole row; leave it out")),
+    ("shift_attn", Refused("attention covers the whole row; remove it")),
     ("use_unsloth", Harmless(OWN_KERNELS)),
     ("enable_liger_kernel", Harmless(OWN_KERNELS)),
     ("use_unsloth_gc", Harmless(CHECKPOINTING)),
@@ -73,20 +73,20 @@ const KEYS: &[(&str, Meaning)] = &[
     ("resize_vocab", Refused(NO_NEW_TOKENS)),
     ("add_tokens", Refused(NO_NEW_TOKENS)),
     ("add_special_tokens", Refused(NO_NEW_TOKENS)),
-    ("split_special_tokens", Refused("special tokens stay whole; leave it out")),
-    ("train_from_scratch", Refused("say model_config, and fine_tune_type = \"full\"")),
-    ("rope_scaling", Refused("the checkpoint's config.json says it; leave it out")),
-    ("infer_backend", Harmless("the model is trained, not served")),
-    ("infer_dtype", Harmless("the model is trained, not served")),
+    ("split_special_tokens", Refused("special tokens are never split; remove it")),
+    ("train_from_scratch", Refused("set model_config and fine_tune_type = \"full\"")),
+    ("rope_scaling", Refused("it follows from the checkpoint's config.json; remove it")),
+    ("infer_backend", Harmless("it concerns inference, not training")),
+    ("infer_dtype", Harmless("it concerns inference, not training")),
     ("quantization_bit", Refused(NO_4BIT)),
     ("quantization_method", Harmless(NOT_QUANTISED)),
     ("quantization_type", Harmless(NOT_QUANTISED)),
     ("double_quantization", Harmless(NOT_QUANTISED)),
-    ("fp8", Refused("see dtype for what there is; leave it out")),
+    ("fp8", Refused("see `dtype` for the supported types; remove it")),
     ("pissa_init", Refused(NO_INIT)),
     ("pissa_iter", Harmless("PiSSA is not used")),
     ("pissa_convert", Harmless("PiSSA is not used")),
-    ("create_new_adapter", Refused("an adapter that is given is trained on; leave it out")),
+    ("create_new_adapter", Refused("training continues with the given adapter; remove it")),
     ("additional_target", Refused(NO_OTHER_MODULES)),
     ("freeze_trainable_layers", Harmless(NO_LAYERS)),
     ("freeze_trainable_modules", Harmless(NO_LAYERS)),
@@ -99,14 +99,14 @@ const KEYS: &[(&str, Meaning)] = &[
     ("export_dir", Harmless("`burnish export` and `burnish merge` write models")),
 ];
 
-pub(super) const PEER: Peer = Peer {
+pub(in crate::config) const PEER: Peer = Peer {
     name: "LLaMA-Factory",
     keys: KEYS,
     signs: &["stage", "finetuning_type", "cutoff_len", "lora_target", "template", "do_train"],
     defaults,
 };
 
-/// Of its `LoraArguments` and transformers' `TrainingArguments`; alpha is twice the rank.
+/// From its `LoraArguments` and transformers' `TrainingArguments`; alpha is twice the rank.
 fn defaults(given: &Map<String, Value>) -> Value {
     let rank = given.get("rank").and_then(Value::as_u64).unwrap_or(8);
     json!({

@@ -1,4 +1,4 @@
-//! transformers, TRL and PEFT, whose names the others took over.
+//! transformers, TRL and PEFT, whose names the other programs share.
 
 use serde_json::{Map, Value, json};
 
@@ -7,10 +7,10 @@ use super::{
     NO_OPTIMIZER, NO_OTHER_MODULES, NO_PATTERN, NO_PRUNING, NO_REMOTE_CODE, NO_REVISION, NO_SCHEDULE_PART, NO_UPLOAD,
     NOT_QUANTISED, ONE_ATTENTION, ONE_DEVICE, OWN_KERNELS, OWN_LOG, OWN_ROWS, Peer,
 };
-use crate::config::alias::Meaning::{self, Harmless, Only, Refused, Same, Translated, Yields};
+use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated, Yields};
 
-const F32: &str = "f32 is computed as the backend does it; see dtype";
-const BEST: &str = "the best checkpoint is that of the lowest validation loss";
+const F32: &str = "the backend decides how f32 is computed; see dtype";
+const BEST: &str = "the best checkpoint is the one with the lowest validation loss";
 
 const KEYS: &[(&str, Meaning)] = &[
     ("model_name_or_path", Same("model")),
@@ -51,18 +51,18 @@ const KEYS: &[(&str, Meaning)] = &[
     ("bf16_full_eval", Harmless(F32)),
     ("fp16_full_eval", Harmless(F32)),
     // PEFT
-    ("task_type", Harmless("models here are causal language models")),
-    ("bias", Only(&["none"], "biases are not trained: say \"none\"")),
-    ("lora_bias", Refused("adapters have no bias; leave it out")),
+    ("task_type", Harmless("only causal language models are supported")),
+    ("bias", Only(&["none"], "biases are not trained; set \"none\"")),
+    ("lora_bias", Refused("adapters have no bias; remove it")),
     ("init_lora_weights", Only(&["true", "default"], NO_INIT)),
     ("loftq_config", Refused(NO_INIT)),
     ("use_dora", Refused(NO_DORA)),
     ("dora", Refused(NO_DORA)),
-    ("fan_in_fan_out", Harmless("the checkpoint says how weights are stored")),
+    ("fan_in_fan_out", Harmless("it follows from the checkpoint")),
     ("modules_to_save", Refused(NO_OTHER_MODULES)),
     ("trainable_token_indices", Refused(NO_OTHER_MODULES)),
     ("target_parameters", Refused(NO_OTHER_MODULES)),
-    ("exclude_modules", Refused("name the other layers in target_modules")),
+    ("exclude_modules", Refused("list the remaining layers in target_modules")),
     ("layers_to_transform", Refused(NO_LAYERS)),
     ("layers_pattern", Refused(NO_LAYERS)),
     ("layer_replication", Refused(NO_LAYERS)),
@@ -73,7 +73,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("load_in_8bit", Refused(NO_4BIT)),
     (
         "quantization",
-        Refused("quantised bases are not part of this version; `burnish export --quant` writes a quantised GGUF file"),
+        Refused("this version has no quantised base models; `burnish export --quant` writes a quantised GGUF file"),
     ),
     ("quantization_config", Refused(NO_4BIT)),
     ("bnb_4bit_compute_dtype", Harmless(NOT_QUANTISED)),
@@ -82,15 +82,15 @@ const KEYS: &[(&str, Meaning)] = &[
     ("attn_implementation", Harmless(ONE_ATTENTION)),
     ("trust_remote_code", Harmless(NO_REMOTE_CODE)),
     ("use_cache", Harmless(NO_GENERATION)),
-    ("low_cpu_mem_usage", Harmless("the model is read a tensor at a time")),
-    ("cache_dir", Harmless("HF_HOME says where models are kept")),
+    ("low_cpu_mem_usage", Harmless("the model is always read one tensor at a time")),
+    ("cache_dir", Harmless("set HF_HOME to choose the cache folder")),
     ("model_revision", Only(&["main"], NO_REVISION)),
     ("revision", Only(&["main"], NO_REVISION)),
     // Memory and speed
     ("gradient_checkpointing", Harmless(CHECKPOINTING)),
     ("gradient_checkpointing_kwargs", Harmless(CHECKPOINTING)),
-    ("memory_limit", Refused("it is not part of this version; leave it out")),
-    ("auto_find_batch_size", Refused("say batch_size; leave it out")),
+    ("memory_limit", Refused("this version has no memory limit; remove it")),
+    ("auto_find_batch_size", Refused("set batch_size and remove it")),
     ("torch_compile", Harmless(OWN_KERNELS)),
     ("use_liger_kernel", Harmless(OWN_KERNELS)),
     ("torch_empty_cache_steps", Harmless("each backend has its own memory pool")),
@@ -109,7 +109,10 @@ const KEYS: &[(&str, Meaning)] = &[
     ("ddp_bucket_cap_mb", Harmless(ONE_DEVICE)),
     ("accelerator_config", Harmless(ONE_DEVICE)),
     // Data
-    ("dataset_text_field", Only(&["text", "messages"], "rows are told apart by their keys: name the column `text`")),
+    (
+        "dataset_text_field",
+        Only(&["text", "messages"], "the kind of a row follows from its keys; rename the column to `text`"),
+    ),
     ("dataset_num_proc", Harmless(OWN_ROWS)),
     ("dataset_batch_size", Harmless(OWN_ROWS)),
     ("num_proc", Harmless(OWN_ROWS)),
@@ -117,15 +120,15 @@ const KEYS: &[(&str, Meaning)] = &[
     ("dataloader_pin_memory", Harmless(OWN_ROWS)),
     ("dataloader_prefetch_factor", Harmless(OWN_ROWS)),
     ("dataloader_persistent_workers", Harmless(OWN_ROWS)),
-    ("dataloader_drop_last", Refused("the last, smaller batch of an epoch is trained on too; leave it out")),
-    ("remove_unused_columns", Harmless("columns that mean nothing are passed over")),
-    ("group_by_length", Harmless("rows keep the order that shuffle and seed decide")),
-    ("length_column_name", Harmless("rows keep the order that shuffle and seed decide")),
+    ("dataloader_drop_last", Refused("the last, smaller batch of an epoch is always used; remove it")),
+    ("remove_unused_columns", Harmless("unknown columns are always ignored")),
+    ("group_by_length", Harmless("the order of rows depends only on shuffle and seed")),
+    ("length_column_name", Harmless("the order of rows depends only on shuffle and seed")),
     ("padding_free", Harmless("see packing")),
     ("eval_packing", Harmless("the validation loss is the same, packed or not")),
-    ("packing_strategy", Harmless("packed rows never cross a row's end")),
+    ("packing_strategy", Harmless("examples are never split across packed rows")),
     ("eos_token", Refused(NO_NEW_TOKENS)),
-    ("pad_token", Harmless("padding is masked")),
+    ("pad_token", Harmless("padding is always masked")),
     // The loss and the optimizer
     ("neftune_noise_alpha", Refused(NO_NEFTUNE)),
     ("label_smoothing_factor", Refused(NO_LOSS)),
@@ -134,7 +137,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("optim_target_modules", Refused(NO_OPTIMIZER)),
     ("lr_scheduler_kwargs", Refused(NO_SCHEDULE_PART)),
     ("average_tokens_across_devices", Harmless(ONE_DEVICE)),
-    ("full_determinism", Harmless("the same seed on the same device gives the same losses")),
+    ("full_determinism", Harmless("the same seed on the same device always gives the same losses")),
     // Logs, checkpoints, validation
     ("report_to", Harmless(OWN_LOG)),
     ("run_name", Harmless(OWN_LOG)),
@@ -156,7 +159,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("eval_on_start", Harmless(NO_EVALUATION)),
     ("eval_delay", Harmless(NO_EVALUATION)),
     ("eval_accumulation_steps", Harmless(NO_EVALUATION)),
-    ("per_device_eval_batch_size", Harmless("validation takes batch_size")),
+    ("per_device_eval_batch_size", Harmless("validation uses batch_size")),
     ("push_to_hub", Harmless(NO_UPLOAD)),
     ("hub_model_id", Harmless(NO_UPLOAD)),
     ("hub_strategy", Harmless(NO_UPLOAD)),
@@ -166,8 +169,8 @@ const KEYS: &[(&str, Meaning)] = &[
     ("hf_hub_token", Harmless(NO_UPLOAD)),
 ];
 
-/// No file is known to be theirs, so they have no say in what is left out.
-pub(super) const PEER: Peer = Peer { name: "transformers", keys: KEYS, signs: &[], defaults };
+/// Has no signs, so no file is recognised as theirs and their defaults are never used.
+pub(in crate::config) const PEER: Peer = Peer { name: "transformers", keys: KEYS, signs: &[], defaults };
 
 fn defaults(_: &Map<String, Value>) -> Value {
     json!({})

@@ -5,12 +5,12 @@ use serde_json::{Map, Value, json};
 use super::{
     CHECKPOINTING, NO_INIT, NO_LORA_PLUS, NO_UPLOAD, NOT_QUANTISED, OWN_KERNELS, OWN_LOG, OWN_ROWS, Peer, TEXT_ONLY,
 };
-use crate::config::alias::Meaning::{self, Harmless, Only, Refused, Same, Translated, Yields};
+use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated, Yields};
 
-const NO_GENERATION: &str = "the model is trained, not served";
-const NO_EXPORT: &str = "the run ends with an adapter; `burnish export` and `burnish merge` write other files";
-const NO_RAW_TEXT: &str = "put the text into a .jsonl file with rows of `text`";
-const NAME_LAYERS: &str = "name the layers in target_modules";
+const NO_GENERATION: &str = "it concerns inference, not training";
+const NO_EXPORT: &str = "the run writes an adapter; use `burnish export` or `burnish merge` for other formats";
+const NO_RAW_TEXT: &str = "put the text into a .jsonl file with `text` rows";
+const NAME_LAYERS: &str = "list the layers in target_modules";
 
 const KEYS: &[(&str, Meaning)] = &[
     ("model_name", Same("model")),
@@ -21,7 +21,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("finetune_last_n_layers", Same("num_layers")),
     ("full_finetuning", Translated),
     ("local_dataset", Translated),
-    ("format_type", Harmless("rows are told apart by their keys")),
+    ("format_type", Harmless("the kind of a row follows from its keys")),
     ("use_gradient_checkpointing", Harmless(CHECKPOINTING)),
     ("load_in_16bit", Harmless(NOT_QUANTISED)),
     ("fast_inference", Harmless(NO_GENERATION)),
@@ -54,9 +54,10 @@ const KEYS: &[(&str, Meaning)] = &[
     ("raw_text_file", Refused(NO_RAW_TEXT)),
 ];
 
-pub(super) const PEER: Peer = Peer { name: "Unsloth", keys: KEYS, signs: &["training", "lora", "logging"], defaults };
+pub(in crate::config) const PEER: Peer =
+    Peer { name: "Unsloth", keys: KEYS, signs: &["training", "lora", "logging"], defaults };
 
-/// Of `unsloth train -c`, whose files have sections.
+/// From `unsloth train -c`, whose files have sections.
 fn defaults(_: &Map<String, Value>) -> Value {
     json!({
         "rank": 64, "batch_size": 2, "grad_accumulation_steps": 4, "epochs": 3, "warmup": 5.0, "lr_scheduler": "linear",

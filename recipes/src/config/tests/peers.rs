@@ -1,19 +1,17 @@
-//! Files of other programs, as people have them: what they become, and what is said about it.
+//! Real files of other programs: the resulting configuration and notes.
 
 use super::*;
-use crate::config::peers::PEERS;
+use crate::config::alias::PEERS;
 
-const KEPT: &str = "does nothing here: activations are kept; the result is the same, and a lower batch_size or \
-                    max_seq_length saves memory";
-const LOG: &str = "does nothing here: each step is a line of metrics.jsonl in output_dir";
-const ROWS: &str = "does nothing here: rows are prepared in memory, each time";
-const VALID: &str = "does nothing here: `burnish eval` evaluates; validation rows come from valid.jsonl in the folder that \
-                     `data` names";
-const SPLIT: &str = "does nothing here: all rows are trained on; validation rows come from valid.jsonl in the folder that \
-                     `data` names";
-const CHECKPOINT: &str = "does nothing here: the checkpoint's config.json and tokenizer.json say it";
+const KEPT: &str = "has no effect: activations are always kept; lower batch_size or max_seq_length to save memory";
+const LOG: &str = "has no effect: metrics are written to metrics.jsonl in output_dir";
+const ROWS: &str = "has no effect: rows are tokenised in memory at every start";
+const VALID: &str = "has no effect: use `burnish eval`; validation rows come from valid.jsonl in the `data` folder";
+const SPLIT: &str = "has no effect: all rows are used for training; validation rows come from valid.jsonl in the `data` \
+                     folder";
+const CHECKPOINT: &str = "has no effect: it follows from the checkpoint's config.json and tokenizer.json";
 
-/// Checks values of the configuration that a file becomes, and every line that is said: a name, and what follows it.
+/// Checks the configuration that a file becomes, and every note: the key, and the rest of the line.
 fn check(name: &str, text: &str, values: &Value, lines: &[(&str, &str)]) {
     let loaded = from_file(name, text).unwrap_or_else(|error| panic!("{name}: {error}"));
     for (key, value) in values.as_object().unwrap() {
@@ -23,7 +21,7 @@ fn check(name: &str, text: &str, values: &Value, lines: &[(&str, &str)]) {
         if name.is_empty() { (*rest).to_owned() } else { format!("`{name}` {rest}") }
     };
     let mut expected: Vec<String> = lines.iter().map(line).collect();
-    // A TOML file comes in another order.
+    // The keys of a TOML file are sorted.
     expected.sort();
     let mut said = loaded.notes;
     said.sort();
@@ -62,7 +60,7 @@ fn files_of_mlx_lm() {
         ),
         (
             "",
-            "left out, and taken as mlx-lm does: `mask_prompt = false`, `lr_scheduler = \"constant\"`, `warmup = 0.0`, \
+            "not in the file, so set to the defaults of mlx-lm: `mask_prompt = false`, `lr_scheduler = \"constant\"`, `warmup = 0.0`, \
              `max_grad_norm = 0.0`",
         ),
     ];
@@ -103,7 +101,7 @@ fn files_of_llama_factory() {
         ("lora_rank", "is read as `rank = 4`"),
         ("lora_target", "is read as `target_modules = \"all-linear\"`"),
         ("dataset", "is read as `data = \"./rows.json\"`"),
-        ("template", "does nothing here: the checkpoint's own chat template is used"),
+        ("template", "has no effect: the checkpoint's own chat template is used"),
         ("cutoff_len", "is read as `max_seq_length = 256`"),
         ("overwrite_cache", ROWS),
         ("preprocessing_num_workers", ROWS),
@@ -116,11 +114,11 @@ fn files_of_llama_factory() {
         ("num_train_epochs", "is read as `epochs = 1`"),
         ("lr_scheduler_type", "is read as `lr_scheduler = \"cosine\"`"),
         ("warmup_ratio", "is read as `warmup = 0.1`"),
-        ("", "left out, and taken as LLaMA-Factory does: `alpha = 8.0`, `weight_decay = 0.0`"),
+        ("", "not in the file, so set to the defaults of LLaMA-Factory: `alpha = 8.0`, `weight_decay = 0.0`"),
     ];
     let more = [
-        ("trust_remote_code", "does nothing here: code of a checkpoint is never run"),
-        ("ddp_timeout", "does nothing here: one device trains; see backend"),
+        ("trust_remote_code", "has no effect: code in a checkpoint is never run"),
+        ("ddp_timeout", "has no effect: training runs on one device; see backend"),
     ];
     check("sft.yaml", include_str!("../fixtures/sft.yaml"), &values("./run"), &[&lines[..], &more[..]].concat());
     check("sft-known.yaml", include_str!("../fixtures/sft-known.yaml"), &values("./run"), &lines);
@@ -142,12 +140,12 @@ fn files_of_axolotl() {
         ("base_model", "is read as `model = \"MODEL\"`"),
         ("model_type", CHECKPOINT),
         ("tokenizer_type", CHECKPOINT),
-        ("strict", "does nothing here: an unknown key is always an error"),
+        ("strict", "has no effect: an unknown key is always an error"),
         ("datasets", "is read as `data = \"./rows.jsonl\"`"),
         ("val_set_size", SPLIT),
         ("sequence_len", "is read as `max_seq_length = 256`"),
         ("sample_packing", "is read as `packing = true`"),
-        ("pad_to_sequence_len", "does nothing here: rows are padded to the longest of their batch"),
+        ("pad_to_sequence_len", "has no effect: rows are padded to the longest of their batch"),
         ("adapter", "is read as `fine_tune_type = \"lora\"`"),
         ("lora_r", "is read as `rank = 4`"),
         ("lora_alpha", "is read as `alpha = 8.0`"),
@@ -158,15 +156,15 @@ fn files_of_axolotl() {
         ("num_epochs", "is read as `epochs = 1`"),
         ("optimizer = \"adamw_torch\"", "is read as `optimizer = \"adamw\"`"),
         ("train_on_inputs", "is read as `mask_prompt = true`"),
-        ("group_by_length", "does nothing here: rows keep the order that shuffle and seed decide"),
+        ("group_by_length", "has no effect: the order of rows depends only on shuffle and seed"),
         ("bf16", "is read as `dtype = \"auto\"`"),
-        ("tf32", "does nothing here: f32 is computed as the backend does it; see dtype"),
+        ("tf32", "has no effect: the backend decides how f32 is computed; see dtype"),
         ("gradient_checkpointing", KEPT),
         ("logging_steps", "is read as `steps_per_report = 1`"),
-        ("flash_attention", "does nothing here: each backend has its own attention"),
+        ("flash_attention", "has no effect: each backend has its own attention"),
         ("warmup_steps", "is read as `warmup = 1.0`"),
     ];
-    let more = [("eval_sample_packing", "does nothing here: the validation loss is the same, packed or not")];
+    let more = [("eval_sample_packing", "has no effect: the validation loss is the same, packed or not")];
     check("lora.yml", include_str!("../fixtures/lora.yml"), &values("./run"), &[&lines[..], &more[..]].concat());
     check("lora-known.yml", include_str!("../fixtures/lora-known.yml"), &values("./run2"), &lines);
 }
@@ -192,10 +190,7 @@ fn arguments_of_unsloth() {
         ("warmup_steps", "is read as `warmup = 1.0`"),
         ("max_steps", "is read as `iters = 3`"),
         ("logging_steps", "is read as `steps_per_report = 1`"),
-        (
-            "optim",
-            "is read as `optimizer = \"adamw\"` (its moments are f32 here, which is more exact and takes more memory)",
-        ),
+        ("optim", "is read as `optimizer = \"adamw\"` (with f32 moments, which are more exact but take more memory)"),
         ("lr_scheduler_type", "is read as `lr_scheduler = \"linear\"`"),
         ("report_to", LOG),
     ];
@@ -214,7 +209,7 @@ fn sections_of_unsloth_train() {
     });
     let lines = [
         ("data.local_dataset", "is read as `data = \"rows.jsonl\"`"),
-        ("data.format_type", "does nothing here: rows are told apart by their keys"),
+        ("data.format_type", "has no effect: the kind of a row follows from its keys"),
         ("training.training_type", "is read as `fine_tune_type = \"lora\"`"),
         ("training.num_epochs", "is read as `epochs = 1`"),
         ("training.max_steps", "is read as `iters = 0`"),
@@ -222,18 +217,18 @@ fn sections_of_unsloth_train() {
         ("training.train_on_completions", "is read as `mask_prompt = true`"),
         ("training.gradient_checkpointing", KEPT),
         ("lora.lora_r", "is read as `rank = 64`"),
-        ("lora.finetune_vision_layers", "does nothing here: the models here read text alone"),
+        ("lora.finetune_vision_layers", "has no effect: only text models are supported"),
         ("logging.enable_wandb", LOG),
         (
             "",
-            "left out, and taken as Unsloth does: `batch_size = 2`, `grad_accumulation_steps = 4`, `warmup = 5.0`, \
+            "not in the file, so set to the defaults of Unsloth: `batch_size = 2`, `grad_accumulation_steps = 4`, `warmup = 5.0`, \
              `lr_scheduler = \"linear\"`",
         ),
     ];
     check("studio.yaml", text, &values, &lines);
     for (text, expected) in [
-        ("training:\n  load_in_4bit: true\n", "`training.load_in_4bit` can't be honoured"),
-        ("lora:\n  use_loftq: true\n", "`lora.use_loftq` can't be honoured"),
+        ("training:\n  load_in_4bit: true\n", "`training.load_in_4bit` is not supported"),
+        ("lora:\n  use_loftq: true\n", "`lora.use_loftq` is not supported"),
         ("training:\n  learning_rte: 1\n", "unknown key `training.learning_rte`"),
         ("lora: 5\n", "unknown key `lora`"),
     ] {
@@ -243,13 +238,16 @@ fn sections_of_unsloth_train() {
 }
 
 #[test]
-fn what_a_file_leaves_out_is_what_its_program_takes() {
+fn missing_keys_have_the_defaults_of_the_files_program() {
     let mlx = read("adapter_path: a\n");
     let config = &mlx.config;
     assert_eq!((config.num_layers, config.iters, config.rank, config.alpha), (16, 1000, 8, 160.0));
     assert_eq!((config.mask_prompt, config.lr_scheduler, config.warmup), (false, LrScheduler::Constant, 0.0));
     assert_eq!((config.learning_rate, config.max_grad_norm, config.weight_decay), (1e-5, 0.0, 0.0));
-    assert!(mlx.notes[1].starts_with("left out, and taken as mlx-lm does: `iters = 1000`, `num_layers = 16`"), "{mlx:?}");
+    assert!(
+        mlx.notes[1].starts_with("not in the file, so set to the defaults of mlx-lm: `iters = 1000`, `num_layers = 16`"),
+        "{mlx:?}"
+    );
     assert_eq!(read("adapter_path: a\nnum_layers: -1\n").config.num_layers, 0);
 
     let factory = read("stage: sft\nlora_rank: 6\nmax_steps: 5\n").config;
@@ -259,7 +257,7 @@ fn what_a_file_leaves_out_is_what_its_program_takes() {
     // Without `adapter`, axolotl trains every weight.
     let axolotl = read("sequence_len: 64\n").config;
     assert_eq!((axolotl.fine_tune_type, axolotl.batch_size), (FineTuneType::Full, 1));
-    // A file of ours with one name of another's stays ours, and so does the command line.
+    // A file of ours with a foreign name stays ours, and so does the command line.
     let ours = TrainConfig { model: "m".to_owned(), data: "d".to_owned(), rank: 4, ..TrainConfig::default() };
     assert_eq!(read("lora_r: 4\nreport_to: none\n").config, ours);
     assert_eq!(loaded(&json!({ "adapter_path": "a" })).config.num_layers, 0);
@@ -274,7 +272,7 @@ fn what_a_file_leaves_out_is_what_its_program_takes() {
 }
 
 #[test]
-fn the_batch_size_of_axolotl_is_that_of_an_optimizer_step() {
+fn axolotls_batch_size_counts_rows_of_an_optimizer_step() {
     let sizes = |text: &str| {
         let config = read(&format!("sequence_len: 64\n{text}")).config;
         (config.batch_size, config.grad_accumulation_steps)
@@ -285,8 +283,13 @@ fn the_batch_size_of_axolotl_is_that_of_an_optimizer_step() {
     let both = refused("sequence_len: 64\nbatch_size: 8\nmicro_batch_size: 2\ngradient_accumulation_steps: 2\n");
     assert!(both.contains("`batch_size` is not micro_batch_size times"), "{both}");
     assert!(refused("sequence_len: 64\nbatch_size: 8\nmicro_batch_size: 3\n").contains("a whole number"));
-    assert!(refused("sequence_len: 64\nbatch_size: many\n").contains("`batch_size` is \"many\""));
-    assert!(refused("sequence_len: 64\nadapter: qlora\n").contains("`adapter` can't be honoured: quantised"));
+    assert!(
+        refused("sequence_len: 64\nbatch_size: many\n")
+            .contains("`batch_size` should be a whole number, 0 or more, got \"many\"")
+    );
+    assert!(
+        refused("sequence_len: 64\nadapter: qlora\n").contains("`adapter` is not supported: this version has no quantised")
+    );
 }
 
 #[test]
@@ -294,12 +297,12 @@ fn mlx_lm_counts_micro_batches() {
     let text = "adapter_path: a\ngrad_accumulation_steps: 4\niters: 602\nsave_every: 100\nsteps_per_eval: 2\n";
     let Loaded { config, notes } = read(text);
     assert_eq!((config.iters, config.save_every, config.steps_per_eval), (150, 25, 1));
-    let line = "`iters = 150`, `save_every = 25`, `steps_per_eval = 1` (÷ grad_accumulation_steps 4): optimizer steps are \
-                counted here; mlx-lm counts micro-batches";
+    let line = "`iters = 150`, `save_every = 25`, `steps_per_eval = 1` (÷ grad_accumulation_steps 4): burnish counts \
+                optimizer steps, mlx-lm counts micro-batches";
     assert!(notes.iter().any(|note| note == line), "{notes:?}");
     assert_eq!(read("adapter_path: a\ngrad_accumulation_steps: 4\n").config.iters, 250);
-    assert!(refused("train: true\ngrad_accumulation_steps: 4\niters: 3\n").starts_with("`iters` is 3: mlx-lm counts"));
-    // Without a sign of mlx-lm, iters are ours.
+    assert!(refused("train: true\ngrad_accumulation_steps: 4\niters: 3\n").starts_with("`iters` is 3, but mlx-lm counts"));
+    // Without a sign of mlx-lm, iters counts optimizer steps.
     assert_eq!(read("iters: 600\ngrad_accumulation_steps: 4\n").config.iters, 600);
 }
 
@@ -317,11 +320,11 @@ fn schedules_and_optimizers_of_mlx_lm() {
     let without = read("lr_schedule: null\nlearning_rate: 3e-5\n").config;
     assert_eq!((without.lr_scheduler, without.learning_rate), (LrScheduler::Constant, 3e-5));
     for (schedule, expected) in [
-        ("{name: cosine_decay, arguments: [1e-5, 100]}", "decays for 100 steps, and the run has 1000"),
-        ("{name: step_decay, arguments: [1e-5, 0.9, 10]}", "names step_decay"),
+        ("{name: cosine_decay, arguments: [1e-5, 100]}", "decays for 100 steps, but the run has 1000"),
+        ("{name: step_decay, arguments: [1e-5, 0.9, 10]}", "is step_decay"),
         ("{name: cosine_decay, arguments: [1e-5, 1000, 9e-6]}", "well above 0"),
-        ("{name: cosine_decay, arguments: [1e-5, 1000], cycles: 2}", "unknown part `cycles`"),
-        ("cosine", "wanted is a table"),
+        ("{name: cosine_decay, arguments: [1e-5, 1000], cycles: 2}", "unknown key `cycles`"),
+        ("cosine", "should be a table"),
     ] {
         let error = refused(&format!("lr_schedule: {schedule}\n"));
         assert!(error.starts_with("`lr_schedule` ") && error.contains(expected), "{error}");
@@ -333,11 +336,11 @@ fn schedules_and_optimizers_of_mlx_lm() {
     assert_eq!((config.beta1, config.beta2, config.epsilon, config.weight_decay), (0.8, 0.95, 1e-6, 0.1));
     assert_eq!(value_of(&read("train: true\noptimizer: adam\n").config, "weight_decay"), json!(0.0));
     for (text, expected) in [
-        ("optimizer_config: {adam: {bias_correction: false}}\n", "`optimizer_config` has `bias_correction` false"),
-        ("train: true\noptimizer: muon\n", "`optimizer` is \"muon\", wanted is one of adamw"),
-        ("train: false\n", "`train` false can't be honoured: `burnish train` trains"),
+        ("optimizer_config: {adam: {bias_correction: false}}\n", "`optimizer_config` has `bias_correction = false`"),
+        ("train: true\noptimizer: muon\n", "`optimizer` should be one of adamw, got \"muon\""),
+        ("train: false\n", "`train` = false is not supported: `burnish train` trains"),
         ("train: true\nfine_tune_type: full\n", "`fine_tune_type` is \"full\" with `num_layers` 16"),
-        ("train: true\nfine_tune_type: dora\n", "`fine_tune_type` is \"dora\", wanted is one of lora, full"),
+        ("train: true\nfine_tune_type: dora\n", "`fine_tune_type` should be one of lora, full, got \"dora\""),
     ] {
         let error = refused(text);
         assert!(error.starts_with(expected), "{error}");
@@ -368,11 +371,11 @@ fn values_are_read_as_pyyaml_reads_them() {
     assert_eq!((config.mask_prompt, config.save_every, config.max_grad_norm), (true, 0, 1.0));
     assert!(refused("learning_rate: .nan\n").contains("non-finite"));
     for (text, expected) in [
-        ("packing: maybe\n", "`packing` is \"maybe\", wanted is true or false"),
-        ("num_train_epochs: 0.5\n", "`num_train_epochs` is 0.5, wanted is a whole number from 0; `iters` says"),
-        ("rank: '1e-1'\n", "`rank` is \"1e-1\", wanted is a whole number"),
-        ("load_in_4bit: yes\n", "`load_in_4bit` can't be honoured"),
-        ("neftune_noise_alpha: 5\n", "`neftune_noise_alpha` can't be honoured"),
+        ("packing: maybe\n", "`packing` should be true or false, got \"maybe\""),
+        ("num_train_epochs: 0.5\n", "`num_train_epochs` should be a whole number, 0 or more, got 0.5; use `iters`"),
+        ("rank: '1e-1'\n", "`rank` should be a whole number, 0 or more, got \"1e-1\""),
+        ("load_in_4bit: yes\n", "`load_in_4bit` is not supported"),
+        ("neftune_noise_alpha: 5\n", "`neftune_noise_alpha` is not supported"),
     ] {
         let error = refused(text);
         assert!(error.starts_with(expected), "{text}: {error}");
@@ -380,7 +383,7 @@ fn values_are_read_as_pyyaml_reads_them() {
 }
 
 #[test]
-fn keys_that_the_programs_document_are_known() {
+fn documented_keys_are_known() {
     let documented = "model train data fine_tune_type optimizer mask_prompt num_layers batch_size iters val_batches learning_rate \
         steps_per_report steps_per_eval grad_accumulation_steps resume_adapter_file adapter_path save_every test test_batches \
         max_seq_length grad_checkpoint clear_cache_threshold report_to project_name seed trust_remote_code lora_parameters \

@@ -1,0 +1,97 @@
+//! The tensors that a configuration declares: the parts of its family, with their sizes.
+
+use super::{Part, Role};
+use crate::config::ModelConfig;
+
+impl Role {
+    /// The shape of the weight: `[out, in]` for a matrix, `[features]` for a norm.
+    pub fn shape(self, config: &ModelConfig) -> Vec<usize> {
+        let (hidden, inner, vocab) = (config.hidden_size, config.intermediate_size, config.vocab_size);
+        let query = config.num_attention_heads * config.head_dim;
+        let key_value = config.num_key_value_heads * config.head_dim;
+        match self {
+            Self::Embedding | Self::Head => vec![vocab, hidden],
+            Self::Query => vec![query, hidden],
+            Self::Key | Self::Value => vec![key_value, hidden],
+            Self::QueryKeyValue => vec![query + 2 * key_value, hidden],
+            Self::AttentionOutput => vec![hidden, query],
+            Self::Gate | Self::Up => vec![inner, hidden],
+            Self::GateUp => vec![2 * inner, hidden],
+            Self::Down => vec![hidden, inner],
+            Self::QueryNorm | Self::KeyNorm => vec![config.head_dim],
+            Self::InputNorm
+            | Self::PostAttentionNorm
+            | Self::FeedForwardNorm
+            | Self::PostFeedForwardNorm
+            | Self::FinalNorm => vec![hidden],
+        }
+    }
+
+    /// Whether there is a bias too.
+    pub fn has_bias(self, config: &ModelConfig) -> bool {
+        match self {
+            Self::Query | Self::Key | Self::Value | Self::QueryKeyValue => config.biases.query_key_value,
+            Self::AttentionOutput => config.biases.attention_output,
+            Self::Gate | Self::Up | Self::GateUp | Self::Down => config.biases.mlp,
+            _ => false,
+        }
+    }
+
+    /// The number of heads that its rows are divided among, for queries and keys.
+    pub fn heads(self, config: &ModelConfig) -> Option<usize> {
+        match self {
+            Self::Query => Some(config.num_attention_heads),
+            Self::Key => Some(config.num_key_value_heads),
+            _ => None,
+        }
+    }
+}
+
+/// A tensor of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeclaredTensor {
+    /// Its checkpoint name.
+    pub name: String,
+    /// Its GGUF name.
+    pub gguf: String,
+    /// Its shape, the slowest dimension first.
+    pub shape: Vec<usize>,
+    /// The part that declares it.
+    pub part: &'static Part,
+    /// The block that it belongs to.
+    pub layer: Option<usize>,
+}
+
+/// All tensors of a model: embedding, blocks, norm, and the head if it is not the embedding.
+pub fn declared_tensors(config: &ModelConfig) -> Vec<DeclaredTensor> {
+    let parts = config.family.parts;
+    let mut tensors = Vec::new();
+    let mut push = |part: &'static Part, layer: Option<usize>| {
+        let (name, gguf) = (part.checkpoint_name(layer), part.gguf_name(layer));
+        let shape = part.role.shape(config);
+        let bias = part.role.has_bias(config).then(|| ("bias", vec![shape[0]]));
+        let kinds = [Some(("weight", shape)), bias].into_iter().flatten();
+        tensors.extend(kinds.map(|(kind, shape)| DeclaredTensor {
+            name: format!("{name}.{kind}"),
+            gguf: format!("{gguf}.{kind}"),
+            shape,
+            part,
+            layer,
+        }));
+    };
+    let outer = |role: Role| parts.iter().filter(move |part| part.role == role);
+    outer(Role::Embedding).for_each(|part| push(part, None));
+    for layer in 0..config.num_hidden_layers {
+        parts.iter().filter(|part| part.role.is_of_block()).for_each(|part| push(part, Some(layer)));
+    }
+    outer(Role::FinalNorm).for_each(|part| push(part, None));
+    outer(Role::Head).filter(|_| !config.tie_word_embeddings).for_each(|part| push(part, None));
+    tensors
+}
+
+impl ModelConfig {
+    /// The number of weights of the model.
+    pub fn parameter_count(&self) -> usize {
+        declared_tensors(self).iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum()
+    }
+}

@@ -1,0 +1,197 @@
+//! Lays out examples as batches of rows of equal length, in an order that depends only on seed and epoch.
+
+use std::borrow::Borrow;
+use std::ops::Range;
+
+use burnish_engine::{Batch, IGNORE};
+
+use super::tokenize::Example;
+
+mod order;
+mod pack;
+
+/// How batches are laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchOptions {
+    /// Rows in a batch.
+    pub batch_size: usize,
+    /// Maximum length of a row.
+    pub max_seq_length: usize,
+    /// Whether several examples are packed into a row.
+    pub packing: bool,
+    /// Seed of the order in each epoch; `None` keeps the order of the file.
+    pub shuffle_seed: Option<u64>,
+    /// Whether every two consecutive examples are a preference pair, which stays together; `batch_size` then counts pairs.
+    pub preference_pairs: bool,
+    /// Pads short rows; padding is neither attended to nor trained on.
+    pub pad_token_id: u32,
+}
+
+impl Default for BatchOptions {
+    /// Single rows of up to 2048 tokens, in the order of the file.
+    fn default() -> Self {
+        Self {
+            batch_size: 1,
+            max_seq_length: 2048,
+            packing: false,
+            shuffle_seed: None,
+            preference_pairs: false,
+            pad_token_id: 0,
+        }
+    }
+}
+
+impl BatchOptions {
+    /// A sample is a row, or a preference pair.
+    fn rows_per_sample(&self) -> usize {
+        if self.preference_pairs { 2 } else { 1 }
+    }
+}
+
+/// Rows are padded to a multiple of this length, so that kernels see few shapes.
+const LENGTH_STEP: usize = 8;
+
+/// Pads rows of examples to the same length.
+fn lay_out(rows: &[Vec<&Example>], options: &BatchOptions) -> Batch {
+    let length_of = |row: &Vec<&Example>| row.iter().map(|example| example.input_ids.len()).sum::<usize>();
+    let tokens: Vec<usize> = rows.iter().map(length_of).collect();
+    let longest = tokens.iter().copied().max().unwrap_or(0);
+    // Examples should not exceed max_seq_length, but a caller may not have truncated them.
+    let length = longest.next_multiple_of(LENGTH_STEP).min(options.max_seq_length).max(longest);
+    let size = rows.len() * length;
+    let mut batch = Batch {
+        input_ids: vec![options.pad_token_id; size],
+        labels: vec![IGNORE; size],
+        position_ids: vec![0; size],
+        segment_ids: vec![0; size],
+        rows: rows.len(),
+        length,
+        tokens: tokens.iter().sum(),
+        target_tokens: 0,
+    };
+    for (row, examples) in rows.iter().enumerate() {
+        let mut start = row * length;
+        for (segment, example) in examples.iter().enumerate() {
+            put(&mut batch, start, segment as u32 + 1, example);
+            start += example.input_ids.len();
+        }
+    }
+    batch
+}
+
+fn put(batch: &mut Batch, start: usize, segment: u32, example: &Example) {
+    let end = start + example.input_ids.len();
+    batch.input_ids[start..end].copy_from_slice(&example.input_ids);
+    batch.labels[start..end].copy_from_slice(&example.labels);
+    // No token of the same example precedes it, so nothing predicts it.
+    if let Some(first) = batch.labels[start..end].first_mut() {
+        *first = IGNORE;
+    }
+    batch.segment_ids[start..end].fill(segment);
+    for (position, id) in batch.position_ids[start..end].iter_mut().enumerate() {
+        *id = position as u32;
+    }
+    batch.target_tokens += example.target_tokens();
+}
+
+/// The batches of all epochs, with random access: a run resumed at (epoch, index) gets the same batches as an uninterrupted one.
+#[derive(Debug, Clone)]
+pub struct Batches {
+    examples: Vec<Example>,
+    /// Indices of the examples of each row.
+    rows: Vec<Vec<usize>>,
+    options: BatchOptions,
+}
+
+impl Batches {
+    /// Plans the batches. Packing is done once, so that all epochs have the same number of batches; the packed rows are shuffled in each
+    /// epoch.
+    pub fn new(examples: Vec<Example>, options: BatchOptions) -> Self {
+        let rows = if options.packing {
+            let lengths: Vec<usize> = examples.iter().map(|example| example.input_ids.len()).collect();
+            // Shuffled, so that neighbours in the file don't always share a row.
+            let order = order::order(lengths.len(), options.shuffle_seed, order::PACKING);
+            pack::pack(&lengths, &order, options.max_seq_length)
+        } else {
+            (0..examples.len()).map(|example| vec![example]).collect()
+        };
+        Self { examples, rows, options }
+    }
+
+    fn samples(&self) -> usize {
+        self.rows.len() / self.options.rows_per_sample()
+    }
+
+    /// Number of batches per epoch; the last may have fewer rows.
+    pub fn per_epoch(&self) -> usize {
+        self.samples().div_ceil(self.options.batch_size.max(1))
+    }
+
+    /// Number of optimizer steps per epoch; the last may have fewer batches.
+    pub fn steps_per_epoch(&self, grad_accumulation_steps: usize) -> usize {
+        self.per_epoch().div_ceil(grad_accumulation_steps.max(1))
+    }
+
+    /// Indices of the batches of a step within its epoch.
+    pub fn of_step(&self, step: usize, grad_accumulation_steps: usize) -> Range<usize> {
+        let each = grad_accumulation_steps.max(1);
+        let end = self.per_epoch();
+        step.saturating_mul(each).min(end)..step.saturating_add(1).saturating_mul(each).min(end)
+    }
+
+    /// The batches of an epoch, counted from 0, in its own order.
+    pub fn epoch(&self, number: usize) -> Epoch<&Self> {
+        Epoch::of(self, number)
+    }
+
+    /// One batch of an epoch. For many, use [`Batches::epoch`], since each call here orders all rows.
+    pub fn batch(&self, epoch: usize, index: usize) -> Batch {
+        self.epoch(epoch).batch(index)
+    }
+
+    /// The examples, in the order of the file.
+    pub fn examples(&self) -> &[Example] {
+        &self.examples
+    }
+}
+
+/// The batches of one epoch.
+#[derive(Debug, Clone)]
+pub struct Epoch<A> {
+    batches: A,
+    number: usize,
+    order: Vec<usize>,
+}
+
+impl<A: Borrow<Batches>> Epoch<A> {
+    /// An epoch, counted from 0, with its own order. `batches` may be a reference or an `Arc`, which the epoch keeps.
+    pub fn of(batches: A, number: usize) -> Self {
+        let all: &Batches = batches.borrow();
+        let order = order::order(all.samples(), all.options.shuffle_seed, number as u64);
+        Self { batches, number, order }
+    }
+
+    /// The number of the epoch, from 0.
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
+    /// The batch at `index`; beyond the end of the epoch it has no rows.
+    pub fn batch(&self, index: usize) -> Batch {
+        let Batches { examples, rows, options } = self.batches.borrow();
+        let each = options.batch_size.max(1);
+        let chosen = self.order.iter().skip(index.saturating_mul(each)).take(each);
+        let together = options.rows_per_sample();
+        let chosen = chosen.flat_map(|sample| &rows[sample * together..(sample + 1) * together]);
+        let rows: Vec<Vec<&Example>> = chosen.map(|row| row.iter().map(|example| &examples[*example]).collect()).collect();
+        lay_out(&rows, options)
+    }
+
+    /// All batches in order.
+    pub fn iter(&self) -> impl Iterator<Item = Batch> + '_ {
+        (0..self.batches.borrow().per_epoch()).map(|index| self.batch(index))
+    }
+}
+
+#[cfg(test)]
+mod tests;

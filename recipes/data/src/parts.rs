@@ -1,0 +1,20 @@
+//! The parts of a data set: training, validation and test rows.
+
+use std::path::PathBuf;
+
+/// The files of a data set.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// Training rows.
+    pub train: Option<PathBuf>,
+    /// Rows for validation during training.
+    pub valid: Option<PathBuf>,
+    /// Rows for evaluation after training.
+    pub test: Option<PathBuf>,
+}
+
+// Names of each part's file, without its extension.
+pub(super) const TRAIN: &[&str] = &["train"];
+pub(super) const VALID: &[&str] = &["valid", "validation", "val", "dev"];
+pub(super) const TEST: &[&str] = &["test"];
+pub(super) const EXTENSIONS: &[&str] = &["jsonl", "json"];

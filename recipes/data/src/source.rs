@@ -1,0 +1,101 @@
+//! Finds and reads rows: in a file, in a folder, or on the hub.
+
+mod magic;
+mod split;
+
+use std::path::Path;
+
+use super::error::DataError;
+use super::format::Row;
+use super::hub;
+use super::parts::{EXTENSIONS, Sources, TEST, TRAIN, VALID};
+
+/// What to do with a bad row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BadRows {
+    /// Stop with an error that has its file, line and reason.
+    #[default]
+    Stop,
+    /// Skip and count it.
+    Skip,
+}
+
+impl Sources {
+    /// Finds the files behind `data`: a `.jsonl` or `.json` file, a folder with `train.jsonl` and perhaps `valid.jsonl`
+    /// and `test.jsonl`, or the id of a hub data set.
+    ///
+    /// # Errors
+    /// [`DataError::NotFound`] when it is none of these, [`DataError::Hub`] when the hub fails.
+    pub fn locate(data: &str) -> Result<Self, DataError> {
+        let path = Path::new(data);
+        if path.is_file() {
+            return Ok(Self { train: Some(path.to_owned()), ..Self::default() });
+        }
+        if path.is_dir() {
+            return Self::of_folder(path);
+        }
+        if looks_like_path(data) {
+            return Err(DataError::NotFound { name: data.to_owned(), reason: "no such file or folder".to_owned() });
+        }
+        hub::fetch(data)
+    }
+
+    fn of_folder(folder: &Path) -> Result<Self, DataError> {
+        let find = |names: &[&str]| {
+            let files = names.iter().flat_map(|name| EXTENSIONS.iter().map(move |extension| format!("{name}.{extension}")));
+            files.map(|file| folder.join(file)).find(|path| path.is_file())
+        };
+        let found = Self { train: find(TRAIN), valid: find(VALID), test: find(TEST) };
+        if found == Self::default() {
+            let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+            let other = names.filter(|name| TRAIN.iter().any(|stem| name.starts_with(stem))).min();
+            let other = other.map_or_else(String::new, |name| format!("; `{name}` is not supported"));
+            let reason = format!("the folder has no train.jsonl, valid.jsonl or test.jsonl{other}");
+            return Err(DataError::NotFound { name: folder.display().to_string(), reason });
+        }
+        Ok(found)
+    }
+}
+
+/// Hub ids are `owner/name` or `name`; anything else that doesn't exist is a misspelt path.
+fn looks_like_path(data: &str) -> bool {
+    let file = Path::new(data).extension().is_some_and(|extension| EXTENSIONS.iter().any(|known| extension == *known));
+    file || data.starts_with(['.', '/', '~']) || data.contains('\\') || data.split('/').count() > 2 || data.ends_with('/')
+}
+
+/// Reads the rows of a file in order; `take` gets the first line of each, from 1, and the row or its error.
+///
+/// A file that begins with `[` is one JSON list of rows. Any other file has one row per line, or consists of rows of several lines each;
+/// empty lines are skipped.
+///
+/// # Errors
+/// When the file can't be read or has no rows, and the errors of `take`.
+pub fn read_rows(
+    file: &Path,
+    mut take: impl FnMut(usize, Result<Row, String>) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    let bytes = std::fs::read(file).map_err(|source| DataError::Io { file: file.to_owned(), source })?;
+    if let Some((found, way)) = magic::other_kind(&bytes) {
+        return Err(DataError::Binary { file: file.to_owned(), found, way });
+    }
+    let bytes = without_mark(&bytes);
+    let mut rows = 0;
+    for piece in split::pieces(bytes) {
+        rows += 1;
+        let row = piece.bytes.map(without_mark).and_then(|bytes| match std::str::from_utf8(bytes) {
+            Ok(text) => Row::from_json(text),
+            Err(error) => Err(format!("not UTF-8 after byte {}", error.valid_up_to())),
+        });
+        take(piece.line, row)?;
+    }
+    if rows == 0 { Err(DataError::Empty { file: file.to_owned() }) } else { Ok(()) }
+}
+
+/// Strips a byte order mark. Concatenated files have one before the rows of each.
+fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,120 @@
+use super::*;
+
+type NumberedRow = (usize, Result<Row, String>);
+
+fn rows_of(text: &[u8]) -> Result<Vec<NumberedRow>, DataError> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rows.jsonl");
+    std::fs::write(&file, text).unwrap();
+    let mut rows = Vec::new();
+    read_rows(&file, |line, row| {
+        rows.push((line, row));
+        Ok(())
+    })?;
+    Ok(rows)
+}
+
+#[test]
+fn line_numbers_count_empty_lines() {
+    let rows = rows_of("\u{feff}{\"text\": \"a\"}\r\n\n{\"text\": \"b\"}\nnonsense".as_bytes()).unwrap();
+    let lines: Vec<usize> = rows.iter().map(|(line, _)| *line).collect();
+    assert_eq!(lines, [1, 3, 4]);
+    assert_eq!(rows[1].1, Ok(Row::Text("b".into())));
+    assert!(rows[2].1.as_ref().unwrap_err().contains("not JSON"));
+}
+
+#[test]
+fn rows_of_a_list_have_line_numbers() {
+    let rows = rows_of(b"[\n {\"text\": \"a, [\\\" b\"},\n\n {\"text\":\n \"c\"}, 7\n]").unwrap();
+    let lines: Vec<usize> = rows.iter().map(|(line, _)| *line).collect();
+    assert_eq!(lines, [2, 4, 5]);
+    assert_eq!(rows[0].1, Ok(Row::Text("a, [\" b".into())));
+    assert_eq!(rows[1].1, Ok(Row::Text("c".into())));
+    assert!(rows[2].1.is_err());
+}
+
+#[test]
+fn a_truncated_list_is_an_error() {
+    let rows = rows_of(b"[{\"text\": \"a\"}, {\"text\": \"b").unwrap();
+    assert!(rows[0].1.is_ok() && rows[1].1.is_err());
+}
+
+#[test]
+fn an_empty_file_is_an_error() {
+    for text in ["", "\n\n", "[]", "[ ]\n"] {
+        assert!(matches!(rows_of(text.as_bytes()), Err(DataError::Empty { .. })), "{text:?}");
+    }
+}
+
+#[test]
+fn invalid_utf_8_is_an_error_of_its_row() {
+    let rows = rows_of(b"{\"text\": \"a\"}\n{\"text\": \"\xff\"}\n").unwrap();
+    assert!(rows[0].1.is_ok());
+    assert_eq!(rows[1].1, Err("not UTF-8 after byte 10".into()));
+}
+
+#[test]
+fn a_mark_of_byte_order_may_stand_before_any_row() {
+    let rows = rows_of("\u{feff}{\"text\": \"a\"}\n\u{feff}{\"text\": \"b\"}\n".as_bytes()).unwrap();
+    assert_eq!(rows, [(1, Ok(Row::Text("a".into()))), (2, Ok(Row::Text("b".into())))]);
+}
+
+#[test]
+fn files_of_other_kinds_are_named_with_the_way_out() {
+    for (bytes, found, way) in [
+        (&b"\x1f\x8b\x08\0rest"[..], "compressed by gzip", "gunzip"),
+        (b"PAR1\x15\x04", "Parquet", "to_json"),
+        (b"PK\x03\x04", "zip", "unzip"),
+        (b"\xff\xfe{\0\"\0", "UTF-16", "iconv"),
+    ] {
+        let error = rows_of(bytes).unwrap_err();
+        assert!(error.to_string().contains(found) && error.hint().unwrap().contains(way), "{error}");
+    }
+}
+
+#[test]
+fn folders_and_files_are_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = folder.path().to_str().unwrap();
+    assert!(Sources::locate(name).unwrap_err().to_string().contains("no train.jsonl"));
+    std::fs::write(folder.path().join("train.parquet"), "x").unwrap();
+    assert!(Sources::locate(name).unwrap_err().to_string().contains("`train.parquet` is not supported"));
+    for file in ["train.jsonl", "validation.json"] {
+        std::fs::write(folder.path().join(file), "x").unwrap();
+    }
+    let found = Sources::locate(name).unwrap();
+    assert_eq!(found.train, Some(folder.path().join("train.jsonl")));
+    assert_eq!(found.valid, Some(folder.path().join("validation.json")));
+    assert_eq!(found.test, None);
+    let file = folder.path().join("train.jsonl");
+    assert_eq!(Sources::locate(file.to_str().unwrap()).unwrap().train, Some(file));
+    assert!(Sources::locate("./nothing.jsonl").unwrap_err().to_string().contains("no such file"));
+}
+
+#[test]
+fn rows_of_several_lines_are_read() {
+    let rows = rows_of(b"{\n \"text\": \"a } {\"\n}\n\n{\n \"text\": \"b\"\n}\n").unwrap();
+    assert_eq!(rows, [(1, Ok(Row::Text("a } {".into()))), (5, Ok(Row::Text("b".into())))]);
+    // A single object of several lines is a file with one row.
+    let rows = rows_of(b"{\n \"rows\": [\n {\"text\": \"a\"}\n ]\n}").unwrap();
+    assert_eq!(rows.len(), 1);
+    assert!(rows[0].1.as_ref().unwrap_err().contains("jq -c '.rows[]' FILE > rows.jsonl"), "{rows:?}");
+}
+
+#[test]
+fn a_row_that_continues_on_the_next_line_is_an_error() {
+    // A broken line does not affect the others.
+    let rows = rows_of(b"{\"text\": \"a\n{\"text\": \"b\"}\n").unwrap();
+    assert!(rows[0].1.as_ref().unwrap_err().contains("the line ends before its row does"), "{rows:?}");
+    assert_eq!(rows[1], (2, Ok(Row::Text("b".into()))));
+}
+
+#[test]
+fn a_list_must_end_and_nothing_may_follow_it() {
+    for (text, words) in [("[{\"text\": \"a\"},\n", "does not end"), ("[{\"text\": \"a\"}]\n{}", "more text after the list")]
+    {
+        let rows = rows_of(text.as_bytes()).unwrap();
+        assert_eq!(rows.len(), 2, "{text}");
+        assert!(rows[0].1.is_ok() && rows[1].1.as_ref().unwrap_err().contains(words), "{rows:?}");
+    }
+}

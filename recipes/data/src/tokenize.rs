@@ -1,0 +1,304 @@
+//! Turns rows into tokens with labels.
+
+use std::ops::Range;
+
+use burnish_engine::IGNORE;
+use burnish_models::{ChatTemplate, Message, Pretrained, Start, Tokenizer};
+
+use super::content;
+use super::format::Row;
+use super::spans::{Rendered, Turns};
+
+/// Tokens with labels: `labels[i]` is `input_ids[i]` if that token is learned, else -100. Labels are not shifted: the loss compares the
+/// prediction at position `i` with `labels[i + 1]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Example {
+    /// The tokens.
+    pub input_ids: Vec<u32>,
+    /// One per token.
+    pub labels: Vec<i64>,
+}
+
+impl Example {
+    /// Number of learned tokens. The first token is never learned, because nothing precedes it.
+    pub fn target_tokens(&self) -> usize {
+        self.labels.iter().skip(1).filter(|label| **label != IGNORE).count()
+    }
+}
+
+/// Turns rows into examples.
+#[derive(Debug, Clone)]
+pub struct RowTokenizer<'a> {
+    /// The model's tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// The model's chat template, if it has one.
+    pub template: Option<&'a ChatTemplate>,
+    /// Whether only the assistant's turns or the completion are learned. `text` rows are always learned completely.
+    pub mask_prompt: bool,
+    /// Whether rows are pairs of a chosen and a rejected answer, which become two examples each.
+    pub preference_pairs: bool,
+    /// Examples are truncated to this many tokens.
+    pub max_seq_length: usize,
+    /// Rows of the model's embedding; every token id must be smaller.
+    pub vocab_size: usize,
+}
+
+/// The examples of a row.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenizedRow {
+    /// Examples of at most `max_seq_length` tokens, each with something to learn.
+    pub examples: Vec<Example>,
+    /// Number of examples that were truncated.
+    pub cut: usize,
+    /// Number of examples dropped because nothing was left to learn.
+    pub dropped: usize,
+    /// Whether each assistant turn became an example of its own.
+    pub split: bool,
+    /// Number of examples whose prompt ends in the middle of a token.
+    pub begun_inside: usize,
+    /// Number of examples without an end token, because the model has none.
+    pub endless: usize,
+    /// Whether the row has reasoning that the chat template does not render.
+    pub unread_reasoning: bool,
+    /// Whether the row has tools or tool calls that the chat template does not render.
+    pub unread_tools: bool,
+}
+
+impl<'a> RowTokenizer<'a> {
+    /// For a model: only answers are learned, and examples have up to 2048 tokens.
+    pub fn of(model: &'a Pretrained) -> Self {
+        Self {
+            tokenizer: &model.tokenizer,
+            template: model.chat_template.as_ref(),
+            mask_prompt: true,
+            preference_pairs: false,
+            max_seq_length: 2048,
+            vocab_size: model.config.vocab_size,
+        }
+    }
+}
+
+impl RowTokenizer<'_> {
+    /// Returns the examples of a row: one, or one per assistant turn if the template requires it.
+    ///
+    /// # Errors
+    /// What is wrong with the row, for the user.
+    pub fn tokenize(&self, row: &Row) -> Result<TokenizedRow, String> {
+        match row {
+            Row::Preference { chosen, rejected } if self.preference_pairs => return self.pair(chosen, rejected),
+            _ if self.preference_pairs => {
+                return Err("a preference recipe needs rows with chosen and rejected".to_owned());
+            }
+            _ => {}
+        }
+        let mut made = TokenizedRow::default();
+        match row {
+            Row::Chat { messages, tools, learn_from, unlearned } => {
+                self.chat(&mut made, messages, tools.as_ref(), *learn_from, unlearned)?;
+            }
+            Row::Completion { prompt, completion } => self.completion(&mut made, prompt, completion)?,
+            Row::Text(text) if text.is_empty() => return Err("text is empty".to_owned()),
+            Row::Text(text) => self.plain(&mut made, text, 0)?,
+            Row::Alpaca { .. } => self.alpaca(&mut made, row)?,
+            Row::Tokens { input_ids, labels } => made.examples.push(from_tokens(input_ids, labels.as_deref())),
+            Row::Preference { .. } => {
+                return Err("a preference row (chosen, rejected) needs a preference recipe such as dpo, got sft".into());
+            }
+        }
+        for example in &made.examples {
+            self.check(example)?;
+        }
+        let whole = made.examples.len();
+        made.split = whole > 1;
+        for example in made.examples.iter_mut().filter(|example| example.input_ids.len() > self.max_seq_length) {
+            example.input_ids.truncate(self.max_seq_length);
+            example.labels.truncate(self.max_seq_length);
+            made.cut += 1;
+        }
+        made.examples.retain(|example| example.target_tokens() > 0);
+        made.dropped = whole - made.examples.len();
+        Ok(made)
+    }
+
+    /// The chosen and the rejected answer, each with the prompt; none if one of them has nothing left to learn.
+    fn pair(&self, chosen: &Row, rejected: &Row) -> Result<TokenizedRow, String> {
+        let alone = RowTokenizer { preference_pairs: false, mask_prompt: true, ..self.clone() };
+        let (mut made, other) = (alone.tokenize(chosen)?, alone.tokenize(rejected)?);
+        if made.split || other.split {
+            return Err(
+                "an answer of several turns can't be used in a pair, because the template renders each turn differently"
+                    .into(),
+            );
+        }
+        made.examples.extend(other.examples);
+        made.cut += other.cut;
+        made.begun_inside += other.begun_inside;
+        made.endless += other.endless;
+        made.unread_reasoning |= other.unread_reasoning;
+        made.unread_tools |= other.unread_tools;
+        made.dropped = usize::from(made.examples.len() < 2);
+        if made.dropped > 0 {
+            made.examples.clear();
+        }
+        Ok(made)
+    }
+
+    fn chat(
+        &self,
+        made: &mut TokenizedRow,
+        messages: &[Message],
+        tools: Option<&serde_json::Value>,
+        learn_from: usize,
+        unlearned: &[usize],
+    ) -> Result<(), String> {
+        let template = self.template.ok_or("the model has no chat template, which rows of messages need")?;
+        let taken = content::as_taken(template, messages, tools)?;
+        let messages = &*taken;
+        let conversation = template.conversation(messages, tools).map_err(|error| error.to_string())?;
+        let reads_reasoning = template.reads_reasoning(tools).map_err(|error| error.to_string())?;
+        made.unread_reasoning = !reads_reasoning && messages.iter().any(|message| message.reasoning().is_some());
+        // The text already contains special tokens, so none are added.
+        let encode = |text: &str| self.encode(text, false);
+        if tools.is_some() || messages.iter().any(|message| message.extra.contains_key("tool_calls")) {
+            let text = conversation.render(messages.len(), false).map_err(|error| error.to_string())?;
+            made.unread_tools = content::leaves_out_tools(template, messages, tools, &text);
+        }
+        let turns = Turns { conversation, messages, learn_from, unlearned, encode: &encode };
+        if self.mask_prompt {
+            turns.render()?.into_iter().for_each(|rendered| self.label(made, rendered));
+        } else {
+            self.label(made, turns.render_whole()?);
+        }
+        Ok(())
+    }
+
+    /// Tokenises a text, up to the length of an example.
+    fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Start, String> {
+        self.tokenizer.encode_start(text, add_special_tokens, self.max_seq_length).map_err(|error| error.to_string())
+    }
+
+    /// Adds an example for a rendered conversation, with an end token if the template has none: without one, the model would never
+    /// learn to stop.
+    fn label(&self, made: &mut TokenizedRow, rendered: Rendered) {
+        let Rendered { text, tokens, learned, ends_with_assistant } = rendered;
+        let whole = tokens.whole;
+        let last = |(start, end): &(usize, usize)| text.get(*start..*end).is_none_or(|piece| !piece.trim().is_empty());
+        let last = tokens.offsets.iter().rposition(last);
+        let ended = last.is_some_and(|last| self.tokenizer.is_special(tokens.ids[last]));
+        let mut example = with_labels(made, tokens, &learned);
+        if whole && !ended && ends_with_assistant && learned.last().is_some_and(|span| span.end == text.len()) {
+            self.end(made, &mut example);
+        }
+        made.examples.push(example);
+    }
+
+    fn completion(&self, made: &mut TokenizedRow, prompt: &str, completion: &str) -> Result<(), String> {
+        let start = if self.mask_prompt { prompt.len() } else { 0 };
+        self.plain(made, &format!("{prompt}{completion}"), start)
+    }
+
+    /// Adds an example for text without a template: with the tokenizer's special tokens, and a learned end token.
+    fn plain(&self, made: &mut TokenizedRow, text: &str, learned_from: usize) -> Result<(), String> {
+        let begun = self.tokenizer.special().bos.as_ref().is_some_and(|(bos, _)| text.starts_with(bos.as_str()));
+        let tokens = self.encode(text, !begun)?;
+        let whole = tokens.whole;
+        let mut example = with_labels(made, tokens, std::slice::from_ref(&(learned_from..text.len())));
+        if whole {
+            if example.input_ids.last().is_some_and(|last| Some(*last) == self.tokenizer.end_of_text()) {
+                // An end token added by the tokenizer has no bytes in the text, so it would not be learned.
+                example.input_ids.pop();
+                example.labels.pop();
+            }
+            self.end(made, &mut example);
+        }
+        made.examples.push(example);
+        Ok(())
+    }
+
+    /// Adds an Alpaca row as messages, or with Alpaca's own prompt if the model has no template.
+    fn alpaca(&self, made: &mut TokenizedRow, row: &Row) -> Result<(), String> {
+        let Row::Alpaca { system, history, tools, instruction, input, output } = row else { return Ok(()) };
+        if self.template.is_none() {
+            if !history.is_empty() || tools.is_some() {
+                let key = if tools.is_some() { "tools" } else { "history" };
+                return Err(format!("the model has no chat template, which rows with `{key}` need"));
+            }
+            return self.completion(made, &alpaca_prompt(system, instruction, input), output);
+        }
+        let parts = [instruction.as_str(), input].into_iter().filter(|part| !part.is_empty());
+        let question = parts.collect::<Vec<_>>().join("\n\n");
+        let mut messages = Vec::with_capacity(2 * history.len() + 3);
+        if !system.is_empty() {
+            messages.push(Message::new("system", system));
+        }
+        for (question, answer) in history {
+            messages.extend([Message::new("user", question), Message::new("assistant", answer)]);
+        }
+        messages.extend([Message::new("user", question), Message::new("assistant", output)]);
+        self.chat(made, &messages, tools.as_ref(), 0, &[])
+    }
+
+    fn end(&self, made: &mut TokenizedRow, example: &mut Example) {
+        match self.tokenizer.end_of_text() {
+            Some(end) => {
+                example.input_ids.push(end);
+                example.labels.push(i64::from(end));
+            }
+            None => made.endless += 1,
+        }
+    }
+
+    fn check(&self, example: &Example) -> Result<(), String> {
+        let size = self.vocab_size;
+        if let Some(id) = example.input_ids.iter().find(|id| **id as usize >= size) {
+            return Err(format!("token id {id} is outside the model's vocabulary of {size}"));
+        }
+        let outside = |label: &&i64| **label != IGNORE && !(0..size as i64).contains(*label);
+        match example.labels.iter().find(outside) {
+            Some(label) => Err(format!("label {label} is neither -100 nor inside the model's vocabulary of {size}")),
+            None => Ok(()),
+        }
+    }
+}
+
+fn from_tokens(input_ids: &[u32], labels: Option<&[i64]>) -> Example {
+    let labels = labels.map_or_else(|| input_ids.iter().map(|id| i64::from(*id)).collect(), <[i64]>::to_vec);
+    Example { input_ids: input_ids.to_vec(), labels }
+}
+
+/// A token is learned if any of its characters lies in a span: the first token of an answer may begin in the prompt, as in `Label: ` +
+/// `yes`, where space and word are one token. (TRL and Unsloth count the prompt's tokens, so they would not learn such an answer.)
+fn with_labels(made: &mut TokenizedRow, tokens: Start, learned: &[Range<usize>]) -> Example {
+    let mut labels = Vec::with_capacity(tokens.ids.len() + 1);
+    let mut begun_inside = false;
+    let mut spans = learned.iter().peekable();
+    for (id, (start, end)) in tokens.ids.iter().zip(tokens.offsets) {
+        while spans.next_if(|span| span.end <= start).is_some() {}
+        let inside = |span: &&Range<usize>| span.start < end || (start == end && span.start <= start);
+        labels.push(match spans.peek().copied().filter(inside) {
+            Some(span) => {
+                begun_inside |= start < span.start;
+                i64::from(*id)
+            }
+            None => IGNORE,
+        });
+    }
+    made.begun_inside += usize::from(begun_inside);
+    made.cut += usize::from(!tokens.whole);
+    Example { input_ids: tokens.ids, labels }
+}
+
+fn alpaca_prompt(system: &str, instruction: &str, input: &str) -> String {
+    let preamble = match (system, input) {
+        ("", "") => {
+            "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+        }
+        ("", _) => {
+            "Below is an instruction that describes a task, paired with an input that provides further context. Write a \
+             response that appropriately completes the request."
+        }
+        (system, _) => system,
+    };
+    let input = if input.is_empty() { String::new() } else { format!("### Input:\n{input}\n\n") };
+    format!("{preamble}\n\n### Instruction:\n{instruction}\n\n{input}### Response:\n")
+}

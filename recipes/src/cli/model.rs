@@ -1,0 +1,51 @@
+//! The model that a command runs, and where it computes.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use burnish_backends::dtype::{self, DtypeChoice};
+use burnish_models::{ModelConfig, Pretrained};
+
+use crate::fit;
+
+/// Arguments of commands that run a model.
+#[derive(Debug, clap::Args)]
+pub struct ModelArgs {
+    /// Hugging Face folder, hub id, or .gguf file
+    #[arg(short, long, help_heading = "Model")]
+    model: String,
+    /// PEFT folder of an adapter for the model
+    #[arg(short, long, value_name = "FOLDER", help_heading = "Model")]
+    adapter: Option<PathBuf>,
+    /// Backend: auto, cpu, wgpu, metal (macOS), vulkan (Linux, Windows), cuda; if built in: candle, emulator
+    #[arg(long, default_value = "auto", value_parser = burnish_backends::NAMES.to_vec(), hide_possible_values = true, help_heading = "Model")]
+    pub backend: String,
+    /// Data type of the model: auto (fastest on the device), f32, f16 or bf16
+    #[arg(long, default_value = "auto", value_parser = dtype::NAMES.to_vec(), hide_possible_values = true, help_heading = "Model")]
+    dtype: String,
+}
+
+impl ModelArgs {
+    /// Opens the model; its weights are not loaded yet.
+    ///
+    /// # Errors
+    /// When the model can't be read.
+    pub fn open(&self) -> Result<Pretrained> {
+        Ok(Pretrained::open(&self.model)?)
+    }
+
+    /// The PEFT folder.
+    pub fn adapter(&self) -> Option<&Path> {
+        self.adapter.as_deref()
+    }
+
+    /// Chooses the dtype, and checks that the model fits into memory.
+    ///
+    /// # Errors
+    /// When the device does not support the dtype, or the model is too large.
+    pub fn choose_dtype(&self, config: &ModelConfig) -> Result<DtypeChoice> {
+        let dtype = dtype::choose(&self.backend, &self.dtype)?;
+        fit::check(&self.backend, config, dtype.dtype, false)?;
+        Ok(dtype)
+    }
+}
