@@ -90,6 +90,10 @@ impl<C: Checkpoint + ?Sized> Checkpoint for Box<C> {
         (**self).read(name, dtype)
     }
 
+    fn read_packed(&self, name: &str) -> Result<Option<Packed>> {
+        (**self).read_packed(name)
+    }
+
     fn integer_dtype(&self, name: &str) -> Option<Dtype> {
         (**self).integer_dtype(name)
     }
