@@ -12,10 +12,19 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy
 import torch
-from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.functional import dequantize_blockwise
 from safetensors.torch import save_file
+from torch._C import DispatchKey, DispatchKeySet
 
 SHAPES = {"q_proj": (6, 128), "down_proj": (16, 96)}
+
+
+def dequantize(codes: torch.Tensor, state) -> torch.Tensor:
+    """By the portable kernel: the CPU library takes other scales where a block does not divide a row."""
+    absmax = dequantize_blockwise(state.absmax, state.state2) + state.offset if state.nested else state.absmax
+    kernel = DispatchKeySet(DispatchKey.CompositeExplicitAutograd)
+    operation = torch.ops.bitsandbytes.dequantize_4bit.default
+    return operation.redispatch(kernel, codes, absmax, state.blocksize, "nf4", state.shape, torch.float32)
 
 
 def main(folder: pathlib.Path) -> None:
@@ -34,9 +43,8 @@ def main(folder: pathlib.Path) -> None:
         layer.weight = packed
         layer = layer.to("cpu")
         tensors |= {f"{name}.{part}": tensor for part, tensor in layer.state_dict().items()}
-        state = layer.weight.quant_state
-        state.dtype = torch.float32
-        values[f"bitsandbytes.{name}.weight"] = dequantize_4bit(layer.weight.data, state)
+        values[f"bitsandbytes.{name}.weight"] = dequantize(layer.weight.data, layer.weight.quant_state)
+        assert (values[f"bitsandbytes.{name}.weight"] - torch.from_numpy(weight)).abs().max() < 0.03
     values["bitsandbytes.norm.weight"] = norm.float()
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "bitsandbytes.safetensors")
 
