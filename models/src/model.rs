@@ -97,7 +97,7 @@ impl<B: FusedBackend> LanguageModel<B> {
 
     /// The hidden states after the last norm, `[batch · length, hidden_size]`, from the stream after the last block.
     pub fn finish(&self, stream: Stream<B>) -> Tensor<B, 2> {
-        stream.normed(&self.decoder.norm).1
+        stream.normed(Some(&self.decoder.norm)).1
     }
 
     /// The hidden states after the last norm, `[batch · length, hidden_size]`. With a cache, the input continues the tokens that

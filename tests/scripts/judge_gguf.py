@@ -20,7 +20,7 @@ import torch
 from llama_cpp import Llama
 from peft import LoraConfig, get_peft_model
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import (AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, MistralConfig, PreTrainedTokenizerFast,
+from transformers import (AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, MistralConfig, Olmo2Config, PreTrainedTokenizerFast,
                           Qwen2Config, Qwen3Config)
 
 from tokenizer_ids import WRITTEN
@@ -108,6 +108,7 @@ LLAMA3_ROPE = dict(rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq
 FAMILIES = {
     "llama": lambda: llama(LlamaConfig, **HEADS, tie_word_embeddings=True, rope_parameters=LLAMA3_ROPE),
     "mistral": lambda: llama(MistralConfig, **HEADS, head_dim=48, sliding_window=None),
+    "olmo2": lambda: llama(Olmo2Config, **HEADS, tie_word_embeddings=False, rope_parameters=ROPE),
     "qwen2": lambda: qwen(Qwen2Config, **HEADS, tie_word_embeddings=True, rope_parameters=ROPE),
     "qwen3": lambda: qwen(Qwen3Config, **HEADS, head_dim=48, tie_word_embeddings=False, rope_parameters=ROPE),
     "gemma3": lambda: gemma3(),

@@ -15,14 +15,17 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import (Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, MistralConfig,
-                          MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
+                          MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
+                          Qwen3ForCausalLM)
 
 BASE = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, max_position_embeddings=64,
             bos_token_id=1, eos_token_id=2, pad_token_id=0, attn_implementation="eager")
 
+# The class; its configuration; how the checkpoint is saved: the type, the size of a shard, the mean of norms (1), and whether there are
+# gradients of all weights too (for families with blocks of their own); what the adapter has beyond the defaults.
 CASES = {
     "llama": (LlamaForCausalLM, LlamaConfig(**BASE, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False),
-              dict(dtype=torch.float32, shard="40KB"), dict()),
+              dict(dtype=torch.float32, shard="40KB", full=True), dict()),
     "llama3": (LlamaForCausalLM, LlamaConfig(**BASE, num_attention_heads=4, num_key_value_heads=1, tie_word_embeddings=True,
                rope_parameters=dict(rope_type="llama3", rope_theta=500.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
                                     original_max_position_embeddings=16)),
@@ -39,7 +42,9 @@ CASES = {
               dict(dtype=torch.float16), dict()),
     "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig(**{**BASE, "num_hidden_layers": 3}, num_attention_heads=4,
                num_key_value_heads=2, head_dim=12, query_pre_attn_scalar=12, sliding_window=6, sliding_window_pattern=2,
-               rope_scaling=dict(rope_type="linear", factor=8.0)), dict(dtype=torch.bfloat16, norm=0), dict()),
+               rope_scaling=dict(rope_type="linear", factor=8.0)), dict(dtype=torch.bfloat16, norm=0, full=True), dict()),
+    "olmo2": (Olmo2ForCausalLM, Olmo2Config(**BASE, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False,
+              rope_parameters=dict(rope_type="default", rope_theta=5e5)), dict(dtype=torch.bfloat16, full=True), dict()),
 }
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -100,7 +105,7 @@ def make(name, folder):
         golden["row_losses"] = torch.stack([
             torch.nn.functional.cross_entropy(model(input_ids=ids[i:i + 1, :n]).logits[0, :-1], labels[i, 1:n], reduction="sum")
             for i, n in [(0, 13), (1, 9)]])
-    if name in ("llama", "gemma3"):
+    if saving.get("full"):
         full = kind(config)
         full.load_state_dict(model.state_dict())
         full.eval()
@@ -124,6 +129,10 @@ def make(name, folder):
     peft = adapted()
     peft.save_pretrained(folder / "adapter")
     (folder / "adapter" / "README.md").unlink(missing_ok=True)
+    # PEFT writes a set, whose order changes from run to run.
+    path = folder / "adapter" / "adapter_config.json"
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps(saved | dict(target_modules=sorted(saved["target_modules"])), indent=2, sort_keys=True))
     output = peft(**batch)
     output.loss.backward()
     golden["adapter_logits"], golden["loss"] = output.logits.detach(), output.loss.detach().reshape(1)

@@ -16,9 +16,9 @@ use crate::part::{PartLoader, Role};
 pub struct Attention<B: Backend> {
     /// The projections to queries, keys and values.
     pub input: Projections<B>,
-    /// The norm of each query head.
+    /// The norm of each query head, or of all of them together.
     pub query_norm: Option<Norm<B>>,
-    /// The norm of each key head.
+    /// The norm of each key head, or of all of them together.
     pub key_norm: Option<Norm<B>>,
     /// The projection back to the residual stream.
     pub output: Linear<B>,
@@ -55,15 +55,13 @@ impl<B: FusedBackend> Attention<B> {
     pub fn forward(&self, x: Tensor<B, 2>, state: &BlockState<B>, cache: Option<&mut LayerCache<B>>) -> Tensor<B, 2> {
         let [batch, length] = state.dims;
         let [query, key, value] = self.input.forward(x, state.adapters);
-        let mut query = query.reshape([batch * length, self.heads, self.head_dim]);
-        let mut key = key.reshape([batch * length, self.key_value_heads, self.head_dim]);
+        let normed = |x: Tensor<B, 2>, norm: Option<&Norm<B>>| match norm {
+            Some(norm) => norm.forward_parts(x),
+            None => x,
+        };
+        let mut query = normed(query, self.query_norm.as_ref()).reshape([batch * length, self.heads, self.head_dim]);
+        let mut key = normed(key, self.key_norm.as_ref()).reshape([batch * length, self.key_value_heads, self.head_dim]);
         let value = value.reshape([batch, length, self.key_value_heads, self.head_dim]);
-        if let Some(norm) = &self.query_norm {
-            query = norm.forward_heads(query);
-        }
-        if let Some(norm) = &self.key_norm {
-            key = norm.forward_heads(key);
-        }
         if let Some(table) = self.rotary {
             (query, key) = rotary(query, key, &state.rotary[table]);
         }

@@ -13,17 +13,17 @@ use crate::linear::{AdapterPass, Linear};
 use crate::loader::Loader;
 use crate::part::{PartLoader, Role};
 
-/// A transformer block: attention and feed-forward, each with a norm before it and, in some families, one after it.
+/// A transformer block: attention and feed-forward, each with a norm before it, after it, or both.
 #[derive(Module, Debug)]
 pub struct Block<B: Backend> {
     /// The norm before attention.
-    pub input_norm: Norm<B>,
+    pub input_norm: Option<Norm<B>>,
     /// The attention.
     pub attention: Attention<B>,
     /// The norm after attention, before the result is added to the residual stream.
     pub post_attention_norm: Option<Norm<B>>,
     /// The norm before the feed-forward.
-    pub feed_forward_norm: Norm<B>,
+    pub feed_forward_norm: Option<Norm<B>>,
     /// The feed-forward.
     pub mlp: Mlp<B>,
     /// The norm after the feed-forward, before the result is added to the residual stream.
@@ -52,10 +52,10 @@ impl<B: FusedBackend> Block<B> {
     pub fn load(config: &ModelConfig, loader: &mut Loader<B>, index: usize) -> Result<Self> {
         let mut parts = PartLoader::new(config, loader, Some(index));
         Ok(Self {
-            input_norm: parts.norm(Role::InputNorm)?,
+            input_norm: parts.optional_norm(Role::InputNorm)?,
             attention: Attention::load(&mut parts, index)?,
             post_attention_norm: parts.optional_norm(Role::PostAttentionNorm)?,
-            feed_forward_norm: parts.norm(Role::FeedForwardNorm)?,
+            feed_forward_norm: parts.optional_norm(Role::FeedForwardNorm)?,
             mlp: Mlp::load(&mut parts)?,
             post_feed_forward_norm: parts.optional_norm(Role::PostFeedForwardNorm)?,
             residual_multiplier: config.residual_multiplier,
@@ -64,10 +64,10 @@ impl<B: FusedBackend> Block<B> {
 
     /// The residual stream, `[batch · length, hidden_size]`, after the block.
     pub fn forward(&self, stream: Stream<B>, state: &BlockState<B>, cache: Option<&mut LayerCache<B>>) -> Stream<B> {
-        let (x, normed) = stream.normed(&self.input_norm);
+        let (x, normed) = stream.normed(self.input_norm.as_ref());
         let update = self.attention.forward(normed, state, cache);
         let stream = Stream::with_update(x, self.scaled(update, self.post_attention_norm.as_ref()));
-        let (x, normed) = stream.normed(&self.feed_forward_norm);
+        let (x, normed) = stream.normed(self.feed_forward_norm.as_ref());
         let update = self.mlp.forward(normed, state.adapters);
         Stream::with_update(x, self.scaled(update, self.post_feed_forward_norm.as_ref()))
     }
@@ -97,9 +97,9 @@ impl<B: FusedBackend> Block<B> {
 
     /// Its norms.
     pub fn norms(&self) -> impl Iterator<Item = &Norm<B>> {
-        let (attention, mlp) = (&self.attention, &self.post_feed_forward_norm);
-        let optional = [&attention.query_norm, &attention.key_norm, &self.post_attention_norm];
-        let of_attention = std::iter::once(&self.input_norm).chain(optional.into_iter().flatten());
-        of_attention.chain([&self.feed_forward_norm]).chain(mlp)
+        let of_attention =
+            [&self.input_norm, &self.attention.query_norm, &self.attention.key_norm, &self.post_attention_norm];
+        let of_mlp = [&self.feed_forward_norm, &self.post_feed_forward_norm];
+        of_attention.into_iter().chain(of_mlp).flatten()
     }
 }

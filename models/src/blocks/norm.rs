@@ -60,10 +60,10 @@ impl<B: FusedBackend> Norm<B> {
         rms_norm(x, self.factor(), self.epsilon)
     }
 
-    /// Normalises each head of `[tokens, heads, features]`.
-    pub fn forward_heads(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let [tokens, heads, features] = x.dims();
-        self.forward(x.reshape([tokens * heads, features])).reshape([tokens, heads, features])
+    /// Normalises each part of the rows of `[rows, parts · features]`.
+    pub fn forward_parts(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let ([rows, width], [features]) = (x.dims(), self.weight.val().dims());
+        self.forward(x.reshape([rows * width / features, features])).reshape([rows, width])
     }
 
     fn has_offset(&self) -> bool {

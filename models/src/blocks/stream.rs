@@ -22,8 +22,13 @@ impl<B: FusedBackend> Stream<B> {
         }
     }
 
-    /// Adds the update; returns the stream and the normalised stream, both `[batch · length, hidden_size]`.
-    pub fn normed(self, norm: &Norm<B>) -> (Tensor<B, 2>, Tensor<B, 2>) {
+    /// Adds the update; returns the stream and the normalised stream, both `[batch · length, hidden_size]`. Without a norm, they are
+    /// the same.
+    pub fn normed(self, norm: Option<&Norm<B>>) -> (Tensor<B, 2>, Tensor<B, 2>) {
+        let Some(norm) = norm else {
+            let x = self.into_tensor();
+            return (x.clone(), x);
+        };
         match self.update {
             Some(update) => add_rms_norm(self.x, update, norm.factor(), norm.epsilon()),
             None => (self.x.clone(), norm.forward(self.x)),

@@ -114,6 +114,8 @@ pub struct ModelConfig {
     pub activation: Activation,
     /// Which linear layers have biases.
     pub biases: Biases,
+    /// Whether the norms of queries and keys span all heads together, instead of each head.
+    pub norms_span_heads: bool,
     /// Factor on attention scores.
     pub attention_scale: f64,
     /// If present, attention scores become `cap · tanh(score / cap)`.
@@ -186,6 +188,7 @@ impl ModelConfig {
             rms_norm_eps: 1e-6,
             activation: Activation::Silu,
             biases: Biases::default(),
+            norms_span_heads: false,
             attention_scale: (head_dim as f64).powf(-0.5),
             attention_softcap: None,
             embedding_scale: None,

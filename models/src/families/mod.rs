@@ -2,6 +2,7 @@
 
 mod gemma3;
 mod llama;
+mod olmo2;
 mod qwen2;
 mod qwen3;
 
@@ -9,7 +10,7 @@ use crate::config::Family;
 use crate::error::{ModelError, Result};
 
 /// Every family.
-pub static FAMILIES: &[&Family] = &[&llama::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY, &gemma3::FAMILY];
+pub static FAMILIES: &[&Family] = &[&llama::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY, &gemma3::FAMILY, &olmo2::FAMILY];
 
 /// The family of a `model_type` of `config.json`.
 ///

@@ -10,10 +10,13 @@ fn the_names_and_roles_of_parts_are_unique() {
         unique(family.parts.iter().map(|part| part.name.to_owned()).collect());
         unique(family.parts.iter().map(|part| part.gguf.to_owned()).collect());
         unique(family.parts.iter().map(|part| format!("{:?}", part.role)).collect());
-        for role in
-            [Role::Embedding, Role::InputNorm, Role::AttentionOutput, Role::FeedForwardNorm, Role::Down, Role::FinalNorm]
-        {
+        for role in [Role::Embedding, Role::AttentionOutput, Role::Down, Role::FinalNorm] {
             assert!(family.part(role).is_some(), "{family:?} has no {role:?}");
+        }
+        for (before, after) in
+            [(Role::InputNorm, Role::PostAttentionNorm), (Role::FeedForwardNorm, Role::PostFeedForwardNorm)]
+        {
+            assert!(family.part(before).or(family.part(after)).is_some(), "{family:?} has neither {before:?} nor {after:?}");
         }
         assert!(family.part(Role::Query).is_some() != family.part(Role::QueryKeyValue).is_some());
         assert!(family.part(Role::Gate).is_some() != family.part(Role::GateUp).is_some());

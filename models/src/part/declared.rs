@@ -18,6 +18,8 @@ impl Role {
             Self::Gate | Self::Up => vec![inner, hidden],
             Self::GateUp => vec![2 * inner, hidden],
             Self::Down => vec![hidden, inner],
+            Self::QueryNorm if config.norms_span_heads => vec![query],
+            Self::KeyNorm if config.norms_span_heads => vec![key_value],
             Self::QueryNorm | Self::KeyNorm => vec![config.head_dim],
             Self::InputNorm
             | Self::PostAttentionNorm

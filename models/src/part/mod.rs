@@ -21,9 +21,9 @@ pub enum Role {
     Value,
     /// One projection to queries, keys and values.
     QueryKeyValue,
-    /// The norm of each query head.
+    /// The norm of each query head, or of all of them together.
     QueryNorm,
-    /// The norm of each key head.
+    /// The norm of each key head, or of all of them together.
     KeyNorm,
     /// The projection from attention back to the residual stream.
     AttentionOutput,
