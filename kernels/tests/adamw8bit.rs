@@ -56,11 +56,12 @@ fn codes(moment: &Moment8bit<Flex>, count: usize) -> Vec<u8> {
     moment.to_host().0.into_iter().flat_map(i32::to_le_bytes).take(count).collect()
 }
 
-/// All that an update leaves, to the bit.
-fn bits(state: &AdamW8bitUpdate<Flex>) -> (Vec<u32>, Vec<i32>, Vec<u32>, Vec<i32>, Vec<u32>) {
+/// The bits of everything that an update leaves: parameter, and codes and scales of both moments.
+fn bits(state: &AdamW8bitUpdate<Flex>) -> [Vec<u32>; 5] {
     let f32s = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect();
+    let words = |codes: Vec<i32>| codes.into_iter().map(i32::cast_unsigned).collect();
     let ((first, first_scales), (second, second_scales)) = (state.first.to_host(), state.second.to_host());
-    (f32s(values(&state.parameter)), first, f32s(first_scales), second, f32s(second_scales))
+    [f32s(values(&state.parameter)), words(first), f32s(first_scales), words(second), f32s(second_scales)]
 }
 
 /// The same codes; scales to the last bits, since bitsandbytes fuses products and sums.

@@ -121,11 +121,13 @@ fn files_and_folders_do_not_replace_each_other() {
 #[test]
 fn leftovers_of_killed_exports_of_earlier_versions_are_deleted_after_a_day() {
     let root = tempfile::tempdir().unwrap();
-    let yesterday = std::time::SystemTime::now() - STALE - Duration::from_secs(60);
+    let yesterday = std::time::SystemTime::now() - STALE - Duration::from_mins(1);
     let age = |path: &Path| File::open(path).unwrap().set_modified(yesterday).unwrap();
     let left = |name: &str, files: &[&str]| {
         let folder = folder(root.path(), name, files);
-        files.iter().for_each(|file| age(&folder.join(file)));
+        for file in files {
+            age(&folder.join(file));
+        }
         age(&folder);
     };
     left(".burnish-aB3xY9", &["config.json", "model.safetensors"]);

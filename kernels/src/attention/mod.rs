@@ -124,7 +124,17 @@ fn unstack<B: Backend>(x: Tensor<B, 4>, heads: usize, dtype: DType) -> FloatTens
     raw(x.reshape([batch, heads, length, dim]).swap_dims(1, 2).cast(dtype))
 }
 
-fn grouped<B: Backend>(
+/// Scores are f32. A device that can't allocate them may go on without, and compute something else.
+fn check_scores(elements: usize, allowed: Option<u64>) {
+    let bytes = 4 * elements as u64;
+    assert!(
+        allowed.is_none_or(|allowed| bytes <= allowed),
+        "out of memory: attention without a kernel for this backend needs a buffer of {bytes} bytes, more than the device allows; \
+         use shorter rows, a smaller batch or another backend"
+    );
+}
+
+fn grouped<B: FusedBackend>(
     query: FloatTensor<B>,
     key: FloatTensor<B>,
     value: FloatTensor<B>,
@@ -138,6 +148,7 @@ fn grouped<B: Backend>(
     let key = stack::<B>(key, key_value_heads);
     let value = stack::<B>(value, key_value_heads);
     let device = query.device();
+    check_scores(batch * heads * queries * keys, B::largest_allocation(&device));
     let mut scores = query.clone().matmul(key.clone().swap_dims(2, 3)).mul_scalar(options.scale);
     let mut capped = None;
     if let Some(cap) = options.softcap {
@@ -154,7 +165,10 @@ fn grouped<B: Backend>(
 }
 
 /// The composed forward.
-pub fn reference<B: Backend>(
+///
+/// # Panics
+/// If the device can't allocate the scores, `[batch, heads, queries, keys]` in f32.
+pub fn reference<B: FusedBackend>(
     query: FloatTensor<B>,
     key: FloatTensor<B>,
     value: FloatTensor<B>,
@@ -180,7 +194,7 @@ pub fn reference_for_backward<B: FusedBackend>(
 /// The composed backward, which recomputes the probabilities.
 ///
 /// `dV = Pᵀ dO`, `dS = P ∘ (dO Vᵀ - rowsum(P ∘ dO Vᵀ))`, `dQ = scale · dS K`, `dK = scale · dSᵀ Q`.
-pub fn reference_backward<B: Backend>(
+pub fn reference_backward<B: FusedBackend>(
     query: FloatTensor<B>,
     key: FloatTensor<B>,
     value: FloatTensor<B>,
@@ -202,4 +216,21 @@ pub fn reference_backward<B: Backend>(
     let d_query = d_scores.clone().matmul(key);
     let d_key = d_scores.swap_dims(2, 3).matmul(query);
     [unstack(d_query, heads, dtype), unstack(d_key, key_value_heads, dtype), unstack(d_value, key_value_heads, dtype)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_scores;
+
+    #[test]
+    fn scores_up_to_the_limit_are_allowed() {
+        check_scores(10, Some(40));
+        check_scores(usize::MAX / 8, None);
+    }
+
+    #[test]
+    #[should_panic(expected = "needs a buffer of 44 bytes")]
+    fn larger_scores_are_refused() {
+        check_scores(11, Some(40));
+    }
 }

@@ -198,10 +198,14 @@ fn quantize_block<T: Element>(values: &[T], codes: &mut [u8]) -> f32 {
     let divisor = absmax.max(LEAST);
     if values.len() == BLOCK {
         let inverse = 1.0 / divisor;
-        scaled.iter_mut().for_each(|value| *value *= inverse);
+        for value in scaled.iter_mut() {
+            *value *= inverse;
+        }
     } else {
         // bitsandbytes divides in a block that is cut short, and keeps the divisor as its scale.
-        scaled.iter_mut().for_each(|value| *value /= divisor);
+        for value in scaled.iter_mut() {
+            *value /= divisor;
+        }
     }
     let (pairs, last) = scaled.as_chunks::<2>();
     for (code, pair) in codes.iter_mut().zip(pairs) {

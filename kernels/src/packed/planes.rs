@@ -207,7 +207,7 @@ impl Planes {
         match self.scales {
             Scales::Half { .. } => out.extend(groups.map(|group| [half(group), 0.0])),
             Scales::HalfPair => {
-                out.extend(scales[groups].iter().map(|word| [*word, word >> 16].map(|half| widen(half as u16))))
+                out.extend(scales[groups].iter().map(|word| [*word, word >> 16].map(|half| widen(half as u16))));
             }
             Scales::BrainPair => {
                 let upper = |word: u32| [f32::from_bits(word << 16), f32::from_bits(word & 0xFFFF_0000)];

@@ -20,16 +20,22 @@ pub fn attempt<B: FusedBackend, T>(device: &B::Device, work: impl FnOnce() -> Re
     let _alone = MEASURING.lock().unwrap_or_else(PoisonError::into_inner);
     keep_messages();
     take_messages();
-    guarded(work).map_err(|error| {
-        let held = B::device_memory(device).map(|memory| memory.reserved);
-        // Errors that are still pending must not reach the next work.
-        guarded(|| wait::<B>(device)).ok();
-        guarded(|| wait::<B>(device)).ok();
-        B::memory_cleanup(device);
-        let mut messages = take_messages();
-        messages.push(format!("{error:#}"));
-        reason(&messages, B::largest_allocation(device), held)
-    })
+    let done = guarded(work);
+    // After a failure on its own thread, a device may go on with wrong numbers.
+    let mut messages = take_messages();
+    let error = match done {
+        Ok(done) if messages.is_empty() => return Ok(done),
+        Ok(_) => None,
+        Err(error) => Some(format!("{error:#}")),
+    };
+    let held = B::device_memory(device).map(|memory| memory.reserved);
+    // Errors that are still pending must not reach the next work.
+    guarded(|| wait::<B>(device)).ok();
+    guarded(|| wait::<B>(device)).ok();
+    B::memory_cleanup(device);
+    messages.extend(take_messages());
+    messages.extend(error);
+    Err(reason(&messages, B::largest_allocation(device), held))
 }
 
 /// The last message is the error of the work, the others are those of panics beside it.
@@ -47,7 +53,12 @@ pub fn too_large<B: FusedBackend>(device: &B::Device, bytes: u64) -> Option<Stri
 }
 
 fn refusal(bytes: u64, allowed: u64) -> Option<String> {
-    (bytes > allowed).then(|| format!("a buffer of {} is needed, the device allows {}", gib(bytes), gib(allowed)))
+    let sizes = if gib(bytes) == gib(allowed) {
+        [bytes, allowed].map(|bytes| format!("{bytes} bytes"))
+    } else {
+        [bytes, allowed].map(gib)
+    };
+    (bytes > allowed).then(|| format!("a buffer of {} is needed, the device allows {}", sizes[0], sizes[1]))
 }
 
 #[cfg(test)]
@@ -67,6 +78,16 @@ mod tests {
     }
 
     #[test]
+    fn a_result_after_a_panic_of_the_device_does_not_count() {
+        let result = attempt::<Flex, f64>(&Default::default(), || {
+            std::thread::spawn(|| panic!("can't allocate buffer of size: 2147483648")).join().ok();
+            Ok(12.163)
+        });
+        assert_eq!(result.unwrap_err(), "out of memory: a buffer of 2.00 GiB is needed");
+        assert_eq!(attempt::<Flex, _>(&Default::default(), || Ok(1)), Ok(1));
+    }
+
+    #[test]
     fn what_is_held_is_told_and_other_errors_stay_as_they_are() {
         let full = ["Out of Memory".to_owned(), "loss NaN".to_owned()];
         assert_eq!(reason(&full, None, Some(78 << 30)), "out of memory; the backend holds 78.00 GiB");
@@ -78,6 +99,8 @@ mod tests {
         assert_eq!(refusal(512 << 20, 1 << 30), None);
         let expected = "a buffer of 2.00 GiB is needed, the device allows 1.00 GiB";
         assert_eq!(refusal(2 << 30, 1 << 30).unwrap(), expected);
+        let expected = "a buffer of 2147483648 bytes is needed, the device allows 2147483647 bytes";
+        assert_eq!(refusal(2 << 30, (2 << 30) - 1).unwrap(), expected);
         assert_eq!(too_large::<Flex>(&Default::default(), u64::MAX), None);
     }
 }

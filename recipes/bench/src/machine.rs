@@ -95,13 +95,15 @@ fn answer(program: &str, arguments: &[&str]) -> Option<String> {
     (output.status.success() && !text.is_empty()).then_some(text)
 }
 
-/// The command line, without the folder of the program.
+/// The command line. Of absolute paths, only the last part.
 pub fn command_line() -> String {
-    let mut arguments = std::env::args();
-    let program = arguments.next().unwrap_or_default();
-    let name =
-        std::path::Path::new(&program).file_name().map_or(program.clone(), |name| name.to_string_lossy().into_owned());
-    std::iter::once(name).chain(arguments).collect::<Vec<_>>().join(" ")
+    std::env::args().map(|argument| shortened(&argument)).collect::<Vec<_>>().join(" ")
+}
+
+fn shortened(argument: &str) -> String {
+    let path = std::path::Path::new(argument);
+    let last = path.file_name().filter(|_| path.is_absolute() || argument.ends_with("burnish"));
+    last.map_or_else(|| argument.to_owned(), |last| last.to_string_lossy().into_owned())
 }
 
 /// Today as year, month and day, UTC.

@@ -65,6 +65,8 @@ pub(super) fn leaves_out_tools(template: &ChatTemplate, messages: &[Message], to
         return false;
     }
     let mut without = messages.to_vec();
-    without.iter_mut().for_each(|message| drop(message.extra.shift_remove("tool_calls")));
+    for message in &mut without {
+        message.extra.shift_remove("tool_calls");
+    }
     is_same(&without, tools)
 }

@@ -308,7 +308,7 @@ fn wrong_types_and_ranges_are_reported_together() {
         (json!({ "target_modules": [1] }), "a list of strings"),
         (json!({ "target_modules": [] }), "`target_modules` is empty"),
         (json!({ "lr_scheduler": "zigzag" }), "constant, linear, cosine"),
-        (json!({ "backend": "gpu" }), "auto, cpu, candle, wgpu, metal, vulkan"),
+        (json!({ "backend": "gpu" }), "auto, cpu, candle, ndarray, tch, wgpu, metal, vulkan"),
         (json!({ "dtype": "f64" }), "auto, f32, f16, bf16"),
         (json!({ "optimizer": "sgd" }), "one of adamw"),
         (json!({ "epochs": 0 }), "both 0"),

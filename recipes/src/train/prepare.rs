@@ -219,7 +219,8 @@ mod tests {
     fn other_training_rows_refuse_and_other_validations_forget_the_best() {
         let folder = tempfile::tempdir().unwrap();
         let write = |file: &str, texts: &[&str]| {
-            let rows: String = texts.iter().map(|text| format!("{{\"text\": \"{text}\"}}\n")).collect();
+            let rows: Vec<String> = texts.iter().map(|text| format!("{{\"text\": \"{text}\"}}\n")).collect();
+            let rows = rows.concat();
             std::fs::write(folder.path().join(file), rows).unwrap();
         };
         write("train.jsonl", &["one two three", "four five six"]);
