@@ -180,7 +180,7 @@ pub fn reference<B: FusedBackend>(
     unstack(grouped.probabilities.matmul(grouped.value), heads, dtype)
 }
 
-/// As [`reference`], for a backward that needs nothing else of its forward.
+/// As [`reference()`], for a backward that needs nothing else of its forward.
 pub fn reference_for_backward<B: FusedBackend>(
     query: FloatTensor<B>,
     key: FloatTensor<B>,

@@ -98,11 +98,23 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             }
             ExitCode::FAILURE
         }
-        Err(_) => {
-            complain("hint: this is a bug in burnish; please report it with the message above");
+        Err(payload) => {
+            if !is_about_memory(message(&*payload)) {
+                complain("hint: this is a bug in burnish; please report it with the message above");
+            }
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether a panic says that a device can't hold a tensor, which is no bug: operations can't return errors.
+fn is_about_memory(message: &str) -> bool {
+    message.starts_with("out of memory")
+}
+
+fn message(payload: &(dyn std::any::Any + Send)) -> &str {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
 /// Parses a count of at least `LEAST`.
@@ -172,13 +184,12 @@ fn quiet_panics() {
             tracing::debug!("{info}");
             return;
         }
+        let message = message(info.payload());
+        if is_about_memory(message) {
+            complain(format!("error: {message}"));
+            return;
+        }
         let location = info.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
-        let payload = info.payload();
-        let message = payload
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| payload.downcast_ref::<&str>().copied())
-            .unwrap_or("no message");
         complain(format!("error: internal: {message}{location}"));
     }));
 }
