@@ -17,9 +17,6 @@ use burnish_engine::dtype::known_product;
 use burnish_engine::guard::caught;
 use burnish_engine::{BackendDevice, Device, with_hint};
 use burnish_kernels::FusedBackend;
-// Loaded for its instances alone.
-#[cfg(feature = "wgpu")]
-use burnish_stock as _;
 
 /// The values that `--backend` accepts.
 pub const NAMES: &[&str] =
