@@ -39,7 +39,8 @@ pub fn take_messages() -> Vec<String> {
     std::mem::take(&mut *MESSAGES.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-fn message(payload: &(dyn Any + Send)) -> &str {
+/// The text of a panic's payload.
+pub fn message(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use burnish_engine::guard::panics_are_guarded;
+use burnish_engine::guard::{message, panics_are_guarded};
 use tracing_subscriber::EnvFilter;
 
 use crate::hint::hint;
@@ -110,11 +110,6 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 /// Whether a panic says that a device can't hold a tensor, which is no bug: operations can't return errors.
 fn is_about_memory(message: &str) -> bool {
     message.starts_with("out of memory")
-}
-
-fn message(payload: &(dyn std::any::Any + Send)) -> &str {
-    let text = payload.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
 /// Parses a count of at least `LEAST`.
