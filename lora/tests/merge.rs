@@ -9,7 +9,7 @@ use burn::tensor::DType;
 use burnish_kernels::tolerance::Tolerance;
 use burnish_lora::{LoraError, MergedCheckpoint, load_adapter, read_config};
 use burnish_models::checkpoint::SafetensorsFolder;
-use burnish_models::{Checkpoint, LanguageModel, LoadOptions, ModelConfig, ModelInput};
+use burnish_models::{Checkpoint, FloatType, LanguageModel, LoadOptions, ModelConfig, ModelInput};
 use serde_json::{Value, json};
 
 const CASES: [&str; 4] = ["llama", "llama3", "mistral", "biased"];
@@ -77,6 +77,21 @@ fn merged_weights_give_the_logits_of_base_and_adapter() {
         // The adapter changes the logits by more than the tolerance.
         assert!(Tolerance::of(DType::F32).check(case, &golden.expected("logits"), &expected).is_err());
     }
+}
+
+#[test]
+fn only_tensors_without_an_adapter_are_those_of_the_base() {
+    let golden = Golden::open("biased");
+    let merged = MergedCheckpoint::open(&golden.weights, &golden.folder.join("adapter")).unwrap();
+    let (adapted, own) = ("model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.k_proj.weight");
+    let values =
+        |checkpoint: &dyn Checkpoint, name: &str| checkpoint.read(name, FloatType::F32).unwrap().to_vec::<f32>().unwrap();
+    assert_eq!(values(&merged, own), values(&golden.weights, own));
+    assert_eq!(merged.read_bytes(own).unwrap(), golden.weights.read_bytes(own).unwrap());
+    assert_eq!(values(&merged, adapted), merged.read_f32(adapted).unwrap());
+    assert_ne!(values(&merged, adapted), values(&golden.weights, adapted));
+    assert!(merged.read_packed(adapted).unwrap().is_none());
+    assert!(merged.read_bytes(adapted).unwrap_err().to_string().contains("merged"));
 }
 
 /// The adapter of a case with a changed configuration.
