@@ -56,6 +56,26 @@ pub(crate) fn refuse_unread(json: &Value) -> Result<()> {
     Ok(())
 }
 
+/// The dropouts of the classes of transformers. They are active while training, not otherwise.
+const DROPOUTS: &[&str] = &[
+    "activation_dropout",
+    "attention_dropout",
+    "attention_probs_dropout_prob",
+    "attn_pdrop",
+    "dropout",
+    "embd_pdrop",
+    "embedding_dropout",
+    "hidden_dropout",
+    "hidden_dropout_prob",
+    "resid_pdrop",
+];
+
+/// The dropouts in `config.json` that are not 0, by key. None is applied: adapters have a dropout of their own.
+pub fn ignored_dropouts(json: &Value) -> Vec<(&'static str, f64)> {
+    let value = |key: &&'static str| Some((*key, json.get(*key)?.as_f64().filter(|value| *value != 0.0)?));
+    DROPOUTS.iter().filter_map(value).collect()
+}
+
 /// The special tokens of a configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TokenIds {

@@ -11,7 +11,7 @@ use std::fmt;
 use burnish_kernels::glu::Activation;
 use serde_json::{Map, Value};
 
-pub use json::TokenIds;
+pub use json::{TokenIds, ignored_dropouts};
 pub(crate) use json::{parse, refuse_unread, require_activation};
 pub use layers::{Biases, LayerConfig};
 pub(crate) use rotary::theta_of;

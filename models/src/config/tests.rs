@@ -69,6 +69,12 @@ fn unsupported_keys_and_unreasonable_sizes_are_refused_by_name() {
 }
 
 #[test]
+fn dropouts_other_than_0_are_listed() {
+    let json = json!({"attention_dropout": 0.1, "hidden_dropout": 0, "resid_pdrop": 0.0, "embd_pdrop": null});
+    assert_eq!(ignored_dropouts(&json), [("attention_dropout", 0.1)]);
+}
+
+#[test]
 fn the_error_for_an_unknown_model_type_lists_the_known_ones() {
     let error = read("model_type", json!("mamba")).unwrap_err();
     assert!(matches!(&error, ModelError::UnknownModelType { known, .. } if known.contains("gemma3_text")), "{error}");

@@ -11,6 +11,7 @@ use burnish_engine::with_hint;
 use burnish_export::target::{check_folder, inputs_of};
 use burnish_lora::MergedCheckpoint;
 use burnish_models::{FloatType, LanguageModel, Pretrained};
+use serde_json::Value;
 
 use super::checkpoint::{RunCheckpoint, TrainerState};
 use super::fingerprint::Fingerprint;
@@ -64,7 +65,7 @@ impl PreparedRun {
         if let Some(template) = &mut pretrained.chat_template {
             template.fix_now(state.started);
         }
-        let mut notes = Vec::new();
+        let mut notes = ignored_dropouts(&pretrained.config_json);
         let limit = config.max_seq_length.min(pretrained.config.max_position_embeddings);
         if limit < config.max_seq_length {
             notes.push(format!("max_seq_length is lowered to {limit}, the model's max_position_embeddings"));
@@ -119,6 +120,14 @@ impl PreparedRun {
         notes.extend(lines);
         Ok(Self { config, dtype, pretrained, train, valid, resume, state, notes, lock })
     }
+}
+
+/// A note for each dropout of the base model: transformers applies it while training.
+fn ignored_dropouts(config: &Value) -> Vec<String> {
+    let line = |(key, value): (&str, f64)| {
+        format!("`{key}` in the model's config.json is {value}, but is not applied: only `dropout`, on adapters, is")
+    };
+    burnish_models::config::ignored_dropouts(config).into_iter().map(line).collect()
 }
 
 /// Chooses the compute dtype. Full fine-tuning is always in f32.
@@ -258,6 +267,36 @@ mod tests {
         assert!(error.to_string().starts_with("the training rows changed since the checkpoint"), "{error}");
         assert!(hint(&error).unwrap().contains("--allow-changed-inputs"));
         resumed(&TrainConfig { allow_changed_inputs: true, ..config }).unwrap();
+    }
+
+    #[test]
+    fn a_dropout_of_the_model_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let asset = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/quickstart/model");
+        for file in ["model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+            std::fs::copy(asset.join(file), folder.path().join(file)).unwrap();
+        }
+        std::fs::write(folder.path().join("train.jsonl"), "{\"text\": \"one two three\"}\n").unwrap();
+        let mut json: Value = serde_json::from_slice(&std::fs::read(asset.join("config.json")).unwrap()).unwrap();
+        let told = |json: &Value, run: &str| {
+            std::fs::write(folder.path().join("config.json"), json.to_string()).unwrap();
+            let config = TrainConfig {
+                model: folder.path().display().to_string(),
+                data: folder.path().join("train.jsonl").display().to_string(),
+                output_dir: folder.path().join(run).display().to_string(),
+                backend: "cpu".to_owned(),
+                ..TrainConfig::default()
+            };
+            PreparedRun::new(config).unwrap().notes.into_iter().filter(|line| line.contains("dropout")).collect::<Vec<_>>()
+        };
+        json["attention_dropout"] = 0.0.into();
+        assert!(told(&json, "without").is_empty());
+        json["attention_dropout"] = 0.1.into();
+        let lines = told(&json, "with");
+        assert!(
+            lines.len() == 1 && lines[0].starts_with("`attention_dropout` in the model's config.json is 0.1"),
+            "{lines:?}"
+        );
     }
 
     #[test]
