@@ -230,6 +230,8 @@ impl ModelConfig {
             format!("`{name}` is {size}, which is unreasonably large")
         } else if self.sliding_window == Some(0) {
             "`sliding_window`: expected at least 1, got 0".to_owned()
+        } else if self.sliding_window.is_none() && self.layers.iter().any(|layer| layer.is_sliding) {
+            "`sliding_window`: expected a number of tokens, because there are sliding layers, got none".to_owned()
         } else {
             return self.rotary.iter().try_for_each(|rotary| rotary.check(self.head_dim));
         };

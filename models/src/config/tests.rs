@@ -130,6 +130,13 @@ fn layers_of_qwen_from_max_window_layers_on_slide_with_use_sliding_window() {
     assert_eq!(qwen(json!({"use_sliding_window": true})).unwrap(), [None, None, None, Some(16)]);
     let types = ["sliding_attention", "full_attention", "full_attention", "full_attention"];
     assert_eq!(qwen(json!({"use_sliding_window": true, "layer_types": types})).unwrap(), [Some(16), None, None, None]);
+    // transformers does not run these either.
+    for more in
+        [json!({"layer_types": types}), json!({"use_sliding_window": true, "sliding_window": null, "layer_types": types})]
+    {
+        assert!(qwen(more).unwrap_err().to_string().contains("`sliding_window`: expected a number of tokens"));
+    }
+    assert_eq!(qwen(json!({"use_sliding_window": true, "sliding_window": null})).unwrap(), [None; 4]);
     for (wrong, word) in [(json!(["full_attention"]), "got 1"), (json!(vec!["linear_attention"; 4]), "linear_attention")] {
         assert!(qwen(json!({"layer_types": wrong})).unwrap_err().to_string().contains(word));
     }
@@ -211,6 +218,11 @@ fn layer_types_of_gemma_3_take_precedence_over_sliding_window_pattern() {
     assert_eq!(full(json!({"sliding_window_pattern": null, "layer_types": types})), Ok(vec![0, 2]));
     assert_eq!(full(json!({"sliding_window_pattern": 3, "layer_types": types})), Ok(vec![0, 2]));
     assert!(full(json!({"sliding_window_pattern": 0})).unwrap_err().contains("`sliding_window_pattern`"));
+    // transformers does not run these either.
+    assert!(full(json!({"sliding_window_pattern": null})).unwrap_err().contains("got null"));
+    assert!(full(json!({"sliding_window": null})).unwrap_err().contains("`sliding_window`: expected a number of tokens"));
+    assert!(full(json!({"layer_types": types[..3]})).unwrap_err().contains("expected 4 entries, one per layer, got 3"));
+    assert_eq!(full(json!({"sliding_window": null, "layer_types": vec!["full_attention"; 4]})), Ok(vec![0, 1, 2, 3]));
     let mut json = gemma()["text_config"].clone();
     json["attention_bias"] = json!(true);
     let biases = Biases { query_key_value: true, attention_output: true, mlp: false };
