@@ -79,6 +79,14 @@ fn files_of_other_kinds_are_named_with_the_way_out() {
 }
 
 #[test]
+fn lines_may_end_with_a_carriage_return() {
+    for end in ["\n", "\r\n", "\r"] {
+        let text = format!("{{\"text\": \"a\"}}{end}{end}{{\"text\": \"b\"}}{end}");
+        assert_eq!(rows_of(text.as_bytes()).unwrap(), [(1, Ok(Row::Text("a".into()))), (3, Ok(Row::Text("b".into())))]);
+    }
+}
+
+#[test]
 fn zero_bytes_at_the_end_are_told() {
     let rows = rows_of(b"{\"text\": \"a\"}\n\0\0\0\0\0\0\0\0").unwrap();
     assert_eq!(rows[0], (1, Ok(Row::Text("a".into()))));
