@@ -74,7 +74,11 @@ impl Checkpoint for MergedCheckpoint<'_> {
                 }
             }
         }
-        Ok(weight)
+        if weight.iter().all(|value| value.is_finite()) {
+            return Ok(weight);
+        }
+        let reason = "the adapter, the base or their sum has values that are not finite";
+        Err(ModelError::Mismatch { problems: vec![format!("{name}: {reason}")] })
     }
 
     fn read(&self, name: &str, dtype: FloatType) -> ModelResult<TensorData> {
