@@ -183,7 +183,7 @@ impl ModelConfig {
             num_key_value_heads: positive("num_key_value_heads", sizes.num_key_value_heads)?,
             head_dim,
             vocab_size: positive("vocab_size", sizes.vocab_size)?,
-            max_position_embeddings: sizes.max_position_embeddings,
+            max_position_embeddings: positive("max_position_embeddings", sizes.max_position_embeddings)?,
             tie_word_embeddings: false,
             rms_norm_eps: 1e-6,
             activation: Activation::Silu,

@@ -46,6 +46,7 @@ fn unsupported_keys_and_unreasonable_sizes_are_refused_by_name() {
         ("hidden_act", json!("gelu"), "gelu"),
         ("num_hidden_layers", json!(1_000_000_000), "num_hidden_layers"),
         ("vocab_size", json!(u64::MAX), "vocab_size"),
+        ("max_position_embeddings", json!(0), "max_position_embeddings"),
         ("rope_scaling", longrope(7), "8 factors"),
         ("rope_scaling", json!({"type": "yarn", "factor": 4.0}), "yarn"),
         ("rope_scaling", json!({"rope_type": "dynamic", "factor": 4.0}), "dynamic"),
