@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::Family;
 use crate::error::{ModelError, Result};
 
 /// Reads the file into a family's own structure.
@@ -24,7 +25,7 @@ pub(crate) fn require_activation(key: &str, name: Option<&str>, own: Activation)
     }
 }
 
-/// Keys that change what a decoder computes and that no family reads.
+/// Keys that change what a decoder computes. A family that reads one has it in [`Family::reads`].
 const UNREAD: &[&str] = &[
     "attn_logit_softcapping",
     "attention_multiplier",
@@ -40,9 +41,9 @@ const UNREAD: &[&str] = &[
     "use_qk_norm",
 ];
 
-/// Refuses these keys by name, unless their value has no effect.
-pub(crate) fn refuse_unread(json: &Value) -> Result<()> {
-    for key in UNREAD {
+/// Refuses these keys by name, unless the family reads them or their value has no effect.
+pub(crate) fn refuse_unread(json: &Value, family: &Family) -> Result<()> {
+    for key in UNREAD.iter().filter(|key| !family.reads.contains(key)) {
         let Some(value) = json.get(key) else { continue };
         let has_no_effect = match value {
             Value::Null | Value::Bool(false) => true,

@@ -28,6 +28,8 @@ pub struct Family {
     pub model_types: &'static [ModelType],
     /// Reads `config.json`.
     pub configure: fn(&Value) -> Result<ModelConfig>,
+    /// The keys of `config.json` that it reads, although they are refused for other families.
+    pub reads: &'static [&'static str],
     /// Every kind of tensor of its models.
     pub parts: &'static [Part],
     /// Norms multiply by their weight plus this offset: 1 in Gemma, otherwise 0. GGUF files store the sum.
@@ -50,6 +52,8 @@ pub struct ModelType {
 pub struct GgufArchitecture {
     /// `general.architecture`.
     pub name: &'static str,
+    /// The keys, without the architecture's name, that it reads, although they are refused for other architectures.
+    pub reads: &'static [&'static str],
     /// Whether llama.cpp computes sliding windows for it.
     pub has_windows: bool,
     /// Writes those keys. Returns an error if llama.cpp would not compute what the configuration says.
@@ -124,6 +128,8 @@ pub struct ModelConfig {
     pub embedding_scale: Option<f64>,
     /// Factor on what a block adds to the residual stream.
     pub residual_multiplier: Option<f64>,
+    /// Divisor of the logits.
+    pub logits_scaling: Option<f64>,
     /// How many tokens a token attends to in sliding layers, itself included.
     pub sliding_window: Option<usize>,
     /// The differences between layers, in order; if there are fewer entries than blocks, they repeat.
@@ -193,6 +199,7 @@ impl ModelConfig {
             attention_softcap: None,
             embedding_scale: None,
             residual_multiplier: None,
+            logits_scaling: None,
             sliding_window: None,
             layers: vec![LayerConfig { is_sliding: false, rotary: Some(0) }],
             rotary: vec![RotaryConfig { theta: 10_000.0, scaling: None }],

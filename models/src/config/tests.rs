@@ -62,6 +62,8 @@ fn unsupported_keys_and_unreasonable_sizes_are_refused_by_name() {
         ("attn_logit_softcapping", json!(50.0), "attn_logit_softcapping"),
         ("final_logit_softcapping", json!(30.0), "final_logit_softcapping"),
         ("use_bidirectional_attention", json!(true), "use_bidirectional_attention"),
+        // Only Granite reads it.
+        ("logits_scaling", json!(8.0), "logits_scaling"),
     ] {
         let error = read(key, value).unwrap_err().to_string();
         assert!(error.contains(word), "{key}: {error}");

@@ -19,9 +19,10 @@ use crate::part::{Part, Role};
 pub static FAMILY: Family = Family {
     model_types: &[ModelType { name: "gemma3_text", class: "Gemma3ForCausalLM" }],
     configure,
+    reads: &[],
     parts: PARTS,
     norm_offset: 1.0,
-    gguf: GgufArchitecture { name: "gemma3", has_windows: true, write, read },
+    gguf: GgufArchitecture { name: "gemma3", reads: &[], has_windows: true, write, read },
 };
 
 const PARTS: &[Part] = &[

@@ -21,9 +21,10 @@ pub static FAMILY: Family = Family {
         ModelType { name: "mistral", class: "MistralForCausalLM" },
     ],
     configure,
+    reads: &[],
     parts: PARTS,
     norm_offset: 0.0,
-    gguf: GgufArchitecture { name: "llama", has_windows: false, write: |_, _| Ok(()), read: |_, _| Ok(()) },
+    gguf: GgufArchitecture { name: "llama", reads: &[], has_windows: false, write: |_, _| Ok(()), read: |_, _| Ok(()) },
 };
 
 const PARTS: &[Part] = &[
