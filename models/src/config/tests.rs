@@ -72,6 +72,17 @@ fn unsupported_keys_and_unreasonable_sizes_are_refused_by_name() {
 }
 
 #[test]
+fn a_family_reads_keys_that_others_refuse() {
+    let factors = |name: &str| json!({"model_type": name, "logits_scaling": 8.0, "attention_multiplier": 0.5});
+    let config = with(&factors("granite")).unwrap();
+    assert_eq!((config.logits_scaling, config.attention_scale), (Some(8.0), 0.5));
+    assert!(with(&factors("qwen2")).unwrap_err().to_string().contains("`attention_multiplier` is 0.5"));
+    let mut other = factors("granite");
+    other["final_logit_softcapping"] = json!(30.0);
+    assert!(with(&other).unwrap_err().to_string().contains("final_logit_softcapping"));
+}
+
+#[test]
 fn dropouts_other_than_0_are_listed() {
     let json = json!({"attention_dropout": 0.1, "hidden_dropout": 0, "resid_pdrop": 0.0, "embd_pdrop": null});
     assert_eq!(ignored_dropouts(&json), [("attention_dropout", 0.1)]);
