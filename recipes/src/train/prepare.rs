@@ -16,6 +16,7 @@ use serde_json::Value;
 use super::checkpoint::{RunCheckpoint, TrainerState};
 use super::fingerprint::Fingerprint;
 use super::lock::RunLock;
+use super::plan::Plan;
 use super::run_folder;
 use crate::config::{FineTuneType, TrainConfig};
 use crate::data::{self, BadRows, BatchOptions, Batches, RowTokenizer, Sources};
@@ -116,6 +117,7 @@ impl PreparedRun {
         notes.extend(forget_best(&mut state, &changed));
         state.fingerprint = Some(now);
         let resume = found.checkpoint.clone();
+        notes.extend(resume.as_ref().and_then(|_| no_step_left(&config, &train, state.step)));
         let (lines, lock) = run_folder::prepare(&config, found, &mut state)?;
         notes.extend(lines);
         Ok(Self { config, dtype, pretrained, train, valid, resume, state, notes, lock })
@@ -197,6 +199,12 @@ fn forget_best(state: &mut TrainerState, changed: &[String]) -> Option<String> {
     Some(format!("{} changed since the checkpoint{best}", changed.join(" and ")))
 }
 
+/// Tells that a resumed run has taken all of its steps.
+fn no_step_left(config: &TrainConfig, train: &Arc<Batches>, step: usize) -> Option<String> {
+    let total = Plan::new(config, train.clone(), step).total;
+    (step >= total).then(|| format!("no step is left: the checkpoint is of step {step}, and the run has {total} steps"))
+}
+
 /// Seconds since 1970, or `SOURCE_DATE_EPOCH` if it is set.
 fn now() -> i64 {
     let fixed = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.parse().ok());
@@ -255,6 +263,11 @@ mod tests {
             line.unwrap_or_default()
         };
         assert_eq!(said(&config), "");
+        let no_step_left = |iters: usize| {
+            let prepared = resumed(&TrainConfig { iters, ..config.clone() }).unwrap();
+            prepared.notes.iter().any(|line| line.starts_with("no step is left: the checkpoint is of step 5"))
+        };
+        assert_eq!([6, 5, 4].map(no_step_left), [false, true, true]);
         assert!(said(&TrainConfig { val_batches: 1, ..config.clone() }).starts_with("`val_batches` changed"));
         for texts in [&["seven eight", "nine"][..], &["nine"]] {
             write("valid.jsonl", texts);
