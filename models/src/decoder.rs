@@ -27,6 +27,7 @@ pub struct Decoder<B: Backend> {
     /// The output head, `[vocab_size, hidden_size]`; `None` if it is the embedding.
     pub head: Option<Matrix<B>>,
     embedding_scale: Option<f64>,
+    logits_scaling: Option<f64>,
     #[module(skip)]
     rotary: Vec<Rope>,
 }
@@ -57,6 +58,7 @@ impl<B: FusedBackend> Decoder<B> {
             norm: PartLoader::new(config, loader, None).norm(Role::FinalNorm)?,
             head: (!config.tie_word_embeddings).then(|| matrix(loader, Role::Head)).transpose()?,
             embedding_scale: config.embedding_scale,
+            logits_scaling: config.logits_scaling,
             rotary: config.rotary.iter().map(|rotary| Rope::new(config.head_dim, rotary)).collect(),
         })
     }
@@ -82,6 +84,16 @@ impl<B: FusedBackend> Decoder<B> {
                 x.mul_scalar(scale).into()
             }
             None => x.into(),
+        }
+    }
+
+    /// The hidden states after the last norm, divided by what divides the logits.
+    pub fn finish(&self, stream: Stream<B>) -> Tensor<B, 2> {
+        let (_, hidden) = stream.normed(Some(&self.norm));
+        match self.logits_scaling {
+            // Instead of the logits, which are more and never all in memory.
+            Some(divisor) => hidden.mul_scalar(divisor.recip()),
+            None => hidden,
         }
     }
 

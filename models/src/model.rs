@@ -95,9 +95,10 @@ impl<B: FusedBackend> LanguageModel<B> {
         self.decoder.blocks[index].forward(stream, state, cache)
     }
 
-    /// The hidden states after the last norm, `[batch · length, hidden_size]`, from the stream after the last block.
+    /// The hidden states after the last norm, `[batch · length, hidden_size]`, from the stream after the last block. If the
+    /// configuration has `logits_scaling`, they are divided by it.
     pub fn finish(&self, stream: Stream<B>) -> Tensor<B, 2> {
-        stream.normed(Some(&self.decoder.norm)).1
+        self.decoder.finish(stream)
     }
 
     /// The hidden states after the last norm, `[batch · length, hidden_size]`. With a cache, the input continues the tokens that

@@ -13,6 +13,7 @@ use memmap2::Mmap;
 use super::{Checkpoint, release};
 use crate::error::{ModelError, Result};
 use crate::float_type::FloatType;
+use crate::json_file;
 
 /// The file of a checkpoint that is not sharded.
 pub(crate) const SINGLE: &str = "model.safetensors";
@@ -114,9 +115,7 @@ pub(crate) fn tensor_names(index: &Path) -> Result<Vec<String>> {
 }
 
 fn weight_map(index: &Path) -> Result<serde_json::Map<String, serde_json::Value>> {
-    let text = std::fs::read_to_string(index).map_err(|error| ModelError::io(index, error))?;
-    let mut json: serde_json::Value =
-        serde_json::from_str(&text).map_err(|error| ModelError::format(index, format!("not JSON: {error}")))?;
+    let mut json = json_file::read(index)?;
     match json.get_mut("weight_map").map(serde_json::Value::take) {
         Some(serde_json::Value::Object(map)) => Ok(map),
         _ => Err(ModelError::format(index, "`weight_map` is missing")),
