@@ -8,6 +8,7 @@ use burnish_models::checkpoint::SafetensorsFolder;
 use burnish_models::error::Result as ModelResult;
 use safetensors::Dtype;
 
+use crate::change::WeightChange;
 use crate::config::LoraConfig;
 use crate::error::Result;
 use crate::peft::{AdapterTensors, open_weights, read_config};
@@ -39,6 +40,18 @@ impl<'a> MergedCheckpoint<'a> {
         })?;
         let layers = tensors.layers;
         Ok(Self { base, adapter, config, layers })
+    }
+}
+
+impl MergedCheckpoint<'_> {
+    /// How much the adapter changes the weights, against the quantisation steps of the base; `None` if no changed matrix of the base
+    /// is packed.
+    ///
+    /// # Errors
+    /// If a tensor can't be read.
+    pub fn change(&self) -> Result<Option<WeightChange>> {
+        let names = self.layers.keys().map(|layer| format!("{layer}.weight"));
+        WeightChange::of(self.base, self, names)
     }
 }
 
@@ -76,6 +89,10 @@ impl Checkpoint for MergedCheckpoint<'_> {
 
     fn read_bytes(&self, name: &str) -> ModelResult<Vec<u8>> {
         self.base.read_bytes(name)
+    }
+
+    fn file_of(&self, name: &str) -> Option<PathBuf> {
+        self.base.file_of(name)
     }
 
     fn files(&self) -> Vec<PathBuf> {

@@ -12,7 +12,7 @@ use crate::error::{ModelError, Result};
 use crate::gguf::GgufFile;
 use crate::hub;
 use crate::json_file;
-use crate::loader::LoadOptions;
+use crate::load_options::LoadOptions;
 use crate::model::LanguageModel;
 use crate::recognise;
 use crate::tokenizer::Tokenizer;
