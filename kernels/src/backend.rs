@@ -28,6 +28,9 @@ pub trait FusedBackend: Backend {
     /// references, as in training on burn alone.
     const OWN_GRADIENTS: bool = true;
 
+    /// Whether products with packed weights have kernels of their own, so that no matrix is unpacked on the host.
+    const PACKED_KERNELS: bool = false;
+
     /// See [`crate::rms_norm()`].
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
         rms_norm::reference::<Self>(x, weight, epsilon)

@@ -10,6 +10,7 @@ use burnish_models::error::Result as ModelResult;
 use burnish_models::{Checkpoint, FloatType, ModelError};
 use safetensors::Dtype;
 
+use crate::change::WeightChange;
 use crate::config::LoraConfig;
 use crate::error::Result;
 use crate::peft::{AdapterTensors, open_weights, read_config};
@@ -47,6 +48,18 @@ impl<'a> MergedCheckpoint<'a> {
     fn factors_of<'b>(&self, name: &'b str) -> Option<(&'b str, &[String; 2])> {
         let layer = name.strip_suffix(".weight")?;
         Some((layer, self.layers.get(layer)?))
+    }
+}
+
+impl MergedCheckpoint<'_> {
+    /// How much the adapter changes the weights, against the quantisation steps of the base; `None` if no changed matrix of the base
+    /// is packed.
+    ///
+    /// # Errors
+    /// If a tensor can't be read.
+    pub fn change(&self) -> Result<Option<WeightChange>> {
+        let names = self.layers.keys().map(|layer| format!("{layer}.weight"));
+        WeightChange::of(self.base, self, names)
     }
 }
 
@@ -98,6 +111,10 @@ impl Checkpoint for MergedCheckpoint<'_> {
             return Err(ModelError::Mismatch { problems: vec![format!("{name}: merged, so that it has no stored bytes")] });
         }
         self.base.read_bytes(name)
+    }
+
+    fn file_of(&self, name: &str) -> Option<PathBuf> {
+        self.base.file_of(name)
     }
 
     fn files(&self) -> Vec<PathBuf> {

@@ -1,8 +1,8 @@
 //! The decoder: embedding, blocks, norm, head.
 
 use burn::module::Module;
+use burn::tensor::DType;
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Tensor};
 use burnish_kernels::FusedBackend;
 use half::{bf16, f16};
 
@@ -11,9 +11,10 @@ use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::input::ModelInput;
 use crate::loader::Loader;
+use crate::operand::Operand;
 use crate::part::{PartLoader, Role};
 use crate::rope::Rope;
-use crate::weight::Weight;
+use crate::weight::MatrixWeight;
 
 /// A decoder, as its configuration describes it.
 #[derive(Module, Debug)]
@@ -28,6 +29,9 @@ pub struct Decoder<B: Backend> {
     pub head: Option<Matrix<B>>,
     embedding_scale: Option<f64>,
     logits_scaling: Option<f64>,
+    /// The type that the model computes in.
+    #[module(skip)]
+    dtype: DType,
     #[module(skip)]
     rotary: Vec<Rope>,
 }
@@ -36,7 +40,7 @@ pub struct Decoder<B: Backend> {
 #[derive(Module, Debug)]
 pub struct Matrix<B: Backend> {
     /// The matrix.
-    pub weight: Weight<B, 2>,
+    pub weight: MatrixWeight<B>,
     /// Its checkpoint name, with `.weight`.
     #[module(skip)]
     pub name: String,
@@ -59,6 +63,7 @@ impl<B: FusedBackend> Decoder<B> {
             head: (!config.tie_word_embeddings).then(|| matrix(loader, Role::Head)).transpose()?,
             embedding_scale: config.embedding_scale,
             logits_scaling: config.logits_scaling,
+            dtype: loader.dtype().into(),
             rotary: config.rotary.iter().map(|rotary| Rope::new(config.head_dim, rotary)).collect(),
         })
     }
@@ -77,7 +82,7 @@ impl<B: FusedBackend> Decoder<B> {
     /// The residual stream before the first block.
     pub fn embed(&self, input: &ModelInput<B>) -> Stream<B> {
         let [batch, length] = input.tokens.dims();
-        let x = self.embedding.weight.val().select(0, input.tokens.clone().reshape([batch * length]));
+        let x = self.embedding.weight.operand().rows(input.tokens.clone().reshape([batch * length]), self.dtype);
         match self.embedding_scale {
             Some(scale) => {
                 let scale = rounded(scale, x.dtype());
@@ -97,9 +102,9 @@ impl<B: FusedBackend> Decoder<B> {
         }
     }
 
-    /// The weight of the output head, `[vocab_size, hidden_size]`.
-    pub fn head(&self) -> Tensor<B, 2> {
-        self.head.as_ref().unwrap_or(&self.embedding).weight.val()
+    /// The output head, `[vocab_size, hidden_size]`.
+    pub fn head(&self) -> Operand<B> {
+        self.head.as_ref().unwrap_or(&self.embedding).weight.operand()
     }
 }
 

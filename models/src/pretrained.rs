@@ -12,7 +12,7 @@ use crate::error::{ModelError, Result};
 use crate::gguf::{GgufFile, keys};
 use crate::hub;
 use crate::json_file;
-use crate::loader::LoadOptions;
+use crate::load_options::LoadOptions;
 use crate::model::LanguageModel;
 use crate::part::undeclared_tensors;
 use crate::recognise;

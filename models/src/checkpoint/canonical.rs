@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use ::safetensors::Dtype;
 use burn::tensor::TensorData;
-use burnish_kernels::packed::Packed;
+use burnish_kernels::packed::{Packed, PackedKind};
 use serde_json::Value;
 
 use super::Checkpoint;
@@ -116,6 +116,10 @@ impl Checkpoint for Renamed {
         self.inner.read(self.stored(name)?, dtype)
     }
 
+    fn packed_kind(&self, name: &str) -> Option<PackedKind> {
+        self.inner.packed_kind(self.names.get(name)?)
+    }
+
     fn read_packed(&self, name: &str) -> Result<Option<Packed>> {
         self.inner.read_packed(self.stored(name)?)
     }
@@ -126,6 +130,14 @@ impl Checkpoint for Renamed {
 
     fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
         self.inner.read_bytes(self.stored(name)?)
+    }
+
+    fn float_type(&self, name: &str) -> Option<FloatType> {
+        self.inner.float_type(self.names.get(name)?)
+    }
+
+    fn file_of(&self, name: &str) -> Option<PathBuf> {
+        self.inner.file_of(self.names.get(name)?)
     }
 
     fn files(&self) -> Vec<PathBuf> {

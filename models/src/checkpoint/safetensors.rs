@@ -156,6 +156,19 @@ impl Checkpoint for SafetensorsFolder {
         self.with_bytes(name, to_f32)
     }
 
+    fn float_type(&self, name: &str) -> Option<FloatType> {
+        match self.locate(name)?.1.dtype {
+            Dtype::F32 => Some(FloatType::F32),
+            Dtype::F16 => Some(FloatType::F16),
+            Dtype::BF16 => Some(FloatType::BF16),
+            _ => None,
+        }
+    }
+
+    fn file_of(&self, name: &str) -> Option<PathBuf> {
+        self.locate(name).map(|(shard, _)| shard.path.clone())
+    }
+
     fn integer_dtype(&self, name: &str) -> Option<Dtype> {
         let dtype = self.locate(name)?.1.dtype;
         let is_integer = matches!(
@@ -182,13 +195,10 @@ impl Checkpoint for SafetensorsFolder {
     }
 
     fn read(&self, name: &str, dtype: FloatType) -> Result<TensorData> {
-        let stored = self.locate(name).map(|(_, info)| info.dtype);
-        match (stored, dtype) {
-            (Some(Dtype::F32), FloatType::F32)
-            | (Some(Dtype::F16), FloatType::F16)
-            | (Some(Dtype::BF16), FloatType::BF16) => self.with_bytes(name, |bytes, _| Some(dtype.read(bytes))),
-            _ => dtype.convert(name, self.read_f32(name)?),
+        if self.float_type(name) == Some(dtype) {
+            return self.with_bytes(name, |bytes, _| Some(dtype.read(bytes)));
         }
+        dtype.convert(name, self.read_f32(name)?)
     }
 }
 

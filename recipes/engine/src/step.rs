@@ -7,7 +7,7 @@ use burn::module::AutodiffModule;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
-use burnish_kernels::{FusedBackend, TrainBackend, linear_cross_entropy, select_rows, squared_norm};
+use burnish_kernels::{FusedBackend, TrainBackend, select_rows, squared_norm};
 use burnish_models::{AdapterPass, AnyTensor, DropoutSeed, LanguageModel, ModelInput};
 
 use crate::batch::{Batch, Targets};
@@ -63,7 +63,7 @@ pub fn token_losses<B: FusedBackend>(
     let input = ModelInput { adapters, ..batch.to_input(device) };
     let Targets { positions, labels } = batch.to_targets(device);
     let hidden = select_rows(model.hidden_states(&input, None), positions);
-    linear_cross_entropy(hidden, model.head(), labels)
+    model.head().linear_cross_entropy(hidden, labels)
 }
 
 /// The summed loss of a batch, `[1]`.
