@@ -24,6 +24,9 @@ pub struct Args {
     /// Also measure whole LoRA training steps, and the share of attention if that is measured
     #[arg(long)]
     step: bool,
+    /// Checkpoint the blocks of these steps, as `train --grad-checkpoint` does
+    #[arg(long, requires = "step", alias = "gradient-checkpointing")]
+    grad_checkpoint: bool,
     /// Model whose sizes are used: llama-3.2-1b, llama-3.1-8b, a config.json, Hugging Face folder, hub id or .gguf file. Weights are random
     #[arg(short, long, default_value = "llama-3.2-1b")]
     model: String,
@@ -87,6 +90,7 @@ impl Args {
             backends: self.backends.clone(),
             kernels: Kernel::ALL.into_iter().filter(is_asked).collect(),
             step: self.step,
+            grad_checkpoint: self.grad_checkpoint,
             model: self.model.clone(),
             batch_size: self.batch_size,
             seq: self.seq,
@@ -123,7 +127,9 @@ mod tests {
             (found.backends, found.kernels),
             (vec!["cpu".into(), "wgpu".into()], vec![Kernel::RmsNorm, Kernel::Attention])
         );
-        assert!(found.step && !found.predict);
+        assert!(found.step && !found.predict && !found.grad_checkpoint);
+        assert!(options(&["--step", "--grad-checkpoint"]).grad_checkpoint);
+        assert!(Line::try_parse_from(["bench", "--grad-checkpoint"]).is_err());
     }
 
     #[test]
