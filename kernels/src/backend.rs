@@ -46,6 +46,15 @@ pub trait FusedBackend: Backend {
         rms_norm::reference_add::<Self>(x, residual, weight, epsilon)
     }
 
+    /// See [`crate::fork_rms_norm()`]; returns `x`, and its norm.
+    fn fork_rms_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        rms_norm::reference_fork::<Self>(x, weight, epsilon)
+    }
+
     /// Gradients of [`FusedBackend::rms_norm`] for `x` and, where asked for, `weight`. A `residual` is another gradient of `x`,
     /// which is added to the first.
     fn rms_norm_backward(
@@ -275,6 +284,12 @@ pub trait FusedBackend: Backend {
         None
     }
 
+    /// Reads [`FusedBackend::device_memory`] of the calling thread's work from other threads, where the backend knows.
+    fn memory_probe(device: &Self::Device) -> Option<MemoryProbe> {
+        let _ = device;
+        None
+    }
+
     /// The largest tensor that the device can allocate, in bytes, where the backend knows.
     fn largest_allocation(device: &Self::Device) -> Option<u64> {
         let _ = device;
@@ -291,7 +306,14 @@ pub struct DeviceMemory {
     pub reserved: u64,
 }
 
-/// A backend for training: fused operations with gradients, and fused operations on its inner backend.
-pub trait TrainBackend: FusedBackend + AutodiffBackend<InnerBackend: FusedBackend> {}
+/// Reads the memory of a device, while another thread queues work on it.
+pub type MemoryProbe = Box<dyn Fn() -> Option<DeviceMemory> + Send>;
 
-impl<B: FusedBackend + AutodiffBackend<InnerBackend: FusedBackend>> TrainBackend for B {}
+/// A backend for training: fused operations with gradients, and fused operations on its inner backend.
+pub trait TrainBackend: FusedBackend + AutodiffBackend<InnerBackend: FusedBackend> {
+    /// Whether anything that the tensor was computed from has a gradient.
+    fn is_tracked(tensor: &FloatTensor<Self>) -> bool;
+
+    /// See [`crate::backward_from()`].
+    fn backward_from(output: FloatTensor<Self>, gradient: FloatTensor<Self::InnerBackend>) -> Self::Gradients;
+}

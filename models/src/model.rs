@@ -129,6 +129,11 @@ impl<B: FusedBackend> LanguageModel<B> {
         Cache::new(self.num_layers())
     }
 
+    /// The blocks.
+    pub fn blocks(&self) -> &[Block<B>] {
+        &self.decoder.blocks
+    }
+
     /// The number of blocks.
     pub fn num_layers(&self) -> usize {
         self.decoder.blocks.len()
@@ -160,6 +165,11 @@ impl<B: FusedBackend> LanguageModel<B> {
             weights.extend(linear.bias.as_ref().map(|bias| (format!("{name}.bias"), BaseTensor::Vector(bias.val()))));
         }
         weights
+    }
+
+    /// Whether the embedding is trained.
+    pub fn trains_embedding(&self) -> bool {
+        self.decoder.embedding.num_params() > 0
     }
 
     /// Every trainable tensor: factors of adapters as `<layer>.lora_A.weight` and `<layer>.lora_B.weight`, and trainable weights

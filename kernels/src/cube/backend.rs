@@ -1,12 +1,14 @@
 //! `FusedBackend` for burn's CubeCL backends: the runtime decides how each operation runs.
 
 use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
+use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
+use cubecl::client::ComputeClient;
+use cubecl::stream_id::StreamId;
 
 use super::runtime::KernelRuntime;
 use crate::adamw::{AdamWStep, AdamWTensors};
 use crate::attention::{AttentionOptions, Statistics};
-use crate::backend::{DeviceMemory, FusedBackend};
+use crate::backend::{DeviceMemory, FusedBackend, MemoryProbe};
 use crate::dropout::Dropout;
 use crate::glu::Activation;
 use crate::lora_linear::{LoraGradients, LoraSaved};
@@ -133,11 +135,22 @@ where
     }
 
     fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {
-        let usage = R::client(device).memory_usage().ok()?;
-        Some(DeviceMemory { in_use: usage.bytes_in_use, reserved: usage.bytes_reserved })
+        memory_of(&R::client(device))
+    }
+
+    fn memory_probe(device: &Self::Device) -> Option<MemoryProbe> {
+        let mut client = R::client(device);
+        // SAFETY: the client only asks for the stream's memory usage, which the server answers between other requests.
+        unsafe { client.set_stream(StreamId::current()) };
+        Some(Box::new(move || memory_of(&client)))
     }
 
     fn largest_allocation(device: &Self::Device) -> Option<u64> {
         Some(R::client(device).properties().memory.max_page_size)
     }
+}
+
+fn memory_of<R: CubeRuntime>(client: &ComputeClient<R>) -> Option<DeviceMemory> {
+    let usage = client.memory_usage().ok()?;
+    Some(DeviceMemory { in_use: usage.bytes_in_use, reserved: usage.bytes_reserved })
 }

@@ -45,7 +45,7 @@ use self::entry::Kernel;
 use self::setup::Setup;
 use self::shape::Shape;
 use self::sizes::Sizes;
-use self::step::StepOutcome;
+use self::step::{StepOutcome, StepParts};
 use self::stopwatch::Pace;
 
 /// Receives lines that say how far the measurement is.
@@ -60,6 +60,8 @@ pub struct Options {
     pub kernels: Vec<Kernel>,
     /// Whether whole steps are timed too.
     pub step: bool,
+    /// Whether the blocks of a step are checkpointed.
+    pub grad_checkpoint: bool,
     /// The model whose sizes are used; see [`Shape::open`].
     pub model: String,
     /// Rows of a step.
@@ -87,6 +89,7 @@ impl Default for Options {
             backends: vec!["cpu".to_owned()],
             kernels: Kernel::ALL.to_vec(),
             step: false,
+            grad_checkpoint: false,
             model: "llama-3.2-1b".to_owned(),
             batch_size: 4,
             seq: 2048,
@@ -227,9 +230,10 @@ impl BackendJob for BenchJob<'_> {
         if options.step {
             say(&format!("{name}: training steps"));
             let pace = options.pace(STEP_BUDGET, Duration::ZERO);
-            let with_attention = options.kernels.contains(&Kernel::Attention);
+            let attention = options.kernels.contains(&Kernel::Attention);
+            let parts = StepParts { attention, grad_checkpoint: options.grad_checkpoint };
             let measured =
-                attempt::<B, _>(&device, || step::measure::<B>(&shape.config, sizes, dtype, &device, &pace, with_attention));
+                attempt::<B, _>(&device, || step::measure::<B>(&shape.config, sizes, dtype, &device, &pace, parts));
             result.step = Some(match measured {
                 Ok(row) => StepOutcome::Measured(Box::new(row)),
                 Err(error) => StepOutcome::Failed { error },
@@ -344,6 +348,7 @@ mod tests {
             backends: vec!["cpu".to_owned(), other.to_owned()],
             kernels: vec![Kernel::RmsNorm, Kernel::Linear],
             step: true,
+            grad_checkpoint: true,
             model: small(folder.path()),
             batch_size: 1,
             seq: 8,
@@ -361,7 +366,13 @@ mod tests {
         assert!(step.efficiency.unwrap().step_efficiency > 0.0, "{step:?}");
         assert!(missing.kernels.is_empty() && missing.error.is_some());
         let text = render::text(&document);
-        assert!(text.contains("rms_norm") && text.contains(other) && text.contains("tok/s"), "{text}");
+        assert!(
+            text.contains("step with checkpointing")
+                && text.contains("rms_norm")
+                && text.contains(other)
+                && text.contains("tok/s"),
+            "{text}"
+        );
         assert!(plot::svg(&document).starts_with("<svg"));
     }
 }

@@ -22,6 +22,9 @@ pub struct Args {
     /// Also measure whole LoRA training steps, and the share of attention if that is measured
     #[arg(long)]
     step: bool,
+    /// Checkpoint the blocks of these steps, as `train --grad-checkpoint` does
+    #[arg(long, requires = "step", alias = "gradient-checkpointing")]
+    grad_checkpoint: bool,
     /// Model whose sizes are used: llama-3.2-1b, llama-3.1-8b, a config.json, Hugging Face folder, hub id or .gguf file. Weights are random
     #[arg(short, long, default_value = "llama-3.2-1b")]
     model: String,
@@ -75,6 +78,7 @@ impl Args {
             backends: self.backends.clone(),
             kernels: Options::kernels_named(&self.kernels),
             step: self.step,
+            grad_checkpoint: self.grad_checkpoint,
             model: self.model.clone(),
             batch_size: self.batch_size,
             seq: self.seq,
@@ -113,7 +117,9 @@ mod tests {
         let found = options(&["--backends", "cpu,wgpu", "--kernels", "rms_norm,attention", "--step"]);
         assert_eq!(found.backends, ["cpu", "wgpu"]);
         assert_eq!(names(&found), ["rms_norm", "attention"]);
-        assert!(found.step && !found.predict);
+        assert!(found.step && !found.predict && !found.grad_checkpoint);
+        assert!(options(&["--step", "--grad-checkpoint"]).grad_checkpoint);
+        assert!(Line::try_parse_from(["bench", "--grad-checkpoint"]).is_err());
     }
 
     #[test]
