@@ -202,6 +202,27 @@ pub trait FusedBackend: Backend {
         lora_linear::reference_backward::<Self>(saved, grad, input_gradient)
     }
 
+    /// See [`crate::packed_lora_linear()`]; returns what [`FusedBackend::lora_linear`] does.
+    fn packed_lora_linear(
+        x: FloatTensor<Self>,
+        weight: PackedTensor<Self>,
+        lora_a: FloatTensor<Self>,
+        lora_b: FloatTensor<Self>,
+        scale: f64,
+        dropout: Option<Dropout>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        lora_linear::packed::reference::<Self>(x, weight, lora_a, lora_b, scale, dropout)
+    }
+
+    /// Gradients of [`FusedBackend::packed_lora_linear`], for `saved.x` where asked for.
+    fn packed_lora_linear_backward(
+        saved: LoraSaved<Self, PackedTensor<Self>>,
+        grad: FloatTensor<Self>,
+        input_gradient: bool,
+    ) -> LoraGradients<Self> {
+        lora_linear::packed::reference_backward::<Self>(saved, grad, input_gradient)
+    }
+
     /// See [`crate::linear_cross_entropy()`].
     fn linear_cross_entropy(
         hidden: FloatTensor<Self>,

@@ -4,6 +4,8 @@
 
 pub mod affine;
 pub mod codebook;
+#[cfg(feature = "cube")]
+pub(crate) mod cube;
 mod error;
 mod floats;
 pub mod gguf;
