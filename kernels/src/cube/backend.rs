@@ -5,6 +5,7 @@ use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
 
 use super::runtime::KernelRuntime;
 use crate::adamw::{AdamWStep, AdamWTensors};
+use crate::adamw8bit::{AdamW8bitTensors, AdamW8bitUpdate};
 use crate::attention::{AttentionOptions, Statistics};
 use crate::backend::{DeviceMemory, FusedBackend};
 use crate::dropout::Dropout;
@@ -126,6 +127,8 @@ where
         fn select_rows_backward(grad: FloatTensor<Self>, positions: IntTensor<Self>, rows: usize) -> FloatTensor<Self>;
 
         fn adamw(tensors: AdamWTensors<Self>, step: AdamWStep) -> [FloatTensor<Self>; 3];
+
+        fn adamw8bit(tensors: AdamW8bitTensors<Self>, step: AdamWStep) -> AdamW8bitUpdate<Self>;
 
         fn pack(tensors: Vec<FloatTensor<Self>>) -> FloatTensor<Self>;
 
