@@ -1,7 +1,7 @@
 //! The decoder: embedding, blocks, norm, head.
 
 use burn::module::Module;
-use burn::tensor::DType;
+use burn::tensor::{DType, Tensor};
 use burn::tensor::backend::Backend;
 use burnish_kernels::FusedBackend;
 use half::{bf16, f16};
