@@ -88,6 +88,17 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
         <Self as AutodiffBackend>::from_inner(B::packed_rows(linear::packed::inner(weight), rows, dtype))
     }
 
+    fn packed_lora_linear(
+        x: FloatTensor<Self>,
+        weight: PackedTensor<Self>,
+        lora_a: FloatTensor<Self>,
+        lora_b: FloatTensor<Self>,
+        scale: f64,
+        dropout: Option<Dropout>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        lora_linear::autodiff::packed_forward::<B, C>(x, weight, lora_a, lora_b, scale, dropout)
+    }
+
     fn packed_linear_cross_entropy(
         hidden: FloatTensor<Self>,
         weight: PackedTensor<Self>,

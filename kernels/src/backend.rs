@@ -28,6 +28,9 @@ pub trait FusedBackend: Backend {
     /// references, as in training on burn alone.
     const OWN_GRADIENTS: bool = true;
 
+    /// Whether products with packed weights have kernels of their own, so that no matrix is unpacked on the host.
+    const PACKED_KERNELS: bool = false;
+
     /// See [`crate::rms_norm()`].
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
         rms_norm::reference::<Self>(x, weight, epsilon)
@@ -197,6 +200,27 @@ pub trait FusedBackend: Backend {
     /// Gradients of [`FusedBackend::lora_linear`], for `saved.x` where asked for.
     fn lora_linear_backward(saved: LoraSaved<Self>, grad: FloatTensor<Self>, input_gradient: bool) -> LoraGradients<Self> {
         lora_linear::reference_backward::<Self>(saved, grad, input_gradient)
+    }
+
+    /// See [`crate::packed_lora_linear()`]; returns what [`FusedBackend::lora_linear`] does.
+    fn packed_lora_linear(
+        x: FloatTensor<Self>,
+        weight: PackedTensor<Self>,
+        lora_a: FloatTensor<Self>,
+        lora_b: FloatTensor<Self>,
+        scale: f64,
+        dropout: Option<Dropout>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        lora_linear::packed::reference::<Self>(x, weight, lora_a, lora_b, scale, dropout)
+    }
+
+    /// Gradients of [`FusedBackend::packed_lora_linear`], for `saved.x` where asked for.
+    fn packed_lora_linear_backward(
+        saved: LoraSaved<Self, PackedTensor<Self>>,
+        grad: FloatTensor<Self>,
+        input_gradient: bool,
+    ) -> LoraGradients<Self> {
+        lora_linear::packed::reference_backward::<Self>(saved, grad, input_gradient)
     }
 
     /// See [`crate::linear_cross_entropy()`].

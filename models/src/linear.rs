@@ -3,17 +3,17 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burnish_kernels::{Dropout, DropoutKey, FusedBackend, dropout_from, linear, lora_linear};
+use burnish_kernels::{Dropout, DropoutKey, FusedBackend, dropout_from, linear};
 
-use crate::weight::Weight;
+use crate::weight::{MatrixWeight, VectorWeight};
 
 /// A linear layer: `y = x Wᵀ + b`, plus the update of its adapter if it has one.
 #[derive(Module, Debug)]
 pub struct Linear<B: Backend> {
     /// The weight, `[out, in]`.
-    pub weight: Weight<B, 2>,
+    pub weight: MatrixWeight<B>,
     /// The bias, `[out]`.
-    pub bias: Option<Weight<B, 1>>,
+    pub bias: Option<VectorWeight<B>>,
     /// The adapter.
     pub adapter: Option<LowRank<B>>,
     #[module(skip)]
@@ -84,7 +84,7 @@ impl AdapterPass {
 
 impl<B: Backend> Linear<B> {
     /// A layer without an adapter; `name` is its checkpoint name without `.weight`.
-    pub fn new(name: &str, weight: Weight<B, 2>, bias: Option<Weight<B, 1>>) -> Self {
+    pub fn new(name: &str, weight: MatrixWeight<B>, bias: Option<VectorWeight<B>>) -> Self {
         Self { weight, bias, adapter: None, name: name.to_owned() }
     }
 
@@ -98,13 +98,13 @@ impl<B: FusedBackend> Linear<B> {
     /// Applies the layer to `[rows, in]`; returns `[rows, out]`.
     pub fn forward(&self, x: Tensor<B, 2>, pass: AdapterPass) -> Tensor<B, 2> {
         let y = match self.adapter.as_ref().and_then(|adapter| adapter.factors(pass)) {
-            None => linear(x, self.weight.val()),
+            None => self.weight.operand().linear(x),
             Some(factors) => match &self.weight {
-                Weight::Frozen(weight) => {
+                MatrixWeight::Frozen(weight) => {
                     let Factors { lora_a, lora_b, scale, dropout } = factors;
-                    lora_linear(x, weight.clone(), lora_a, lora_b, scale, dropout)
+                    weight.lora_linear(x, lora_a, lora_b, scale, dropout)
                 }
-                Weight::Trainable(weight) => linear(x.clone(), weight.val()) + factors.forward(x),
+                MatrixWeight::Trainable(weight) => linear(x.clone(), weight.val()) + factors.forward(x),
             },
         };
         match &self.bias {
@@ -115,7 +115,7 @@ impl<B: FusedBackend> Linear<B> {
 
     /// The shape of the weight, `[out, in]`.
     pub fn dims(&self) -> [usize; 2] {
-        self.weight.val().dims()
+        self.weight.dims()
     }
 }
 
@@ -196,7 +196,7 @@ mod tests {
             dropout: 0.4,
             reference: None,
         };
-        Linear { adapter: Some(adapter), ..Linear::new(name, Weight::new(name, weight.clone(), trainable), None) }
+        Linear { adapter: Some(adapter), ..Linear::new(name, MatrixWeight::new(name, weight.clone(), trainable), None) }
     }
 
     fn values(tensor: Tensor<Flex, 2>) -> Vec<f32> {

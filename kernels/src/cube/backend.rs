@@ -7,6 +7,7 @@ use cubecl::stream_id::StreamId;
 
 use super::runtime::KernelRuntime;
 use crate::adamw::{AdamWStep, AdamWTensors};
+use crate::adamw8bit::{AdamW8bitTensors, AdamW8bitUpdate};
 use crate::attention::{AttentionOptions, Statistics};
 use crate::backend::{DeviceMemory, FusedBackend, MemoryProbe};
 use crate::dropout::Dropout;
@@ -128,6 +129,8 @@ where
         fn select_rows_backward(grad: FloatTensor<Self>, positions: IntTensor<Self>, rows: usize) -> FloatTensor<Self>;
 
         fn adamw(tensors: AdamWTensors<Self>, step: AdamWStep) -> [FloatTensor<Self>; 3];
+
+        fn adamw8bit(tensors: AdamW8bitTensors<Self>, step: AdamWStep) -> AdamW8bitUpdate<Self>;
 
         fn pack(tensors: Vec<FloatTensor<Self>>) -> FloatTensor<Self>;
 

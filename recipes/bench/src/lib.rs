@@ -29,13 +29,15 @@ pub mod stopwatch;
 pub mod table;
 pub mod work;
 
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use burnish_backends::{BackendJob, dtype};
 use burnish_engine::guard::guarded;
 use burnish_kernels::FusedBackend;
 use burnish_models::FloatType;
+use serde_json::{Value, json};
 
 use self::attempt::attempt;
 use self::document::{BackendResult, Document};
@@ -102,9 +104,59 @@ impl Default for Options {
 }
 
 impl Options {
+    /// What [`Options::kernels_named`] takes: each kernel, and two words for all and none of them.
+    pub fn kernel_names() -> Vec<&'static str> {
+        [ALL, "none"].into_iter().chain(Kernel::ALL.map(Kernel::name)).collect()
+    }
+
+    /// The kernels of these names, in the order of the table.
+    pub fn kernels_named(names: &[String]) -> Vec<Kernel> {
+        let is_asked = |kernel: &Kernel| names.iter().any(|name| name == ALL || name == kernel.name());
+        Kernel::ALL.into_iter().filter(is_asked).collect()
+    }
+
     fn pace(&self, budget: Duration, settle: Duration) -> Pace {
         Pace { repeats: self.repeats, warmup: self.warmup, budget, settle }
     }
+}
+
+/// The name for all kernels.
+const ALL: &str = "all";
+
+/// Results for people and for programs.
+#[derive(Debug)]
+pub struct Report {
+    /// The tables.
+    pub text: String,
+    /// Everything that was measured.
+    pub json: Value,
+    document: Document,
+}
+
+impl Report {
+    /// Saves the results as a dated file in the folder `output`, and draws them into the file `chart`.
+    ///
+    /// # Errors
+    /// When a file can't be written.
+    pub fn write(&self, output: Option<&Path>, chart: Option<&Path>, say: Say<'_>) -> Result<()> {
+        if let Some(folder) = output {
+            say(&format!("wrote {}", self.document.save(folder)?.display()));
+        }
+        if let Some(file) = chart {
+            std::fs::write(file, plot::svg(&self.document)).with_context(|| file.display().to_string())?;
+            say(&format!("wrote {}", file.display()));
+        }
+        Ok(())
+    }
+}
+
+/// Measures as [`run`] does, and reports: the function behind `burnish bench`.
+///
+/// # Errors
+/// As [`run`].
+pub fn report(options: &Options, say: Say<'_>) -> Result<Report> {
+    let document = run(options, say)?;
+    Ok(Report { text: render::text(&document), json: json!(document), document })
 }
 
 /// No further sample of a row begins after this long.

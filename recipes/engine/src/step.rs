@@ -9,7 +9,7 @@ use burn::module::AutodiffModule;
 use burn::optim::GradientsParams;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
-use burnish_kernels::{FusedBackend, TrainBackend, linear_cross_entropy, select_rows, squared_norm};
+use burnish_kernels::{FusedBackend, TrainBackend, select_rows, squared_norm};
 use burnish_models::{AdapterPass, AnyTensor, DropoutSeed, LanguageModel, ModelInput};
 
 use crate::batch::{Batch, Targets};
@@ -86,7 +86,7 @@ fn losses_of<B: FusedBackend>(
     device: &B::Device,
 ) -> Tensor<B, 1> {
     let Targets { positions, labels } = batch.to_targets(device);
-    linear_cross_entropy(select_rows(hidden, positions), model.head(), labels)
+    model.head().linear_cross_entropy(select_rows(hidden, positions), labels)
 }
 
 /// The summed loss of a batch, `[1]`.
