@@ -78,7 +78,8 @@ pub fn live_peak<B: FusedBackend>(device: &B::Device, work: impl FnOnce() -> Res
     };
     let is_done = AtomicBool::new(false);
     let (done, seen) = std::thread::scope(|scope| {
-        let sampler = scope.spawn(|| {
+        let is_done = &is_done;
+        let sampler = scope.spawn(move || {
             let mut most = 0;
             while !is_done.load(Ordering::Acquire) {
                 most = most.max(probe().map_or(0, |memory| memory.in_use));

@@ -1,5 +1,7 @@
 //! Forward and backward of one optimizer step.
 
+use std::sync::{Mutex, PoisonError};
+
 use anyhow::{Result, anyhow};
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::strategy::BalancedCheckpointing;
@@ -107,7 +109,11 @@ pub struct StepGradients<B: TrainBackend> {
     pub metrics: Vec<(&'static str, f64)>,
 }
 
-/// Computes loss and gradients of a step.
+/// A backward pass of burn 0.21 frees what another thread's graph needs if that graph has a leaf that was in an earlier one, and a
+/// gradient is then wrong or missing without an error (burn#5573). So only one thread at a time has a graph.
+static ONE_GRAPH: Mutex<()> = Mutex::new(());
+
+/// Computes loss and gradients of a step. Only one thread at a time does so; others wait.
 ///
 /// Each micro-batch's loss is divided by the item count of the whole step, so the result does not depend on how rows are split into
 /// micro-batches.
@@ -119,6 +125,7 @@ pub fn gradients<B: TrainBackend>(
     item: &StepItem,
     device: &B::Device,
 ) -> Result<StepGradients<B>> {
+    let _one = ONE_GRAPH.lock().unwrap_or_else(PoisonError::into_inner);
     let count = item.count();
     let mut gradients = GradientSums::default();
     let mut total: Option<Tensor<B::InnerBackend, 1>> = None;

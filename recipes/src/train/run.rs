@@ -225,6 +225,6 @@ fn on_device(error: anyhow::Error) -> anyhow::Error {
     with_hint(
         error.to_string(),
         "the last checkpoint is intact: --resume auto continues from it; --backend cpu runs everywhere; if memory ran out, \
-         lower batch_size or max_seq_length",
+         use grad_checkpoint, or lower batch_size or max_seq_length",
     )
 }
