@@ -16,7 +16,7 @@ pub mod step;
 pub mod trainer;
 pub mod weights;
 
-pub use batch::{Batch, IGNORE, Targets};
+pub use batch::{Batch, IGNORE, Targets, bucket};
 pub use bytes::gib;
 pub use device::{Adapter, BackendDevice, Device, TrainedPart, Weights};
 pub use failure::{failure, out_of_memory};

@@ -61,9 +61,10 @@ pub fn token_losses<B: FusedBackend>(
     device: &B::Device,
 ) -> Tensor<B, 1> {
     let input = ModelInput { adapters, ..batch.to_input(device) };
-    let Targets { positions, labels } = batch.to_targets(device);
+    let Targets { positions, labels, count } = batch.to_targets(device);
     let hidden = select_rows(model.hidden_states(&input, None), positions);
-    linear_cross_entropy(hidden, model.head(), labels)
+    let losses = linear_cross_entropy(hidden, model.head(), labels);
+    if losses.dims() == [count] { losses } else { losses.narrow(0, 0, count) }
 }
 
 /// The summed loss of a batch, `[1]`.
