@@ -286,6 +286,8 @@ pub struct DeviceMemory {
     pub in_use: u64,
     /// Allocated from the device, including what is kept for later tensors.
     pub reserved: u64,
+    /// Of the whole device, where the backend knows.
+    pub total: Option<u64>,
 }
 
 /// A backend for training: fused operations with gradients, and fused operations on its inner backend.

@@ -133,8 +133,10 @@ where
     }
 
     fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {
-        let usage = R::client(device).memory_usage().ok()?;
-        Some(DeviceMemory { in_use: usage.bytes_in_use, reserved: usage.bytes_reserved })
+        let client = R::client(device);
+        let usage = client.memory_usage().ok()?;
+        let total = R::total_memory(&client);
+        Some(DeviceMemory { in_use: usage.bytes_in_use, reserved: usage.bytes_reserved, total })
     }
 
     fn largest_allocation(device: &Self::Device) -> Option<u64> {
