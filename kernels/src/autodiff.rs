@@ -32,6 +32,10 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
         fn add_rms_norm(x: FloatTensor<Self>, residual: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64)
             -> (FloatTensor<Self>, FloatTensor<Self>));
 
+    ruled!(rms_norm::autodiff::fork_forward::<B, C> | rms_norm::reference_fork::<Self>:
+        fn fork_rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64)
+            -> (FloatTensor<Self>, FloatTensor<Self>));
+
     ruled!(layer_norm::autodiff::forward::<B, C> | layer_norm::reference::<Self>:
         fn row_layer_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64)
             -> FloatTensor<Self>);
@@ -82,6 +86,17 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
 
     fn packed_rows(weight: PackedTensor<Self>, rows: IntTensor<Self>, dtype: DType) -> FloatTensor<Self> {
         <Self as AutodiffBackend>::from_inner(B::packed_rows(linear::packed::inner(weight), rows, dtype))
+    }
+
+    fn packed_lora_linear(
+        x: FloatTensor<Self>,
+        weight: PackedTensor<Self>,
+        lora_a: FloatTensor<Self>,
+        lora_b: FloatTensor<Self>,
+        scale: f64,
+        dropout: Option<Dropout>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        lora_linear::autodiff::packed_forward::<B, C>(x, weight, lora_a, lora_b, scale, dropout)
     }
 
     fn packed_linear_cross_entropy(

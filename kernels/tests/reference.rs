@@ -21,7 +21,7 @@ type Train = Autodiff<Flex>;
 const ROWS: [(usize, usize); 5] = [(1, 1), (3, 23), (23, 77), (130, 64), (199, 777)];
 
 const KEY: DropoutKey = DropoutKey { seed: 1, step: 2, micro_batch: 3, layer: 4 };
-const DROPOUT: Dropout = Dropout { probability: 0.3, key: KEY };
+const DROPOUT: Dropout = Dropout { probability: 0.3, key: KEY, first: 0 };
 
 /// Each tensor has its own generator: a backend's seed is shared by all threads, and tests run in parallel.
 fn random<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<Flex, D> {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::DType;
-use burnish_engine::{AdamWConfig, Adapter, Batch, IGNORE, Objective, StepItem, TrainedPart};
+use burnish_engine::{AdamWConfig, Adapter, Batch, Checkpointing, IGNORE, Objective, StepItem, TrainedPart};
 use burnish_kernels::tolerance::Tolerance;
 use burnish_models::checkpoint::SafetensorsFolder;
 use burnish_models::{Checkpoint, FloatType};
@@ -66,9 +66,12 @@ fn equals_trl(backend: &str, cases: &[(&str, f64)]) {
         let key = format!("{case}.{label_smoothing:?}");
         let evaluated = trainer.loss(&batch, &objective).unwrap() / 2.0;
         close(&format!("{key} evaluated"), &[evaluated as f32], &floats(&format!("{key}.loss")));
-        let item = StepItem { step: 1, epoch: 0, batches: vec![batch.clone()], seed: 0, objective, loss_scale: 1.0 };
+        let item = StepItem { batches: vec![batch.clone()], objective, ..StepItem::default() };
+        trainer.forward_backward(&StepItem { checkpointing: Some(Checkpointing::default()), ..item.clone() }).unwrap();
+        let checkpointed = trainer.gradients();
         trainer.forward_backward(&item).unwrap();
         let gradients = trainer.gradients();
+        assert_eq!(checkpointed, gradients, "{key}");
         trainer.update(0.0);
         let loss = trainer.finish().unwrap().loss as f32;
         close(&format!("{key} loss"), &[loss], &floats(&format!("{key}.loss")));

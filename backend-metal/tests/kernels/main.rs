@@ -5,6 +5,7 @@
 mod attention;
 mod differences;
 mod elements;
+mod moments;
 mod products;
 mod sample;
 mod speed;
@@ -18,6 +19,7 @@ macro_rules! on {
             use super::*;
 
             on!(@tests $backend; $(#[$ignored])?; elements: rms_norm, add_rms_norm, layer_norm, rotary, glu, dropout, adamw, pack, squared_norm, select_rows, cross_entropy);
+            on!(@tests $backend; $(#[$ignored])?; moments: adamw8bit);
             on!(@tests $backend; $(#[$ignored])?; products: linear, lora_linear);
             on!(@tests $backend; $(#[$ignored])?; attention: attention, decode);
             on!(@tests $backend; $(#[$ignored])?; differences: gradients);

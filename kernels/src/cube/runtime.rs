@@ -6,13 +6,14 @@ use cubecl::client::ComputeClient;
 
 use super::BackendOn;
 use crate::adamw::{AdamWStep, AdamWTensors};
+use crate::adamw8bit::{AdamW8bitTensors, AdamW8bitUpdate};
 use crate::attention::{AttentionOptions, Statistics};
 use crate::dropout::Dropout;
 use crate::glu::Activation;
 use crate::lora_linear::{LoraGradients, LoraSaved};
 use crate::{
-    adamw, attention, dropout, glu, layer_norm, linear, linear_cross_entropy, lora_linear, pack, rms_norm, rotary,
-    select_rows, squared_norm,
+    adamw, adamw8bit, attention, dropout, glu, layer_norm, linear, linear_cross_entropy, lora_linear, pack, rms_norm,
+    rotary, select_rows, squared_norm,
 };
 
 /// Methods that run a kernel where the runtime is fused, else the composed reference.
@@ -207,6 +208,9 @@ pub trait KernelRuntime: CubeRuntime {
 
         adamw::cube::update::<Self, B> | adamw::reference::<B>:
         fn adamw(tensors: AdamWTensors<B>, step: AdamWStep) -> [FloatTensor<B>; 3];
+
+        adamw8bit::cube::update::<Self, B> | adamw8bit::reference::<B>:
+        fn adamw8bit(tensors: AdamW8bitTensors<B>, step: AdamWStep) -> AdamW8bitUpdate<B>;
 
         pack::cube::pack::<Self, B> | pack::reference::<B>:
         fn pack(tensors: Vec<FloatTensor<B>>) -> FloatTensor<B>;

@@ -10,15 +10,24 @@ use burn::tensor::ops::FloatTensor;
 use super::LoraSaved;
 use crate::FusedBackend;
 use crate::dropout::Dropout;
+use crate::linear::packed::inner;
+use crate::packed::PackedTensor;
 
 #[derive(Debug)]
 struct LoraLinear;
+
+/// A frozen weight, as it is stored.
+#[derive(Debug, Clone)]
+enum Base<B: FusedBackend> {
+    Dense(FloatTensor<B>),
+    Packed(PackedTensor<B>),
+}
 
 /// [`LoraSaved`], with the node of `x` in place of its tensor.
 #[derive(Debug, Clone)]
 struct Kept<B: FusedBackend> {
     x: NodeId,
-    weight: FloatTensor<B>,
+    weight: Base<B>,
     lora_a: FloatTensor<B>,
     lora_b: FloatTensor<B>,
     hidden: FloatTensor<B>,
@@ -34,8 +43,16 @@ impl<B: FusedBackend> Backward<B, 3> for LoraLinear {
         let [x_node, a_node, b_node] = ops.parents;
         let Kept { x, weight, lora_a, lora_b, hidden, scale, dropout } = ops.state;
         let x = checkpointer.retrieve_node_output(x);
-        let saved = LoraSaved { x, weight, lora_a, lora_b, hidden, scale, dropout };
-        let gradients = B::lora_linear_backward(saved, grad, x_node.is_some());
+        let gradients = match weight {
+            Base::Dense(weight) => {
+                let saved = LoraSaved { x, weight, lora_a, lora_b, hidden, scale, dropout };
+                B::lora_linear_backward(saved, grad, x_node.is_some())
+            }
+            Base::Packed(weight) => {
+                let saved = LoraSaved { x, weight, lora_a, lora_b, hidden, scale, dropout };
+                B::packed_lora_linear_backward(saved, grad, x_node.is_some())
+            }
+        };
         if let (Some(node), Some(dx)) = (x_node, gradients.x) {
             grads.register::<B>(node.id, dx);
         }
@@ -58,10 +75,35 @@ pub(crate) fn forward<B: FusedBackend, C: CheckpointStrategy>(
     dropout: Option<Dropout>,
 ) -> (FloatTensor<Autodiff<B, C>>, FloatTensor<Autodiff<B, C>>) {
     assert!(!weight.is_tracked(), "lora_linear: the base weight is frozen; train it through `linear`");
+    record::<B, C>(x, Base::Dense(weight.primitive), [lora_a, lora_b], scale, dropout)
+}
+
+/// The same on a packed weight.
+pub(crate) fn packed_forward<B: FusedBackend, C: CheckpointStrategy>(
+    x: FloatTensor<Autodiff<B, C>>,
+    weight: PackedTensor<Autodiff<B, C>>,
+    lora_a: FloatTensor<Autodiff<B, C>>,
+    lora_b: FloatTensor<Autodiff<B, C>>,
+    scale: f64,
+    dropout: Option<Dropout>,
+) -> (FloatTensor<Autodiff<B, C>>, FloatTensor<Autodiff<B, C>>) {
+    record::<B, C>(x, Base::Packed(inner(weight)), [lora_a, lora_b], scale, dropout)
+}
+
+fn record<B: FusedBackend, C: CheckpointStrategy>(
+    x: FloatTensor<Autodiff<B, C>>,
+    weight: Base<B>,
+    [lora_a, lora_b]: [FloatTensor<Autodiff<B, C>>; 2],
+    scale: f64,
+    dropout: Option<Dropout>,
+) -> (FloatTensor<Autodiff<B, C>>, FloatTensor<Autodiff<B, C>>) {
     let nodes = [x.node.clone(), lora_a.node, lora_b.node];
-    let (weight, lora_a, lora_b) = (weight.primitive, lora_a.primitive, lora_b.primitive);
-    let inputs = (x.primitive.clone(), weight.clone(), lora_a.clone(), lora_b.clone());
-    let (y, hidden) = B::lora_linear(inputs.0, inputs.1, inputs.2, inputs.3, scale, dropout);
+    let (lora_a, lora_b) = (lora_a.primitive, lora_b.primitive);
+    let inputs = (x.primitive.clone(), lora_a.clone(), lora_b.clone());
+    let (y, hidden) = match weight.clone() {
+        Base::Dense(weight) => B::lora_linear(inputs.0, weight, inputs.1, inputs.2, scale, dropout),
+        Base::Packed(weight) => B::packed_lora_linear(inputs.0, weight, inputs.1, inputs.2, scale, dropout),
+    };
     let y = match LoraLinear.prepare::<C>(nodes).compute_bound().stateful() {
         OpsKind::Tracked(mut prep) => {
             let x = prep.checkpoint(&x);

@@ -14,13 +14,13 @@ use crate::dropout::Dropout;
 use crate::primitive::{cast, raw, typed};
 use crate::{FusedBackend, dropout};
 
-/// What a forward keeps for its backward.
+/// What a forward keeps for its backward; `W` is how the weight is stored.
 #[derive(Debug, Clone)]
-pub struct LoraSaved<B: Backend> {
+pub struct LoraSaved<B: Backend, W = FloatTensor<B>> {
     /// `[rows, in]`.
     pub x: FloatTensor<B>,
     /// `[out, in]`.
-    pub weight: FloatTensor<B>,
+    pub weight: W,
     /// `[rank, in]`, f32.
     pub lora_a: FloatTensor<B>,
     /// `[out, rank]`, f32.
@@ -98,11 +98,22 @@ pub fn reference<B: FusedBackend>(
     scale: f64,
     dropout: Option<Dropout>,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
+    reference_on::<B>(x, [lora_a, lora_b], scale, dropout, |x| B::dense_linear(x, weight))
+}
+
+/// The same, given the base product.
+fn reference_on<B: FusedBackend>(
+    x: FloatTensor<B>,
+    [lora_a, lora_b]: [FloatTensor<B>; 2],
+    scale: f64,
+    dropout: Option<Dropout>,
+    base: impl FnOnce(FloatTensor<B>) -> FloatTensor<B>,
+) -> (FloatTensor<B>, FloatTensor<B>) {
     let dtype = x.dtype();
     let seen = seen::<B>(x.clone(), dropout);
     let hidden = typed::<B, 2>(B::dense_linear(seen, cast::<B>(lora_a, dtype))).mul_scalar(scale);
     let low_rank = typed::<B, 2>(B::dense_linear(raw(hidden.clone()), cast::<B>(lora_b, dtype)));
-    (raw(typed::<B, 2>(B::dense_linear(x, weight)) + low_rank), raw(hidden))
+    (raw(typed::<B, 2>(base(x)) + low_rank), raw(hidden))
 }
 
 /// The composed backward: with `g = scale · dy B` and `h = scale · dropout(x) Aᵀ`, `dx = dy W + dropout(g A)`,
@@ -112,13 +123,23 @@ pub fn reference_backward<B: FusedBackend>(
     grad: FloatTensor<B>,
     input_gradient: bool,
 ) -> LoraGradients<B> {
+    reference_backward_on::<B, _>(saved, grad, input_gradient, B::linear_backward_input)
+}
+
+/// The same, given the base product of `dy` and the weight.
+fn reference_backward_on<B: FusedBackend, W>(
+    saved: LoraSaved<B, W>,
+    grad: FloatTensor<B>,
+    input_gradient: bool,
+    base: impl FnOnce(FloatTensor<B>, W) -> FloatTensor<B>,
+) -> LoraGradients<B> {
     let dtype = saved.x.dtype();
     let (factor_a, factor_b) = (cast::<B>(saved.lora_a, dtype), cast::<B>(saved.lora_b, dtype));
     let scaled = raw(typed::<B, 2>(B::linear_backward_input(grad.clone(), factor_b)).mul_scalar(saved.scale));
     let lora_b = cast::<B>(B::linear_backward_weight(saved.hidden, grad.clone()), DType::F32);
     let lora_a = cast::<B>(B::linear_backward_weight(seen::<B>(saved.x, saved.dropout), scaled.clone()), DType::F32);
     let x = input_gradient.then(|| {
-        let base = typed::<B, 2>(B::linear_backward_input(grad, saved.weight));
+        let base = typed::<B, 2>(base(grad, saved.weight));
         raw(base + typed(seen::<B>(B::linear_backward_input(scaled, factor_a), saved.dropout)))
     });
     LoraGradients { x, lora_a, lora_b }

@@ -1,14 +1,15 @@
 //! An adapter on a packed weight.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
+use burn::tensor::ops::FloatTensor;
 
-use super::seen;
+use super::{LoraGradients, LoraSaved, reference_backward_on, reference_on};
+use crate::FusedBackend;
 use crate::dropout::{self, Dropout};
 use crate::packed::PackedTensor;
 use crate::primitive::{raw, typed};
-use crate::{FusedBackend, linear, packed_linear};
 
-/// As [`lora_linear`](crate::lora_linear()), on a packed weight: composed of the packed product, which keeps nothing, and the narrow ones.
+/// As [`lora_linear`](crate::lora_linear()), on a packed weight.
 ///
 /// # Panics
 /// When shapes do not fit, or the probability of the dropout is not within `[0, 1)`.
@@ -31,8 +32,26 @@ pub fn packed_lora_linear<B: FusedBackend>(
         lora_b.dims()
     );
     let dropout = dropout.filter(|dropout| dropout::drops(dropout.probability));
-    let dtype: DType = x.dtype();
-    let [lora_a, lora_b] = [lora_a, lora_b].map(|factor| factor.cast(dtype));
-    let hidden = linear(typed::<B, 2>(seen::<B>(raw(x.clone()), dropout)), lora_a).mul_scalar(scale);
-    packed_linear(x, weight) + linear(hidden, lora_b)
+    typed(B::packed_lora_linear(raw(x), weight.clone(), raw(lora_a), raw(lora_b), scale, dropout).0)
+}
+
+/// The composed forward, with `scale · dropout(x) Aᵀ` beside the result.
+pub fn reference<B: FusedBackend>(
+    x: FloatTensor<B>,
+    weight: PackedTensor<B>,
+    lora_a: FloatTensor<B>,
+    lora_b: FloatTensor<B>,
+    scale: f64,
+    dropout: Option<Dropout>,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    reference_on::<B>(x, [lora_a, lora_b], scale, dropout, |x| B::packed_linear(x, weight))
+}
+
+/// The composed backward.
+pub fn reference_backward<B: FusedBackend>(
+    saved: LoraSaved<B, PackedTensor<B>>,
+    grad: FloatTensor<B>,
+    input_gradient: bool,
+) -> LoraGradients<B> {
+    reference_backward_on::<B, _>(saved, grad, input_gradient, B::packed_linear_backward_input)
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use burn::tensor::DType;
 use burnish_engine::{
-    AdamWConfig, Batch, IGNORE, LossScale, ModelTrainer, Numbers, Objective, StepItem, Trainer, Training, Verdict,
+    AdamWConfig, Batch, Checkpointing, IGNORE, LossScale, ModelTrainer, Numbers, StepItem, Trainer, Training, Verdict,
 };
 use burnish_kernels::FusedBackend;
 use burnish_lora::{LoraConfig, attach};
@@ -13,7 +13,7 @@ use burnish_models::{FloatType, ModelConfig};
 use serde::Serialize;
 
 use super::efficiency::Efficiency;
-use super::peak::{MemoryWatch, Peak};
+use super::peak::{MemoryWatch, Peak, live_peak};
 use super::random_model::random_model;
 use super::setup::Splitmix;
 use super::sizes::Sizes;
@@ -59,6 +59,12 @@ pub struct StepRow {
     pub peak: Option<Peak>,
     /// That over the least that a step needs.
     pub peak_share: Option<f64>,
+    /// Most memory of live tensors during a step, in bytes, where the backend reports it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub live_bytes: Option<u64>,
+    /// Whether blocks were checkpointed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub grad_checkpoint: bool,
     /// What attention takes of it, where that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attention: Option<AttentionInStep>,
@@ -100,6 +106,15 @@ const SEED: u64 = 42;
 
 const LEARNING_RATE: f64 = 1e-4;
 
+/// What a step does, and what is measured of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StepParts {
+    /// Whether attention's share is measured.
+    pub attention: bool,
+    /// Whether blocks are checkpointed.
+    pub grad_checkpoint: bool,
+}
+
 /// Trains the model for some steps, always on the same random tokens, and then on short rows where attention is asked for.
 ///
 /// # Errors
@@ -110,7 +125,7 @@ pub fn measure<B: FusedBackend>(
     dtype: FloatType,
     device: &B::Device,
     pace: &Pace,
-    with_attention: bool,
+    parts: StepParts,
 ) -> Result<StepRow> {
     let started = Instant::now();
     let mut model = random_model::<Training<B>>(config, dtype, device)?;
@@ -121,9 +136,11 @@ pub fn measure<B: FusedBackend>(
     let mut memory = MemoryWatch::new::<B>(device);
     let trainer = ModelTrainer::<B>::new(model, AdamWConfig::default(), device);
     let mut stepper = Stepper::new(trainer, sizes, dtype);
+    stepper.item.checkpointing = parts.grad_checkpoint.then(Checkpointing::default);
     let (first, taken) = stepper.run(pace, || memory.look::<B>(device))?;
     let (ms, peak) = (median_ms(&taken), memory.peak());
-    let short = if with_attention { short_rows(sizes) } else { None };
+    let live_bytes = live_peak::<B>(device, || stepper.step().map(|_| ()))?;
+    let short = if parts.attention { short_rows(sizes) } else { None };
     let attention = match short {
         Some(short) => {
             stepper.item.batches = vec![random_batch(&short)];
@@ -140,7 +157,9 @@ pub fn measure<B: FusedBackend>(
         tokens_per_second: sizes.tokens() as f64 / (ms / 1e3),
         losses: [first.loss, taken.last().map_or(first.loss, |taken| taken.loss)],
         peak,
-        peak_share: peak.map(|peak| peak.bytes as f64 / sizes.needed_bytes(element)),
+        peak_share: peak.map(|peak| peak.bytes as f64 / sizes.needed_bytes(element, parts.grad_checkpoint)),
+        live_bytes,
+        grad_checkpoint: parts.grad_checkpoint,
         attention,
         efficiency: None,
         load_ms,
@@ -167,7 +186,7 @@ struct Stepper<B: FusedBackend> {
 impl<B: FusedBackend> Stepper<B> {
     fn new(trainer: ModelTrainer<B>, sizes: &Sizes, dtype: FloatType) -> Self {
         let batches = vec![random_batch(sizes)];
-        let item = StepItem { step: 1, epoch: 0, batches, seed: SEED, objective: Objective::Tokens, loss_scale: 1.0 };
+        let item = StepItem { batches, seed: SEED, ..StepItem::default() };
         Self { trainer, item, loss_scale: (dtype == FloatType::F16).then(LossScale::default) }
     }
 
@@ -236,6 +255,8 @@ mod tests {
     use super::*;
     use crate::shape::Shape;
 
+    const WITH_ATTENTION: StepParts = StepParts { attention: true, grad_checkpoint: false };
+
     #[test]
     fn all_but_the_first_token_of_a_row_are_learned() {
         let sizes = Sizes::new(&Shape::open("llama-3.2-1b").unwrap().config, 2, 8, 16);
@@ -250,7 +271,7 @@ mod tests {
         let config = Shape::open("llama-3.2-1b").unwrap().shrunk(1).config;
         let sizes = Sizes::new(&config, 1, 16, 4);
         let pace = Pace { repeats: 4, warmup: 1, budget: Duration::from_secs(10), settle: Duration::ZERO };
-        let row = measure::<Flex>(&config, &sizes, FloatType::F32, &Default::default(), &pace, true).unwrap();
+        let row = measure::<Flex>(&config, &sizes, FloatType::F32, &Default::default(), &pace, WITH_ATTENTION).unwrap();
         assert!(row.losses[1] < row.losses[0] && row.samples == 4 && row.tokens_per_second > 0.0, "{row:?}");
         assert!(row.ms > 0.0 && row.first_ms > 0.0);
         // Rows of 16 tokens have no shorter ones to be compared with.
@@ -275,9 +296,37 @@ mod tests {
         let config = Shape::open("llama-3.2-1b").unwrap().shrunk(1).config;
         let sizes = Sizes::new(&config, 1, 512, 4);
         let pace = Pace { repeats: 3, warmup: 1, budget: Duration::ZERO, settle: Duration::ZERO };
-        let row = measure::<Flex>(&config, &sizes, FloatType::F32, &Default::default(), &pace, true).unwrap();
+        let row = measure::<Flex>(&config, &sizes, FloatType::F32, &Default::default(), &pace, WITH_ATTENTION).unwrap();
         let attention = row.attention.unwrap();
         // How long each takes is the machine's affair.
         assert!(attention.short_length == SHORT && attention.short_ms > 0.0 && attention.layer_ms.is_finite(), "{row:?}");
+    }
+
+    /// Live and pool bytes of a step of a model whose activations take far more than its weights, without and with checkpointing.
+    #[cfg(any(feature = "emulator", feature = "metal"))]
+    fn checkpointing_saves_memory<B: FusedBackend>(device: &B::Device) {
+        let config =
+            ModelConfig { num_hidden_layers: 8, vocab_size: 256, ..Shape::open("llama-3.2-1b").unwrap().shrunk(1).config };
+        let sizes = Sizes::new(&config, 2, 256, 4);
+        let pace = Pace { repeats: 1, warmup: 1, budget: Duration::ZERO, settle: Duration::ZERO };
+        let measure = |grad_checkpoint| {
+            let parts = StepParts { attention: false, grad_checkpoint };
+            measure::<B>(&config, &sizes, FloatType::F32, device, &pace, parts).unwrap()
+        };
+        // The checkpointed one first: pools keep what they once took.
+        let [kept, all] = [measure(true), measure(false)];
+        assert_eq!(kept.losses.map(f64::to_bits), all.losses.map(f64::to_bits));
+        let live = [kept.live_bytes.unwrap() as f64, all.live_bytes.unwrap() as f64];
+        let least = [sizes.needed_bytes(4, true), sizes.needed_bytes(4, false)];
+        assert!(live[0] < 1.5 * least[0] && live[0] > 0.7 * least[0], "live {live:?}, least {least:?}");
+        assert!(live[1] - live[0] > 0.7 * (least[1] - least[0]), "live {live:?}, least {least:?}");
+        assert!(kept.peak.unwrap().bytes < all.peak.unwrap().bytes, "{kept:?} {all:?}");
+    }
+
+    #[cfg(feature = "emulator")]
+    #[test]
+    fn checkpointing_saves_memory_in_the_emulator() {
+        use burnish_metal::emulator::{EmulatorDevice, MetalCpu};
+        checkpointing_saves_memory::<MetalCpu>(&EmulatorDevice::Quick);
     }
 }

@@ -88,6 +88,9 @@ fn translated(name: &str, value: &Value) -> Result<Reading, String> {
         "lora_target_linear" if boolean(value)? => one("target_modules", "all-linear".into()),
         "full_finetuning" if boolean(value)? => one("fine_tune_type", "full".into()),
         "disable_shuffling" if boolean(value)? => one("shuffle", false.into()),
+        "gradient_checkpointing" | "use_gradient_checkpointing" => one("grad_checkpoint", checkpointing(value)?.into()),
+        "disable_gradient_checkpointing" => one("grad_checkpoint", (!boolean(value)?).into()),
+        "use_unsloth_gc" if boolean(value)? => one("grad_checkpoint", true.into()),
         "train_on_inputs" | "train_on_prompt" => one("mask_prompt", (!boolean(value)?).into()),
         "bf16" | "fp16" if value == "auto" => one("dtype", "auto".into()),
         "bf16" | "pure_bf16" | "bfloat16" if boolean(value)? => one("dtype", "bf16".into()),
@@ -96,6 +99,7 @@ fn translated(name: &str, value: &Value) -> Result<Reading, String> {
         | "lora_target_linear"
         | "full_finetuning"
         | "disable_shuffling"
+        | "use_unsloth_gc"
         | "bf16"
         | "pure_bf16"
         | "bfloat16"
@@ -115,6 +119,8 @@ fn own_word(name: &str, value: &Value) -> Result<Option<Reading>, String> {
             "lora" => Ok(Some(Reading::As(vec![("fine_tune_type", "lora".into())]))),
             _ => Err("is not supported: this version has no quantised base models; \"lora\" uses the full weights".into()),
         },
+        // Unsloth's "unsloth" also moves what it keeps to the host.
+        ("grad_checkpoint", Some(_)) => Ok(Some(Reading::As(vec![("grad_checkpoint", checkpointing(value)?.into())]))),
         // mlx-lm's Adam is AdamW without weight decay.
         ("optimizer", Some("adam")) => {
             Ok(Some(Reading::As(vec![("optimizer", "adamw".into()), ("weight_decay", 0.0.into())])))
@@ -241,6 +247,16 @@ fn strategy(value: &Value, key: &'static str) -> Result<Reading, String> {
         None if *value == false => Ok(Reading::As(vec![(key, 0.into())])),
         Some("epoch") => Ok(Reading::Ignored(Some(format!("has no effect: {key} counts optimizer steps")))),
         _ => Err(should_be("\"steps\" or \"no\"", value)),
+    }
+}
+
+/// Whether a kind of checkpointing is on, or `true` or `false` as text.
+fn checkpointing(value: &Value) -> Result<bool, String> {
+    match value {
+        Value::Bool(on) => Ok(*on),
+        Value::String(kind) if ["true", "unsloth", "offload"].contains(&kind.to_lowercase().as_str()) => Ok(true),
+        Value::String(_) if is_off(value) => Ok(false),
+        _ => Err(should_be("true, false or \"unsloth\"", value)),
     }
 }
 

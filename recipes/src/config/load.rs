@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use burnish_models::encoding::text_of;
 use serde_json::{Map, Value};
 
 use super::TrainConfig;
@@ -49,13 +50,14 @@ pub fn load(file: Option<&Path>, flags: Map<String, Value>) -> Result<Loaded, Co
 /// # Errors
 /// [`ConfigError::Io`] or [`ConfigError::Syntax`].
 pub fn read_file(path: &Path) -> Result<Map<String, Value>, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Io { path: path.to_owned(), source })?;
+    let bytes = std::fs::read(path).map_err(|source| ConfigError::Io { path: path.to_owned(), source })?;
     let syntax = |reason: String| ConfigError::Syntax { path: path.to_owned(), reason };
+    let text = text_of(&bytes).map_err(syntax)?;
     let is_yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
     let value: Value = if is_yaml {
-        serde_saphyr::from_str(&text).map_err(|error| syntax(error.to_string()))?
+        serde_saphyr::from_str(text).map_err(|error| syntax(error.to_string()))?
     } else {
-        toml::from_str(&text).map_err(|error| syntax(error.to_string()))?
+        toml::from_str(text).map_err(|error| syntax(error.to_string()))?
     };
     match value {
         // TOML has no null; serde_json turns `nan` and `inf` into one.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use burnish_engine::{Objective, StepItem};
+use burnish_engine::{Checkpointing, Objective, StepItem};
 
 use crate::config::TrainConfig;
 use crate::data::{Batches, Epoch, Shape};
@@ -25,6 +25,8 @@ pub struct Plan {
     pub seed: u64,
     /// How the loss is computed.
     pub objective: Objective,
+    /// How blocks are checkpointed, if they are.
+    pub checkpointing: Option<Checkpointing>,
 }
 
 impl Plan {
@@ -32,7 +34,8 @@ impl Plan {
     pub fn new(config: &TrainConfig, batches: Arc<Batches>, done: usize) -> Self {
         let accumulation = config.grad_accumulation_steps;
         let total = if config.iters > 0 { config.iters } else { config.epochs * batches.steps_per_epoch(accumulation) };
-        Self { batches, accumulation, total, done, seed: config.seed, objective: recipe::objective(config) }
+        let checkpointing = config.grad_checkpoint.then(Checkpointing::default);
+        Self { batches, accumulation, total, done, seed: config.seed, objective: recipe::objective(config), checkpointing }
     }
 
     /// The shapes of the remaining micro-batches.
@@ -55,7 +58,8 @@ impl Plan {
     /// A step of one micro-batch, to be rehearsed.
     pub fn rehearsal(&self, epoch: usize, index: usize) -> StepItem {
         let batches = vec![self.batches.batch(epoch, index)];
-        StepItem { step: 1, epoch, batches, seed: self.seed, objective: self.objective.clone(), loss_scale: 1.0 }
+        let Self { seed, checkpointing, .. } = *self;
+        StepItem { step: 1, epoch, batches, seed, objective: self.objective.clone(), loss_scale: 1.0, checkpointing }
     }
 
     /// The remaining steps.
@@ -139,7 +143,8 @@ impl Iterator for Steps {
         let batches = batches.of_step(within, self.plan.accumulation).map(|index| order.batch(index)).collect();
         self.epoch = Some(order);
         let objective = self.plan.objective.clone();
-        Some(StepItem { step: self.step, epoch, batches, seed: self.plan.seed, objective, loss_scale: 1.0 })
+        let Plan { seed, checkpointing, .. } = self.plan;
+        Some(StepItem { step: self.step, epoch, batches, seed, objective, loss_scale: 1.0, checkpointing })
     }
 }
 

@@ -11,10 +11,12 @@ use burnish_engine::with_hint;
 use burnish_export::target::{check_folder, inputs_of};
 use burnish_lora::MergedCheckpoint;
 use burnish_models::{FloatType, LanguageModel, Pretrained};
+use serde_json::Value;
 
 use super::checkpoint::{RunCheckpoint, TrainerState};
 use super::fingerprint::Fingerprint;
 use super::lock::RunLock;
+use super::plan::Plan;
 use super::run_folder;
 use crate::config::{FineTuneType, TrainConfig};
 use crate::data::{self, BadRows, BatchOptions, Batches, RowTokenizer, Sources};
@@ -50,10 +52,10 @@ impl PreparedRun {
     pub fn new(mut config: TrainConfig) -> Result<Self> {
         let dtype = choose_dtype(&config)?;
         burnish_backends::choose(&config.backend)?.0.clone_into(&mut config.backend);
-        let mut notes = Vec::new();
+        let mut padded = None;
         if config.padding_free && !burnish_backends::attends_by_segment(&config.backend) {
             config.padding_free = false;
-            notes.push(format!(
+            padded = Some(format!(
                 "padding_free is off: attention on `{}` would compute each row against the rows before it",
                 config.backend
             ));
@@ -72,6 +74,8 @@ impl PreparedRun {
         if let Some(template) = &mut pretrained.chat_template {
             template.fix_now(state.started);
         }
+        let mut notes = ignored_dropouts(&pretrained.config_json);
+        notes.extend(padded);
         let limit = config.max_seq_length.min(pretrained.config.max_position_embeddings);
         if limit < config.max_seq_length {
             notes.push(format!("max_seq_length is lowered to {limit}, the model's max_position_embeddings"));
@@ -123,10 +127,19 @@ impl PreparedRun {
         notes.extend(forget_best(&mut state, &changed));
         state.fingerprint = Some(now);
         let resume = found.checkpoint.clone();
+        notes.extend(resume.as_ref().and_then(|_| no_step_left(&config, &train, state.step)));
         let (lines, lock) = run_folder::prepare(&config, found, &mut state)?;
         notes.extend(lines);
         Ok(Self { config, dtype, pretrained, train, valid, resume, state, notes, lock })
     }
+}
+
+/// A note for each dropout of the base model: transformers applies it while training.
+fn ignored_dropouts(config: &Value) -> Vec<String> {
+    let line = |(key, value): (&str, f64)| {
+        format!("`{key}` in the model's config.json is {value}, but is not applied: only `dropout`, on adapters, is")
+    };
+    burnish_models::config::ignored_dropouts(config).into_iter().map(line).collect()
 }
 
 /// Chooses the compute dtype. Full fine-tuning is always in f32.
@@ -196,6 +209,12 @@ fn forget_best(state: &mut TrainerState, changed: &[String]) -> Option<String> {
     Some(format!("{} changed since the checkpoint{best}", changed.join(" and ")))
 }
 
+/// Tells that a resumed run has taken all of its steps.
+fn no_step_left(config: &TrainConfig, train: &Arc<Batches>, step: usize) -> Option<String> {
+    let total = Plan::new(config, train.clone(), step).total;
+    (step >= total).then(|| format!("no step is left: the checkpoint is of step {step}, and the run has {total} steps"))
+}
+
 /// Seconds since 1970, or `SOURCE_DATE_EPOCH` if it is set.
 fn now() -> i64 {
     let fixed = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.parse().ok());
@@ -254,6 +273,11 @@ mod tests {
             line.unwrap_or_default()
         };
         assert_eq!(said(&config), "");
+        let no_step_left = |iters: usize| {
+            let prepared = resumed(&TrainConfig { iters, ..config.clone() }).unwrap();
+            prepared.notes.iter().any(|line| line.starts_with("no step is left: the checkpoint is of step 5"))
+        };
+        assert_eq!([6, 5, 4].map(no_step_left), [false, true, true]);
         assert!(said(&TrainConfig { val_batches: 1, ..config.clone() }).starts_with("`val_batches` changed"));
         for texts in [&["seven eight", "nine"][..], &["nine"]] {
             write("valid.jsonl", texts);
@@ -266,6 +290,36 @@ mod tests {
         assert!(error.to_string().starts_with("the training rows changed since the checkpoint"), "{error}");
         assert!(hint(&error).unwrap().contains("--allow-changed-inputs"));
         resumed(&TrainConfig { allow_changed_inputs: true, ..config }).unwrap();
+    }
+
+    #[test]
+    fn a_dropout_of_the_model_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let asset = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/quickstart/model");
+        for file in ["model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+            std::fs::copy(asset.join(file), folder.path().join(file)).unwrap();
+        }
+        std::fs::write(folder.path().join("train.jsonl"), "{\"text\": \"one two three\"}\n").unwrap();
+        let mut json: Value = serde_json::from_slice(&std::fs::read(asset.join("config.json")).unwrap()).unwrap();
+        let told = |json: &Value, run: &str| {
+            std::fs::write(folder.path().join("config.json"), json.to_string()).unwrap();
+            let config = TrainConfig {
+                model: folder.path().display().to_string(),
+                data: folder.path().join("train.jsonl").display().to_string(),
+                output_dir: folder.path().join(run).display().to_string(),
+                backend: "cpu".to_owned(),
+                ..TrainConfig::default()
+            };
+            PreparedRun::new(config).unwrap().notes.into_iter().filter(|line| line.contains("dropout")).collect::<Vec<_>>()
+        };
+        json["attention_dropout"] = 0.0.into();
+        assert!(told(&json, "without").is_empty());
+        json["attention_dropout"] = 0.1.into();
+        let lines = told(&json, "with");
+        assert!(
+            lines.len() == 1 && lines[0].starts_with("`attention_dropout` in the model's config.json is 0.1"),
+            "{lines:?}"
+        );
     }
 
     #[test]

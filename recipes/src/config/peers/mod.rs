@@ -21,7 +21,7 @@ pub(super) struct Peer {
 }
 
 // Reasons and advice that several programs share.
-const CHECKPOINTING: &str = "activations are always kept; lower batch_size or max_seq_length to save memory";
+const CHECKPOINTING: &str = "there is one way to checkpoint, on the device; see grad_checkpoint";
 const ONE_ATTENTION: &str = "each backend has its own attention";
 const ONE_DEVICE: &str = "training runs on one device; see backend";
 const OWN_KERNELS: &str = "each backend has its own kernels";

@@ -87,7 +87,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("model_revision", Only(&["main"], NO_REVISION)),
     ("revision", Only(&["main"], NO_REVISION)),
     // Memory and speed
-    ("gradient_checkpointing", Harmless(CHECKPOINTING)),
+    ("gradient_checkpointing", Translated),
     ("gradient_checkpointing_kwargs", Harmless(CHECKPOINTING)),
     ("memory_limit", Refused("this version has no memory limit; remove it")),
     ("auto_find_batch_size", Refused("set batch_size and remove it")),

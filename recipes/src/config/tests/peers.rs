@@ -3,7 +3,6 @@
 use super::*;
 use crate::config::alias::PEERS;
 
-const KEPT: &str = "has no effect: activations are always kept; lower batch_size or max_seq_length to save memory";
 const LOG: &str = "has no effect: metrics are written to metrics.jsonl in output_dir";
 const ROWS: &str = "has no effect: rows are tokenised in memory at every start";
 const VALID: &str = "has no effect: use `burnish eval`; validation rows come from valid.jsonl in the `data` folder";
@@ -52,7 +51,6 @@ fn files_of_mlx_lm() {
     let lines = [
         ("val_batches = -1", "is read as `val_batches = 0` (no limit)"),
         ("test", VALID),
-        ("grad_checkpoint", KEPT),
         (
             "lora_parameters",
             "is read as `rank = 8`, `alpha = 160.0`, `dropout = 0.0`, \
@@ -159,7 +157,7 @@ fn files_of_axolotl() {
         ("group_by_length", "has no effect: the order of rows depends only on shuffle and seed"),
         ("bf16", "is read as `dtype = \"auto\"`"),
         ("tf32", "has no effect: the backend decides how f32 is computed; see dtype"),
-        ("gradient_checkpointing", KEPT),
+        ("gradient_checkpointing", "is read as `grad_checkpoint = false`"),
         ("logging_steps", "is read as `steps_per_report = 1`"),
         ("flash_attention", "has no effect: each backend has its own attention"),
         ("warmup_steps", "is read as `warmup = 1.0`"),
@@ -183,7 +181,7 @@ fn arguments_of_unsloth() {
         ("r", "is read as `rank = 4`"),
         ("lora_alpha", "is read as `alpha = 8.0`"),
         ("lora_dropout", "is read as `dropout = 0.0`"),
-        ("use_gradient_checkpointing", KEPT),
+        ("use_gradient_checkpointing", "is read as `grad_checkpoint = true`"),
         ("use_rslora", "is read as `rslora = false`"),
         ("per_device_train_batch_size", "is read as `batch_size = 2`"),
         ("gradient_accumulation_steps", "is read as `grad_accumulation_steps = 1`"),
@@ -215,7 +213,7 @@ fn sections_of_unsloth_train() {
         ("training.max_steps", "is read as `iters = 0`"),
         ("training.random_seed", "is read as `seed = 3407`"),
         ("training.train_on_completions", "is read as `mask_prompt = true`"),
-        ("training.gradient_checkpointing", KEPT),
+        ("training.gradient_checkpointing", "is read as `grad_checkpoint = false`"),
         ("lora.lora_r", "is read as `rank = 64`"),
         ("lora.finetune_vision_layers", "has no effect: only text models are supported"),
         ("logging.enable_wandb", LOG),

@@ -1,0 +1,402 @@
+//! Planes on a GPU: what a kernel reads of a packed matrix, vector by vector, and the matrix dequantised.
+//!
+//! [`Planes`] documents the layout, and is the oracle of these functions.
+
+use std::ops::Range;
+
+use burn::tensor::DType;
+use burn_cubecl::CubeRuntime;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+use super::codebook::{NF4, SIGNED};
+use super::planes::{Planes, Scales};
+use crate::cube::launch::{MAX_CUBES, contiguous, empty, vector_size};
+
+/// Most elements of a vector that [`read`] returns: a word of four bits, and a part of every group.
+pub(crate) const MOST: usize = 8;
+
+const THREADS: usize = 256;
+
+/// Vectors that a thread dequantises, so that a table is filled for more than one.
+const VECTORS: usize = 4;
+
+/// What a kernel that reads a packed matrix is compiled for: widths and the shape of its scales, neither a format nor sizes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Code {
+    /// Lower bits of an integer, in its word.
+    pub low: usize,
+    /// Upper bits of an integer.
+    pub high: usize,
+    /// Elements that share a scale, a multiple of [`MOST`].
+    pub group: usize,
+    /// What gives it.
+    pub scales: Scales,
+}
+
+impl Code {
+    /// Whether integers are codes of a table.
+    fn has_table(self) -> bool {
+        matches!(self.scales, Scales::Table | Scales::DoubleTable)
+    }
+
+    /// Whether weights are more than multiples of their levels.
+    pub fn has_bias(self) -> bool {
+        matches!(self.scales, Scales::HalfPair | Scales::BrainPair | Scales::FloatPair | Scales::SixBits)
+    }
+
+    /// The integer that stands for 0, of those without a bias.
+    fn zero(self) -> f32 {
+        match self.scales {
+            Scales::Half { zero } => zero as f32,
+            Scales::SignedBytes => 32.0,
+            _ => 0.0,
+        }
+    }
+
+    /// The values of NF4's codes, behind them those of the codes of doubly quantised scales.
+    fn table(self) -> Vec<f32> {
+        match self.scales {
+            Scales::Table => NF4.to_vec(),
+            Scales::DoubleTable => NF4.into_iter().chain(*SIGNED.values()).collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// The words at which planes begin; the lower bits begin at 0.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+pub(crate) struct Starts {
+    pub high: u32,
+    pub scales: u32,
+    pub coarse: u32,
+    /// The last word, which is the offset of doubly quantised scales.
+    pub last: u32,
+}
+
+impl Planes {
+    /// What kernels are compiled for.
+    pub(crate) fn code(&self) -> Code {
+        Code { low: self.low, high: self.high, group: self.group, scales: self.scales }
+    }
+
+    /// Where the planes begin, as kernels take it.
+    pub(crate) fn starts<R: CubeRuntime>(&self) -> StartsLaunch<R> {
+        let [high, scales, coarse, last] = [self.high_at(), self.scales_at(), self.coarse_at(), self.words() - 1];
+        StartsLaunch::new(high as u32, scales as u32, coarse as u32, last as u32)
+    }
+
+    /// Whether kernels read the matrix: they count elements in 32 bits, and take words as they are.
+    pub(crate) fn on_device<R: CubeRuntime>(&self, words: &CubeTensor<R>) -> bool {
+        let elements = self.dims[0] * self.dims[1];
+        matches!(words.dtype, DType::I32 | DType::U32) && elements > 0 && u32::try_from(elements).is_ok()
+    }
+}
+
+/// The table of a code in shared memory, filled by all threads of the cube, which must all call it; it ends with a barrier. Other
+/// codes have none, and get a placeholder.
+#[cube]
+pub(crate) fn table(#[comptime] code: Code) -> SharedMemory<f32> {
+    let length = comptime!(code.table().len());
+    let mut table = SharedMemory::<f32>::new(comptime!(length.max(1)));
+    if comptime!(length > 0) {
+        let values = Array::<f32>::from_data(comptime!(code.table()));
+        let mut at = UNIT_POS;
+        while at < comptime!(length as u32) {
+            table[at as usize] = values[at as usize];
+            at += CUBE_DIM;
+        }
+        sync_cube();
+    }
+    table
+}
+
+/// The finite f16 in the lowest bits, by integer operations: not all devices have f16, and some flush its subnormal numbers once they
+/// are f32.
+#[cube]
+fn half(bits: u32) -> f32 {
+    let magnitude = bits & 0x7FFFu32;
+    // The exponent of an f32 is 112 more.
+    let normal = f32::reinterpret((magnitude << 13u32) + 0x3800_0000u32);
+    let subnormal = f32::cast_from(magnitude) * comptime!(1.0 / 16_777_216.0f32);
+    let value = select(magnitude < 0x0400u32, subnormal, normal);
+    f32::reinterpret(u32::reinterpret(value) | ((bits & 0x8000u32) << 16u32))
+}
+
+/// A small integer as f32: the lowest bits of a float of 2²³ and more, which takes no conversion.
+#[cube]
+fn float(integer: u32, #[comptime] zero: f32) -> f32 {
+    f32::reinterpret(integer | 0x4B00_0000u32) - comptime!(8_388_608.0 + zero)
+}
+
+/// What the weights of a group have in common: `w = level · scale + bias`.
+#[derive(CubeType, Clone, Copy)]
+pub(crate) struct Scaling {
+    pub scale: f32,
+    pub bias: f32,
+}
+
+/// Scale and bias of a group, counted over all rows.
+#[cube]
+pub(crate) fn scaling(
+    words: &Array<u32>,
+    table: &SharedMemory<f32>,
+    group: u32,
+    starts: &Starts,
+    #[comptime] code: Code,
+) -> Scaling {
+    let mut scale = 0.0f32;
+    let mut bias = 0.0f32;
+    match comptime!(code.scales) {
+        Scales::Half { .. } => {
+            scale = half(words[(starts.scales + group / 2) as usize] >> (16 * (group % 2)));
+        }
+        Scales::HalfPair => {
+            let word = words[(starts.scales + group) as usize];
+            scale = half(word);
+            bias = half(word >> 16u32);
+        }
+        Scales::BrainPair => {
+            let word = words[(starts.scales + group) as usize];
+            scale = f32::reinterpret(word << 16u32);
+            bias = f32::reinterpret(word & 0xFFFF_0000u32);
+        }
+        Scales::FloatPair => {
+            let at = starts.scales + 2 * group;
+            scale = f32::reinterpret(words[at as usize]);
+            bias = f32::reinterpret(words[(at + 1) as usize]);
+        }
+        Scales::Table => {
+            scale = f32::reinterpret(words[(starts.scales + group) as usize]);
+        }
+        Scales::DoubleTable => {
+            let byte = (words[(starts.scales + group / 4) as usize] >> (8 * (group % 4))) & 255u32;
+            let coarse = f32::reinterpret(words[(starts.coarse + group / 256) as usize]);
+            scale = table[(16 + byte) as usize] * coarse + f32::reinterpret(words[starts.last as usize]);
+        }
+        Scales::SixBits => {
+            let block = group / 8;
+            let pair = words[(starts.scales + block) as usize];
+            let at = starts.coarse + 3 * block;
+            let first = words[at as usize];
+            let second = words[(at + 1) as usize];
+            let shift = 8 * (group % 4);
+            let mut level = (first >> shift) & 63u32;
+            let mut least = (second >> shift) & 63u32;
+            if group % 8 >= 4 {
+                let third = words[(at + 2) as usize] >> shift;
+                level = (third & 15u32) | (((first >> (shift + 6)) & 3u32) << 4u32);
+                least = ((third >> 4u32) & 15u32) | (((second >> (shift + 6)) & 3u32) << 4u32);
+            }
+            scale = half(pair) * float(level, 0.0);
+            bias = half(pair >> 16u32) * float(least, 0.0) * -1.0f32;
+        }
+        Scales::SignedBytes => {
+            let block = group / 16;
+            let pair = words[(starts.scales + block / 2) as usize] >> (16 * (block % 2));
+            let byte = words[(starts.coarse + group / 4) as usize] >> (8 * (group % 4));
+            // The sign bit counts -128; turned around, it counts 128 from -128 on.
+            scale = half(pair) * float((byte & 255u32) ^ 128u32, 128.0);
+        }
+    }
+    Scaling { scale, bias }
+}
+
+/// The words in which up to [`MOST`] integers lie, the first in the lowest bits.
+#[derive(CubeType, Clone, Copy)]
+pub(crate) struct Integers {
+    low: u32,
+    /// What does not fit the first word.
+    next: u32,
+    high: u32,
+}
+
+/// Reads the integers of `size` elements from one on, a multiple of `size`, counted over all rows.
+#[cube]
+pub(crate) fn integers(
+    words: &Array<u32>,
+    element: u32,
+    starts: &Starts,
+    #[comptime] code: Code,
+    #[comptime] size: usize,
+) -> Integers {
+    let each = comptime!(32 / code.low);
+    let at = element / comptime!(each as u32);
+    let mut low = words[at as usize];
+    let mut next = 0u32;
+    let mut high = 0u32;
+    if comptime!(size < each) {
+        low = low >> (element % comptime!(each as u32) * comptime!(code.low as u32));
+    }
+    if comptime!(size > each) {
+        next = words[(at + 1) as usize];
+    }
+    if comptime!(code.high > 0) {
+        let each_high = comptime!((32 / code.high.max(1)) as u32);
+        let word = words[(starts.high + element / each_high) as usize];
+        high = word >> (element % each_high * comptime!(code.high as u32));
+    }
+    Integers { low, next, high }
+}
+
+/// What an integer stands for before its scale: itself, its distance from the one that stands for 0, or a value of the table.
+#[cube]
+pub(crate) fn level(
+    integers: &Integers,
+    table: &SharedMemory<f32>,
+    #[comptime] number: usize,
+    #[comptime] code: Code,
+) -> f32 {
+    let each = comptime!(32 / code.low);
+    let shift = comptime!((number % each * code.low) as u32);
+    let mask = comptime!((1u32 << code.low) - 1);
+    let mut integer =
+        if comptime!(number < each) { (integers.low >> shift) & mask } else { (integers.next >> shift) & mask };
+    if comptime!(code.high > 0) {
+        let upper = (integers.high >> comptime!((number * code.high) as u32)) & comptime!((1u32 << code.high) - 1);
+        integer = integer | (upper << comptime!(code.low as u32));
+    }
+    if comptime!(code.has_table()) { table[integer as usize] } else { float(integer, comptime!(code.zero())) }
+}
+
+/// The `N` elements of a packed matrix from one on, computed in f32 and rounded once.
+///
+/// `N` is at most [`MOST`], and `element`, counted in row-major order over all rows, a multiple of it: such a vector lies within a
+/// group. `table` is what [`table`] returned.
+#[cube]
+pub(crate) fn read<F: Float, N: Size>(
+    words: &Array<u32>,
+    table: &SharedMemory<f32>,
+    element: u32,
+    starts: &Starts,
+    #[comptime] code: Code,
+) -> Vector<F, N> {
+    let scaling = scaling(words, table, element / comptime!(code.group as u32), starts, code);
+    let mut weights = Vector::<f32, N>::new(0.0f32);
+    let size = weights.size().comptime();
+    let integers = integers(words, element, starts, code, size);
+    #[unroll]
+    for lane in 0..size {
+        weights[lane] = level(&integers, table, lane, code);
+    }
+    weights = weights * Vector::new(scaling.scale);
+    if comptime!(code.has_bias()) {
+        weights += Vector::new(scaling.bias);
+    }
+    Vector::<F, N>::cast_from(weights)
+}
+
+#[cube(launch_unchecked)]
+fn dequantize_kernel<F: Float, N: Size>(
+    words: &Array<u32>,
+    out: &mut Array<Vector<F, N>>,
+    first: u32,
+    count: u32,
+    starts: Starts,
+    #[comptime] code: Code,
+    #[define(F)] _dtype: StorageType,
+) {
+    let table = table(code);
+    let size = comptime!(out.vector_size() as u32);
+    let mut at = ABSOLUTE_POS_X;
+    while at < count {
+        out[at as usize] = read::<F, N>(words, &table, first + at * size, &starts, code);
+        at += CUBE_COUNT_X * CUBE_DIM_X;
+    }
+}
+
+/// Rows of a packed matrix as a dense one, `[rows, in]`: the scratch of a product.
+pub(crate) fn dequantize<R: CubeRuntime>(
+    planes: &Planes,
+    words: CubeTensor<R>,
+    rows: Range<usize>,
+    dtype: DType,
+) -> CubeTensor<R> {
+    let words = contiguous(words);
+    let inputs = planes.dims[1];
+    let out = empty(&words, [rows.len(), inputs], dtype);
+    let size = vector_size(&[&out], MOST);
+    let count = rows.len() * inputs / size;
+    let client = words.client.clone();
+    // SAFETY: the rows are those of the matrix, and `out` holds `count` vectors.
+    unsafe {
+        dequantize_kernel::launch_unchecked::<R>(
+            &client,
+            CubeCount::Static(count.div_ceil(THREADS * VECTORS).clamp(1, MAX_CUBES) as u32, 1, 1),
+            CubeDim::new_1d(THREADS as u32),
+            size,
+            words.into_array_arg(),
+            out.clone().into_array_arg(),
+            (rows.start * inputs) as u32,
+            count as u32,
+            planes.starts(),
+            planes.code(),
+            dtype.into(),
+        );
+    }
+    out
+}
+
+#[cube(launch_unchecked)]
+fn rows_kernel<F: Float, I: Int, N: Size>(
+    words: &Array<u32>,
+    rows: &Array<I>,
+    out: &mut Array<Vector<F, N>>,
+    outputs: u32,
+    count: u32,
+    starts: Starts,
+    vectors: u32,
+    #[comptime] code: Code,
+    #[define(F)] _dtype: StorageType,
+    #[define(I)] _rows: StorageType,
+) {
+    let table = table(code);
+    let size = comptime!(out.vector_size() as u32);
+    let mut at = ABSOLUTE_POS_X;
+    while at < count {
+        let row = u32::cast_from(rows[(at / vectors) as usize]);
+        if row < outputs {
+            let element = (row * vectors + at % vectors) * size;
+            out[at as usize] = read::<F, N>(words, &table, element, &starts, code);
+        } else {
+            out[at as usize] = Vector::new(F::cast_from(f32::reinterpret(0x7FC0_0000u32)));
+        }
+        at += CUBE_COUNT_X * CUBE_DIM_X;
+    }
+}
+
+/// Rows of a packed matrix by their numbers, `[count, in]`; NaN where there is no such row.
+pub(crate) fn rows<R: CubeRuntime>(
+    planes: &Planes,
+    words: CubeTensor<R>,
+    rows: CubeTensor<R>,
+    dtype: DType,
+) -> CubeTensor<R> {
+    let (words, rows) = (contiguous(words), contiguous(rows));
+    let [outputs, inputs] = planes.dims;
+    let numbers = rows.meta.shape().num_elements();
+    let out = empty(&words, [numbers, inputs], dtype);
+    let size = vector_size(&[&out], MOST);
+    let count = numbers * inputs / size;
+    let (client, row_dtype) = (words.client.clone(), rows.dtype);
+    // SAFETY: `out` holds `count` vectors, and a row beyond the last one is not read.
+    unsafe {
+        rows_kernel::launch_unchecked::<R>(
+            &client,
+            CubeCount::Static(count.div_ceil(THREADS).clamp(1, MAX_CUBES) as u32, 1, 1),
+            CubeDim::new_1d(THREADS as u32),
+            size,
+            words.into_array_arg(),
+            rows.into_array_arg(),
+            out.clone().into_array_arg(),
+            outputs as u32,
+            count as u32,
+            planes.starts(),
+            (inputs / size) as u32,
+            planes.code(),
+            dtype.into(),
+            row_dtype.into(),
+        );
+    }
+    out
+}
