@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn parts_come_back_and_no_block_has_two_parameters() {
         let device = Default::default();
-        let parts = [(5, 3u8), (256, 9), (300, 200)].map(|(elements, code)| {
+        let parts = [(5usize, 3u8), (256, 9), (300, 200)].map(|(elements, code)| {
             let absmax = (0..elements.div_ceil(DYNAMIC_BLOCK)).map(|block| block as f32 + f32::from(code)).collect();
             (elements, vec![code; elements], absmax)
         });
