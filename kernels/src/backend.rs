@@ -325,6 +325,8 @@ pub struct DeviceMemory {
     pub in_use: u64,
     /// Allocated from the device, including what is kept for later tensors.
     pub reserved: u64,
+    /// Of the whole device, where the backend knows.
+    pub total: Option<u64>,
 }
 
 /// Reads the memory of a device, while another thread queues work on it.

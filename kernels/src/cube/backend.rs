@@ -1,7 +1,7 @@
 //! `FusedBackend` for burn's CubeCL backends: the runtime decides how each operation runs.
 
 use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
+use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
 use cubecl::client::ComputeClient;
 use cubecl::stream_id::StreamId;
 
@@ -153,7 +153,8 @@ where
     }
 }
 
-fn memory_of<R: CubeRuntime>(client: &ComputeClient<R>) -> Option<DeviceMemory> {
+fn memory_of<R: KernelRuntime>(client: &ComputeClient<R>) -> Option<DeviceMemory> {
     let usage = client.memory_usage().ok()?;
-    Some(DeviceMemory { in_use: usage.bytes_in_use, reserved: usage.bytes_reserved })
+    let total = R::total_memory(client);
+    Some(DeviceMemory { in_use: usage.bytes_in_use, reserved: usage.bytes_reserved, total })
 }

@@ -2,6 +2,7 @@
 
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn_cubecl::CubeRuntime;
+use cubecl::client::ComputeClient;
 
 use super::BackendOn;
 use crate::adamw::{AdamWStep, AdamWTensors};
@@ -78,6 +79,12 @@ pub trait KernelRuntime: CubeRuntime {
 
     /// See [`FusedBackend::OWN_GRADIENTS`](crate::FusedBackend::OWN_GRADIENTS).
     const OWN_GRADIENTS: bool = true;
+
+    /// The memory of the device in bytes, where the runtime knows it.
+    fn total_memory(client: &ComputeClient<Self>) -> Option<u64> {
+        let _ = client;
+        None
+    }
 
     /// See [`FusedBackend::attention_backward`](crate::FusedBackend::attention_backward).
     fn attention_backward<B: BackendOn<Self>>(
