@@ -1,8 +1,8 @@
 //! The decoder: embedding, blocks, norm, head.
 
 use burn::module::Module;
-use burn::tensor::DType;
 use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Tensor};
 use burnish_kernels::FusedBackend;
 use half::{bf16, f16};
 
