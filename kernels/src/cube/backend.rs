@@ -33,6 +33,7 @@ where
     BT: BoolElement,
 {
     const OWN_GRADIENTS: bool = R::OWN_GRADIENTS;
+    const PACKED_KERNELS: bool = R::FUSED;
 
     of_runtime! {
         fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self>;

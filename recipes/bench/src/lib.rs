@@ -36,7 +36,7 @@ use anyhow::{Context, Result};
 use burnish_backends::{BackendJob, dtype};
 use burnish_engine::guard::guarded;
 use burnish_kernels::FusedBackend;
-use burnish_models::FloatType;
+use burnish_models::{FloatType, Quantization};
 use serde_json::{Value, json};
 
 use self::attempt::attempt;
@@ -62,6 +62,10 @@ pub struct Options {
     pub step: bool,
     /// Whether the blocks of a step are checkpointed.
     pub grad_checkpoint: bool,
+    /// How the matrices of a step's model are stored.
+    pub quantization: Quantization,
+    /// Whether its embedding and head are packed too.
+    pub quantize_embedding: bool,
     /// The model whose sizes are used; see [`Shape::open`].
     pub model: String,
     /// Rows of a step.
@@ -90,6 +94,8 @@ impl Default for Options {
             kernels: Kernel::ALL.to_vec(),
             step: false,
             grad_checkpoint: false,
+            quantization: Quantization::None,
+            quantize_embedding: false,
             model: "llama-3.2-1b".to_owned(),
             batch_size: 4,
             seq: 2048,
@@ -231,7 +237,12 @@ impl BackendJob for BenchJob<'_> {
             say(&format!("{name}: training steps"));
             let pace = options.pace(STEP_BUDGET, Duration::ZERO);
             let attention = options.kernels.contains(&Kernel::Attention);
-            let parts = StepParts { attention, grad_checkpoint: options.grad_checkpoint };
+            let parts = StepParts {
+                attention,
+                grad_checkpoint: options.grad_checkpoint,
+                quantization: options.quantization,
+                quantize_embedding: options.quantize_embedding,
+            };
             let measured =
                 attempt::<B, _>(&device, || step::measure::<B>(&shape.config, sizes, dtype, &device, &pace, parts));
             result.step = Some(match measured {
@@ -349,6 +360,8 @@ mod tests {
             kernels: vec![Kernel::RmsNorm, Kernel::Linear],
             step: true,
             grad_checkpoint: true,
+            quantization: Quantization::Int8,
+            quantize_embedding: true,
             model: small(folder.path()),
             batch_size: 1,
             seq: 8,
@@ -367,7 +380,8 @@ mod tests {
         assert!(missing.kernels.is_empty() && missing.error.is_some());
         let text = render::text(&document);
         assert!(
-            text.contains("step with checkpointing")
+            text.contains("step with checkpointing on weights of")
+                && text.contains("in int8")
                 && text.contains("rms_norm")
                 && text.contains(other)
                 && text.contains("tok/s"),

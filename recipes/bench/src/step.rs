@@ -9,7 +9,7 @@ use burnish_engine::{
 };
 use burnish_kernels::FusedBackend;
 use burnish_lora::{LoraConfig, attach};
-use burnish_models::{FloatType, ModelConfig};
+use burnish_models::{FloatType, LoadOptions, ModelConfig, Quantization};
 use serde::Serialize;
 
 use super::efficiency::Efficiency;
@@ -65,6 +65,9 @@ pub struct StepRow {
     /// Whether blocks were checkpointed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub grad_checkpoint: bool,
+    /// What its weights take, where some are packed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<String>,
     /// What attention takes of it, where that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attention: Option<AttentionInStep>,
@@ -113,6 +116,10 @@ pub struct StepParts {
     pub attention: bool,
     /// Whether blocks are checkpointed.
     pub grad_checkpoint: bool,
+    /// How matrices are stored.
+    pub quantization: Quantization,
+    /// Whether embedding and head are packed too.
+    pub quantize_embedding: bool,
 }
 
 /// Trains the model for some steps, always on the same random tokens, and then on short rows where attention is asked for.
@@ -128,7 +135,10 @@ pub fn measure<B: FusedBackend>(
     parts: StepParts,
 ) -> Result<StepRow> {
     let started = Instant::now();
-    let mut model = random_model::<Training<B>>(config, dtype, device)?;
+    let StepParts { quantization, quantize_embedding, .. } = parts;
+    let options = LoadOptions { quantize_embedding, ..LoadOptions::frozen(dtype).quantized(quantization) };
+    let mut model = random_model::<Training<B>>(config, options, device)?;
+    let stored = model.storage();
     let lora = LoraConfig { rank: sizes.rank, alpha: 2.0 * sizes.rank as f64, ..LoraConfig::default() };
     attach(&mut model, &lora, SEED, device)?;
     wait::<B>(device)?;
@@ -150,6 +160,8 @@ pub fn measure<B: FusedBackend>(
         None => None,
     };
     let element = DType::from(dtype).size();
+    let needed =
+        sizes.needed_bytes(element, parts.grad_checkpoint) - (sizes.weights * element) as f64 + stored.bytes() as f64;
     Ok(StepRow {
         first_ms: first.ms,
         ms,
@@ -157,9 +169,10 @@ pub fn measure<B: FusedBackend>(
         tokens_per_second: sizes.tokens() as f64 / (ms / 1e3),
         losses: [first.loss, taken.last().map_or(first.loss, |taken| taken.loss)],
         peak,
-        peak_share: peak.map(|peak| peak.bytes as f64 / sizes.needed_bytes(element, parts.grad_checkpoint)),
+        peak_share: peak.map(|peak| peak.bytes as f64 / needed),
         live_bytes,
         grad_checkpoint: parts.grad_checkpoint,
+        weights: stored.is_packed().then(|| stored.to_string()),
         attention,
         efficiency: None,
         load_ms,
@@ -255,7 +268,8 @@ mod tests {
     use super::*;
     use crate::shape::Shape;
 
-    const WITH_ATTENTION: StepParts = StepParts { attention: true, grad_checkpoint: false };
+    const WITH_ATTENTION: StepParts =
+        StepParts { attention: true, grad_checkpoint: false, quantization: Quantization::None, quantize_embedding: false };
 
     #[test]
     fn all_but_the_first_token_of_a_row_are_learned() {
@@ -310,7 +324,7 @@ mod tests {
         let sizes = Sizes::new(&config, 2, 256, 4);
         let pace = Pace { repeats: 1, warmup: 1, budget: Duration::ZERO, settle: Duration::ZERO };
         let measure = |grad_checkpoint| {
-            let parts = StepParts { attention: false, grad_checkpoint };
+            let parts = StepParts { grad_checkpoint, ..StepParts::default() };
             measure::<B>(&config, &sizes, FloatType::F32, device, &pace, parts).unwrap()
         };
         // The checkpointed one first: pools keep what they once took.

@@ -8,6 +8,7 @@ use burnish_backends::{WGPU_STOCK, dtype};
 use burnish_bench::Options;
 
 use super::at_least;
+use super::quantization::QuantizationArgs;
 use crate::report::OutputStyle;
 
 /// Arguments of `bench`.
@@ -40,6 +41,8 @@ pub struct Args {
     /// Data type of the model: auto (fastest on the device), f32, f16 or bf16
     #[arg(long, default_value = "auto", value_parser = dtype::NAMES.to_vec(), hide_possible_values = true)]
     dtype: String,
+    #[command(flatten)]
+    weights: QuantizationArgs,
     /// Maximum number of samples of each measurement
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = at_least::<1>)]
     repeats: usize,
@@ -67,18 +70,20 @@ fn backend_names() -> Vec<&'static str> {
 impl Args {
     pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
         let say = |line: &str| style.say(line);
-        let report = burnish_bench::report(&self.options(), &say)?;
+        let report = burnish_bench::report(&self.options()?, &say)?;
         style.result(&report.text, &report.json);
         report.write(self.output.as_deref(), self.plot.as_deref(), &say)?;
         Ok(ExitCode::SUCCESS)
     }
 
-    fn options(&self) -> Options {
-        Options {
+    fn options(&self) -> Result<Options> {
+        Ok(Options {
             backends: self.backends.clone(),
             kernels: Options::kernels_named(&self.kernels),
             step: self.step,
             grad_checkpoint: self.grad_checkpoint,
+            quantization: self.weights.storage()?,
+            quantize_embedding: self.weights.quantize_embedding,
             model: self.model.clone(),
             batch_size: self.batch_size,
             seq: self.seq,
@@ -88,7 +93,7 @@ impl Args {
             warmup: self.warmup,
             predict: self.predict,
             full_widths: self.full_widths,
-        }
+        })
     }
 }
 
@@ -105,7 +110,7 @@ mod tests {
     }
 
     fn options(arguments: &[&str]) -> Options {
-        Line::try_parse_from(std::iter::once("bench").chain(arguments.iter().copied())).unwrap().args.options()
+        Line::try_parse_from(std::iter::once("bench").chain(arguments.iter().copied())).unwrap().args.options().unwrap()
     }
 
     fn names(options: &Options) -> Vec<&'static str> {
@@ -120,6 +125,7 @@ mod tests {
         assert!(found.step && !found.predict && !found.grad_checkpoint);
         assert!(options(&["--step", "--grad-checkpoint"]).grad_checkpoint);
         assert!(Line::try_parse_from(["bench", "--grad-checkpoint"]).is_err());
+        assert_eq!(options(&["--step", "--quantization", "int4"]).quantization, burnish_models::Quantization::Int4);
     }
 
     #[test]

@@ -225,7 +225,6 @@ fn sections_of_unsloth_train() {
     ];
     check("studio.yaml", text, &values, &lines);
     for (text, expected) in [
-        ("training:\n  load_in_4bit: true\n", "`training.load_in_4bit` is not supported"),
         ("lora:\n  use_loftq: true\n", "`lora.use_loftq` is not supported"),
         ("training:\n  learning_rte: 1\n", "unknown key `training.learning_rte`"),
         ("lora: 5\n", "unknown key `lora`"),
@@ -284,9 +283,6 @@ fn axolotls_batch_size_counts_rows_of_an_optimizer_step() {
     assert!(
         refused("sequence_len: 64\nbatch_size: many\n")
             .contains("`batch_size` should be a whole number, 0 or more, got \"many\"")
-    );
-    assert!(
-        refused("sequence_len: 64\nadapter: qlora\n").contains("`adapter` is not supported: this version has no quantised")
     );
 }
 
@@ -347,6 +343,23 @@ fn schedules_and_optimizers_of_mlx_lm() {
 }
 
 #[test]
+fn quantised_bases_have_the_scales_of_the_files_program() {
+    for (text, quantization, double_quant) in [
+        ("sequence_len: 64\nadapter: qlora\nload_in_4bit: true\n", "nf4", true),
+        ("sequence_len: 64\nadapter: qlora\nbnb_config_kwargs:\n  bnb_4bit_use_double_quant: false\n", "nf4", false),
+        ("sequence_len: 64\nadapter: lora\nload_in_8bit: true\nload_in_4bit: false\n", "int8", false),
+        ("sequence_len: 64\nadapter: lora\n", "auto", false),
+        ("stage: sft\nquantization_bit: 4\nquantization_method: bnb\n", "nf4", true),
+        ("stage: sft\nquantization_bit: 4\ndouble_quantization: false\n", "nf4", false),
+        ("training:\n  load_in_4bit: true\n", "nf4", false),
+    ] {
+        let config = read(text).config;
+        let found = (value_of(&config, "quantization"), value_of(&config, "double_quant"));
+        assert_eq!(found, (json!(quantization), json!(double_quant)), "{text}");
+    }
+}
+
+#[test]
 fn a_constant_rate_of_transformers_has_no_warm_up() {
     let constant = read("lr_scheduler_type: constant\nwarmup_ratio: 0.1\n");
     assert_eq!(value_of(&constant.config, "warmup"), json!(0.0));
@@ -372,7 +385,6 @@ fn values_are_read_as_pyyaml_reads_them() {
         ("packing: maybe\n", "`packing` should be true or false, got \"maybe\""),
         ("num_train_epochs: 0.5\n", "`num_train_epochs` should be a whole number, 0 or more, got 0.5; use `iters`"),
         ("rank: '1e-1'\n", "`rank` should be a whole number, 0 or more, got \"1e-1\""),
-        ("load_in_4bit: yes\n", "`load_in_4bit` is not supported"),
         ("neftune_noise_alpha: 5\n", "`neftune_noise_alpha` is not supported"),
     ] {
         let error = refused(text);
