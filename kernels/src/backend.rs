@@ -172,17 +172,17 @@ pub trait FusedBackend: Backend {
 
     /// See [`crate::packed_linear()`].
     fn packed_linear(x: FloatTensor<Self>, weight: PackedTensor<Self>) -> FloatTensor<Self> {
-        linear::packed::reference::<Self>(x, &weight)
+        linear::packed::reference::<Self>(x, weight)
     }
 
     /// Gradient of [`FusedBackend::packed_linear`] for `x`: `dy · W`.
     fn packed_linear_backward_input(grad: FloatTensor<Self>, weight: PackedTensor<Self>) -> FloatTensor<Self> {
-        linear::packed::reference_backward_input::<Self>(grad, &weight)
+        linear::packed::reference_backward_input::<Self>(grad, weight)
     }
 
     /// See [`crate::packed_rows()`].
     fn packed_rows(weight: PackedTensor<Self>, rows: IntTensor<Self>, dtype: DType) -> FloatTensor<Self> {
-        linear::packed::reference_rows::<Self>(&weight, rows, dtype)
+        linear::packed::reference_rows::<Self>(weight, rows, dtype)
     }
 
     /// See [`crate::lora_linear()`]; returns the result, and `scale · dropout(x) Aᵀ` for the backward.
@@ -257,7 +257,7 @@ pub trait FusedBackend: Backend {
         weight: PackedTensor<Self>,
         labels: IntTensor<Self>,
     ) -> FloatTensor<Self> {
-        linear_cross_entropy::packed::reference::<Self>(hidden, &weight, labels)
+        linear_cross_entropy::packed::reference::<Self>(hidden, weight, labels)
     }
 
     /// As [`FusedBackend::packed_linear_cross_entropy`], with the gradient of each loss for its row of `hidden`.
@@ -266,7 +266,7 @@ pub trait FusedBackend: Backend {
         weight: PackedTensor<Self>,
         labels: IntTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        linear_cross_entropy::packed::reference_with_gradient::<Self>(hidden, &weight, labels)
+        linear_cross_entropy::packed::reference_with_gradient::<Self>(hidden, weight, labels)
     }
 
     /// See [`crate::select_rows()`].
@@ -325,6 +325,8 @@ pub struct DeviceMemory {
     pub in_use: u64,
     /// Allocated from the device, including what is kept for later tensors.
     pub reserved: u64,
+    /// Of the whole device, where the backend knows.
+    pub total: Option<u64>,
 }
 
 /// Reads the memory of a device, while another thread queues work on it.

@@ -83,10 +83,10 @@ fn any_backend_takes_the_product_by_way_of_a_dense_matrix() {
             let dense = raw(dense.clone().cast(dtype));
             let tensor = |primitive| Tensor::<Flex, 2>::from_primitive(burn::tensor::TensorPrimitive::Float(primitive));
             let values = |primitive| tensor(primitive).cast(DType::F32).into_data();
-            let found = burnish_kernels::linear::packed::reference::<Flex>(raw(x.clone()), &weight);
+            let found = burnish_kernels::linear::packed::reference::<Flex>(raw(x.clone()), weight.clone());
             assert_eq!(values(found), values(Flex::dense_linear(raw(x), dense.clone())), "{}", packed.name());
             let grad = matrix(23, [5, 33]).inner().cast(dtype);
-            let found = burnish_kernels::linear::packed::reference_backward_input::<Flex>(raw(grad.clone()), &weight);
+            let found = burnish_kernels::linear::packed::reference_backward_input::<Flex>(raw(grad.clone()), weight.clone());
             assert_eq!(values(found), values(Flex::linear_backward_input(raw(grad), dense)), "{}", packed.name());
         }
     }

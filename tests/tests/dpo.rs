@@ -36,7 +36,7 @@ fn batch(bytes: &[u8]) -> Batch {
     Batch {
         input_ids: ids.iter().map(|id| *id as u32).collect(),
         position_ids: (0..ids.len()).map(|index| (index % length) as u32).collect(),
-        segment_ids: mask.iter().map(|mask| *mask as u32).collect(),
+        segment_ids: mask.iter().enumerate().map(|(index, mask)| *mask as u32 * (index / length + 1) as u32).collect(),
         tokens: mask.iter().sum::<i64>() as usize,
         target_tokens: completion.iter().sum::<i64>() as usize,
         labels,

@@ -3,9 +3,11 @@
 use burn::backend::Autodiff;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor, TensorData};
+use burnish_kernels::packed::{Nf4, Packed, PackedTensor};
 use burnish_kernels::{
     AttentionOptions, Dropout, DropoutKey, FusedBackend, RotaryTable, add_rms_norm, attention, dropout, geglu, layer_norm,
-    linear, linear_cross_entropy, lora_linear, rms_norm, rotary, swiglu,
+    linear, linear_cross_entropy, lora_linear, packed_linear, packed_linear_cross_entropy, packed_lora_linear, rms_norm,
+    rotary, swiglu,
 };
 
 use crate::sample::{numbers, product_row};
@@ -55,6 +57,7 @@ pub fn gradients<B: FusedBackend>(dtype: DType) {
     }
     elements::<B>();
     products::<B>();
+    packed_products::<B>();
     attentions::<B>();
 }
 
@@ -121,6 +124,33 @@ fn products<B: FusedBackend>() {
     let losses = |h: T<B, 2>, w: T<B, 2>| (linear_cross_entropy(h, w, labels.clone()) * factors.clone()).sum();
     check::<B, 2>("loss h", [rows, inputs], |h| losses(h, w.clone()));
     check::<B, 2>("loss w", [outputs, inputs], |w| losses(x.clone(), w * 0.2) * 0.5);
+}
+
+fn packed_products<B: FusedBackend>() {
+    type T<B, const D: usize> = Tensor<Autodiff<B>, D>;
+    let (rows, inputs, outputs, rank) = (9, 64, 21, 4);
+    let values = numbers(outputs * inputs, 2, 0.2);
+    let packed = Packed::Nf4(Nf4::quantize("w", &values, [outputs, inputs], true).unwrap());
+    let w = PackedTensor::<Autodiff<B>>::new("w", &packed, &Default::default()).unwrap();
+    let x: T<B, 2> = random([rows, inputs], 1);
+    let (a, b): (T<B, 2>, T<B, 2>) = (random([rank, inputs], 3) * 0.2, random([outputs, rank], 4));
+    let mix: T<B, 2> = random([rows, outputs], 5);
+    let mixed = |y: T<B, 2>| (y * mix.clone()).sum() * 0.3;
+    check::<B, 2>("packed linear x", [rows, inputs], |x| mixed(packed_linear(x, &w)));
+    let key = DropoutKey { seed: 1, step: 2, micro_batch: 3, layer: 4 };
+    for dropout in [None, Some(Dropout { probability: 0.3, key, first: 0 })] {
+        let lora = |x: &T<B, 2>, a: &T<B, 2>, b: &T<B, 2>| {
+            mixed(packed_lora_linear(x.clone(), &w, a.clone(), b.clone(), 0.5, dropout))
+        };
+        check::<B, 2>("packed lora x", [rows, inputs], |x| lora(&x, &a, &b));
+        check::<B, 2>("packed lora a", [rank, inputs], |a| lora(&x, &a, &b) * 0.3);
+        check::<B, 2>("packed lora b", [outputs, rank], |b| lora(&x, &a, &b));
+    }
+    let labels: Vec<i32> = (0..rows as i32).map(|row| row * 7 % outputs as i32).collect();
+    let labels = Tensor::<Autodiff<B>, 1, Int>::from_data(TensorData::new(labels, [rows]), &Default::default());
+    let factors: T<B, 1> = random([rows], 6);
+    let losses = |h: T<B, 2>| (packed_linear_cross_entropy(h, &w, labels.clone()) * factors.clone()).sum();
+    check::<B, 2>("packed loss h", [rows, inputs], losses);
 }
 
 fn attentions<B: FusedBackend>() {

@@ -6,6 +6,7 @@ mod attention;
 mod differences;
 mod elements;
 mod moments;
+mod packed;
 mod products;
 mod sample;
 mod speed;
@@ -21,6 +22,7 @@ macro_rules! on {
             on!(@tests $backend; $(#[$ignored])?; elements: rms_norm, add_rms_norm, layer_norm, rotary, glu, dropout, adamw, pack, squared_norm, select_rows, cross_entropy);
             on!(@tests $backend; $(#[$ignored])?; moments: adamw8bit);
             on!(@tests $backend; $(#[$ignored])?; products: linear, lora_linear);
+            on!(@tests $backend; $(#[$ignored])?; packed: packed_rows, packed_linear, packed_lora_linear, packed_cross_entropy);
             on!(@tests $backend; $(#[$ignored])?; attention: attention, decode);
             on!(@tests $backend; $(#[$ignored])?; differences: gradients);
         }
@@ -49,6 +51,12 @@ macro_rules! on {
 }
 
 on!(gpu: burnish_metal::Metal);
+
+#[test]
+fn a_packed_weight_larger_than_the_scratch() {
+    packed::slices::<burnish_metal::Metal>(burn::tensor::DType::F32);
+}
+
 #[cfg(not(target_os = "macos"))]
 on!(wgsl_text: wgsl::Wgsl);
 on!(emulator: burnish_metal::emulator::MetalCpu);
@@ -71,6 +79,12 @@ mod nvidia {
     #[ignore = "needs an NVIDIA GPU"]
     fn wide_linear_of_one_processor() {
         products::wide_linear_of::<burn_cuda::Cuda>(burn::tensor::DType::BF16, [300, 1032, 1104]);
+    }
+
+    #[test]
+    #[ignore = "needs an NVIDIA GPU"]
+    fn a_packed_weight_larger_than_the_scratch() {
+        packed::slices::<burn_cuda::Cuda>(burn::tensor::DType::F32);
     }
 
     #[test]

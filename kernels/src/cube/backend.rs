@@ -1,7 +1,8 @@
 //! `FusedBackend` for burn's CubeCL backends: the runtime decides how each operation runs.
 
+use burn::tensor::DType;
 use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
+use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
 use cubecl::client::ComputeClient;
 use cubecl::stream_id::StreamId;
 
@@ -13,6 +14,7 @@ use crate::backend::{DeviceMemory, FusedBackend, MemoryProbe};
 use crate::dropout::Dropout;
 use crate::glu::Activation;
 use crate::lora_linear::{LoraGradients, LoraSaved};
+use crate::packed::PackedTensor;
 
 /// Methods that call those of the runtime of the same name.
 macro_rules! of_runtime {
@@ -100,6 +102,12 @@ where
 
         fn linear_backward_weight(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
 
+        fn packed_linear(x: FloatTensor<Self>, weight: PackedTensor<Self>) -> FloatTensor<Self>;
+
+        fn packed_linear_backward_input(grad: FloatTensor<Self>, weight: PackedTensor<Self>) -> FloatTensor<Self>;
+
+        fn packed_rows(weight: PackedTensor<Self>, rows: IntTensor<Self>, dtype: DType) -> FloatTensor<Self>;
+
         fn lora_linear(
             x: FloatTensor<Self>,
             weight: FloatTensor<Self>,
@@ -116,6 +124,15 @@ where
 
         fn linear_cross_entropy_with_gradient(hidden: FloatTensor<Self>, weight: FloatTensor<Self>, labels: IntTensor<Self>)
             -> (FloatTensor<Self>, FloatTensor<Self>);
+
+        fn packed_linear_cross_entropy(hidden: FloatTensor<Self>, weight: PackedTensor<Self>, labels: IntTensor<Self>)
+            -> FloatTensor<Self>;
+
+        fn packed_linear_cross_entropy_with_gradient(
+            hidden: FloatTensor<Self>,
+            weight: PackedTensor<Self>,
+            labels: IntTensor<Self>,
+        ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
         fn linear_cross_entropy_backward_weight(
             hidden: FloatTensor<Self>,
@@ -153,7 +170,8 @@ where
     }
 }
 
-fn memory_of<R: CubeRuntime>(client: &ComputeClient<R>) -> Option<DeviceMemory> {
+fn memory_of<R: KernelRuntime>(client: &ComputeClient<R>) -> Option<DeviceMemory> {
     let usage = client.memory_usage().ok()?;
-    Some(DeviceMemory { in_use: usage.bytes_in_use, reserved: usage.bytes_reserved })
+    let total = R::total_memory(client);
+    Some(DeviceMemory { in_use: usage.bytes_in_use, reserved: usage.bytes_reserved, total })
 }

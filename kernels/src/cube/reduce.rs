@@ -32,7 +32,7 @@ impl Planes {
     }
 
     /// Threads of a plane, where that is known.
-    fn size(self) -> Option<u32> {
+    pub fn size(self) -> Option<u32> {
         match self {
             Self::Of(threads) => Some(threads as u32),
             Self::Unsupported | Self::Varying => None,

@@ -1,7 +1,9 @@
 //! Which operations run as kernels on a runtime: the trait that each runtime implements.
 
+use burn::tensor::DType;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn_cubecl::CubeRuntime;
+use cubecl::client::ComputeClient;
 
 use super::BackendOn;
 use crate::adamw::{AdamWStep, AdamWTensors};
@@ -10,6 +12,7 @@ use crate::attention::{AttentionOptions, Statistics};
 use crate::dropout::Dropout;
 use crate::glu::Activation;
 use crate::lora_linear::{LoraGradients, LoraSaved};
+use crate::packed::PackedTensor;
 use crate::{
     adamw, adamw8bit, attention, dropout, glu, layer_norm, linear, linear_cross_entropy, lora_linear, pack, rms_norm,
     rotary, select_rows, squared_norm,
@@ -78,6 +81,12 @@ pub trait KernelRuntime: CubeRuntime {
 
     /// See [`FusedBackend::OWN_GRADIENTS`](crate::FusedBackend::OWN_GRADIENTS).
     const OWN_GRADIENTS: bool = true;
+
+    /// The memory of the device in bytes, where the runtime knows it.
+    fn total_memory(client: &ComputeClient<Self>) -> Option<u64> {
+        let _ = client;
+        None
+    }
 
     /// See [`FusedBackend::attention_backward`](crate::FusedBackend::attention_backward).
     fn attention_backward<B: BackendOn<Self>>(
@@ -168,6 +177,15 @@ pub trait KernelRuntime: CubeRuntime {
         linear::cube::backward_weight::<Self, B> | linear::reference_backward_weight::<B>:
         fn linear_backward_weight(x: FloatTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B>;
 
+        linear::packed::cube::forward::<Self, B> | linear::packed::reference::<B>:
+        fn packed_linear(x: FloatTensor<B>, weight: PackedTensor<B>) -> FloatTensor<B>;
+
+        linear::packed::cube::backward_input::<Self, B> | linear::packed::reference_backward_input::<B>:
+        fn packed_linear_backward_input(grad: FloatTensor<B>, weight: PackedTensor<B>) -> FloatTensor<B>;
+
+        linear::packed::cube::rows::<Self, B> | linear::packed::reference_rows::<B>:
+        fn packed_rows(weight: PackedTensor<B>, rows: IntTensor<B>, dtype: DType) -> FloatTensor<B>;
+
         lora_linear::cube::forward::<Self, B> | lora_linear::reference::<B>:
         fn lora_linear(
             x: FloatTensor<B>,
@@ -186,6 +204,15 @@ pub trait KernelRuntime: CubeRuntime {
 
         linear_cross_entropy::cube::forward_with_gradient::<Self, B> | linear_cross_entropy::reference_with_gradient::<B>:
         fn linear_cross_entropy_with_gradient(hidden: FloatTensor<B>, weight: FloatTensor<B>, labels: IntTensor<B>)
+            -> (FloatTensor<B>, FloatTensor<B>);
+
+        linear_cross_entropy::cube::packed_forward::<Self, B> | linear_cross_entropy::packed::reference::<B>:
+        fn packed_linear_cross_entropy(hidden: FloatTensor<B>, weight: PackedTensor<B>, labels: IntTensor<B>)
+            -> FloatTensor<B>;
+
+        linear_cross_entropy::cube::packed_forward_with_gradient::<Self, B>
+            | linear_cross_entropy::packed::reference_with_gradient::<B>:
+        fn packed_linear_cross_entropy_with_gradient(hidden: FloatTensor<B>, weight: PackedTensor<B>, labels: IntTensor<B>)
             -> (FloatTensor<B>, FloatTensor<B>);
 
         linear_cross_entropy::cube::backward_weight::<Self, B> | linear_cross_entropy::reference_backward_weight::<B>:

@@ -5,11 +5,12 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::{Labels, Sum, chunks, joined, of_tokens};
+use super::{Labels, Sum, chunks, joined, of_tokens, packed};
 use crate::cube::BackendOn;
 use crate::cube::launch::{all_f32, contiguous, cubes, empty, row_threads, same_float, vector_size};
 use crate::cube::reduce::{Planes, cube_max, cube_sum, vector_sum};
 use crate::matrix::Product;
+use crate::packed::PackedTensor;
 use crate::primitive::{cast, raw, typed};
 
 /// Logits alive at a time, in bytes.
@@ -180,10 +181,31 @@ pub(crate) fn forward<R: CubeRuntime, B: BackendOn<R>>(
     if !same_float(&[&hidden, &weight]) {
         return super::reference::<B>(hidden, weight, labels);
     }
+    in_chunks::<R, B>(hidden, labels, weight.shape()[0], |hidden| B::dense_linear(hidden, weight.clone()))
+}
+
+/// The losses with a packed head.
+pub(crate) fn packed_forward<R: CubeRuntime, B: BackendOn<R>>(
+    hidden: CubeTensor<R>,
+    weight: PackedTensor<B>,
+    labels: CubeTensor<R>,
+) -> CubeTensor<R> {
+    if !same_float(&[&hidden]) {
+        return packed::reference::<B>(hidden, weight, labels);
+    }
+    in_chunks::<R, B>(hidden, labels, weight.dims()[0], |hidden| B::packed_linear(hidden, weight.clone()))
+}
+
+fn in_chunks<R: CubeRuntime, B: BackendOn<R>>(
+    hidden: CubeTensor<R>,
+    labels: CubeTensor<R>,
+    vocabulary: usize,
+    logits: impl Fn(CubeTensor<R>) -> CubeTensor<R>,
+) -> CubeTensor<R> {
     let (hidden, labels) = (typed::<B, 2>(hidden), Labels::<B>::from_primitive(labels));
-    let chunks = chunks(hidden.dims()[0], chunk_tokens(weight.shape()[0], weight.dtype.size()));
+    let chunks = chunks(hidden.dims()[0], chunk_tokens(vocabulary, hidden.dtype().size()));
     let losses = chunks.map(|at| {
-        let logits = B::dense_linear(raw(of_tokens(&hidden, &at)), weight.clone());
+        let logits = logits(raw(of_tokens(&hidden, &at)));
         typed::<B, 1>(losses(logits, of_tokens(&labels, &at).into_primitive()))
     });
     joined(losses.collect())
@@ -198,13 +220,39 @@ pub(crate) fn forward_with_gradient<R: CubeRuntime, B: BackendOn<R>>(
     if !same_float(&[&hidden, &weight]) {
         return super::reference_with_gradient::<B>(hidden, weight, labels);
     }
+    let logits = |hidden| B::dense_linear(hidden, weight.clone());
+    let input = |slopes| B::linear_backward_input(slopes, weight.clone());
+    in_chunks_with_gradient::<R, B>(hidden, labels, weight.shape()[0], logits, input)
+}
+
+/// The same with a packed head.
+pub(crate) fn packed_forward_with_gradient<R: CubeRuntime, B: BackendOn<R>>(
+    hidden: CubeTensor<R>,
+    weight: PackedTensor<B>,
+    labels: CubeTensor<R>,
+) -> (CubeTensor<R>, CubeTensor<R>) {
+    if !same_float(&[&hidden]) {
+        return packed::reference_with_gradient::<B>(hidden, weight, labels);
+    }
+    let logits = |hidden| B::packed_linear(hidden, weight.clone());
+    let input = |slopes| B::packed_linear_backward_input(slopes, weight.clone());
+    in_chunks_with_gradient::<R, B>(hidden, labels, weight.dims()[0], logits, input)
+}
+
+fn in_chunks_with_gradient<R: CubeRuntime, B: BackendOn<R>>(
+    hidden: CubeTensor<R>,
+    labels: CubeTensor<R>,
+    vocabulary: usize,
+    logits: impl Fn(CubeTensor<R>) -> CubeTensor<R>,
+    input: impl Fn(CubeTensor<R>) -> CubeTensor<R>,
+) -> (CubeTensor<R>, CubeTensor<R>) {
     let (hidden, labels) = (typed::<B, 2>(hidden), Labels::<B>::from_primitive(labels));
-    let chunks = chunks(hidden.dims()[0], chunk_tokens(weight.shape()[0], weight.dtype.size()));
+    let chunks = chunks(hidden.dims()[0], chunk_tokens(vocabulary, hidden.dtype().size()));
     let (losses, d_hidden) = chunks
         .map(|at| {
-            let logits = B::dense_linear(raw(of_tokens(&hidden, &at)), weight.clone());
+            let logits = logits(raw(of_tokens(&hidden, &at)));
             let (losses, slopes) = losses_and_slopes(logits, of_tokens(&labels, &at).into_primitive());
-            (typed::<B, 1>(losses), typed::<B, 2>(B::linear_backward_input(slopes, weight.clone())))
+            (typed::<B, 1>(losses), typed::<B, 2>(input(slopes)))
         })
         .unzip();
     (joined(losses), joined(d_hidden))

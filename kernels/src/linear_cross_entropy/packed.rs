@@ -34,7 +34,7 @@ pub fn packed_linear_cross_entropy<B: FusedBackend>(
 }
 
 /// The composed losses, `[tokens]`.
-pub fn reference<B: FusedBackend>(hidden: FloatTensor<B>, weight: &PackedTensor<B>, labels: IntTensor<B>) -> FloatTensor<B> {
+pub fn reference<B: FusedBackend>(hidden: FloatTensor<B>, weight: PackedTensor<B>, labels: IntTensor<B>) -> FloatTensor<B> {
     let hidden = typed::<B, 2>(hidden);
     let labels = Labels::<B>::from_primitive(labels);
     let chunks = chunks(hidden.dims()[0], chunk_tokens(weight.dims()[0]));
@@ -48,7 +48,7 @@ pub fn reference<B: FusedBackend>(hidden: FloatTensor<B>, weight: &PackedTensor<
 /// The composed losses, and the gradient of each for its own row of `hidden`.
 pub fn reference_with_gradient<B: FusedBackend>(
     hidden: FloatTensor<B>,
-    weight: &PackedTensor<B>,
+    weight: PackedTensor<B>,
     labels: IntTensor<B>,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let dtype = hidden.dtype();

@@ -36,7 +36,7 @@ pub(crate) struct Code {
 
 impl Code {
     /// Whether integers are codes of a table.
-    fn has_table(self) -> bool {
+    pub fn has_table(self) -> bool {
         matches!(self.scales, Scales::Table | Scales::DoubleTable)
     }
 
@@ -46,7 +46,7 @@ impl Code {
     }
 
     /// The integer that stands for 0, of those without a bias.
-    fn zero(self) -> f32 {
+    pub fn zero(self) -> f32 {
         match self.scales {
             Scales::Half { zero } => zero as f32,
             Scales::SignedBytes => 32.0,
@@ -125,7 +125,7 @@ fn half(bits: u32) -> f32 {
 
 /// A small integer as f32: the lowest bits of a float of 2²³ and more, which takes no conversion.
 #[cube]
-fn float(integer: u32, #[comptime] zero: f32) -> f32 {
+pub(crate) fn float(integer: u32, #[comptime] zero: f32) -> f32 {
     f32::reinterpret(integer | 0x4B00_0000u32) - comptime!(8_388_608.0 + zero)
 }
 

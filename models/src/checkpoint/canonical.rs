@@ -173,7 +173,7 @@ mod tests {
         }
 
         fn read_packed(&self, name: &str) -> Result<Option<Packed>> {
-            let blocks = Floats::narrowest(vec![self.0[name][0]]);
+            let blocks = Floats::F32(vec![self.0[name][0]]);
             let affine = Affine::new(name, [1, 64], [4, 64], vec![0; 8], blocks.clone(), blocks);
             Ok(Some(Packed::Affine(affine.unwrap())))
         }

@@ -18,7 +18,7 @@ pub mod step;
 pub mod trainer;
 pub mod weights;
 
-pub use batch::{Batch, IGNORE, Targets};
+pub use batch::{Batch, IGNORE, Targets, bucket};
 pub use bytes::gib;
 pub use checkpointing::Checkpointing;
 pub use device::{Adapter, BackendDevice, Device, TrainedPart, Weights};

@@ -85,8 +85,9 @@ fn losses_of<B: FusedBackend>(
     batch: &Batch,
     device: &B::Device,
 ) -> Tensor<B, 1> {
-    let Targets { positions, labels } = batch.to_targets(device);
-    model.head().linear_cross_entropy(select_rows(hidden, positions), labels)
+    let Targets { positions, labels, count } = batch.to_targets(device);
+    let losses = model.head().linear_cross_entropy(select_rows(hidden, positions), labels);
+    if losses.dims() == [count] { losses } else { losses.narrow(0, 0, count) }
 }
 
 /// The summed loss of a batch, `[1]`.

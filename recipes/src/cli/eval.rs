@@ -59,6 +59,7 @@ impl Args {
                 batch_size: self.batch_size,
                 max_seq_length: limit,
                 packing: self.packing,
+                padding_free: burnish_backends::attends_by_segment(&self.model.backend),
                 shuffle_seed: None,
                 preference_pairs: false,
                 pad_token_id: pretrained.config.pad_token_id.unwrap_or(0),

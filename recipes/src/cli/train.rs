@@ -117,6 +117,7 @@ fn describe(prepared: &PreparedRun, backend: &str, why: &str, style: OutputStyle
         plan.total,
         config.batch_size * config.grad_accumulation_steps
     ));
+    style.say(plan.shapes().to_string());
     style.say(format!("backend {backend} ({why})"));
     style.say(format!("dtype {} ({})", prepared.dtype.dtype, prepared.dtype.why));
     for line in effective(config) {

@@ -43,6 +43,8 @@ config! {
             mask_prompt: bool = true,
             /// Pack several examples into one row; they don't attend to each other.
             packing: bool = false,
+            /// Lay the rows of a micro-batch end to end instead of padding them: less work for the same loss.
+            padding_free: bool = true,
             /// Shuffle the rows in each epoch.
             shuffle: bool = true,
             /// Skip and count bad rows instead of stopping at the first.

@@ -52,6 +52,14 @@ impl PreparedRun {
     pub fn new(mut config: TrainConfig) -> Result<Self> {
         let dtype = choose_dtype(&config)?;
         burnish_backends::choose(&config.backend)?.0.clone_into(&mut config.backend);
+        let mut padded = None;
+        if config.padding_free && !burnish_backends::attends_by_segment(&config.backend) {
+            config.padding_free = false;
+            padded = Some(format!(
+                "padding_free is off: attention on `{}` would compute each row against the rows before it",
+                config.backend
+            ));
+        }
         dtype.dtype.name().clone_into(&mut config.dtype);
         recipe::check(&config)?;
         let found = run_folder::find(&config)?;
@@ -67,6 +75,7 @@ impl PreparedRun {
             template.fix_now(state.started);
         }
         let mut notes = ignored_dropouts(&pretrained.config_json);
+        notes.extend(padded);
         let limit = config.max_seq_length.min(pretrained.config.max_position_embeddings);
         if limit < config.max_seq_length {
             notes.push(format!("max_seq_length is lowered to {limit}, the model's max_position_embeddings"));
@@ -87,6 +96,7 @@ impl PreparedRun {
                 batch_size: config.batch_size,
                 max_seq_length: limit,
                 packing: config.packing,
+                padding_free: config.padding_free,
                 shuffle_seed,
                 preference_pairs: config.recipe.is_preference(),
                 pad_token_id: pretrained.config.pad_token_id.unwrap_or(0),

@@ -67,6 +67,7 @@ fn on_device(
     let plan = Plan::new(&config, train, done);
     state.seed = config.seed;
     state.loss_scale = (dtype.dtype == FloatType::F16).then(|| state.loss_scale.take().unwrap_or_default());
+    let budget = burnish_backends::capacity::available(&config.backend);
     let (schedule, epochs) = (Schedule::new(&config, plan.total, done), config.epochs);
     let mut run = TrainingRun {
         weights: WeightWriter::new(&config, &pretrained.source, resume.as_ref())?,
@@ -78,6 +79,7 @@ fn on_device(
         last_loss: None,
         checkpoint: resume.map(|checkpoint| checkpoint.path),
         whole: BTreeMap::new(),
+        budget,
         events,
     };
     let (send, receive) = mpsc::channel();

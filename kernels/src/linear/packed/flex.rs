@@ -107,7 +107,7 @@ fn product_input(grad: &FlexTensor, planes: Planes, words: &[u32]) -> FlexTensor
 pub(crate) fn forward(x: FlexTensor, weight: PackedTensor<Flex>) -> FlexTensor {
     match words(&weight).filter(|_| all_f32(&[&x])) {
         Some(words) => product(&x, weight.planes, words),
-        None => reference::<Flex>(x, &weight),
+        None => reference::<Flex>(x, weight),
     }
 }
 
@@ -115,7 +115,7 @@ pub(crate) fn forward(x: FlexTensor, weight: PackedTensor<Flex>) -> FlexTensor {
 pub(crate) fn backward_input(grad: FlexTensor, weight: PackedTensor<Flex>) -> FlexTensor {
     match words(&weight).filter(|_| all_f32(&[&grad])) {
         Some(words) => product_input(&grad, weight.planes, words),
-        None => reference_backward_input::<Flex>(grad, &weight),
+        None => reference_backward_input::<Flex>(grad, weight),
     }
 }
 
@@ -123,6 +123,6 @@ pub(crate) fn backward_input(grad: FlexTensor, weight: PackedTensor<Flex>) -> Fl
 pub(crate) fn rows(weight: PackedTensor<Flex>, rows: IntTensor<Flex>, dtype: DType) -> FlexTensor {
     match words(&weight) {
         Some(words) => rows_from::<Flex>(weight.planes, words, rows, dtype),
-        None => reference_rows::<Flex>(&weight, rows, dtype),
+        None => reference_rows::<Flex>(weight, rows, dtype),
     }
 }

@@ -1,5 +1,9 @@
 //! The product with a packed weight, see [`PackedTensor`].
 
+#[cfg(feature = "cube")]
+pub(crate) mod cube;
+#[cfg(feature = "cube")]
+mod few_rows;
 pub(crate) mod flex;
 
 use burn::backend::Autodiff;
@@ -40,19 +44,19 @@ pub fn packed_rows<B: FusedBackend>(weight: &PackedTensor<B>, rows: Tensor<B, 1,
 }
 
 /// The forward by way of a dense matrix.
-pub fn reference<B: FusedBackend>(x: FloatTensor<B>, weight: &PackedTensor<B>) -> FloatTensor<B> {
+pub fn reference<B: FusedBackend>(x: FloatTensor<B>, weight: PackedTensor<B>) -> FloatTensor<B> {
     let dense = weight.to_dense(x.dtype());
     B::dense_linear(x, dense)
 }
 
 /// The gradient for the input by way of a dense matrix.
-pub fn reference_backward_input<B: FusedBackend>(grad: FloatTensor<B>, weight: &PackedTensor<B>) -> FloatTensor<B> {
+pub fn reference_backward_input<B: FusedBackend>(grad: FloatTensor<B>, weight: PackedTensor<B>) -> FloatTensor<B> {
     let dense = weight.to_dense(grad.dtype());
     B::linear_backward_input(grad, dense)
 }
 
 /// Rows by way of the host, each dequantised alone.
-pub fn reference_rows<B: FusedBackend>(weight: &PackedTensor<B>, rows: IntTensor<B>, dtype: DType) -> FloatTensor<B> {
+pub fn reference_rows<B: FusedBackend>(weight: PackedTensor<B>, rows: IntTensor<B>, dtype: DType) -> FloatTensor<B> {
     rows_from::<B>(weight.planes, &weight.to_words(), rows, dtype)
 }
 

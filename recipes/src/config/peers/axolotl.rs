@@ -60,7 +60,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("hf_use_auth_token", Harmless(NO_UPLOAD)),
     ("dataset_exact_deduplication", Refused("remove the duplicates from the file")),
     ("pretraining_dataset", Refused("set `data` to a file with `text` rows")),
-    ("pad_to_sequence_len", Harmless("rows are padded to the longest of their batch")),
+    ("pad_to_sequence_len", Harmless("see padding_free")),
     ("sample_packing_group_size", Harmless("packing considers all rows")),
     ("sample_packing_bin_size", Harmless("packing considers all rows")),
     ("sample_packing_eff_est", Harmless("packing considers all rows")),

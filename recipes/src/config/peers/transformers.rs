@@ -124,7 +124,6 @@ const KEYS: &[(&str, Meaning)] = &[
     ("remove_unused_columns", Harmless("unknown columns are always ignored")),
     ("group_by_length", Harmless("the order of rows depends only on shuffle and seed")),
     ("length_column_name", Harmless("the order of rows depends only on shuffle and seed")),
-    ("padding_free", Harmless("see packing")),
     ("eval_packing", Harmless("the validation loss is the same, packed or not")),
     ("packing_strategy", Harmless("examples are never split across packed rows")),
     ("eos_token", Refused(NO_NEW_TOKENS)),
