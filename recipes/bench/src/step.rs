@@ -316,31 +316,30 @@ mod tests {
         assert!(attention.short_length == SHORT && attention.short_ms > 0.0 && attention.layer_ms.is_finite(), "{row:?}");
     }
 
-    /// Live and pool bytes of a step of a model whose activations take far more than its weights, without and with checkpointing.
-    #[cfg(any(feature = "emulator", feature = "metal"))]
-    fn checkpointing_saves_memory<B: FusedBackend>(device: &B::Device) {
-        let config =
-            ModelConfig { num_hidden_layers: 8, vocab_size: 256, ..Shape::open("llama-3.2-1b").unwrap().shrunk(1).config };
-        let sizes = Sizes::new(&config, 2, 256, 4);
+    /// Live bytes of a step of a model whose activations take more than its weights, without and with checkpointing.
+    #[cfg(feature = "emulator")]
+    #[test]
+    fn checkpointing_saves_memory() {
+        use burnish_metal::emulator::{EmulatorDevice, MetalCpu};
+        let json = serde_json::json!({
+            "model_type": "llama", "hidden_size": 64, "intermediate_size": 512, "num_hidden_layers": 8,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 128, "tie_word_embeddings": true,
+        });
+        let config = ModelConfig::from_json(&json).unwrap();
+        let sizes = Sizes::new(&config, 2, 64, 4);
         let pace = Pace { repeats: 1, warmup: 1, budget: Duration::ZERO, settle: Duration::ZERO };
         let measure = |grad_checkpoint| {
             let parts = StepParts { grad_checkpoint, ..StepParts::default() };
-            measure::<B>(&config, &sizes, FloatType::F32, device, &pace, parts).unwrap()
+            measure::<MetalCpu>(&config, &sizes, FloatType::F32, &EmulatorDevice::Quick, &pace, parts).unwrap()
         };
-        // The checkpointed one first: pools keep what they once took.
-        let [kept, all] = [measure(true), measure(false)];
+        let [all, kept] = [measure(false), measure(true)];
         assert_eq!(kept.losses.map(f64::to_bits), all.losses.map(f64::to_bits));
-        let live = [kept.live_bytes.unwrap() as f64, all.live_bytes.unwrap() as f64];
-        let least = [sizes.needed_bytes(4, true), sizes.needed_bytes(4, false)];
-        assert!(live[0] < 1.5 * least[0] && live[0] > 0.7 * least[0], "live {live:?}, least {least:?}");
-        assert!(live[1] - live[0] > 0.7 * (least[1] - least[0]), "live {live:?}, least {least:?}");
-        assert!(kept.peak.unwrap().bytes < all.peak.unwrap().bytes, "{kept:?} {all:?}");
-    }
-
-    #[cfg(feature = "emulator")]
-    #[test]
-    fn checkpointing_saves_memory_in_the_emulator() {
-        use burnish_metal::emulator::{EmulatorDevice, MetalCpu};
-        checkpointing_saves_memory::<MetalCpu>(&EmulatorDevice::Quick);
+        let live = [all.live_bytes.unwrap() as f64, kept.live_bytes.unwrap() as f64];
+        let least = [sizes.needed_bytes(4, false), sizes.needed_bytes(4, true)];
+        println!("live {live:?}, least {least:?}");
+        // So few tokens are one slice, which has gate, up, their product, and gradients.
+        let slice = 7.0 * (sizes.tokens() * sizes.intermediate * 4) as f64;
+        assert!(live[1] > 0.9 * least[1] && live[1] < 1.2 * least[1] + slice, "live {live:?}, least {least:?}");
+        assert!(live[0] - live[1] > 0.6 * (least[0] - least[1]), "live {live:?}, least {least:?}");
     }
 }
