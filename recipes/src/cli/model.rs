@@ -45,7 +45,7 @@ impl ModelArgs {
     /// When the device does not support the dtype, or the model is too large.
     pub fn choose_dtype(&self, config: &ModelConfig) -> Result<DtypeChoice> {
         let dtype = dtype::choose(&self.backend, &self.dtype)?;
-        fit::check(&self.backend, config, dtype.dtype, false)?;
+        fit::check(&self.backend, config, dtype.dtype, None)?;
         Ok(dtype)
     }
 }

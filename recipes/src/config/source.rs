@@ -240,7 +240,7 @@ fn choices(name: &str) -> Option<&'static [&'static str]> {
         "fine_tune_type" => &["lora", "full"],
         "recipe" => &Recipe::NAMES,
         "lr_scheduler" => &["constant", "linear", "cosine"],
-        "optimizer" => &["adamw"],
+        "optimizer" => &["adamw", "adamw8bit"],
         "dtype" => burnish_backends::dtype::NAMES,
         "backend" => burnish_backends::NAMES,
         _ => return None,

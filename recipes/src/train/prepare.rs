@@ -68,7 +68,8 @@ impl PreparedRun {
             None => Pretrained::open(&config.model)?,
         };
         check_model(&config, &pretrained, found.checkpoint.is_some())?;
-        fit::check(&config.backend, &pretrained.config, dtype.dtype, config.fine_tune_type == FineTuneType::Full)?;
+        let trains_all = (config.fine_tune_type == FineTuneType::Full).then_some(config.optimizer);
+        fit::check(&config.backend, &pretrained.config, dtype.dtype, trains_all)?;
         let state = found.checkpoint.as_ref().map(|checkpoint| checkpoint.state.clone());
         let mut state = state.unwrap_or_else(|| TrainerState { started: now(), seed: config.seed, ..Default::default() });
         if let Some(template) = &mut pretrained.chat_template {
