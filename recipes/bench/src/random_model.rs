@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use burnish_kernels::FusedBackend;
 use burnish_models::error::Result;
 use burnish_models::weight::parameter_id;
-use burnish_models::{Checkpoint, FloatType, LanguageModel, LoadOptions, ModelConfig, ModelError};
+use burnish_models::{Checkpoint, LanguageModel, LoadOptions, ModelConfig, ModelError};
 use rayon::prelude::*;
 
 use super::setup::Splitmix;
@@ -60,10 +60,10 @@ fn uniform(bits: u64) -> f32 {
     (bits as f32 / (1 << 23) as f32 - 1.0) * BOUND
 }
 
-/// A frozen model of random weights. Those that are quantised come from the type that the model computes in.
+/// A model of random weights, frozen or trained. Those that are quantised come from the type that the model computes in.
 ///
 /// # Errors
-/// When no family has such a configuration.
+/// When no family has such a configuration, or weights are trained that are not f32.
 pub fn random_model<B: FusedBackend>(
     config: &ModelConfig,
     options: LoadOptions,
@@ -76,6 +76,7 @@ pub fn random_model<B: FusedBackend>(
 #[cfg(test)]
 mod tests {
     use burn::backend::Flex;
+    use burnish_models::FloatType;
 
     use super::*;
     use crate::shape::Shape;
@@ -95,7 +96,8 @@ mod tests {
     #[test]
     fn a_shape_becomes_a_frozen_model() {
         let config = Shape::open("llama-3.2-1b").unwrap().shrunk(2).config;
-        let model = random_model::<Flex>(&config, LoadOptions::default(), &Default::default()).unwrap();
+        let options = LoadOptions::frozen(FloatType::F32);
+        let model = random_model::<Flex>(&config, options, &Default::default()).unwrap();
         assert_eq!((model.num_layers(), model.parameters().len()), (2, 0));
     }
 }

@@ -131,6 +131,17 @@ fn remark(row: &KernelRow) -> String {
     parts.join("; ")
 }
 
+/// What is unusual about a step.
+fn about(step: &StepRow) -> String {
+    let parts = [
+        (step.full, "all weights trained"),
+        (step.grad_checkpoint, "checkpointing"),
+        (step.adamw8bit, "moments in eight bits"),
+    ];
+    let parts: Vec<&str> = parts.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect();
+    if parts.is_empty() { String::new() } else { format!(" with {}", parts.join(", ")) }
+}
+
 fn step(step: &StepRow) -> String {
     let peak = step.peak.map(|peak| {
         let of = match peak.of {
@@ -143,7 +154,7 @@ fn step(step: &StepRow) -> String {
     });
     let mut text = format!(
         "step{}{}: {} tok/s, {} ms (first {}){}; loss {:.3} to {:.3}",
-        if step.grad_checkpoint { " with checkpointing" } else { "" },
+        about(step),
         step.weights.as_ref().map(|weights| format!(" on weights of {weights}")).unwrap_or_default(),
         digits(step.tokens_per_second),
         digits(step.ms),

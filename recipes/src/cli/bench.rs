@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use burnish_backends::{WGPU_STOCK, dtype};
 use burnish_bench::Options;
+use burnish_engine::MomentType;
 
 use super::at_least;
 use super::quantization::QuantizationArgs;
@@ -20,12 +21,18 @@ pub struct Args {
     /// Operations to measure, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = Options::kernel_names(), default_value = "all")]
     kernels: Vec<String>,
-    /// Also measure whole LoRA training steps, and the share of attention if that is measured
+    /// Also measure whole training steps, and the share of attention if that is measured
     #[arg(long)]
     step: bool,
     /// Checkpoint the blocks of these steps, as `train --grad-checkpoint` does
     #[arg(long, requires = "step", alias = "gradient-checkpointing")]
     grad_checkpoint: bool,
+    /// Train all weights in these steps, in f32, instead of adapters
+    #[arg(long, requires = "step")]
+    full: bool,
+    /// Optimizer of these steps: adamw, or adamw8bit with moments in eight bits
+    #[arg(long, requires = "step", default_value = "adamw", value_parser = ["adamw", "adamw8bit"], hide_possible_values = true)]
+    optimizer: String,
     /// Model whose sizes are used: llama-3.2-1b, llama-3.1-8b, a config.json, Hugging Face folder, hub id or .gguf file. Weights are random
     #[arg(short, long, default_value = "llama-3.2-1b")]
     model: String,
@@ -84,6 +91,8 @@ impl Args {
             grad_checkpoint: self.grad_checkpoint,
             quantization: self.weights.storage()?,
             quantize_embedding: self.weights.quantize_embedding,
+            full: self.full,
+            moments: if self.optimizer == "adamw8bit" { MomentType::EightBit } else { MomentType::F32 },
             model: self.model.clone(),
             batch_size: self.batch_size,
             seq: self.seq,
@@ -124,6 +133,9 @@ mod tests {
         assert_eq!(names(&found), ["rms_norm", "attention"]);
         assert!(found.step && !found.predict && !found.grad_checkpoint);
         assert!(options(&["--step", "--grad-checkpoint"]).grad_checkpoint);
+        let full = options(&["--step", "--full", "--optimizer", "adamw8bit"]);
+        assert!(full.full && full.moments == MomentType::EightBit);
+        assert!(!found.full && found.moments == MomentType::F32);
         assert!(Line::try_parse_from(["bench", "--grad-checkpoint"]).is_err());
         assert_eq!(options(&["--step", "--quantization", "int4"]).quantization, burnish_models::Quantization::Int4);
     }
