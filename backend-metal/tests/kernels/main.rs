@@ -5,6 +5,7 @@
 mod attention;
 mod differences;
 mod elements;
+mod moments;
 mod packed;
 mod products;
 mod sample;
@@ -20,6 +21,7 @@ macro_rules! on {
             use super::*;
 
             on!(@tests $backend; $(#[$ignored])?; elements: rms_norm, add_rms_norm, layer_norm, rotary, glu, dropout, adamw, pack, squared_norm, select_rows, cross_entropy);
+            on!(@tests $backend; $(#[$ignored])?; moments: adamw8bit);
             on!(@tests $backend; $(#[$ignored])?; products: linear, lora_linear);
             on!(@tests $backend; $(#[$ignored])?; packed: packed_rows, packed_linear, packed_lora_linear, packed_cross_entropy);
             on!(@tests $backend; $(#[$ignored])?; attention: attention, decode);

@@ -6,7 +6,7 @@ use burn_cubecl::kernel::cast;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::packed::{EIGHT, OperandArgs, WordsLaunch};
+use super::packed::{EIGHT, OperandArgs, TABLE_BYTES, WordsLaunch};
 use super::plan::{Extents, Fragment, PackedRoute, Route, has_registers, route, tiles};
 use super::threads::{self, ThreadsPlan};
 use super::tile::{Ragged, SizesLaunch, TilePlan};
@@ -190,7 +190,7 @@ impl<R: CubeRuntime> Call<R> {
             // A LoRA factor, which is small.
             self.product.b = contiguous(cast(self.product.b, operand_dtype));
         }
-        let reserved = self.product.planes.map_or(0, |planes| planes.code().shared_bytes());
+        let reserved = self.product.planes.map_or(0, |_| TABLE_BYTES);
         let tiles = tiles(&client, fragment, in_registers, operand_dtype.size(), self.extents, reserved);
         let cubes = m.div_ceil(tiles.m) * n.div_ceil(tiles.n);
         let parts = self.parts(cubes, tiles.k);

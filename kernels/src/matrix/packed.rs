@@ -5,10 +5,13 @@
 use cubecl::prelude::*;
 
 use super::tile::Tile;
+use crate::packed::codebook::NF4;
 use crate::packed::cube::{Code, Scaling, Starts, float, scaling, table};
 
 /// Elements that are read together.
 pub(super) const EIGHT: usize = 8;
+/// Bytes of shared memory that a table takes.
+pub(super) const TABLE_BYTES: usize = NF4.len() * size_of::<f32>();
 
 /// Operand `B` as a launch binds it.
 #[derive(CubeType, CubeLaunch)]

@@ -29,13 +29,15 @@ pub mod stopwatch;
 pub mod table;
 pub mod work;
 
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use burnish_backends::{BackendJob, dtype};
 use burnish_engine::guard::guarded;
 use burnish_kernels::FusedBackend;
-use burnish_models::FloatType;
+use burnish_models::{FloatType, Quantization};
+use serde_json::{Value, json};
 
 use self::attempt::attempt;
 use self::document::{BackendResult, Document};
@@ -43,7 +45,7 @@ use self::entry::Kernel;
 use self::setup::Setup;
 use self::shape::Shape;
 use self::sizes::Sizes;
-use self::step::StepOutcome;
+use self::step::{StepOutcome, StepParts};
 use self::stopwatch::Pace;
 
 /// Receives lines that say how far the measurement is.
@@ -58,6 +60,12 @@ pub struct Options {
     pub kernels: Vec<Kernel>,
     /// Whether whole steps are timed too.
     pub step: bool,
+    /// Whether the blocks of a step are checkpointed.
+    pub grad_checkpoint: bool,
+    /// How the matrices of a step's model are stored.
+    pub quantization: Quantization,
+    /// Whether its embedding and head are packed too.
+    pub quantize_embedding: bool,
     /// The model whose sizes are used; see [`Shape::open`].
     pub model: String,
     /// Rows of a step.
@@ -85,6 +93,9 @@ impl Default for Options {
             backends: vec!["cpu".to_owned()],
             kernels: Kernel::ALL.to_vec(),
             step: false,
+            grad_checkpoint: false,
+            quantization: Quantization::None,
+            quantize_embedding: false,
             model: "llama-3.2-1b".to_owned(),
             batch_size: 4,
             seq: 2048,
@@ -99,9 +110,59 @@ impl Default for Options {
 }
 
 impl Options {
+    /// What [`Options::kernels_named`] takes: each kernel, and two words for all and none of them.
+    pub fn kernel_names() -> Vec<&'static str> {
+        [ALL, "none"].into_iter().chain(Kernel::ALL.map(Kernel::name)).collect()
+    }
+
+    /// The kernels of these names, in the order of the table.
+    pub fn kernels_named(names: &[String]) -> Vec<Kernel> {
+        let is_asked = |kernel: &Kernel| names.iter().any(|name| name == ALL || name == kernel.name());
+        Kernel::ALL.into_iter().filter(is_asked).collect()
+    }
+
     fn pace(&self, budget: Duration, settle: Duration) -> Pace {
         Pace { repeats: self.repeats, warmup: self.warmup, budget, settle }
     }
+}
+
+/// The name for all kernels.
+const ALL: &str = "all";
+
+/// Results for people and for programs.
+#[derive(Debug)]
+pub struct Report {
+    /// The tables.
+    pub text: String,
+    /// Everything that was measured.
+    pub json: Value,
+    document: Document,
+}
+
+impl Report {
+    /// Saves the results as a dated file in the folder `output`, and draws them into the file `chart`.
+    ///
+    /// # Errors
+    /// When a file can't be written.
+    pub fn write(&self, output: Option<&Path>, chart: Option<&Path>, say: Say<'_>) -> Result<()> {
+        if let Some(folder) = output {
+            say(&format!("wrote {}", self.document.save(folder)?.display()));
+        }
+        if let Some(file) = chart {
+            std::fs::write(file, plot::svg(&self.document)).with_context(|| file.display().to_string())?;
+            say(&format!("wrote {}", file.display()));
+        }
+        Ok(())
+    }
+}
+
+/// Measures as [`run`] does, and reports: the function behind `burnish bench`.
+///
+/// # Errors
+/// As [`run`].
+pub fn report(options: &Options, say: Say<'_>) -> Result<Report> {
+    let document = run(options, say)?;
+    Ok(Report { text: render::text(&document), json: json!(document), document })
 }
 
 /// No further sample of a row begins after this long.
@@ -175,9 +236,15 @@ impl BackendJob for BenchJob<'_> {
         if options.step {
             say(&format!("{name}: training steps"));
             let pace = options.pace(STEP_BUDGET, Duration::ZERO);
-            let with_attention = options.kernels.contains(&Kernel::Attention);
+            let attention = options.kernels.contains(&Kernel::Attention);
+            let parts = StepParts {
+                attention,
+                grad_checkpoint: options.grad_checkpoint,
+                quantization: options.quantization,
+                quantize_embedding: options.quantize_embedding,
+            };
             let measured =
-                attempt::<B, _>(&device, || step::measure::<B>(&shape.config, sizes, dtype, &device, &pace, with_attention));
+                attempt::<B, _>(&device, || step::measure::<B>(&shape.config, sizes, dtype, &device, &pace, parts));
             result.step = Some(match measured {
                 Ok(row) => StepOutcome::Measured(Box::new(row)),
                 Err(error) => StepOutcome::Failed { error },
@@ -292,6 +359,9 @@ mod tests {
             backends: vec!["cpu".to_owned(), other.to_owned()],
             kernels: vec![Kernel::RmsNorm, Kernel::Linear],
             step: true,
+            grad_checkpoint: true,
+            quantization: Quantization::Int8,
+            quantize_embedding: true,
             model: small(folder.path()),
             batch_size: 1,
             seq: 8,
@@ -309,7 +379,14 @@ mod tests {
         assert!(step.efficiency.unwrap().step_efficiency > 0.0, "{step:?}");
         assert!(missing.kernels.is_empty() && missing.error.is_some());
         let text = render::text(&document);
-        assert!(text.contains("rms_norm") && text.contains(other) && text.contains("tok/s"), "{text}");
+        assert!(
+            text.contains("step with checkpointing on weights of")
+                && text.contains("in int8")
+                && text.contains("rms_norm")
+                && text.contains(other)
+                && text.contains("tok/s"),
+            "{text}"
+        );
         assert!(plot::svg(&document).starts_with("<svg"));
     }
 }

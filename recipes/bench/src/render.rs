@@ -138,10 +138,13 @@ fn step(step: &StepRow) -> String {
             MemoryOf::Resident => "resident memory of the process",
         };
         let share = step.peak_share.map(|share| format!(", {} × the least", digits(share))).unwrap_or_default();
-        format!("; peak {} {of}{share}", gib(peak.bytes))
+        let live = step.live_bytes.map(|bytes| format!(", {} live", gib(bytes))).unwrap_or_default();
+        format!("; peak {} {of}{share}{live}", gib(peak.bytes))
     });
     let mut text = format!(
-        "step: {} tok/s, {} ms (first {}){}; loss {:.3} to {:.3}",
+        "step{}{}: {} tok/s, {} ms (first {}){}; loss {:.3} to {:.3}",
+        if step.grad_checkpoint { " with checkpointing" } else { "" },
+        step.weights.as_ref().map(|weights| format!(" on weights of {weights}")).unwrap_or_default(),
         digits(step.tokens_per_second),
         digits(step.ms),
         digits(step.first_ms),

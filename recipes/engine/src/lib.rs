@@ -3,9 +3,11 @@
 
 pub mod batch;
 pub mod bytes;
+pub mod checkpointing;
 pub mod device;
 pub mod dtype;
 pub mod failure;
+mod gradient_sums;
 pub mod guard;
 pub mod hint;
 pub mod loss_scale;
@@ -16,8 +18,9 @@ pub mod step;
 pub mod trainer;
 pub mod weights;
 
-pub use batch::{Batch, IGNORE, Targets};
+pub use batch::{Batch, IGNORE, Targets, bucket};
 pub use bytes::gib;
+pub use checkpointing::Checkpointing;
 pub use device::{Adapter, BackendDevice, Device, TrainedPart, Weights};
 pub use failure::{failure, out_of_memory};
 pub use hint::{Hinted, with_hint};

@@ -120,8 +120,18 @@ pub trait Trainer: Send {
     /// The weights of the base model; a tensor is copied to the host only when it is read.
     fn weights(&self) -> Box<dyn Checkpoint + '_>;
 
+    /// Forward and backward of a step without any effect, except that kernels are compiled and that the pools of the device become as
+    /// large as this step needs.
+    ///
+    /// # Errors
+    /// When the device fails, for example because its memory is too small.
+    fn rehearse(&mut self, item: &StepItem) -> Result<()>;
+
     /// The device memory that the backend uses, if it reports it.
     fn memory(&self) -> Option<DeviceMemory>;
+
+    /// Returns to the device what the backend's pools hold unused.
+    fn trim(&mut self);
 }
 
 /// The [`Trainer`] of a backend.
@@ -241,8 +251,17 @@ impl<B: FusedBackend> Trainer for ModelTrainer<B> {
         Box::new(DeviceTensors::weights(&self.model))
     }
 
+    fn rehearse(&mut self, item: &StepItem) -> Result<()> {
+        let StepGradients { loss, .. } = gradients(&self.model, item, &self.device)?;
+        number(loss).map(drop)
+    }
+
     fn memory(&self) -> Option<DeviceMemory> {
         B::device_memory(&self.device)
+    }
+
+    fn trim(&mut self) {
+        B::memory_cleanup(&self.device);
     }
 }
 

@@ -36,6 +36,12 @@ impl TrainConfig {
             full || self.model_config.is_none(),
             "training from scratch (`model_config`) needs `fine_tune_type = \"full\"`",
         );
+        check(
+            !full || !self.storage().packs_floats(),
+            "`fine_tune_type = \"full\"` trains every weight as a float: expected `quantization = \"none\"`; \
+             `fine_tune_type = \"lora\"` trains adapters on quantised weights",
+        );
+        check(!full || !self.quantize_embedding, "`quantize_embedding` needs `fine_tune_type = \"lora\"`");
         check(!full || self.adapter.is_none(), "`adapter` needs `fine_tune_type = \"lora\"`");
         let no_target = match &self.target_modules {
             TargetModules::One(name) => name.is_empty(),

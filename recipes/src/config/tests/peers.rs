@@ -3,7 +3,6 @@
 use super::*;
 use crate::config::alias::PEERS;
 
-const KEPT: &str = "has no effect: activations are always kept; lower batch_size or max_seq_length to save memory";
 const LOG: &str = "has no effect: metrics are written to metrics.jsonl in output_dir";
 const ROWS: &str = "has no effect: rows are tokenised in memory at every start";
 const VALID: &str = "has no effect: use `burnish eval`; validation rows come from valid.jsonl in the `data` folder";
@@ -52,7 +51,6 @@ fn files_of_mlx_lm() {
     let lines = [
         ("val_batches = -1", "is read as `val_batches = 0` (no limit)"),
         ("test", VALID),
-        ("grad_checkpoint", KEPT),
         (
             "lora_parameters",
             "is read as `rank = 8`, `alpha = 160.0`, `dropout = 0.0`, \
@@ -159,7 +157,7 @@ fn files_of_axolotl() {
         ("group_by_length", "has no effect: the order of rows depends only on shuffle and seed"),
         ("bf16", "is read as `dtype = \"auto\"`"),
         ("tf32", "has no effect: the backend decides how f32 is computed; see dtype"),
-        ("gradient_checkpointing", KEPT),
+        ("gradient_checkpointing", "is read as `grad_checkpoint = false`"),
         ("logging_steps", "is read as `steps_per_report = 1`"),
         ("flash_attention", "has no effect: each backend has its own attention"),
         ("warmup_steps", "is read as `warmup = 1.0`"),
@@ -183,7 +181,7 @@ fn arguments_of_unsloth() {
         ("r", "is read as `rank = 4`"),
         ("lora_alpha", "is read as `alpha = 8.0`"),
         ("lora_dropout", "is read as `dropout = 0.0`"),
-        ("use_gradient_checkpointing", KEPT),
+        ("use_gradient_checkpointing", "is read as `grad_checkpoint = true`"),
         ("use_rslora", "is read as `rslora = false`"),
         ("per_device_train_batch_size", "is read as `batch_size = 2`"),
         ("gradient_accumulation_steps", "is read as `grad_accumulation_steps = 1`"),
@@ -215,7 +213,7 @@ fn sections_of_unsloth_train() {
         ("training.max_steps", "is read as `iters = 0`"),
         ("training.random_seed", "is read as `seed = 3407`"),
         ("training.train_on_completions", "is read as `mask_prompt = true`"),
-        ("training.gradient_checkpointing", KEPT),
+        ("training.gradient_checkpointing", "is read as `grad_checkpoint = false`"),
         ("lora.lora_r", "is read as `rank = 64`"),
         ("lora.finetune_vision_layers", "has no effect: only text models are supported"),
         ("logging.enable_wandb", LOG),
@@ -227,7 +225,6 @@ fn sections_of_unsloth_train() {
     ];
     check("studio.yaml", text, &values, &lines);
     for (text, expected) in [
-        ("training:\n  load_in_4bit: true\n", "`training.load_in_4bit` is not supported"),
         ("lora:\n  use_loftq: true\n", "`lora.use_loftq` is not supported"),
         ("training:\n  learning_rte: 1\n", "unknown key `training.learning_rte`"),
         ("lora: 5\n", "unknown key `lora`"),
@@ -286,9 +283,6 @@ fn axolotls_batch_size_counts_rows_of_an_optimizer_step() {
     assert!(
         refused("sequence_len: 64\nbatch_size: many\n")
             .contains("`batch_size` should be a whole number, 0 or more, got \"many\"")
-    );
-    assert!(
-        refused("sequence_len: 64\nadapter: qlora\n").contains("`adapter` is not supported: this version has no quantised")
     );
 }
 
@@ -349,6 +343,23 @@ fn schedules_and_optimizers_of_mlx_lm() {
 }
 
 #[test]
+fn quantised_bases_have_the_scales_of_the_files_program() {
+    for (text, quantization, double_quant) in [
+        ("sequence_len: 64\nadapter: qlora\nload_in_4bit: true\n", "nf4", true),
+        ("sequence_len: 64\nadapter: qlora\nbnb_config_kwargs:\n  bnb_4bit_use_double_quant: false\n", "nf4", false),
+        ("sequence_len: 64\nadapter: lora\nload_in_8bit: true\nload_in_4bit: false\n", "int8", false),
+        ("sequence_len: 64\nadapter: lora\n", "auto", false),
+        ("stage: sft\nquantization_bit: 4\nquantization_method: bnb\n", "nf4", true),
+        ("stage: sft\nquantization_bit: 4\ndouble_quantization: false\n", "nf4", false),
+        ("training:\n  load_in_4bit: true\n", "nf4", false),
+    ] {
+        let config = read(text).config;
+        let found = (value_of(&config, "quantization"), value_of(&config, "double_quant"));
+        assert_eq!(found, (json!(quantization), json!(double_quant)), "{text}");
+    }
+}
+
+#[test]
 fn a_constant_rate_of_transformers_has_no_warm_up() {
     let constant = read("lr_scheduler_type: constant\nwarmup_ratio: 0.1\n");
     assert_eq!(value_of(&constant.config, "warmup"), json!(0.0));
@@ -374,7 +385,6 @@ fn values_are_read_as_pyyaml_reads_them() {
         ("packing: maybe\n", "`packing` should be true or false, got \"maybe\""),
         ("num_train_epochs: 0.5\n", "`num_train_epochs` should be a whole number, 0 or more, got 0.5; use `iters`"),
         ("rank: '1e-1'\n", "`rank` should be a whole number, 0 or more, got \"1e-1\""),
-        ("load_in_4bit: yes\n", "`load_in_4bit` is not supported"),
         ("neftune_noise_alpha: 5\n", "`neftune_noise_alpha` is not supported"),
     ] {
         let error = refused(text);
