@@ -120,6 +120,21 @@ where
 
         fn lora_linear_backward(saved: LoraSaved<Self>, grad: FloatTensor<Self>, input_gradient: bool) -> LoraGradients<Self>;
 
+        fn packed_lora_linear(
+            x: FloatTensor<Self>,
+            weight: PackedTensor<Self>,
+            lora_a: FloatTensor<Self>,
+            lora_b: FloatTensor<Self>,
+            scale: f64,
+            dropout: Option<Dropout>,
+        ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+        fn packed_lora_linear_backward(
+            saved: LoraSaved<Self, PackedTensor<Self>>,
+            grad: FloatTensor<Self>,
+            input_gradient: bool,
+        ) -> LoraGradients<Self>;
+
         fn linear_cross_entropy(hidden: FloatTensor<Self>, weight: FloatTensor<Self>, labels: IntTensor<Self>)
             -> FloatTensor<Self>;
 
