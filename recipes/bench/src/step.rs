@@ -191,8 +191,7 @@ pub fn measure<B: FusedBackend>(
         None => None,
     };
     let element = DType::from(dtype).size();
-    let needed =
-        parts.needed_bytes(sizes, element) - (sizes.weights * element) as f64 + stored.bytes() as f64;
+    let needed = parts.needed_bytes(sizes, element) - (sizes.weights * element) as f64 + stored.bytes() as f64;
     Ok(StepRow {
         first_ms: first.ms,
         ms,
@@ -301,8 +300,14 @@ mod tests {
     use super::*;
     use crate::shape::Shape;
 
-    const WITH_ATTENTION: StepParts =
-        StepParts { attention: true, grad_checkpoint: false, quantization: Quantization::None, quantize_embedding: false, full: false, moments: MomentType::F32 };
+    const WITH_ATTENTION: StepParts = StepParts {
+        attention: true,
+        grad_checkpoint: false,
+        quantization: Quantization::None,
+        quantize_embedding: false,
+        full: false,
+        moments: MomentType::F32,
+    };
 
     #[test]
     fn all_but_the_first_token_of_a_row_are_learned() {
