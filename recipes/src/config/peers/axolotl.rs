@@ -3,15 +3,15 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    CHECKPOINTING, NO_4BIT, NO_DORA, NO_EVALUATION, NO_INIT, NO_LAYERS, NO_LORA_PLUS, NO_NEW_TOKENS, NO_OTHER_MODULES,
-    NO_SCHEDULE_PART, NO_SPLIT, NO_UPLOAD, ONE_ATTENTION, ONE_DEVICE, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer,
-    SFT_ONLY, STEPS,
+    CHECKPOINTING, NO_4BIT, NO_EVALUATION, NO_LAYERS, NO_LORA_PLUS, NO_NEW_TOKENS, NO_OTHER_MODULES, NO_SCHEDULE_PART,
+    NO_SPLIT, NO_UPLOAD, ONE_ATTENTION, ONE_DEVICE, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer, SFT_ONLY, STEPS,
 };
 use crate::config::entry::Entry;
 use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated};
 use crate::config::value::number;
 
 const LIKE_CONFIG: &str = "it follows from the checkpoint's config.json and tokenizer.json";
+const NO_RELORA: &str = "adapters are never merged within a run; remove it";
 
 const KEYS: &[(&str, Meaning)] = &[
     ("base_model", Same("model")),
@@ -69,17 +69,17 @@ const KEYS: &[(&str, Meaning)] = &[
     ("gptq", Refused(NO_4BIT)),
     ("peft", Refused(NO_4BIT)),
     ("qat", Refused(NO_4BIT)),
-    ("peft_use_dora", Refused(NO_DORA)),
-    ("peft_init_lora_weights", Only(&["true"], NO_INIT)),
+    ("peft_use_dora", Same("dora")),
+    ("peft_init_lora_weights", Same("init")),
     ("peft_layers_to_transform", Refused(NO_LAYERS)),
     ("peft_layers_pattern", Refused(NO_LAYERS)),
     ("peft_layer_replication", Refused(NO_LAYERS)),
     ("peft_trainable_token_indices", Refused(NO_OTHER_MODULES)),
     ("lora_target_parameters", Refused(NO_OTHER_MODULES)),
-    ("lora_modules_to_save", Refused(NO_OTHER_MODULES)),
+    ("lora_modules_to_save", Same("modules_to_save")),
     ("unfrozen_parameters", Refused(NO_OTHER_MODULES)),
-    ("relora", Refused(NO_DORA)),
-    ("relora_steps", Refused(NO_DORA)),
+    ("relora", Refused(NO_RELORA)),
+    ("relora_steps", Refused(NO_RELORA)),
     ("loraplus_lr_ratio", Refused(NO_LORA_PLUS)),
     ("loraplus_lr_embedding", Harmless("LoRA+ is not used")),
     ("embedding_lr", Refused(NO_LORA_PLUS)),

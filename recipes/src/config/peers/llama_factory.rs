@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    CHECKPOINTING, NO_4BIT, NO_EVALUATION, NO_INIT, NO_LAYERS, NO_LOSS, NO_NEW_TOKENS, NO_OPTIMIZER, NO_OTHER_MODULES,
-    NO_SPLIT, NOT_QUANTISED, ONE_ATTENTION, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer, SFT_ONLY, TEXT_ONLY,
+    CHECKPOINTING, NO_4BIT, NO_EVALUATION, NO_LAYERS, NO_LOSS, NO_NEW_TOKENS, NO_OPTIMIZER, NO_OTHER_MODULES, NO_SPLIT,
+    NOT_QUANTISED, ONE_ATTENTION, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer, SFT_ONLY, TEXT_ONLY,
 };
 use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated};
 
@@ -83,11 +83,11 @@ const KEYS: &[(&str, Meaning)] = &[
     ("quantization_type", Harmless(NOT_QUANTISED)),
     ("double_quantization", Harmless(NOT_QUANTISED)),
     ("fp8", Refused("see `dtype` for the supported types; remove it")),
-    ("pissa_init", Refused(NO_INIT)),
-    ("pissa_iter", Harmless("PiSSA is not used")),
-    ("pissa_convert", Harmless("PiSSA is not used")),
+    ("pissa_init", Refused("set init = \"pissa_niter_16\", or \"pissa\" for its `pissa_iter: -1`, and remove it")),
+    ("pissa_iter", Harmless("it is part of init, as in \"pissa_niter_16\"")),
+    ("pissa_convert", Harmless("an adapter of PiSSA is always written as one on the original weights")),
     ("create_new_adapter", Refused("training continues with the given adapter; remove it")),
-    ("additional_target", Refused(NO_OTHER_MODULES)),
+    ("additional_target", Same("modules_to_save")),
     ("freeze_trainable_layers", Harmless(NO_LAYERS)),
     ("freeze_trainable_modules", Harmless(NO_LAYERS)),
     ("use_llama_pro", Refused(NO_OTHER_MODULES)),

@@ -39,8 +39,7 @@ const STEPS: &str = "use save_every and steps_per_eval, which count optimizer st
 const TEXT_ONLY: &str = "only text models are supported";
 
 const NO_4BIT: &str = "this version has no quantised base models; remove it to use the full weights";
-const NO_DORA: &str = "this version has only LoRA and rsLoRA; remove it";
-const NO_INIT: &str = "adapters start like PEFT's default: A random, B zero; remove it";
+const NO_LOFTQ: &str = "set init = \"loftq\" and quantization = \"nf4\", which take one iteration, and remove it";
 const NO_LORA_PLUS: &str = "all adapters have the same learning rate; remove it";
 const NO_OTHER_MODULES: &str = "either adapters or all weights are trained; see fine_tune_type";
 const NO_PATTERN: &str = "all layers have the same rank and alpha; remove it";
