@@ -2,24 +2,30 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use burn::module::Param;
-use burn::tensor::{DType, Tensor, TensorData};
 use burnish_kernels::FusedBackend;
+use burnish_models::loader::normal;
 use burnish_models::weight::parameter_id;
-use burnish_models::{LanguageModel, LowRank, ModelConfig};
+use burnish_models::{Checkpoint, LanguageModel, ModelConfig};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::config::LoraConfig;
+use crate::decompose::Matrix;
 use crate::error::{LoraError, Result};
+use crate::init::Init;
+use crate::layer::{Factors, dense, low_rank, quantisation_error};
+use crate::modules;
+use crate::pattern::is_named;
 
 /// Attaches a new adapter to every target, and returns how many layers got one.
 ///
-/// `A`, `[rank, in]`, is uniform in `±1/√in`, and `B`, `[out, rank]`, is zero, so the model computes what it did before. Both
-/// are f32 whatever the model's type. The values depend on the seed and on the layer's name alone.
+/// The model computes what it did before, whatever [`Init`](crate::Init) the factors begin with: by default, `A`, `[rank, in]`,
+/// is uniform in `±1/√in`, and `B`, `[out, rank]`, is zero. Both are f32 whatever the model's type. The values depend on the
+/// seed and on the layer's name alone.
 ///
 /// # Errors
-/// [`LoraError::Config`] if a value is out of range, [`LoraError::NoTarget`] if a target names no layer.
+/// [`LoraError::Config`] if a value is out of range or the base can't begin so, [`LoraError::NoTarget`] if a target names no
+/// layer.
 ///
 /// # Source
 /// PEFT 0.21 draws `A` by `kaiming_uniform_(a = √5)`, whose bound is `1/√in`.
@@ -29,27 +35,80 @@ pub fn attach<B: FusedBackend>(
     seed: u64,
     device: &B::Device,
 ) -> Result<usize> {
+    attach_new(model, config, seed, None, device)
+}
+
+/// As [`attach`], to a model that was loaded from `base`: [`Init::Loftq`](crate::Init::Loftq) compares its packed weights with
+/// those, and the model then computes more nearly what it would without quantisation.
+///
+/// # Errors
+/// As [`attach`].
+pub fn attach_to<B: FusedBackend>(
+    model: &mut LanguageModel<B>,
+    config: &LoraConfig,
+    seed: u64,
+    base: &dyn Checkpoint,
+    device: &B::Device,
+) -> Result<usize> {
+    attach_new(model, config, seed, Some(base), device)
+}
+
+fn attach_new<B: FusedBackend>(
+    model: &mut LanguageModel<B>,
+    config: &LoraConfig,
+    seed: u64,
+    base: Option<&dyn Checkpoint>,
+    device: &B::Device,
+) -> Result<usize> {
     let layers = model.linears().into_iter().map(|(name, linear)| LinearShape::new(name, linear.dims()));
     let layers: Vec<LinearShape> = layers.collect();
     check_layers(config, &layers)?;
+    modules::check(&config.modules_to_save, &modules::names(model))?;
     let targeted: BTreeSet<String> = targeted(config, &layers).map(|layer| layer.name.clone()).collect();
+    let mut decomposed = 0;
     for (name, linear) in model.linears_mut() {
         if !targeted.contains(&name) {
             continue;
         }
         let ([outputs, inputs], rank) = (linear.dims(), config.rank_of(&name));
-        let mut random = ChaCha8Rng::seed_from_u64(seed ^ parameter_id(&name).val());
-        let bound = 1.0 / (inputs as f64).sqrt();
-        let uniform = |random: &mut ChaCha8Rng| f64::from(random.next_u32()) / f64::from(u32::MAX) * 2.0 - 1.0;
-        let lora_a: Vec<f32> = (0..rank * inputs).map(|_| (bound * uniform(&mut random)) as f32).collect();
-        linear.adapter = Some(low_rank(
-            &name,
-            Tensor::from_data(TensorData::new(lora_a, [rank, inputs]), (device, DType::F32)),
-            Tensor::zeros([outputs, rank], (device, DType::F32)),
-            config,
-        ));
+        let seed = seed ^ parameter_id(&name).val();
+        let matrix = match config.init {
+            Init::Default | Init::Gaussian => None,
+            Init::Loftq => quantisation_error(&name, linear, base)?,
+            Init::Pissa | Init::PissaNiter(_) | Init::Olora => Some(dense(&name, linear, config.init)?),
+        };
+        let factors = matrix.and_then(|values| {
+            let matrix = Matrix::of_f32(outputs, inputs, &values);
+            config.init.factors(&matrix, rank, config.scale_of(&name), seed)
+        });
+        decomposed += usize::from(factors.is_some());
+        let factors = match factors {
+            Some([lora_a, lora_b]) => [lora_a.to_f32(), lora_b.to_f32()],
+            None => [drawn(config.init, [rank, inputs], seed), vec![0.0; outputs * rank]],
+        };
+        let factors = Factors { values: factors, shapes: [[rank, inputs], [outputs, rank]] };
+        let initial = config.init.changes_base().then(|| factors.clone());
+        linear.adapter = Some(low_rank(&name, linear, factors, initial, None, config, device)?);
     }
+    if config.init == Init::Loftq && decomposed == 0 && !targeted.is_empty() {
+        let reason = "init: \"loftq\" makes up for the quantisation of the base weights, and none of them is quantised while \
+                      loading; set quantization = \"nf4\", or another init";
+        return Err(LoraError::Config { reason: reason.into() });
+    }
+    modules::train(model, &config.modules_to_save, device);
     Ok(targeted.len())
+}
+
+/// The values of a new `A`.
+fn drawn(init: Init, [rank, inputs]: [usize; 2], seed: u64) -> Vec<f32> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let bound = 1.0 / (inputs as f64).sqrt();
+    let uniform = |random: &mut ChaCha8Rng| f64::from(random.next_u32()) / f64::from(u32::MAX) * 2.0 - 1.0;
+    let draw = |_| match init {
+        Init::Gaussian => (normal(&mut random) / rank as f64) as f32,
+        _ => (bound * uniform(&mut random)) as f32,
+    };
+    (0..rank * inputs).map(draw).collect()
 }
 
 /// Checks an adapter's configuration against that of a model, before the model is loaded: every value is in range, every target
@@ -65,7 +124,8 @@ pub fn check_model<B: FusedBackend>(config: &LoraConfig, model: &ModelConfig) ->
         .filter(|(name, _)| names.contains(name))
         .map(|(name, dims)| LinearShape::new(name, dims))
         .collect();
-    check_layers(config, &layers)
+    check_layers(config, &layers)?;
+    modules::check(&config.modules_to_save, &modules::declared_names(model))
 }
 
 /// A linear layer of a model, and its size.
@@ -86,7 +146,23 @@ impl LinearShape {
 fn check_layers(config: &LoraConfig, layers: &[LinearShape]) -> Result<()> {
     config.check()?;
     check_targets(config, layers)?;
-    check_rank(config, layers)
+    check_rank(config, layers)?;
+    check_init(config, layers)
+}
+
+/// A decomposition of a weight has no more parts than its smaller side.
+fn check_init(config: &LoraConfig, layers: &[LinearShape]) -> Result<()> {
+    let small = targeted(config, layers).find(|LinearShape { name, outputs, inputs }| {
+        config.init.decomposes() && config.rank_of(name) > *outputs.min(inputs)
+    });
+    match small {
+        Some(LinearShape { name, outputs, inputs }) => {
+            let (rank, largest) = (config.rank_of(name), outputs.min(inputs));
+            let reason = format!("rank: `init = \"{}\"` needs at most {largest} for {name}, got {rank}", config.init);
+            Err(LoraError::Config { reason })
+        }
+        None => Ok(()),
+    }
 }
 
 /// A rank above `min(in, out)` adds nothing to a layer. It is refused only if that holds for all layers that have this rank:
@@ -115,30 +191,6 @@ fn targeted<'a>(config: &'a LoraConfig, layers: &'a [LinearShape]) -> impl Itera
         let is_target = names.as_ref().is_none_or(|names| names.iter().any(|target| is_named(name, target)));
         is_target && block_index(name).is_none_or(|index| index >= first)
     })
-}
-
-/// An adapter of the layer `name`. The ids of its parameters depend on the name alone.
-pub(crate) fn low_rank<B: FusedBackend>(
-    name: &str,
-    lora_a: Tensor<B, 2>,
-    lora_b: Tensor<B, 2>,
-    config: &LoraConfig,
-) -> LowRank<B> {
-    let param = |part: &str, tensor: Tensor<B, 2>| {
-        Param::initialized(parameter_id(&format!("{name}.{part}.weight")), tensor.require_grad())
-    };
-    LowRank {
-        lora_a: param("lora_A", lora_a),
-        lora_b: param("lora_B", lora_b),
-        scale: config.scale_of(name),
-        dropout: config.dropout,
-        reference: None,
-    }
-}
-
-/// Whether a target such as `q_proj` or `self_attn.q_proj` names the layer: as in PEFT, by whole parts at the end of its name.
-pub(crate) fn is_named(layer: &str, target: &str) -> bool {
-    layer == target || layer.strip_suffix(target).is_some_and(|head| head.ends_with('.'))
 }
 
 /// The index of the block that a layer belongs to.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{LoraError, Result};
+use crate::init::Init;
 use crate::pattern::{Pattern, find};
 
 /// What an adapter computes: the keys of PEFT's `LoraConfig` that decide it.
@@ -24,6 +25,13 @@ pub struct LoraConfig {
     pub rank_pattern: Vec<Pattern<usize>>,
     /// Alphas of layers that differ from `alpha`.
     pub alpha_pattern: Vec<Pattern<f64>>,
+    /// Train the length of each row of the adapted weights too (`use_dora`; Liu et al. 2024, "DoRA").
+    pub dora: bool,
+    /// How the factors of a new adapter begin (`init_lora_weights`).
+    pub init: Init,
+    /// Matrices that are trained as a whole beside the adapters: `embed_tokens`, `lm_head`. If the model uses its embedding as
+    /// its head, either name means the one matrix, and it stays both.
+    pub modules_to_save: Vec<String>,
 }
 
 /// Which linear layers of a block get an adapter.
@@ -40,6 +48,14 @@ impl TargetModules {
     /// All linear layers of every block.
     pub fn all_linear() -> Self {
         Self::One("all-linear".to_owned())
+    }
+
+    /// The names as they are written.
+    pub fn list(&self) -> Vec<String> {
+        match self {
+            Self::One(name) => vec![name.clone()],
+            Self::Named(names) => names.clone(),
+        }
     }
 
     /// The names; `None` means all layers.
@@ -64,6 +80,9 @@ impl Default for LoraConfig {
             num_layers: None,
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
+            dora: false,
+            init: Init::Default,
+            modules_to_save: Vec::new(),
         }
     }
 }
@@ -84,9 +103,33 @@ impl LoraConfig {
         self.scale_for(self.rank_of(layer), find(&self.alpha_pattern, layer, self.alpha))
     }
 
+    fn alphas(&self) -> impl Iterator<Item = f64> {
+        [self.alpha].into_iter().chain(self.alpha_pattern.iter().map(|pattern| pattern.value))
+    }
+
     fn scale_for(&self, rank: usize, alpha: f64) -> f64 {
         let rank = rank as f64;
         if self.rslora { alpha / rank.sqrt() } else { alpha / rank }
+    }
+
+    /// The configuration of this adapter beside the initial factors that were taken out of the base: its rank is doubled, and
+    /// its scale stays. It is what a file says of it, since `W - s B₀A₀ + s B A = W + s [B, -B₀] [A; A₀]`.
+    ///
+    /// # Source
+    /// `subtract_mutated_init` and `save_pretrained` of PEFT 0.21.
+    pub(crate) fn converted(&self) -> Self {
+        if !self.init.changes_base() {
+            return self.clone();
+        }
+        let factor = if self.rslora { std::f64::consts::SQRT_2 } else { 2.0 };
+        Self {
+            rank: 2 * self.rank,
+            alpha: factor * self.alpha,
+            rank_pattern: self.rank_pattern.iter().map(|pattern| pattern.map(|rank| 2 * rank)).collect(),
+            alpha_pattern: self.alpha_pattern.iter().map(|pattern| pattern.map(|alpha| factor * alpha)).collect(),
+            init: Init::Default,
+            ..self.clone()
+        }
     }
 
     /// Checks that every value is in range.
@@ -101,9 +144,13 @@ impl LoraConfig {
         if !(0.0..1.0).contains(&self.dropout) {
             return refuse(format!("dropout: expected at least 0 and below 1, got {}", self.dropout));
         }
-        let mut alphas = [self.alpha].into_iter().chain(self.alpha_pattern.iter().map(|pattern| pattern.value));
-        if let Some(alpha) = alphas.find(|alpha| !alpha.is_finite()) {
+        if let Some(alpha) = self.alphas().find(|alpha| !alpha.is_finite()) {
             return refuse(format!("alpha: expected a finite number, got {alpha}"));
+        }
+        if self.init.decomposes()
+            && let Some(alpha) = self.alphas().find(|alpha| *alpha <= 0.0)
+        {
+            return refuse(format!("alpha: `init = \"{}\"` needs one above 0, got {alpha}", self.init));
         }
         Ok(())
     }

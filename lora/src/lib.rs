@@ -45,15 +45,20 @@
 pub mod attach;
 pub mod change;
 pub mod config;
+mod decompose;
 pub mod error;
+pub mod init;
+mod layer;
 pub mod merge;
+mod modules;
 pub mod pattern;
 pub mod peft;
 
-pub use attach::{attach, check_model};
+pub use attach::{attach, attach_to, check_model};
 pub use change::WeightChange;
 pub use config::{LoraConfig, TargetModules};
 pub use error::{LoraError, Result};
+pub use init::Init;
 pub use merge::MergedCheckpoint;
 pub use pattern::Pattern;
-pub use peft::{ADAPTER_FILES, config_notes, load_adapter, read_config, save_adapter};
+pub use peft::{ADAPTER_FILES, config_notes, load_adapter, read_config, resume_adapter, save_adapter};

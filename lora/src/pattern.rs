@@ -33,6 +33,16 @@ impl<T> Pattern<T> {
             .map_err(|error| format!("`{pattern}` is not a regular expression: {error}"))?;
         Ok(Self { pattern, value, regex })
     }
+
+    /// The same expression with another value.
+    pub(crate) fn map<U>(&self, value: impl FnOnce(&T) -> U) -> Pattern<U> {
+        Pattern { pattern: self.pattern.clone(), value: value(&self.value), regex: self.regex.clone() }
+    }
+}
+
+/// Whether a target such as `q_proj` or `self_attn.q_proj` names the layer: as in PEFT, by whole parts at the end of its name.
+pub(crate) fn is_named(layer: &str, target: &str) -> bool {
+    layer == target || layer.strip_suffix(target).is_some_and(|head| head.ends_with('.'))
 }
 
 /// The value of the first pattern that matches the layer, or else the default.

@@ -193,7 +193,7 @@ fn unsupported_adapters_are_refused_when_merged_or_attached() {
             assert!(text.contains(name) && text.contains(words), "{text}");
         }
     }
-    for (key, value) in [("init_lora_weights", json!("pissa")), ("layer_replication", json!([[0, 1], [0, 1]]))] {
+    for (key, value) in [("init_lora_weights", json!("pissa_niter_4")), ("layer_replication", json!([[0, 1], [0, 1]]))] {
         for text in both(changed(&golden, |config| config[key] = value).path()) {
             assert!(text.contains(&format!("`{key}`")), "{text}");
         }

@@ -10,7 +10,7 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 use burnish_kernels::packed::{Affine, GgmlType, GgufBlocks, Nf4, PackError, Packed, PackedKind};
 use burnish_kernels::tolerance::Tolerance;
 use burnish_kernels::{FusedBackend, select_rows};
-use burnish_lora::{LoraConfig, WeightChange, attach};
+use burnish_lora::{Init, LoraConfig, WeightChange, attach, attach_to};
 use burnish_models::{
     AdapterPass, AnyTensor, BaseTensor, Checkpoint, FloatType, LanguageModel, LoadOptions, ModelConfig, ModelInput,
     Quantization, Result,
@@ -288,4 +288,82 @@ fn records_leave_packed_weights_out() {
     let before = results(&model);
     let record = model.clone().into_record();
     assert_eq!(results(&model.load_record(record)), before);
+}
+
+/// The factors of LoftQ are the best of their rank: what is left of the error is orthogonal to both.
+#[test]
+fn loftq_makes_up_for_the_error_of_quantisation() {
+    let config = config(256);
+    let plain = weights(&config);
+    let device = Default::default();
+    let options = LoadOptions::frozen(FloatType::F32).quantized(Quantization::Nf4 { double: false });
+    let lora = LoraConfig { rank: 8, alpha: 16.0, init: Init::Loftq, ..LoraConfig::default() };
+    let load = |options| LanguageModel::<Flex>::load(&config, &plain, &device, options).unwrap();
+    let mut model = load(options);
+    assert_eq!(attach_to(&mut model, &lora, 1, &plain, &device).unwrap(), 14);
+    let matrix = |values: Vec<f32>, shape: [usize; 2]| Tensor::<Flex, 2>::from_data(TensorData::new(values, shape), &device);
+    let norm = |tensor: Tensor<Flex, 2>| tensor.powi_scalar(2).sum().sqrt().into_scalar();
+    for (name, linear) in model.linears() {
+        let shape = linear.dims();
+        let adapter = linear.adapter.as_ref().unwrap();
+        let (lora_a, lora_b) = (adapter.lora_a.val(), adapter.lora_b.val());
+        let error = matrix(plain.floats[&format!("{name}.weight")].1.clone(), shape)
+            - matrix(linear.weight.operand().to_f32(), shape);
+        let left = error.clone() - lora_b.clone().matmul(lora_a.clone()) * 2.0;
+        assert!(norm(left.clone()) < 0.97 * norm(error.clone()), "{name}");
+        let along = norm(left.clone().matmul(lora_a.clone().transpose())) / norm(lora_a)
+            + norm(lora_b.clone().transpose().matmul(left)) / norm(lora_b);
+        assert!(along < 1e-4 * norm(error), "{name}: {along}");
+    }
+    // Nothing is quantised, or it was so in the file.
+    for (checkpoint, options) in [
+        (&plain, LoadOptions::frozen(FloatType::F32)),
+        (
+            &packed(&plain, false, |name, values, dims| Packed::Nf4(Nf4::quantize(name, values, dims, false).unwrap())),
+            options,
+        ),
+    ] {
+        let mut model = LanguageModel::<Flex>::load(&config, checkpoint, &device, options).unwrap();
+        let error = attach_to(&mut model, &lora, 1, checkpoint, &device).unwrap_err().to_string();
+        assert!(error.contains("quantization = \"nf4\""), "{error}");
+    }
+    let error = attach(&mut load(options), &lora, 1, &device).unwrap_err().to_string();
+    assert!(error.contains("checkpoint"), "{error}");
+    let pissa = LoraConfig { init: Init::Pissa, ..lora };
+    let error = attach_to(&mut load(options), &pissa, 1, &plain, &device).unwrap_err().to_string();
+    assert!(error.contains("must not be quantised") && error.contains("is nf4"), "{error}");
+}
+
+/// What DoRA computes on packed weights is what it computes on the dequantised ones.
+#[test]
+fn gradients_of_dora_are_those_through_the_dequantised_weights() {
+    let config = config(256);
+    let plain = weights(&config);
+    let nf4 = |name: &str, values: &[f32], dims| Packed::Nf4(Nf4::quantize(name, values, dims, false).unwrap());
+    let device = Default::default();
+    let dora = |checkpoint: &Memory, options: LoadOptions| {
+        let mut model = LanguageModel::<Training>::load(&config, checkpoint, &device, options).unwrap();
+        let lora = LoraConfig { rank: 4, dropout: 0.3, dora: true, ..LoraConfig::default() };
+        attach(&mut model, &lora, 3, &device).unwrap();
+        for (_, linear) in model.linears_mut() {
+            let adapter = linear.adapter.as_mut().unwrap();
+            let [outputs, rank] = adapter.lora_b.val().dims();
+            let values: Vec<f32> = (0..outputs * rank).map(|at| ((at * 29 % 17) as f32 - 8.0) / 100.0).collect();
+            let lora_b = Tensor::from_data(TensorData::new(values, [outputs, rank]), (&device, DType::F32));
+            adapter.lora_b = Param::initialized(adapter.lora_b.id, lora_b.require_grad());
+        }
+        let gradients = loss(&model, AdapterPass::Dropout(7.into())).backward();
+        let of = |tensor: AnyTensor<Training>| match tensor {
+            AnyTensor::Vector(tensor) => tensor.grad(&gradients).unwrap().into_data().iter::<f32>().collect::<Vec<_>>(),
+            AnyTensor::Matrix(tensor) => tensor.grad(&gradients).unwrap().into_data().iter::<f32>().collect(),
+        };
+        model.parameters().into_iter().map(|parameter| (parameter.name, of(parameter.tensor))).collect::<BTreeMap<_, _>>()
+    };
+    let options = LoadOptions::frozen(FloatType::F32);
+    let found = dora(&plain, options.quantized(Quantization::Nf4 { double: false }));
+    let expected = dora(&packed(&plain, false, nf4), options);
+    assert_eq!(found.len(), 3 * 14);
+    for (name, values) in &found {
+        Tolerance::of(DType::F32).check(name, values, &expected[name]).unwrap();
+    }
 }

@@ -29,6 +29,9 @@ pub struct Decoder<B: Backend> {
     pub head: Option<Matrix<B>>,
     embedding_scale: Option<f64>,
     logits_scaling: Option<f64>,
+    /// The checkpoint name that a head of its own would have; `None` if the family names none.
+    #[module(skip)]
+    pub head_name: Option<String>,
     /// The type that the model computes in.
     #[module(skip)]
     dtype: DType,
@@ -63,6 +66,7 @@ impl<B: FusedBackend> Decoder<B> {
             head: (!config.tie_word_embeddings).then(|| matrix(loader, Role::Head)).transpose()?,
             embedding_scale: config.embedding_scale,
             logits_scaling: config.logits_scaling,
+            head_name: config.family.part(Role::Head).map(|part| format!("{}.weight", part.checkpoint_name(None))),
             dtype: loader.dtype().into(),
             rotary: config.rotary.iter().map(|rotary| Rope::new(config.head_dim, rotary)).collect(),
         })
@@ -83,6 +87,8 @@ impl<B: FusedBackend> Decoder<B> {
     pub fn embed(&self, input: &ModelInput<B>) -> Stream<B> {
         let [batch, length] = input.tokens.dims();
         let x = self.embedding.weight.operand().rows(input.tokens.clone().reshape([batch * length]), self.dtype);
+        // A trained embedding is in f32.
+        let x = if x.dtype() == self.dtype { x } else { x.cast(self.dtype) };
         match self.embedding_scale {
             Some(scale) => {
                 let scale = rounded(scale, x.dtype());
@@ -102,9 +108,21 @@ impl<B: FusedBackend> Decoder<B> {
         }
     }
 
-    /// The output head, `[vocab_size, hidden_size]`.
+    /// The output head, `[vocab_size, hidden_size]`, in the type that the model computes in.
     pub fn head(&self) -> Operand<B> {
-        self.head.as_ref().unwrap_or(&self.embedding).weight.operand()
+        match self.head.as_ref().unwrap_or(&self.embedding).weight.operand() {
+            Operand::Dense(weight) if weight.dtype() != self.dtype => Operand::Dense(weight.cast(self.dtype)),
+            operand => operand,
+        }
+    }
+
+    /// Freezes the embedding and the head in the type that the model computes in.
+    pub fn freeze_matrices(&mut self) {
+        for matrix in [Some(&mut self.embedding), self.head.as_mut()].into_iter().flatten() {
+            if let MatrixWeight::Trainable(param) = &matrix.weight {
+                matrix.weight = MatrixWeight::Frozen(Operand::Dense(param.val().detach().cast(self.dtype)));
+            }
+        }
     }
 }
 

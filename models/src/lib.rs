@@ -42,6 +42,7 @@ pub mod chat_template;
 pub mod checkpoint;
 pub mod config;
 pub mod decoder;
+pub mod dora;
 pub mod encoding;
 pub mod error;
 pub mod families;

@@ -1,10 +1,11 @@
 //! Linear layers with an optional low-rank adapter.
 
 use burn::module::{Module, Param};
-use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Tensor};
 use burnish_kernels::{Dropout, DropoutKey, FusedBackend, dropout_from, linear};
 
+use crate::dora::Magnitude;
 use crate::weight::{MatrixWeight, VectorWeight};
 
 /// A linear layer: `y = x Wᵀ + b`, plus the update of its adapter if it has one.
@@ -34,8 +35,20 @@ pub struct LowRank<B: Backend> {
     pub scale: f64,
     /// In training, the probability that an element of the adapter's input is dropped.
     pub dropout: f64,
-    /// `A` and `B` of the reference model; `None` if the reference model has no adapter.
-    pub reference: Option<[Tensor<B, 2>; 2]>,
+    /// The trained length of each row; `None` unless this is an adapter of DoRA.
+    pub magnitude: Option<Magnitude<B>>,
+    /// `A` and `B` as they began, if their update was taken out of the frozen weight (PiSSA, OLoRA).
+    pub initial: Option<[Tensor<B, 2>; 2]>,
+    /// The adapter of the reference model; without one, the reference model is the base as it was.
+    pub reference: Option<ReferenceAdapter<B>>,
+}
+
+/// The adapter of the reference model, which is not trained.
+#[derive(Module, Debug)]
+pub struct ReferenceAdapter<B: Backend> {
+    lora_a: Tensor<B, 2>,
+    lora_b: Tensor<B, 2>,
+    magnitude: Option<Tensor<B, 1>>,
 }
 
 /// Which adapters a forward pass uses.
@@ -46,7 +59,7 @@ pub enum AdapterPass {
     Current,
     /// The current ones, with dropout on their inputs: for training.
     Dropout(DropoutSeed),
-    /// Those of the reference model, [`LowRank::reference`]; none if it has none.
+    /// Those of the reference model, [`LowRank::reference`].
     Reference,
 }
 
@@ -99,17 +112,43 @@ impl<B: FusedBackend> Linear<B> {
     pub fn forward(&self, x: Tensor<B, 2>, pass: AdapterPass) -> Tensor<B, 2> {
         let y = match self.adapter.as_ref().and_then(|adapter| adapter.factors(pass)) {
             None => self.weight.operand().linear(x),
-            Some(factors) => match &self.weight {
-                MatrixWeight::Frozen(weight) => {
-                    let Factors { lora_a, lora_b, scale, dropout } = factors;
-                    weight.lora_linear(x, lora_a, lora_b, scale, dropout)
-                }
-                MatrixWeight::Trainable(weight) => linear(x.clone(), weight.val()) + factors.forward(x),
-            },
+            Some(Factors { low_rank, magnitude: None }) => self.adapted(x, low_rank),
+            Some(Factors { low_rank, magnitude: Some((magnitude, value)) }) => {
+                let Update { lora_a, lora_b, scale, .. } = low_rank.clone();
+                let gain = magnitude.gain(value, &self.weight.operand(), lora_a, lora_b, scale);
+                self.scaled(x, low_rank, gain)
+            }
         };
         match &self.bias {
             Some(bias) => y + bias.val().unsqueeze(),
             None => y,
+        }
+    }
+
+    /// `x Wᵀ` plus the update.
+    fn adapted(&self, x: Tensor<B, 2>, update: Update<B>) -> Tensor<B, 2> {
+        match &self.weight {
+            MatrixWeight::Frozen(weight) => {
+                let Update { lora_a, lora_b, scale, dropout } = update;
+                weight.lora_linear(x, lora_a, lora_b, scale, dropout)
+            }
+            MatrixWeight::Trainable(weight) => linear(x.clone(), weight.val()) + update.forward(x),
+        }
+    }
+
+    /// `x Wᵀ` plus the update, each row of the weight times its `gain`, `[1, out]`, in f32.
+    ///
+    /// With dropout, the base's share of the change sees the dropped input too, as in PEFT 0.21: with `z = dropout(x)`, the result
+    /// is `x Wᵀ + (gain - 1) · z Wᵀ + gain · update(z)`.
+    fn scaled(&self, x: Tensor<B, 2>, mut update: Update<B>, gain: Tensor<B, 2>) -> Tensor<B, 2> {
+        let dtype = x.dtype();
+        let scaled = |y: Tensor<B, 2>| (y.cast(DType::F32) * gain).cast(dtype);
+        match update.dropout.take() {
+            None => scaled(self.adapted(x, update)),
+            Some(mask) => {
+                let seen = dropout_from(x.clone(), mask);
+                self.weight.operand().linear(x - seen.clone()) + scaled(self.adapted(seen, update))
+            }
         }
     }
 
@@ -120,7 +159,15 @@ impl<B: FusedBackend> Linear<B> {
 }
 
 /// The parts of an adapter that a forward pass uses.
-struct Factors<B: Backend> {
+struct Factors<'a, B: Backend> {
+    low_rank: Update<B>,
+    /// The magnitude of a DoRA adapter, and its value.
+    magnitude: Option<(&'a Magnitude<B>, Tensor<B, 1>)>,
+}
+
+/// The update `scale · (dropout(x) Aᵀ) Bᵀ`.
+#[derive(Clone)]
+struct Update<B: Backend> {
     lora_a: Tensor<B, 2>,
     lora_b: Tensor<B, 2>,
     scale: f64,
@@ -128,16 +175,25 @@ struct Factors<B: Backend> {
 }
 
 impl<B: FusedBackend> LowRank<B> {
-    fn factors(&self, pass: AdapterPass) -> Option<Factors<B>> {
-        let (lora_a, lora_b) = match pass {
-            AdapterPass::Current | AdapterPass::Dropout(_) => (self.lora_a.val(), self.lora_b.val()),
-            AdapterPass::Reference => self.reference.clone()?.into(),
+    fn factors(&self, pass: AdapterPass) -> Option<Factors<'_, B>> {
+        let magnitude = self.magnitude.as_ref();
+        let ([lora_a, lora_b], magnitude) = match pass {
+            AdapterPass::Current | AdapterPass::Dropout(_) => {
+                let current = magnitude.map(|magnitude| (magnitude, magnitude.lora_magnitude_vector.val()));
+                ([self.lora_a.val(), self.lora_b.val()], current)
+            }
+            AdapterPass::Reference => match &self.reference {
+                Some(ReferenceAdapter { lora_a, lora_b, magnitude: value }) => {
+                    ([lora_a.clone(), lora_b.clone()], magnitude.zip(value.clone()))
+                }
+                None => (self.initial.clone()?, None),
+            },
         };
         let dropout = match pass {
             AdapterPass::Dropout(seed) => self.dropout(seed),
             AdapterPass::Current | AdapterPass::Reference => None,
         };
-        Some(Factors { lora_a, lora_b, scale: self.scale, dropout })
+        Some(Factors { low_rank: Update { lora_a, lora_b, scale: self.scale, dropout }, magnitude })
     }
 
     /// The dropout of the adapter in a forward pass. Its key has the id of `A`, a hash of the layer's name.
@@ -150,12 +206,16 @@ impl<B: FusedBackend> LowRank<B> {
 
     /// Makes the current adapter that of the reference model too.
     pub fn keep_reference(&mut self) {
-        self.reference = Some([self.lora_a.val().detach(), self.lora_b.val().detach()]);
+        self.reference = Some(ReferenceAdapter {
+            lora_a: self.lora_a.val().detach(),
+            lora_b: self.lora_b.val().detach(),
+            magnitude: self.magnitude.as_ref().map(|magnitude| magnitude.lora_magnitude_vector.val().detach()),
+        });
     }
 }
 
-impl<B: FusedBackend> Factors<B> {
-    /// The update `scale · (dropout(x) Aᵀ) Bᵀ`, in the type of `x`.
+impl<B: FusedBackend> Update<B> {
+    /// In the type of `x`.
     fn forward(self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         let (lora_a, lora_b) = (self.lora_a.cast(x.dtype()), self.lora_b.cast(x.dtype()));
         let x = match self.dropout {
@@ -194,6 +254,8 @@ mod tests {
             lora_b: param("lora_B", lora_b),
             scale: 2.0,
             dropout: 0.4,
+            magnitude: None,
+            initial: None,
             reference: None,
         };
         Linear { adapter: Some(adapter), ..Linear::new(name, MatrixWeight::new(name, weight.clone(), trainable), None) }

@@ -9,7 +9,8 @@ use crate::blocks::{Block, BlockState, Stream};
 use crate::cache::{Cache, LayerCache};
 use crate::checkpoint::{Checkpoint, check_shapes};
 use crate::config::ModelConfig;
-use crate::decoder::Decoder;
+use crate::decoder::{Decoder, Matrix};
+use crate::dora::{Magnitude, magnitude_name};
 use crate::error::Result;
 use crate::input::ModelInput;
 use crate::linear::Linear;
@@ -125,6 +126,26 @@ impl<B: FusedBackend> LanguageModel<B> {
         self.head().linear(hidden)
     }
 
+    /// The embedding, and the head if it is not the embedding.
+    pub fn matrices(&self) -> Vec<&Matrix<B>> {
+        [Some(&self.decoder.embedding), self.decoder.head.as_ref()].into_iter().flatten().collect()
+    }
+
+    /// Mutable references to [`LanguageModel::matrices`].
+    pub fn matrices_mut(&mut self) -> Vec<&mut Matrix<B>> {
+        [Some(&mut self.decoder.embedding), self.decoder.head.as_mut()].into_iter().flatten().collect()
+    }
+
+    /// The checkpoint name that the head would have if it were not the embedding; `None` if it is not, or if the family names none.
+    pub fn tied_head(&self) -> Option<&str> {
+        self.decoder.head_name.as_deref().filter(|_| self.decoder.head.is_none())
+    }
+
+    /// Freezes the embedding and the head, which may have been trained in f32, in the type that the model computes in.
+    pub fn freeze_matrices(&mut self) {
+        self.decoder.freeze_matrices();
+    }
+
     /// An empty cache for this model.
     pub fn new_cache(&self) -> Cache<B> {
         Cache::new(self.num_layers())
@@ -156,7 +177,7 @@ impl<B: FusedBackend> LanguageModel<B> {
     pub fn weights(&self) -> Vec<(String, BaseTensor<B>)> {
         let mut weights = Vec::new();
         let decoder = &self.decoder;
-        for matrix in [Some(&decoder.embedding), decoder.head.as_ref()].into_iter().flatten() {
+        for matrix in self.matrices() {
             weights.push((matrix.name.clone(), BaseTensor::Matrix(matrix.weight.operand())));
         }
         let norms = decoder.blocks.iter().flat_map(Block::norms).chain([&decoder.norm]);
@@ -180,8 +201,8 @@ impl<B: FusedBackend> LanguageModel<B> {
         storage
     }
 
-    /// Every trainable tensor: factors of adapters as `<layer>.lora_A.weight` and `<layer>.lora_B.weight`, and trainable weights
-    /// with their checkpoint names.
+    /// Every trainable tensor: factors of adapters as `<layer>.lora_A.weight` and `<layer>.lora_B.weight`, magnitudes as
+    /// `<layer>.lora_magnitude_vector`, and trainable weights with their checkpoint names.
     pub fn parameters(&self) -> Vec<NamedParameter<B>> {
         let mut parameters = Vec::new();
         for (name, linear) in self.linears() {
@@ -189,6 +210,10 @@ impl<B: FusedBackend> LanguageModel<B> {
                 for (part, param) in [("lora_A", &adapter.lora_a), ("lora_B", &adapter.lora_b)] {
                     let name = format!("{name}.{part}.weight");
                     parameters.push(NamedParameter { name, id: param.id, tensor: AnyTensor::Matrix(param.val()) });
+                }
+                if let Some(Magnitude { lora_magnitude_vector: param, .. }) = &adapter.magnitude {
+                    let (name, tensor) = (magnitude_name(&name), AnyTensor::Vector(param.val()));
+                    parameters.push(NamedParameter { name, id: param.id, tensor });
                 }
             }
         }
@@ -205,7 +230,7 @@ impl<B: FusedBackend> LanguageModel<B> {
             MatrixWeight::Frozen(_) => None,
         };
         let decoder = &self.decoder;
-        for part in [Some(&decoder.embedding), decoder.head.as_ref()].into_iter().flatten() {
+        for part in self.matrices() {
             parameters.extend(matrix(part.name.clone(), &part.weight));
         }
         let norms = decoder.blocks.iter().flat_map(Block::norms).chain([&decoder.norm]);

@@ -24,6 +24,8 @@ pub(super) struct AdaptedLayers {
     pub(super) target_modules: Vec<String>,
     /// The indices of the blocks; `None` means all of them.
     pub(super) layers_to_transform: Option<Vec<usize>>,
+    /// Whether the embedding is trained as a whole, and is the head too.
+    pub(super) is_tied: bool,
 }
 
 impl AdaptedLayers {
@@ -41,16 +43,19 @@ impl AdaptedLayers {
                 && layer.rsplit('.').next().is_some_and(|part| parts.contains(part))
         });
         if meant.count() != adapted.len() {
-            return Self { target_modules: adapted.to_vec(), layers_to_transform: None };
+            return Self { target_modules: adapted.to_vec(), layers_to_transform: None, is_tied: false };
         }
         let some = (blocks != all_blocks).then(|| blocks.into_iter().collect());
-        Self { target_modules: parts.into_iter().collect(), layers_to_transform: some }
+        Self { target_modules: parts.into_iter().collect(), layers_to_transform: some, is_tied: false }
     }
 }
 
 /// `adapter_config.json` as PEFT 0.21 reads it.
+///
+/// Initial factors that were taken out of the base are in the file too, see [`LoraConfig::converted`].
 pub(super) fn to_json(config: &LoraConfig, base_model: &str, adapted: &AdaptedLayers) -> Value {
     let layers = &adapted.layers_to_transform;
+    let config = &config.converted();
     json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -60,7 +65,7 @@ pub(super) fn to_json(config: &LoraConfig, base_model: &str, adapted: &AdaptedLa
         "lora_alpha": number(config.alpha),
         "lora_dropout": config.dropout,
         "use_rslora": config.rslora,
-        "use_dora": false,
+        "use_dora": config.dora,
         "bias": "none",
         "fan_in_fan_out": false,
         "init_lora_weights": true,
@@ -69,7 +74,8 @@ pub(super) fn to_json(config: &LoraConfig, base_model: &str, adapted: &AdaptedLa
         "alpha_pattern": pattern::write(&config.alpha_pattern, number),
         "layers_to_transform": layers,
         "layers_pattern": layers.as_ref().map(|_| "layers"),
-        "modules_to_save": null,
+        "modules_to_save": Some(&config.modules_to_save).filter(|names| !names.is_empty()),
+        "ensure_weight_tying": adapted.is_tied,
     })
 }
 
@@ -84,9 +90,18 @@ fn number(value: f64) -> Value {
 /// Every key of PEFT's `LoraConfig` is read, is known to have no effect, or is refused by name if it asks for anything but
 /// the LoRA that is computed here. [`config_notes`] returns a note on each unknown key.
 ///
+/// An adapter whose initial factors were taken out of its base, such as one of PiSSA, is read as one on the base as it was:
+/// the initial factors, computed again, stand beside the trained ones, so the rank is doubled.
+///
 /// # Errors
 /// If the file is missing, malformed or written by MLX, or asks for anything but the LoRA that is computed here.
 pub fn read_config(folder: &Path) -> Result<LoraConfig> {
+    Ok(read_stored(folder)?.converted())
+}
+
+/// The configuration as the file has it: [`Init::changes_base`](crate::Init::changes_base) if the tensors are those of an
+/// adapter on a base without its initial factors.
+pub(crate) fn read_stored(folder: &Path) -> Result<LoraConfig> {
     read(folder).map(|(config, _)| config)
 }
 
@@ -153,9 +168,9 @@ fn of_json(json: &Map<String, Value>) -> std::result::Result<LoraConfig, String>
         Some(Value::Object(map)) => Ok(map.clone()),
         Some(value) => Err(format!("`{key}`: expected an object, got {value}")),
     };
-    let rslora = match json.get("use_rslora") {
-        None | Some(Value::Null) => false,
-        Some(value) => value.as_bool().ok_or_else(|| format!("`use_rslora`: expected true or false, got {value}"))?,
+    let flag = |key: &str| match json.get(key) {
+        None | Some(Value::Null) => Ok(false),
+        Some(value) => value.as_bool().ok_or_else(|| format!("`{key}`: expected true or false, got {value}")),
     };
     let target_modules = match json.get("target_modules") {
         Some(value @ (Value::String(_) | Value::Array(_))) => serde_json::from_value(value.clone())
@@ -166,12 +181,19 @@ fn of_json(json: &Map<String, Value>) -> std::result::Result<LoraConfig, String>
         rank: rank(r).ok_or_else(|| format!("`r`: expected a whole number from 1 to {MAX_RANK}, got {r}"))?,
         alpha: number("lora_alpha", 8.0)?,
         dropout: number("lora_dropout", 0.0)?,
-        rslora,
+        rslora: flag("use_rslora")?,
         target_modules,
         num_layers: None,
         rank_pattern: pattern::read(&map("rank_pattern")?, rank).map_err(|reason| format!("`rank_pattern`: {reason}"))?,
         alpha_pattern: pattern::read(&map("alpha_pattern")?, Value::as_f64)
             .map_err(|reason| format!("`alpha_pattern`: {reason}"))?,
+        dora: flag("use_dora")?,
+        init: keys::mutating_init(json),
+        modules_to_save: match json.get("modules_to_save") {
+            None | Some(Value::Null) => Vec::new(),
+            Some(value) => serde_json::from_value(value.clone())
+                .map_err(|_| format!("`modules_to_save`: expected a list of names, got {value}"))?,
+        },
     })
 }
 

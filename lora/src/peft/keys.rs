@@ -4,6 +4,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::init::Init;
+
 /// What a key means here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Meaning {
@@ -26,10 +28,12 @@ pub(super) const KEYS: &[(&str, Meaning)] = &[
     ("lora_alpha", Read),
     ("lora_dropout", Read),
     ("use_rslora", Read),
+    ("use_dora", Read),
     ("target_modules", Read),
     ("rank_pattern", Read),
     ("alpha_pattern", Read),
     ("init_lora_weights", Read),
+    ("modules_to_save", Read),
     ("bias", Read),
     ("exclude_modules", InTensors),
     ("layers_to_transform", InTensors),
@@ -51,11 +55,9 @@ pub(super) const KEYS: &[(&str, Meaning)] = &[
     // Options of `use_qalora` and of `megatron_config`, which are refused.
     ("qalora_group_size", Harmless),
     ("megatron_core", Harmless),
-    // It only affects `modules_to_save` and adapters of the embedding, which are refused.
+    // The tensors say whether the embedding and the head are still one.
     ("ensure_weight_tying", Harmless),
-    ("modules_to_save", Refused("whole layers trained beside the adapter")),
     ("trainable_token_indices", Refused("rows of the embedding trained beside the adapter")),
-    ("use_dora", Refused("DoRA, which scales each row by a trained magnitude")),
     ("lora_bias", Refused("a bias in the adapter itself")),
     ("layer_replication", Refused("a model that repeats some of its blocks")),
     ("target_parameters", Refused("adapters of parameters outside linear layers")),
@@ -108,11 +110,18 @@ pub(super) fn check(config: &Map<String, Value>) -> Result<Vec<String>, String> 
     Ok(notes)
 }
 
-/// Some initialisations subtract the initial factors from the base weights, but the file holds only the factors.
+/// What the tensors of this file are: those of an adapter on a base that its initial factors were taken out of, or plain ones.
+pub(super) fn mutating_init(config: &Map<String, Value>) -> Init {
+    let init = config.get("init_lora_weights").and_then(Value::as_str).and_then(|name| name.parse::<Init>().ok());
+    init.filter(|init| init.is_exact()).unwrap_or_default()
+}
+
+/// Some initialisations subtract the initial factors from the base weights, but the file holds only the trained ones. They are
+/// computed again where they follow from the weights, as PEFT does; others are drawn at random, or follow from data.
 fn check_init(init: &str) -> Result<(), String> {
     match init.to_lowercase().as_str() {
-        "gaussian" | "eva" | "orthogonal" | "mica" | "true" | "false" => Ok(()),
-        name if name.starts_with("pissa") || name.starts_with("corda") || ["olora", "loftq", "lora_ga"].contains(&name) => {
+        "gaussian" | "eva" | "orthogonal" | "mica" | "true" | "false" | "pissa" | "olora" => Ok(()),
+        name if name.starts_with("pissa") || name.starts_with("corda") || ["loftq", "lora_ga"].contains(&name) => {
             Err(format!(
                 "`init_lora_weights` is \"{init}\", which changes the base weights, and the file has only the adapter; \
                  PEFT's save_pretrained(…, path_initial_model_for_weight_conversion=…) converts it to a plain adapter"
@@ -185,10 +194,8 @@ mod tests {
     #[test]
     fn keys_that_change_the_result_are_refused_by_name() {
         for (key, value) in [
-            ("modules_to_save", json!(["lm_head"])),
             ("trainable_token_indices", json!([1, 2])),
             ("trainable_token_indices", json!({ "embed_tokens": [1] })),
-            ("use_dora", json!(true)),
             ("lora_bias", json!(true)),
             ("bias", json!("all")),
             ("bias", json!("lora_only")),
@@ -204,9 +211,7 @@ mod tests {
             ("megatron_config", json!({ "a": 1 })),
             ("use_something_new", json!(true)),
             ("something_config", json!({ "a": 1 })),
-            ("init_lora_weights", json!("pissa")),
             ("init_lora_weights", json!("pissa_niter_16")),
-            ("init_lora_weights", json!("olora")),
             ("init_lora_weights", json!("corda")),
             ("init_lora_weights", json!("loftq")),
             ("init_lora_weights", json!("lora_ga")),
@@ -223,6 +228,11 @@ mod tests {
     fn harmless_keys_are_accepted() {
         for (key, value) in [
             ("modules_to_save", json!([])),
+            ("modules_to_save", json!(["lm_head"])),
+            ("ensure_weight_tying", json!(true)),
+            ("use_dora", json!(true)),
+            ("init_lora_weights", json!("pissa")),
+            ("init_lora_weights", json!("OLoRA")),
             ("init_lora_weights", json!("gaussian")),
             ("init_lora_weights", json!("eva")),
             ("init_lora_weights", json!("orthogonal")),

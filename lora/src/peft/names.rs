@@ -10,3 +10,5 @@ pub const ADAPTER_FILES: [&str; 2] = [CONFIG, WEIGHTS];
 pub(super) const PREFIX: &str = "base_model.model.";
 /// The ends of the names of the two factors of a layer.
 pub(super) const FACTORS: [&str; 2] = [".lora_A.weight", ".lora_B.weight"];
+/// The ends of the names of the magnitude of a DoRA layer: as PEFT writes it, and as some programs do.
+pub(super) const MAGNITUDES: [&str; 2] = [".lora_magnitude_vector", ".lora_magnitude_vector.weight"];

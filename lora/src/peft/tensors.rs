@@ -5,12 +5,19 @@ use std::path::Path;
 
 use burnish_kernels::FusedBackend;
 use burnish_models::checkpoint::{SafetensorsFolder, in_text_model, is_of_text_part};
+use burnish_models::error::Result as ModelResult;
 use burnish_models::{Checkpoint, LanguageModel};
 
-use super::names::{FACTORS, PREFIX, WEIGHTS};
-use crate::attach::is_named;
+use super::names::{FACTORS, MAGNITUDES, PREFIX, WEIGHTS};
 use crate::config::{LoraConfig, TargetModules};
 use crate::error::{LoraError, Result};
+use crate::layer::Factors;
+use crate::modules::{NAMES, module};
+use crate::pattern::is_named;
+
+/// Why a tied matrix is refused.
+const APART: &str = "the base uses its embedding as its head, and the adapter trained one of them apart (PEFT's \
+                     `ensure_weight_tying` was off), which is not supported";
 
 /// Opens the weights of an adapter.
 pub(crate) fn open_weights(folder: &Path) -> Result<SafetensorsFolder> {
@@ -25,12 +32,38 @@ pub(crate) fn open_weights(folder: &Path) -> Result<SafetensorsFolder> {
     Ok(SafetensorsFolder::from_files(&[path])?)
 }
 
+/// The names of the tensors of a layer in the file; an absent one is empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct LayerTensors {
+    /// `A` and `B`.
+    factors: [String; 2],
+    /// The magnitude of a DoRA layer.
+    magnitude: String,
+}
+
+impl LayerTensors {
+    /// The factors of the layer `name`, as the file has them.
+    pub(crate) fn factors(&self, name: &str, file: &SafetensorsFolder, config: &LoraConfig) -> ModelResult<Factors> {
+        let [a, b] = &self.factors;
+        let (rank, values) = (config.rank_of(name), [file.read_f32(a)?, file.read_f32(b)?]);
+        let shapes = [[rank, values[0].len() / rank], [values[1].len() / rank, rank]];
+        Ok(Factors { values, shapes })
+    }
+
+    /// The magnitude, if the adapter is one of DoRA.
+    pub(crate) fn magnitude(&self, file: &SafetensorsFolder) -> ModelResult<Option<Vec<f32>>> {
+        (!self.magnitude.is_empty()).then(|| file.read_f32(&self.magnitude)).transpose()
+    }
+}
+
 /// The tensors of an adapter file, grouped by layer.
 pub(crate) struct AdapterTensors<'a> {
     checkpoint: &'a SafetensorsFolder,
     config: &'a LoraConfig,
-    /// For each layer of the model, the names of its `A` and its `B` in the file; an absent one is empty.
-    pub(crate) layers: BTreeMap<String, [String; 2]>,
+    /// The tensors of each layer of the model.
+    pub(crate) layers: BTreeMap<String, LayerTensors>,
+    /// The tensor of each matrix that was trained as a whole, by its name without `.weight`.
+    pub(crate) modules: BTreeMap<String, String>,
     /// What is wrong with each tensor that can't be used.
     unsupported: Vec<String>,
 }
@@ -40,7 +73,8 @@ impl<'a> AdapterTensors<'a> {
     ///
     /// The adapter of a multimodal model is read as that of its text part, as its base is.
     pub(crate) fn new(folder: &Path, checkpoint: &'a SafetensorsFolder, config: &'a LoraConfig) -> Self {
-        let mut found = Self { checkpoint, config, layers: BTreeMap::new(), unsupported: Vec::new() };
+        let mut found =
+            Self { checkpoint, config, layers: BTreeMap::new(), modules: BTreeMap::new(), unsupported: Vec::new() };
         let stored = checkpoint.names();
         let is_multimodal = stored.iter().any(|tensor| is_of_text_part(&module_name(tensor)));
         let mut left_out = 0;
@@ -65,11 +99,17 @@ impl<'a> AdapterTensors<'a> {
 
     /// Adds a tensor that is called `own` in the model, and `name` in the model that the adapter was trained on.
     fn add(&mut self, tensor: String, own: &str, name: &str) {
-        let Some(index) = FACTORS.iter().position(|end| own.ends_with(end)) else {
+        let factor = FACTORS.iter().position(|end| own.ends_with(end));
+        let magnitude = MAGNITUDES.iter().find(|end| self.config.dora && own.ends_with(*end));
+        if let Some(module) = own.strip_suffix(".weight").filter(|module| self.is_trained(module)) {
+            self.modules.insert(module.to_owned(), tensor);
+            return;
+        }
+        let Some(end) = factor.map(|index| FACTORS[index]).or(magnitude.copied()) else {
             self.unsupported.push(format!("{tensor}: {}", describe_unsupported(own)));
             return;
         };
-        let [layer, trained] = [own, name].map(|name| &name[..name.len() - FACTORS[index].len()]);
+        let [layer, trained] = [own, name].map(|name| &name[..name.len() - end.len()]);
         let values = |layer: &str| (self.config.rank_of(layer), self.config.scale_of(layer).to_bits());
         if values(layer) != values(trained) {
             self.unsupported.push(format!(
@@ -81,18 +121,27 @@ impl<'a> AdapterTensors<'a> {
         {
             self.unsupported.push(format!("{tensor}: `target_modules` does not name its layer, so that PEFT ignores it"));
         }
-        let slot = &mut self.layers.entry(layer.to_owned()).or_default()[index];
+        let found = self.layers.entry(layer.to_owned()).or_default();
+        let slot = factor.map_or(&mut found.magnitude, |index| &mut found.factors[index]);
         if slot.is_empty() {
             *slot = tensor;
         } else {
-            self.unsupported.push(format!("{tensor}: the file also has {slot}, which is the same factor"));
+            self.unsupported.push(format!("{tensor}: the file also has {slot}, which is the same"));
         }
+    }
+
+    /// Whether this is the embedding or the head, trained as a whole. PEFT lists one name of the two if they are one matrix.
+    fn is_trained(&self, module: &str) -> bool {
+        let is_outer = NAMES.iter().any(|name| is_named(module, name));
+        is_outer && self.config.modules_to_save.iter().any(|name| NAMES.iter().any(|outer| is_named(name, outer)))
     }
 
     /// Checks that the adapter, which is in `folder`, fits the layers of a model.
     pub(super) fn check_model<B: FusedBackend>(&self, folder: &Path, model: &LanguageModel<B>) -> Result<()> {
         let dims: BTreeMap<String, [usize; 2]> =
             model.linears().into_iter().map(|(name, linear)| (name, linear.dims())).collect();
+        let matrices = model.matrices().into_iter().map(|matrix| (module(&matrix.name).to_owned(), matrix.weight.dims()));
+        let dims: BTreeMap<String, [usize; 2]> = dims.into_iter().chain(matrices).collect();
         self.check(folder, |layer| dims.get(layer).copied())
     }
 
@@ -101,15 +150,56 @@ impl<'a> AdapterTensors<'a> {
         // A checkpoint has these weights too: merging would use an adapter that an attached one can't have.
         let outside = self.layers.keys().filter(|layer| {
             let last = layer.rsplit('.').next().unwrap_or_default();
-            ["lm_head", "embed_tokens"].contains(&last)
+            NAMES.contains(&last)
         });
         let outside = outside.map(|layer| format!("{layer}: only linear layers of the blocks can have an adapter"));
-        let unsupported: Vec<String> = self.unsupported.iter().cloned().chain(outside).collect();
+        let apart = self.check_tied(&dims)?;
+        let unsupported: Vec<String> = self.unsupported.iter().cloned().chain(outside).chain(apart).collect();
         if !unsupported.is_empty() {
             return Err(LoraError::Unsupported { path: folder.to_owned(), problems: unsupported });
         }
-        let problems = self.mismatches(dims);
+        let problems = [self.mismatches(&dims), self.module_mismatches(&dims)].concat();
         if problems.is_empty() { Ok(()) } else { Err(LoraError::Mismatch { path: folder.to_owned(), problems }) }
+    }
+
+    /// Where the base uses its embedding as its head, the adapter must have the same for both.
+    fn check_tied(&self, dims: impl Fn(&str) -> Option<[usize; 2]>) -> Result<Option<String>> {
+        let Some((head, tensor)) = self.modules.iter().find(|(name, _)| is_named(name, NAMES[1])) else {
+            let embedding = self.modules.keys().find(|name| is_named(name, NAMES[0]));
+            let is_tied = dims(NAMES[1]).is_none();
+            return Ok(embedding.filter(|_| is_tied).map(|name| format!("{name}: {APART}")));
+        };
+        if dims(head).is_some() {
+            return Ok(None);
+        }
+        let embedding = self.modules.iter().find(|(name, _)| is_named(name, NAMES[0])).map(|(_, tensor)| tensor);
+        let is_same = match embedding {
+            Some(embedding) => self.checkpoint.read_bytes(embedding)? == self.checkpoint.read_bytes(tensor)?,
+            None => false,
+        };
+        Ok((!is_same).then(|| format!("{head}: {APART}")))
+    }
+
+    /// The tensor of each matrix that the base stores and that was trained as a whole, by its name without `.weight`.
+    pub(crate) fn trained(&self, dims: impl Fn(&str) -> Option<[usize; 2]>) -> BTreeMap<String, String> {
+        let stored = self.modules.iter().filter(|(name, _)| dims(name).is_some());
+        stored.map(|(name, tensor)| (name.clone(), tensor.clone())).collect()
+    }
+
+    fn module_mismatches(&self, dims: impl Fn(&str) -> Option<[usize; 2]>) -> Vec<String> {
+        let mut problems = Vec::new();
+        for name in &self.config.modules_to_save {
+            if !self.modules.keys().any(|module| is_named(module, name) || is_named(name, module)) {
+                problems.push(format!("{name}: `modules_to_save` names it, but it has no tensor"));
+            }
+        }
+        for (name, tensor) in &self.modules {
+            let shape = self.checkpoint.shape(tensor).unwrap_or_default();
+            if let Some(expected) = dims(name).filter(|expected| shape != expected) {
+                problems.push(format!("{tensor}: expected {expected:?}, got {shape:?}"));
+            }
+        }
+        problems
     }
 
     fn mismatches(&self, dims: impl Fn(&str) -> Option<[usize; 2]>) -> Vec<String> {
@@ -117,9 +207,13 @@ impl<'a> AdapterTensors<'a> {
         if self.layers.is_empty() {
             problems.push("it has no tensors".to_owned());
         }
-        for (layer, [a, b]) in &self.layers {
+        for (layer, LayerTensors { factors: [a, b], magnitude }) in &self.layers {
             if a.is_empty() || b.is_empty() {
                 problems.push(format!("{layer}: expected lora_A and lora_B, got only one of them"));
+                continue;
+            }
+            if self.config.dora && magnitude.is_empty() {
+                problems.push(format!("{layer}: `use_dora` is true, but there is no lora_magnitude_vector"));
                 continue;
             }
             let Some([outputs, inputs]) = dims(layer) else {
@@ -127,7 +221,8 @@ impl<'a> AdapterTensors<'a> {
                 continue;
             };
             let rank = self.config.rank_of(layer);
-            for (tensor, expected) in [(a, [rank, inputs]), (b, [outputs, rank])] {
+            let magnitude = (!magnitude.is_empty()).then(|| (magnitude, vec![outputs]));
+            for (tensor, expected) in [(a, vec![rank, inputs]), (b, vec![outputs, rank])].into_iter().chain(magnitude) {
                 let shape = self.checkpoint.shape(tensor).unwrap_or_default();
                 if shape != expected {
                     problems.push(format!("{tensor}: expected {expected:?}, got {shape:?}"));
@@ -150,11 +245,11 @@ fn describe_unsupported(name: &str) -> &'static str {
         _ if name.contains("lora_embedding_") => {
             "an adapter of the embedding; only linear layers of the blocks can have an adapter"
         }
-        _ if name.contains("lora_magnitude_vector") => "the magnitudes of DoRA, which is not supported",
+        _ if name.contains("lora_magnitude_vector") => "the magnitude of a DoRA adapter, but `use_dora` is not set",
         (true, "bias") => "a bias in the adapter itself (`lora_bias`), which is not supported",
         (false, "bias") => "a bias that was trained beside the adapter (`bias`), which is not supported",
         (false, "weight") => {
-            "a whole layer that was trained or resized beside the adapter (`modules_to_save`), which is not supported"
+            "a whole layer beside the adapter; only the embedding and the head can be one, if `modules_to_save` names them"
         }
         _ => "neither lora_A nor lora_B",
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use burn::tensor::backend::Backend;
 use burnish_kernels::{DeviceMemory, FusedBackend};
-use burnish_lora::{LoraConfig, attach, load_adapter};
+use burnish_lora::{LoraConfig, attach_to, load_adapter, resume_adapter};
 use burnish_models::{Checkpoint, FloatType, LanguageModel, LoadOptions, ModelConfig};
 
 use crate::dtype::{known_product, supports};
@@ -53,6 +53,13 @@ pub enum Adapter<'a> {
         config: &'a LoraConfig,
         /// Seed of its values.
         seed: u64,
+    },
+    /// That of a checkpoint of the same run.
+    Checkpoint {
+        /// Its folder.
+        path: &'a Path,
+        /// The configuration of the run's adapters.
+        config: &'a LoraConfig,
     },
     /// A PEFT folder.
     Folder {
@@ -118,6 +125,7 @@ impl<B: FusedBackend> Device for BackendDevice<B> {
         let mut model = LanguageModel::<B>::load(config, weights, &self.0, options)?;
         if let Some(folder) = adapter {
             load_adapter(&mut model, folder, None, &self.0)?;
+            model.freeze_matrices();
         }
         Ok(Box::new(ModelRunner::new(model, &self.0)))
     }
@@ -146,17 +154,23 @@ fn build<B: FusedBackend>(
     };
     let mut model = LanguageModel::load(config, base, device, options)?;
     if let Some(folder) = reference {
-        load_adapter(&mut model, folder, None, device)?;
+        if !load_adapter(&mut model, folder, None, device)?.modules_to_save.is_empty() {
+            bail!(
+                "{}: a reference with an embedding or a head of its own (`modules_to_save`) is not supported",
+                folder.display()
+            );
+        }
         for adapter in model.linears_mut().into_iter().filter_map(|(_, linear)| linear.adapter.as_mut()) {
             adapter.keep_reference();
         }
     }
     match adapter {
+        Adapter::Checkpoint { path, config } => resume_adapter(&mut model, config, path, device)?,
         Adapter::Folder { path, dropout } => {
             load_adapter(&mut model, path, Some(dropout), device)?;
         }
         Adapter::Fresh { config, seed } => {
-            if attach(&mut model, config, seed, device)? == 0 {
+            if attach_to(&mut model, config, seed, base, device)? == 0 {
                 bail!("no layer matches the target modules, so there is nothing to train");
             }
         }

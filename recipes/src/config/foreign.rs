@@ -137,6 +137,10 @@ fn own_word(name: &str, value: &Value) -> Result<Option<Reading>, String> {
         {
             Err("concerns the storage of the model in training here; `burnish export --quant` writes a GGUF file".into())
         }
+        // mlx-lm's third kind of fine-tuning.
+        ("fine_tune_type", Some("dora")) => {
+            Ok(Some(Reading::As(vec![("fine_tune_type", "lora".into()), ("dora", true.into())])))
+        }
         // mlx-lm's Adam is AdamW without weight decay.
         ("optimizer", Some("adam")) => {
             Ok(Some(Reading::As(vec![("optimizer", "adamw".into()), ("weight_decay", 0.0.into())])))
@@ -331,6 +335,9 @@ pub(super) fn value_for(key: &Key, value: Value) -> (Value, Option<&'static str>
     let unlimited = ["iters", "num_layers", "val_batches", "save_total_limit"];
     if unlimited.contains(&key.name) && value.as_i64() == Some(-1) {
         return (0.into(), Some("no limit"));
+    }
+    if key.name == "init" && value == true {
+        return ("default".into(), None);
     }
     if let Some((.., ours, why)) = VALUES.iter().find(|(name, theirs, ..)| *name == key.name && *theirs == text) {
         return ((*ours).into(), Some(*why));

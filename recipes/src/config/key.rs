@@ -1,6 +1,6 @@
 //! The macro that makes the struct, the flags, the file and their documentation from one table.
 
-use burnish_lora::TargetModules;
+use burnish_lora::{Init, TargetModules};
 
 use super::choice::{FineTuneType, LrScheduler, OptimizerKind, QuantizationKind, Recipe};
 
@@ -54,6 +54,7 @@ macro_rules! kinds {
 kinds! {
     bool => Bool, usize => Integer, u64 => Integer, f64 => Float, String => Text, Option<String> => Text,
     Recipe => Text, FineTuneType => Text, LrScheduler => Text, OptimizerKind => Text, QuantizationKind => Text, TargetModules => Texts,
+    Init => Text,
 }
 
 /// Declares the configuration: sections of keys, each with its documentation, type and default.

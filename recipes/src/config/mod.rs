@@ -24,7 +24,7 @@ pub use meaning::Meaning;
 
 use std::path::Path;
 
-use burnish_lora::{LoraConfig, TargetModules};
+use burnish_lora::{Init, LoraConfig, TargetModules};
 use burnish_models::Quantization;
 use serde::{Deserialize, Serialize};
 
@@ -104,8 +104,14 @@ config! {
             dropout: f64 = 0.0,
             /// Scale by alpha / sqrt(rank) instead of alpha / rank (rsLoRA).
             rslora: bool = false,
+            /// Train the length of each adapted row too (DoRA).
+            dora: bool = false,
+            /// Start of the adapters: default (B is zero), gaussian, pissa, pissa_niter_N, olora or loftq.
+            init: Init = Init::Default,
             /// Layers to adapt: all-linear, or names such as q_proj,v_proj.
             target_modules: TargetModules = TargetModules::all_linear(),
+            /// Matrices to train as a whole beside the adapters: embed_tokens, lm_head.
+            modules_to_save: TargetModules = TargetModules::Named(Vec::new()),
             /// Number of blocks to adapt, counted from the last; 0 is all.
             num_layers: usize = 0,
         }
@@ -162,7 +168,11 @@ impl TrainConfig {
             alpha: self.alpha,
             dropout: self.dropout,
             rslora: self.rslora,
+            dora: self.dora,
+            // An adapter that is given has begun already.
+            init: if self.adapter.is_none() { self.init } else { Init::Default },
             target_modules: self.target_modules.clone(),
+            modules_to_save: self.modules_to_save.list(),
             num_layers: (self.num_layers > 0).then_some(self.num_layers),
             ..LoraConfig::default()
         }

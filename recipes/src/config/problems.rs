@@ -49,6 +49,12 @@ impl TrainConfig {
             TargetModules::Named(names) => names.is_empty() || names.iter().any(String::is_empty),
         };
         check(!no_target, "`target_modules` is empty");
+        let has_modules = !self.modules_to_save.list().is_empty();
+        check(!full || !has_modules, "`modules_to_save` needs `fine_tune_type = \"lora\"`: a full run trains every matrix");
+        check(
+            !has_modules || !self.recipe.has_reference(),
+            "`modules_to_save` with `dpo` is not supported: its reference would need a second embedding and head",
+        );
         check(
             self.early_stopping == 0 || self.steps_per_eval > 0,
             "`early_stopping` needs a validation loss, but `steps_per_eval` is 0",

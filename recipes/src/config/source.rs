@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use burnish_lora::Init;
 use serde_json::{Map, Value};
 
 use super::TrainConfig;
@@ -229,6 +230,9 @@ fn check(key: &Key, value: &Value) -> Result<(), String> {
     match choices(key.name) {
         Some(known) if !value.as_str().is_some_and(|text| known.contains(&text)) => {
             Err(should_be(&format!("one of {}", known.join(", ")), value))
+        }
+        None if key.name == "init" && value.as_str().is_none_or(|text| text.parse::<Init>().is_err()) => {
+            Err(should_be("default, gaussian, pissa, pissa_niter_N, olora or loftq", value))
         }
         _ => Ok(()),
     }

@@ -24,9 +24,20 @@ const HARMLESS: [&str; 9] = [
 /// Inputs: their fingerprints are compared, which is better than comparing their paths.
 const INPUTS: [&str; 2] = ["model", "data"];
 /// Keys that can't change within a run.
-const FIXED: [&str; 7] = ["fine_tune_type", "recipe", "rank", "alpha", "rslora", "target_modules", "num_layers"];
+const FIXED: [&str; 10] = [
+    "fine_tune_type",
+    "recipe",
+    "rank",
+    "alpha",
+    "rslora",
+    "dora",
+    "init",
+    "modules_to_save",
+    "target_modules",
+    "num_layers",
+];
 /// Keys that have no effect on a run that started from an adapter, because it has the adapter's shape.
-const OF_ADAPTER: [&str; 5] = ["rank", "alpha", "rslora", "target_modules", "num_layers"];
+const OF_ADAPTER: [&str; 8] = ["rank", "alpha", "rslora", "dora", "init", "modules_to_save", "target_modules", "num_layers"];
 /// Keys of preference recipes.
 const OF_PREFERENCES: [&str; 2] = ["beta", "label_smoothing"];
 /// Keys that decide how the base model is stored.

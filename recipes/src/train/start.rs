@@ -122,7 +122,6 @@ fn build(
         _ => None,
     };
     let lora = config.lora();
-    let folder = resume.map(|checkpoint| checkpoint.path.as_path()).or(config.adapter.as_deref().map(Path::new));
     let part = match config.fine_tune_type {
         FineTuneType::Full => TrainedPart::All(match &saved {
             Some(saved) => Weights::Of(saved),
@@ -134,9 +133,10 @@ fn build(
             options,
             // Also when resumed: the reference stays the adapter that the run started from.
             reference: config.reference(),
-            adapter: match folder {
-                Some(path) => Adapter::Folder { path, dropout: config.dropout },
-                None => Adapter::Fresh { config: &lora, seed: config.seed },
+            adapter: match (resume, &config.adapter) {
+                (Some(checkpoint), _) => Adapter::Checkpoint { path: &checkpoint.path, config: &lora },
+                (None, Some(path)) => Adapter::Folder { path: Path::new(path), dropout: config.dropout },
+                (None, None) => Adapter::Fresh { config: &lora, seed: config.seed },
             },
         },
     };

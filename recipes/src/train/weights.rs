@@ -37,8 +37,13 @@ impl WeightWriter {
             return Ok(Self::Model);
         }
         let folder = resume.map(|checkpoint| checkpoint.path.as_path()).or(config.adapter.as_deref().map(Path::new));
-        let found = folder.map(read_config).transpose()?;
-        let lora = found.map_or_else(|| config.lora(), |found| LoraConfig { dropout: config.dropout, ..found });
+        let lora = match folder {
+            // A checkpoint of such a run has the initial factors too, and says so by its doubled rank.
+            Some(folder) if !config.lora().init.changes_base() => {
+                LoraConfig { dropout: config.dropout, ..read_config(folder)? }
+            }
+            _ => config.lora(),
+        };
         Ok(Self::Adapter { lora, base: base.to_owned() })
     }
 

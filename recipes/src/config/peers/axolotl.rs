@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    CHECKPOINTING, NO_DORA, NO_EVALUATION, NO_INIT, NO_LAYERS, NO_NEW_TOKENS, NO_OTHER_MODULES, NO_RATES, NO_SCHEDULE_PART,
-    NO_SPLIT, NO_UPLOAD, ONE_ATTENTION, ONE_DEVICE, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer, SFT_ONLY, STEPS,
+    CHECKPOINTING, NO_EVALUATION, NO_LAYERS, NO_NEW_TOKENS, NO_OTHER_MODULES, NO_RATES, NO_SCHEDULE_PART, NO_SPLIT,
+    NO_UPLOAD, ONE_ATTENTION, ONE_DEVICE, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer, SFT_ONLY, STEPS,
     with_double_quant,
 };
 use crate::config::entry::Entry;
@@ -12,6 +12,7 @@ use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Trans
 use crate::config::value::number;
 
 const LIKE_CONFIG: &str = "it follows from the checkpoint's config.json and tokenizer.json";
+const NO_RELORA: &str = "adapters are never merged within a run; remove it";
 
 const KEYS: &[(&str, Meaning)] = &[
     ("base_model", Same("model")),
@@ -67,20 +68,20 @@ const KEYS: &[(&str, Meaning)] = &[
     ("total_num_tokens", Harmless("packing considers all rows")),
     ("eval_sample_packing", Harmless("the validation loss is the same, packed or not")),
     ("gptq", Refused("`quantization` may be nf4, int4 or int8; remove it")),
-    ("peft", Refused(NO_INIT)),
+    ("peft", Refused("`loftq` is a kind of `init` here: set init = \"loftq\" and remove it")),
     ("qat", Refused("weights are quantised before training, not during it; remove it")),
     ("bnb_config_kwargs", Translated),
-    ("peft_use_dora", Refused(NO_DORA)),
-    ("peft_init_lora_weights", Only(&["true"], NO_INIT)),
+    ("peft_use_dora", Same("dora")),
+    ("peft_init_lora_weights", Same("init")),
     ("peft_layers_to_transform", Refused(NO_LAYERS)),
     ("peft_layers_pattern", Refused(NO_LAYERS)),
     ("peft_layer_replication", Refused(NO_LAYERS)),
     ("peft_trainable_token_indices", Refused(NO_OTHER_MODULES)),
     ("lora_target_parameters", Refused(NO_OTHER_MODULES)),
-    ("lora_modules_to_save", Refused(NO_OTHER_MODULES)),
+    ("lora_modules_to_save", Same("modules_to_save")),
     ("unfrozen_parameters", Refused(NO_OTHER_MODULES)),
-    ("relora", Refused(NO_DORA)),
-    ("relora_steps", Refused(NO_DORA)),
+    ("relora", Refused(NO_RELORA)),
+    ("relora_steps", Refused(NO_RELORA)),
     ("loraplus_lr_ratio", Same("lora_plus_ratio")),
     ("loraplus_lr_embedding", Harmless("the embedding has no adapter")),
     ("embedding_lr", Refused(NO_RATES)),

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    CHECKPOINTING, NO_EVALUATION, NO_INIT, NO_LAYERS, NO_LOSS, NO_NEW_TOKENS, NO_OPTIMIZER, NO_OTHER_MODULES, NO_SPLIT,
+    CHECKPOINTING, NO_EVALUATION, NO_LAYERS, NO_LOSS, NO_NEW_TOKENS, NO_OPTIMIZER, NO_OTHER_MODULES, NO_SPLIT,
     ONE_ATTENTION, ONLY_NF4, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer, SFT_ONLY, TEXT_ONLY, with_double_quant,
 };
 use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated};
@@ -83,11 +83,11 @@ const KEYS: &[(&str, Meaning)] = &[
     ("quantization_type", Only(&["nf4"], ONLY_NF4)),
     ("double_quantization", Same("double_quant")),
     ("fp8", Refused("see `dtype` for the supported types; remove it")),
-    ("pissa_init", Refused(NO_INIT)),
-    ("pissa_iter", Harmless("PiSSA is not used")),
-    ("pissa_convert", Harmless("PiSSA is not used")),
+    ("pissa_init", Refused("set init = \"pissa_niter_16\", or \"pissa\" for its `pissa_iter: -1`, and remove it")),
+    ("pissa_iter", Harmless("it is part of init, as in \"pissa_niter_16\"")),
+    ("pissa_convert", Harmless("an adapter of PiSSA is always written as one on the original weights")),
     ("create_new_adapter", Refused("training continues with the given adapter; remove it")),
-    ("additional_target", Refused(NO_OTHER_MODULES)),
+    ("additional_target", Same("modules_to_save")),
     ("freeze_trainable_layers", Harmless(NO_LAYERS)),
     ("freeze_trainable_modules", Harmless(NO_LAYERS)),
     ("use_llama_pro", Refused(NO_OTHER_MODULES)),

@@ -47,8 +47,7 @@ const NO_SPLIT: &str = "all rows are used for training; validation rows come fro
 const STEPS: &str = "use save_every and steps_per_eval, which count optimizer steps";
 const TEXT_ONLY: &str = "only text models are supported";
 
-const NO_DORA: &str = "this version has only LoRA and rsLoRA; remove it";
-const NO_INIT: &str = "adapters start like PEFT's default: A random, B zero; remove it";
+const NO_LOFTQ: &str = "set init = \"loftq\" and quantization = \"nf4\", which take one iteration, and remove it";
 const NO_RATES: &str = "only lora_plus_ratio sets a second learning rate; remove it";
 const NO_OTHER_MODULES: &str = "either adapters or all weights are trained; see fine_tune_type";
 const NO_PATTERN: &str = "all layers have the same rank and alpha; remove it";

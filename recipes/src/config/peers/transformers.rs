@@ -3,9 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    CHECKPOINTING, COMPUTE_DTYPE, NO_DORA, NO_EVALUATION, NO_GENERATION, NO_INIT, NO_LAYERS, NO_LOSS, NO_NEFTUNE,
-    NO_NEW_TOKENS, NO_OPTIMIZER, NO_OTHER_MODULES, NO_PATTERN, NO_PRUNING, NO_REMOTE_CODE, NO_REVISION, NO_SCHEDULE_PART,
-    NO_UPLOAD, ONE_ATTENTION, ONE_DEVICE, ONLY_NF4, OWN_KERNELS, OWN_LOG, OWN_ROWS, Peer,
+    CHECKPOINTING, COMPUTE_DTYPE, NO_EVALUATION, NO_GENERATION, NO_LAYERS, NO_LOFTQ, NO_LOSS, NO_NEFTUNE, NO_NEW_TOKENS,
+    NO_OPTIMIZER, NO_OTHER_MODULES, NO_PATTERN, NO_PRUNING, NO_REMOTE_CODE, NO_REVISION, NO_SCHEDULE_PART, NO_UPLOAD,
+    ONE_ATTENTION, ONE_DEVICE, ONLY_NF4, OWN_KERNELS, OWN_LOG, OWN_ROWS, Peer,
 };
 use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated, Yields};
 
@@ -54,12 +54,11 @@ const KEYS: &[(&str, Meaning)] = &[
     ("task_type", Harmless("only causal language models are supported")),
     ("bias", Only(&["none"], "biases are not trained; set \"none\"")),
     ("lora_bias", Refused("adapters have no bias; remove it")),
-    ("init_lora_weights", Only(&["true", "default"], NO_INIT)),
-    ("loftq_config", Refused(NO_INIT)),
-    ("use_dora", Refused(NO_DORA)),
-    ("dora", Refused(NO_DORA)),
+    ("init_lora_weights", Same("init")),
+    ("loftq_config", Refused(NO_LOFTQ)),
+    ("use_dora", Same("dora")),
     ("fan_in_fan_out", Harmless("it follows from the checkpoint")),
-    ("modules_to_save", Refused(NO_OTHER_MODULES)),
+    ("ensure_weight_tying", Harmless("an embedding that is the head too always stays both")),
     ("trainable_token_indices", Refused(NO_OTHER_MODULES)),
     ("target_parameters", Refused(NO_OTHER_MODULES)),
     ("exclude_modules", Refused("list the remaining layers in target_modules")),

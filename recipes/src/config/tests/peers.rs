@@ -334,12 +334,41 @@ fn schedules_and_optimizers_of_mlx_lm() {
         ("train: true\noptimizer: muon\n", "`optimizer` should be one of adamw, adamw8bit, got \"muon\""),
         ("train: false\n", "`train` = false is not supported: `burnish train` trains"),
         ("train: true\nfine_tune_type: full\n", "`fine_tune_type` is \"full\" with `num_layers` 16"),
-        ("train: true\nfine_tune_type: dora\n", "`fine_tune_type` should be one of lora, full, got \"dora\""),
+        ("train: true\nfine_tune_type: adalora\n", "`fine_tune_type` should be one of lora, full, got \"adalora\""),
     ] {
         let error = refused(text);
         assert!(error.starts_with(expected), "{error}");
     }
     assert_eq!(read("train: true\nfine_tune_type: full\nnum_layers: -1\n").config.fine_tune_type, FineTuneType::Full);
+    let dora = read("train: true\nfine_tune_type: dora\n").config;
+    assert_eq!((dora.fine_tune_type, dora.dora), (FineTuneType::Lora, true));
+}
+
+#[test]
+fn the_kind_of_an_adapter_and_its_start_are_read() {
+    for (text, dora, init) in [
+        ("use_dora: true\ninit_lora_weights: true\n", true, "default"),
+        ("init_lora_weights: pissa_niter_16\n", false, "pissa_niter_16"),
+        ("peft_use_dora: true\npeft_init_lora_weights: OLoRA\n", true, "olora"),
+        ("dora: false\ninit: gaussian\n", false, "gaussian"),
+        ("init_lora_weights: loftq\n", false, "loftq"),
+    ] {
+        let config = read(text).config;
+        assert_eq!((config.dora, config.init.to_string().as_str()), (dora, init), "{text}");
+        let lora = config.lora();
+        assert_eq!((lora.dora, lora.init), (config.dora, config.init));
+        // An adapter that is given has begun already.
+        let given = TrainConfig { adapter: Some("folder".to_owned()), ..config };
+        assert_eq!(given.lora().init, burnish_lora::Init::Default);
+    }
+    for (text, expected) in [
+        ("init: eva\n", "got \"eva\""),
+        ("loftq_config: {loftq_bits: 4}\n", "init = \"loftq\""),
+        ("stage: sft\npissa_init: true\n", "pissa_niter_16"),
+    ] {
+        let error = refused(text);
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 #[test]

@@ -1,0 +1,102 @@
+//! Ten steps of adapters beyond plain LoRA against PEFT, from what `make_adapters.py` wrote.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+
+use burn::backend::Flex;
+use burn::tensor::DType;
+use burnish_engine::{AdamWConfig, Adapter, BackendDevice, Batch, Device, Objective, StepItem, TrainedPart, Trainer};
+use burnish_kernels::tolerance::Tolerance;
+use burnish_lora::{Init, LoraConfig};
+use burnish_models::checkpoint::SafetensorsFolder;
+use burnish_models::{Checkpoint, FloatType, ModelConfig};
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")
+}
+
+struct Golden {
+    folder: PathBuf,
+    config: ModelConfig,
+    weights: SafetensorsFolder,
+    values: SafetensorsFolder,
+}
+
+impl Golden {
+    fn open(base: &str, case: &str) -> Self {
+        let (base, folder) = (fixtures().join("parity").join(base), fixtures().join("adapters").join(case));
+        let json = std::fs::read_to_string(base.join("config.json")).unwrap();
+        Self {
+            config: ModelConfig::from_json(&serde_json::from_str(&json).unwrap()).unwrap(),
+            weights: SafetensorsFolder::open(&base).unwrap(),
+            values: SafetensorsFolder::from_files(&[folder.join("golden.safetensors")]).unwrap(),
+            folder,
+        }
+    }
+
+    fn batch(&self) -> Batch {
+        let ints = |name: &str| -> Vec<i64> {
+            let bytes = self.values.read_bytes(name).unwrap();
+            bytes.chunks_exact(4).map(|b| i64::from(i32::from_le_bytes(b.try_into().unwrap()))).collect()
+        };
+        let (ids, mask, labels) = (ints("input_ids"), ints("attention_mask"), ints("labels"));
+        let (rows, length) = (2, ids.len() / 2);
+        Batch {
+            input_ids: ids.iter().map(|id| *id as u32).collect(),
+            position_ids: (0..rows * length).map(|index| (index % length) as u32).collect(),
+            segment_ids: mask.iter().map(|mask| *mask as u32).collect(),
+            tokens: mask.iter().sum::<i64>() as usize,
+            target_tokens: labels.iter().filter(|label| **label >= 0).count(),
+            labels,
+            rows,
+            length,
+        }
+    }
+
+    fn trainer(&self, adapter: Adapter<'_>) -> Box<dyn Trainer> {
+        let part = TrainedPart::Adapters { base: &self.weights, dtype: FloatType::F32, adapter, reference: None };
+        let optimizer = AdamWConfig { max_grad_norm: 0.0, ..AdamWConfig::default() };
+        BackendDevice::<Flex>::default().train(&self.config, part, optimizer).unwrap()
+    }
+}
+
+fn losses(trainer: &mut dyn Trainer, batch: &Batch, steps: usize) -> Vec<f32> {
+    let item = StepItem { batches: vec![batch.clone()], objective: Objective::Tokens, ..StepItem::default() };
+    (0..steps).map(|_| trainer.step(&item, 1e-3).unwrap().loss as f32).collect()
+}
+
+#[test]
+fn ten_losses_of_a_given_adapter_equal_peft() {
+    for (base, case) in [("llama", "dora"), ("biased", "dora_biased"), ("llama", "modules"), ("llama3", "modules_tied")] {
+        let golden = Golden::open(base, case);
+        let path = golden.folder.join("start");
+        let mut trainer = golden.trainer(Adapter::Folder { path: &path, dropout: 0.0 });
+        let found = losses(&mut *trainer, &golden.batch(), 10);
+        Tolerance::of(DType::F32).check(case, &found, &golden.values.read_f32("losses").unwrap()).unwrap();
+    }
+}
+
+/// The signs of singular vectors differ, but AdamW steps alike from either.
+#[test]
+fn ten_losses_from_the_weights_own_vectors_equal_peft_and_resume_to_the_bit() {
+    for (base, case, init, rslora) in [("llama", "pissa", Init::Pissa, false), ("mistral", "olora", Init::Olora, true)] {
+        let golden = Golden::open(base, case);
+        let config = LoraConfig { rank: 4, alpha: 8.0, init, rslora, ..LoraConfig::default() };
+        let mut trainer = golden.trainer(Adapter::Fresh { config: &config, seed: 3 });
+        let mut found = losses(&mut *trainer, &golden.batch(), 4);
+        let folder = tempfile::tempdir().unwrap();
+        trainer.save_adapter(&config, "base", folder.path()).unwrap();
+        let mut resumed = golden.trainer(Adapter::Checkpoint { path: folder.path(), config: &config });
+        resumed.restore_moments(4, &*trainer.moments()).unwrap();
+        let rest = losses(&mut *trainer, &golden.batch(), 6);
+        assert_eq!(rest, losses(&mut *resumed, &golden.batch(), 6), "{case}");
+        let written = |trainer: &dyn Trainer| {
+            let folder = tempfile::tempdir().unwrap();
+            trainer.save_adapter(&config, "base", folder.path()).unwrap();
+            std::fs::read(folder.path().join("adapter_model.safetensors")).unwrap()
+        };
+        assert_eq!(written(&*trainer), written(&*resumed), "{case}");
+        found.extend(rest);
+        Tolerance::of(DType::F32).check(case, &found, &golden.values.read_f32("losses").unwrap()).unwrap();
+    }
+}
