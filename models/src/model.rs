@@ -18,6 +18,7 @@ use crate::load_options::LoadOptions;
 use crate::loader::Loader;
 use crate::operand::Operand;
 use crate::part::declared_tensors;
+use crate::storage::Storage;
 use crate::weight::{AnyTensor, BaseTensor, MatrixWeight, NamedParameter, VectorWeight};
 
 /// A language model.
@@ -191,6 +192,13 @@ impl<B: FusedBackend> LanguageModel<B> {
     /// Whether the embedding is trained.
     pub fn trains_embedding(&self) -> bool {
         self.decoder.embedding.num_params() > 0
+    }
+
+    /// What the weights of the base are stored as, with their bytes.
+    pub fn storage(&self) -> Storage {
+        let mut storage = Storage::default();
+        self.weights().iter().for_each(|(_, tensor)| storage.add(tensor.kind(), tensor.bytes()));
+        storage
     }
 
     /// Every trainable tensor: factors of adapters as `<layer>.lora_A.weight` and `<layer>.lora_B.weight`, magnitudes as

@@ -67,6 +67,8 @@ pub struct Storage {
     pub kinds: BTreeMap<String, Stored>,
     /// For each reason, the matrices that stay dense although they should be packed.
     pub dense: BTreeMap<String, Vec<String>>,
+    /// The matrices that stay in the blocks of the file.
+    pub blocks: Vec<String>,
 }
 
 /// Tensors of one kind.
@@ -94,7 +96,11 @@ impl Storage {
                         Role::Embedding | Role::Head => options.of_embedding(),
                         _ => options.quantization,
                     };
-                    match Form::of(checkpoint, &tensor.name, dims, quantization)? {
+                    let form = Form::of(checkpoint, &tensor.name, dims, quantization)?;
+                    if matches!(form, Form::Blocks(_)) {
+                        storage.blocks.push(tensor.name.clone());
+                    }
+                    match form {
                         Form::Dense { because } => {
                             if let Some(because) = because {
                                 storage.dense.entry(because).or_default().push(tensor.name);
@@ -109,11 +115,24 @@ impl Storage {
                 }
                 _ => dense,
             };
-            let stored = storage.kinds.entry(kind.to_owned()).or_default();
-            stored.tensors += 1;
-            stored.bytes += bytes as u64;
+            storage.add(kind, bytes);
         }
         Ok(storage)
+    }
+
+    /// Counts a tensor.
+    pub(crate) fn add(&mut self, kind: &str, bytes: usize) {
+        let stored = self.kinds.entry(kind.to_owned()).or_default();
+        stored.tensors += 1;
+        stored.bytes += bytes as u64;
+    }
+
+    /// Reads the blocks of every matrix that stays as the file has it, so that damaged ones are found before anything is written.
+    ///
+    /// # Errors
+    /// [`ModelError::Format`] with file and tensor.
+    pub fn check_blocks(&self, checkpoint: &dyn Checkpoint) -> Result<()> {
+        self.blocks.iter().try_for_each(|name| checkpoint.read_packed(name).map(drop))
     }
 
     /// The bytes of all tensors.

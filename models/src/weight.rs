@@ -147,6 +147,22 @@ impl<B: Backend> BaseTensor<B> {
         }
     }
 
+    /// What an element is stored as, such as `f16` or `nf4`.
+    pub fn kind(&self) -> &str {
+        match self {
+            Self::Vector(tensor) => tensor.dtype().name(),
+            Self::Matrix(operand) => operand.kind(),
+        }
+    }
+
+    /// The bytes that it takes on the device.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Vector(tensor) => tensor.dims()[0] * tensor.dtype().size(),
+            Self::Matrix(operand) => operand.bytes(),
+        }
+    }
+
     /// The elements as f32, in row-major order.
     pub fn to_f32(&self) -> Vec<f32> {
         match self {

@@ -9,7 +9,7 @@ use burn::tensor::DType;
 use burnish_engine::{AdamWConfig, Adapter, Batch, Checkpointing, IGNORE, Objective, StepItem, TrainedPart};
 use burnish_kernels::tolerance::Tolerance;
 use burnish_models::checkpoint::SafetensorsFolder;
-use burnish_models::{Checkpoint, FloatType};
+use burnish_models::{Checkpoint, LoadOptions};
 use burnish_recipes::recipe::dpo::Dpo;
 use burnish_tests::{Golden, burnish, fixture, text};
 use serde_json::Value;
@@ -56,7 +56,7 @@ fn equals_trl(backend: &str, cases: &[(&str, f64)]) {
     for (case, label_smoothing) in cases {
         let part = TrainedPart::Adapters {
             base: &golden.weights,
-            dtype: FloatType::F32,
+            options: LoadOptions::default(),
             adapter: Adapter::Folder { path: &policy, dropout: 0.0 },
             reference: (*case == "adapter").then_some(before.as_path()),
         };

@@ -7,7 +7,7 @@ use burn::tensor::DType;
 use burnish_engine::{AdamWConfig, Adapter, Batch, Checkpointing, Device, StepItem, TrainedPart, Trainer, Weights};
 use burnish_kernels::tolerance::Tolerance;
 use burnish_models::checkpoint::SafetensorsFolder;
-use burnish_models::{Checkpoint, FloatType};
+use burnish_models::{Checkpoint, FloatType, LoadOptions};
 use burnish_tests::Golden;
 
 /// The folders that `make_parity.py` wrote.
@@ -40,7 +40,7 @@ fn optimizer(clip: f64) -> AdamWConfig {
 fn adapted(device: &dyn Device, golden: &Golden, clip: f64) -> Box<dyn Trainer> {
     let path = golden.folder.join("adapter");
     let adapter = Adapter::Folder { path: &path, dropout: 0.0 };
-    let part = TrainedPart::Adapters { base: &golden.weights, dtype: FloatType::F32, adapter, reference: None };
+    let part = TrainedPart::Adapters { base: &golden.weights, options: LoadOptions::default(), adapter, reference: None };
     device.train(&golden.config, part, optimizer(clip)).unwrap()
 }
 
@@ -48,7 +48,7 @@ fn logits(device: &dyn Device, case: &str) {
     let golden = Golden::open(case).unwrap();
     let (batch, adapter) = (golden.batch().unwrap(), golden.folder.join("adapter"));
     for (key, adapter) in [("logits", None), ("adapter_logits", Some(adapter.as_path()))] {
-        let mut runner = device.run(&golden.config, &golden.weights, FloatType::F32, adapter).unwrap();
+        let mut runner = device.run(&golden.config, &golden.weights, LoadOptions::default(), adapter).unwrap();
         let expected = unpadded(&golden.floats(key).unwrap(), &batch);
         close(&format!("{case} {key}"), &unpadded(&runner.logits(&batch).unwrap(), &batch), &expected);
     }
@@ -81,7 +81,8 @@ fn checkpointed(device: &dyn Device, case: &str) {
     let path = golden.folder.join("adapter");
     for dtype in [FloatType::F32, FloatType::F16].into_iter().filter(|dtype| device.computes_in(*dtype)) {
         let adapter = Adapter::Folder { path: &path, dropout: 0.1 };
-        let part = TrainedPart::Adapters { base: &golden.weights, dtype, adapter, reference: None };
+        let part =
+            TrainedPart::Adapters { base: &golden.weights, options: LoadOptions::frozen(dtype), adapter, reference: None };
         let mut trainer = device.train(&golden.config, part, optimizer(0.0)).unwrap();
         let item = StepItem { batches: vec![golden.batch().unwrap(); 2], seed: 4, loss_scale: 256.0, ..StepItem::default() };
         let mut bits = |checkpointing| {
@@ -144,7 +145,7 @@ fn packed(device: &dyn Device, case: &str) {
         tokens: kept.len(),
         target_tokens: batch.target_tokens,
     };
-    let mut runner = device.run(&golden.config, &golden.weights, FloatType::F32, None).unwrap();
+    let mut runner = device.run(&golden.config, &golden.weights, LoadOptions::default(), None).unwrap();
     let loss = runner.loss(&row).unwrap() as f32;
     close(&format!("{case} packed"), &[loss], &[golden.floats("row_losses").unwrap().iter().sum()]);
 }
@@ -153,7 +154,7 @@ fn packed(device: &dyn Device, case: &str) {
 fn cached(device: &dyn Device, case: &str) {
     let golden = Golden::open(case).unwrap();
     let batch = golden.batch().unwrap();
-    let mut runner = device.run(&golden.config, &golden.weights, FloatType::F32, None).unwrap();
+    let mut runner = device.run(&golden.config, &golden.weights, LoadOptions::default(), None).unwrap();
     let (head, tail) = batch.input_ids[..batch.length].split_at(5);
     let mut last = runner.next_logits(head);
     for token in tail {

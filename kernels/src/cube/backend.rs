@@ -33,6 +33,7 @@ where
     BT: BoolElement,
 {
     const OWN_GRADIENTS: bool = R::OWN_GRADIENTS;
+    const PACKED_KERNELS: bool = R::FUSED;
 
     of_runtime! {
         fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self>;
@@ -118,6 +119,21 @@ where
         ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
         fn lora_linear_backward(saved: LoraSaved<Self>, grad: FloatTensor<Self>, input_gradient: bool) -> LoraGradients<Self>;
+
+        fn packed_lora_linear(
+            x: FloatTensor<Self>,
+            weight: PackedTensor<Self>,
+            lora_a: FloatTensor<Self>,
+            lora_b: FloatTensor<Self>,
+            scale: f64,
+            dropout: Option<Dropout>,
+        ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+        fn packed_lora_linear_backward(
+            saved: LoraSaved<Self, PackedTensor<Self>>,
+            grad: FloatTensor<Self>,
+            input_gradient: bool,
+        ) -> LoraGradients<Self>;
 
         fn linear_cross_entropy(hidden: FloatTensor<Self>, weight: FloatTensor<Self>, labels: IntTensor<Self>)
             -> FloatTensor<Self>;

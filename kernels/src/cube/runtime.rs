@@ -199,6 +199,23 @@ pub trait KernelRuntime: CubeRuntime {
         lora_linear::cube::backward::<Self, B> | lora_linear::reference_backward::<B>:
         fn lora_linear_backward(saved: LoraSaved<B>, grad: FloatTensor<B>, input_gradient: bool) -> LoraGradients<B>;
 
+        lora_linear::cube::packed_forward::<Self, B> | lora_linear::packed::reference::<B>:
+        fn packed_lora_linear(
+            x: FloatTensor<B>,
+            weight: PackedTensor<B>,
+            lora_a: FloatTensor<B>,
+            lora_b: FloatTensor<B>,
+            scale: f64,
+            dropout: Option<Dropout>,
+        ) -> (FloatTensor<B>, FloatTensor<B>);
+
+        lora_linear::cube::packed_backward::<Self, B> | lora_linear::packed::reference_backward::<B>:
+        fn packed_lora_linear_backward(
+            saved: LoraSaved<B, PackedTensor<B>>,
+            grad: FloatTensor<B>,
+            input_gradient: bool,
+        ) -> LoraGradients<B>;
+
         linear_cross_entropy::cube::forward::<Self, B> | linear_cross_entropy::reference::<B>:
         fn linear_cross_entropy(hidden: FloatTensor<B>, weight: FloatTensor<B>, labels: IntTensor<B>) -> FloatTensor<B>;
 

@@ -53,15 +53,6 @@ impl Code {
             _ => 0.0,
         }
     }
-
-    /// The values of NF4's codes, behind them those of the codes of doubly quantised scales.
-    fn table(self) -> Vec<f32> {
-        match self.scales {
-            Scales::Table => NF4.to_vec(),
-            Scales::DoubleTable => NF4.into_iter().chain(*SIGNED.values()).collect(),
-            _ => Vec::new(),
-        }
-    }
 }
 
 /// The words at which planes begin; the lower bits begin at 0.
@@ -70,8 +61,8 @@ pub(crate) struct Starts {
     pub high: u32,
     pub scales: u32,
     pub coarse: u32,
-    /// The last word, which is the offset of doubly quantised scales.
-    pub last: u32,
+    /// The values of the codes of doubly quantised scales, which their offset follows.
+    pub map: u32,
 }
 
 impl Planes {
@@ -82,8 +73,9 @@ impl Planes {
 
     /// Where the planes begin, as kernels take it.
     pub(crate) fn starts<R: CubeRuntime>(&self) -> StartsLaunch<R> {
-        let [high, scales, coarse, last] = [self.high_at(), self.scales_at(), self.coarse_at(), self.words() - 1];
-        StartsLaunch::new(high as u32, scales as u32, coarse as u32, last as u32)
+        let map = self.words().saturating_sub(SIGNED.values().len() + 1);
+        let [high, scales, coarse, map] = [self.high_at(), self.scales_at(), self.coarse_at(), map].map(|at| at as u32);
+        StartsLaunch::new(high, scales, coarse, map)
     }
 
     /// Whether kernels read the matrix: they count elements in 32 bits, and take words as they are.
@@ -93,18 +85,19 @@ impl Planes {
     }
 }
 
-/// The table of a code in shared memory, filled by all threads of the cube, which must all call it; it ends with a barrier. Other
-/// codes have none, and get a placeholder.
+/// The values of a code's table in shared memory, written by the first threads of the cube, which must all call it; it ends with a
+/// barrier. Other codes have none, and get a placeholder.
 #[cube]
 pub(crate) fn table(#[comptime] code: Code) -> SharedMemory<f32> {
-    let length = comptime!(code.table().len());
-    let mut table = SharedMemory::<f32>::new(comptime!(length.max(1)));
-    if comptime!(length > 0) {
-        let values = Array::<f32>::from_data(comptime!(code.table()));
-        let mut at = UNIT_POS;
-        while at < comptime!(length as u32) {
-            table[at as usize] = values[at as usize];
-            at += CUBE_DIM;
+    let mut table = SharedMemory::<f32>::new(comptime!(if code.has_table() { NF4.len() } else { 1 }));
+    if comptime!(code.has_table()) {
+        let mut value = f32::new(0.0);
+        #[unroll]
+        for i in 0..comptime!(NF4.len()) {
+            value = select(UNIT_POS == comptime!(i as u32), f32::new(comptime!(NF4[i])), value);
+        }
+        if UNIT_POS < comptime!(NF4.len() as u32) {
+            table[UNIT_POS as usize] = value;
         }
         sync_cube();
     }
@@ -138,41 +131,32 @@ pub(crate) struct Scaling {
 
 /// Scale and bias of a group, counted over all rows.
 #[cube]
-pub(crate) fn scaling(
-    words: &Array<u32>,
-    table: &SharedMemory<f32>,
-    group: u32,
-    starts: &Starts,
-    #[comptime] code: Code,
-) -> Scaling {
-    let mut scale = 0.0f32;
-    let mut bias = 0.0f32;
+pub(crate) fn scaling(words: &Array<u32>, group: u32, starts: &Starts, #[comptime] code: Code) -> Scaling {
+    let none = f32::new(0.0);
     match comptime!(code.scales) {
         Scales::Half { .. } => {
-            scale = half(words[(starts.scales + group / 2) as usize] >> (16 * (group % 2)));
+            let scale = half(words[(starts.scales + group / 2) as usize] >> (16 * (group % 2)));
+            Scaling { scale, bias: none }
         }
         Scales::HalfPair => {
             let word = words[(starts.scales + group) as usize];
-            scale = half(word);
-            bias = half(word >> 16u32);
+            Scaling { scale: half(word), bias: half(word >> 16u32) }
         }
         Scales::BrainPair => {
             let word = words[(starts.scales + group) as usize];
-            scale = f32::reinterpret(word << 16u32);
-            bias = f32::reinterpret(word & 0xFFFF_0000u32);
+            Scaling { scale: f32::reinterpret(word << 16u32), bias: f32::reinterpret(word & 0xFFFF_0000u32) }
         }
         Scales::FloatPair => {
             let at = starts.scales + 2 * group;
-            scale = f32::reinterpret(words[at as usize]);
-            bias = f32::reinterpret(words[(at + 1) as usize]);
+            Scaling { scale: f32::reinterpret(words[at as usize]), bias: f32::reinterpret(words[(at + 1) as usize]) }
         }
-        Scales::Table => {
-            scale = f32::reinterpret(words[(starts.scales + group) as usize]);
-        }
+        Scales::Table => Scaling { scale: f32::reinterpret(words[(starts.scales + group) as usize]), bias: none },
         Scales::DoubleTable => {
             let byte = (words[(starts.scales + group / 4) as usize] >> (8 * (group % 4))) & 255u32;
             let coarse = f32::reinterpret(words[(starts.coarse + group / 256) as usize]);
-            scale = table[(16 + byte) as usize] * coarse + f32::reinterpret(words[starts.last as usize]);
+            let value = f32::reinterpret(words[(starts.map + byte) as usize]);
+            let offset = f32::reinterpret(words[(starts.map + comptime!(SIGNED.values().len() as u32)) as usize]);
+            Scaling { scale: value * coarse + offset, bias: none }
         }
         Scales::SixBits => {
             let block = group / 8;
@@ -188,18 +172,18 @@ pub(crate) fn scaling(
                 level = (third & 15u32) | (((first >> (shift + 6)) & 3u32) << 4u32);
                 least = ((third >> 4u32) & 15u32) | (((second >> (shift + 6)) & 3u32) << 4u32);
             }
-            scale = half(pair) * float(level, 0.0);
-            bias = half(pair >> 16u32) * float(least, 0.0) * -1.0f32;
+            let bias = half(pair >> 16u32) * float(least, 0.0) * -1.0f32;
+            Scaling { scale: half(pair) * float(level, 0.0), bias }
         }
         Scales::SignedBytes => {
             let block = group / 16;
             let pair = words[(starts.scales + block / 2) as usize] >> (16 * (block % 2));
             let byte = words[(starts.coarse + group / 4) as usize] >> (8 * (group % 4));
             // The sign bit counts -128; turned around, it counts 128 from -128 on.
-            scale = half(pair) * float((byte & 255u32) ^ 128u32, 128.0);
+            let scale = half(pair) * float((byte & 255u32) ^ 128u32, 128.0);
+            Scaling { scale, bias: none }
         }
     }
-    Scaling { scale, bias }
 }
 
 /// The words in which up to [`MOST`] integers lie, the first in the lowest bits.
@@ -271,7 +255,7 @@ pub(crate) fn read<F: Float, N: Size>(
     starts: &Starts,
     #[comptime] code: Code,
 ) -> Vector<F, N> {
-    let scaling = scaling(words, table, element / comptime!(code.group as u32), starts, code);
+    let scaling = scaling(words, element / comptime!(code.group as u32), starts, code);
     let mut weights = Vector::<f32, N>::new(0.0f32);
     let size = weights.size().comptime();
     let integers = integers(words, element, starts, code, size);
@@ -359,7 +343,9 @@ fn rows_kernel<F: Float, I: Int, N: Size>(
             let element = (row * vectors + at % vectors) * size;
             out[at as usize] = read::<F, N>(words, &table, element, &starts, code);
         } else {
-            out[at as usize] = Vector::new(F::cast_from(f32::reinterpret(0x7FC0_0000u32)));
+            // From a variable: bits of a literal can't be taken in MSL.
+            let nan = f32::reinterpret((row | 0x7FC0_0000u32) & 0x7FC0_0000u32);
+            out[at as usize] = Vector::new(F::cast_from(nan));
         }
         at += CUBE_COUNT_X * CUBE_DIM_X;
     }

@@ -28,7 +28,7 @@ pub enum Scales {
     FloatPair,
     /// An f32 a group: `w = NF4[q] · scale`.
     Table,
-    /// The same, with a byte a group, four a word, then an f32 a 256 groups, then an f32 offset:
+    /// The same, with a byte a group, four a word, then an f32 a 256 groups, then the 256 values of [`SIGNED`], then an f32 offset:
     /// `scale = SIGNED[byte] · coarse + offset`.
     DoubleTable,
     /// A word a 256 elements, f16 `d` and `m`, then three words of them, eight scales `s` and minima `l` of six bits as `Q4_K` packs
@@ -86,7 +86,7 @@ impl Planes {
     pub fn words(&self) -> usize {
         let blocks = self.elements() / SUPER;
         let coarse = match self.scales {
-            Scales::DoubleTable => (self.elements() / self.group).div_ceil(DYNAMIC_BLOCK) + 1,
+            Scales::DoubleTable => (self.elements() / self.group).div_ceil(DYNAMIC_BLOCK) + SIGNED.values().len() + 1,
             Scales::SixBits => 3 * blocks,
             Scales::SignedBytes => 4 * blocks,
             _ => 0,
@@ -312,7 +312,8 @@ fn of_nf4(planes: Planes, matrix: &Nf4) -> Vec<u32> {
             for (at, code) in double.codes.iter().enumerate() {
                 put(&mut words, planes.scales_at(), 8, at, u32::from(*code));
             }
-            let coarse = double.scales.iter().chain([&double.offset]);
+            // Not all devices index a constant table of a kernel's own.
+            let coarse = double.scales.iter().chain(SIGNED.values()).chain([&double.offset]);
             words[planes.coarse_at()..].iter_mut().zip(coarse).for_each(|(word, scale)| *word = scale.to_bits());
         }
     }

@@ -198,7 +198,13 @@ impl Checkpoint for SafetensorsFolder {
         if self.float_type(name) == Some(dtype) {
             return self.with_bytes(name, |bytes, _| Some(dtype.read(bytes)));
         }
-        dtype.convert(name, self.read_f32(name)?)
+        self.with_bytes(name, |bytes, stored| {
+            // Whole elements of any dtype.
+            const PART: usize = 1 << 22;
+            to_f32(&[], stored)?;
+            let parts = bytes.chunks(PART).filter_map(|part| to_f32(part, stored));
+            Some(dtype.convert_parts(name, bytes.len() * 8 / stored.bitsize(), parts))
+        })?
     }
 }
 

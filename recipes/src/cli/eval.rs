@@ -8,7 +8,7 @@ use burnish_models::Pretrained;
 use serde_json::json;
 
 use super::at_least;
-use super::model::ModelArgs;
+use super::model::{Choice, ModelArgs};
 use crate::data::{self, BadRows, BatchOptions, Batches, RowTokenizer, Sources};
 use crate::report::OutputStyle;
 use crate::train::evaluate;
@@ -65,11 +65,11 @@ impl Args {
                 pad_token_id: pretrained.config.pad_token_id.unwrap_or(0),
             },
         );
-        let dtype = self.model.choose_dtype(&pretrained.config)?;
-        style.say(format!("dtype {} ({})", dtype.dtype, dtype.why));
+        let Choice { dtype, storage } = self.model.choose(&pretrained, style)?;
+        style.say(format!("dtype {} ({}), {}", dtype.dtype, dtype.why, storage.line()));
         let evaluation = burnish_backends::enter(&self.model.backend, |device| {
             let Pretrained { config, checkpoint, .. } = &pretrained;
-            let mut runner = device.run(config, &**checkpoint, dtype.dtype, self.model.adapter())?;
+            let mut runner = device.run(config, &**checkpoint, storage.options, self.model.adapter())?;
             evaluate(
                 |batch| runner.loss(batch),
                 &batches,

@@ -120,6 +120,7 @@ fn describe(prepared: &PreparedRun, backend: &str, why: &str, style: OutputStyle
     style.say(plan.shapes().to_string());
     style.say(format!("backend {backend} ({why})"));
     style.say(format!("dtype {} ({})", prepared.dtype.dtype, prepared.dtype.why));
+    style.say(prepared.storage.line());
     for line in effective(config) {
         style.say(line);
     }

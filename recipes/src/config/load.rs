@@ -6,6 +6,7 @@ use burnish_models::encoding::text_of;
 use serde_json::{Map, Value};
 
 use super::TrainConfig;
+use super::choice::QuantizationKind;
 use super::error::ConfigError;
 use super::source::Keys;
 
@@ -41,6 +42,9 @@ pub fn load(file: Option<&Path>, flags: Map<String, Value>) -> Result<Loaded, Co
     }
     if config.iters > 0 && values.get("epochs").is_some_and(|epochs| epochs != 1) {
         notes.push(format!("`epochs` has no effect, because `iters` is {}", config.iters));
+    }
+    if config.double_quant && config.quantization != QuantizationKind::Nf4 {
+        notes.push("`double_quant` has no effect, because `quantization` is not nf4".to_owned());
     }
     Ok(Loaded { config, notes })
 }

@@ -1,9 +1,9 @@
 //! Checks ranges, and values that exclude each other.
 
-use burnish_lora::TargetModules;
+use burnish_lora::{Init, TargetModules};
 
 use super::TrainConfig;
-use super::choice::FineTuneType;
+use super::choice::{FineTuneType, QuantizationKind};
 
 /// Larger counts are surely mistakes, and products of them could overflow.
 const MOST: usize = 1_000_000_000;
@@ -36,12 +36,28 @@ impl TrainConfig {
             full || self.model_config.is_none(),
             "training from scratch (`model_config`) needs `fine_tune_type = \"full\"`",
         );
+        check(
+            !full || !self.storage().packs_floats(),
+            "`fine_tune_type = \"full\"` trains every weight as a float: expected `quantization = \"none\"`; \
+             `fine_tune_type = \"lora\"` trains adapters on quantised weights",
+        );
+        check(!full || !self.quantize_embedding, "`quantize_embedding` needs `fine_tune_type = \"lora\"`");
         check(!full || self.adapter.is_none(), "`adapter` needs `fine_tune_type = \"lora\"`");
+        check(!full || !self.has_lora_plus(), "`lora_plus_ratio` needs `fine_tune_type = \"lora\"`");
         let no_target = match &self.target_modules {
             TargetModules::One(name) => name.is_empty(),
             TargetModules::Named(names) => names.is_empty() || names.iter().any(String::is_empty),
         };
         check(!no_target, "`target_modules` is empty");
+        let packs = !matches!(self.quantization, QuantizationKind::None | QuantizationKind::Auto);
+        check(
+            !(packs && self.lora().init.changes_base()),
+            "`init` takes its factors out of the base weights, which needs `quantization = \"none\"`",
+        );
+        check(
+            packs || self.lora().init != Init::Loftq,
+            "`init = \"loftq\"` makes up for quantisation, which needs `quantization = \"nf4\"`",
+        );
         let has_modules = !self.modules_to_save.list().is_empty();
         check(!full || !has_modules, "`modules_to_save` needs `fine_tune_type = \"lora\"`: a full run trains every matrix");
         check(
@@ -52,6 +68,11 @@ impl TrainConfig {
             self.early_stopping == 0 || self.steps_per_eval > 0,
             "`early_stopping` needs a validation loss, but `steps_per_eval` is 0",
         );
+    }
+
+    /// Whether the factors of adapters have different learning rates.
+    fn has_lora_plus(&self) -> bool {
+        (self.lora_plus_ratio - 1.0).abs() > 0.0
     }
 
     fn check_counts(&self, problems: &mut Vec<String>) {
@@ -94,7 +115,13 @@ impl TrainConfig {
         for (name, value) in [("dropout", self.dropout), ("beta1", self.beta1), ("beta2", self.beta2)] {
             check(name, value, (0.0..1.0).contains(&value), "at least 0 and below 1");
         }
-        for (name, value) in [("alpha", self.alpha), ("learning_rate", self.learning_rate), ("epsilon", self.epsilon)] {
+        let positive = [
+            ("alpha", self.alpha),
+            ("learning_rate", self.learning_rate),
+            ("lora_plus_ratio", self.lora_plus_ratio),
+            ("epsilon", self.epsilon),
+        ];
+        for (name, value) in positive {
             check(name, value, value > 0.0, "positive");
         }
         for (name, value) in [("weight_decay", self.weight_decay), ("max_grad_norm", self.max_grad_norm)] {

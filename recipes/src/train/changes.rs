@@ -40,6 +40,8 @@ const FIXED: [&str; 10] = [
 const OF_ADAPTER: [&str; 8] = ["rank", "alpha", "rslora", "dora", "init", "modules_to_save", "target_modules", "num_layers"];
 /// Keys of preference recipes.
 const OF_PREFERENCES: [&str; 2] = ["beta", "label_smoothing"];
+/// Keys that decide how the base model is stored.
+const OF_WEIGHTS: [&str; 3] = ["quantization", "double_quant", "quantize_embedding"];
 /// Keys that, together with `val_batches`, decide which rows are validated.
 const OF_BATCHES: [&str; 2] = ["batch_size", "packing"];
 
@@ -101,6 +103,7 @@ impl Changes {
         let decides = |key: &&str| {
             *key == "val_batches"
                 || OF_PREFERENCES.contains(key)
+                || OF_WEIGHTS.contains(key)
                 || INPUTS.contains(key)
                 || self.validates_some && OF_BATCHES.contains(key)
         };

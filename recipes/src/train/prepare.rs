@@ -10,7 +10,7 @@ use burnish_backends::dtype::{self, DtypeChoice};
 use burnish_engine::with_hint;
 use burnish_export::target::{check_folder, inputs_of};
 use burnish_lora::MergedCheckpoint;
-use burnish_models::{FloatType, LanguageModel, Pretrained};
+use burnish_models::{FloatType, LanguageModel, LoadOptions, Pretrained};
 use serde_json::Value;
 
 use super::checkpoint::{RunCheckpoint, TrainerState};
@@ -20,7 +20,8 @@ use super::plan::Plan;
 use super::run_folder;
 use crate::config::{FineTuneType, TrainConfig};
 use crate::data::{self, BadRows, BatchOptions, Batches, RowTokenizer, Sources};
-use crate::{fit, recipe};
+use crate::recipe;
+use crate::storage::StorageChoice;
 
 /// A run that is ready to start.
 pub struct PreparedRun {
@@ -28,6 +29,8 @@ pub struct PreparedRun {
     pub config: TrainConfig,
     /// The compute dtype.
     pub dtype: DtypeChoice,
+    /// How its weights are stored.
+    pub storage: StorageChoice,
     /// The base model.
     pub pretrained: Pretrained,
     /// Training batches.
@@ -68,7 +71,14 @@ impl PreparedRun {
             None => Pretrained::open(&config.model)?,
         };
         check_model(&config, &pretrained, found.checkpoint.is_some())?;
-        fit::check(&config.backend, &pretrained.config, dtype.dtype, config.fine_tune_type == FineTuneType::Full)?;
+        let requested = match config.fine_tune_type {
+            FineTuneType::Full => LoadOptions::trainable(),
+            FineTuneType::Lora => LoadOptions {
+                quantize_embedding: config.quantize_embedding,
+                ..LoadOptions::frozen(dtype.dtype).quantized(config.storage())
+            },
+        };
+        let storage = StorageChoice::new(&config.backend, &pretrained, requested, config.optimizer)?;
         let state = found.checkpoint.as_ref().map(|checkpoint| checkpoint.state.clone());
         let mut state = state.unwrap_or_else(|| TrainerState { started: now(), seed: config.seed, ..Default::default() });
         if let Some(template) = &mut pretrained.chat_template {
@@ -76,6 +86,7 @@ impl PreparedRun {
         }
         let mut notes = ignored_dropouts(&pretrained.config_json);
         notes.extend(padded);
+        notes.extend(storage.notes.iter().cloned());
         let limit = config.max_seq_length.min(pretrained.config.max_position_embeddings);
         if limit < config.max_seq_length {
             notes.push(format!("max_seq_length is lowered to {limit}, the model's max_position_embeddings"));
@@ -126,11 +137,12 @@ impl PreparedRun {
         }
         notes.extend(forget_best(&mut state, &changed));
         state.fingerprint = Some(now);
+        storage.storage.check_blocks(&*pretrained.checkpoint)?;
         let resume = found.checkpoint.clone();
         notes.extend(resume.as_ref().and_then(|_| no_step_left(&config, &train, state.step)));
         let (lines, lock) = run_folder::prepare(&config, found, &mut state)?;
         notes.extend(lines);
-        Ok(Self { config, dtype, pretrained, train, valid, resume, state, notes, lock })
+        Ok(Self { config, dtype, storage, pretrained, train, valid, resume, state, notes, lock })
     }
 }
 
@@ -224,7 +236,15 @@ fn now() -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use burnish_kernels::packed::Affine;
+    use burnish_models::Checkpoint;
+    use safetensors::Dtype;
+    use safetensors::tensor::TensorView;
+
     use super::*;
+    use crate::config::QuantizationKind;
     use crate::hint::hint;
 
     #[test]
@@ -239,6 +259,91 @@ mod tests {
         assert_eq!((run("auto").unwrap().dtype, run("f32").unwrap().dtype), (FloatType::F32, FloatType::F32));
         let error = run("bf16").unwrap_err();
         assert!(error.to_string().contains("`dtype` is bf16") && hint(&error).is_some(), "{error}");
+    }
+
+    /// The quickstart's model in few bits, as MLX stores it, with other scales for one matrix.
+    fn mlx_model(folder: &Path, scale: impl Fn(f32) -> f32) -> PathBuf {
+        const CHANGED: &str = "model.layers.2.mlp.up_proj";
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/quickstart/model");
+        let target = folder.join("model");
+        std::fs::create_dir_all(&target).unwrap();
+        for name in ["tokenizer.json", "tokenizer_config.json"] {
+            std::fs::copy(from.join(name), target.join(name)).unwrap();
+        }
+        let text = std::fs::read_to_string(from.join("config.json")).unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        config["quantization"] = serde_json::json!({ "group_size": 64, "bits": 4 });
+        std::fs::write(target.join("config.json"), config.to_string()).unwrap();
+        let base = Pretrained::open(&from).unwrap();
+        let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
+        let floats = |values: Vec<f32>| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+        for name in base.checkpoint.names() {
+            let (shape, values) = (base.checkpoint.shape(&name).unwrap(), base.checkpoint.read_f32(&name).unwrap());
+            let Some(layer) = name.strip_suffix(".weight").filter(|name| name.ends_with("_proj")) else {
+                tensors.push((name, Dtype::F32, shape, floats(values)));
+                continue;
+            };
+            let packed = Affine::quantize(&name, &values, [shape[0], shape[1]], 4, 64).unwrap();
+            let words = packed.words().iter().flat_map(|word| word.to_le_bytes()).collect();
+            let mut scales = packed.scales().to_f32();
+            if layer == CHANGED {
+                scales.iter_mut().for_each(|value| *value = scale(*value));
+            }
+            let groups = vec![shape[0], shape[1] / 64];
+            tensors.push((format!("{layer}.scales"), Dtype::F32, groups.clone(), floats(scales)));
+            tensors.push((format!("{layer}.biases"), Dtype::F32, groups, floats(packed.biases().to_f32())));
+            tensors.push((name, Dtype::U32, vec![shape[0], shape[1] / 8], words));
+        }
+        let views =
+            tensors.iter().map(|(name, dtype, shape, data)| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
+        safetensors::serialize_to_file(views, None, &target.join("model.safetensors")).unwrap();
+        target
+    }
+
+    #[test]
+    fn packed_bases_are_taken_as_they_are_or_refused_before_anything_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("train.jsonl"), "{\"text\": \"one two three\"}\n").unwrap();
+        let run = folder.path().join("run");
+        let prepare = |model: &Path, change: &dyn Fn(&mut TrainConfig)| {
+            let mut config = TrainConfig {
+                model: model.display().to_string(),
+                data: folder.path().display().to_string(),
+                output_dir: run.display().to_string(),
+                backend: "cpu".to_owned(),
+                overwrite: true,
+                ..TrainConfig::default()
+            };
+            change(&mut config);
+            PreparedRun::new(config)
+        };
+        let model = mlx_model(folder.path(), |scale| scale);
+        let found = |change: &dyn Fn(&mut TrainConfig)| {
+            let prepared = prepare(&model, change).unwrap();
+            let kinds = prepared.storage.storage.kinds.iter().map(|(kind, stored)| (kind.clone(), stored.tensors));
+            (kinds.collect::<Vec<_>>(), prepared.notes)
+        };
+        let kinds = |linear: &str, matrices: usize, others: usize| {
+            let mut kinds = vec![("f32".to_owned(), others), (linear.to_owned(), matrices)];
+            kinds.retain(|(_, tensors)| *tensors > 0);
+            kinds
+        };
+        // Four blocks have seven matrices and two norms each.
+        assert_eq!(found(&|_| {}).0, kinds("int4", 28, 10));
+        assert_eq!(
+            found(&|config| config.quantize_embedding = true).0,
+            [kinds("int4", 28, 9), kinds("int8", 1, 0)].concat()
+        );
+        assert_eq!(found(&|config| config.quantization = QuantizationKind::None).0, kinds("f32", 0, 38));
+        let (same, notes) = found(&|config| config.quantization = QuantizationKind::Nf4);
+        assert_eq!(same, kinds("int4", 28, 10));
+        assert!(notes.iter().any(|note| note.starts_with("the file has weights in int4, which stay so")), "{notes:?}");
+        assert_eq!(found(&|config| config.fine_tune_type = FineTuneType::Full).0, kinds("f32", 0, 38));
+        std::fs::remove_dir_all(&run).unwrap();
+        let damaged = mlx_model(folder.path(), |_| f32::NAN);
+        let error = prepare(&damaged, &|_| {}).err().unwrap().to_string();
+        assert!(error.contains("model.safetensors: ") && error.contains("`model.layers.2.mlp.up_proj.weight`"), "{error}");
+        assert!(error.contains("NaN in `scales`") && !run.exists(), "{error}");
     }
 
     /// A run of the quickstart's model on these rows, and a checkpoint of it whose best step is itself.

@@ -95,12 +95,22 @@ fn few_rows_kernel<F: Float, N: Size>(
     let mut own_sums = Array::<f32>::new(plan.rows);
     let mut products = Array::<f32>::new(plan.rows);
     let vectors = extents.inputs / comptime!(MOST as u32);
+    // Rows and outputs that do not exist are the last ones again, and are not written.
+    let mut rows = Array::<u32>::new(plan.rows);
+    #[unroll]
+    for row in 0..plan.rows {
+        rows[row] = min(row as u32, extents.rows - 1) * vectors;
+    }
+    let mut weights = Array::<u32>::new(plan.outputs);
+    #[unroll]
+    for output in 0..plan.outputs {
+        weights[output] = min(first + output as u32, extents.outputs - 1) * extents.inputs;
+    }
     let mut at = lane;
     while at < vectors {
         #[unroll]
         for row in 0..plan.rows {
-            // A row that does not exist is the last one again, and is not written.
-            let from = (min(row as u32, extents.rows - 1) * vectors + at) * comptime!(parts as u32);
+            let from = (rows[row] + at) * comptime!(parts as u32);
             own_sums[row] = 0.0f32;
             #[unroll]
             for part in 0..parts {
@@ -116,8 +126,8 @@ fn few_rows_kernel<F: Float, N: Size>(
         }
         #[unroll]
         for output in 0..plan.outputs {
-            let element = min(first + output as u32, extents.outputs - 1) * extents.inputs + at * comptime!(MOST as u32);
-            let scaling = scaling(words, &table, element / comptime!(plan.code.group as u32), &starts, plan.code);
+            let element = weights[output] + at * comptime!(MOST as u32);
+            let scaling = scaling(words, element / comptime!(plan.code.group as u32), &starts, plan.code);
             let integers = integers(words, element, &starts, plan.code, MOST);
             #[unroll]
             for row in 0..plan.rows {

@@ -3,9 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    CHECKPOINTING, NO_4BIT, NO_EVALUATION, NO_GENERATION, NO_LAYERS, NO_LOFTQ, NO_LOSS, NO_NEFTUNE, NO_NEW_TOKENS,
+    CHECKPOINTING, COMPUTE_DTYPE, NO_EVALUATION, NO_GENERATION, NO_LAYERS, NO_LOFTQ, NO_LOSS, NO_NEFTUNE, NO_NEW_TOKENS,
     NO_OPTIMIZER, NO_OTHER_MODULES, NO_PATTERN, NO_PRUNING, NO_REMOTE_CODE, NO_REVISION, NO_SCHEDULE_PART, NO_UPLOAD,
-    NOT_QUANTISED, ONE_ATTENTION, ONE_DEVICE, OWN_KERNELS, OWN_LOG, OWN_ROWS, Peer,
+    ONE_ATTENTION, ONE_DEVICE, ONLY_NF4, OWN_KERNELS, OWN_LOG, OWN_ROWS, Peer,
 };
 use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated, Yields};
 
@@ -68,16 +68,14 @@ const KEYS: &[(&str, Meaning)] = &[
     ("rank_pattern", Refused(NO_PATTERN)),
     ("alpha_pattern", Refused(NO_PATTERN)),
     // The base
-    ("load_in_4bit", Refused(NO_4BIT)),
-    ("load_in_8bit", Refused(NO_4BIT)),
-    (
-        "quantization",
-        Refused("this version has no quantised base models; `burnish export --quant` writes a quantised GGUF file"),
-    ),
-    ("quantization_config", Refused(NO_4BIT)),
-    ("bnb_4bit_compute_dtype", Harmless(NOT_QUANTISED)),
-    ("bnb_4bit_quant_type", Harmless(NOT_QUANTISED)),
-    ("bnb_4bit_use_double_quant", Harmless(NOT_QUANTISED)),
+    ("load_in_4bit", Translated),
+    ("load_in_8bit", Translated),
+    ("quantization_config", Translated),
+    ("bnb_4bit_compute_dtype", Harmless(COMPUTE_DTYPE)),
+    ("bnb_4bit_quant_storage", Harmless("weights are stored in words of 32 bits")),
+    ("bnb_4bit_quant_type", Only(&["nf4"], ONLY_NF4)),
+    ("bnb_4bit_use_double_quant", Same("double_quant")),
+    ("use_bnb_nested_quant", Same("double_quant")),
     ("attn_implementation", Harmless(ONE_ATTENTION)),
     ("trust_remote_code", Harmless(NO_REMOTE_CODE)),
     ("use_cache", Harmless(NO_GENERATION)),

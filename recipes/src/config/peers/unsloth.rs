@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{NO_LOFTQ, NO_LORA_PLUS, NO_UPLOAD, NOT_QUANTISED, OWN_KERNELS, OWN_LOG, OWN_ROWS, Peer, TEXT_ONLY};
+use super::{NO_LOFTQ, NO_RATES, NO_UPLOAD, OWN_KERNELS, OWN_LOG, OWN_ROWS, Peer, TEXT_ONLY};
 use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated, Yields};
 
 const NO_GENERATION: &str = "it concerns inference, not training";
@@ -21,7 +21,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("local_dataset", Translated),
     ("format_type", Harmless("the kind of a row follows from its keys")),
     ("use_gradient_checkpointing", Translated),
-    ("load_in_16bit", Harmless(NOT_QUANTISED)),
+    ("load_in_16bit", Harmless("the type follows from `dtype`")),
     ("fast_inference", Harmless(NO_GENERATION)),
     ("gpu_memory_utilization", Harmless(NO_GENERATION)),
     ("max_lora_rank", Harmless(NO_GENERATION)),
@@ -47,8 +47,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("finetune_attention_modules", Only(&["true"], NAME_LAYERS)),
     ("finetune_mlp_modules", Only(&["true"], NAME_LAYERS)),
     ("use_loftq", Refused(NO_LOFTQ)),
-    ("lora_plus_ratio", Refused(NO_LORA_PLUS)),
-    ("embedding_learning_rate", Refused(NO_LORA_PLUS)),
+    ("embedding_learning_rate", Refused(NO_RATES)),
     ("raw_text_file", Refused(NO_RAW_TEXT)),
 ];
 

@@ -173,7 +173,7 @@ fn arguments_of_unsloth() {
         "model": "MODEL", "data": "./rows.jsonl", "max_seq_length": 256, "rank": 4, "alpha": 8.0, "dropout": 0.0,
         "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], "seed": 3407,
         "rslora": false, "batch_size": 2, "grad_accumulation_steps": 1, "warmup": 1.0, "iters": 3, "learning_rate": 2e-4,
-        "steps_per_report": 1, "optimizer": "adamw", "weight_decay": 0.001, "lr_scheduler": "linear",
+        "steps_per_report": 1, "optimizer": "adamw8bit", "weight_decay": 0.001, "lr_scheduler": "linear",
         "output_dir": "./run",
     });
     let lines = [
@@ -188,7 +188,7 @@ fn arguments_of_unsloth() {
         ("warmup_steps", "is read as `warmup = 1.0`"),
         ("max_steps", "is read as `iters = 3`"),
         ("logging_steps", "is read as `steps_per_report = 1`"),
-        ("optim", "is read as `optimizer = \"adamw\"` (with f32 moments, which are more exact but take more memory)"),
+        ("optim", "is read as `optimizer = \"adamw8bit\"`"),
         ("lr_scheduler_type", "is read as `lr_scheduler = \"linear\"`"),
         ("report_to", LOG),
     ];
@@ -225,7 +225,6 @@ fn sections_of_unsloth_train() {
     ];
     check("studio.yaml", text, &values, &lines);
     for (text, expected) in [
-        ("training:\n  load_in_4bit: true\n", "`training.load_in_4bit` is not supported"),
         ("lora:\n  use_loftq: true\n", "`lora.use_loftq` is not supported"),
         ("training:\n  learning_rte: 1\n", "unknown key `training.learning_rte`"),
         ("lora: 5\n", "unknown key `lora`"),
@@ -285,9 +284,6 @@ fn axolotls_batch_size_counts_rows_of_an_optimizer_step() {
         refused("sequence_len: 64\nbatch_size: many\n")
             .contains("`batch_size` should be a whole number, 0 or more, got \"many\"")
     );
-    assert!(
-        refused("sequence_len: 64\nadapter: qlora\n").contains("`adapter` is not supported: this version has no quantised")
-    );
 }
 
 #[test]
@@ -335,7 +331,7 @@ fn schedules_and_optimizers_of_mlx_lm() {
     assert_eq!(value_of(&read("train: true\noptimizer: adam\n").config, "weight_decay"), json!(0.0));
     for (text, expected) in [
         ("optimizer_config: {adam: {bias_correction: false}}\n", "`optimizer_config` has `bias_correction = false`"),
-        ("train: true\noptimizer: muon\n", "`optimizer` should be one of adamw, got \"muon\""),
+        ("train: true\noptimizer: muon\n", "`optimizer` should be one of adamw, adamw8bit, got \"muon\""),
         ("train: false\n", "`train` = false is not supported: `burnish train` trains"),
         ("train: true\nfine_tune_type: full\n", "`fine_tune_type` is \"full\" with `num_layers` 16"),
         ("train: true\nfine_tune_type: adalora\n", "`fine_tune_type` should be one of lora, full, got \"adalora\""),
@@ -355,7 +351,7 @@ fn the_kind_of_an_adapter_and_its_start_are_read() {
         ("init_lora_weights: pissa_niter_16\n", false, "pissa_niter_16"),
         ("peft_use_dora: true\npeft_init_lora_weights: OLoRA\n", true, "olora"),
         ("dora: false\ninit: gaussian\n", false, "gaussian"),
-        ("init_lora_weights: loftq\n", false, "loftq"),
+        ("init_lora_weights: loftq\nload_in_4bit: true\n", false, "loftq"),
     ] {
         let config = read(text).config;
         assert_eq!((config.dora, config.init.to_string().as_str()), (dora, init), "{text}");
@@ -369,9 +365,30 @@ fn the_kind_of_an_adapter_and_its_start_are_read() {
         ("init: eva\n", "got \"eva\""),
         ("loftq_config: {loftq_bits: 4}\n", "init = \"loftq\""),
         ("stage: sft\npissa_init: true\n", "pissa_niter_16"),
+        ("init: pissa\nquantization: nf4\n", "needs `quantization = \"none\"`"),
+        ("init: loftq\n", "needs `quantization = \"nf4\"`"),
+        ("modules_to_save: lm_head\nfine_tune_type: full\n", "`modules_to_save` needs"),
+        ("modules_to_save: [lm_head]\nrecipe: dpo\n", "`modules_to_save` with `dpo`"),
     ] {
         let error = refused(text);
         assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn quantised_bases_have_the_scales_of_the_files_program() {
+    for (text, quantization, double_quant) in [
+        ("sequence_len: 64\nadapter: qlora\nload_in_4bit: true\n", "nf4", true),
+        ("sequence_len: 64\nadapter: qlora\nbnb_config_kwargs:\n  bnb_4bit_use_double_quant: false\n", "nf4", false),
+        ("sequence_len: 64\nadapter: lora\nload_in_8bit: true\nload_in_4bit: false\n", "int8", false),
+        ("sequence_len: 64\nadapter: lora\n", "auto", false),
+        ("stage: sft\nquantization_bit: 4\nquantization_method: bnb\n", "nf4", true),
+        ("stage: sft\nquantization_bit: 4\ndouble_quantization: false\n", "nf4", false),
+        ("training:\n  load_in_4bit: true\n", "nf4", false),
+    ] {
+        let config = read(text).config;
+        let found = (value_of(&config, "quantization"), value_of(&config, "double_quant"));
+        assert_eq!(found, (json!(quantization), json!(double_quant)), "{text}");
     }
 }
 
@@ -401,7 +418,6 @@ fn values_are_read_as_pyyaml_reads_them() {
         ("packing: maybe\n", "`packing` should be true or false, got \"maybe\""),
         ("num_train_epochs: 0.5\n", "`num_train_epochs` should be a whole number, 0 or more, got 0.5; use `iters`"),
         ("rank: '1e-1'\n", "`rank` should be a whole number, 0 or more, got \"1e-1\""),
-        ("load_in_4bit: yes\n", "`load_in_4bit` is not supported"),
         ("neftune_noise_alpha: 5\n", "`neftune_noise_alpha` is not supported"),
     ] {
         let error = refused(text);
