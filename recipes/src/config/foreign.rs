@@ -131,15 +131,15 @@ fn own_word(name: &str, value: &Value) -> Result<Option<Reading>, String> {
         },
         // Unsloth's "unsloth" also moves what it keeps to the host.
         ("grad_checkpoint", Some(_)) => Ok(Some(Reading::As(vec![("grad_checkpoint", checkpointing(value)?.into())]))),
+        // mlx-lm's third kind of fine-tuning.
+        ("fine_tune_type", Some("dora")) => {
+            Ok(Some(Reading::As(vec![("fine_tune_type", "lora".into()), ("dora", true.into())])))
+        }
         // Unsloth's names the kind of the GGUF file that is written at the end.
         ("quantization", Some(kind))
             if kind.starts_with('q') || matches!(kind, "f16" | "f32" | "bf16" | "not_quantized") =>
         {
             Err("concerns the storage of the model in training here; `burnish export --quant` writes a GGUF file".into())
-        }
-        // mlx-lm's third kind of fine-tuning.
-        ("fine_tune_type", Some("dora")) => {
-            Ok(Some(Reading::As(vec![("fine_tune_type", "lora".into()), ("dora", true.into())])))
         }
         // mlx-lm's Adam is AdamW without weight decay.
         ("optimizer", Some("adam")) => {

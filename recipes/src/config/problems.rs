@@ -1,9 +1,9 @@
 //! Checks ranges, and values that exclude each other.
 
-use burnish_lora::TargetModules;
+use burnish_lora::{Init, TargetModules};
 
 use super::TrainConfig;
-use super::choice::FineTuneType;
+use super::choice::{FineTuneType, QuantizationKind};
 
 /// Larger counts are surely mistakes, and products of them could overflow.
 const MOST: usize = 1_000_000_000;
@@ -49,6 +49,15 @@ impl TrainConfig {
             TargetModules::Named(names) => names.is_empty() || names.iter().any(String::is_empty),
         };
         check(!no_target, "`target_modules` is empty");
+        let packs = !matches!(self.quantization, QuantizationKind::None | QuantizationKind::Auto);
+        check(
+            !(packs && self.lora().init.changes_base()),
+            "`init` takes its factors out of the base weights, which needs `quantization = \"none\"`",
+        );
+        check(
+            packs || self.lora().init != Init::Loftq,
+            "`init = \"loftq\"` makes up for quantisation, which needs `quantization = \"nf4\"`",
+        );
         let has_modules = !self.modules_to_save.list().is_empty();
         check(!full || !has_modules, "`modules_to_save` needs `fine_tune_type = \"lora\"`: a full run trains every matrix");
         check(

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    CHECKPOINTING, NO_EVALUATION, NO_LAYERS, NO_NEW_TOKENS, NO_OTHER_MODULES, NO_RATES, NO_SCHEDULE_PART, NO_SPLIT,
-    NO_UPLOAD, ONE_ATTENTION, ONE_DEVICE, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer, SFT_ONLY, STEPS,
+    CHECKPOINTING, NO_EVALUATION, NO_LAYERS, NO_LOFTQ, NO_NEW_TOKENS, NO_OTHER_MODULES, NO_RATES, NO_SCHEDULE_PART,
+    NO_SPLIT, NO_UPLOAD, ONE_ATTENTION, ONE_DEVICE, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer, SFT_ONLY, STEPS,
     with_double_quant,
 };
 use crate::config::entry::Entry;
@@ -68,7 +68,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("total_num_tokens", Harmless("packing considers all rows")),
     ("eval_sample_packing", Harmless("the validation loss is the same, packed or not")),
     ("gptq", Refused("`quantization` may be nf4, int4 or int8; remove it")),
-    ("peft", Refused("`loftq` is a kind of `init` here: set init = \"loftq\" and remove it")),
+    ("peft", Refused(NO_LOFTQ)),
     ("qat", Refused("weights are quantised before training, not during it; remove it")),
     ("bnb_config_kwargs", Translated),
     ("peft_use_dora", Same("dora")),

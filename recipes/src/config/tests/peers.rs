@@ -351,7 +351,7 @@ fn the_kind_of_an_adapter_and_its_start_are_read() {
         ("init_lora_weights: pissa_niter_16\n", false, "pissa_niter_16"),
         ("peft_use_dora: true\npeft_init_lora_weights: OLoRA\n", true, "olora"),
         ("dora: false\ninit: gaussian\n", false, "gaussian"),
-        ("init_lora_weights: loftq\n", false, "loftq"),
+        ("init_lora_weights: loftq\nload_in_4bit: true\n", false, "loftq"),
     ] {
         let config = read(text).config;
         assert_eq!((config.dora, config.init.to_string().as_str()), (dora, init), "{text}");
@@ -365,6 +365,10 @@ fn the_kind_of_an_adapter_and_its_start_are_read() {
         ("init: eva\n", "got \"eva\""),
         ("loftq_config: {loftq_bits: 4}\n", "init = \"loftq\""),
         ("stage: sft\npissa_init: true\n", "pissa_niter_16"),
+        ("init: pissa\nquantization: nf4\n", "needs `quantization = \"none\"`"),
+        ("init: loftq\n", "needs `quantization = \"nf4\"`"),
+        ("modules_to_save: lm_head\nfine_tune_type: full\n", "`modules_to_save` needs"),
+        ("modules_to_save: [lm_head]\nrecipe: dpo\n", "`modules_to_save` with `dpo`"),
     ] {
         let error = refused(text);
         assert!(error.contains(expected), "{error}");
