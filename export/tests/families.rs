@@ -6,11 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::backend::Flex;
-use burn::tensor::DType;
+use burn::tensor::{DType, TensorData};
 use burnish_export::{ExportError, FloatType, GgufOptions, GgufType, HuggingFaceOptions, export_gguf, export_hugging_face};
+use burnish_kernels::packed::Packed;
 use burnish_kernels::tolerance::Tolerance;
 use burnish_models::gguf::GgufFile;
 use burnish_models::{Checkpoint, LanguageModel, LoadOptions, ModelInput, Pretrained};
+use safetensors::Dtype;
 use serde_json::{Value, json};
 
 /// As many tokens as the shortest window of the cases, because llama.cpp has no windows for some families.
@@ -199,6 +201,26 @@ impl Checkpoint for Extended<'_> {
 
     fn read_f32(&self, name: &str) -> burnish_models::Result<Vec<f32>> {
         if name == self.1 { Ok(vec![0.0; 2]) } else { self.0.read_f32(name) }
+    }
+
+    fn read(&self, name: &str, dtype: FloatType) -> burnish_models::Result<TensorData> {
+        if name == self.1 { dtype.convert(name, vec![0.0; 2]) } else { self.0.read(name, dtype) }
+    }
+
+    fn read_packed(&self, name: &str) -> burnish_models::Result<Option<Packed>> {
+        if name == self.1 { Ok(None) } else { self.0.read_packed(name) }
+    }
+
+    fn integer_dtype(&self, name: &str) -> Option<Dtype> {
+        self.0.integer_dtype(name)
+    }
+
+    fn read_bytes(&self, name: &str) -> burnish_models::Result<Vec<u8>> {
+        self.0.read_bytes(name)
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.0.files()
     }
 }
 

@@ -32,6 +32,10 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
         fn add_rms_norm(x: FloatTensor<Self>, residual: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64)
             -> (FloatTensor<Self>, FloatTensor<Self>));
 
+    ruled!(rms_norm::autodiff::fork_forward::<B, C> | rms_norm::reference_fork::<Self>:
+        fn fork_rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64)
+            -> (FloatTensor<Self>, FloatTensor<Self>));
+
     ruled!(layer_norm::autodiff::forward::<B, C> | layer_norm::reference::<Self>:
         fn row_layer_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64)
             -> FloatTensor<Self>);

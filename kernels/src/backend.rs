@@ -28,6 +28,9 @@ pub trait FusedBackend: Backend {
     /// references, as in training on burn alone.
     const OWN_GRADIENTS: bool = true;
 
+    /// Whether products with packed weights have kernels of their own, so that no matrix is unpacked on the host.
+    const PACKED_KERNELS: bool = false;
+
     /// See [`crate::rms_norm()`].
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
         rms_norm::reference::<Self>(x, weight, epsilon)
@@ -41,6 +44,15 @@ pub trait FusedBackend: Backend {
         epsilon: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         rms_norm::reference_add::<Self>(x, residual, weight, epsilon)
+    }
+
+    /// See [`crate::fork_rms_norm()`]; returns `x`, and its norm.
+    fn fork_rms_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        rms_norm::reference_fork::<Self>(x, weight, epsilon)
     }
 
     /// Gradients of [`FusedBackend::rms_norm`] for `x` and, where asked for, `weight`. A `residual` is another gradient of `x`,
@@ -293,6 +305,12 @@ pub trait FusedBackend: Backend {
         None
     }
 
+    /// Reads [`FusedBackend::device_memory`] of the calling thread's work from other threads, where the backend knows.
+    fn memory_probe(device: &Self::Device) -> Option<MemoryProbe> {
+        let _ = device;
+        None
+    }
+
     /// The largest tensor that the device can allocate, in bytes, where the backend knows.
     fn largest_allocation(device: &Self::Device) -> Option<u64> {
         let _ = device;
@@ -307,9 +325,18 @@ pub struct DeviceMemory {
     pub in_use: u64,
     /// Allocated from the device, including what is kept for later tensors.
     pub reserved: u64,
+    /// Of the whole device, where the backend knows.
+    pub total: Option<u64>,
 }
 
-/// A backend for training: fused operations with gradients, and fused operations on its inner backend.
-pub trait TrainBackend: FusedBackend + AutodiffBackend<InnerBackend: FusedBackend> {}
+/// Reads the memory of a device, while another thread queues work on it.
+pub type MemoryProbe = Box<dyn Fn() -> Option<DeviceMemory> + Send>;
 
-impl<B: FusedBackend + AutodiffBackend<InnerBackend: FusedBackend>> TrainBackend for B {}
+/// A backend for training: fused operations with gradients, and fused operations on its inner backend.
+pub trait TrainBackend: FusedBackend + AutodiffBackend<InnerBackend: FusedBackend> {
+    /// Whether anything that the tensor was computed from has a gradient.
+    fn is_tracked(tensor: &FloatTensor<Self>) -> bool;
+
+    /// See [`crate::backward_from()`].
+    fn backward_from(output: FloatTensor<Self>, gradient: FloatTensor<Self::InnerBackend>) -> Self::Gradients;
+}

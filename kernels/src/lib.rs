@@ -21,6 +21,7 @@ pub mod adamw8bit;
 pub mod attention;
 mod autodiff;
 mod backend;
+mod backward_from;
 #[cfg(feature = "cube")]
 mod cube;
 pub mod dropout;
@@ -45,10 +46,11 @@ pub mod tolerance;
 pub use adamw::{AdamWStep, AdamWTensors, adamw};
 pub use adamw8bit::{AdamW8bitTensors, AdamW8bitUpdate, Moment8bit, adamw8bit};
 pub use attention::{AttentionOptions, attention};
-pub use backend::{DeviceMemory, FusedBackend, TrainBackend};
+pub use backend::{DeviceMemory, FusedBackend, MemoryProbe, TrainBackend};
+pub use backward_from::{backward_from, is_tracked};
 #[cfg(feature = "cube")]
 pub use cube::BackendOn;
-pub use dropout::{Dropout, DropoutKey, dropout};
+pub use dropout::{Dropout, DropoutKey, dropout, dropout_from};
 pub use glu::{geglu, swiglu};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
@@ -57,8 +59,10 @@ pub use linear_cross_entropy::linear_cross_entropy;
 pub use linear_cross_entropy::packed::packed_linear_cross_entropy;
 pub use lora_linear::lora_linear;
 pub use lora_linear::packed::packed_lora_linear;
-pub use pack::{pack, unpack};
-pub use rms_norm::{add_rms_norm, rms_norm};
+#[cfg(feature = "cube")]
+pub use matrix::{PackedRoute, multiply_packed};
+pub use pack::{pack, packed_elements, unpack};
+pub use rms_norm::{add_rms_norm, fork_rms_norm, rms_norm};
 pub use rotary::{RotaryTable, rotary};
 #[cfg(feature = "cube")]
 pub use runtime::KernelRuntime;

@@ -115,4 +115,9 @@ mod stock {
 #[cfg(all(feature = "cuda", not(target_os = "macos")))]
 impl KernelRuntime for cubecl_cuda::CudaRuntime {
     const FUSED: bool = true;
+
+    /// cubecl-cuda 0.10 allows pages of a quarter of the device's memory, and does not report the memory itself.
+    fn total_memory(client: &cubecl::client::ComputeClient<Self>) -> Option<u64> {
+        Some(4 * client.properties().memory.max_page_size)
+    }
 }

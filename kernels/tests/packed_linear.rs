@@ -22,7 +22,8 @@ const DIMS: [usize; 2] = [147, 768];
 /// The few rows of decoding, and many.
 const ROWS: [usize; 4] = [1, 2, 3, 70];
 
-const DROPOUT: Dropout = Dropout { probability: 0.3, key: DropoutKey { seed: 1, step: 2, micro_batch: 3, layer: 4 } };
+const DROPOUT: Dropout =
+    Dropout { probability: 0.3, key: DropoutKey { seed: 1, step: 2, micro_batch: 3, layer: 4 }, first: 0 };
 
 fn every_format(dims: [usize; 2]) -> Vec<Packed> {
     use GgmlType::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};

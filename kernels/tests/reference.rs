@@ -10,7 +10,8 @@ use burnish_kernels::lora_linear::LoraSaved;
 use burnish_kernels::tolerance::Tolerance;
 use burnish_kernels::{AttentionOptions, Dropout, DropoutKey, FusedBackend, RotaryTable};
 use burnish_kernels::{
-    add_rms_norm, attention, dropout, geglu, layer_norm, linear, linear_cross_entropy, lora_linear, rms_norm, rotary, swiglu,
+    add_rms_norm, attention, dropout, fork_rms_norm, geglu, layer_norm, linear, linear_cross_entropy, lora_linear, rms_norm,
+    rotary, swiglu,
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -21,7 +22,7 @@ type Train = Autodiff<Flex>;
 const ROWS: [(usize, usize); 5] = [(1, 1), (3, 23), (23, 77), (130, 64), (199, 777)];
 
 const KEY: DropoutKey = DropoutKey { seed: 1, step: 2, micro_batch: 3, layer: 4 };
-const DROPOUT: Dropout = Dropout { probability: 0.3, key: KEY };
+const DROPOUT: Dropout = Dropout { probability: 0.3, key: KEY, first: 0 };
 
 /// Each tensor has its own generator: a backend's seed is shared by all threads, and tests run in parallel.
 fn random<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<Flex, D> {
@@ -179,14 +180,15 @@ fn the_gradient_of_dropout_is_its_mask() {
 #[test]
 fn attention_equals_its_reference() {
     let cases = [
-        (1, 1, 1, 1, 1, 4, None, false),
-        (2, 5, 5, 4, 2, 8, None, true),
-        (1, 1, 130, 6, 2, 16, None, false),
-        (1, 7, 77, 3, 1, 6, Some(9), false),
-        (2, 130, 130, 4, 1, 32, Some(70), true),
-        (1, 199, 199, 2, 2, 24, None, true),
+        (1, 1, 1, 1, 1, 4, None, None, false),
+        (2, 5, 5, 4, 2, 8, None, None, true),
+        (1, 1, 130, 6, 2, 16, None, Some(2.0), false),
+        (1, 7, 77, 3, 1, 6, Some(9), None, false),
+        (2, 130, 130, 4, 1, 32, Some(70), None, true),
+        (1, 199, 199, 2, 2, 24, None, None, true),
+        (2, 199, 199, 2, 1, 8, Some(23), Some(3.0), true),
     ];
-    for (batch, queries, keys, heads, key_value_heads, dim, sliding_window, packed) in cases {
+    for (batch, queries, keys, heads, key_value_heads, dim, sliding_window, softcap, packed) in cases {
         let q = random([batch, queries, heads, dim], 1);
         let (k, v) = (random([batch, keys, key_value_heads, dim], 2), random([batch, keys, key_value_heads, dim], 3));
         let g = random([batch, queries, heads, dim], 4);
@@ -194,7 +196,7 @@ fn attention_equals_its_reference() {
         let segments =
             packed.then(|| Tensor::<Flex, 2, Int>::from_data(TensorData::new(ids, [batch, keys]), &Default::default()));
         let segment_ids = || segments.clone().map(Tensor::into_primitive);
-        let options = AttentionOptions { scale: (dim as f64).powf(-0.5), sliding_window, softcap: None };
+        let options = AttentionOptions { scale: (dim as f64).powf(-0.5), sliding_window, softcap };
         let y = attention(q.clone(), k.clone(), v.clone(), segments.clone(), options);
         let inputs = || (raw(q.clone()), raw(k.clone()), raw(v.clone()));
         let (pq, pk, pv) = inputs();
@@ -206,6 +208,36 @@ fn attention_equals_its_reference() {
         for ((name, ours), expected) in ["dq", "dk", "dv"].into_iter().zip(ours).zip(expected) {
             close::<4>(name, typed(ours), typed(expected));
         }
+    }
+}
+
+/// Texts that lie end to end are computed like texts apart, to the bit.
+#[test]
+fn segments_do_not_see_each_other() {
+    let lengths = [3, 130, 1, 64];
+    let total: usize = lengths.iter().sum();
+    let ids: Vec<i32> = lengths.iter().zip(1..).flat_map(|(length, id)| std::iter::repeat_n(id, *length)).collect();
+    let segments = Tensor::<Flex, 2, Int>::from_data(TensorData::new(ids, [1, total]), &Default::default());
+    let inputs = [random([1, total, 4, 8], 1), random([1, total, 2, 8], 2), random([1, total, 2, 8], 3)];
+    let mix = random([1, total, 4, 8], 4);
+    for (sliding_window, softcap) in [(None, None), (Some(50), Some(2.0))] {
+        let options = AttentionOptions { scale: 0.3, sliding_window, softcap };
+        // The result and the gradients of some positions.
+        let of = |start: usize, length: usize, segments: Option<Tensor<Flex, 2, Int>>| -> Vec<Vec<f32>> {
+            let part = |tensor: &Tensor<Flex, 4>| Tensor::<Train, 4>::from_inner(tensor.clone().narrow(1, start, length));
+            let [q, k, v] = inputs.each_ref().map(|input| part(input).require_grad());
+            let y = attention(q.clone(), k.clone(), v.clone(), segments.map(Tensor::from_inner), options);
+            let gradients = (y.clone() * part(&mix)).sum().backward();
+            let found = [q, k, v].map(|leaf| leaf.grad(&gradients).unwrap());
+            [y.inner()].into_iter().chain(found).map(|tensor| tensor.into_data().iter::<f32>().collect()).collect()
+        };
+        let mut apart = vec![Vec::new(); 4];
+        let mut start = 0;
+        for length in lengths {
+            apart.iter_mut().zip(of(start, length, None)).for_each(|(all, part)| all.extend(part));
+            start += length;
+        }
+        assert_eq!(of(0, total, Some(segments.clone())), apart);
     }
 }
 
@@ -336,6 +368,10 @@ fn backward_rules_equal_finite_differences() {
         let (sum, y) = add_rms_norm(x, r, weight.clone(), 1e-5);
         (y * mix.clone() + sum.powi_scalar(2)).sum()
     };
+    differences("fork_rms_norm", x.clone(), |x| {
+        let (x, y) = fork_rms_norm(x, weight.clone(), 1e-5);
+        (y * mix.clone() + x.powi_scalar(2)).sum()
+    });
     differences("add_rms_norm x", x.clone(), |x| sum_of(x, mix.clone()));
     differences("add_rms_norm residual", x.clone(), |r| sum_of(mix.clone(), r));
     let bias = Tensor::<Train, 1>::from_inner(random([6], 7));

@@ -137,7 +137,7 @@ pub(crate) fn low_rank<B: FusedBackend>(
 }
 
 /// Whether a target such as `q_proj` or `self_attn.q_proj` names the layer: as in PEFT, by whole parts at the end of its name.
-fn is_named(layer: &str, target: &str) -> bool {
+pub(crate) fn is_named(layer: &str, target: &str) -> bool {
     layer == target || layer.strip_suffix(target).is_some_and(|head| head.ends_with('.'))
 }
 

@@ -43,6 +43,7 @@
 #![warn(missing_docs)]
 
 pub mod attach;
+pub mod change;
 pub mod config;
 pub mod error;
 pub mod merge;
@@ -50,6 +51,7 @@ pub mod pattern;
 pub mod peft;
 
 pub use attach::{attach, check_model};
+pub use change::WeightChange;
 pub use config::{LoraConfig, TargetModules};
 pub use error::{LoraError, Result};
 pub use merge::MergedCheckpoint;

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use burnish_models::Checkpoint;
+use burn::tensor::TensorData;
+use burnish_kernels::packed::Packed;
 use burnish_models::checkpoint::SafetensorsFolder;
 use burnish_models::error::Result as ModelResult;
+use burnish_models::{Checkpoint, FloatType, ModelError};
 use safetensors::Dtype;
 
+use crate::change::WeightChange;
 use crate::config::LoraConfig;
 use crate::error::Result;
 use crate::peft::{AdapterTensors, open_weights, read_config};
@@ -40,6 +43,24 @@ impl<'a> MergedCheckpoint<'a> {
         let layers = tensors.layers;
         Ok(Self { base, adapter, config, layers })
     }
+
+    /// The layer that a tensor is the weight of, and the names of its factors, if it has an adapter.
+    fn factors_of<'b>(&self, name: &'b str) -> Option<(&'b str, &[String; 2])> {
+        let layer = name.strip_suffix(".weight")?;
+        Some((layer, self.layers.get(layer)?))
+    }
+}
+
+impl MergedCheckpoint<'_> {
+    /// How much the adapter changes the weights, against the quantisation steps of the base; `None` if no changed matrix of the base
+    /// is packed.
+    ///
+    /// # Errors
+    /// If a tensor can't be read.
+    pub fn change(&self) -> Result<Option<WeightChange>> {
+        let names = self.layers.keys().map(|layer| format!("{layer}.weight"));
+        WeightChange::of(self.base, self, names)
+    }
 }
 
 impl Checkpoint for MergedCheckpoint<'_> {
@@ -53,8 +74,7 @@ impl Checkpoint for MergedCheckpoint<'_> {
 
     fn read_f32(&self, name: &str) -> ModelResult<Vec<f32>> {
         let mut weight = self.base.read_f32(name)?;
-        let layer = name.strip_suffix(".weight").unwrap_or(name);
-        let Some([a, b]) = self.layers.get(layer).filter(|_| name.ends_with(".weight")) else { return Ok(weight) };
+        let Some((layer, [a, b])) = self.factors_of(name) else { return Ok(weight) };
         let (a, b) = (self.adapter.read_f32(a)?, self.adapter.read_f32(b)?);
         let rank = self.config.rank_of(layer);
         let inputs = a.len() / rank;
@@ -67,7 +87,19 @@ impl Checkpoint for MergedCheckpoint<'_> {
                 }
             }
         }
-        Ok(weight)
+        if weight.iter().all(|value| value.is_finite()) {
+            return Ok(weight);
+        }
+        let reason = "the adapter, the base or their sum has values that are not finite";
+        Err(ModelError::Mismatch { problems: vec![format!("{name}: {reason}")] })
+    }
+
+    fn read(&self, name: &str, dtype: FloatType) -> ModelResult<TensorData> {
+        if self.factors_of(name).is_some() { dtype.convert(name, self.read_f32(name)?) } else { self.base.read(name, dtype) }
+    }
+
+    fn read_packed(&self, name: &str) -> ModelResult<Option<Packed>> {
+        if self.factors_of(name).is_some() { Ok(None) } else { self.base.read_packed(name) }
     }
 
     fn integer_dtype(&self, name: &str) -> Option<Dtype> {
@@ -75,7 +107,14 @@ impl Checkpoint for MergedCheckpoint<'_> {
     }
 
     fn read_bytes(&self, name: &str) -> ModelResult<Vec<u8>> {
+        if self.factors_of(name).is_some() {
+            return Err(ModelError::Mismatch { problems: vec![format!("{name}: merged, so that it has no stored bytes")] });
+        }
         self.base.read_bytes(name)
+    }
+
+    fn file_of(&self, name: &str) -> Option<PathBuf> {
+        self.base.file_of(name)
     }
 
     fn files(&self) -> Vec<PathBuf> {

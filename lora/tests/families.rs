@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use burnish_kernels::tolerance::Tolerance;
-use burnish_kernels::{FusedBackend, linear_cross_entropy, select_rows};
+use burnish_kernels::{FusedBackend, select_rows};
 use burnish_lora::load_adapter;
 use burnish_models::checkpoint::SafetensorsFolder;
 use burnish_models::families::FAMILIES;
@@ -84,7 +84,7 @@ impl Golden {
         let count = positions.len();
         let ints = |values: Vec<i32>| Tensor::<B, 1, Int>::from_data(TensorData::new(values, [count]), &Default::default());
         let hidden = select_rows(model.hidden_states(&self.input(), None), ints(positions));
-        linear_cross_entropy(hidden, model.head(), ints(labels)).sum().div_scalar(count as f64)
+        model.head().linear_cross_entropy(hidden, ints(labels)).sum().div_scalar(count as f64)
     }
 }
 

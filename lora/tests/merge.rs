@@ -9,7 +9,7 @@ use burn::tensor::DType;
 use burnish_kernels::tolerance::Tolerance;
 use burnish_lora::{LoraError, MergedCheckpoint, load_adapter, read_config};
 use burnish_models::checkpoint::SafetensorsFolder;
-use burnish_models::{Checkpoint, LanguageModel, LoadOptions, ModelConfig, ModelInput};
+use burnish_models::{Checkpoint, FloatType, LanguageModel, LoadOptions, ModelConfig, ModelInput};
 use serde_json::{Value, json};
 
 const CASES: [&str; 4] = ["llama", "llama3", "mistral", "biased"];
@@ -77,6 +77,59 @@ fn merged_weights_give_the_logits_of_base_and_adapter() {
         // The adapter changes the logits by more than the tolerance.
         assert!(Tolerance::of(DType::F32).check(case, &golden.expected("logits"), &expected).is_err());
     }
+}
+
+#[test]
+fn an_adapter_that_is_not_finite_is_not_merged() {
+    let golden = Golden::open("biased");
+    let folder = changed(&golden, |_| {});
+    let own = SafetensorsFolder::from_files(&[golden.folder.join("adapter/adapter_model.safetensors")]).unwrap();
+    let bytes: Vec<_> = own
+        .names()
+        .into_iter()
+        .map(|name| {
+            let mut values = own.read_f32(&name).unwrap();
+            values[0] = if name.contains("layers.1.self_attn.v_proj.lora_B") { f32::NAN } else { values[0] };
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            (name, bytes)
+        })
+        .collect();
+    let views = bytes.iter().map(|(name, bytes)| {
+        let shape = own.shape(name).unwrap();
+        (name, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, bytes).unwrap())
+    });
+    std::fs::write(folder.path().join("adapter_model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+    let merged = MergedCheckpoint::open(&golden.weights, folder.path()).unwrap();
+    let error = merged.read_f32("model.layers.1.self_attn.v_proj.weight").unwrap_err().to_string();
+    assert!(error.contains("model.layers.1.self_attn.v_proj.weight") && error.contains("not finite"), "{error}");
+    merged.read_f32("model.layers.0.self_attn.v_proj.weight").unwrap();
+}
+
+#[test]
+fn tensors_that_peft_ignores_are_refused() {
+    let golden = Golden::open("biased");
+    let folder = changed(&golden, |config| config["target_modules"] = json!(["q_proj", "self_attn.v_proj"]));
+    let error = MergedCheckpoint::open(&golden.weights, folder.path()).err().unwrap().to_string();
+    assert!(error.contains("mlp.down_proj.lora_A.weight: `target_modules` does not name its layer"), "{error}");
+    assert!(!error.contains("v_proj.lora_A") && !error.contains("q_proj.lora_A"), "{error}");
+    // An expression may name it.
+    let folder = changed(&golden, |config| config["target_modules"] = json!(".*_proj"));
+    MergedCheckpoint::open(&golden.weights, folder.path()).unwrap();
+}
+
+#[test]
+fn only_tensors_without_an_adapter_are_those_of_the_base() {
+    let golden = Golden::open("biased");
+    let merged = MergedCheckpoint::open(&golden.weights, &golden.folder.join("adapter")).unwrap();
+    let (adapted, own) = ("model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.k_proj.weight");
+    let values =
+        |checkpoint: &dyn Checkpoint, name: &str| checkpoint.read(name, FloatType::F32).unwrap().to_vec::<f32>().unwrap();
+    assert_eq!(values(&merged, own), values(&golden.weights, own));
+    assert_eq!(merged.read_bytes(own).unwrap(), golden.weights.read_bytes(own).unwrap());
+    assert_eq!(values(&merged, adapted), merged.read_f32(adapted).unwrap());
+    assert_ne!(values(&merged, adapted), values(&golden.weights, adapted));
+    assert!(merged.read_packed(adapted).unwrap().is_none());
+    assert!(merged.read_bytes(adapted).unwrap_err().to_string().contains("merged"));
 }
 
 /// The adapter of a case with a changed configuration.

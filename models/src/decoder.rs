@@ -11,9 +11,10 @@ use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::input::ModelInput;
 use crate::loader::Loader;
+use crate::operand::Operand;
 use crate::part::{PartLoader, Role};
 use crate::rope::Rope;
-use crate::weight::Weight;
+use crate::weight::MatrixWeight;
 
 /// A decoder, as its configuration describes it.
 #[derive(Module, Debug)]
@@ -27,6 +28,10 @@ pub struct Decoder<B: Backend> {
     /// The output head, `[vocab_size, hidden_size]`; `None` if it is the embedding.
     pub head: Option<Matrix<B>>,
     embedding_scale: Option<f64>,
+    logits_scaling: Option<f64>,
+    /// The type that the model computes in.
+    #[module(skip)]
+    dtype: DType,
     #[module(skip)]
     rotary: Vec<Rope>,
 }
@@ -35,7 +40,7 @@ pub struct Decoder<B: Backend> {
 #[derive(Module, Debug)]
 pub struct Matrix<B: Backend> {
     /// The matrix.
-    pub weight: Weight<B, 2>,
+    pub weight: MatrixWeight<B>,
     /// Its checkpoint name, with `.weight`.
     #[module(skip)]
     pub name: String,
@@ -57,6 +62,8 @@ impl<B: FusedBackend> Decoder<B> {
             norm: PartLoader::new(config, loader, None).norm(Role::FinalNorm)?,
             head: (!config.tie_word_embeddings).then(|| matrix(loader, Role::Head)).transpose()?,
             embedding_scale: config.embedding_scale,
+            logits_scaling: config.logits_scaling,
+            dtype: loader.dtype().into(),
             rotary: config.rotary.iter().map(|rotary| Rope::new(config.head_dim, rotary)).collect(),
         })
     }
@@ -75,7 +82,7 @@ impl<B: FusedBackend> Decoder<B> {
     /// The residual stream before the first block.
     pub fn embed(&self, input: &ModelInput<B>) -> Stream<B> {
         let [batch, length] = input.tokens.dims();
-        let x = self.embedding.weight.val().select(0, input.tokens.clone().reshape([batch * length]));
+        let x = self.embedding.weight.operand().rows(input.tokens.clone().reshape([batch * length]), self.dtype);
         match self.embedding_scale {
             Some(scale) => {
                 let scale = rounded(scale, x.dtype());
@@ -85,9 +92,19 @@ impl<B: FusedBackend> Decoder<B> {
         }
     }
 
-    /// The weight of the output head, `[vocab_size, hidden_size]`.
-    pub fn head(&self) -> Tensor<B, 2> {
-        self.head.as_ref().unwrap_or(&self.embedding).weight.val()
+    /// The hidden states after the last norm, divided by what divides the logits.
+    pub fn finish(&self, stream: Stream<B>) -> Tensor<B, 2> {
+        let (_, hidden) = stream.normed(Some(&self.norm));
+        match self.logits_scaling {
+            // Instead of the logits, which are more and never all in memory.
+            Some(divisor) => hidden.mul_scalar(divisor.recip()),
+            None => hidden,
+        }
+    }
+
+    /// The output head, `[vocab_size, hidden_size]`.
+    pub fn head(&self) -> Operand<B> {
+        self.head.as_ref().unwrap_or(&self.embedding).weight.operand()
     }
 }
 

@@ -64,21 +64,49 @@ impl FloatType {
     /// # Errors
     /// [`ModelError::Overflow`] if a value is outside the range of f16.
     pub fn convert(self, name: &str, values: Vec<f32>) -> Result<TensorData> {
-        self.check_range(name, &values)?;
         let length = values.len();
-        Ok(match self {
-            Self::F32 => TensorData::new(values, [length]),
+        match self {
+            Self::F32 => Ok(TensorData::new(values, [length])),
+            Self::F16 | Self::BF16 => self.convert_parts(name, length, std::iter::once(values)),
+        }
+    }
+
+    /// As [`FloatType::convert`], of values that come in parts, `length` altogether: a large tensor then never exists as f32.
+    ///
+    /// # Errors
+    /// As [`FloatType::convert`].
+    pub(crate) fn convert_parts(
+        self,
+        name: &str,
+        length: usize,
+        parts: impl Iterator<Item = Vec<f32>>,
+    ) -> Result<TensorData> {
+        match self {
+            Self::F32 => {
+                let mut values = Vec::with_capacity(length);
+                parts.for_each(|part| values.extend(part));
+                Ok(TensorData::new(values, [length]))
+            }
             Self::F16 => {
                 let mut halves = vec![f16::ZERO; length];
-                halves.convert_from_f32_slice(&values);
-                TensorData::new(halves, [length])
+                let mut at = 0;
+                for part in parts {
+                    self.check_range(name, &part)?;
+                    halves[at..at + part.len()].convert_from_f32_slice(&part);
+                    at += part.len();
+                }
+                Ok(TensorData::new(halves, [length]))
             }
             Self::BF16 => {
                 let mut halves = vec![bf16::ZERO; length];
-                halves.convert_from_f32_slice(&values);
-                TensorData::new(halves, [length])
+                let mut at = 0;
+                for part in parts {
+                    halves[at..at + part.len()].convert_from_f32_slice(&part);
+                    at += part.len();
+                }
+                Ok(TensorData::new(halves, [length]))
             }
-        })
+        }
     }
 
     /// The values of the tensor `name` as little-endian bytes of this type, rounded to nearest even.

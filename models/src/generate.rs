@@ -220,7 +220,8 @@ mod tests {
 
     use super::*;
     use crate::config::ModelConfig;
-    use crate::weight::Weight;
+    use crate::operand::Operand;
+    use crate::weight::MatrixWeight;
 
     fn config() -> ModelConfig {
         let config = json!({
@@ -249,7 +250,7 @@ mod tests {
         let mut model = LanguageModel::<Flex>::random(&config(), 1, &device).unwrap();
         let (_, linear) = model.linears_mut().remove(0);
         let [outputs, inputs] = linear.dims();
-        linear.weight = Weight::Frozen(Tensor::full([outputs, inputs], f32::INFINITY, &device));
+        linear.weight = MatrixWeight::Frozen(Operand::Dense(Tensor::full([outputs, inputs], f32::INFINITY, &device)));
         let options = GenerateOptions { max_tokens: 4, ..GenerateOptions::default() };
         let result = generate(&model, &tokenizer(), &mut Cache::new(2), &[1, 2], &options, &device, |_| {});
         assert!(matches!(result, Err(ModelError::NonFinite)), "{result:?}");

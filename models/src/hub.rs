@@ -11,6 +11,7 @@ use hf_hub::{Cache, Repo, RepoType};
 
 pub use environment::HubEnvironment;
 
+use crate::chat_template::ADDITIONAL_TEMPLATES;
 use crate::checkpoint::safetensors::{INDEX, SINGLE, shard_paths, tensor_names};
 use crate::error::{ModelError, Result};
 use crate::json_file;
@@ -26,12 +27,11 @@ const SMALL_FILES: &[&str] = &[
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
+    "processor_config.json",
     // These are not read, but an error says what they are.
     "tokenizer.model",
     "adapter_config.json",
 ];
-/// The folders of chat templates.
-const TEMPLATE_FOLDERS: &[&str] = &["additional_chat_templates/", "chat_templates/"];
 
 /// A model or a data set of the hub.
 pub struct HubRepository {
@@ -148,8 +148,7 @@ pub fn fetch_model(id: &str) -> Result<PathBuf> {
 pub fn fetch_model_in(environment: &HubEnvironment, id: &str) -> Result<PathBuf> {
     let repository = HubRepository::model_in(environment, id)?;
     let is_small = |file: &str| {
-        SMALL_FILES.contains(&file)
-            || (has_extension(file, "jinja") && TEMPLATE_FOLDERS.iter().any(|folder| file.starts_with(folder)))
+        SMALL_FILES.contains(&file) || (has_extension(file, "jinja") && file.split('/').next() == Some(ADDITIONAL_TEMPLATES))
     };
     let mut folder = None;
     for file in repository.files.iter().filter(|file| is_small(file)) {

@@ -1,6 +1,6 @@
 //! The input of a forward pass.
 
-use burn::tensor::backend::Backend;
+use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::linear::AdapterPass;
@@ -47,6 +47,18 @@ impl<B: Backend> ModelInput<B> {
             positions: positions.to_vec(),
             segments: Some(int_matrix(segments, length, device)),
             adapters: AdapterPass::default(),
+        }
+    }
+}
+
+impl<B: AutodiffBackend> ModelInput<B> {
+    /// The input on the inner backend.
+    pub fn inner(self) -> ModelInput<B::InnerBackend> {
+        ModelInput {
+            tokens: self.tokens.inner(),
+            positions: self.positions,
+            segments: self.segments.map(Tensor::inner),
+            adapters: self.adapters,
         }
     }
 }

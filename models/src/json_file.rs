@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::encoding::text_of;
 use crate::error::{ModelError, Result};
 
 /// The contents of a JSON file.
@@ -13,7 +14,8 @@ use crate::error::{ModelError, Result};
 /// If it can't be read or is not JSON.
 pub(crate) fn read(path: &Path) -> Result<Value> {
     let bytes = std::fs::read(path).map_err(|error| ModelError::io(path, error))?;
-    serde_json::from_slice(&bytes).map_err(|error| ModelError::format(path, format!("not JSON: {error}")))
+    let text = text_of(&bytes).map_err(|reason| ModelError::format(path, reason))?;
+    serde_json::from_str(text).map_err(|error| ModelError::format(path, format!("not JSON: {error}")))
 }
 
 /// The contents of a JSON file; null if it does not exist.

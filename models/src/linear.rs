@@ -3,17 +3,17 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burnish_kernels::{Dropout, DropoutKey, FusedBackend, dropout, linear, lora_linear};
+use burnish_kernels::{Dropout, DropoutKey, FusedBackend, dropout_from, linear};
 
-use crate::weight::Weight;
+use crate::weight::{MatrixWeight, VectorWeight};
 
 /// A linear layer: `y = x Wᵀ + b`, plus the update of its adapter if it has one.
 #[derive(Module, Debug)]
 pub struct Linear<B: Backend> {
     /// The weight, `[out, in]`.
-    pub weight: Weight<B, 2>,
+    pub weight: MatrixWeight<B>,
     /// The bias, `[out]`.
-    pub bias: Option<Weight<B, 1>>,
+    pub bias: Option<VectorWeight<B>>,
     /// The adapter.
     pub adapter: Option<LowRank<B>>,
     #[module(skip)]
@@ -61,17 +61,30 @@ pub struct DropoutSeed {
     pub step: u32,
     /// The micro-batch within the step.
     pub micro_batch: u32,
+    /// The number of the input's first row, a multiple of 4: slices of rows get the masks of the whole input.
+    pub first_row: usize,
 }
 
 impl From<u64> for DropoutSeed {
     fn from(seed: u64) -> Self {
-        Self { seed, step: 0, micro_batch: 0 }
+        Self { seed, step: 0, micro_batch: 0, first_row: 0 }
+    }
+}
+
+impl AdapterPass {
+    /// The pass over a slice of the rows, from `first_row` on, which must be a multiple of 4.
+    #[must_use]
+    pub fn from_row(self, first_row: usize) -> Self {
+        match self {
+            Self::Dropout(seed) => Self::Dropout(DropoutSeed { first_row, ..seed }),
+            Self::Current | Self::Reference => self,
+        }
     }
 }
 
 impl<B: Backend> Linear<B> {
     /// A layer without an adapter; `name` is its checkpoint name without `.weight`.
-    pub fn new(name: &str, weight: Weight<B, 2>, bias: Option<Weight<B, 1>>) -> Self {
+    pub fn new(name: &str, weight: MatrixWeight<B>, bias: Option<VectorWeight<B>>) -> Self {
         Self { weight, bias, adapter: None, name: name.to_owned() }
     }
 
@@ -85,13 +98,13 @@ impl<B: FusedBackend> Linear<B> {
     /// Applies the layer to `[rows, in]`; returns `[rows, out]`.
     pub fn forward(&self, x: Tensor<B, 2>, pass: AdapterPass) -> Tensor<B, 2> {
         let y = match self.adapter.as_ref().and_then(|adapter| adapter.factors(pass)) {
-            None => linear(x, self.weight.val()),
+            None => self.weight.operand().linear(x),
             Some(factors) => match &self.weight {
-                Weight::Frozen(weight) => {
+                MatrixWeight::Frozen(weight) => {
                     let Factors { lora_a, lora_b, scale, dropout } = factors;
-                    lora_linear(x, weight.clone(), lora_a, lora_b, scale, dropout)
+                    weight.lora_linear(x, lora_a, lora_b, scale, dropout)
                 }
-                Weight::Trainable(weight) => linear(x.clone(), weight.val()) + factors.forward(x),
+                MatrixWeight::Trainable(weight) => linear(x.clone(), weight.val()) + factors.forward(x),
             },
         };
         match &self.bias {
@@ -102,7 +115,7 @@ impl<B: FusedBackend> Linear<B> {
 
     /// The shape of the weight, `[out, in]`.
     pub fn dims(&self) -> [usize; 2] {
-        self.weight.val().dims()
+        self.weight.dims()
     }
 }
 
@@ -129,9 +142,10 @@ impl<B: FusedBackend> LowRank<B> {
 
     /// The dropout of the adapter in a forward pass. Its key has the id of `A`, a hash of the layer's name.
     fn dropout(&self, seed: DropoutSeed) -> Option<Dropout> {
-        let DropoutSeed { seed, step, micro_batch } = seed;
+        let DropoutSeed { seed, step, micro_batch, first_row } = seed;
         let key = DropoutKey { seed, step, micro_batch, layer: self.lora_a.id.val() };
-        (self.dropout > 0.0).then_some(Dropout { probability: self.dropout, key })
+        let first = (first_row * self.lora_a.dims()[1]) as u64;
+        (self.dropout > 0.0).then_some(Dropout { probability: self.dropout, key, first })
     }
 
     /// Makes the current adapter that of the reference model too.
@@ -145,7 +159,7 @@ impl<B: FusedBackend> Factors<B> {
     fn forward(self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         let (lora_a, lora_b) = (self.lora_a.cast(x.dtype()), self.lora_b.cast(x.dtype()));
         let x = match self.dropout {
-            Some(Dropout { probability, key }) => dropout(x, probability, key),
+            Some(mask) => dropout_from(x, mask),
             None => x,
         };
         linear(linear(x, lora_a), lora_b).mul_scalar(self.scale)
@@ -156,13 +170,14 @@ impl<B: FusedBackend> Factors<B> {
 mod tests {
     use burn::backend::{Autodiff, Flex};
     use burn::tensor::{Distribution, TensorData};
+    use burnish_kernels::dropout;
 
     use super::*;
     use crate::weight::parameter_id;
 
     type Train = Autodiff<Flex>;
 
-    const SEED: DropoutSeed = DropoutSeed { seed: 9, step: 3, micro_batch: 1 };
+    const SEED: DropoutSeed = DropoutSeed { seed: 9, step: 3, micro_batch: 1, first_row: 0 };
     const SHAPE: [usize; 2] = [7, 24];
 
     fn random(shape: [usize; 2]) -> Tensor<Train, 2> {
@@ -181,7 +196,7 @@ mod tests {
             dropout: 0.4,
             reference: None,
         };
-        Linear { adapter: Some(adapter), ..Linear::new(name, Weight::new(name, weight.clone(), trainable), None) }
+        Linear { adapter: Some(adapter), ..Linear::new(name, MatrixWeight::new(name, weight.clone(), trainable), None) }
     }
 
     fn values(tensor: Tensor<Flex, 2>) -> Vec<f32> {

@@ -2,6 +2,7 @@
 
 use burn::tensor::{Tensor, TensorData};
 use burnish_kernels::FusedBackend;
+use burnish_kernels::packed::PackError;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -9,31 +10,14 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{ModelError, Result};
 use crate::float_type::FloatType;
 use crate::linear::Linear;
-use crate::weight::{Weight, parameter_id};
+use crate::load_options::LoadOptions;
+use crate::operand::{Operand, PackedWeight};
+use crate::quantization::Quantization;
+use crate::storage::{Form, refused};
+use crate::weight::{MatrixWeight, VectorWeight, parameter_id};
 
 /// Standard deviation of random weights: the default of `initializer_range` in transformers.
 const INITIAL_DEVIATION: f64 = 0.02;
-
-/// How weights are kept on the device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct LoadOptions {
-    /// The type that they are kept in, which the model computes in.
-    pub dtype: FloatType,
-    /// Whether they are trained; then they must be f32.
-    pub trainable: bool,
-}
-
-impl LoadOptions {
-    /// Weights that are not trained.
-    pub fn frozen(dtype: FloatType) -> Self {
-        Self { dtype, trainable: false }
-    }
-
-    /// Weights that are trained, in f32.
-    pub fn trainable() -> Self {
-        Self { dtype: FloatType::F32, trainable: true }
-    }
-}
 
 /// The source of the weights.
 enum Origin<'a> {
@@ -52,10 +36,18 @@ impl<'a, B: FusedBackend> Loader<'a, B> {
     /// Loads from a checkpoint.
     ///
     /// # Errors
-    /// [`ModelError::Config`] if the weights are trainable and the type is not f32.
+    /// [`ModelError::Config`] if the weights are trainable and the type is not f32, or they are to be quantised.
     pub fn from_checkpoint(checkpoint: &'a dyn Checkpoint, device: B::Device, options: LoadOptions) -> Result<Self> {
-        if options.trainable && options.dtype != FloatType::F32 {
-            return Err(ModelError::Config { reason: format!("trainable weights: expected f32, got {}", options.dtype) });
+        let LoadOptions { dtype, trainable, quantization, quantize_embedding } = options;
+        let refuse = |reason: String| Err(ModelError::Config { reason: format!("trainable weights: {reason}") });
+        if trainable && dtype != FloatType::F32 {
+            return refuse(format!("expected f32, got {dtype}"));
+        }
+        if trainable && quantization.packs_floats() {
+            return refuse(format!("expected quantization none, got {quantization}"));
+        }
+        if trainable && quantize_embedding {
+            return refuse("expected an embedding of floats, got one in eight bits".to_owned());
         }
         Ok(Self { origin: Origin::Checkpoint(checkpoint), device, options })
     }
@@ -65,12 +57,17 @@ impl<'a, B: FusedBackend> Loader<'a, B> {
         Self { origin: Origin::Random(seed), device, options: LoadOptions::trainable() }
     }
 
-    /// A matrix of that size.
+    /// The type that the model computes in.
+    pub fn dtype(&self) -> FloatType {
+        self.options.dtype
+    }
+
+    /// The embedding or the head, `[rows, columns]`.
     ///
     /// # Errors
-    /// If it can't be read or has another size.
-    pub fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Weight<B, 2>> {
-        self.weight(name, [rows, columns], |random| INITIAL_DEVIATION * normal(random))
+    /// If it can't be read, has another size, or can't be packed.
+    pub fn embedding(&mut self, name: &str, rows: usize, columns: usize) -> Result<MatrixWeight<B>> {
+        self.matrix(name, [rows, columns], self.options.of_embedding())
     }
 
     /// The weight of a norm, `[features]`, which multiplies by the weight plus `offset`. A frozen weight is returned with the
@@ -78,63 +75,79 @@ impl<'a, B: FusedBackend> Loader<'a, B> {
     ///
     /// # Errors
     /// If it can't be read or has another size.
-    pub fn norm(&mut self, name: &str, features: usize, offset: f64) -> Result<Weight<B, 1>> {
-        let LoadOptions { dtype, trainable } = self.options;
+    pub fn norm(&mut self, name: &str, features: usize, offset: f64) -> Result<VectorWeight<B>> {
+        let LoadOptions { dtype, trainable, .. } = self.options;
         match self.origin {
             Origin::Checkpoint(checkpoint) if offset != 0.0 && !trainable => {
                 let mut values = checkpoint.read_f32(name)?;
                 for value in &mut values {
                     *value += offset as f32;
                 }
-                self.upload(name, [features], dtype.convert(name, values)?)
+                Ok(VectorWeight::Frozen(self.upload(name, [features], dtype.convert(name, values)?)?))
             }
-            _ => self.weight(name, [features], |_| 1.0 - offset),
+            _ => self.vector(name, features, |_| 1.0 - offset),
         }
     }
 
     /// A linear layer with a weight `[outputs, inputs]` and optionally a bias; `name` is its checkpoint name without `.weight`.
     ///
     /// # Errors
-    /// If it can't be read or has another size.
+    /// If a tensor can't be read or has another size, or the weight can't be packed.
     pub fn linear(&mut self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Result<Linear<B>> {
-        let weight = self.matrix(&format!("{name}.weight"), outputs, inputs)?;
-        let bias = bias.then(|| self.weight(&format!("{name}.bias"), [outputs], |_| 0.0)).transpose()?;
+        let weight = self.matrix(&format!("{name}.weight"), [outputs, inputs], self.options.quantization)?;
+        let bias = bias.then(|| self.vector(&format!("{name}.bias"), outputs, |_| 0.0)).transpose()?;
         Ok(Linear::new(name, weight, bias))
     }
 
-    /// Reads a tensor, or draws it with `draw`, and moves it to the device.
-    fn weight<const D: usize>(
-        &self,
-        name: &str,
-        shape: [usize; D],
-        draw: impl Fn(&mut ChaCha8Rng) -> f64,
-    ) -> Result<Weight<B, D>> {
+    fn vector(&self, name: &str, length: usize, draw: impl Fn(&mut ChaCha8Rng) -> f64) -> Result<VectorWeight<B>> {
+        let data = self.values(name, length, draw)?;
+        Ok(VectorWeight::new(name, self.upload(name, [length], data)?, self.options.trainable))
+    }
+
+    fn matrix(&self, name: &str, dims: [usize; 2], quantization: Quantization) -> Result<MatrixWeight<B>> {
+        if let (Origin::Checkpoint(checkpoint), false) = (&self.origin, self.options.trainable) {
+            let checkpoint = *checkpoint;
+            let wrong = |error: PackError| refused(checkpoint, name, &error);
+            let packed = match Form::of(checkpoint, name, dims, quantization)? {
+                Form::Dense { .. } => None,
+                Form::Blocks(_) => checkpoint.read_packed(name)?,
+                Form::Quantised(kind) => {
+                    // From 16 bits to few, scales get 16 bits too.
+                    let values = checkpoint.read(name, checkpoint.float_type(name).unwrap_or_default())?;
+                    Some(kind.quantize(name, &values, dims).map_err(wrong)?)
+                }
+            };
+            if let Some(packed) = packed {
+                let weight = PackedWeight::new(name, &packed, &self.device).map_err(wrong)?;
+                return Ok(MatrixWeight::Frozen(Operand::Packed(weight)));
+            }
+        }
+        let data = self.values(name, dims[0] * dims[1], |random| INITIAL_DEVIATION * normal(random))?;
+        Ok(MatrixWeight::new(name, self.upload(name, dims, data)?, self.options.trainable))
+    }
+
+    /// The values of a tensor, read or drawn with `draw`.
+    fn values(&self, name: &str, count: usize, draw: impl Fn(&mut ChaCha8Rng) -> f64) -> Result<TensorData> {
         let dtype = self.options.dtype;
-        let count = shape.iter().product::<usize>();
-        let data = match self.origin {
-            Origin::Checkpoint(checkpoint) => checkpoint.read(name, dtype)?,
+        match self.origin {
+            Origin::Checkpoint(checkpoint) => checkpoint.read(name, dtype),
             // The seed depends on the name, so the values don't depend on the order of loading.
             Origin::Random(seed) => {
                 let mut random = ChaCha8Rng::seed_from_u64(seed ^ parameter_id(name).val());
-                dtype.convert(name, (0..count).map(|_| draw(&mut random) as f32).collect())?
+                dtype.convert(name, (0..count).map(|_| draw(&mut random) as f32).collect())
             }
-        };
-        self.upload(name, shape, data)
+        }
     }
 
     /// Moves the values of a tensor to the device.
-    fn upload<const D: usize>(&self, name: &str, shape: [usize; D], data: TensorData) -> Result<Weight<B, D>> {
-        let LoadOptions { dtype, trainable } = self.options;
+    fn upload<const D: usize>(&self, name: &str, shape: [usize; D], data: TensorData) -> Result<Tensor<B, D>> {
         if data.num_elements() != shape.iter().product::<usize>() {
             let problem = format!("{name}: expected {shape:?}, got {} elements", data.num_elements());
             return Err(ModelError::Mismatch { problems: vec![problem] });
         }
-        let data = TensorData { shape: shape.into(), ..data };
+        let (data, dtype) = (TensorData { shape: shape.into(), ..data }, self.options.dtype.into());
         // In the pool, weights beside activations would keep pages from being reused.
-        let tensor = B::memory_persistent_allocations(&self.device, data, |data| {
-            Tensor::from_data(data, (&self.device, dtype.into()))
-        });
-        Ok(Weight::new(name, tensor, trainable))
+        Ok(B::memory_persistent_allocations(&self.device, data, |data| Tensor::from_data(data, (&self.device, dtype))))
     }
 }
 

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burnish_kernels::{FusedBackend, linear};
+use burnish_kernels::FusedBackend;
 
 use crate::blocks::{Block, BlockState, Stream};
 use crate::cache::{Cache, LayerCache};
@@ -13,9 +13,12 @@ use crate::decoder::Decoder;
 use crate::error::Result;
 use crate::input::ModelInput;
 use crate::linear::Linear;
-use crate::loader::{LoadOptions, Loader};
+use crate::load_options::LoadOptions;
+use crate::loader::Loader;
+use crate::operand::Operand;
 use crate::part::declared_tensors;
-use crate::weight::{AnyTensor, NamedParameter, Weight};
+use crate::storage::Storage;
+use crate::weight::{AnyTensor, BaseTensor, MatrixWeight, NamedParameter, VectorWeight};
 
 /// A language model.
 ///
@@ -31,8 +34,8 @@ impl<B: FusedBackend> LanguageModel<B> {
     ///
     /// # Errors
     /// [`ModelError::Mismatch`](crate::ModelError::Mismatch) lists every tensor that is missing or has another shape;
-    /// [`ModelError::Overflow`](crate::ModelError::Overflow) if a weight is outside the range of the type; an error if a file
-    /// can't be read.
+    /// [`ModelError::Overflow`](crate::ModelError::Overflow) if a weight is outside the range of the type; an error that
+    /// names tensor and file if a matrix can't be read, or can't be stored as the options say.
     pub fn load(
         config: &ModelConfig,
         checkpoint: &dyn Checkpoint,
@@ -95,9 +98,10 @@ impl<B: FusedBackend> LanguageModel<B> {
         self.decoder.blocks[index].forward(stream, state, cache)
     }
 
-    /// The hidden states after the last norm, `[batch · length, hidden_size]`, from the stream after the last block.
+    /// The hidden states after the last norm, `[batch · length, hidden_size]`, from the stream after the last block. If the
+    /// configuration has `logits_scaling`, they are divided by it.
     pub fn finish(&self, stream: Stream<B>) -> Tensor<B, 2> {
-        stream.normed(Some(&self.decoder.norm)).1
+        self.decoder.finish(stream)
     }
 
     /// The hidden states after the last norm, `[batch · length, hidden_size]`. With a cache, the input continues the tokens that
@@ -111,19 +115,24 @@ impl<B: FusedBackend> LanguageModel<B> {
         self.finish(stream)
     }
 
-    /// The weight of the output head, `[vocab_size, hidden_size]`.
-    pub fn head(&self) -> Tensor<B, 2> {
+    /// The output head, `[vocab_size, hidden_size]`.
+    pub fn head(&self) -> Operand<B> {
         self.decoder.head()
     }
 
     /// The logits, `[rows, vocab_size]`, of hidden states, `[rows, hidden_size]`.
     pub fn logits(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
-        linear(hidden, self.head())
+        self.head().linear(hidden)
     }
 
     /// An empty cache for this model.
     pub fn new_cache(&self) -> Cache<B> {
         Cache::new(self.num_layers())
+    }
+
+    /// The blocks.
+    pub fn blocks(&self) -> &[Block<B>] {
+        &self.decoder.blocks
     }
 
     /// The number of blocks.
@@ -144,19 +153,31 @@ impl<B: FusedBackend> LanguageModel<B> {
     }
 
     /// Every weight of the base with its checkpoint name and stored value; adapters are left out.
-    pub fn weights(&self) -> Vec<(String, AnyTensor<B>)> {
+    pub fn weights(&self) -> Vec<(String, BaseTensor<B>)> {
         let mut weights = Vec::new();
         let decoder = &self.decoder;
         for matrix in [Some(&decoder.embedding), decoder.head.as_ref()].into_iter().flatten() {
-            weights.push((matrix.name.clone(), AnyTensor::Matrix(matrix.weight.val())));
+            weights.push((matrix.name.clone(), BaseTensor::Matrix(matrix.weight.operand())));
         }
         let norms = decoder.blocks.iter().flat_map(Block::norms).chain([&decoder.norm]);
-        weights.extend(norms.map(|norm| (norm.name().to_owned(), AnyTensor::Vector(norm.stored()))));
+        weights.extend(norms.map(|norm| (norm.name().to_owned(), BaseTensor::Vector(norm.stored()))));
         for (name, linear) in self.linears() {
-            weights.push((format!("{name}.weight"), AnyTensor::Matrix(linear.weight.val())));
-            weights.extend(linear.bias.as_ref().map(|bias| (format!("{name}.bias"), AnyTensor::Vector(bias.val()))));
+            weights.push((format!("{name}.weight"), BaseTensor::Matrix(linear.weight.operand())));
+            weights.extend(linear.bias.as_ref().map(|bias| (format!("{name}.bias"), BaseTensor::Vector(bias.val()))));
         }
         weights
+    }
+
+    /// Whether the embedding is trained.
+    pub fn trains_embedding(&self) -> bool {
+        self.decoder.embedding.num_params() > 0
+    }
+
+    /// What the weights of the base are stored as, with their bytes.
+    pub fn storage(&self) -> Storage {
+        let mut storage = Storage::default();
+        self.weights().iter().for_each(|(_, tensor)| storage.add(tensor.kind(), tensor.bytes()));
+        storage
     }
 
     /// Every trainable tensor: factors of adapters as `<layer>.lora_A.weight` and `<layer>.lora_B.weight`, and trainable weights
@@ -171,13 +192,17 @@ impl<B: FusedBackend> LanguageModel<B> {
                 }
             }
         }
-        let vector = |name: String, weight: &Weight<B, 1>| match weight {
-            Weight::Trainable(param) => Some(NamedParameter { name, id: param.id, tensor: AnyTensor::Vector(param.val()) }),
-            Weight::Frozen(_) => None,
+        let vector = |name: String, weight: &VectorWeight<B>| match weight {
+            VectorWeight::Trainable(param) => {
+                Some(NamedParameter { name, id: param.id, tensor: AnyTensor::Vector(param.val()) })
+            }
+            VectorWeight::Frozen(_) => None,
         };
-        let matrix = |name: String, weight: &Weight<B, 2>| match weight {
-            Weight::Trainable(param) => Some(NamedParameter { name, id: param.id, tensor: AnyTensor::Matrix(param.val()) }),
-            Weight::Frozen(_) => None,
+        let matrix = |name: String, weight: &MatrixWeight<B>| match weight {
+            MatrixWeight::Trainable(param) => {
+                Some(NamedParameter { name, id: param.id, tensor: AnyTensor::Matrix(param.val()) })
+            }
+            MatrixWeight::Frozen(_) => None,
         };
         let decoder = &self.decoder;
         for part in [Some(&decoder.embedding), decoder.head.as_ref()].into_iter().flatten() {

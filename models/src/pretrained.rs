@@ -9,11 +9,12 @@ use crate::chat_template::{ChatTemplate, Message};
 use crate::checkpoint::{Checkpoint, SafetensorsFolder, canonical, packed_folder};
 use crate::config::{ModelConfig, text_part};
 use crate::error::{ModelError, Result};
-use crate::gguf::GgufFile;
+use crate::gguf::{GgufFile, keys};
 use crate::hub;
 use crate::json_file;
-use crate::loader::LoadOptions;
+use crate::load_options::LoadOptions;
 use crate::model::LanguageModel;
+use crate::part::undeclared_tensors;
 use crate::recognise;
 use crate::tokenizer::Tokenizer;
 
@@ -102,6 +103,7 @@ impl Pretrained {
         let mut config = ModelConfig::from_json(&config_json)?;
         add_end_tokens(&mut config, generation_config.as_ref(), &tokenizer);
         let checkpoint = canonical(checkpoint, &mut config, &mut config_json)?;
+        warn_of_undeclared(folder, &config, &*checkpoint);
         if let Some(end) = config.eos_token_id.first() {
             tokenizer.set_end_of_text(*end);
         }
@@ -122,6 +124,7 @@ impl Pretrained {
         let tokenizer = file.tokenizer()?;
         let mut config = ModelConfig::from_json(&config_json)?;
         add_end_tokens(&mut config, None, &tokenizer);
+        warn_of_undeclared(path, &config, &file);
         Ok(Self {
             config,
             chat_template: file.chat_template()?,
@@ -131,6 +134,17 @@ impl Pretrained {
             checkpoint: Box::new(file),
             source: path.display().to_string(),
         })
+    }
+}
+
+/// Tells which weights the configuration has no use for.
+fn warn_of_undeclared(path: &Path, config: &ModelConfig, checkpoint: &dyn Checkpoint) {
+    let mut names = undeclared_tensors(config, checkpoint);
+    // Read for the configuration.
+    names.retain(|name| name != keys::ROPE_FREQS);
+    if let Some(first) = names.first() {
+        let more = if names.len() > 1 { format!(" and {} more", names.len() - 1) } else { String::new() };
+        tracing::warn!("{}: its configuration has no place for {first}{more}: not read", path.display());
     }
 }
 

@@ -4,34 +4,68 @@ use burn::module::{Module, Param, ParamId};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 
-/// A weight of a model, frozen or trainable.
+use crate::operand::Operand;
+
+/// A vector of a model, frozen or trainable.
 ///
 /// A frozen one is not a `Param`, so burn's records, optimizers and gradients ignore it.
 #[derive(Module, Debug)]
-pub enum Weight<B: Backend, const D: usize> {
+pub enum VectorWeight<B: Backend> {
     /// It is not trained.
-    Frozen(Tensor<B, D>),
+    Frozen(Tensor<B, 1>),
     /// It is trained.
-    Trainable(Param<Tensor<B, D>>),
+    Trainable(Param<Tensor<B, 1>>),
 }
 
-impl<B: Backend, const D: usize> Weight<B, D> {
+impl<B: Backend> VectorWeight<B> {
     /// Wraps a tensor; `name` is its checkpoint name, which gives a trainable one its id.
-    pub fn new(name: &str, tensor: Tensor<B, D>, trainable: bool) -> Self {
-        if trainable {
-            Self::Trainable(Param::initialized(parameter_id(name), tensor.require_grad()))
-        } else {
-            Self::Frozen(tensor)
-        }
+    pub fn new(name: &str, tensor: Tensor<B, 1>, trainable: bool) -> Self {
+        if trainable { Self::Trainable(trained(name, tensor)) } else { Self::Frozen(tensor) }
     }
 
     /// The tensor.
-    pub fn val(&self) -> Tensor<B, D> {
+    pub fn val(&self) -> Tensor<B, 1> {
         match self {
             Self::Frozen(tensor) => tensor.clone(),
             Self::Trainable(param) => param.val(),
         }
     }
+}
+
+/// A matrix `[out, in]` of a model, frozen or trainable. Like a frozen vector, a frozen one is not a `Param`.
+#[derive(Module, Debug)]
+pub enum MatrixWeight<B: Backend> {
+    /// It is not trained.
+    Frozen(Operand<B>),
+    /// It is trained.
+    Trainable(Param<Tensor<B, 2>>),
+}
+
+impl<B: Backend> MatrixWeight<B> {
+    /// Wraps a tensor; `name` is its checkpoint name, which gives a trainable one its id.
+    pub fn new(name: &str, tensor: Tensor<B, 2>, trainable: bool) -> Self {
+        if trainable { Self::Trainable(trained(name, tensor)) } else { Self::Frozen(Operand::Dense(tensor)) }
+    }
+
+    /// The matrix as products take it.
+    pub fn operand(&self) -> Operand<B> {
+        match self {
+            Self::Frozen(operand) => operand.clone(),
+            Self::Trainable(param) => Operand::Dense(param.val()),
+        }
+    }
+
+    /// The shape, `[out, in]`.
+    pub fn dims(&self) -> [usize; 2] {
+        match self {
+            Self::Frozen(operand) => operand.dims(),
+            Self::Trainable(param) => param.val().dims(),
+        }
+    }
+}
+
+fn trained<B: Backend, const D: usize>(name: &str, tensor: Tensor<B, D>) -> Param<Tensor<B, D>> {
+    Param::initialized(parameter_id(name), tensor.require_grad())
 }
 
 /// The id of the parameter of that name. It is the same in every process, so a saved optimizer state fits.
@@ -91,6 +125,58 @@ impl<B: Backend> AnyTensor<B> {
             1 => Some(Self::Vector(Tensor::from_data(data, (device, DType::F32)))),
             2 => Some(Self::Matrix(Tensor::from_data(data, (device, DType::F32)))),
             _ => None,
+        }
+    }
+}
+
+/// A tensor of the base model, trained or not.
+#[derive(Debug, Clone)]
+pub enum BaseTensor<B: Backend> {
+    /// A vector.
+    Vector(Tensor<B, 1>),
+    /// A matrix.
+    Matrix(Operand<B>),
+}
+
+impl<B: Backend> BaseTensor<B> {
+    /// The shape.
+    pub fn shape(&self) -> Vec<usize> {
+        match self {
+            Self::Vector(tensor) => tensor.dims().to_vec(),
+            Self::Matrix(operand) => operand.dims().to_vec(),
+        }
+    }
+
+    /// What an element is stored as, such as `f16` or `nf4`.
+    pub fn kind(&self) -> &str {
+        match self {
+            Self::Vector(tensor) => tensor.dtype().name(),
+            Self::Matrix(operand) => operand.kind(),
+        }
+    }
+
+    /// The bytes that it takes on the device.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Vector(tensor) => tensor.dims()[0] * tensor.dtype().size(),
+            Self::Matrix(operand) => operand.bytes(),
+        }
+    }
+
+    /// The elements as f32, in row-major order.
+    pub fn to_f32(&self) -> Vec<f32> {
+        match self {
+            Self::Vector(tensor) => tensor.to_data().iter::<f32>().collect(),
+            Self::Matrix(operand) => operand.to_f32(),
+        }
+    }
+}
+
+impl<B: Backend> From<AnyTensor<B>> for BaseTensor<B> {
+    fn from(tensor: AnyTensor<B>) -> Self {
+        match tensor {
+            AnyTensor::Vector(tensor) => Self::Vector(tensor),
+            AnyTensor::Matrix(tensor) => Self::Matrix(Operand::Dense(tensor)),
         }
     }
 }

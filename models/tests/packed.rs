@@ -37,6 +37,8 @@ fn packed_layers_have_the_weights_that_their_library_gives_them() {
         }
         assert!(checkpoint.read_packed("norm.weight").unwrap().is_none());
         let packed = checkpoint.read_packed("down_proj.weight").unwrap().unwrap();
+        assert_eq!(checkpoint.packed_kind("down_proj.weight"), Some(packed.kind()));
+        assert!(checkpoint.packed_kind("norm.weight").is_none());
         assert_eq!(packed.name(), if name == "mlx" { "int8" } else { "nf4" });
         // Scales keep the 16 bits that the file has.
         if let Packed::Affine(affine) = packed {
@@ -95,13 +97,23 @@ fn error_of(file: &str, config: &Value, change: impl Fn(&str) -> Option<Vec<u8>>
 fn what_a_packed_folder_lacks_is_named_with_its_tensor() {
     let without = |part: &'static str| move |name: &str| (name == part).then(Vec::new);
     for (file, config, part, said) in [
-        ("bitsandbytes", bitsandbytes(), "q_proj.weight.absmax", "no `absmax`"),
-        ("bitsandbytes", bitsandbytes(), "q_proj.weight.quant_state.bitsandbytes__nf4", "no `quant_state`"),
+        ("bitsandbytes", bitsandbytes(), "q_proj.weight.absmax", "expected `absmax` beside its integers, got none"),
+        (
+            "bitsandbytes",
+            bitsandbytes(),
+            "q_proj.weight.quant_state.bitsandbytes__nf4",
+            "expected `quant_state` beside its `absmax`, got none",
+        ),
         ("bitsandbytes", bitsandbytes(), "q_proj.weight.nested_absmax", "q_proj.weight.nested_absmax: missing"),
-        ("bitsandbytes", bitsandbytes(), "q_proj.weight", "q_proj.weight.absmax: is part of no packed weight"),
-        ("mlx", mlx(), "q_proj.weight", "q_proj.scales: is part of no packed weight"),
-        ("mlx", mlx(), "q_proj.scales", "no `scales`"),
-        ("mlx", mlx(), "q_proj.biases", "no `biases`"),
+        (
+            "bitsandbytes",
+            bitsandbytes(),
+            "q_proj.weight",
+            "q_proj.weight.absmax: expected a packed weight that it is part of",
+        ),
+        ("mlx", mlx(), "q_proj.weight", "q_proj.scales: expected a packed weight that it is part of"),
+        ("mlx", mlx(), "q_proj.scales", "expected `scales` beside its integers, got none"),
+        ("mlx", mlx(), "q_proj.biases", "expected `biases` beside its integers, got none"),
     ] {
         let error = error_of(&format!("{file}.safetensors"), &config, without(part));
         assert!(error.contains("q_proj") && error.contains(said), "{part}: {error}");
@@ -109,14 +121,17 @@ fn what_a_packed_folder_lacks_is_named_with_its_tensor() {
     let state = br#"{"quant_type": "fp4", "blocksize": 64, "dtype": "bfloat16", "shape": [6, 128]}"#;
     let change = |name: &str| (name == "q_proj.weight.quant_state.bitsandbytes__nf4").then(|| state.to_vec());
     let error = error_of("bitsandbytes.safetensors", &bitsandbytes(), change);
-    assert!(error.contains("a/folder: q_proj.weight: is in fp4, and nf4 is read"), "{error}");
+    assert!(error.contains("model.safetensors: q_proj.weight: expected nf4, got fp4"), "{error}");
     let change = |name: &str| (name == "q_proj.weight.nested_absmax").then(|| f32::NAN.to_le_bytes().to_vec());
     let error = error_of("bitsandbytes.safetensors", &bitsandbytes(), change);
     assert!(
-        error.contains("a/folder") && error.contains("`q_proj.weight`: NaN in `nested_absmax` is not finite"),
+        error.contains("model.safetensors: ") && error.contains("`q_proj.weight`: NaN in `nested_absmax` is not finite"),
         "{error}"
     );
     let config = json!({ "quantization": { "group_size": 64, "bits": 8 } });
     let error = error_of("mlx.safetensors", &config, |_| None);
-    assert!(error.contains("q_proj.weight: words [6, 16]") && error.contains("8 bits in groups of 64"), "{error}");
+    assert!(
+        error.contains("q_proj.weight: expected words") && error.contains("8 bits in groups of 64, got words [6, 16]"),
+        "{error}"
+    );
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use burnish_engine::{Device, Runner};
 use burnish_models::generate::Generated;
-use burnish_models::{FloatType, GenerateOptions, Message, ModelError, Pretrained, Tokenizer};
+use burnish_models::{GenerateOptions, LoadOptions, Message, ModelError, Pretrained, Tokenizer};
 
 /// A model that answers conversations.
 pub struct Assistant {
@@ -21,8 +21,8 @@ impl Assistant {
     ///
     /// # Errors
     /// When model or adapter can't be loaded.
-    pub fn load(device: &dyn Device, pretrained: Pretrained, adapter: Option<&Path>, dtype: FloatType) -> Result<Self> {
-        let runner = device.run(&pretrained.config, &*pretrained.checkpoint, dtype, adapter)?;
+    pub fn load(device: &dyn Device, pretrained: Pretrained, adapter: Option<&Path>, options: LoadOptions) -> Result<Self> {
+        let runner = device.run(&pretrained.config, &*pretrained.checkpoint, options, adapter)?;
         Ok(Self { pretrained, runner, cached: Vec::new() })
     }
 

@@ -11,6 +11,7 @@ pub mod hint;
 pub mod quickstart;
 pub mod recipe;
 pub mod report;
+pub mod storage;
 pub mod train;
 
 pub use burnish_data as data;

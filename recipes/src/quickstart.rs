@@ -9,7 +9,7 @@ use burn_train::Interrupter;
 use burnish_backends::dtype;
 use burnish_export::{ExportReport, FloatType, GgufOptions, GgufType, HuggingFaceOptions, export_gguf, export_hugging_face};
 use burnish_lora::MergedCheckpoint;
-use burnish_models::{GenerateOptions, Message, Pretrained};
+use burnish_models::{GenerateOptions, LoadOptions, Message, Pretrained};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -106,7 +106,7 @@ pub fn score(folders: &Folders, adapter: Option<&Path>, backend: &str) -> Result
     let questions = text.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
     let dtype = dtype::choose(backend, "auto")?.dtype;
     burnish_backends::enter(backend, |device| {
-        let mut assistant = Assistant::load(device, pretrained, adapter, dtype)?;
+        let mut assistant = Assistant::load(device, pretrained, adapter, LoadOptions::frozen(dtype))?;
         let options = GenerateOptions { max_tokens: 64, ..GenerateOptions::default() };
         let mut ask = |question: &str| -> Result<String> {
             Ok(assistant.answer(&[Message::new("user", question)], &options, &mut |_| {})?.text)

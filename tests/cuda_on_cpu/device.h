@@ -139,6 +139,8 @@ template <class T> T atomicAdd(T *to, T value) {
 uint32_t __umulhi(uint32_t a, uint32_t b) { return uint64_t(a) * b >> 32; }
 template <class A, class B> auto min(A a, B b) { return a < b ? a : b; }
 template <class A, class B> auto max(A a, B b) { return a > b ? a : b; }
+// C's own is of integers alone.
+using std::abs;
 float __fdividef(float a, float b) { return a / b; }
 float rsqrt(float x) { return 1 / sqrtf(x); }
 #define __expf expf

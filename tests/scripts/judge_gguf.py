@@ -21,8 +21,8 @@ import torch
 from llama_cpp import Llama
 from peft import LoraConfig, get_peft_model
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import (AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, MistralConfig, Olmo2Config, PreTrainedTokenizerFast,
-                          Qwen2Config, Qwen3Config)
+from transformers import (AutoModelForCausalLM, Gemma3TextConfig, GraniteConfig, LlamaConfig, MistralConfig, Olmo2Config,
+                          PreTrainedTokenizerFast, Qwen2Config, Qwen3Config)
 
 from tokenizer_ids import WRITTEN
 
@@ -110,6 +110,8 @@ FAMILIES = {
     "llama": lambda: llama(LlamaConfig, **HEADS, tie_word_embeddings=True, rope_parameters=LLAMA3_ROPE),
     "mistral": lambda: llama(MistralConfig, **HEADS, head_dim=48, sliding_window=None),
     "olmo2": lambda: llama(Olmo2Config, **HEADS, tie_word_embeddings=False, rope_parameters=ROPE),
+    "granite": lambda: llama(GraniteConfig, **HEADS, tie_word_embeddings=True, rope_parameters=ROPE, attention_multiplier=0.1,
+                             embedding_multiplier=12.0, residual_multiplier=0.5, logits_scaling=2.0),
     "qwen2": lambda: qwen(Qwen2Config, **HEADS, tie_word_embeddings=True, rope_parameters=ROPE),
     "qwen3": lambda: qwen(Qwen3Config, **HEADS, head_dim=48, tie_word_embeddings=False, rope_parameters=ROPE),
     "gemma3": lambda: gemma3(),

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::DType;
-use burnish_engine::{AdamWConfig, Adapter, Batch, IGNORE, Objective, StepItem, TrainedPart};
+use burnish_engine::{AdamWConfig, Adapter, Batch, Checkpointing, IGNORE, Objective, StepItem, TrainedPart};
 use burnish_kernels::tolerance::Tolerance;
 use burnish_models::checkpoint::SafetensorsFolder;
-use burnish_models::{Checkpoint, FloatType};
+use burnish_models::{Checkpoint, LoadOptions};
 use burnish_recipes::recipe::dpo::Dpo;
 use burnish_tests::{Golden, burnish, fixture, text};
 use serde_json::Value;
@@ -36,7 +36,7 @@ fn batch(bytes: &[u8]) -> Batch {
     Batch {
         input_ids: ids.iter().map(|id| *id as u32).collect(),
         position_ids: (0..ids.len()).map(|index| (index % length) as u32).collect(),
-        segment_ids: mask.iter().map(|mask| *mask as u32).collect(),
+        segment_ids: mask.iter().enumerate().map(|(index, mask)| *mask as u32 * (index / length + 1) as u32).collect(),
         tokens: mask.iter().sum::<i64>() as usize,
         target_tokens: completion.iter().sum::<i64>() as usize,
         labels,
@@ -56,7 +56,7 @@ fn equals_trl(backend: &str, cases: &[(&str, f64)]) {
     for (case, label_smoothing) in cases {
         let part = TrainedPart::Adapters {
             base: &golden.weights,
-            dtype: FloatType::F32,
+            options: LoadOptions::default(),
             adapter: Adapter::Folder { path: &policy, dropout: 0.0 },
             reference: (*case == "adapter").then_some(before.as_path()),
         };
@@ -66,9 +66,12 @@ fn equals_trl(backend: &str, cases: &[(&str, f64)]) {
         let key = format!("{case}.{label_smoothing:?}");
         let evaluated = trainer.loss(&batch, &objective).unwrap() / 2.0;
         close(&format!("{key} evaluated"), &[evaluated as f32], &floats(&format!("{key}.loss")));
-        let item = StepItem { step: 1, epoch: 0, batches: vec![batch.clone()], seed: 0, objective, loss_scale: 1.0 };
+        let item = StepItem { batches: vec![batch.clone()], objective, ..StepItem::default() };
+        trainer.forward_backward(&StepItem { checkpointing: Some(Checkpointing::default()), ..item.clone() }).unwrap();
+        let checkpointed = trainer.gradients();
         trainer.forward_backward(&item).unwrap();
         let gradients = trainer.gradients();
+        assert_eq!(checkpointed, gradients, "{key}");
         trainer.update(0.0);
         let loss = trainer.finish().unwrap().loss as f32;
         close(&format!("{key} loss"), &[loss], &floats(&format!("{key}.loss")));

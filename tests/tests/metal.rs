@@ -10,40 +10,47 @@ use burnish_metal::emulator::take_reports;
 use burnish_recipes::config::TrainConfig;
 use burnish_recipes::train::{Evaluation, Events, PreparedRun, StepMetrics, train};
 
-/// Records the losses of a run.
+/// Records the steps of a run.
 #[derive(Default)]
-struct Losses(Vec<f64>);
+struct Steps(Vec<StepMetrics>);
 
-impl Events for Losses {
+impl Events for Steps {
     fn step(&mut self, metrics: &StepMetrics, _: usize) {
-        self.0.push(metrics.loss);
+        self.0.push(metrics.clone());
     }
     fn evaluation(&mut self, _: usize, _: &Evaluation, _: bool) {}
     fn checkpoint(&mut self, _: &Path) {}
     fn note(&mut self, _: &str) {}
 }
 
-fn losses(backend: &str, iters: usize, batch_size: usize) -> anyhow::Result<Vec<f64>> {
-    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/assets/quickstart");
+fn assets() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/assets/quickstart")
+}
+
+/// Trains adapters of the quickstart's model on the rows of a file.
+fn steps(config: TrainConfig, rows: &Path) -> anyhow::Result<Vec<StepMetrics>> {
     let folder = tempfile::tempdir()?;
     let path = |path: PathBuf| path.display().to_string();
     let prepared = PreparedRun::new(TrainConfig {
-        model: path(assets.join("model")),
-        data: path(assets.join("data/train.jsonl")),
+        model: path(assets().join("model")),
+        data: path(rows.to_owned()),
         output_dir: path(folder.path().join("run")),
-        backend: backend.to_owned(),
-        iters,
-        batch_size,
         rank: 4,
         learning_rate: 1e-3,
         save_every: 0,
         steps_per_eval: 0,
-        ..TrainConfig::default()
+        ..config
     })?;
-    let kept = Arc::new(Mutex::new(Losses::default()));
+    let kept = Arc::new(Mutex::new(Steps::default()));
     train(prepared, kept.clone(), Interrupter::new(), false)?;
-    let losses = std::mem::take(&mut kept.lock().unwrap().0);
-    Ok(losses)
+    let steps = std::mem::take(&mut kept.lock().unwrap().0);
+    Ok(steps)
+}
+
+fn losses(backend: &str, iters: usize, batch_size: usize) -> anyhow::Result<Vec<f64>> {
+    let config = TrainConfig { backend: backend.to_owned(), iters, batch_size, ..TrainConfig::default() };
+    let steps = steps(config, &assets().join("data/train.jsonl"))?;
+    Ok(steps.into_iter().map(|step| step.loss).collect())
 }
 
 fn assert_equal(found: &[f64], expected: &[f64]) {
@@ -55,8 +62,43 @@ fn assert_equal(found: &[f64], expected: &[f64]) {
 
 #[test]
 fn a_run_on_our_runtime_equals_one_on_the_cpu() {
-    let ours = if cfg!(target_os = "macos") { "metal" } else { "vulkan" };
-    assert_equal(&losses(ours, 10, 4).unwrap(), &losses("cpu", 10, 4).unwrap());
+    assert_equal(&losses(OURS, 10, 4).unwrap(), &losses("cpu", 10, 4).unwrap());
+}
+
+const OURS: &str = if cfg!(target_os = "macos") { "metal" } else { "vulkan" };
+
+/// Rows of 10 to 80 tokens, the longest of them late: the pools have their size early, and the losses are those of a device without pools.
+#[test]
+fn pools_do_not_grow_over_rows_of_changing_lengths() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rows.jsonl");
+    let length = |row: usize| 10 + row * 37 % 41 + row / 8;
+    let row = |row: usize| {
+        let ids: Vec<String> = (0..length(row)).map(|index| (5 + (row * 7 + index * 3) % 90).to_string()).collect();
+        format!("{{\"input_ids\": [{}]}}\n", ids.join(", "))
+    };
+    std::fs::write(&file, (0..240).map(row).collect::<String>()).unwrap();
+    for padding_free in [true, false] {
+        let of = |backend: &str| {
+            let config = TrainConfig {
+                backend: backend.to_owned(),
+                iters: 60,
+                batch_size: 4,
+                shuffle: false,
+                padding_free,
+                ..TrainConfig::default()
+            };
+            steps(config, &file).unwrap()
+        };
+        let (found, expected) = (of(OURS), of("cpu"));
+        let losses = |steps: &[StepMetrics]| steps.iter().map(|step| step.loss).collect::<Vec<_>>();
+        assert_equal(&losses(&found), &losses(&expected));
+        let pools: Vec<u64> = found.iter().map(|step| step.pool_bytes.unwrap()).collect();
+        let most = |some: &[u64]| *some.iter().max().unwrap();
+        println!("padding_free {padding_free}: {pools:?}");
+        assert!(most(&pools) * 50 <= most(&pools[..12]) * 51, "{pools:?}");
+        assert!(expected.iter().all(|step| step.pool_bytes.is_none() && step.resident_bytes.is_some()));
+    }
 }
 
 /// Counts of an emulated run.

@@ -4,10 +4,10 @@
 use std::path::Path;
 
 use burn::tensor::DType;
-use burnish_engine::{AdamWConfig, Adapter, Batch, Device, Objective, StepItem, TrainedPart, Trainer, Weights};
+use burnish_engine::{AdamWConfig, Adapter, Batch, Checkpointing, Device, StepItem, TrainedPart, Trainer, Weights};
 use burnish_kernels::tolerance::Tolerance;
 use burnish_models::checkpoint::SafetensorsFolder;
-use burnish_models::{Checkpoint, FloatType};
+use burnish_models::{Checkpoint, FloatType, LoadOptions};
 use burnish_tests::Golden;
 
 /// The folders that `make_parity.py` wrote.
@@ -29,14 +29,7 @@ fn unpadded(values: &[f32], batch: &Batch) -> Vec<f32> {
 }
 
 fn item(golden: &Golden) -> StepItem {
-    StepItem {
-        step: 1,
-        epoch: 0,
-        batches: vec![golden.batch().unwrap()],
-        seed: 0,
-        objective: Objective::Tokens,
-        loss_scale: 1.0,
-    }
+    StepItem { batches: vec![golden.batch().unwrap()], ..StepItem::default() }
 }
 
 fn optimizer(clip: f64) -> AdamWConfig {
@@ -47,7 +40,7 @@ fn optimizer(clip: f64) -> AdamWConfig {
 fn adapted(device: &dyn Device, golden: &Golden, clip: f64) -> Box<dyn Trainer> {
     let path = golden.folder.join("adapter");
     let adapter = Adapter::Folder { path: &path, dropout: 0.0 };
-    let part = TrainedPart::Adapters { base: &golden.weights, dtype: FloatType::F32, adapter, reference: None };
+    let part = TrainedPart::Adapters { base: &golden.weights, options: LoadOptions::default(), adapter, reference: None };
     device.train(&golden.config, part, optimizer(clip)).unwrap()
 }
 
@@ -55,7 +48,7 @@ fn logits(device: &dyn Device, case: &str) {
     let golden = Golden::open(case).unwrap();
     let (batch, adapter) = (golden.batch().unwrap(), golden.folder.join("adapter"));
     for (key, adapter) in [("logits", None), ("adapter_logits", Some(adapter.as_path()))] {
-        let mut runner = device.run(&golden.config, &golden.weights, FloatType::F32, adapter).unwrap();
+        let mut runner = device.run(&golden.config, &golden.weights, LoadOptions::default(), adapter).unwrap();
         let expected = unpadded(&golden.floats(key).unwrap(), &batch);
         close(&format!("{case} {key}"), &unpadded(&runner.logits(&batch).unwrap(), &batch), &expected);
     }
@@ -80,6 +73,28 @@ fn step(trainer: &mut dyn Trainer, golden: &Golden, case: &str, loss: &str, pref
 fn gradients(device: &dyn Device, case: &str) {
     let golden = Golden::open(case).unwrap();
     step(&mut *adapted(device, &golden, 0.0), &golden, case, "loss", "grad.");
+}
+
+/// Checks that checkpointed blocks give the same gradients, to the bit, with dropout, accumulation and a loss scale.
+fn checkpointed(device: &dyn Device, case: &str) {
+    let golden = Golden::open(case).unwrap();
+    let path = golden.folder.join("adapter");
+    for dtype in [FloatType::F32, FloatType::F16].into_iter().filter(|dtype| device.computes_in(*dtype)) {
+        let adapter = Adapter::Folder { path: &path, dropout: 0.1 };
+        let part =
+            TrainedPart::Adapters { base: &golden.weights, options: LoadOptions::frozen(dtype), adapter, reference: None };
+        let mut trainer = device.train(&golden.config, part, optimizer(0.0)).unwrap();
+        let item = StepItem { batches: vec![golden.batch().unwrap(); 2], seed: 4, loss_scale: 256.0, ..StepItem::default() };
+        let mut bits = |checkpointing| {
+            trainer.forward_backward(&StepItem { checkpointing, ..item.clone() }).unwrap();
+            let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+            trainer.gradients().into_iter().map(|gradient| (gradient.name, bits(gradient.values))).collect::<Vec<_>>()
+        };
+        let (all, kept) = (bits(None), bits(Some(Checkpointing::default())));
+        for ((name, all), (_, kept)) in all.iter().zip(&kept) {
+            assert!(!all.is_empty() && all == kept, "{case} {dtype}: {name}");
+        }
+    }
 }
 
 fn ten_losses(trainer: &mut dyn Trainer, golden: &Golden) -> Vec<f32> {
@@ -130,7 +145,7 @@ fn packed(device: &dyn Device, case: &str) {
         tokens: kept.len(),
         target_tokens: batch.target_tokens,
     };
-    let mut runner = device.run(&golden.config, &golden.weights, FloatType::F32, None).unwrap();
+    let mut runner = device.run(&golden.config, &golden.weights, LoadOptions::default(), None).unwrap();
     let loss = runner.loss(&row).unwrap() as f32;
     close(&format!("{case} packed"), &[loss], &[golden.floats("row_losses").unwrap().iter().sum()]);
 }
@@ -139,7 +154,7 @@ fn packed(device: &dyn Device, case: &str) {
 fn cached(device: &dyn Device, case: &str) {
     let golden = Golden::open(case).unwrap();
     let batch = golden.batch().unwrap();
-    let mut runner = device.run(&golden.config, &golden.weights, FloatType::F32, None).unwrap();
+    let mut runner = device.run(&golden.config, &golden.weights, LoadOptions::default(), None).unwrap();
     let (head, tail) = batch.input_ids[..batch.length].split_at(5);
     let mut last = runner.next_logits(head);
     for token in tail {
@@ -157,6 +172,7 @@ fn everything(backend: &str) {
         gradients(&*device, case);
         ten_steps(&*device, case, "plain", 0.0);
         ten_steps(&*device, case, "clipped", 0.1);
+        checkpointed(&*device, case);
         packed(&*device, case);
         cached(&*device, case);
         if !Golden::open(case).unwrap().names("full_grad.").is_empty() {
@@ -208,6 +224,7 @@ mod emulated_metal {
         let device = burnish_backends::open("emulator").unwrap();
         logits(&*device, case);
         gradients(&*device, case);
+        checkpointed(&*device, case);
         ten_steps(&*device, case, "clipped", 0.1);
     }
 
@@ -216,6 +233,7 @@ mod emulated_metal {
         let device = burnish_backends::open("emulator").unwrap();
         logits(&*device, "llama3");
         gradients(&*device, "llama");
+        checkpointed(&*device, "llama");
         ten_steps(&*device, "llama", "clipped", 0.1);
         packed(&*device, "mistral");
     }

@@ -42,14 +42,15 @@ fn gemma3_ids_equal_llama_cpp() {
     ids_equal_llama_cpp("gemma3");
 }
 
-/// Compares twenty steps on the dequantised weights with those of transformers and PEFT, from `real_reference.py`.
-fn twenty_steps_equal_transformers_and_peft(name: &str) {
+/// Compares twenty steps, on the blocks of the file or the weights dequantised from them, with those of transformers and PEFT on the
+/// dequantised weights, from `real_reference.py`. `kind` is the storage of most weights.
+fn twenty_steps_equal_transformers_and_peft(name: &str, quantization: &str, kind: &str) {
     let folder = tempfile::tempdir().unwrap();
     let (fixtures, run) = (fixture(name), folder.path().join("run"));
     let output = burnish(env!("CARGO_BIN_EXE_burnish-under-test"))
         .args(["train", "--iters", "20", "--batch-size", "2", "--no-shuffle", "--learning-rate", "1e-3", "--warmup", "0"])
         .args(["--lr-scheduler", "constant", "--max-grad-norm", "0", "--weight-decay", "0.01", "--save-every", "0"])
-        .args(["--backend", "cpu", "--dtype", "f32", "--model"])
+        .args(["--backend", "cpu", "--dtype", "f32", "--quantization", quantization, "--model"])
         .arg(model(name))
         .arg("--data")
         .arg(fixtures.join("rows.jsonl"))
@@ -59,7 +60,10 @@ fn twenty_steps_equal_transformers_and_peft(name: &str) {
         .arg(&run)
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", text(&output).1);
+    let said = text(&output).1;
+    assert!(output.status.success(), "{said}");
+    let weights = said.lines().find(|line| line.starts_with("weights ")).unwrap();
+    assert!(weights.split(',').next().unwrap().ends_with(&format!(" MiB in {kind}")), "{weights}");
     let expected: Vec<f64> = serde_json::from_str(&fs::read_to_string(fixtures.join("losses.json")).unwrap()).unwrap();
     let lines = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let losses: Vec<f64> =
@@ -69,17 +73,19 @@ fn twenty_steps_equal_transformers_and_peft(name: &str) {
         assert!((loss - expected).abs() <= 1e-3 * expected, "step {}: {loss}, transformers has {expected}", step + 1);
     }
     let distance = losses.iter().zip(&expected).map(|(loss, expected)| (loss / expected - 1.0).abs()).fold(0.0, f64::max);
-    println!("{name}: {} to {}, differing from transformers by at most {distance:.1e}", losses[0], losses[19]);
+    println!("{name}, {weights}: {} to {}, differing from transformers by at most {distance:.1e}", losses[0], losses[19]);
 }
 
 #[test]
 #[ignore = "needs BURNISH_MODELS"]
 fn twenty_steps_of_smollm2_equal_transformers_and_peft() {
-    twenty_steps_equal_transformers_and_peft("smollm2");
+    twenty_steps_equal_transformers_and_peft("smollm2", "auto", "Q4_1");
+    twenty_steps_equal_transformers_and_peft("smollm2", "none", "f32");
 }
 
 #[test]
 #[ignore = "needs BURNISH_MODELS"]
 fn twenty_steps_of_gemma3_equal_transformers_and_peft() {
-    twenty_steps_equal_transformers_and_peft("gemma3");
+    twenty_steps_equal_transformers_and_peft("gemma3", "auto", "Q8_0");
+    twenty_steps_equal_transformers_and_peft("gemma3", "none", "f32");
 }

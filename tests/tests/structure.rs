@@ -1,4 +1,4 @@
-//! Rules for the sources: no import circles, no long files, no long lists of arguments.
+//! Rules for the sources: no import circles, no long files, no long lists of arguments, no wrapper that forwards only some methods.
 //!
 //! An import is a `use` of another file of the same crate, or a path in code that leads there. `mod` lines, re-exports, and paths from a
 //! module to its own submodules don't count.
@@ -64,6 +64,23 @@ impl Sources {
             signatures.visit_file(&self.parsed(path));
         }
         found
+    }
+
+    /// The implementations of a trait by types that hold another implementation of it, each with the methods that it does not forward.
+    fn partial_wrappers(&self, name: &str) -> Vec<String> {
+        let (mut methods, mut wrappers) = (BTreeSet::new(), Vec::new());
+        for path in self.0.keys() {
+            let mut file = Implementations { name, methods: BTreeSet::new(), holders: BTreeSet::new(), found: Vec::new() };
+            file.visit_file(&self.parsed(path));
+            methods.append(&mut file.methods);
+            let holders = file.holders;
+            wrappers.extend(file.found.into_iter().filter(|found| holders.contains(&found.0)).map(|found| (path, found)));
+        }
+        let left = |(path, (kind, own)): (&PathBuf, (String, BTreeSet<String>))| {
+            let left: Vec<&str> = methods.difference(&own).map(String::as_str).collect();
+            (!left.is_empty()).then(|| format!("{}: {kind} does not forward {}", path.display(), left.join(", ")))
+        };
+        wrappers.into_iter().filter_map(left).collect()
     }
 
     /// The roots of crates: libraries, programs, integration tests, examples, benchmarks, build scripts.
@@ -305,6 +322,68 @@ impl<'ast> Visit<'ast> for Signatures<'_> {
     }
 }
 
+/// Collects the methods of a trait, the types that hold an implementation of it, and those that implement it.
+struct Implementations<'a> {
+    name: &'a str,
+    methods: BTreeSet<String>,
+    holders: BTreeSet<String>,
+    /// Each type with the methods that it has.
+    found: Vec<(String, BTreeSet<String>)>,
+}
+
+impl Implementations<'_> {
+    fn is_named(&self, path: &syn::Path) -> bool {
+        path.segments.last().is_some_and(|segment| segment.ident == self.name)
+    }
+}
+
+/// The bounds of types and generics.
+#[derive(Default)]
+struct Bounds(BTreeSet<String>);
+
+impl<'ast> Visit<'ast> for Bounds {
+    fn visit_trait_bound(&mut self, bound: &'ast syn::TraitBound) {
+        self.0.extend(bound.path.segments.last().map(|segment| segment.ident.to_string()));
+    }
+}
+
+impl<'ast> Visit<'ast> for Implementations<'_> {
+    fn visit_item_trait(&mut self, item: &'ast syn::ItemTrait) {
+        if item.ident == self.name {
+            self.methods.extend(item.items.iter().filter_map(|item| match item {
+                syn::TraitItem::Fn(function) => Some(function.sig.ident.to_string()),
+                _ => None,
+            }));
+        }
+    }
+
+    fn visit_item_struct(&mut self, item: &'ast syn::ItemStruct) {
+        let mut bounds = Bounds::default();
+        bounds.visit_item_struct(item);
+        if bounds.0.contains(self.name) {
+            self.holders.insert(item.ident.to_string());
+        }
+    }
+
+    fn visit_item_impl(&mut self, item: &'ast syn::ItemImpl) {
+        let of_trait = item.trait_.as_ref().is_some_and(|(_, path, _)| self.is_named(path));
+        let syn::Type::Path(kind) = &*item.self_ty else { return };
+        let Some(kind) = kind.path.segments.last().map(|segment| segment.ident.to_string()).filter(|_| of_trait) else {
+            return;
+        };
+        let mut bounds = Bounds::default();
+        bounds.visit_generics(&item.generics);
+        if bounds.0.contains(self.name) {
+            self.holders.insert(kind.clone());
+        }
+        let methods = item.items.iter().filter_map(|item| match item {
+            syn::ImplItem::Fn(function) => Some(function.sig.ident.to_string()),
+            _ => None,
+        });
+        self.found.push((kind, methods.collect()));
+    }
+}
+
 /// The sources of this repository.
 fn ours() -> Sources {
     let sources = Sources::of(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap());
@@ -330,6 +409,23 @@ fn no_file_is_long() {
 #[test]
 fn no_function_has_many_arguments() {
     none("functions over 8 arguments", &ours().long_signatures());
+}
+
+#[test]
+fn wrappers_of_checkpoints_forward_every_method() {
+    none("wrappers that leave methods to their defaults", &ours().partial_wrappers("Checkpoint"));
+}
+
+#[test]
+fn wrappers_that_leave_methods_are_found() {
+    let text = "trait T { fn a(&self); fn b(&self) {} }
+        struct Leaf(u8); impl T for Leaf { fn a(&self) {} }
+        struct Whole(Box<dyn T>); impl T for Whole { fn a(&self) {} fn b(&self) {} }
+        mod inner { struct Part<'a> { t: &'a dyn T } impl super::T for Part<'_> { fn a(&self) {} } }
+        struct Other(Box<dyn T>); impl Clone for Other { fn clone(&self) -> Self { todo!() } }
+        impl<X: T + ?Sized> T for Arc<X> { fn b(&self) {} }";
+    let expected = ["a/src/lib.rs: Part does not forward b", "a/src/lib.rs: Arc does not forward a"];
+    assert_eq!(Sources::from_texts(&[("a/src/lib.rs", text)]).partial_wrappers("T"), expected);
 }
 
 #[test]

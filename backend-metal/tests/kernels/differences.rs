@@ -109,7 +109,7 @@ fn products<B: FusedBackend>() {
     check::<B, 2>("linear x", [rows, inputs], |x| mixed(linear(x, w.clone())));
     check::<B, 2>("linear w", [outputs, inputs], |w| mixed(linear(x.clone(), w)) * 0.3);
     let key = DropoutKey { seed: 1, step: 2, micro_batch: 3, layer: 4 };
-    for dropout in [None, Some(Dropout { probability: 0.3, key })] {
+    for dropout in [None, Some(Dropout { probability: 0.3, key, first: 0 })] {
         let lora = |x: &T<B, 2>, a: &T<B, 2>, b: &T<B, 2>| {
             mixed(lora_linear(x.clone(), w.clone(), a.clone(), b.clone(), 0.5, dropout))
         };
@@ -138,7 +138,7 @@ fn packed_products<B: FusedBackend>() {
     let mixed = |y: T<B, 2>| (y * mix.clone()).sum() * 0.3;
     check::<B, 2>("packed linear x", [rows, inputs], |x| mixed(packed_linear(x, &w)));
     let key = DropoutKey { seed: 1, step: 2, micro_batch: 3, layer: 4 };
-    for dropout in [None, Some(Dropout { probability: 0.3, key })] {
+    for dropout in [None, Some(Dropout { probability: 0.3, key, first: 0 })] {
         let lora = |x: &T<B, 2>, a: &T<B, 2>, b: &T<B, 2>| {
             mixed(packed_lora_linear(x.clone(), &w, a.clone(), b.clone(), 0.5, dropout))
         };

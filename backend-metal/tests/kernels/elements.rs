@@ -235,8 +235,8 @@ pub fn dropout<B: FusedBackend>(dtype: DType) {
     // Whole vectors, odd counts, and more elements than a cube.
     for (rows, features) in ROWS.into_iter().chain([(1, 2), (3, 6), (70, 512)]) {
         let x = random::<B, 2>([rows, features], 1, dtype);
-        for probability in [0.05, 0.5] {
-            let dropout = Dropout { probability, key };
+        for (probability, first) in [(0.05, 0), (0.5, 0), (0.5, 4 * 777)] {
+            let dropout = Dropout { probability, key, first };
             let expected = ops::dropout::reference::<Flex>(x.cpu(), dropout);
             let found = B::dropout(x.raw(), dropout);
             let kept = |values: Vec<f32>| values.into_iter().map(|value| value == 0.0).collect::<Vec<_>>();

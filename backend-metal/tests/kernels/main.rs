@@ -5,10 +5,12 @@
 mod attention;
 mod differences;
 mod elements;
+mod moments;
 mod packed;
 mod products;
 mod sample;
 mod speed;
+mod tiles;
 #[cfg(not(target_os = "macos"))]
 mod wgsl;
 
@@ -19,9 +21,11 @@ macro_rules! on {
             use super::*;
 
             on!(@tests $backend; $(#[$ignored])?; elements: rms_norm, add_rms_norm, layer_norm, rotary, glu, dropout, adamw, pack, squared_norm, select_rows, cross_entropy);
+            on!(@tests $backend; $(#[$ignored])?; moments: adamw8bit);
             on!(@tests $backend; $(#[$ignored])?; products: linear, lora_linear);
             on!(@tests $backend; $(#[$ignored])?; packed: packed_rows, packed_linear, packed_lora_linear, packed_cross_entropy);
             on!(@tests $backend; $(#[$ignored])?; attention: attention, decode);
+            on!(@tests $backend; $(#[$ignored])?; tiles: packed_tiles, packed_adapters);
             on!(@tests $backend; $(#[$ignored])?; differences: gradients);
         }
     };
@@ -59,6 +63,12 @@ fn a_packed_weight_larger_than_the_scratch() {
 on!(wgsl_text: wgsl::Wgsl);
 on!(emulator: burnish_metal::emulator::MetalCpu);
 
+#[test]
+#[ignore = "needs a GPU"]
+fn packed_speed() {
+    speed::print_packed::<burnish_metal::Metal>(burn::tensor::DType::F16);
+}
+
 /// On a machine with an NVIDIA GPU: `cargo test --release -p burnish-metal --features emulator --test kernels -- --ignored cuda`.
 #[cfg(not(target_os = "macos"))]
 mod nvidia {
@@ -83,6 +93,21 @@ mod nvidia {
     #[ignore = "needs an NVIDIA GPU"]
     fn a_packed_weight_larger_than_the_scratch() {
         packed::slices::<burn_cuda::Cuda>(burn::tensor::DType::F32);
+    }
+
+    /// For `tests/cuda_on_cpu/run`.
+    #[test]
+    #[ignore = "needs an NVIDIA GPU"]
+    fn some_packed_tiles() {
+        for sizes in [[70, 256, 136], [20, 512, 40]] {
+            tiles::packed_tiles_of::<burn_cuda::Cuda>(burn::tensor::DType::BF16, sizes, |format| format % 4 == 1);
+        }
+    }
+
+    #[test]
+    #[ignore = "needs an NVIDIA GPU"]
+    fn packed_speed() {
+        speed::print_packed::<burn_cuda::Cuda>(burn::tensor::DType::BF16);
     }
 
     #[test]

@@ -109,7 +109,7 @@ fn packed_linear_of<B: FusedBackend>(packed: &Packed, dtype: DType, rows: &[usiz
 }
 
 pub fn packed_lora_linear<B: FusedBackend>(dtype: DType) {
-    let dropout = Dropout { probability: 0.3, key: DropoutKey { seed: 1, step: 2, micro_batch: 3, layer: 4 } };
+    let dropout = Dropout { probability: 0.3, first: 0, key: DropoutKey { seed: 1, step: 2, micro_batch: 3, layer: 4 } };
     let [outputs, inputs] = DIMS;
     let (rank, row) = (4, product_row::<B>(dtype));
     for packed in every_format(DIMS) {

@@ -8,7 +8,7 @@ use anyhow::Result;
 use burn::optim::GradientsParams;
 use burnish_data::{BadRows, BatchOptions, Batches, RowTokenizer};
 use burnish_engine::{AdamW, AdamWConfig, Norm, Targets, Training};
-use burnish_kernels::{FusedBackend, linear_cross_entropy, select_rows};
+use burnish_kernels::{FusedBackend, select_rows};
 use burnish_lora::{LoraConfig, attach, save_adapter};
 use burnish_models::{LoadOptions, Pretrained};
 
@@ -27,15 +27,16 @@ pub fn train<B: FusedBackend>(steps: usize, output: &Path) -> Result<Vec<f32>> {
     let mut losses = Vec::new();
     for batch in batches.epoch(0).iter().take(steps) {
         // Only the hidden states that predict a learned token; the loss is computed without all logits in memory.
-        let Targets { positions, labels } = batch.to_targets(&device);
+        let Targets { positions, labels, count } = batch.to_targets(&device);
         let hidden = select_rows(model.hidden_states(&batch.to_input(&device), None), positions);
-        let loss = linear_cross_entropy(hidden, model.head(), labels).mean();
+        // Those beyond `count` predict nothing: they round the shape up, so that few shapes exist.
+        let loss = model.head().linear_cross_entropy(hidden, labels).narrow(0, 0, count).mean();
 
         // Only the adapters have gradients: the base is frozen.
         let grads = GradientsParams::from_grads(loss.backward(), &model);
         let norm = Norm::of(&model, &grads, 1.0, &device);
         let loss = loss.inner();
-        model = optimizer.update(model, grads, &norm, &loss, 4e-3);
+        optimizer.update(&mut model, grads, &norm, &loss, 4e-3);
         losses.push(loss.into_data().iter::<f32>().sum());
     }
     save_adapter(&model, &lora, &base.source, output)?;

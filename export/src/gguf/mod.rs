@@ -9,6 +9,7 @@ mod tokenizer;
 mod writer;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::Path;
 
 use burnish_models::checkpoint::is_ignored;
@@ -54,6 +55,15 @@ impl GgufType {
             Self::Float(FloatType::F16) => 1,
             Self::Q8_0 => 7,
             Self::Float(FloatType::BF16) => 32,
+        }
+    }
+}
+
+impl fmt::Display for GgufType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Float(float) => float.fmt(f),
+            Self::Q8_0 => f.write_str("q8_0"),
         }
     }
 }

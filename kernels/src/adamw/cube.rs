@@ -11,19 +11,51 @@ use crate::cube::launch::{MAX_CUBES, all_f32, contiguous, empty_like, vectors};
 
 const THREADS: usize = 256;
 
-/// The parameters of an update, as the kernel takes them.
+/// The parameters of an update, as the kernels take them.
 #[derive(CubeLaunch, CubeType, Clone, Copy)]
-struct Parameters {
-    factor: f32,
-    max_norm: f32,
-    beta1: f32,
-    beta2: f32,
-    one_minus_beta1: f32,
-    one_minus_beta2: f32,
-    kept: f32,
-    step_size: f32,
-    root_correction: f32,
-    epsilon: f32,
+pub(crate) struct Parameters {
+    pub factor: f32,
+    pub max_norm: f32,
+    pub beta1: f32,
+    pub beta2: f32,
+    pub one_minus_beta1: f32,
+    pub one_minus_beta2: f32,
+    pub kept: f32,
+    pub step_size: f32,
+    pub root_correction: f32,
+    pub epsilon: f32,
+}
+
+/// The parameters of a step, for a launch.
+pub(crate) fn parameters<R: CubeRuntime>(step: AdamWStep) -> ParametersLaunch<R> {
+    let times = i32::try_from(step.step).unwrap_or(i32::MAX);
+    let first_correction = 1.0 - step.beta1.powi(times);
+    let second_correction = 1.0 - step.beta2.powi(times);
+    ParametersLaunch::new(
+        step.gradient_factor as f32,
+        step.max_norm as f32,
+        step.beta1 as f32,
+        step.beta2 as f32,
+        (1.0 - step.beta1) as f32,
+        (1.0 - step.beta2) as f32,
+        (1.0 - step.learning_rate * step.weight_decay) as f32,
+        (step.learning_rate / first_correction) as f32,
+        (1.0 / second_correction.sqrt()) as f32,
+        step.epsilon as f32,
+    )
+}
+
+/// Whether a float is finite, by its bits: with fast math a compiler assumes that every float is.
+#[cube]
+pub(crate) fn is_finite(x: f32) -> bool {
+    u32::reinterpret(x) & 0x7f80_0000 != 0x7f80_0000
+}
+
+/// The factor on gradients, with the clipping of this squared norm.
+#[cube]
+pub(crate) fn clipped(squares: f32, parameters: &Parameters) -> f32 {
+    let norm = squares.sqrt() * parameters.factor + comptime!(CLIP_EPSILON as f32);
+    parameters.factor * min(1.0, parameters.max_norm / norm)
 }
 
 #[cube(launch_unchecked)]
@@ -42,19 +74,17 @@ fn update_kernel<N: Size>(
     #[comptime] clips: bool,
 ) {
     let mut factor = parameters.factor;
-    let mut is_finite = true.runtime();
+    let mut updates = true.runtime();
     if comptime!(measured) {
-        let squares = squares[0];
-        // By its bits: with fast math a compiler assumes that every float is finite.
-        is_finite = u32::reinterpret(squares) & 0x7f80_0000 != 0x7f80_0000;
+        updates = is_finite(squares[0]);
         if comptime!(clips) {
-            factor *= min(1.0, parameters.max_norm / (squares.sqrt() * factor + comptime!(CLIP_EPSILON as f32)));
+            factor = clipped(squares[0], parameters);
         }
     }
     let mut at = ABSOLUTE_POS_X;
     while at < count {
         let i = at as usize;
-        if is_finite {
+        if updates {
             let scaled = gradient[i] * Vector::new(factor);
             let mean = first[i] * Vector::new(parameters.beta1) + scaled * Vector::new(parameters.one_minus_beta1);
             let square =
@@ -100,21 +130,6 @@ pub(crate) fn update<R: CubeRuntime, B: BackendOn<R>>(tensors: AdamWTensors<B>, 
     // A kernel's bindings are fixed: another tensor is bound in place of an absent one.
     let squares = squares.map_or_else(|| tensors[1].clone(), contiguous);
     let [old_parameter, gradient, old_first, old_second] = tensors.map(CubeTensor::into_array_arg);
-    let times = i32::try_from(step.step).unwrap_or(i32::MAX);
-    let first_correction = 1.0 - step.beta1.powi(times);
-    let second_correction = 1.0 - step.beta2.powi(times);
-    let parameters = ParametersLaunch::new(
-        step.gradient_factor as f32,
-        step.max_norm as f32,
-        step.beta1 as f32,
-        step.beta2 as f32,
-        (1.0 - step.beta1) as f32,
-        (1.0 - step.beta2) as f32,
-        (1.0 - step.learning_rate * step.weight_decay) as f32,
-        (step.learning_rate / first_correction) as f32,
-        (1.0 / second_correction.sqrt()) as f32,
-        step.epsilon as f32,
-    );
     // SAFETY: the tensors hold `count` vectors, and a thread accesses only its own.
     unsafe {
         update_kernel::launch_unchecked::<R>(
@@ -131,7 +146,7 @@ pub(crate) fn update<R: CubeRuntime, B: BackendOn<R>>(tensors: AdamWTensors<B>, 
             new_first,
             new_second,
             count,
-            parameters,
+            parameters(step),
             measured,
             clips,
         );

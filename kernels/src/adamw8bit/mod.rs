@@ -1,58 +1,25 @@
 //! The optimizer's update with moments in eight bits.
 
+#[cfg(feature = "cube")]
+pub(crate) mod cube;
 pub(crate) mod flex;
 mod host;
+mod moment;
 
 use burn::tensor::backend::Backend;
-use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn::tensor::{DType, Int, Tensor, TensorData, TensorMetadata};
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{TensorData, TensorMetadata};
 
+pub use self::moment::Moment8bit;
+use self::moment::{CODES, to_host};
 use crate::FusedBackend;
 use crate::adamw::AdamWStep;
 use crate::packed::codebook::DYNAMIC_BLOCK;
-use crate::primitive::{cast, raw, typed};
 
 /// Elements below which a parameter's moments are better kept in f32: they are small, and norms are sensitive.
 ///
 /// Source: `min_8bit_size` of bitsandbytes' optimizers.
 pub const LEAST_ELEMENTS: usize = 4096;
-
-/// Codes of a word.
-const CODES: usize = 4;
-
-/// A moment in eight bits, in blocks of [`DYNAMIC_BLOCK`] elements of the flattened parameter.
-///
-/// The first moment has codes of the map [`SIGNED`](crate::packed::codebook::SIGNED), the second of
-/// [`UNSIGNED`](crate::packed::codebook::UNSIGNED).
-#[derive(Debug, Clone)]
-pub struct Moment8bit<B: Backend> {
-    /// Four codes a word, the first in the lowest bits: `[⌈elements / 4⌉]`.
-    pub words: IntTensor<B>,
-    /// The largest magnitude of each block: `[⌈elements / 256⌉]`, f32.
-    pub absmax: FloatTensor<B>,
-}
-
-impl<B: Backend> Moment8bit<B> {
-    /// All zeros, as before the first update.
-    pub fn zeros(elements: usize, device: &B::Device) -> Self {
-        let (words, blocks) = (elements.div_ceil(CODES), elements.div_ceil(DYNAMIC_BLOCK));
-        Self::new(vec![0; words], vec![0.0; blocks], device)
-    }
-
-    /// From the host, as [`Moment8bit::to_host`] gave it.
-    pub fn new(words: Vec<i32>, absmax: Vec<f32>, device: &B::Device) -> Self {
-        let (count, blocks) = (words.len(), absmax.len());
-        let words = Tensor::<B, 1, Int>::from_data(TensorData::new(words, [count]), device);
-        let absmax = Tensor::<B, 1>::from_data(TensorData::new(absmax, [blocks]), (device, DType::F32));
-        Self { words: words.into_primitive(), absmax: raw(absmax) }
-    }
-
-    /// Words and scales, to the bit: what a checkpoint keeps.
-    pub fn to_host(&self) -> (Vec<i32>, Vec<f32>) {
-        let words = Tensor::<B, 1, Int>::from_primitive(self.words.clone()).into_data();
-        (words.iter::<i64>().map(|word| word as i32).collect(), to_host::<B>(self.absmax.clone()))
-    }
-}
 
 /// A parameter, its gradient and its moments.
 #[derive(Debug, Clone)]
@@ -103,11 +70,6 @@ pub fn adamw8bit<B: FusedBackend>(tensors: AdamW8bitTensors<B>, step: AdamWStep)
         parameter.shape()
     );
     B::adamw8bit(tensors, step)
-}
-
-fn to_host<B: Backend>(tensor: FloatTensor<B>) -> Vec<f32> {
-    let flat = [tensor.shape().num_elements()];
-    typed::<B, 1>(B::float_reshape(cast::<B>(tensor, DType::F32), flat.into())).into_data().iter::<f32>().collect()
 }
 
 /// The update for any backend. It is taken on the host: not all backends shift or mask integers.

@@ -1,4 +1,6 @@
 //! The CPU kernel: blocks of queries against the keys that they may see, so that memory is linear in the sequence.
+//!
+//! Each segment is computed on its own, so that rows laid end to end cost what they would cost apart.
 
 use burn::tensor::TensorMetadata;
 use burn_flex::{Flex, FlexTensor};
@@ -30,6 +32,23 @@ impl Span {
     fn end(self) -> usize {
         self.start + self.length
     }
+
+    /// The spans of equal ids, which must be adjacent, in a row of them.
+    fn of_segments(ids: &[i64]) -> impl Iterator<Item = Self> + '_ {
+        ids.chunk_by(PartialEq::eq).scan(0, |start, run| {
+            let span = Self { start: *start, length: run.len() };
+            *start = span.end();
+            Some(span)
+        })
+    }
+}
+
+/// A segment of a batch row; without segments, the whole row.
+#[derive(Clone, Copy)]
+struct Segment {
+    batch: usize,
+    /// Its keys.
+    keys: Span,
 }
 
 /// The tensors of one call as slices, with their extents.
@@ -37,7 +56,7 @@ struct Problem<'a> {
     query: &'a [f32],
     key: &'a [f32],
     value: &'a [f32],
-    segments: Option<Vec<i64>>,
+    segments: Vec<Segment>,
     queries: usize,
     keys: usize,
     heads: usize,
@@ -49,11 +68,20 @@ struct Problem<'a> {
 impl<'a> Problem<'a> {
     fn new([query, key, value]: [&'a FlexTensor; 3], segments: Option<&FlexTensor>, options: AttentionOptions) -> Self {
         let (shape, keys) = (query.shape(), key.shape());
+        let length = keys[1];
+        let segments = match segments {
+            Some(ids) => {
+                let ids: Vec<i64> = ids.clone().into_data().iter::<i64>().collect();
+                let rows = ids.chunks_exact(length.max(1)).enumerate();
+                rows.flat_map(|(batch, ids)| Span::of_segments(ids).map(move |keys| Segment { batch, keys })).collect()
+            }
+            None => (0..shape[0]).map(|batch| Segment { batch, keys: Span { start: 0, length } }).collect(),
+        };
         Self {
             query: query.storage(),
             key: key.storage(),
             value: value.storage(),
-            segments: segments.map(|ids| ids.clone().into_data().iter::<i64>().collect()),
+            segments,
             queries: shape[1],
             keys: keys[1],
             heads: shape[2],
@@ -89,50 +117,64 @@ impl<'a> Problem<'a> {
         Head { head: at.head / (self.heads / self.key_value_heads), ..at }
     }
 
-    /// The keys that some of a block of queries can see: from the start of the window to the last query's own position.
-    fn seen(&self, queries: Span) -> Span {
+    /// Blocks of the queries of a segment.
+    fn blocks(&self, segment: Segment) -> impl Iterator<Item = Span> {
+        let past = self.keys - self.queries;
+        let (start, end) = (segment.keys.start.max(past) - past, segment.keys.end().max(past) - past);
+        (start..end).step_by(BLOCK).map(move |start| Span { start, length: BLOCK.min(end - start) })
+    }
+
+    /// The keys that some of a block of queries can see: from the start of the window or of the segment to the last query's own
+    /// position.
+    fn seen(&self, segment: Segment, queries: Span) -> Span {
         let past = self.keys - self.queries;
         let window = self.options.sliding_window;
-        let start = window.map_or(0, |window| (past + queries.start + 1).saturating_sub(window));
+        let start = window.map_or(0, |window| (past + queries.start + 1).saturating_sub(window)).max(segment.keys.start);
         Span { start, length: past + queries.end() - start }
     }
 
-    /// Writes the probabilities of a block of queries to `scores`, row-major, and returns the keys that they are for.
-    fn probabilities(&self, scores: &mut Vec<f32>, at: Head, queries: Span) -> Span {
-        let keys = self.seen(queries);
+    /// Writes the probabilities of a block of queries to `scores`, row-major, and returns the keys that they are for. With a soft-cap,
+    /// `slopes` becomes the derivatives of the scores by their products.
+    fn probabilities(&self, [scores, slopes]: [&mut Vec<f32>; 2], segment: Segment, head: usize, queries: Span) -> Span {
+        let at = Head { batch: segment.batch, head };
+        let keys = self.seen(segment, queries);
         scores.clear();
         scores.resize(queries.length * keys.length, 0.0);
         let query = self.query_rows(self.query, at, queries);
         let key = self.key_rows(self.key, self.key_value_head(at), keys).transposed();
         let factor = self.options.scale as f32;
         multiply(MatrixMut { data: scores, row_stride: keys.length }, false, factor, query, key, false);
+        if let Some(cap) = self.options.softcap {
+            cap_scores(scores, slopes, cap as f32);
+        }
         let past = self.keys - self.queries;
         for (index, row) in scores.chunks_exact_mut(keys.length).enumerate() {
-            self.normalise(row, at.batch, keys.start, past + queries.start + index);
+            self.normalise(row, keys.start, past + queries.start + index);
         }
         keys
     }
 
     /// Masks one row of scores and takes its softmax; hidden keys get probability 0.
-    fn normalise(&self, row: &mut [f32], batch: usize, begin: usize, position: usize) {
+    fn normalise(&self, row: &mut [f32], begin: usize, position: usize) {
         let first = self.options.sliding_window.map_or(0, |window| (position + 1).saturating_sub(window)).max(begin) - begin;
         let last = position + 1 - begin;
         row[..first].fill(0.0);
         row[last..].fill(0.0);
         let row = &mut row[first..last];
-        if let Some(segments) = &self.segments {
-            let segments = &segments[batch * self.keys..(batch + 1) * self.keys];
-            let own = segments[position];
-            for (score, segment) in row.iter_mut().zip(&segments[begin + first..begin + last]) {
-                if *segment != own {
-                    *score = f32::NEG_INFINITY;
-                }
-            }
-        }
         let largest = vector::maximum(row);
         let sum = vector::exp_and_sum(row, largest);
         vector::scale(row, 1.0 / sum);
     }
+}
+
+/// `score = cap · tanh(score / cap)`, whose derivative is `1 - tanh²`.
+fn cap_scores(scores: &mut [f32], slopes: &mut Vec<f32>, cap: f32) {
+    slopes.clear();
+    slopes.extend(scores.iter_mut().map(|score| {
+        let inner = (*score / cap).tanh();
+        *score = cap * inner;
+        1.0 - inner * inner
+    }));
 }
 
 /// A buffer that tasks write disjoint parts of.
@@ -159,15 +201,6 @@ impl Shared {
     }
 }
 
-fn blocks(queries: usize) -> impl Iterator<Item = Span> {
-    (0..queries).step_by(BLOCK).map(move |start| Span { start, length: BLOCK.min(queries - start) })
-}
-
-/// Whether the kernels support these inputs.
-fn fits(tensors: &[&FlexTensor], options: AttentionOptions) -> bool {
-    options.softcap.is_none() && all_f32(tensors)
-}
-
 /// The result.
 pub(crate) fn forward(
     query: FlexTensor,
@@ -176,7 +209,7 @@ pub(crate) fn forward(
     segments: Option<FlexTensor>,
     options: AttentionOptions,
 ) -> FlexTensor {
-    if !fits(&[&query, &key, &value], options) {
+    if !all_f32(&[&query, &key, &value]) {
         return reference::<Flex>(query, key, value, segments, options);
     }
     let shape = query.shape();
@@ -185,19 +218,20 @@ pub(crate) fn forward(
     let mut output = vec![0.0; shape.num_elements()];
     let shared = Shared(output.as_mut_ptr(), output.len());
     let row_stride = problem.heads * problem.head_dim;
-    (0..shape[0] * problem.heads).into_par_iter().for_each(|task| {
+    (0..problem.segments.len() * problem.heads).into_par_iter().for_each(|task| {
         let shared = &shared;
-        let at = Head { batch: task / problem.heads, head: task % problem.heads };
-        let (mut scores, mut block) = (Vec::new(), Vec::new());
-        for queries in blocks(problem.queries) {
-            let keys = problem.probabilities(&mut scores, at, queries);
+        let segment = problem.segments[task / problem.heads];
+        let at = Head { batch: segment.batch, head: task % problem.heads };
+        let (mut scores, mut slopes, mut block) = (Vec::new(), Vec::new(), Vec::new());
+        for queries in problem.blocks(segment) {
+            let keys = problem.probabilities([&mut scores, &mut slopes], segment, at.head, queries);
             block.clear();
             block.resize(queries.length * problem.head_dim, 0.0);
             let probabilities = Matrix::new(&scores, queries.length, keys.length);
             let value = problem.key_rows(problem.value, problem.key_value_head(at), keys);
             multiply(MatrixMut { data: &mut block, row_stride: problem.head_dim }, false, 1.0, probabilities, value, false);
             let offset = (at.batch * problem.queries + queries.start) * row_stride + at.head * problem.head_dim;
-            // SAFETY: a task owns one head of one batch row.
+            // SAFETY: a task owns one head of one segment.
             unsafe { shared.put(&block, problem.head_dim, offset, row_stride) };
         }
     });
@@ -214,7 +248,7 @@ pub(crate) fn backward(
     grad: FlexTensor,
     options: AttentionOptions,
 ) -> [FlexTensor; 3] {
-    if !fits(&[&query, &key, &value, &grad], options) {
+    if !all_f32(&[&query, &key, &value, &grad]) {
         return reference_backward::<Flex>(query, key, value, segments, grad, options);
     }
     let (shape, key_shape) = (query.shape(), key.shape());
@@ -225,25 +259,28 @@ pub(crate) fn backward(
     let mut d_query = vec![0.0; shape.num_elements()];
     let (mut d_key, mut d_value) = (vec![0.0; key_shape.num_elements()], vec![0.0; key_shape.num_elements()]);
     let outputs = [&mut d_query, &mut d_key, &mut d_value].map(|buffer| Shared(buffer.as_mut_ptr(), buffer.len()));
-    (0..shape[0] * problem.key_value_heads).into_par_iter().for_each(|task| {
-        let at = Head { batch: task / problem.key_value_heads, head: task % problem.key_value_heads };
-        group_backward(&problem, grad, outputs, at);
+    (0..problem.segments.len() * problem.key_value_heads).into_par_iter().for_each(|task| {
+        let segment = problem.segments[task / problem.key_value_heads];
+        group_backward(&problem, grad, outputs, segment, task % problem.key_value_heads);
     });
     let query_shape = [shape[0], shape[1], shape[2], shape[3]];
     let key_shape = [key_shape[0], key_shape[1], key_shape[2], key_shape[3]];
     [tensor(d_query, query_shape), tensor(d_key, key_shape), tensor(d_value, key_shape)]
 }
 
-/// The gradients of one key-value head and of all query heads that share it.
-fn group_backward(problem: &Problem, grad: &[f32], [d_query, d_key, d_value]: [Shared; 3], own: Head) {
+/// The gradients of one segment of a key-value head, and of all query heads that share it.
+fn group_backward(problem: &Problem, grad: &[f32], [d_query, d_key, d_value]: [Shared; 3], segment: Segment, head: usize) {
     let (dim, group) = (problem.head_dim, problem.heads / problem.key_value_heads);
-    let (mut sum_key, mut sum_value) = (vec![0.0; problem.keys * dim], vec![0.0; problem.keys * dim]);
-    let (mut scores, mut d_scores, mut block) = (Vec::new(), Vec::new(), Vec::new());
+    let own = Head { batch: segment.batch, head };
+    let (start, length) = (segment.keys.start, segment.keys.length);
+    let (mut sum_key, mut sum_value) = (vec![0.0; length * dim], vec![0.0; length * dim]);
+    let (mut scores, mut slopes, mut d_scores, mut block) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for head in own.head * group..(own.head + 1) * group {
         let at = Head { head, ..own };
-        for queries in blocks(problem.queries) {
-            let keys = problem.probabilities(&mut scores, at, queries);
+        for queries in problem.blocks(segment) {
+            let keys = problem.probabilities([&mut scores, &mut slopes], segment, head, queries);
             let (rows, width) = (queries.length, keys.length);
+            let sums = (keys.start - start) * dim..(keys.end() - start) * dim;
             let d_output = problem.query_rows(grad, at, queries);
             let query = problem.query_rows(problem.query, at, queries);
             let key = problem.key_rows(problem.key, own, keys);
@@ -252,27 +289,29 @@ fn group_backward(problem: &Problem, grad: &[f32], [d_query, d_key, d_value]: [S
             d_scores.resize(rows * width, 0.0);
             multiply(MatrixMut { data: &mut d_scores, row_stride: width }, false, 1.0, d_output, value.transposed(), false);
             let probabilities = Matrix::new(&scores, rows, width);
-            let target = MatrixMut { data: &mut sum_value[keys.start * dim..keys.end() * dim], row_stride: dim };
+            let target = MatrixMut { data: &mut sum_value[sums.clone()], row_stride: dim };
             multiply(target, true, 1.0, probabilities.transposed(), d_output, false);
             for (d, p) in d_scores.chunks_exact_mut(width).zip(scores.chunks_exact(width)) {
                 let row = vector::dot(d, p);
                 vector::softmax_gradient(d, p, row, problem.options.scale as f32);
             }
+            // Empty without a soft-cap.
+            d_scores.iter_mut().zip(&slopes).for_each(|(d, slope)| *d *= slope);
             let d = Matrix::new(&d_scores, rows, width);
-            let target = MatrixMut { data: &mut sum_key[keys.start * dim..keys.end() * dim], row_stride: dim };
+            let target = MatrixMut { data: &mut sum_key[sums], row_stride: dim };
             multiply(target, true, 1.0, d.transposed(), query, false);
             block.clear();
             block.resize(rows * dim, 0.0);
             multiply(MatrixMut { data: &mut block, row_stride: dim }, false, 1.0, d, key, false);
             let row_stride = problem.heads * dim;
             let offset = (own.batch * problem.queries + queries.start) * row_stride + head * dim;
-            // SAFETY: a task owns its query heads.
+            // SAFETY: a task owns this segment of its query heads.
             unsafe { d_query.put(&block, dim, offset, row_stride) };
         }
     }
     let row_stride = problem.key_value_heads * dim;
-    let offset = own.batch * problem.keys * row_stride + own.head * dim;
-    // SAFETY: a task owns one key-value head of one batch row.
+    let offset = (own.batch * problem.keys + start) * row_stride + own.head * dim;
+    // SAFETY: a task owns one segment of a key-value head.
     unsafe {
         d_key.put(&sum_key, dim, offset, row_stride);
         d_value.put(&sum_value, dim, offset, row_stride);

@@ -3,11 +3,14 @@
 use burn::tensor::DType;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
+use cubecl::client::ComputeClient;
+use cubecl::stream_id::StreamId;
 
 use super::runtime::KernelRuntime;
 use crate::adamw::{AdamWStep, AdamWTensors};
+use crate::adamw8bit::{AdamW8bitTensors, AdamW8bitUpdate};
 use crate::attention::{AttentionOptions, Statistics};
-use crate::backend::{DeviceMemory, FusedBackend};
+use crate::backend::{DeviceMemory, FusedBackend, MemoryProbe};
 use crate::dropout::Dropout;
 use crate::glu::Activation;
 use crate::lora_linear::{LoraGradients, LoraSaved};
@@ -30,6 +33,7 @@ where
     BT: BoolElement,
 {
     const OWN_GRADIENTS: bool = R::OWN_GRADIENTS;
+    const PACKED_KERNELS: bool = R::FUSED;
 
     of_runtime! {
         fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self>;
@@ -116,6 +120,21 @@ where
 
         fn lora_linear_backward(saved: LoraSaved<Self>, grad: FloatTensor<Self>, input_gradient: bool) -> LoraGradients<Self>;
 
+        fn packed_lora_linear(
+            x: FloatTensor<Self>,
+            weight: PackedTensor<Self>,
+            lora_a: FloatTensor<Self>,
+            lora_b: FloatTensor<Self>,
+            scale: f64,
+            dropout: Option<Dropout>,
+        ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+        fn packed_lora_linear_backward(
+            saved: LoraSaved<Self, PackedTensor<Self>>,
+            grad: FloatTensor<Self>,
+            input_gradient: bool,
+        ) -> LoraGradients<Self>;
+
         fn linear_cross_entropy(hidden: FloatTensor<Self>, weight: FloatTensor<Self>, labels: IntTensor<Self>)
             -> FloatTensor<Self>;
 
@@ -144,17 +163,31 @@ where
 
         fn adamw(tensors: AdamWTensors<Self>, step: AdamWStep) -> [FloatTensor<Self>; 3];
 
+        fn adamw8bit(tensors: AdamW8bitTensors<Self>, step: AdamWStep) -> AdamW8bitUpdate<Self>;
+
         fn pack(tensors: Vec<FloatTensor<Self>>) -> FloatTensor<Self>;
 
         fn squared_norm(tensors: Vec<FloatTensor<Self>>, device: &Self::Device) -> FloatTensor<Self>;
     }
 
     fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {
-        let usage = R::client(device).memory_usage().ok()?;
-        Some(DeviceMemory { in_use: usage.bytes_in_use, reserved: usage.bytes_reserved })
+        memory_of(&R::client(device))
+    }
+
+    fn memory_probe(device: &Self::Device) -> Option<MemoryProbe> {
+        let mut client = R::client(device);
+        // SAFETY: the client only asks for the stream's memory usage, which the server answers between other requests.
+        unsafe { client.set_stream(StreamId::current()) };
+        Some(Box::new(move || memory_of(&client)))
     }
 
     fn largest_allocation(device: &Self::Device) -> Option<u64> {
         Some(R::client(device).properties().memory.max_page_size)
     }
+}
+
+fn memory_of<R: KernelRuntime>(client: &ComputeClient<R>) -> Option<DeviceMemory> {
+    let usage = client.memory_usage().ok()?;
+    let total = R::total_memory(client);
+    Some(DeviceMemory { in_use: usage.bytes_in_use, reserved: usage.bytes_reserved, total })
 }

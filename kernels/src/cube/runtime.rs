@@ -3,17 +3,19 @@
 use burn::tensor::DType;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn_cubecl::CubeRuntime;
+use cubecl::client::ComputeClient;
 
 use super::BackendOn;
 use crate::adamw::{AdamWStep, AdamWTensors};
+use crate::adamw8bit::{AdamW8bitTensors, AdamW8bitUpdate};
 use crate::attention::{AttentionOptions, Statistics};
 use crate::dropout::Dropout;
 use crate::glu::Activation;
 use crate::lora_linear::{LoraGradients, LoraSaved};
 use crate::packed::PackedTensor;
 use crate::{
-    adamw, attention, dropout, glu, layer_norm, linear, linear_cross_entropy, lora_linear, pack, rms_norm, rotary,
-    select_rows, squared_norm,
+    adamw, adamw8bit, attention, dropout, glu, layer_norm, linear, linear_cross_entropy, lora_linear, pack, rms_norm,
+    rotary, select_rows, squared_norm,
 };
 
 /// Methods that run a kernel where the runtime is fused, else the composed reference.
@@ -79,6 +81,12 @@ pub trait KernelRuntime: CubeRuntime {
 
     /// See [`FusedBackend::OWN_GRADIENTS`](crate::FusedBackend::OWN_GRADIENTS).
     const OWN_GRADIENTS: bool = true;
+
+    /// The memory of the device in bytes, where the runtime knows it.
+    fn total_memory(client: &ComputeClient<Self>) -> Option<u64> {
+        let _ = client;
+        None
+    }
 
     /// See [`FusedBackend::attention_backward`](crate::FusedBackend::attention_backward).
     fn attention_backward<B: BackendOn<Self>>(
@@ -191,6 +199,23 @@ pub trait KernelRuntime: CubeRuntime {
         lora_linear::cube::backward::<Self, B> | lora_linear::reference_backward::<B>:
         fn lora_linear_backward(saved: LoraSaved<B>, grad: FloatTensor<B>, input_gradient: bool) -> LoraGradients<B>;
 
+        lora_linear::cube::packed_forward::<Self, B> | lora_linear::packed::reference::<B>:
+        fn packed_lora_linear(
+            x: FloatTensor<B>,
+            weight: PackedTensor<B>,
+            lora_a: FloatTensor<B>,
+            lora_b: FloatTensor<B>,
+            scale: f64,
+            dropout: Option<Dropout>,
+        ) -> (FloatTensor<B>, FloatTensor<B>);
+
+        lora_linear::cube::packed_backward::<Self, B> | lora_linear::packed::reference_backward::<B>:
+        fn packed_lora_linear_backward(
+            saved: LoraSaved<B, PackedTensor<B>>,
+            grad: FloatTensor<B>,
+            input_gradient: bool,
+        ) -> LoraGradients<B>;
+
         linear_cross_entropy::cube::forward::<Self, B> | linear_cross_entropy::reference::<B>:
         fn linear_cross_entropy(hidden: FloatTensor<B>, weight: FloatTensor<B>, labels: IntTensor<B>) -> FloatTensor<B>;
 
@@ -220,6 +245,9 @@ pub trait KernelRuntime: CubeRuntime {
 
         adamw::cube::update::<Self, B> | adamw::reference::<B>:
         fn adamw(tensors: AdamWTensors<B>, step: AdamWStep) -> [FloatTensor<B>; 3];
+
+        adamw8bit::cube::update::<Self, B> | adamw8bit::reference::<B>:
+        fn adamw8bit(tensors: AdamW8bitTensors<B>, step: AdamWStep) -> AdamW8bitUpdate<B>;
 
         pack::cube::pack::<Self, B> | pack::reference::<B>:
         fn pack(tensors: Vec<FloatTensor<B>>) -> FloatTensor<B>;

@@ -21,6 +21,7 @@ struct Draw {
     key_high: u32,
     step: u32,
     micro_batch: u32,
+    first_block: u32,
     threshold: u32,
     factor: f32,
 }
@@ -31,7 +32,7 @@ fn draw_block(words: &mut Array<u32>, #[comptime] start: usize, block: u32, draw
     let first_multiplier = comptime!(MULTIPLIERS[0]).runtime();
     let second_multiplier = comptime!(MULTIPLIERS[1]).runtime();
     let mut word0 = block;
-    // A launch has fewer than 2³² blocks.
+    // A mask has fewer than 2³² blocks.
     let mut word1 = 0u32;
     let mut word2 = draw.step;
     let mut word3 = draw.micro_batch;
@@ -75,7 +76,7 @@ fn dropout_kernel<F: Float, N: Size>(
         let mut words = Array::<u32>::new(comptime!(blocks * WORDS));
         #[unroll]
         for block in 0..blocks {
-            let number = ABSOLUTE_POS as u32 * comptime!(blocks as u32) + comptime!(block as u32);
+            let number = draw.first_block + ABSOLUTE_POS as u32 * comptime!(blocks as u32) + comptime!(block as u32);
             draw_block(&mut words, comptime!(block * WORDS), number, draw);
         }
         #[unroll]
@@ -122,8 +123,15 @@ fn launch<R: CubeRuntime>(x: CubeTensor<R>, added: Option<CubeTensor<R>>, dropou
     // A kernel's bindings are fixed: another tensor is bound in place of an absent one.
     let added = added.unwrap_or_else(|| x.clone());
     let [key_low, key_high] = dropout.key.words();
-    let draw =
-        DrawLaunch::new(key_low, key_high, dropout.key.step, dropout.key.micro_batch, dropout.threshold(), dropout.factor());
+    let draw = DrawLaunch::new(
+        key_low,
+        key_high,
+        dropout.key.step,
+        dropout.key.micro_batch,
+        dropout.first_block() as u32,
+        dropout.threshold(),
+        dropout.factor(),
+    );
     // SAFETY: all three hold `count` vectors, and no thread goes beyond.
     unsafe {
         dropout_kernel::launch_unchecked::<R>(

@@ -23,7 +23,7 @@ pub(crate) fn add(y: &mut [f32], x: &[f32], dropout: Dropout) {
     y.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).enumerate().for_each(|(index, (y, x))| {
         let mut words = [0; TASK];
         let words = &mut words[..x.len()];
-        philox::fill(words, (index * TASK) as u64, dropout.key);
+        philox::fill(words, dropout.first + (index * TASK) as u64, dropout.key);
         vector::add_kept(y, x, words, threshold, factor);
     });
 }

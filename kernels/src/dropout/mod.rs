@@ -37,9 +37,18 @@ pub struct Dropout {
     pub probability: f64,
     /// Decides which elements.
     pub key: DropoutKey,
+    /// Number of the tensor's first element in the mask, a multiple of 4: a slice of rows is dropped like the whole tensor's.
+    pub first: u64,
 }
 
 impl Dropout {
+    /// Number of the block of random words that the first element takes its word from.
+    #[cfg(feature = "cube")]
+    pub(crate) fn first_block(self) -> u64 {
+        debug_assert!(self.first.is_multiple_of(philox::WORDS as u64), "dropout: a mask begins with a block");
+        self.first / philox::WORDS as u64
+    }
+
     /// An element is dropped where its 32 random bits are below the threshold `p · 2³²`.
     pub(crate) fn threshold(self) -> u32 {
         (self.probability * 2f64.powi(32)).round() as u32
@@ -69,7 +78,15 @@ impl Dropout {
 /// Srivastava et al. 2014, "Dropout"; the generator is Philox4x32-10 of Salmon et al. 2011, "Parallel Random Numbers: As Easy
 /// as 1, 2, 3".
 pub fn dropout<B: FusedBackend, const D: usize>(x: Tensor<B, D>, probability: f64, key: DropoutKey) -> Tensor<B, D> {
-    if drops(probability) { typed(B::dropout(raw(x), Dropout { probability, key })) } else { x }
+    dropout_from(x, Dropout { probability, key, first: 0 })
+}
+
+/// [`dropout`] with all that its mask depends on.
+///
+/// # Panics
+/// When the probability is not within `[0, 1)`.
+pub fn dropout_from<B: FusedBackend, const D: usize>(x: Tensor<B, D>, dropout: Dropout) -> Tensor<B, D> {
+    if drops(dropout.probability) { typed(B::dropout(raw(x), dropout)) } else { x }
 }
 
 /// Whether anything is dropped.
@@ -88,7 +105,7 @@ fn mask(count: usize, dropout: Dropout) -> Vec<f32> {
     mask.par_chunks_mut(TASK).enumerate().for_each(|(index, mask)| {
         let mut words = [0; TASK];
         let words = &mut words[..mask.len()];
-        philox::fill(words, (index * TASK) as u64, dropout.key);
+        philox::fill(words, dropout.first + (index * TASK) as u64, dropout.key);
         let dropped = mask.iter_mut().zip(words).filter(|(_, word)| **word < threshold);
         dropped.for_each(|(factor, _)| *factor = 0.0);
     });
@@ -110,7 +127,7 @@ mod tests {
     const KEY: DropoutKey = DropoutKey { seed: 0x0123_4567_89ab_cdef, step: 7, micro_batch: 2, layer: 0xfeed };
 
     fn dropped(count: usize, probability: f64, key: DropoutKey) -> Vec<bool> {
-        mask(count, Dropout { probability, key }).iter().map(|factor| *factor == 0.0).collect()
+        mask(count, Dropout { probability, key, first: 0 }).iter().map(|factor| *factor == 0.0).collect()
     }
 
     fn share(probability: f64, key: DropoutKey) -> f64 {
@@ -157,8 +174,17 @@ mod tests {
     }
 
     #[test]
+    fn the_mask_of_a_slice_is_that_part_of_the_whole() {
+        let all = mask(2 * TASK, Dropout { probability: 0.3, key: KEY, first: 0 });
+        for first in [4, 1000, TASK] {
+            let part = mask(2 * TASK - first, Dropout { probability: 0.3, key: KEY, first: first as u64 });
+            assert_eq!(part, all[first..]);
+        }
+    }
+
+    #[test]
     fn thresholds_are_exact_and_never_overflow() {
-        let threshold = |probability| Dropout { probability, key: KEY }.threshold();
+        let threshold = |probability| Dropout { probability, key: KEY, first: 0 }.threshold();
         assert_eq!(threshold(0.05), 214_748_365);
         assert_eq!(threshold(0.5), 1 << 31);
         assert_eq!(threshold(1.0 - 1e-15), u32::MAX);

@@ -23,6 +23,8 @@ macro_rules! operations {
 }
 
 impl FusedBackend for Flex {
+    const PACKED_KERNELS: bool = true;
+
     operations! {
         rms_norm::flex::forward:
         fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self>;

@@ -13,10 +13,14 @@ use crate::matrix::Product;
 use crate::packed::PackedTensor;
 use crate::primitive::{cast, raw, typed};
 
-/// Logits alive at a time: 64 Mi elements are 128 MiB of a 16-bit dtype.
-const CHUNK_ELEMENTS: usize = 64 << 20;
-/// Tokens of a tile of the matrix product: larger chunks are whole tiles.
+/// Logits alive at a time, in bytes.
+const CHUNK_BYTES: usize = 64_000_000;
+/// Tokens of a tile of the matrix product.
 const TILE: usize = 128;
+/// Tokens from which chunks are whole tiles.
+const WIDE: usize = 2 * TILE;
+/// Tokens of a matrix unit's fragment: smaller chunks are whole fragments.
+const FRAGMENT: usize = 16;
 
 /// What the logits become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,10 +33,14 @@ enum Slopes {
     WithFactors,
 }
 
-/// Tokens whose logits are computed together.
-fn chunk_tokens(vocabulary: usize) -> usize {
-    let tokens = (CHUNK_ELEMENTS / vocabulary.max(1)).max(1);
-    if tokens > TILE { tokens / TILE * TILE } else { tokens }
+/// Tokens whose logits are computed together, in a dtype of that many bytes.
+fn chunk_tokens(vocabulary: usize, element: usize) -> usize {
+    let tokens = (CHUNK_BYTES / (vocabulary * element).max(1)).max(1);
+    match tokens {
+        0..FRAGMENT => tokens,
+        FRAGMENT..WIDE => tokens / FRAGMENT * FRAGMENT,
+        _ => tokens / TILE * TILE,
+    }
 }
 
 #[cube(launch_unchecked)]
@@ -195,7 +203,7 @@ fn in_chunks<R: CubeRuntime, B: BackendOn<R>>(
     logits: impl Fn(CubeTensor<R>) -> CubeTensor<R>,
 ) -> CubeTensor<R> {
     let (hidden, labels) = (typed::<B, 2>(hidden), Labels::<B>::from_primitive(labels));
-    let chunks = chunks(hidden.dims()[0], chunk_tokens(vocabulary));
+    let chunks = chunks(hidden.dims()[0], chunk_tokens(vocabulary, hidden.dtype().size()));
     let losses = chunks.map(|at| {
         let logits = logits(raw(of_tokens(&hidden, &at)));
         typed::<B, 1>(losses(logits, of_tokens(&labels, &at).into_primitive()))
@@ -239,7 +247,7 @@ fn in_chunks_with_gradient<R: CubeRuntime, B: BackendOn<R>>(
     input: impl Fn(CubeTensor<R>) -> CubeTensor<R>,
 ) -> (CubeTensor<R>, CubeTensor<R>) {
     let (hidden, labels) = (typed::<B, 2>(hidden), Labels::<B>::from_primitive(labels));
-    let chunks = chunks(hidden.dims()[0], chunk_tokens(vocabulary));
+    let chunks = chunks(hidden.dims()[0], chunk_tokens(vocabulary, hidden.dtype().size()));
     let (losses, d_hidden) = chunks
         .map(|at| {
             let logits = logits(raw(of_tokens(&hidden, &at)));
@@ -266,7 +274,7 @@ pub(crate) fn backward_weight<R: CubeRuntime, B: BackendOn<R>>(
     let largest = factors.clone().abs().max().clamp_min(f32::MIN_POSITIVE);
     let relative = factors / largest.clone();
     let mut sum = Sum::<B>::default();
-    for at in chunks(hidden.dims()[0], chunk_tokens(weight.shape()[0])) {
+    for at in chunks(hidden.dims()[0], chunk_tokens(weight.shape()[0], weight.dtype.size())) {
         let hidden = raw(of_tokens(&hidden, &at));
         let logits = B::dense_linear(hidden.clone(), weight.clone());
         let slopes = scaled_slopes(logits, of_tokens(&labels, &at).into_primitive(), raw(of_tokens(&relative, &at)));
@@ -282,4 +290,21 @@ fn over_tokens<R: CubeRuntime, B: BackendOn<R>>(slopes: CubeTensor<R>, hidden: C
         let [slopes, hidden] = [slopes, hidden].map(|tensor| cast::<B>(tensor, DType::F32));
         B::linear_backward_weight(hidden, slopes)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logits_of_a_chunk_take_at_most_64_megabytes() {
+        for vocabulary in [32, 999, 32_000, 49_152, 128_256, 151_936, 262_144, 8_000_000] {
+            for element in [2, 4] {
+                let tokens = chunk_tokens(vocabulary, element);
+                let bytes = tokens * vocabulary * element;
+                assert!(bytes <= 64_000_000 && bytes > 30_000_000 || tokens == 1, "{tokens} tokens of {vocabulary}");
+            }
+        }
+        assert_eq!((chunk_tokens(128_256, 2), chunk_tokens(49_152, 2), chunk_tokens(262_144, 4)), (240, 640, 48));
+    }
 }

@@ -2,14 +2,16 @@
 
 use cubecl::prelude::*;
 
+use super::packed::{Operand, open};
 use super::plan::PLANE;
-use super::tile::{Held, Sizes, TilePlan, fetch_step, put, span};
+use super::step::{fetch_step, hold, put_b};
+use super::tile::{Sizes, TilePlan, put, span};
 
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
 pub(super) fn product_kernel<F: Float, G: Float, X: Float, O: Float, N: Size, V: Size>(
     a: &Array<Vector<F, N>>,
-    b: &Array<Vector<G, N>>,
+    b: Operand<Vector<G, N>>,
     more_a: &Array<Vector<F, N>>,
     more_b: &Array<Vector<X, N>>,
     out: &mut Array<Vector<O, V>>,
@@ -29,10 +31,8 @@ pub(super) fn product_kernel<F: Float, G: Float, X: Float, O: Float, N: Size, V:
     let stage_b = comptime!(tile_b.rows * tile_b.stride(vector));
     let mut shared_a = SharedMemory::<Vector<F, N>>::new_aligned(comptime!(stage_a * tiles.stages), 32usize);
     let mut shared_b = SharedMemory::<Vector<F, N>>::new_aligned(comptime!(stage_b * tiles.stages), 32usize);
-    let mut held = Held::<F, N> {
-        a: Array::<Vector<F, N>>::new(comptime!(tile_a.held())),
-        b: Array::<Vector<F, N>>::new(comptime!(tile_b.held())),
-    };
+    let b = open::<Vector<G, N>>(b);
+    let mut held = hold::<G, F, N>(&b, plan);
 
     let width = comptime!(vector as u32);
     let span = span(sizes, plan);
@@ -60,7 +60,7 @@ pub(super) fn product_kernel<F: Float, G: Float, X: Float, O: Float, N: Size, V:
     while step <= span.steps {
         // Tile `step` is read into registers while tile `step - 1` is multiplied.
         if step < span.steps {
-            fetch_step::<F, G, X, N>(a, b, more_a, more_b, &mut held, step, &span, plan);
+            fetch_step::<F, G, X, N>(a, &b, more_a, more_b, &mut held, step, &span, plan);
         }
         if step > 0 {
             let stage = (step - 1) % comptime!(tiles.stages as u32);
@@ -122,7 +122,8 @@ pub(super) fn product_kernel<F: Float, G: Float, X: Float, O: Float, N: Size, V:
         if step < span.steps {
             let stage = step % comptime!(tiles.stages as u32);
             put::<F, N>(&held.a, &mut shared_a, stage * comptime!(stage_a as u32), tile_a, vector);
-            put::<F, N>(&held.b, &mut shared_b, stage * comptime!(stage_b as u32), tile_b, vector);
+            let base_b = stage * comptime!(stage_b as u32);
+            put_b::<G, F, N>(&b, &held, &mut shared_b, base_b, step, &span, plan);
         }
         sync_cube();
         step += 1;

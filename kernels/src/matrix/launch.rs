@@ -6,11 +6,14 @@ use burn_cubecl::kernel::cast;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::plan::{Extents, Fragment, Route, has_registers, route, tiles};
+use super::packed::{EIGHT, OperandArgs, TABLE_BYTES, WordsLaunch};
+use super::plan::{Extents, Fragment, PackedRoute, Route, has_registers, route, tiles};
 use super::threads::{self, ThreadsPlan};
 use super::tile::{Ragged, SizesLaunch, TilePlan};
 use super::{fragments, mma, registers};
 use crate::cube::launch::{contiguous, cubes, empty, greatest_common_divisor, vector_size};
+use crate::packed::Planes;
+use crate::packed::cube::dequantize;
 
 /// Cubes below which a long sum is computed in parts.
 const BUSY_CUBES: usize = 256;
@@ -33,6 +36,8 @@ pub(crate) struct Product<R: CubeRuntime> {
     pub a: CubeTensor<R>,
     /// `[k, n]`, or `[n, k]` where transposed; of any float dtype.
     pub b: CubeTensor<R>,
+    /// Set where `B` is packed, and `b` its words.
+    pub planes: Option<Planes>,
     /// Whether `A` is stored as `[k, m]`.
     pub transposed_a: bool,
     /// Whether `B` is stored as `[n, k]`.
@@ -49,7 +54,12 @@ impl<R: CubeRuntime> Product<R> {
     /// `a · b`, in the dtype of `a`.
     pub fn new(a: CubeTensor<R>, b: CubeTensor<R>) -> Self {
         let out = a.dtype;
-        Self { a, b, transposed_a: false, transposed_b: false, more: None, alpha: 1.0, out }
+        Self { a, b, planes: None, transposed_a: false, transposed_b: false, more: None, alpha: 1.0, out }
+    }
+
+    /// `a` times a packed matrix.
+    pub fn packed(a: CubeTensor<R>, planes: Planes, words: CubeTensor<R>) -> Self {
+        Self { planes: Some(planes), ..Self::new(a, words) }
     }
 
     /// With `A` transposed.
@@ -67,16 +77,18 @@ impl<R: CubeRuntime> Product<R> {
         Self { out: DType::F32, ..self }
     }
 
-    /// The product; `None` where our kernels have no route for the dtype of `A` on this device.
+    /// The product; `None` where our kernels have no route for the dtype of `A` on this device, or none for packed words.
     pub fn multiply(self) -> Option<CubeTensor<R>> {
         let route = route(&self.a.client, self.a.dtype);
-        if route == Route::Stock {
+        let readable = self.planes.is_none_or(|planes| planes.on_device(&self.b));
+        if route == Route::Stock || !readable {
             return None;
         }
         let a = contiguous(self.a);
         let b = contiguous(self.b);
         let more = self.more.map(|more| More { a: contiguous(more.a), b: contiguous(more.b) });
-        let (a_shape, b_shape) = (a.shape(), b.shape());
+        let a_shape = a.shape();
+        let b_shape = self.planes.map_or_else(|| [b.shape()[0], b.shape()[1]], |planes| planes.dims);
         let [m, k] = if self.transposed_a { [a_shape[1], a_shape[0]] } else { [a_shape[0], a_shape[1]] };
         let n = if self.transposed_b { b_shape[0] } else { b_shape[1] };
         let more_k = more.as_ref().map_or(0, |more| more.a.shape()[1]);
@@ -86,6 +98,28 @@ impl<R: CubeRuntime> Product<R> {
             Route::Threads | Route::Stock => call.on_threads(),
         })
     }
+}
+
+/// The product of `a` and a packed matrix whose words are given, `a · Wᵀ` where `transposed`, by a route: what the plan chooses from,
+/// for measurements and tests. `None` where there is no such route.
+pub fn multiply_packed<R: CubeRuntime>(
+    a: CubeTensor<R>,
+    planes: Planes,
+    words: CubeTensor<R>,
+    transposed: bool,
+    route: PackedRoute,
+) -> Option<CubeTensor<R>> {
+    if !planes.on_device(&words) {
+        return None;
+    }
+    let product = match route {
+        PackedRoute::Tiles => Product::packed(a, planes, words),
+        PackedRoute::Scratch => {
+            let dense = dequantize(&planes, words, 0..planes.dims[0], a.dtype);
+            Product::new(a, dense)
+        }
+    };
+    Product { transposed_b: transposed, ..product }.multiply()
 }
 
 /// A product of contiguous operands.
@@ -135,23 +169,29 @@ impl<R: CubeRuntime> Call<R> {
     fn on_matrix_units(mut self, fragment: Fragment) -> CubeTensor<R> {
         let Extents { m, n, k } = self.extents;
         let client = self.product.a.client.clone();
-        let Product { a, b, transposed_a, transposed_b, more, alpha, out: dtype } = &self.product;
+        let Product { a, b, transposed_a, transposed_b, more, alpha, out: dtype, .. } = &self.product;
         let (transposed_a, transposed_b, alpha, dtype) = (*transposed_a, *transposed_b, *alpha as f32, *dtype);
-        let mut operands = vec![a, b];
+        let mut operands = vec![a];
+        operands.extend(self.product.planes.is_none().then_some(b));
         operands.extend(more.iter().flat_map(|more| [&more.a, &more.b]));
         // Each operand's rows are whole vectors.
         let inner_a = if transposed_a { m } else { k };
-        let inner_b = if transposed_b { k } else { n };
+        let inner_b = match self.product.planes {
+            Some(_) => EIGHT,
+            None if transposed_b => k,
+            None => n,
+        };
         let inner = [inner_a, inner_b, self.more_k, fragment.k, fragment.n];
         let length = inner.into_iter().fold(0, greatest_common_divisor);
         let vector = vector_size(&operands, length);
         let operand_dtype = a.dtype;
         let in_registers = vector == registers::ROW && has_registers(&client, operand_dtype);
-        if in_registers && b.dtype != operand_dtype {
+        if in_registers && self.product.planes.is_none() && b.dtype != operand_dtype {
             // A LoRA factor, which is small.
             self.product.b = contiguous(cast(self.product.b, operand_dtype));
         }
-        let tiles = tiles(&client, fragment, in_registers, operand_dtype.size(), self.extents);
+        let reserved = self.product.planes.map_or(0, |_| TABLE_BYTES);
+        let tiles = tiles(&client, fragment, in_registers, operand_dtype.size(), self.extents, reserved);
         let cubes = m.div_ceil(tiles.m) * n.div_ceil(tiles.n);
         let parts = self.parts(cubes, tiles.k);
         let (out, sizes) = (self.target(parts), self.sizes(parts));
@@ -161,7 +201,7 @@ impl<R: CubeRuntime> Call<R> {
             true => 2 - n % 2,
             false => vector_size(&[&out], greatest_common_divisor(n, fragment.n)),
         };
-        let Product { a, b, more, .. } = self.product;
+        let Product { a, b, planes, more, .. } = self.product;
         let plan = TilePlan {
             tiles,
             transposed_a,
@@ -171,8 +211,8 @@ impl<R: CubeRuntime> Call<R> {
             vector,
             out_vector,
         };
-        let (more_a, more_b) = second_pair(&a, &b, more);
-        let dtypes = [a.dtype, b.dtype, more_b.dtype, out.dtype];
+        let operands = Operands::new(a, b, planes, more);
+        let dtypes = [operand_dtype, operands.b_dtype, operands.more_b.dtype, out.dtype];
         macro_rules! launch {
             ($kernel:ident, [$($vector:expr),*], [$($dtype:expr),*]) => {
                 $kernel::product_kernel::launch_unchecked::<R>(
@@ -180,10 +220,10 @@ impl<R: CubeRuntime> Call<R> {
                     CubeCount::Static(cubes as u32, parts.count as u32, 1),
                     CubeDim::new_1d(tiles.threads() as u32),
                     $($vector,)*
-                    a.into_array_arg(),
-                    b.into_array_arg(),
-                    more_a.into_array_arg(),
-                    more_b.into_array_arg(),
+                    operands.a.into_array_arg(),
+                    operand(operands.b, planes),
+                    operands.more_a.into_array_arg(),
+                    operands.more_b.into_array_arg(),
                     out.clone().into_array_arg(),
                     sizes,
                     alpha,
@@ -210,20 +250,20 @@ impl<R: CubeRuntime> Call<R> {
         let cubes = m.div_ceil(threads::TILE) * n.div_ceil(threads::TILE);
         let parts = self.parts(cubes, threads::TILE);
         let (out, sizes) = (self.target(parts), self.sizes(parts));
-        let Product { a, b, transposed_a, transposed_b, more, alpha, out: dtype } = self.product;
+        let Product { a, b, planes, transposed_a, transposed_b, more, alpha, out: dtype } = self.product;
         let plan = ThreadsPlan { transposed_a, transposed_b, more: more.is_some() };
-        let (more_a, more_b) = second_pair(&a, &b, more);
-        let dtypes = [a.dtype, b.dtype, more_b.dtype, out.dtype];
+        let operands = Operands::new(a, b, planes, more);
+        let dtypes = [operands.a.dtype, operands.b_dtype, operands.more_b.dtype, out.dtype];
         // SAFETY: threads check their bounds before they read or write.
         unsafe {
             threads::product_kernel::launch_unchecked::<R>(
                 &client,
                 CubeCount::Static(cubes as u32, parts.count as u32, 1),
                 CubeDim::new_1d(threads::THREADS as u32),
-                a.into_array_arg(),
-                b.into_array_arg(),
-                more_a.into_array_arg(),
-                more_b.into_array_arg(),
+                operands.a.into_array_arg(),
+                operand(operands.b, planes),
+                operands.more_a.into_array_arg(),
+                operands.more_b.into_array_arg(),
                 out.clone().into_array_arg(),
                 sizes,
                 alpha as f32,
@@ -238,13 +278,31 @@ impl<R: CubeRuntime> Call<R> {
     }
 }
 
-/// The second pair of operands, or the first in its place: a kernel's bindings are fixed.
-fn second_pair<R: CubeRuntime>(
-    a: &CubeTensor<R>,
-    b: &CubeTensor<R>,
-    more: Option<More<R>>,
-) -> (CubeTensor<R>, CubeTensor<R>) {
-    more.map_or_else(|| (a.clone(), b.clone()), |more| (more.a, more.b))
+/// What a kernel binds. Its bindings are fixed: another tensor is bound in place of an absent one.
+struct Operands<R: CubeRuntime> {
+    a: CubeTensor<R>,
+    b: CubeTensor<R>,
+    /// That of `A`, where `B` is packed.
+    b_dtype: DType,
+    more_a: CubeTensor<R>,
+    more_b: CubeTensor<R>,
+}
+
+impl<R: CubeRuntime> Operands<R> {
+    fn new(a: CubeTensor<R>, b: CubeTensor<R>, planes: Option<Planes>, more: Option<More<R>>) -> Self {
+        let dense = if planes.is_some() { &a } else { &b };
+        let (b_dtype, absent) = (dense.dtype, (a.clone(), dense.clone()));
+        let (more_a, more_b) = more.map_or(absent, |more| (more.a, more.b));
+        Self { a, b, b_dtype, more_a, more_b }
+    }
+}
+
+/// `B` as a kernel binds it.
+fn operand<E: CubePrimitive, R: CubeRuntime>(b: CubeTensor<R>, planes: Option<Planes>) -> OperandArgs<E, R> {
+    match planes {
+        None => OperandArgs::Dense(b.into_array_arg()),
+        Some(planes) => OperandArgs::Packed(WordsLaunch::new(b.into_array_arg(), planes.starts(), planes.code())),
+    }
 }
 
 const SUM_THREADS: usize = 256;

@@ -6,10 +6,14 @@
 mod fragments;
 mod launch;
 mod mma;
+mod packed;
 mod plan;
 pub(crate) mod registers;
+mod step;
 mod threads;
 mod tile;
 
+pub use launch::multiply_packed;
 pub(crate) use launch::{More, Product};
-pub(crate) use plan::{Fragment, PADDING, PLANE, Route, has_registers, route};
+pub use plan::PackedRoute;
+pub(crate) use plan::{Fragment, PADDING, PLANE, Route, has_registers, packed_route, route};

@@ -2,6 +2,7 @@
 
 use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
+use burn_cubecl::tensor::CubeTensor;
 use cubecl::client::ComputeClient;
 use cubecl::ir::features::MmaConfig;
 use cubecl::ir::{ElemType, FloatKind, StorageType};
@@ -99,6 +100,29 @@ pub(crate) enum Route {
     Stock,
 }
 
+/// How a product with a packed `B` is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PackedRoute {
+    /// Each tile is dequantised on its way to shared memory, once for every row of tiles.
+    Tiles,
+    /// The matrix is dequantised into a scratch, and multiplied as a dense one.
+    Scratch,
+}
+
+/// Most rows of `A` for which tiles are dequantised on the registers of matrix units. That work is repeated for every 128 rows, and
+/// there competes with the products for the shared memory; the scratch is written once.
+const MOST_ROWS_OF_TILES: usize = 1024;
+
+/// The route of a product of `a` and a packed matrix.
+pub(crate) fn packed_route<R: CubeRuntime>(a: &CubeTensor<R>) -> PackedRoute {
+    let in_registers = has_registers(&a.client, a.dtype);
+    match route(&a.client, a.dtype) {
+        Route::Stock => PackedRoute::Scratch,
+        Route::MatrixUnits(_) if in_registers && a.meta.shape()[0] > MOST_ROWS_OF_TILES => PackedRoute::Scratch,
+        Route::MatrixUnits(_) | Route::Threads => PackedRoute::Tiles,
+    }
+}
+
 /// The route of a dtype on a device.
 pub(crate) fn route<R: CubeRuntime>(client: &ComputeClient<R>, dtype: DType) -> Route {
     let hardware = &client.properties().hardware;
@@ -183,13 +207,14 @@ fn fragment_tiles(fragment: Fragment, extents: Extents) -> Vec<Tiles> {
     }
 }
 
-/// Tiles for a product of these extents: the first that the product fills and the device has memory for.
+/// Tiles for a product of these extents: the first that the product fills and the device has memory for, beside so many bytes.
 pub(super) fn tiles<R: CubeRuntime>(
     client: &ComputeClient<R>,
     fragment: Fragment,
     in_registers: bool,
     element: usize,
     extents: Extents,
+    reserved: usize,
 ) -> Tiles {
     let hardware = &client.properties().hardware;
     let mut all = if in_registers {
@@ -198,7 +223,7 @@ pub(super) fn tiles<R: CubeRuntime>(
     } else {
         fragment_tiles(fragment, extents)
     };
-    all.retain(|tiles| tiles.shared_bytes(element, in_registers) <= hardware.max_shared_memory_size);
+    all.retain(|tiles| tiles.shared_bytes(element, in_registers) + reserved <= hardware.max_shared_memory_size);
     let filled = |tiles: &&Tiles| tiles.m <= extents.m.next_multiple_of(16) && tiles.n <= extents.n.next_multiple_of(16);
     let smallest = || shape([fragment.m, fragment.n, fragment.k], [1, 1], 1, fragment);
     all.iter().find(filled).or(all.last()).copied().unwrap_or_else(smallest)

@@ -2,6 +2,7 @@
 
 use cubecl::prelude::*;
 
+use super::packed::{EIGHT, Operand, Source, SourceExpand, Weights, integers, open, scaling_of, values};
 use super::tile::Sizes;
 
 /// Rows and columns of a cube's tile.
@@ -58,6 +59,64 @@ fn load<E: Float>(
     }
 }
 
+/// As [`load`], of a packed `B`, whose weights are rounded to the dtype of `A`. Half of the threads read eight elements each.
+#[cube]
+fn load_packed<F: Float>(
+    weights: &Weights,
+    shared: &mut SharedMemory<f32>,
+    along: u32,
+    depth: u32,
+    alongs: u32,
+    depths: u32,
+    end: u32,
+    #[comptime] depth_first: bool,
+) {
+    let eight = comptime!(EIGHT as u32);
+    if UNIT_POS < comptime!((TILE * DEPTH / EIGHT) as u32) {
+        let (x, d) = if comptime!(depth_first) {
+            let across = comptime!((TILE / EIGHT) as u32);
+            (UNIT_POS % across * eight, UNIT_POS / across)
+        } else {
+            let across = comptime!((DEPTH / EIGHT) as u32);
+            (UNIT_POS / across, UNIT_POS % across * eight)
+        };
+        let inside = along + x < alongs && depth + d < end;
+        let from = if comptime!(depth_first) { (depth + d) * alongs + along + x } else { (along + x) * depths + depth + d };
+        let number = select(inside, from / eight, 0u32);
+        let integers = integers(weights, number);
+        let scaling = scaling_of(weights, number);
+        let to = x * comptime!((DEPTH + 1) as u32) + d;
+        #[unroll]
+        for part in 0..2usize {
+            let four =
+                Vector::<F, Const<4>>::cast_from(values::<Const<4>>(weights, &integers, &scaling, comptime!(part * 4)));
+            #[unroll]
+            for lane in 0..4usize {
+                let e = comptime!((part * 4 + lane) as u32);
+                let at = if comptime!(depth_first) { to + e * comptime!((DEPTH + 1) as u32) } else { to + e };
+                shared[at as usize] = select(inside, f32::cast_from(four[lane]), 0.0f32);
+            }
+        }
+    }
+}
+
+/// The tile of `B` of a step, of whichever kind it is.
+#[cube]
+fn load_b<F: Float, G: Float>(
+    source: &Source<G>,
+    shared: &mut SharedMemory<f32>,
+    column: u32,
+    depth: u32,
+    sizes: &Sizes,
+    end: u32,
+    #[comptime] transposed: bool,
+) {
+    match source {
+        Source::Dense(b) => load::<G>(b, shared, column, depth, sizes.n, sizes.k, end, comptime!(!transposed)),
+        Source::Packed(b) => load_packed::<F>(b, shared, column, depth, sizes.n, sizes.k, end, comptime!(!transposed)),
+    }
+}
+
 #[cube]
 fn accumulate(sums: &mut Array<f32>, left: &SharedMemory<f32>, right: &SharedMemory<f32>, row: u32, column: u32) {
     for d in 0..comptime!(DEPTH as u32) {
@@ -77,7 +136,7 @@ fn accumulate(sums: &mut Array<f32>, left: &SharedMemory<f32>, right: &SharedMem
 #[allow(clippy::too_many_arguments)]
 pub(super) fn product_kernel<F: Float, G: Float, X: Float, O: Float>(
     a: &Array<F>,
-    b: &Array<G>,
+    b: Operand<G>,
     more_a: &Array<F>,
     more_b: &Array<X>,
     out: &mut Array<O>,
@@ -89,6 +148,7 @@ pub(super) fn product_kernel<F: Float, G: Float, X: Float, O: Float>(
     #[define(X)] _dtype_more: StorageType,
     #[define(O)] _dtype_out: StorageType,
 ) {
+    let b = open::<G>(b);
     let mut left = SharedMemory::<f32>::new(comptime!(TILE * (DEPTH + 1)));
     let mut right = SharedMemory::<f32>::new(comptime!(TILE * (DEPTH + 1)));
     let mut sums = Array::<f32>::new(comptime!(BLOCK * BLOCK));
@@ -106,7 +166,7 @@ pub(super) fn product_kernel<F: Float, G: Float, X: Float, O: Float>(
     let mut depth = CUBE_POS_Y * sizes.part;
     while depth < end {
         load::<F>(a, &mut left, row, depth, sizes.m, sizes.k, end, plan.transposed_a);
-        load::<G>(b, &mut right, column, depth, sizes.n, sizes.k, end, comptime!(!plan.transposed_b));
+        load_b::<F, G>(&b, &mut right, column, depth, &sizes, end, plan.transposed_b);
         sync_cube();
         accumulate(&mut sums, &left, &right, thread_row, thread_column);
         sync_cube();

@@ -89,7 +89,7 @@ impl TilePlan {
 
 /// Reads a tile whose first element is `(row, column)`, in rows and vectors, into registers.
 #[cube]
-fn fetch<E: Float, F: Float, N: Size>(
+pub(super) fn fetch<E: Float, F: Float, N: Size>(
     source: &Array<Vector<E, N>>,
     held: &mut Array<Vector<F, N>>,
     row: u32,
@@ -206,51 +206,8 @@ pub(super) fn span(sizes: Sizes, #[comptime] plan: TilePlan) -> Span {
     Span { row: at_m * tile_m, column: at_n * tile_n, begin, end, own_steps, steps, sizes }
 }
 
-/// A thread's vectors of both tiles of a step.
-#[derive(CubeType)]
-pub(super) struct Held<F: Float, N: Size> {
-    pub a: Array<Vector<F, N>>,
-    pub b: Array<Vector<F, N>>,
-}
-
-/// Reads the tiles of a step into registers; steps past those of the first pair of operands are of the second.
+/// Whether there is a step `step`; not asked where it is `certain`.
 #[cube]
-pub(super) fn fetch_step<F: Float, G: Float, X: Float, N: Size>(
-    a: &Array<Vector<F, N>>,
-    b: &Array<Vector<G, N>>,
-    more_a: &Array<Vector<F, N>>,
-    more_b: &Array<Vector<X, N>>,
-    held: &mut Held<F, N>,
-    step: u32,
-    span: &Span,
-    #[comptime] plan: TilePlan,
-) {
-    let tile_k = comptime!(plan.tiles.k as u32);
-    let width = comptime!(plan.vector as u32);
-    let (tile_a, tile_b) = comptime!((plan.tile_a(), plan.tile_b()));
-    let sizes = span.sizes;
-    if step < span.own_steps {
-        let depth = span.begin + step * tile_k;
-        if comptime!(plan.transposed_a) {
-            fetch::<F, F, N>(a, &mut held.a, depth, span.row / width, span.end, sizes.m / width, tile_a);
-        } else {
-            fetch::<F, F, N>(a, &mut held.a, span.row, depth / width, sizes.m, sizes.k / width, tile_a);
-        }
-        if comptime!(plan.transposed_b) {
-            fetch::<G, F, N>(b, &mut held.b, span.column, depth / width, sizes.n, sizes.k / width, tile_b);
-        } else {
-            fetch::<G, F, N>(b, &mut held.b, depth, span.column / width, span.end, sizes.n / width, tile_b);
-        }
-    } else if comptime!(plan.more) {
-        let depth = (step - span.own_steps) * tile_k;
-        let tall_a = comptime!(Tile { ragged_vectors: true, ..tile_a });
-        fetch::<F, F, N>(more_a, &mut held.a, span.row, depth / width, sizes.m, sizes.more_k / width, tall_a);
-        if comptime!(plan.transposed_b) {
-            let tall_b = comptime!(Tile { ragged_vectors: true, ..tile_b });
-            fetch::<X, F, N>(more_b, &mut held.b, span.column, depth / width, sizes.n, sizes.more_k / width, tall_b);
-        } else {
-            let tall_b = comptime!(Tile { ragged_rows: true, ..tile_b });
-            fetch::<X, F, N>(more_b, &mut held.b, depth, span.column / width, sizes.more_k, sizes.n / width, tall_b);
-        }
-    }
+pub(super) fn exists(step: u32, span: &Span, #[comptime] certain: bool) -> bool {
+    if comptime!(certain) { true.runtime() } else { step < span.steps }
 }

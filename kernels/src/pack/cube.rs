@@ -4,7 +4,7 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::padded;
+use super::packed_elements;
 use crate::cube::BackendOn;
 use crate::cube::launch::{MAX_CUBES, all_f32, bindings, contiguous, empty, groups, vectors};
 
@@ -42,7 +42,7 @@ pub(crate) fn pack<R: CubeRuntime, B: BackendOn<R>>(tensors: Vec<CubeTensor<R>>)
         return super::reference::<B>(tensors);
     }
     let tensors: Vec<_> = tensors.into_iter().map(contiguous).collect();
-    let elements = |tensor: &CubeTensor<R>| padded(tensor.meta.shape().num_elements());
+    let elements = |tensor: &CubeTensor<R>| packed_elements(tensor.meta.shape().num_elements());
     let (client, first) = (tensors[0].client.clone(), &tensors[0]);
     let packed = empty(first, [tensors.iter().map(elements).sum::<usize>()], first.dtype);
     let mut start = 0;

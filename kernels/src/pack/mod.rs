@@ -8,14 +8,16 @@ use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Shape, Slice, Tensor, TensorMetadata};
 
 use crate::FusedBackend;
+use crate::packed::codebook::DYNAMIC_BLOCK;
 use crate::primitive::{raw, typed};
 
-/// Alignment of each packed tensor, in elements: 512 bytes of f32, as CUDA aligns allocations, and more than any other device
-/// requires of a buffer's offset. So [`unpack`] copies nothing.
-const ALIGNMENT: usize = 128;
+/// Alignment of each packed tensor, in elements: a block of [`Moment8bit`](crate::Moment8bit), so that no block has elements of two
+/// tensors, and twice the 512 bytes to which CUDA aligns allocations, more than any device requires of a buffer's offset. So
+/// [`unpack`] copies nothing.
+const ALIGNMENT: usize = DYNAMIC_BLOCK;
 
 /// Elements that a tensor occupies in a packed one.
-pub(crate) fn padded(elements: usize) -> usize {
+pub fn packed_elements(elements: usize) -> usize {
     elements.next_multiple_of(ALIGNMENT)
 }
 
@@ -26,7 +28,7 @@ pub(crate) fn padded(elements: usize) -> usize {
 /// When there are no tensors.
 pub fn pack<B: FusedBackend>(mut tensors: Vec<FloatTensor<B>>) -> FloatTensor<B> {
     match tensors.as_slice() {
-        [one] if one.shape().num_elements() == padded(one.shape().num_elements()) => {
+        [one] if one.shape().num_elements() == packed_elements(one.shape().num_elements()) => {
             let one = tensors.remove(0);
             let flat = Shape::from([one.shape().num_elements()]);
             B::float_reshape(one, flat)
@@ -40,7 +42,7 @@ pub fn reference<B: Backend>(tensors: Vec<FloatTensor<B>>) -> FloatTensor<B> {
     let pieces = tensors.into_iter().flat_map(|tensor| {
         let elements = tensor.shape().num_elements();
         let (device, dtype): (_, DType) = (B::float_device(&tensor), tensor.dtype());
-        let gap = padded(elements) - elements;
+        let gap = packed_elements(elements) - elements;
         let zeros = (gap > 0).then(|| Tensor::<B, 1>::zeros([gap], (&device, dtype)));
         [Some(typed::<B, 1>(B::float_reshape(tensor, [elements].into()))), zeros]
     });
@@ -53,7 +55,7 @@ pub fn unpack<B: Backend>(packed: &FloatTensor<B>, shapes: impl IntoIterator<Ite
     let piece = |shape: Shape| {
         let end = start + shape.num_elements();
         let piece = B::float_slice(packed.clone(), &[Slice::from(start..end)]);
-        start += padded(shape.num_elements());
+        start += packed_elements(shape.num_elements());
         B::float_reshape(piece, shape)
     };
     shapes.into_iter().map(piece).collect()
@@ -77,8 +79,9 @@ mod tests {
         let tensors: Vec<_> = shapes.iter().map(random).collect();
         let packed = pack::<Flex>(tensors.clone());
         let values = typed::<Flex, 1>(packed.clone()).into_data().to_vec::<f32>().unwrap();
-        assert_eq!(values.len(), 128 + 128 + 128 + 640);
-        assert!(values[15..128].iter().chain(&values[257..384]).chain(&values[984..]).all(|value| value.to_bits() == 0));
+        assert_eq!(values.len(), 256 + 256 + 256 + 768);
+        let gaps = [15..256, 384..512, 513..768, 1368..1536];
+        assert!(gaps.into_iter().flat_map(|gap| &values[gap]).all(|value| value.to_bits() == 0));
         let flat = |tensor: FloatTensor<Flex>| {
             let elements = [tensor.shape().num_elements()];
             typed::<Flex, 1>(<Flex as burn::tensor::ops::FloatTensorOps<Flex>>::float_reshape(tensor, elements.into()))

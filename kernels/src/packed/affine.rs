@@ -145,11 +145,6 @@ impl Affine {
         &self.biases
     }
 
-    /// The word that users know.
-    pub fn name(&self) -> &'static str {
-        if self.bits == 4 { "int4" } else { "int8" }
-    }
-
     /// Bytes of integers, scales and biases.
     pub fn bytes(&self) -> usize {
         4 * self.words.len() + self.scales.bytes() + self.biases.bytes()

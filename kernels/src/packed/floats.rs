@@ -1,5 +1,6 @@
 //! Floats of the three dtypes that checkpoints have.
 
+use burn::tensor::DType;
 use half::{bf16, f16};
 
 /// Values in the dtype that a checkpoint keeps them in.
@@ -36,6 +37,15 @@ impl Floats {
         }
     }
 
+    /// Their dtype.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Self::F32(_) => DType::F32,
+            Self::F16(_) => DType::F16,
+            Self::BF16(_) => DType::BF16,
+        }
+    }
+
     /// One of them.
     pub fn get(&self, index: usize) -> f32 {
         match self {
@@ -57,18 +67,6 @@ impl Floats {
     /// The values as f32.
     pub fn to_f32(&self) -> Vec<f32> {
         (0..self.len()).map(|index| self.get(index)).collect()
-    }
-
-    /// Values in the narrowest dtype that holds all of them exactly.
-    pub fn narrowest(values: Vec<f32>) -> Self {
-        let exact = |round: fn(f32) -> f32| values.iter().all(|value| round(*value).to_bits() == value.to_bits());
-        if exact(|value| bf16::from_f32(value).to_f32()) {
-            bf16::floats(values)
-        } else if exact(|value| f16::from_f32(value).to_f32()) {
-            f16::floats(values)
-        } else {
-            f32::floats(values)
-        }
     }
 
     /// Others in the same dtype, rounded to nearest even.

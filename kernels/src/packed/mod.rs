@@ -9,6 +9,7 @@ pub(crate) mod cube;
 mod error;
 mod floats;
 pub mod gguf;
+mod kind;
 pub mod nf4;
 pub mod planes;
 mod tensor;
@@ -20,6 +21,7 @@ pub use affine::Affine;
 pub use error::PackError;
 pub use floats::{Element, Floats};
 pub use gguf::{GgmlType, GgufBlocks};
+pub use kind::PackedKind;
 pub use nf4::Nf4;
 pub use planes::Planes;
 pub use tensor::PackedTensor;
@@ -45,15 +47,6 @@ impl Packed {
             Self::Nf4(matrix) => matrix.dims(),
             Self::Affine(matrix) => matrix.dims(),
             Self::Gguf(matrix) => matrix.dims(),
-        }
-    }
-
-    /// The word that users know.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Nf4(_) => "nf4",
-            Self::Affine(matrix) => matrix.name(),
-            Self::Gguf(matrix) => matrix.kind().name(),
         }
     }
 

@@ -199,6 +199,16 @@ impl Planes {
         values
     }
 
+    /// The mean over groups of the squared quantisation step: the distance of two neighbouring weights of a group. Those of a table
+    /// are unevenly spaced, so for them it is the mean distance.
+    pub fn mean_square_step(&self, words: &[u32]) -> f64 {
+        let gap = if self.has_dot() { 1.0 } else { f64::from(NF4[15] - NF4[0]) / 15.0 };
+        let mut scales = Vec::new();
+        self.scales_into(words, 0, self.elements() / self.group, &mut scales);
+        let squares = scales.iter().map(|[scale, _]| (gap * f64::from(*scale)).powi(2));
+        squares.sum::<f64>() / scales.len().max(1) as f64
+    }
+
     /// Scale and bias of so many groups from one on.
     fn scales_into(&self, words: &[u32], first: usize, count: usize, out: &mut Vec<[f32; 2]>) {
         let (scales, coarse) = (&words[self.scales_at()..], &words[self.coarse_at()..]);
@@ -251,7 +261,7 @@ fn widen(half: u16) -> f32 {
 }
 
 /// Whether [`Packed::to_planes`] knows a type.
-fn planes_of(kind: GgmlType, dims: [usize; 2]) -> Option<Planes> {
+pub(super) fn planes_of(kind: GgmlType, dims: [usize; 2]) -> Option<Planes> {
     use GgmlType::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
     let (low, high, group, scales) = match kind {
         Q4_0 => (4, 0, 32, Scales::Half { zero: 8 }),
@@ -273,11 +283,13 @@ impl Packed {
     /// # Errors
     /// [`PackError::Group`] where blocks of NF4 do not divide a row, [`PackError::Planes`] for types of GGUF that stay on the host.
     pub fn to_planes(&self, tensor: &str) -> Result<(Planes, Vec<u32>), PackError> {
-        match self {
-            Self::Nf4(matrix) => of_nf4(tensor, matrix),
-            Self::Affine(matrix) => Ok(of_affine(matrix)),
-            Self::Gguf(matrix) => of_gguf(tensor, matrix),
-        }
+        let planes = self.kind().planes(tensor, self.dims())?;
+        let words = match self {
+            Self::Nf4(matrix) => of_nf4(planes, matrix),
+            Self::Affine(matrix) => of_affine(planes, matrix),
+            Self::Gguf(matrix) => of_gguf(planes, matrix),
+        };
+        Ok((planes, words))
     }
 }
 
@@ -287,16 +299,7 @@ fn put(words: &mut [u32], from: usize, bits: usize, at: usize, value: u32) {
     words[from + at / each] |= value << (at % each * bits);
 }
 
-fn of_nf4(tensor: &str, matrix: &Nf4) -> Result<(Planes, Vec<u32>), PackError> {
-    let (dims, group) = (matrix.dims(), matrix.block());
-    if !dims[1].is_multiple_of(group) {
-        return Err(PackError::Group { tensor: tensor.to_owned(), columns: dims[1], group });
-    }
-    let scales = match matrix.absmax() {
-        Absmax::Single(_) => Scales::Table,
-        Absmax::Double(_) => Scales::DoubleTable,
-    };
-    let planes = Planes { dims, low: 4, high: 0, group, scales };
+fn of_nf4(planes: Planes, matrix: &Nf4) -> Vec<u32> {
     let mut words = vec![0; planes.words()];
     for (word, bytes) in words.iter_mut().zip(matrix.codes().as_chunks::<4>().0) {
         *word = u32::from_le_bytes(bytes.map(|byte| byte.rotate_left(4)));
@@ -314,19 +317,10 @@ fn of_nf4(tensor: &str, matrix: &Nf4) -> Result<(Planes, Vec<u32>), PackError> {
             words[planes.coarse_at()..].iter_mut().zip(coarse).for_each(|(word, scale)| *word = scale.to_bits());
         }
     }
-    Ok((planes, words))
+    words
 }
 
-fn of_affine(matrix: &Affine) -> (Planes, Vec<u32>) {
-    let scales = match matrix.scales() {
-        Floats::F32(_) => Scales::FloatPair,
-        Floats::F16(_) => Scales::HalfPair,
-        Floats::BF16(_) => Scales::BrainPair,
-    };
-    // Scales and biases of a folder may differ in dtype; then both widen.
-    let alike = std::mem::discriminant(matrix.scales()) == std::mem::discriminant(matrix.biases());
-    let scales = if alike { scales } else { Scales::FloatPair };
-    let planes = Planes { dims: matrix.dims(), low: matrix.bits(), high: 0, group: matrix.group(), scales };
+fn of_affine(planes: Planes, matrix: &Affine) -> Vec<u32> {
     let mut words = matrix.words().to_vec();
     words.reserve_exact(planes.words() - words.len());
     let pair = |scale: u16, bias: u16| u32::from(scale) | (u32::from(bias) << 16);
@@ -341,14 +335,11 @@ fn of_affine(matrix: &Affine) -> (Planes, Vec<u32>) {
             words.extend((0..scales.len()).flat_map(|at| [scales.get(at).to_bits(), biases.get(at).to_bits()]));
         }
     }
-    (planes, words)
+    words
 }
 
-fn of_gguf(tensor: &str, matrix: &GgufBlocks) -> Result<(Planes, Vec<u32>), PackError> {
-    let (kind, dims) = (matrix.kind(), matrix.dims());
-    let Some(planes) = planes_of(kind, dims) else {
-        return Err(PackError::Planes { tensor: tensor.to_owned(), format: kind.name() });
-    };
+fn of_gguf(planes: Planes, matrix: &GgufBlocks) -> Vec<u32> {
+    let kind = matrix.kind();
     let mut words = vec![0; planes.words()];
     let blocks = || matrix.bytes().par_chunks_exact(kind.block_bytes());
     let integers = |words: &mut [u32], bits: usize, part: fn(u32) -> u32| {
@@ -383,7 +374,7 @@ fn of_gguf(tensor: &str, matrix: &GgufBlocks) -> Result<(Planes, Vec<u32>), Pack
             Scales::BrainPair | Scales::FloatPair | Scales::Table | Scales::DoubleTable => {}
         }
     }
-    Ok((planes, words))
+    words
 }
 
 /// The integer of an element of a block, from 0 on.

@@ -74,14 +74,14 @@ pub(crate) fn forward<B: FusedBackend, C: CheckpointStrategy>(
     }
 }
 
-/// The sum of two tensors, whose gradient goes to both.
+/// The sum of `N` tensors, whose gradient goes to each.
 #[derive(Debug)]
 struct Sum;
 
-impl<B: FusedBackend> Backward<B, 2> for Sum {
+impl<B: FusedBackend, const N: usize> Backward<B, N> for Sum {
     type State = ();
 
-    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+    fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
         for node in ops.parents.into_iter().flatten() {
             grads.register::<B>(node.id, grad.clone());
@@ -123,10 +123,35 @@ pub(crate) fn add_forward<B: FusedBackend, C: CheckpointStrategy>(
         OpsKind::Tracked(prep) => prep.finish((), sum),
         OpsKind::UnTracked(prep) => prep.finish(sum),
     };
+    let y = norm_of_sum::<B, C>(&sum, weight, epsilon, y);
+    (sum, y)
+}
+
+pub(crate) fn fork_forward<B: FusedBackend, C: CheckpointStrategy>(
+    x: FloatTensor<Autodiff<B, C>>,
+    weight: FloatTensor<Autodiff<B, C>>,
+    epsilon: f64,
+) -> (FloatTensor<Autodiff<B, C>>, FloatTensor<Autodiff<B, C>>) {
+    let y = B::rms_norm(x.primitive.clone(), weight.primitive.clone(), epsilon);
+    // A node of its own, so that the gradient of its other uses does not reach `x` before the norm's rule sees it.
+    let sum = match Sum.prepare::<C>([x.node]).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => prep.finish((), x.primitive),
+        OpsKind::UnTracked(prep) => prep.finish(x.primitive),
+    };
+    let y = norm_of_sum::<B, C>(&sum, weight, epsilon, y);
+    (sum, y)
+}
+
+/// The node of `y`, the norm of a sum.
+fn norm_of_sum<B: FusedBackend, C: CheckpointStrategy>(
+    sum: &FloatTensor<Autodiff<B, C>>,
+    weight: FloatTensor<Autodiff<B, C>>,
+    epsilon: f64,
+    y: FloatTensor<B>,
+) -> FloatTensor<Autodiff<B, C>> {
     let prep = NormOfSum.prepare::<C>([sum.node.clone(), weight.node.clone()]);
-    let y = match recomputed(prep, &sum, &weight, epsilon).stateful() {
+    match recomputed(prep, sum, &weight, epsilon).stateful() {
         OpsKind::Tracked(prep) => prep.finish((sum.clone(), weight.primitive, epsilon), y),
         OpsKind::UnTracked(prep) => prep.finish(y),
-    };
-    (sum, y)
+    }
 }

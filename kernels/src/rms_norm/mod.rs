@@ -54,6 +54,20 @@ pub fn add_rms_norm<B: FusedBackend>(
     (typed(sum), typed(normed))
 }
 
+/// [`rms_norm`] of an `x` that is used besides: returns `x` and its norm. The backward adds the gradients of both in one pass, as
+/// [`add_rms_norm`]'s does.
+///
+/// # Shapes
+/// As [`rms_norm`].
+///
+/// # Panics
+/// When the length of `weight` is not that of a row.
+pub fn fork_rms_norm<B: FusedBackend>(x: Tensor<B, 2>, weight: Tensor<B, 1>, epsilon: f64) -> (Tensor<B, 2>, Tensor<B, 2>) {
+    assert_eq!(x.dims()[1], weight.dims()[0], "rms_norm: a weight of {} for rows of {}", weight.dims()[0], x.dims()[1]);
+    let (x, normed) = B::fork_rms_norm(raw(x), raw(weight), epsilon);
+    (typed(x), typed(normed))
+}
+
 /// `1 / sqrt(mean(x²) + ε)` of each row, `[rows, 1]`, f32.
 fn inverse_rms<B: Backend>(x: Tensor<B, 2>, epsilon: f64) -> Tensor<B, 2> {
     (x.clone() * x).mean_dim(1).add_scalar(epsilon).sqrt().recip()
@@ -76,6 +90,15 @@ pub fn reference_add<B: FusedBackend>(
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let sum = B::float_add(x, residual);
     (sum.clone(), B::rms_norm(sum, weight, epsilon))
+}
+
+/// The composed [`fork_rms_norm`].
+pub fn reference_fork<B: FusedBackend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    epsilon: f64,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    (x.clone(), B::rms_norm(x, weight, epsilon))
 }
 
 /// The composed backward: `dx = r (g - x̂ · mean(g x̂))` with `g = dy · w`, and `dw = Σ dy x̂`.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use burnish_models::encoding::text_of;
 use burnish_models::recognise::is_mlx_adapter;
 use serde_json::{Map, Value, json};
 
@@ -104,9 +105,10 @@ fn read(folder: &Path) -> Result<(LoraConfig, Vec<String>)> {
     {
         return Err(LoraError::format(folder, reason));
     }
-    let text = fs::read_to_string(&path).map_err(|error| LoraError::io(&path, error))?;
+    let bytes = fs::read(&path).map_err(|error| LoraError::io(&path, error))?;
     let refuse = |reason: String| LoraError::format(&path, reason);
-    let json: Value = serde_json::from_str(&text).map_err(|error| refuse(format!("not JSON: {error}")))?;
+    let json: Value =
+        serde_json::from_str(text_of(&bytes).map_err(refuse)?).map_err(|error| refuse(format!("not JSON: {error}")))?;
     if is_mlx_adapter(&json) {
         let way_out = "mlx_lm.fuse merges it into its base, and that folder can then be used as the model";
         return Err(LoraError::format(folder, format!("expected a PEFT adapter, got an MLX adapter; {way_out}")));

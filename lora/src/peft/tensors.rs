@@ -8,7 +8,8 @@ use burnish_models::checkpoint::{SafetensorsFolder, in_text_model, is_of_text_pa
 use burnish_models::{Checkpoint, LanguageModel};
 
 use super::names::{FACTORS, PREFIX, WEIGHTS};
-use crate::config::LoraConfig;
+use crate::attach::is_named;
+use crate::config::{LoraConfig, TargetModules};
 use crate::error::{LoraError, Result};
 
 /// Opens the weights of an adapter.
@@ -74,6 +75,11 @@ impl<'a> AdapterTensors<'a> {
             self.unsupported.push(format!(
                 "{tensor}: `rank_pattern` or `alpha_pattern` names it as a layer of a multimodal model, which is not supported"
             ));
+        }
+        if let TargetModules::Named(targets) = &self.config.target_modules
+            && !targets.iter().any(|target| is_named(trained, target))
+        {
+            self.unsupported.push(format!("{tensor}: `target_modules` does not name its layer, so that PEFT ignores it"));
         }
         let slot = &mut self.layers.entry(layer.to_owned()).or_default()[index];
         if slot.is_empty() {

@@ -1,7 +1,7 @@
 //! The transformer block.
 
 use burn::module::Module;
-use burn::tensor::backend::Backend;
+use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{Int, Tensor};
 use burnish_kernels::{FusedBackend, RotaryTable};
 
@@ -44,6 +44,22 @@ pub struct BlockState<B: Backend> {
     pub adapters: AdapterPass,
 }
 
+impl<B: AutodiffBackend> BlockState<B> {
+    /// The state on the backend of training.
+    pub fn from_inner(state: &BlockState<B::InnerBackend>) -> Self {
+        let table = |table: &RotaryTable<B::InnerBackend>| RotaryTable {
+            cos: Tensor::from_inner(table.cos.clone()),
+            sin: Tensor::from_inner(table.sin.clone()),
+        };
+        Self {
+            dims: state.dims,
+            rotary: state.rotary.iter().map(table).collect(),
+            segments: state.segments.clone().map(Tensor::from_inner),
+            adapters: state.adapters,
+        }
+    }
+}
+
 impl<B: FusedBackend> Block<B> {
     /// Loads the block of that index.
     ///
@@ -64,11 +80,20 @@ impl<B: FusedBackend> Block<B> {
 
     /// The residual stream, `[batch · length, hidden_size]`, after the block.
     pub fn forward(&self, stream: Stream<B>, state: &BlockState<B>, cache: Option<&mut LayerCache<B>>) -> Stream<B> {
+        self.feed_forward(self.attend(stream, state, cache), state.adapters)
+    }
+
+    /// The residual stream after the attention.
+    pub fn attend(&self, stream: Stream<B>, state: &BlockState<B>, cache: Option<&mut LayerCache<B>>) -> Stream<B> {
         let (x, normed) = stream.normed(self.input_norm.as_ref());
         let update = self.attention.forward(normed, state, cache);
-        let stream = Stream::with_update(x, self.scaled(update, self.post_attention_norm.as_ref()));
+        Stream::with_update(x, self.scaled(update, self.post_attention_norm.as_ref()))
+    }
+
+    /// The residual stream after the feed-forward, from that after the attention. No row depends on another.
+    pub fn feed_forward(&self, stream: Stream<B>, pass: AdapterPass) -> Stream<B> {
         let (x, normed) = stream.normed(self.feed_forward_norm.as_ref());
-        let update = self.mlp.forward(normed, state.adapters);
+        let update = self.mlp.forward(normed, pass);
         Stream::with_update(x, self.scaled(update, self.post_feed_forward_norm.as_ref()))
     }
 

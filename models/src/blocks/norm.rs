@@ -5,13 +5,13 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
 use burnish_kernels::{FusedBackend, rms_norm};
 
-use crate::weight::Weight;
+use crate::weight::VectorWeight;
 
 /// A root-mean-square norm: `x / sqrt(mean(x²) + ε) · (offset + w)`. The offset is 1 in Gemma and otherwise 0.
 #[derive(Module, Debug)]
 pub struct Norm<B: Backend> {
     /// `[features]`. If it is frozen, the offset has already been added, in f32.
-    weight: Weight<B, 1>,
+    weight: VectorWeight<B>,
     #[module(skip)]
     name: String,
     offset: f64,
@@ -20,7 +20,7 @@ pub struct Norm<B: Backend> {
 
 impl<B: FusedBackend> Norm<B> {
     /// A norm; `name` is the checkpoint name of its weight. If the weight is frozen, it must have the offset added.
-    pub fn new(name: String, weight: Weight<B, 1>, offset: f64, epsilon: f64) -> Self {
+    pub fn new(name: String, weight: VectorWeight<B>, offset: f64, epsilon: f64) -> Self {
         Self { weight, name, offset, epsilon }
     }
 
@@ -30,14 +30,14 @@ impl<B: FusedBackend> Norm<B> {
     }
 
     /// The weight. If it is frozen, the offset has been added.
-    pub fn weight(&self) -> &Weight<B, 1> {
+    pub fn weight(&self) -> &VectorWeight<B> {
         &self.weight
     }
 
     /// The weight as checkpoints store it, without the offset, `[features]`.
     pub fn stored(&self) -> Tensor<B, 1> {
         match &self.weight {
-            Weight::Frozen(sum) if self.has_offset() => sum.clone().cast(DType::F32).sub_scalar(self.offset),
+            VectorWeight::Frozen(sum) if self.has_offset() => sum.clone().cast(DType::F32).sub_scalar(self.offset),
             weight => weight.val(),
         }
     }
@@ -45,7 +45,7 @@ impl<B: FusedBackend> Norm<B> {
     /// The factor `offset + w`, `[features]`.
     pub fn factor(&self) -> Tensor<B, 1> {
         match &self.weight {
-            Weight::Trainable(param) if self.has_offset() => param.val().add_scalar(self.offset),
+            VectorWeight::Trainable(param) if self.has_offset() => param.val().add_scalar(self.offset),
             weight => weight.val(),
         }
     }

@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burnish_kernels::{FusedBackend, add_rms_norm};
+use burnish_kernels::{FusedBackend, add_rms_norm, fork_rms_norm};
 
 use super::Norm;
 
@@ -31,7 +31,7 @@ impl<B: FusedBackend> Stream<B> {
         };
         match self.update {
             Some(update) => add_rms_norm(self.x, update, norm.factor(), norm.epsilon()),
-            None => (self.x.clone(), norm.forward(self.x)),
+            None => fork_rms_norm(self.x, norm.factor(), norm.epsilon()),
         }
     }
 

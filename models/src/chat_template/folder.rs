@@ -12,18 +12,25 @@ use crate::tokenizer::{SpecialTokens, token_text};
 /// The folder of templates other than the default.
 pub const ADDITIONAL_TEMPLATES: &str = "additional_chat_templates";
 
+/// The file of the tokenizer that may have `chat_template`.
+const CONFIG: &str = "tokenizer_config.json";
+/// The files of a processor that may have it, the one that transformers prefers first.
+const OF_PROCESSORS: [&str; 2] = ["processor_config.json", "chat_template.json"];
+
 impl ChatTemplate {
     /// Reads `chat_template.jinja` and `additional_chat_templates/*.jinja`, or, without these, `chat_template` in
-    /// `tokenizer_config.json`. `None` if the folder has no template.
+    /// `tokenizer_config.json`. Without that either, it reads `chat_template` in a file of the model's processor:
+    /// `processor_config.json` or `chat_template.json`, which multimodal models have. `None` if the folder has no template.
     ///
     /// # Errors
-    /// If the default template does not compile or a file can't be read.
+    /// If the default template does not compile, `chat_template` has another form than those of transformers, or a file can't be
+    /// read.
     pub fn from_folder(folder: &Path, special: &SpecialTokens) -> Result<Option<Self>> {
-        let config = read_if_present(&folder.join("tokenizer_config.json"))?;
+        let config = read_if_present(&folder.join(CONFIG))?;
         let mut templates = files(folder)?;
-        let configured = configured(&config);
+        let configured = configured(&folder.join(CONFIG), &config)?;
         if templates.is_empty() {
-            templates = configured;
+            templates = of_processor(folder, configured)?;
         } else if templates.iter().all(|(name, _)| name != DEFAULT) {
             // Files replace all templates of the configuration, except for a default that they lack.
             templates.extend(configured.into_iter().filter(|(name, _)| name == DEFAULT));
@@ -84,15 +91,57 @@ fn files(folder: &Path) -> Result<Vec<(String, String)>> {
     Ok(templates)
 }
 
-/// The templates of `tokenizer_config.json`: a string, a list of objects with `name` and `template`, or an object.
-fn configured(config: &Value) -> Vec<(String, String)> {
-    let named = |name: &str, template: &Value| Some((name.to_owned(), template.as_str()?.to_owned()));
-    match config.get("chat_template") {
-        Some(Value::String(source)) => vec![(DEFAULT.to_owned(), source.clone())],
-        Some(Value::Array(list)) => {
-            list.iter().filter_map(|entry| named(entry.get("name")?.as_str()?, entry.get("template")?)).collect()
+/// The templates of the tokenizer, or, if there are none, those of the processor.
+fn of_processor(folder: &Path, of_tokenizer: Vec<(String, String)>) -> Result<Vec<(String, String)>> {
+    for name in OF_PROCESSORS {
+        let path = folder.join(name);
+        let found = configured(&path, &read_if_present(&path)?)?;
+        if found.is_empty() {
+            continue;
         }
-        Some(Value::Object(map)) => map.iter().filter_map(|(name, template)| named(name, template)).collect(),
-        _ => Vec::new(),
+        if of_tokenizer.is_empty() {
+            return Ok(found);
+        }
+        if found != of_tokenizer {
+            tracing::warn!("{}: its chat template differs from that of {CONFIG}, which is used", path.display());
+        }
+        break;
     }
+    Ok(of_tokenizer)
+}
+
+/// The templates of a file: a string, a list of objects with `name` and `template`, or an object.
+fn configured(path: &Path, file: &Value) -> Result<Vec<(String, String)>> {
+    let refuse = |value: &Value| {
+        let reason = "`chat_template`: expected a template, or a list of objects with `name` and `template`";
+        ModelError::format(path, format!("{reason}, got {}", excerpt(value)))
+    };
+    let named = |name: Option<&str>, template: Option<&Value>| {
+        Some((name?.to_owned(), template.and_then(Value::as_str)?.to_owned()))
+    };
+    match file.get("chat_template") {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::String(source)) => Ok(vec![(DEFAULT.to_owned(), source.clone())]),
+        Some(Value::Array(list)) => {
+            let entries = list.iter().map(|entry| {
+                let name = entry.get("name").and_then(Value::as_str);
+                named(name, entry.get("template")).ok_or_else(|| refuse(entry))
+            });
+            entries.collect()
+        }
+        Some(Value::Object(map)) => {
+            map.iter().map(|(name, source)| named(Some(name), Some(source)).ok_or_else(|| refuse(source))).collect()
+        }
+        Some(other) => Err(refuse(other)),
+    }
+}
+
+/// The beginning of a value, for an error.
+fn excerpt(value: &Value) -> String {
+    let text = value.to_string();
+    let mut start: String = text.chars().take(60).collect();
+    if start.len() < text.len() {
+        start.push('…');
+    }
+    start
 }

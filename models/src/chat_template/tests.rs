@@ -230,6 +230,36 @@ fn a_conversation_with_tools_uses_the_template_for_tools() {
 }
 
 #[test]
+fn templates_of_processors_are_those_of_a_tokenizer_without_templates() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let source = || ChatTemplate::from_folder(folder.path(), &special()).unwrap().map(|found| found.source().to_owned());
+    write("tokenizer_config.json", r#"{"eos_token": "</s>"}"#);
+    write("processor_config.json", r#"{"processor_class": "Gemma3Processor"}"#);
+    assert_eq!(source(), None);
+    write("chat_template.json", r#"{"chat_template": "chat_template.json"}"#);
+    assert_eq!(source().as_deref(), Some("chat_template.json"));
+    write("processor_config.json", r#"{"chat_template": "processor"}"#);
+    assert_eq!(source().as_deref(), Some("processor"));
+    write("tokenizer_config.json", r#"{"chat_template": "tokenizer"}"#);
+    assert_eq!(source().as_deref(), Some("tokenizer"));
+    write("chat_template.jinja", "jinja");
+    assert_eq!(source().as_deref(), Some("jinja"));
+}
+
+#[test]
+fn a_chat_template_of_another_form_is_refused() {
+    for value in [json!(5), json!(["default"]), json!([{"template": "t"}]), json!({"default": null})] {
+        for file in ["tokenizer_config.json", "chat_template.json"] {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join(file), json!({"chat_template": value}).to_string()).unwrap();
+            let error = ChatTemplate::from_folder(folder.path(), &special()).unwrap_err().to_string();
+            assert!(error.contains(file) && error.contains("`chat_template`: expected a template"), "{error}");
+        }
+    }
+}
+
+#[test]
 fn the_error_without_a_default_template_lists_the_others() {
     let template =
         ChatTemplate::named(vec![("tool_use".into(), "t".into()), ("rag".into(), "r".into())], &special()).unwrap();

@@ -1,9 +1,11 @@
 //! A checkpoint under the tensor names that its family declares.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
+use ::safetensors::Dtype;
 use burn::tensor::TensorData;
-use burnish_kernels::packed::Packed;
+use burnish_kernels::packed::{Packed, PackedKind};
 use serde_json::Value;
 
 use super::Checkpoint;
@@ -114,13 +116,38 @@ impl Checkpoint for Renamed {
         self.inner.read(self.stored(name)?, dtype)
     }
 
+    fn packed_kind(&self, name: &str) -> Option<PackedKind> {
+        self.inner.packed_kind(self.names.get(name)?)
+    }
+
     fn read_packed(&self, name: &str) -> Result<Option<Packed>> {
         self.inner.read_packed(self.stored(name)?)
+    }
+
+    fn integer_dtype(&self, name: &str) -> Option<Dtype> {
+        self.names.get(name).and_then(|stored| self.inner.integer_dtype(stored))
+    }
+
+    fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
+        self.inner.read_bytes(self.stored(name)?)
+    }
+
+    fn float_type(&self, name: &str) -> Option<FloatType> {
+        self.inner.float_type(self.names.get(name)?)
+    }
+
+    fn file_of(&self, name: &str) -> Option<PathBuf> {
+        self.inner.file_of(self.names.get(name)?)
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.inner.files()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use burnish_kernels::packed::{Affine, Floats};
     use serde_json::json;
 
     use super::*;
@@ -138,6 +165,29 @@ mod tests {
 
         fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
             Ok(self.0[name].clone())
+        }
+
+        fn read(&self, name: &str, dtype: FloatType) -> Result<TensorData> {
+            // A stored value that the default of the trait would not give.
+            dtype.convert(name, vec![self.0[name][0] + 0.5])
+        }
+
+        fn read_packed(&self, name: &str) -> Result<Option<Packed>> {
+            let blocks = Floats::F32(vec![self.0[name][0]]);
+            let affine = Affine::new(name, [1, 64], [4, 64], vec![0; 8], blocks.clone(), blocks);
+            Ok(Some(Packed::Affine(affine.unwrap())))
+        }
+
+        fn integer_dtype(&self, name: &str) -> Option<Dtype> {
+            self.0.contains_key(name).then_some(Dtype::U8)
+        }
+
+        fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
+            Ok(vec![self.0[name][0] as u8])
+        }
+
+        fn files(&self) -> Vec<PathBuf> {
+            vec![PathBuf::from("model.safetensors")]
         }
     }
 
@@ -184,6 +234,18 @@ mod tests {
         assert_eq!(names(&old).0, owned(&[(EMBEDDING, 3.0), ("model.norm.weight", 1.0)]));
         let new = [("model.language_model.norm.weight", 1.0), ("model.vision_tower.norm.weight", 2.0), (HEAD, 3.0)];
         assert_eq!(names(&new).0, owned(&[(EMBEDDING, 3.0), ("model.norm.weight", 1.0)]));
+    }
+
+    #[test]
+    fn every_method_is_forwarded_under_the_stored_name() {
+        let tensors = [(HEAD, 7.0)].map(|(name, value)| (name.to_owned(), vec![value])).into();
+        let own = [(EMBEDDING.to_owned(), HEAD.to_owned())].into();
+        let renamed = Renamed { inner: Box::new(Named(tensors)), names: own };
+        assert_eq!(renamed.read(EMBEDDING, FloatType::F32).unwrap().to_vec::<f32>().unwrap(), [7.5]);
+        assert_eq!(renamed.read_packed(EMBEDDING).unwrap().unwrap().dequantize(), [7.0; 64]);
+        assert_eq!((renamed.integer_dtype(EMBEDDING), renamed.integer_dtype(HEAD)), (Some(Dtype::U8), None));
+        assert_eq!(renamed.read_bytes(EMBEDDING).unwrap(), [7]);
+        assert_eq!(renamed.files(), [PathBuf::from("model.safetensors")]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use ::safetensors::Dtype;
 use burn::tensor::TensorData;
-use burnish_kernels::packed::Packed;
+use burnish_kernels::packed::{Packed, PackedKind};
 
 use crate::error::{ModelError, Result};
 use crate::float_type::FloatType;
@@ -45,6 +45,11 @@ pub trait Checkpoint: Send + Sync {
         dtype.convert(name, self.read_f32(name)?)
     }
 
+    /// The format of the blocks that a matrix is kept in; `None` where the checkpoint keeps floats.
+    fn packed_kind(&self, _name: &str) -> Option<PackedKind> {
+        None
+    }
+
     /// A matrix in the blocks that the checkpoint keeps it in; `None` where it keeps floats. [`Checkpoint::read_f32`] gives the weights
     /// of those blocks.
     ///
@@ -52,6 +57,11 @@ pub trait Checkpoint: Send + Sync {
     /// As [`Checkpoint::read_f32`], and when the blocks are not those of the shape or have scales that are not finite.
     fn read_packed(&self, _name: &str) -> Result<Option<Packed>> {
         Ok(None)
+    }
+
+    /// The type of floats that a tensor is stored in, where [`Checkpoint::read`] gives it unchanged; `None` if it is another, or packed.
+    fn float_type(&self, _name: &str) -> Option<FloatType> {
+        None
     }
 
     /// The type of a tensor of integers or booleans, such as a buffer of positions; `None` for floats.
@@ -65,6 +75,11 @@ pub trait Checkpoint: Send + Sync {
     /// If there is no tensor of that name, or it is stored in a way that safetensors does not know.
     fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
         Err(ModelError::Mismatch { problems: vec![format!("{name}: its bytes can't be read as they are stored")] })
+    }
+
+    /// The file that a tensor is read from.
+    fn file_of(&self, _name: &str) -> Option<PathBuf> {
+        None
     }
 
     /// The files that the tensors are read from.
@@ -90,12 +105,24 @@ impl<C: Checkpoint + ?Sized> Checkpoint for Box<C> {
         (**self).read(name, dtype)
     }
 
+    fn packed_kind(&self, name: &str) -> Option<PackedKind> {
+        (**self).packed_kind(name)
+    }
+
     fn read_packed(&self, name: &str) -> Result<Option<Packed>> {
         (**self).read_packed(name)
     }
 
+    fn float_type(&self, name: &str) -> Option<FloatType> {
+        (**self).float_type(name)
+    }
+
     fn integer_dtype(&self, name: &str) -> Option<Dtype> {
         (**self).integer_dtype(name)
+    }
+
+    fn file_of(&self, name: &str) -> Option<PathBuf> {
+        (**self).file_of(name)
     }
 
     fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {

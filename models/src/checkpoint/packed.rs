@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use burn::tensor::TensorData;
 use burnish_kernels::packed::codebook::{DYNAMIC_BLOCK, NF4, SIGNED};
 use burnish_kernels::packed::nf4::{Absmax, DoubleAbsmax};
-use burnish_kernels::packed::{Affine, Floats, Nf4, Packed};
+use burnish_kernels::packed::{Affine, Element, Nf4, Packed, PackedKind};
+use half::{bf16, f16};
 use safetensors::Dtype;
 use serde::Deserialize;
 use serde_json::Value;
@@ -57,6 +58,7 @@ pub(crate) fn is_read(config: &Value, name: &str) -> bool {
 pub fn packed_folder(folder: &Path, inner: Box<dyn Checkpoint>, config: &Value) -> Result<Box<dyn Checkpoint>> {
     let Some(method) = method(config) else { return Ok(inner) };
     let (mut weights, mut problems) = (BTreeMap::new(), Vec::new());
+    let file = |name: &str| inner.file_of(name).unwrap_or_else(|| folder.to_owned()).display().to_string();
     let names = inner.names();
     for name in &names {
         let found = match method {
@@ -66,7 +68,7 @@ pub fn packed_folder(folder: &Path, inner: Box<dyn Checkpoint>, config: &Value) 
         match found {
             Ok(Some(form)) => drop(weights.insert(name.clone(), form)),
             Ok(None) => {}
-            Err(problem) => problems.push(format!("{}: {name}: {problem}", folder.display())),
+            Err(problem) => problems.push(format!("{}: {name}: {problem}", file(name))),
         }
     }
     let is_part = |name: &String| match method {
@@ -82,7 +84,7 @@ pub fn packed_folder(folder: &Path, inner: Box<dyn Checkpoint>, config: &Value) 
     };
     let stray = names.iter().filter(|name| is_read(config, name) && !is_part(name) && problems.is_empty());
     let stray: Vec<String> =
-        stray.map(|name| format!("{}: {name}: is part of no packed weight", folder.display())).collect();
+        stray.map(|name| format!("{}: {name}: expected a packed weight that it is part of, got none", file(name))).collect();
     problems.extend(stray);
     if !problems.is_empty() {
         return Err(ModelError::Mismatch { problems });
@@ -91,7 +93,7 @@ pub fn packed_folder(folder: &Path, inner: Box<dyn Checkpoint>, config: &Value) 
         return Ok(inner);
     }
     let names = names.into_iter().filter(|name| !is_part(name)).collect();
-    Ok(Box::new(PackedFolder { folder: folder.to_owned(), inner, names, weights }))
+    Ok(Box::new(PackedFolder { inner, names, weights }))
 }
 
 /// How a packed weight is stored.
@@ -123,21 +125,21 @@ struct QuantState {
 fn nf4_form(inner: &dyn Checkpoint, name: &str, names: &[String]) -> std::result::Result<Option<Form>, String> {
     if !name.ends_with(".weight") || inner.shape(&format!("{name}.absmax")).is_none() {
         let is_packed = name.ends_with(".weight") && inner.integer_dtype(name).is_some();
-        return if is_packed { Err("has integers, and no `absmax` beside them".to_owned()) } else { Ok(None) };
+        return if is_packed { Err("expected `absmax` beside its integers, got none".to_owned()) } else { Ok(None) };
     }
     let start = format!("{name}{QUANT_STATE}");
-    let state = names.iter().find(|name| name.starts_with(&start)).ok_or("has `absmax`, and no `quant_state`")?;
+    let state =
+        names.iter().find(|name| name.starts_with(&start)).ok_or("expected `quant_state` beside its `absmax`, got none")?;
     let bytes = inner.read_bytes(state).map_err(|error| error.to_string())?;
-    let state: QuantState =
-        serde_json::from_slice(&bytes).map_err(|error| format!("its quant_state is not read: {error}"))?;
+    let state: QuantState = serde_json::from_slice(&bytes).map_err(|error| format!("`quant_state`: {error}"))?;
     if state.quant_type != "nf4" {
-        return Err(format!("is in {}, and nf4 is read", state.quant_type));
+        return Err(format!("expected nf4, got {}", state.quant_type));
     }
     let dims: [usize; 2] =
-        state.shape.try_into().map_err(|shape: Vec<usize>| format!("has the shape {shape:?}, and matrices are read"))?;
+        state.shape.try_into().map_err(|shape: Vec<usize>| format!("expected a matrix, got the shape {shape:?}"))?;
     let map = |part: &str| inner.read_f32(&format!("{name}.{part}")).map_err(|error| error.to_string());
     if map("quant_map")? != NF4 {
-        return Err("has a `quant_map` that is not that of nf4".to_owned());
+        return Err("expected the `quant_map` of nf4, got another".to_owned());
     }
     let offset = match (state.nested_blocksize, state.nested_offset) {
         (None, None) => None,
@@ -146,12 +148,12 @@ fn nf4_form(inner: &dyn Checkpoint, name: &str, names: &[String]) -> std::result
             let is_alike = |(found, own): (&f32, &f32)| (found - own).abs() <= 1e-6;
             let nested = map("nested_quant_map")?;
             if nested.len() != SIGNED.values().len() || !nested.iter().zip(SIGNED.values()).all(is_alike) {
-                return Err("has a `nested_quant_map` that is not the dynamic one".to_owned());
+                return Err("expected the dynamic `nested_quant_map`, got another".to_owned());
             }
             Some(offset as f32)
         }
         (block, _) => {
-            return Err(format!("has nested blocks of {block:?}, and those of {DYNAMIC_BLOCK} with an offset are read"));
+            return Err(format!("expected an offset and nested blocks of {DYNAMIC_BLOCK}, got blocks of {block:?}"));
         }
     };
     Ok(Some(Form::Nf4 { dims, block: state.blocksize, offset }))
@@ -162,8 +164,9 @@ fn mlx_form(inner: &dyn Checkpoint, name: &str, config: &Value) -> std::result::
     let Some(layer) = name.strip_suffix(".weight").filter(|_| inner.integer_dtype(name) == Some(Dtype::U32)) else {
         return Ok(None);
     };
-    let shape =
-        |part: &str| inner.shape(&format!("{layer}.{part}")).ok_or(format!("has integers, and no `{part}` beside them"));
+    let shape = |part: &str| {
+        inner.shape(&format!("{layer}.{part}")).ok_or(format!("expected `{part}` beside its integers, got none"))
+    };
     let (scales, biases) = (shape("scales")?, shape("biases")?);
     let words = inner.shape(name).unwrap_or_default();
     let settings = config.get("quantization").or_else(|| config.get("quantization_config")).unwrap_or(&Value::Null);
@@ -182,14 +185,14 @@ fn mlx_form(inner: &dyn Checkpoint, name: &str, config: &Value) -> std::result::
             Ok(Some(Form::Mlx { dims: [*rows, groups * group], bits, group, layer: layer.to_owned() }))
         }
         _ => Err(format!(
-            "words {words:?}, scales {scales:?} and biases {biases:?} are not those of {bits} bits in groups of {group}"
+            "expected words, scales and biases of {bits} bits in groups of {group}, got words {words:?}, scales {scales:?} and biases \
+             {biases:?}"
         )),
     }
 }
 
 /// See [`packed_folder`].
 struct PackedFolder {
-    folder: PathBuf,
     inner: Box<dyn Checkpoint>,
     names: Vec<String>,
     weights: BTreeMap<String, Form>,
@@ -213,11 +216,19 @@ impl PackedFolder {
             }
             Form::Mlx { dims, bits, group, layer } => {
                 let words = bytes.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
-                let floats = |part: &str| inner.read_f32(&format!("{layer}.{part}")).map(Floats::narrowest);
+                let floats = |part: &str| {
+                    let name = format!("{layer}.{part}");
+                    let values = inner.read_f32(&name)?;
+                    Ok::<_, ModelError>(match inner.float_type(&name) {
+                        Some(FloatType::F16) => f16::floats(values),
+                        Some(FloatType::BF16) => bf16::floats(values),
+                        _ => f32::floats(values),
+                    })
+                };
                 Affine::new(name, *dims, [*bits, *group], words, floats("scales")?, floats("biases")?).map(Packed::Affine)
             }
         };
-        packed.map_err(|error| ModelError::format(&self.folder, error.to_string()))
+        packed.map_err(|error| ModelError::format(self.file_of(name).unwrap_or_default(), error.to_string()))
     }
 }
 
@@ -247,6 +258,26 @@ impl Checkpoint for PackedFolder {
         self.inner.read(name, dtype)
     }
 
+    fn float_type(&self, name: &str) -> Option<FloatType> {
+        if self.weights.contains_key(name) { None } else { self.inner.float_type(name) }
+    }
+
+    fn file_of(&self, name: &str) -> Option<PathBuf> {
+        self.inner.file_of(name)
+    }
+
+    fn packed_kind(&self, name: &str) -> Option<PackedKind> {
+        Some(match self.weights.get(name)? {
+            Form::Nf4 { block, offset, .. } => PackedKind::Nf4 { block: *block, double: offset.is_some() },
+            Form::Mlx { bits, group, layer, .. } => {
+                let of = |part: &str| self.inner.float_type(&format!("{layer}.{part}")).unwrap_or_default();
+                let (scales, biases) = (of("scales"), of("biases"));
+                let scales = if scales == biases { scales } else { FloatType::F32 };
+                PackedKind::Affine { bits: *bits, group: *group, scales: scales.into() }
+            }
+        })
+    }
+
     fn read_packed(&self, name: &str) -> Result<Option<Packed>> {
         self.weights.get(name).map(|form| self.packed(name, form)).transpose()
     }
@@ -258,7 +289,7 @@ impl Checkpoint for PackedFolder {
     fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
         if self.weights.contains_key(name) {
             return Err(ModelError::Mismatch {
-                problems: vec![format!("{name}: is packed, so that it has no bytes of its own")],
+                problems: vec![format!("{name}: expected a tensor that is stored as it is, got a packed weight")],
             });
         }
         self.inner.read_bytes(name)

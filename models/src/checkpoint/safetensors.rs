@@ -13,6 +13,7 @@ use memmap2::Mmap;
 use super::{Checkpoint, release};
 use crate::error::{ModelError, Result};
 use crate::float_type::FloatType;
+use crate::json_file;
 
 /// The file of a checkpoint that is not sharded.
 pub(crate) const SINGLE: &str = "model.safetensors";
@@ -114,9 +115,7 @@ pub(crate) fn tensor_names(index: &Path) -> Result<Vec<String>> {
 }
 
 fn weight_map(index: &Path) -> Result<serde_json::Map<String, serde_json::Value>> {
-    let text = std::fs::read_to_string(index).map_err(|error| ModelError::io(index, error))?;
-    let mut json: serde_json::Value =
-        serde_json::from_str(&text).map_err(|error| ModelError::format(index, format!("not JSON: {error}")))?;
+    let mut json = json_file::read(index)?;
     match json.get_mut("weight_map").map(serde_json::Value::take) {
         Some(serde_json::Value::Object(map)) => Ok(map),
         _ => Err(ModelError::format(index, "`weight_map` is missing")),
@@ -157,6 +156,19 @@ impl Checkpoint for SafetensorsFolder {
         self.with_bytes(name, to_f32)
     }
 
+    fn float_type(&self, name: &str) -> Option<FloatType> {
+        match self.locate(name)?.1.dtype {
+            Dtype::F32 => Some(FloatType::F32),
+            Dtype::F16 => Some(FloatType::F16),
+            Dtype::BF16 => Some(FloatType::BF16),
+            _ => None,
+        }
+    }
+
+    fn file_of(&self, name: &str) -> Option<PathBuf> {
+        self.locate(name).map(|(shard, _)| shard.path.clone())
+    }
+
     fn integer_dtype(&self, name: &str) -> Option<Dtype> {
         let dtype = self.locate(name)?.1.dtype;
         let is_integer = matches!(
@@ -183,13 +195,16 @@ impl Checkpoint for SafetensorsFolder {
     }
 
     fn read(&self, name: &str, dtype: FloatType) -> Result<TensorData> {
-        let stored = self.locate(name).map(|(_, info)| info.dtype);
-        match (stored, dtype) {
-            (Some(Dtype::F32), FloatType::F32)
-            | (Some(Dtype::F16), FloatType::F16)
-            | (Some(Dtype::BF16), FloatType::BF16) => self.with_bytes(name, |bytes, _| Some(dtype.read(bytes))),
-            _ => dtype.convert(name, self.read_f32(name)?),
+        if self.float_type(name) == Some(dtype) {
+            return self.with_bytes(name, |bytes, _| Some(dtype.read(bytes)));
         }
+        self.with_bytes(name, |bytes, stored| {
+            // Whole elements of any dtype.
+            const PART: usize = 1 << 22;
+            to_f32(&[], stored)?;
+            let parts = bytes.chunks(PART).filter_map(|part| to_f32(part, stored));
+            Some(dtype.convert_parts(name, bytes.len() * 8 / stored.bitsize(), parts))
+        })?
     }
 }
 

@@ -19,7 +19,7 @@ impl ModelConfig {
             .and_then(Value::as_str)
             .ok_or_else(|| ModelError::Config { reason: "`model_type` is missing".to_owned() })?;
         let family = families::by_model_type(model_type)?;
-        refuse_unread(value)?;
+        refuse_unread(value, family)?;
         let config = (family.configure)(value)?;
         config.check()?;
         Ok(config)

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::Family;
 use crate::error::{ModelError, Result};
 
 /// Reads the file into a family's own structure.
@@ -24,7 +25,7 @@ pub(crate) fn require_activation(key: &str, name: Option<&str>, own: Activation)
     }
 }
 
-/// Keys that change what a decoder computes and that no family reads.
+/// Keys that change what a decoder computes. A family that reads one has it in [`Family::reads`].
 const UNREAD: &[&str] = &[
     "attn_logit_softcapping",
     "attention_multiplier",
@@ -40,9 +41,9 @@ const UNREAD: &[&str] = &[
     "use_qk_norm",
 ];
 
-/// Refuses these keys by name, unless their value has no effect.
-pub(crate) fn refuse_unread(json: &Value) -> Result<()> {
-    for key in UNREAD {
+/// Refuses these keys by name, unless the family reads them or their value has no effect.
+pub(crate) fn refuse_unread(json: &Value, family: &Family) -> Result<()> {
+    for key in UNREAD.iter().filter(|key| !family.reads.contains(key)) {
         let Some(value) = json.get(key) else { continue };
         let has_no_effect = match value {
             Value::Null | Value::Bool(false) => true,
@@ -54,6 +55,26 @@ pub(crate) fn refuse_unread(json: &Value) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The dropouts of the classes of transformers. They are active while training, not otherwise.
+const DROPOUTS: &[&str] = &[
+    "activation_dropout",
+    "attention_dropout",
+    "attention_probs_dropout_prob",
+    "attn_pdrop",
+    "dropout",
+    "embd_pdrop",
+    "embedding_dropout",
+    "hidden_dropout",
+    "hidden_dropout_prob",
+    "resid_pdrop",
+];
+
+/// The dropouts in `config.json` that are not 0, by key. None is applied: adapters have a dropout of their own.
+pub fn ignored_dropouts(json: &Value) -> Vec<(&'static str, f64)> {
+    let value = |key: &&'static str| Some((*key, json.get(*key)?.as_f64().filter(|value| *value != 0.0)?));
+    DROPOUTS.iter().filter_map(value).collect()
 }
 
 /// The special tokens of a configuration.

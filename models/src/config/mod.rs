@@ -11,7 +11,7 @@ use std::fmt;
 use burnish_kernels::glu::Activation;
 use serde_json::{Map, Value};
 
-pub use json::TokenIds;
+pub use json::{TokenIds, ignored_dropouts};
 pub(crate) use json::{parse, refuse_unread, require_activation};
 pub use layers::{Biases, LayerConfig};
 pub(crate) use rotary::theta_of;
@@ -28,6 +28,8 @@ pub struct Family {
     pub model_types: &'static [ModelType],
     /// Reads `config.json`.
     pub configure: fn(&Value) -> Result<ModelConfig>,
+    /// The keys of `config.json` that it reads, although they are refused for other families.
+    pub reads: &'static [&'static str],
     /// Every kind of tensor of its models.
     pub parts: &'static [Part],
     /// Norms multiply by their weight plus this offset: 1 in Gemma, otherwise 0. GGUF files store the sum.
@@ -50,6 +52,8 @@ pub struct ModelType {
 pub struct GgufArchitecture {
     /// `general.architecture`.
     pub name: &'static str,
+    /// The keys, without the architecture's name, that it reads, although they are refused for other architectures.
+    pub reads: &'static [&'static str],
     /// Whether llama.cpp computes sliding windows for it.
     pub has_windows: bool,
     /// Writes those keys. Returns an error if llama.cpp would not compute what the configuration says.
@@ -124,6 +128,8 @@ pub struct ModelConfig {
     pub embedding_scale: Option<f64>,
     /// Factor on what a block adds to the residual stream.
     pub residual_multiplier: Option<f64>,
+    /// Divisor of the logits.
+    pub logits_scaling: Option<f64>,
     /// How many tokens a token attends to in sliding layers, itself included.
     pub sliding_window: Option<usize>,
     /// The differences between layers, in order; if there are fewer entries than blocks, they repeat.
@@ -183,7 +189,7 @@ impl ModelConfig {
             num_key_value_heads: positive("num_key_value_heads", sizes.num_key_value_heads)?,
             head_dim,
             vocab_size: positive("vocab_size", sizes.vocab_size)?,
-            max_position_embeddings: sizes.max_position_embeddings,
+            max_position_embeddings: positive("max_position_embeddings", sizes.max_position_embeddings)?,
             tie_word_embeddings: false,
             rms_norm_eps: 1e-6,
             activation: Activation::Silu,
@@ -193,6 +199,7 @@ impl ModelConfig {
             attention_softcap: None,
             embedding_scale: None,
             residual_multiplier: None,
+            logits_scaling: None,
             sliding_window: None,
             layers: vec![LayerConfig { is_sliding: false, rotary: Some(0) }],
             rotary: vec![RotaryConfig { theta: 10_000.0, scaling: None }],
@@ -230,6 +237,8 @@ impl ModelConfig {
             format!("`{name}` is {size}, which is unreasonably large")
         } else if self.sliding_window == Some(0) {
             "`sliding_window`: expected at least 1, got 0".to_owned()
+        } else if self.sliding_window.is_none() && self.layers.iter().any(|layer| layer.is_sliding) {
+            "`sliding_window`: expected a number of tokens, because there are sliding layers, got none".to_owned()
         } else {
             return self.rotary.iter().try_for_each(|rotary| rotary.check(self.head_dim));
         };

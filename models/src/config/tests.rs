@@ -46,6 +46,7 @@ fn unsupported_keys_and_unreasonable_sizes_are_refused_by_name() {
         ("hidden_act", json!("gelu"), "gelu"),
         ("num_hidden_layers", json!(1_000_000_000), "num_hidden_layers"),
         ("vocab_size", json!(u64::MAX), "vocab_size"),
+        ("max_position_embeddings", json!(0), "max_position_embeddings"),
         ("rope_scaling", longrope(7), "8 factors"),
         ("rope_scaling", json!({"type": "yarn", "factor": 4.0}), "yarn"),
         ("rope_scaling", json!({"rope_type": "dynamic", "factor": 4.0}), "dynamic"),
@@ -61,11 +62,30 @@ fn unsupported_keys_and_unreasonable_sizes_are_refused_by_name() {
         ("attn_logit_softcapping", json!(50.0), "attn_logit_softcapping"),
         ("final_logit_softcapping", json!(30.0), "final_logit_softcapping"),
         ("use_bidirectional_attention", json!(true), "use_bidirectional_attention"),
+        // Only Granite reads it.
+        ("logits_scaling", json!(8.0), "logits_scaling"),
     ] {
         let error = read(key, value).unwrap_err().to_string();
         assert!(error.contains(word), "{key}: {error}");
     }
     assert!(read("final_logit_softcapping", Value::Null).is_ok() && read("partial_rotary_factor", json!(1.0)).is_ok());
+}
+
+#[test]
+fn a_family_reads_keys_that_others_refuse() {
+    let factors = |name: &str| json!({"model_type": name, "logits_scaling": 8.0, "attention_multiplier": 0.5});
+    let config = with(&factors("granite")).unwrap();
+    assert_eq!((config.logits_scaling, config.attention_scale), (Some(8.0), 0.5));
+    assert!(with(&factors("qwen2")).unwrap_err().to_string().contains("`attention_multiplier` is 0.5"));
+    let mut other = factors("granite");
+    other["final_logit_softcapping"] = json!(30.0);
+    assert!(with(&other).unwrap_err().to_string().contains("final_logit_softcapping"));
+}
+
+#[test]
+fn dropouts_other_than_0_are_listed() {
+    let json = json!({"attention_dropout": 0.1, "hidden_dropout": 0, "resid_pdrop": 0.0, "embd_pdrop": null});
+    assert_eq!(ignored_dropouts(&json), [("attention_dropout", 0.1)]);
 }
 
 #[test]
@@ -124,6 +144,13 @@ fn layers_of_qwen_from_max_window_layers_on_slide_with_use_sliding_window() {
     assert_eq!(qwen(json!({"use_sliding_window": true})).unwrap(), [None, None, None, Some(16)]);
     let types = ["sliding_attention", "full_attention", "full_attention", "full_attention"];
     assert_eq!(qwen(json!({"use_sliding_window": true, "layer_types": types})).unwrap(), [Some(16), None, None, None]);
+    // transformers does not run these either.
+    for more in
+        [json!({"layer_types": types}), json!({"use_sliding_window": true, "sliding_window": null, "layer_types": types})]
+    {
+        assert!(qwen(more).unwrap_err().to_string().contains("`sliding_window`: expected a number of tokens"));
+    }
+    assert_eq!(qwen(json!({"use_sliding_window": true, "sliding_window": null})).unwrap(), [None; 4]);
     for (wrong, word) in [(json!(["full_attention"]), "got 1"), (json!(vec!["linear_attention"; 4]), "linear_attention")] {
         assert!(qwen(json!({"layer_types": wrong})).unwrap_err().to_string().contains(word));
     }
@@ -205,6 +232,11 @@ fn layer_types_of_gemma_3_take_precedence_over_sliding_window_pattern() {
     assert_eq!(full(json!({"sliding_window_pattern": null, "layer_types": types})), Ok(vec![0, 2]));
     assert_eq!(full(json!({"sliding_window_pattern": 3, "layer_types": types})), Ok(vec![0, 2]));
     assert!(full(json!({"sliding_window_pattern": 0})).unwrap_err().contains("`sliding_window_pattern`"));
+    // transformers does not run these either.
+    assert!(full(json!({"sliding_window_pattern": null})).unwrap_err().contains("got null"));
+    assert!(full(json!({"sliding_window": null})).unwrap_err().contains("`sliding_window`: expected a number of tokens"));
+    assert!(full(json!({"layer_types": types[..3]})).unwrap_err().contains("expected 4 entries, one per layer, got 3"));
+    assert_eq!(full(json!({"sliding_window": null, "layer_types": vec!["full_attention"; 4]})), Ok(vec![0, 1, 2, 3]));
     let mut json = gemma()["text_config"].clone();
     json["attention_bias"] = json!(true);
     let biases = Biases { query_key_value: true, attention_output: true, mlp: false };

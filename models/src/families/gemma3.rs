@@ -19,9 +19,10 @@ use crate::part::{Part, Role};
 pub static FAMILY: Family = Family {
     model_types: &[ModelType { name: "gemma3_text", class: "Gemma3ForCausalLM" }],
     configure,
+    reads: &[],
     parts: PARTS,
     norm_offset: 1.0,
-    gguf: GgufArchitecture { name: "gemma3", has_windows: true, write, read },
+    gguf: GgufArchitecture { name: "gemma3", reads: &[], has_windows: true, write, read },
 };
 
 const PARTS: &[Part] = &[
@@ -114,9 +115,10 @@ fn configure(json: &Value) -> Result<ModelConfig> {
         head_dim: Some(config.head_dim),
         max_position_embeddings: config.max_position_embeddings,
     };
-    let period = config.sliding_window_pattern.unwrap_or(PERIOD);
+    let period = config.sliding_window_pattern.or(config.layer_types.is_some().then_some(PERIOD)).unwrap_or(0);
     if period == 0 {
-        return Err(ModelError::Config { reason: "`sliding_window_pattern`: expected at least 1, got 0".to_owned() });
+        let got = json.get("sliding_window_pattern").unwrap_or(&Value::Null);
+        return Err(ModelError::Config { reason: format!("`sliding_window_pattern`: expected at least 1, got {got}") });
     }
     let mut layers = LayerConfig::list(config.layer_types.as_deref(), config.num_hidden_layers, |layer| {
         !(layer + 1).is_multiple_of(period)

@@ -21,9 +21,10 @@ pub static FAMILY: Family = Family {
         ModelType { name: "mistral", class: "MistralForCausalLM" },
     ],
     configure,
+    reads: &[],
     parts: PARTS,
     norm_offset: 0.0,
-    gguf: GgufArchitecture { name: "llama", has_windows: false, write: |_, _| Ok(()), read: |_, _| Ok(()) },
+    gguf: GgufArchitecture { name: "llama", reads: &[], has_windows: false, write: |_, _| Ok(()), read: |_, _| Ok(()) },
 };
 
 const PARTS: &[Part] = &[
@@ -89,13 +90,14 @@ fn configure(json: &Value) -> Result<ModelConfig> {
     };
     // Like transformers, this ignores a window in a Llama and biases in a Mistral.
     let (biased, mlp_bias) = (config.attention_bias && !is_mistral, config.mlp_bias && !is_mistral);
+    let window = window.filter(|_| is_mistral);
     let plain = ModelConfig::plain(&FAMILY, config.model_type, sizes, TokenIds::read(json)?)?;
     Ok(ModelConfig {
         tie_word_embeddings: config.tie_word_embeddings,
         rms_norm_eps: config.rms_norm_eps,
         biases: Biases { query_key_value: biased, attention_output: biased, mlp: mlp_bias },
-        sliding_window: window.filter(|_| is_mistral),
-        layers: vec![LayerConfig { is_sliding: is_mistral, rotary: Some(0) }],
+        sliding_window: window,
+        layers: vec![LayerConfig { is_sliding: window.is_some(), rotary: Some(0) }],
         rotary: vec![RotaryConfig::read(json, 10_000.0, plain.max_position_embeddings)?],
         ..plain
     })

@@ -1,6 +1,7 @@
 //! The families, one file each, and their registry.
 
 mod gemma3;
+mod granite;
 mod llama;
 mod olmo2;
 mod qwen2;
@@ -10,7 +11,8 @@ use crate::config::Family;
 use crate::error::{ModelError, Result};
 
 /// Every family.
-pub static FAMILIES: &[&Family] = &[&llama::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY, &gemma3::FAMILY, &olmo2::FAMILY];
+pub static FAMILIES: &[&Family] =
+    &[&llama::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY, &gemma3::FAMILY, &olmo2::FAMILY, &granite::FAMILY];
 
 /// The family of a `model_type` of `config.json`.
 ///

@@ -19,9 +19,10 @@ use crate::part::{Part, Role};
 pub static FAMILY: Family = Family {
     model_types: &[ModelType { name: "olmo2", class: "Olmo2ForCausalLM" }],
     configure,
+    reads: &[],
     parts: PARTS,
     norm_offset: 0.0,
-    gguf: GgufArchitecture { name: "olmo2", has_windows: false, write, read },
+    gguf: GgufArchitecture { name: "olmo2", reads: &[], has_windows: false, write, read },
 };
 
 const PARTS: &[Part] = &[

@@ -18,9 +18,10 @@ use crate::part::{Part, Role};
 pub static FAMILY: Family = Family {
     model_types: &[ModelType { name: "qwen2", class: "Qwen2ForCausalLM" }],
     configure,
+    reads: &[],
     parts: PARTS,
     norm_offset: 0.0,
-    gguf: GgufArchitecture { name: "qwen2", has_windows: false, write: |_, _| Ok(()), read: |_, _| Ok(()) },
+    gguf: GgufArchitecture { name: "qwen2", reads: &[], has_windows: false, write: |_, _| Ok(()), read: |_, _| Ok(()) },
 };
 
 const PARTS: &[Part] = &[

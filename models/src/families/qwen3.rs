@@ -19,9 +19,10 @@ use crate::part::{Part, Role};
 pub static FAMILY: Family = Family {
     model_types: &[ModelType { name: "qwen3", class: "Qwen3ForCausalLM" }],
     configure,
+    reads: &[],
     parts: PARTS,
     norm_offset: 0.0,
-    gguf: GgufArchitecture { name: "qwen3", has_windows: false, write, read: |_, _| Ok(()) },
+    gguf: GgufArchitecture { name: "qwen3", reads: &[], has_windows: false, write, read: |_, _| Ok(()) },
 };
 
 /// llama.cpp does not read biases of Qwen3.

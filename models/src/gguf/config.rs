@@ -4,10 +4,10 @@ use serde_json::{Map, Value, json};
 
 use super::keys;
 use crate::checkpoint::Checkpoint;
-use crate::config::Family;
+use crate::config::{Family, GgufArchitecture};
 use crate::error::{ModelError, Result};
 use crate::families;
-use crate::gguf::metadata::Metadata;
+use crate::gguf::metadata::{Metadata, shortest};
 use crate::part::Role;
 
 /// A `config.json` for a file with that metadata and those tensors.
@@ -20,7 +20,7 @@ pub(super) fn config_json(metadata: &Metadata, tensors: &dyn Checkpoint) -> Resu
     let optional = |name: &str| metadata.optional_number(&key(name)).map_err(refuse);
     let number = |name: &str| optional(name)?.ok_or_else(|| missing(&key(name)));
     let float = |name: &str| metadata.optional_float(&key(name)).map_err(refuse);
-    refuse_unread(metadata, architecture)?;
+    refuse_unread(metadata, &family.gguf)?;
     let mut config = Map::new();
     let mut set = |name: &str, value: Value| config.insert(name.to_owned(), value);
     set("architectures", json!([family.model_types[0].class]));
@@ -67,11 +67,6 @@ fn stored(tensors: &dyn Checkpoint, family: &Family, role: Role, kind: &str) -> 
     tensors.shape(&format!("{name}.{kind}"))
 }
 
-/// The shortest decimal number, such as 1e-5, that gives the same f32.
-fn shortest(value: f64) -> f64 {
-    (value as f32).to_string().parse().unwrap_or(value)
-}
-
 fn rope_scaling(metadata: &Metadata, tensors: &dyn Checkpoint, architecture: &str) -> Result<Option<Value>> {
     let key = |name: &str| format!("{architecture}.{name}");
     if tensors.shape(keys::ROPE_FREQS).is_some() {
@@ -102,7 +97,7 @@ fn linear_scaling(metadata: &Metadata, architecture: &str) -> Result<Option<Valu
     }
 }
 
-/// Keys that change what llama.cpp computes and that no family reads.
+/// Keys that change what llama.cpp computes. An architecture that reads one has it in [`GgufArchitecture::reads`].
 const UNREAD: &[&str] = &[
     "attention.clamp_kqv",
     "attention.scale",
@@ -115,10 +110,10 @@ const UNREAD: &[&str] = &[
     "rope.scaling.attn_factor",
 ];
 
-/// Refuses these keys by name, unless their value has no effect.
-fn refuse_unread(metadata: &Metadata, architecture: &str) -> Result<()> {
-    for name in UNREAD {
-        let key = format!("{architecture}.{name}");
+/// Refuses these keys by name, unless the architecture reads them or their value has no effect.
+fn refuse_unread(metadata: &Metadata, architecture: &GgufArchitecture) -> Result<()> {
+    for name in UNREAD.iter().filter(|name| !architecture.reads.contains(name)) {
+        let key = format!("{}.{name}", architecture.name);
         if let Some(value) = metadata.float(&key).filter(|value| ![0.0, 1.0].contains(value)) {
             return Err(ModelError::Config { reason: format!("`{key}` is {value}, which is not supported") });
         }
@@ -136,10 +131,12 @@ mod tests {
         let with = |key: &str, value: f64| {
             let mut metadata = Metadata::default();
             metadata.insert(key, GgufValue::Float(value));
-            refuse_unread(&metadata, "gemma3")
+            let family = families::by_architecture(key.split_once('.').unwrap().0).unwrap();
+            refuse_unread(&metadata, &family.gguf)
         };
         assert!(with("gemma3.final_logit_softcapping", 30.0).unwrap_err().to_string().contains("final_logit_softcapping"));
-        assert!(with("gemma3.logit_scale", 1.0).is_ok() && with("llama.logit_scale", 2.0).is_ok());
+        assert!(with("gemma3.logit_scale", 1.0).is_ok() && with("gemma3.other_scale", 2.0).is_ok());
+        assert!(with("llama.logit_scale", 2.0).unwrap_err().to_string().contains("`llama.logit_scale` is 2"));
     }
 
     #[test]

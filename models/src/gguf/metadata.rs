@@ -193,6 +193,11 @@ impl Metadata {
     }
 }
 
+/// The shortest decimal number, such as 1e-5, that gives the same f32.
+pub(crate) fn shortest(value: f64) -> f64 {
+    (value as f32).to_string().parse().unwrap_or(value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

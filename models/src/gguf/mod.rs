@@ -14,7 +14,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
-use burnish_kernels::packed::{GgufBlocks, Packed};
+use burnish_kernels::packed::{GgufBlocks, Packed, PackedKind};
 use memmap2::Mmap;
 
 pub use burnish_kernels::packed::GgmlType;
@@ -177,6 +177,20 @@ impl Checkpoint for GgufFile {
         vec![self.path.clone()]
     }
 
+    fn file_of(&self, _name: &str) -> Option<PathBuf> {
+        Some(self.path.clone())
+    }
+
+    fn float_type(&self, name: &str) -> Option<FloatType> {
+        let stored = self.tensors.get(name).filter(|stored| self.offset_of(stored) == 0.0)?;
+        match stored.info.kind {
+            GgmlType::F32 => Some(FloatType::F32),
+            GgmlType::F16 => Some(FloatType::F16),
+            GgmlType::BF16 => Some(FloatType::BF16),
+            _ => None,
+        }
+    }
+
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         let stored = self.stored(name)?;
         let values = self.with_bytes(&stored.info, |bytes| stored.info.kind.dequantize(bytes))?;
@@ -190,12 +204,16 @@ impl Checkpoint for GgufFile {
         Ok(values)
     }
 
+    fn packed_kind(&self, name: &str) -> Option<PackedKind> {
+        let info = &self.tensors.get(name)?.info;
+        (info.kind.is_packed() && info.shape.len() == 2).then_some(PackedKind::Gguf(info.kind))
+    }
+
     fn read_packed(&self, name: &str) -> Result<Option<Packed>> {
         let stored = self.stored(name)?;
-        let (kind, &[rows, columns]) = (stored.info.kind, &stored.info.shape[..]) else { return Ok(None) };
-        if !kind.is_packed() {
+        let (Some(PackedKind::Gguf(kind)), &[rows, columns]) = (self.packed_kind(name), &stored.info.shape[..]) else {
             return Ok(None);
-        }
+        };
         // Rows are whole blocks, so that they move as bytes do.
         let bytes =
             self.with_bytes(&stored.info, |bytes| Ok(self.reordered(stored, bytes)?.unwrap_or_else(|| bytes.to_vec())))??;
@@ -204,17 +222,13 @@ impl Checkpoint for GgufFile {
     }
 
     fn read(&self, name: &str, dtype: FloatType) -> Result<TensorData> {
-        let stored = self.stored(name)?;
-        match (stored.info.kind, dtype) {
-            (GgmlType::F32, FloatType::F32) | (GgmlType::F16, FloatType::F16) | (GgmlType::BF16, FloatType::BF16)
-                if self.offset_of(stored) == 0.0 =>
-            {
-                self.with_bytes(&stored.info, |bytes| {
-                    let moved = self.reordered(stored, bytes)?;
-                    Ok(dtype.read(moved.as_deref().unwrap_or(bytes)))
-                })?
-            }
-            _ => dtype.convert(name, self.read_f32(name)?),
+        if self.float_type(name) != Some(dtype) {
+            return dtype.convert(name, self.read_f32(name)?);
         }
+        let stored = self.stored(name)?;
+        self.with_bytes(&stored.info, |bytes| {
+            let moved = self.reordered(stored, bytes)?;
+            Ok(dtype.read(moved.as_deref().unwrap_or(bytes)))
+        })?
     }
 }

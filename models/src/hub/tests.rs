@@ -80,6 +80,8 @@ fn a_hub_id_and_its_folder_are_the_same_model() {
         ("added_tokens.json", r#"{"<|a|>": 512, "<|b|>": 513}"#),
         ("special_tokens_map.json", "{}"),
         ("chat_template.jinja", "{{ messages }}"),
+        ("chat_template.json", r#"{"chat_template": "{{ messages }}"}"#),
+        ("processor_config.json", "{}"),
         ("additional_chat_templates/tool_use.jinja", "{{ tools }}"),
         ("training_args.bin", "not asked for"),
         ("onnx/model.onnx", "not asked for"),

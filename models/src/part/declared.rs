@@ -1,6 +1,9 @@
 //! The tensors that a configuration declares: the parts of its family, with their sizes.
 
+use std::collections::BTreeSet;
+
 use super::{Part, Role};
+use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 
 impl Role {
@@ -95,5 +98,35 @@ impl ModelConfig {
     /// The number of weights of the model.
     pub fn parameter_count(&self) -> usize {
         declared_tensors(self).iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum()
+    }
+}
+
+/// The floats of a checkpoint that the configuration declares no tensor for. transformers ignores them too, with a warning.
+pub fn undeclared_tensors(config: &ModelConfig, checkpoint: &dyn Checkpoint) -> Vec<String> {
+    let declared: BTreeSet<String> = declared_tensors(config).into_iter().map(|tensor| tensor.name).collect();
+    let is_undeclared = |name: &String| !declared.contains(name) && checkpoint.integer_dtype(name).is_none();
+    checkpoint.names().into_iter().filter(is_undeclared).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::checkpoint::SafetensorsFolder;
+
+    #[test]
+    fn weights_of_more_layers_than_the_configuration_has_are_undeclared() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/parity/biased");
+        let checkpoint = SafetensorsFolder::open(&folder).unwrap();
+        let mut json = crate::json_file::read(&folder.join("config.json")).unwrap();
+        let undeclared = |json: &serde_json::Value| undeclared_tensors(&ModelConfig::from_json(json).unwrap(), &checkpoint);
+        assert!(undeclared(&json).is_empty());
+        json["mlp_bias"] = false.into();
+        assert_eq!(undeclared(&json).len(), 2 * 3);
+        json["num_hidden_layers"] = 1.into();
+        let found = undeclared(&json);
+        assert!(found.contains(&"model.layers.1.input_layernorm.weight".to_owned()), "{found:?}");
+        assert!(found.iter().all(|name| name.starts_with("model.layers.1.") || name.contains("0.mlp.")), "{found:?}");
     }
 }

@@ -8,7 +8,7 @@ use crate::config::ModelConfig;
 use crate::error::{ModelError, Result};
 use crate::linear::Linear;
 use crate::loader::Loader;
-use crate::weight::Weight;
+use crate::weight::MatrixWeight;
 
 /// Loads the parts of one block, or the parts outside blocks, by their roles.
 pub struct PartLoader<'a, 'b, B: FusedBackend> {
@@ -38,14 +38,14 @@ impl<'a, 'b, B: FusedBackend> PartLoader<'a, 'b, B> {
         self.loader.linear(&name, shape[0], shape[1], role.has_bias(self.config))
     }
 
-    /// A matrix, with its checkpoint name.
+    /// The embedding or the head, with its checkpoint name.
     ///
     /// # Errors
     /// As [`PartLoader::linear`].
-    pub fn matrix(&mut self, role: Role) -> Result<(String, Weight<B, 2>)> {
+    pub fn matrix(&mut self, role: Role) -> Result<(String, MatrixWeight<B>)> {
         let (name, shape) = self.find(role)?;
         let name = format!("{name}.weight");
-        let weight = self.loader.matrix(&name, shape[0], shape[1])?;
+        let weight = self.loader.embedding(&name, shape[0], shape[1])?;
         Ok((name, weight))
     }
 

@@ -3,7 +3,7 @@
 mod declared;
 mod loader;
 
-pub use declared::{DeclaredTensor, declared_tensors};
+pub use declared::{DeclaredTensor, declared_tensors, undeclared_tensors};
 pub use loader::PartLoader;
 
 /// What a tensor is for in a decoder. Its shape follows from it.

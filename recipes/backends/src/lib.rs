@@ -52,6 +52,11 @@ pub fn choose(name: &str) -> Result<(&'static str, &'static str)> {
     })
 }
 
+/// Whether attention on that backend skips the other examples of a row. Elsewhere a row costs as if it were one long example.
+pub fn attends_by_segment(name: &str) -> bool {
+    matches!(choose(name), Ok(("cpu" | "metal" | "vulkan" | "cuda" | "emulator", _)))
+}
+
 /// The backends apart from `auto` and `cpu`, and whether this build has them.
 const BUILT_IN: &[(&str, bool)] = &[
     ("candle", cfg!(feature = "candle")),
@@ -180,5 +185,6 @@ mod tests {
             assert!(is_known, "{name}");
         }
         assert!(NAMES.contains(&choose("auto").unwrap().0));
+        assert!(attends_by_segment("cpu") && !attends_by_segment("wgpu") && !attends_by_segment("gpu"));
     }
 }

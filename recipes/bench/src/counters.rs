@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use burnish_lora::{LoraConfig, attach};
 use burnish_metal::emulator::{EmulatorDevice, KernelReport, MetalCpu, take_reports};
-use burnish_models::{AdapterPass, FloatType, ModelConfig};
+use burnish_models::{AdapterPass, FloatType, LoadOptions, ModelConfig};
 use serde::Serialize;
 
 use super::action::{Launch, actions};
@@ -255,7 +255,7 @@ fn count_block(
 /// Forward and backward of a model.
 fn count_model(config: &ModelConfig, sizes: &Sizes, dtype: FloatType) -> Result<BTreeMap<String, KernelReport>> {
     let device = EmulatorDevice::Quick;
-    let mut model = random_model::<Training<MetalCpu>>(config, dtype, &device)?;
+    let mut model = random_model::<Training<MetalCpu>>(config, LoadOptions::frozen(dtype), &device)?;
     attach(&mut model, &LoraConfig { rank: sizes.rank, ..LoraConfig::default() }, 1, &device)?;
     let batch = random_batch(sizes);
     reports_of(device, || {

@@ -29,13 +29,16 @@ pub mod stopwatch;
 pub mod table;
 pub mod work;
 
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use burnish_backends::{BackendJob, dtype};
+use burnish_engine::MomentType;
 use burnish_engine::guard::guarded;
 use burnish_kernels::FusedBackend;
-use burnish_models::FloatType;
+use burnish_models::{FloatType, Quantization};
+use serde_json::{Value, json};
 
 use self::attempt::attempt;
 use self::document::{BackendResult, Document};
@@ -43,7 +46,7 @@ use self::entry::Kernel;
 use self::setup::Setup;
 use self::shape::Shape;
 use self::sizes::Sizes;
-use self::step::StepOutcome;
+use self::step::{StepOutcome, StepParts};
 use self::stopwatch::Pace;
 
 /// Receives lines that say how far the measurement is.
@@ -58,6 +61,20 @@ pub struct Options {
     pub kernels: Vec<Kernel>,
     /// Whether whole steps are timed too.
     pub step: bool,
+    /// Whether the blocks of a step are checkpointed.
+    pub grad_checkpoint: bool,
+    /// How the matrices of a step's model are stored.
+    pub quantization: Quantization,
+    /// Whether its embedding and head are packed too.
+    pub quantize_embedding: bool,
+    /// Whether a step trains all weights, in f32, instead of adapters.
+    pub full: bool,
+    /// How the optimizer of a step stores moments.
+    pub moments: MomentType,
+    /// Dropout of a step's adapters.
+    pub dropout: f64,
+    /// The last blocks that have adapters in a step; `None` for all.
+    pub num_layers: Option<usize>,
     /// The model whose sizes are used; see [`Shape::open`].
     pub model: String,
     /// Rows of a step.
@@ -85,6 +102,13 @@ impl Default for Options {
             backends: vec!["cpu".to_owned()],
             kernels: Kernel::ALL.to_vec(),
             step: false,
+            grad_checkpoint: false,
+            quantization: Quantization::None,
+            quantize_embedding: false,
+            full: false,
+            moments: MomentType::F32,
+            dropout: 0.0,
+            num_layers: None,
             model: "llama-3.2-1b".to_owned(),
             batch_size: 4,
             seq: 2048,
@@ -99,9 +123,59 @@ impl Default for Options {
 }
 
 impl Options {
+    /// What [`Options::kernels_named`] takes: each kernel, and two words for all and none of them.
+    pub fn kernel_names() -> Vec<&'static str> {
+        [ALL, "none"].into_iter().chain(Kernel::ALL.map(Kernel::name)).collect()
+    }
+
+    /// The kernels of these names, in the order of the table.
+    pub fn kernels_named(names: &[String]) -> Vec<Kernel> {
+        let is_asked = |kernel: &Kernel| names.iter().any(|name| name == ALL || name == kernel.name());
+        Kernel::ALL.into_iter().filter(is_asked).collect()
+    }
+
     fn pace(&self, budget: Duration, settle: Duration) -> Pace {
         Pace { repeats: self.repeats, warmup: self.warmup, budget, settle }
     }
+}
+
+/// The name for all kernels.
+const ALL: &str = "all";
+
+/// Results for people and for programs.
+#[derive(Debug)]
+pub struct Report {
+    /// The tables.
+    pub text: String,
+    /// Everything that was measured.
+    pub json: Value,
+    document: Document,
+}
+
+impl Report {
+    /// Saves the results as a dated file in the folder `output`, and draws them into the file `chart`.
+    ///
+    /// # Errors
+    /// When a file can't be written.
+    pub fn write(&self, output: Option<&Path>, chart: Option<&Path>, say: Say<'_>) -> Result<()> {
+        if let Some(folder) = output {
+            say(&format!("wrote {}", self.document.save(folder)?.display()));
+        }
+        if let Some(file) = chart {
+            std::fs::write(file, plot::svg(&self.document)).with_context(|| file.display().to_string())?;
+            say(&format!("wrote {}", file.display()));
+        }
+        Ok(())
+    }
+}
+
+/// Measures as [`run`] does, and reports: the function behind `burnish bench`.
+///
+/// # Errors
+/// As [`run`].
+pub fn report(options: &Options, say: Say<'_>) -> Result<Report> {
+    let document = run(options, say)?;
+    Ok(Report { text: render::text(&document), json: json!(document), document })
 }
 
 /// No further sample of a row begins after this long.
@@ -138,7 +212,9 @@ pub fn run(options: &Options, say: Say<'_>) -> Result<Document> {
 
 fn on_backend(options: &Options, shape: &Shape, sizes: &Sizes, name: &'static str, say: Say<'_>) -> BackendResult {
     let measured = guarded(|| {
-        let dtype = dtype::choose(name, &options.dtype)?.dtype;
+        // Weights that are trained are f32.
+        let asked = if options.full && options.dtype == "auto" { "f32" } else { &options.dtype };
+        let dtype = dtype::choose(name, asked)?.dtype;
         dispatch(BenchJob { options, shape, sizes, name, dtype, say })
     });
     measured.unwrap_or_else(|error| BackendResult::failed(name, format!("{error:#}")))
@@ -175,16 +251,30 @@ impl BackendJob for BenchJob<'_> {
         if options.step {
             say(&format!("{name}: training steps"));
             let pace = options.pace(STEP_BUDGET, Duration::ZERO);
-            let with_attention = options.kernels.contains(&Kernel::Attention);
+            let attention = options.kernels.contains(&Kernel::Attention);
+            let Options { grad_checkpoint, quantization, quantize_embedding, full, moments, dropout, num_layers, .. } =
+                *options;
+            let parts = StepParts {
+                attention,
+                grad_checkpoint,
+                quantization,
+                quantize_embedding,
+                full,
+                moments,
+                dropout,
+                num_layers,
+            };
             let measured =
-                attempt::<B, _>(&device, || step::measure::<B>(&shape.config, sizes, dtype, &device, &pace, with_attention));
+                attempt::<B, _>(&device, || step::measure::<B>(&shape.config, sizes, dtype, &device, &pace, parts));
             result.step = Some(match measured {
                 Ok(row) => StepOutcome::Measured(Box::new(row)),
                 Err(error) => StepOutcome::Failed { error },
             });
         }
         let mut kernels = options.kernels.clone();
-        if result.step_row().is_some() && !kernels.contains(&Kernel::Linear) {
+        // The products of a step of adapters are those that are measured.
+        let is_compared = result.step_row().is_some() && !options.full;
+        if is_compared && !kernels.contains(&Kernel::Linear) {
             // The step is compared with its matrix products.
             kernels.push(Kernel::Linear);
         }
@@ -202,7 +292,7 @@ impl BackendJob for BenchJob<'_> {
             result.kernels.extend(kernels::measure(*kernel, &setup, &pace, result.copy_gb_per_second));
         }
         result.memory = kernels.into_iter().map(|kernel| kernels::footprint(kernel, &setup)).collect();
-        if let Some(StepOutcome::Measured(step)) = &mut result.step {
+        if let Some(StepOutcome::Measured(step)) = result.step.as_mut().filter(|_| is_compared) {
             step.efficiency = efficiency::efficiency(sizes, &result.kernels, step.ms);
         }
         B::memory_cleanup(&device);
@@ -292,6 +382,13 @@ mod tests {
             backends: vec!["cpu".to_owned(), other.to_owned()],
             kernels: vec![Kernel::RmsNorm, Kernel::Linear],
             step: true,
+            grad_checkpoint: true,
+            quantization: Quantization::Int8,
+            quantize_embedding: true,
+            full: false,
+            moments: MomentType::EightBit,
+            dropout: 0.1,
+            num_layers: Some(1),
             model: small(folder.path()),
             batch_size: 1,
             seq: 8,
@@ -309,7 +406,15 @@ mod tests {
         assert!(step.efficiency.unwrap().step_efficiency > 0.0, "{step:?}");
         assert!(missing.kernels.is_empty() && missing.error.is_some());
         let text = render::text(&document);
-        assert!(text.contains("rms_norm") && text.contains(other) && text.contains("tok/s"), "{text}");
+        assert!(
+            text.contains(
+                "step with checkpointing, moments in eight bits, dropout 0.1, adapters in the last 1 on weights of"
+            ) && text.contains("in int8")
+                && text.contains("rms_norm")
+                && text.contains(other)
+                && text.contains("tok/s"),
+            "{text}"
+        );
         assert!(plot::svg(&document).starts_with("<svg"));
     }
 }

@@ -1,5 +1,8 @@
 //! The most memory that a run held.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Result;
 use burnish_kernels::FusedBackend;
 use serde::Serialize;
 
@@ -61,6 +64,34 @@ fn held<B: FusedBackend>(device: &B::Device) -> Option<Peak> {
         Some(memory) => Some(Peak { bytes: memory.reserved, of: MemoryOf::Pool }),
         None => Some(Peak { bytes: peak_bytes()?, of: MemoryOf::Resident }),
     }
+}
+
+/// Does some work, and follows the memory of the device's live tensors from another thread in the meantime; returns the most that was
+/// seen, where the backend reports it. Samples and work alternate on the device's own thread, so the work takes longer.
+///
+/// # Errors
+/// Those of the work.
+pub fn live_peak<B: FusedBackend>(device: &B::Device, work: impl FnOnce() -> Result<()>) -> Result<Option<u64>> {
+    let Some(probe) = B::memory_probe(device) else {
+        work()?;
+        return Ok(None);
+    };
+    let is_done = AtomicBool::new(false);
+    let (done, seen) = std::thread::scope(|scope| {
+        let is_done = &is_done;
+        let sampler = scope.spawn(move || {
+            let mut most = 0;
+            while !is_done.load(Ordering::Acquire) {
+                most = most.max(probe().map_or(0, |memory| memory.in_use));
+            }
+            most
+        });
+        let done = work().and_then(|()| wait::<B>(device));
+        is_done.store(true, Ordering::Release);
+        (done, sampler.join())
+    });
+    done?;
+    Ok(seen.ok().filter(|most| *most > 0))
 }
 
 #[cfg(test)]

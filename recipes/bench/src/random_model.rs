@@ -13,6 +13,8 @@ use super::setup::Splitmix;
 /// A checkpoint that has every tensor of a model, with values from a hash.
 struct RandomWeights {
     shapes: BTreeMap<String, Vec<usize>>,
+    /// The type that they count as stored in.
+    dtype: FloatType,
 }
 
 /// Uniform within this has the standard deviation 0.02 of fresh weights.
@@ -47,6 +49,10 @@ impl Checkpoint for RandomWeights {
         }
         Ok(values)
     }
+
+    fn float_type(&self, _name: &str) -> Option<FloatType> {
+        Some(self.dtype)
+    }
 }
 
 /// From 24 bits.
@@ -54,17 +60,17 @@ fn uniform(bits: u64) -> f32 {
     (bits as f32 / (1 << 23) as f32 - 1.0) * BOUND
 }
 
-/// A frozen model of random weights.
+/// A model of random weights, frozen or trained. Those that are quantised come from the type that the model computes in.
 ///
 /// # Errors
-/// When no family has such a configuration.
+/// When no family has such a configuration, or weights are trained that are not f32.
 pub fn random_model<B: FusedBackend>(
     config: &ModelConfig,
-    dtype: FloatType,
+    options: LoadOptions,
     device: &B::Device,
 ) -> Result<LanguageModel<B>> {
     let shapes = LanguageModel::<B>::tensor_shapes(config).into_iter().collect();
-    LanguageModel::load(config, &RandomWeights { shapes }, device, LoadOptions::frozen(dtype))
+    LanguageModel::load(config, &RandomWeights { shapes, dtype: options.dtype }, device, options)
 }
 
 #[cfg(test)]
@@ -77,7 +83,7 @@ mod tests {
     #[test]
     fn weights_have_mean_zero_and_the_deviation_of_fresh_ones() {
         let shapes = [("a".to_owned(), vec![300, 1001]), ("norm".to_owned(), vec![5])];
-        let weights = RandomWeights { shapes: shapes.into() };
+        let weights = RandomWeights { shapes: shapes.into(), dtype: FloatType::F32 };
         let values = weights.read_f32("a").unwrap();
         let mean = values.iter().sum::<f32>() / values.len() as f32;
         let deviation = (values.iter().map(|value| value * value).sum::<f32>() / values.len() as f32).sqrt();
@@ -89,7 +95,8 @@ mod tests {
     #[test]
     fn a_shape_becomes_a_frozen_model() {
         let config = Shape::open("llama-3.2-1b").unwrap().shrunk(2).config;
-        let model = random_model::<Flex>(&config, FloatType::F32, &Default::default()).unwrap();
+        let options = LoadOptions::frozen(FloatType::F32);
+        let model = random_model::<Flex>(&config, options, &Default::default()).unwrap();
         assert_eq!((model.num_layers(), model.parameters().len()), (2, 0));
     }
 }

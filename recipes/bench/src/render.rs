@@ -131,6 +131,19 @@ fn remark(row: &KernelRow) -> String {
     parts.join("; ")
 }
 
+/// What is unusual about a step.
+fn about(step: &StepRow) -> String {
+    let parts = [
+        step.full.then(|| "all weights trained".to_owned()),
+        step.grad_checkpoint.then(|| "checkpointing".to_owned()),
+        step.adamw8bit.then(|| "moments in eight bits".to_owned()),
+        (step.dropout > 0.0).then(|| format!("dropout {}", step.dropout)),
+        step.num_layers.map(|layers| format!("adapters in the last {layers}")),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { String::new() } else { format!(" with {}", parts.join(", ")) }
+}
+
 fn step(step: &StepRow) -> String {
     let peak = step.peak.map(|peak| {
         let of = match peak.of {
@@ -138,10 +151,13 @@ fn step(step: &StepRow) -> String {
             MemoryOf::Resident => "resident memory of the process",
         };
         let share = step.peak_share.map(|share| format!(", {} × the least", digits(share))).unwrap_or_default();
-        format!("; peak {} {of}{share}", gib(peak.bytes))
+        let live = step.live_bytes.map(|bytes| format!(", {} live", gib(bytes))).unwrap_or_default();
+        format!("; peak {} {of}{share}{live}", gib(peak.bytes))
     });
     let mut text = format!(
-        "step: {} tok/s, {} ms (first {}){}; loss {:.3} to {:.3}",
+        "step{}{}: {} tok/s, {} ms (first {}){}; loss {:.3} to {:.3}",
+        about(step),
+        step.weights.as_ref().map(|weights| format!(" on weights of {weights}")).unwrap_or_default(),
         digits(step.tokens_per_second),
         digits(step.ms),
         digits(step.first_ms),

@@ -1,19 +1,20 @@
-//! A whole training step of LoRA: forward, backward, update.
+//! A whole training step of LoRA, or of full fine-tuning: forward, backward, update.
 
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 use burn::tensor::DType;
 use burnish_engine::{
-    AdamWConfig, Batch, IGNORE, LossScale, ModelTrainer, Numbers, Objective, StepItem, Trainer, Training, Verdict,
+    AdamWConfig, Batch, Checkpointing, IGNORE, LossScale, ModelTrainer, MomentType, Numbers, StepItem, Trainer, Training,
+    Verdict,
 };
 use burnish_kernels::FusedBackend;
 use burnish_lora::{LoraConfig, attach};
-use burnish_models::{FloatType, ModelConfig};
+use burnish_models::{FloatType, LoadOptions, ModelConfig, Quantization};
 use serde::Serialize;
 
 use super::efficiency::Efficiency;
-use super::peak::{MemoryWatch, Peak};
+use super::peak::{MemoryWatch, Peak, live_peak};
 use super::random_model::random_model;
 use super::setup::Splitmix;
 use super::sizes::Sizes;
@@ -59,6 +60,27 @@ pub struct StepRow {
     pub peak: Option<Peak>,
     /// That over the least that a step needs.
     pub peak_share: Option<f64>,
+    /// Most memory of live tensors during a step, in bytes, where the backend reports it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub live_bytes: Option<u64>,
+    /// Whether blocks were checkpointed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub grad_checkpoint: bool,
+    /// What its weights take, where some are packed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<String>,
+    /// Whether all weights were trained.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub full: bool,
+    /// Whether moments were stored in eight bits.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub adamw8bit: bool,
+    /// Dropout of the adapters.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub dropout: f64,
+    /// The last blocks that had adapters, if not all had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_layers: Option<usize>,
     /// What attention takes of it, where that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attention: Option<AttentionInStep>,
@@ -66,6 +88,12 @@ pub struct StepRow {
     pub efficiency: Option<Efficiency>,
     /// Getting the random model to the device.
     pub load_ms: f64,
+}
+
+/// Rows leave out a dropout of 0.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(value: &f64) -> bool {
+    *value <= 0.0
 }
 
 /// What attention takes of a step: a step of as many tokens in short rows does the same work but for attention.
@@ -100,6 +128,43 @@ const SEED: u64 = 42;
 
 const LEARNING_RATE: f64 = 1e-4;
 
+/// What a step does, and what is measured of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StepParts {
+    /// Whether attention's share is measured.
+    pub attention: bool,
+    /// Whether blocks are checkpointed.
+    pub grad_checkpoint: bool,
+    /// How matrices are stored.
+    pub quantization: Quantization,
+    /// Whether embedding and head are packed too.
+    pub quantize_embedding: bool,
+    /// Whether all weights are trained, instead of adapters.
+    pub full: bool,
+    /// How the optimizer stores moments.
+    pub moments: MomentType,
+    /// Dropout of the adapters.
+    pub dropout: f64,
+    /// The last blocks that have adapters, if not all have.
+    pub num_layers: Option<usize>,
+}
+
+impl StepParts {
+    /// The least bytes that a step needs.
+    fn needed_bytes(self, sizes: &Sizes, element: usize) -> f64 {
+        let adapted = sizes.needed_bytes(element, self.grad_checkpoint);
+        if !self.full {
+            return adapted;
+        }
+        // In place of the adapters' own: a gradient and two moments of each weight.
+        let each = match self.moments {
+            MomentType::F32 => 12.0,
+            MomentType::EightBit => 6.0 + 8.0 / 256.0,
+        };
+        adapted - (4 * sizes.adapter_elements() * size_of::<f32>()) as f64 + each * sizes.weights as f64
+    }
+}
+
 /// Trains the model for some steps, always on the same random tokens, and then on short rows where attention is asked for.
 ///
 /// # Errors
@@ -110,20 +175,30 @@ pub fn measure<B: FusedBackend>(
     dtype: FloatType,
     device: &B::Device,
     pace: &Pace,
-    with_attention: bool,
+    parts: StepParts,
 ) -> Result<StepRow> {
     let started = Instant::now();
-    let mut model = random_model::<Training<B>>(config, dtype, device)?;
-    let lora = LoraConfig { rank: sizes.rank, alpha: 2.0 * sizes.rank as f64, ..LoraConfig::default() };
-    attach(&mut model, &lora, SEED, device)?;
+    let StepParts { quantization, quantize_embedding, full, .. } = parts;
+    let stored = if full { LoadOptions::trainable() } else { LoadOptions::frozen(dtype).quantized(quantization) };
+    let options = LoadOptions { dtype, quantize_embedding, ..stored };
+    let mut model = random_model::<Training<B>>(config, options, device)?;
+    let stored = model.storage();
+    if !full {
+        let (rank, dropout, num_layers) = (sizes.rank, parts.dropout, parts.num_layers);
+        let lora = LoraConfig { rank, alpha: 2.0 * rank as f64, dropout, num_layers, ..LoraConfig::default() };
+        attach(&mut model, &lora, SEED, device)?;
+    }
     wait::<B>(device)?;
     let load_ms = milliseconds(started.elapsed());
     let mut memory = MemoryWatch::new::<B>(device);
-    let trainer = ModelTrainer::<B>::new(model, AdamWConfig::default(), device);
+    let optimizer = AdamWConfig { moments: parts.moments, ..AdamWConfig::default() };
+    let trainer = ModelTrainer::<B>::new(model, optimizer, device);
     let mut stepper = Stepper::new(trainer, sizes, dtype);
+    stepper.item.checkpointing = parts.grad_checkpoint.then(Checkpointing::default);
     let (first, taken) = stepper.run(pace, || memory.look::<B>(device))?;
     let (ms, peak) = (median_ms(&taken), memory.peak());
-    let short = if with_attention { short_rows(sizes) } else { None };
+    let live_bytes = live_peak::<B>(device, || stepper.step().map(|_| ()))?;
+    let short = if parts.attention { short_rows(sizes) } else { None };
     let attention = match short {
         Some(short) => {
             stepper.item.batches = vec![random_batch(&short)];
@@ -133,6 +208,7 @@ pub fn measure<B: FusedBackend>(
         None => None,
     };
     let element = DType::from(dtype).size();
+    let needed = parts.needed_bytes(sizes, element) - (sizes.weights * element) as f64 + stored.bytes() as f64;
     Ok(StepRow {
         first_ms: first.ms,
         ms,
@@ -140,7 +216,15 @@ pub fn measure<B: FusedBackend>(
         tokens_per_second: sizes.tokens() as f64 / (ms / 1e3),
         losses: [first.loss, taken.last().map_or(first.loss, |taken| taken.loss)],
         peak,
-        peak_share: peak.map(|peak| peak.bytes as f64 / sizes.needed_bytes(element)),
+        // With adapters in some blocks only, less is needed than this counts.
+        peak_share: peak.filter(|_| parts.num_layers.is_none()).map(|peak| peak.bytes as f64 / needed),
+        live_bytes,
+        grad_checkpoint: parts.grad_checkpoint,
+        weights: stored.is_packed().then(|| stored.to_string()),
+        full,
+        adamw8bit: parts.moments == MomentType::EightBit,
+        dropout: parts.dropout,
+        num_layers: parts.num_layers,
         attention,
         efficiency: None,
         load_ms,
@@ -167,7 +251,7 @@ struct Stepper<B: FusedBackend> {
 impl<B: FusedBackend> Stepper<B> {
     fn new(trainer: ModelTrainer<B>, sizes: &Sizes, dtype: FloatType) -> Self {
         let batches = vec![random_batch(sizes)];
-        let item = StepItem { step: 1, epoch: 0, batches, seed: SEED, objective: Objective::Tokens, loss_scale: 1.0 };
+        let item = StepItem { batches, seed: SEED, ..StepItem::default() };
         Self { trainer, item, loss_scale: (dtype == FloatType::F16).then(LossScale::default) }
     }
 
@@ -236,6 +320,17 @@ mod tests {
     use super::*;
     use crate::shape::Shape;
 
+    const WITH_ATTENTION: StepParts = StepParts {
+        attention: true,
+        grad_checkpoint: false,
+        quantization: Quantization::None,
+        quantize_embedding: false,
+        full: false,
+        moments: MomentType::F32,
+        dropout: 0.0,
+        num_layers: None,
+    };
+
     #[test]
     fn all_but_the_first_token_of_a_row_are_learned() {
         let sizes = Sizes::new(&Shape::open("llama-3.2-1b").unwrap().config, 2, 8, 16);
@@ -250,7 +345,7 @@ mod tests {
         let config = Shape::open("llama-3.2-1b").unwrap().shrunk(1).config;
         let sizes = Sizes::new(&config, 1, 16, 4);
         let pace = Pace { repeats: 4, warmup: 1, budget: Duration::from_secs(10), settle: Duration::ZERO };
-        let row = measure::<Flex>(&config, &sizes, FloatType::F32, &Default::default(), &pace, true).unwrap();
+        let row = measure::<Flex>(&config, &sizes, FloatType::F32, &Default::default(), &pace, WITH_ATTENTION).unwrap();
         assert!(row.losses[1] < row.losses[0] && row.samples == 4 && row.tokens_per_second > 0.0, "{row:?}");
         assert!(row.ms > 0.0 && row.first_ms > 0.0);
         // Rows of 16 tokens have no shorter ones to be compared with.
@@ -275,9 +370,90 @@ mod tests {
         let config = Shape::open("llama-3.2-1b").unwrap().shrunk(1).config;
         let sizes = Sizes::new(&config, 1, 512, 4);
         let pace = Pace { repeats: 3, warmup: 1, budget: Duration::ZERO, settle: Duration::ZERO };
-        let row = measure::<Flex>(&config, &sizes, FloatType::F32, &Default::default(), &pace, true).unwrap();
+        let row = measure::<Flex>(&config, &sizes, FloatType::F32, &Default::default(), &pace, WITH_ATTENTION).unwrap();
         let attention = row.attention.unwrap();
         // How long each takes is the machine's affair.
         assert!(attention.short_length == SHORT && attention.short_ms > 0.0 && attention.layer_ms.is_finite(), "{row:?}");
+    }
+
+    /// Held by a test that counts the emulator's memory.
+    #[cfg(feature = "emulator")]
+    static COUNTING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+    /// Live bytes of a step of a model whose activations take more than its weights, without and with checkpointing.
+    #[cfg(feature = "emulator")]
+    #[test]
+    fn checkpointing_saves_memory() {
+        use burnish_metal::emulator::{EmulatorDevice, MetalCpu};
+        let _alone = COUNTING.lock();
+        let json = serde_json::json!({
+            "model_type": "llama", "hidden_size": 64, "intermediate_size": 512, "num_hidden_layers": 8,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 128, "tie_word_embeddings": true,
+        });
+        let config = ModelConfig::from_json(&json).unwrap();
+        let sizes = Sizes::new(&config, 2, 64, 4);
+        let pace = Pace { repeats: 1, warmup: 1, budget: Duration::ZERO, settle: Duration::ZERO };
+        let measure = |grad_checkpoint| {
+            let parts = StepParts { grad_checkpoint, ..StepParts::default() };
+            measure::<MetalCpu>(&config, &sizes, FloatType::F32, &EmulatorDevice::Quick, &pace, parts).unwrap()
+        };
+        let [all, kept] = [measure(false), measure(true)];
+        assert_eq!(kept.losses.map(f64::to_bits), all.losses.map(f64::to_bits));
+        let live = [all.live_bytes.unwrap() as f64, kept.live_bytes.unwrap() as f64];
+        let least = [sizes.needed_bytes(4, false), sizes.needed_bytes(4, true)];
+        println!("live {live:?}, least {least:?}");
+        // So few tokens are one slice, which has gate, up, their product, and gradients.
+        let slice = 7.0 * (sizes.tokens() * sizes.intermediate * 4) as f64;
+        assert!(live[1] > 0.9 * least[1] && live[1] < 1.2 * least[1] + slice, "live {live:?}, least {least:?}");
+        assert!(live[0] - live[1] > 0.6 * (least[0] - least[1]), "live {live:?}, least {least:?}");
+    }
+
+    #[test]
+    fn all_weights_learn_the_tokens() {
+        let config = Shape::open("llama-3.2-1b").unwrap().shrunk(1).config;
+        let sizes = Sizes::new(&config, 1, 16, 4);
+        let pace = Pace { repeats: 4, warmup: 1, budget: Duration::from_secs(10), settle: Duration::ZERO };
+        let parts = StepParts { full: true, moments: MomentType::EightBit, ..StepParts::default() };
+        let measure = |dtype| measure::<Flex>(&config, &sizes, dtype, &Default::default(), &pace, parts);
+        let row = measure(FloatType::F32).unwrap();
+        assert!(row.losses[1] < row.losses[0] && row.full && row.adamw8bit, "{row:?}");
+        assert!(measure(FloatType::F16).unwrap_err().to_string().contains("expected f32"));
+        let (all, element) = (parts.needed_bytes(&sizes, 4), 4.0 * sizes.weights as f64);
+        assert!(all > 2.5 * element && all < 2.6 * element + 1e6, "{all} bytes, {element} of weights");
+    }
+
+    /// Full fine-tuning, with matrices of a mebi-element and few tokens: moments in eight bits lower the peak by at least 5 bytes of a
+    /// parameter, and the old parameters are gone when the new ones arrive.
+    #[cfg(feature = "emulator")]
+    #[test]
+    fn moments_in_eight_bits_lower_the_peak() {
+        use burnish_metal::emulator::{EmulatorDevice, MetalCpu};
+        let _alone = COUNTING.lock();
+        let config = ModelConfig {
+            num_hidden_layers: 2,
+            vocab_size: 1024,
+            hidden_size: 1024,
+            intermediate_size: 1024,
+            num_attention_heads: 16,
+            num_key_value_heads: 16,
+            head_dim: 64,
+            ..Shape::open("llama-3.2-1b").unwrap().shrunk(1).config
+        };
+        let sizes = Sizes::new(&config, 1, 4, 4);
+        let pace = Pace { repeats: 1, warmup: 1, budget: Duration::ZERO, settle: Duration::ZERO };
+        let measure = |moments| {
+            let parts = StepParts { full: true, moments, ..StepParts::default() };
+            measure::<MetalCpu>(&config, &sizes, FloatType::F32, &EmulatorDevice::Quick, &pace, parts).unwrap()
+        };
+        // The smaller one first: pools keep what they once took.
+        let rows = [MomentType::EightBit, MomentType::F32].map(measure);
+        let parameters = sizes.weights as f64;
+        let [live, pool] = [
+            rows.each_ref().map(|row| row.live_bytes.unwrap() as f64 / parameters),
+            rows.each_ref().map(|row| row.peak.unwrap().bytes as f64 / parameters),
+        ];
+        println!("bytes of a parameter: {live:?} live, {pool:?} in the pool");
+        assert!(live[1] - live[0] > 5.0 && live[0] < 12.0, "live {live:?} bytes of a parameter");
+        assert!(pool[1] - pool[0] > 5.0, "pool {pool:?} bytes of a parameter");
     }
 }

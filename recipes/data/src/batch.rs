@@ -1,9 +1,9 @@
-//! Lays out examples as batches of rows of equal length, in an order that depends only on seed and epoch.
+//! Lays out examples as batches, in an order that depends only on seed and epoch.
 
 use std::borrow::Borrow;
 use std::ops::Range;
 
-use burnish_engine::{Batch, IGNORE};
+use burnish_engine::{Batch, IGNORE, bucket};
 
 use super::tokenize::Example;
 
@@ -19,6 +19,8 @@ pub struct BatchOptions {
     pub max_seq_length: usize,
     /// Whether several examples are packed into a row.
     pub packing: bool,
+    /// Whether the rows of a batch lie end to end, as one row without padding between them.
+    pub padding_free: bool,
     /// Seed of the order in each epoch; `None` keeps the order of the file.
     pub shuffle_seed: Option<u64>,
     /// Whether every two consecutive examples are a preference pair, which stays together; `batch_size` then counts pairs.
@@ -28,12 +30,13 @@ pub struct BatchOptions {
 }
 
 impl Default for BatchOptions {
-    /// Single rows of up to 2048 tokens, in the order of the file.
+    /// Single rows of up to 2048 tokens, in the order of the file, without padding.
     fn default() -> Self {
         Self {
             batch_size: 1,
             max_seq_length: 2048,
             packing: false,
+            padding_free: true,
             shuffle_seed: None,
             preference_pairs: false,
             pad_token_id: 0,
@@ -48,31 +51,56 @@ impl BatchOptions {
     }
 }
 
-/// Rows are padded to a multiple of this length, so that kernels see few shapes.
-const LENGTH_STEP: usize = 8;
+/// The shape of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Shape {
+    /// Tokens in a row, padding included.
+    pub length: usize,
+    /// Rows.
+    pub rows: usize,
+}
 
-/// Pads rows of examples to the same length.
+impl Shape {
+    /// The shape for rows of these lengths.
+    fn of(lengths: &[usize], options: &BatchOptions) -> Self {
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let (used, rows) = if options.padding_free { (lengths.iter().sum(), 1) } else { (longest, lengths.len()) };
+        let limit =
+            if options.padding_free { options.max_seq_length.saturating_mul(lengths.len()) } else { options.max_seq_length };
+        // Examples should not exceed max_seq_length, but a caller may not have truncated them.
+        Self { length: bucket(used).min(limit).max(used), rows: rows.min(lengths.len()) }
+    }
+
+    /// Tokens of all rows.
+    pub fn size(self) -> usize {
+        self.rows * self.length
+    }
+}
+
+/// Pads rows of examples to the same length, or lays them end to end.
 fn lay_out(rows: &[Vec<&Example>], options: &BatchOptions) -> Batch {
     let length_of = |row: &Vec<&Example>| row.iter().map(|example| example.input_ids.len()).sum::<usize>();
     let tokens: Vec<usize> = rows.iter().map(length_of).collect();
-    let longest = tokens.iter().copied().max().unwrap_or(0);
-    // Examples should not exceed max_seq_length, but a caller may not have truncated them.
-    let length = longest.next_multiple_of(LENGTH_STEP).min(options.max_seq_length).max(longest);
-    let size = rows.len() * length;
+    let shape = Shape::of(&tokens, options);
+    let size = shape.size();
     let mut batch = Batch {
         input_ids: vec![options.pad_token_id; size],
         labels: vec![IGNORE; size],
         position_ids: vec![0; size],
         segment_ids: vec![0; size],
-        rows: rows.len(),
-        length,
+        rows: shape.rows,
+        length: shape.length,
         tokens: tokens.iter().sum(),
         target_tokens: 0,
     };
+    let (mut start, mut segment) = (0, 0);
     for (row, examples) in rows.iter().enumerate() {
-        let mut start = row * length;
-        for (segment, example) in examples.iter().enumerate() {
-            put(&mut batch, start, segment as u32 + 1, example);
+        if !options.padding_free {
+            start = row * shape.length;
+        }
+        for example in examples {
+            segment += 1;
+            put(&mut batch, start, segment, example);
             start += example.input_ids.len();
         }
     }
@@ -178,13 +206,25 @@ impl<A: Borrow<Batches>> Epoch<A> {
 
     /// The batch at `index`; beyond the end of the epoch it has no rows.
     pub fn batch(&self, index: usize) -> Batch {
-        let Batches { examples, rows, options } = self.batches.borrow();
-        let each = options.batch_size.max(1);
-        let chosen = self.order.iter().skip(index.saturating_mul(each)).take(each);
-        let together = options.rows_per_sample();
-        let chosen = chosen.flat_map(|sample| &rows[sample * together..(sample + 1) * together]);
-        let rows: Vec<Vec<&Example>> = chosen.map(|row| row.iter().map(|example| &examples[*example]).collect()).collect();
+        let Batches { examples, options, .. } = self.batches.borrow();
+        let rows: Vec<Vec<&Example>> =
+            self.rows(index).map(|row| row.iter().map(|example| &examples[*example]).collect()).collect();
         lay_out(&rows, options)
+    }
+
+    /// The shape of the batch at `index`.
+    pub fn shape(&self, index: usize) -> Shape {
+        let Batches { examples, options, .. } = self.batches.borrow();
+        let length_of = |row: &Vec<usize>| row.iter().map(|example| examples[*example].input_ids.len()).sum();
+        Shape::of(&self.rows(index).map(length_of).collect::<Vec<_>>(), options)
+    }
+
+    /// The rows of the batch at `index`, as indices of their examples.
+    fn rows(&self, index: usize) -> impl Iterator<Item = &Vec<usize>> {
+        let Batches { rows, options, .. } = self.batches.borrow();
+        let (each, together) = (options.batch_size.max(1), options.rows_per_sample());
+        let chosen = self.order.iter().skip(index.saturating_mul(each)).take(each);
+        chosen.flat_map(move |sample| &rows[sample * together..(sample + 1) * together])
     }
 
     /// All batches in order.

@@ -18,7 +18,7 @@ pub mod tokenized_file;
 
 use std::path::Path;
 
-pub use batch::{BatchOptions, Batches, Epoch};
+pub use batch::{BatchOptions, Batches, Epoch, Shape};
 pub use burnish_engine::{Batch, IGNORE};
 pub use error::DataError;
 pub use format::Row;

@@ -83,13 +83,25 @@ pub fn read_rows(
     let mut rows = 0;
     for piece in split::pieces(bytes) {
         rows += 1;
-        let row = piece.bytes.map(without_mark).and_then(|bytes| match std::str::from_utf8(bytes) {
-            Ok(text) => Row::from_json(text),
-            Err(error) => Err(format!("not UTF-8 after byte {}", error.valid_up_to())),
-        });
-        take(piece.line, row)?;
+        take(piece.line, piece.bytes.map(without_mark).and_then(row))?;
     }
     if rows == 0 { Err(DataError::Empty { file: file.to_owned() }) } else { Ok(()) }
+}
+
+fn row(bytes: &[u8]) -> Result<Row, String> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Row::from_json(text).map_err(|reason| {
+            let damaged = bytes.contains(&0);
+            if damaged { "not JSON: it has zero bytes, so the file is damaged".to_owned() } else { reason }
+        }),
+        Err(error) => {
+            let (at, byte) = (error.valid_up_to(), bytes[error.valid_up_to()]);
+            Err(format!(
+                "not UTF-8: its byte {} is {byte:#04x}; if the text is Latin-1, convert it: iconv -f LATIN1 -t UTF-8 FILE > rows.jsonl",
+                at + 1
+            ))
+        }
+    }
 }
 
 /// Strips a byte order mark. Concatenated files have one before the rows of each.

@@ -17,9 +17,19 @@ pub fn peak_bytes() -> Option<u64> {
     if cfg!(target_os = "linux") { high_water_mark() } else { largest_resident() }
 }
 
+/// The resident memory of this process in bytes: `VmRSS` on Linux, `WorkingSetSize` on Windows.
+pub fn resident_bytes() -> Option<u64> {
+    if cfg!(target_os = "linux") { of_status("VmRSS:") } else { working_set() }
+}
+
 fn high_water_mark() -> Option<u64> {
+    of_status("VmHWM:")
+}
+
+/// A figure of Linux's `/proc/self/status`.
+fn of_status(name: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let line = status.lines().find(|line| line.starts_with(name))?;
     let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kib * 1024)
 }
@@ -35,13 +45,29 @@ fn largest_resident() -> Option<u64> {
 /// `PeakWorkingSetSize`, in bytes.
 #[cfg(windows)]
 fn largest_resident() -> Option<u64> {
+    Some(memory_counters()?.PeakWorkingSetSize as u64)
+}
+
+/// `WorkingSetSize`, in bytes.
+#[cfg(windows)]
+fn working_set() -> Option<u64> {
+    Some(memory_counters()?.WorkingSetSize as u64)
+}
+
+#[cfg(not(windows))]
+fn working_set() -> Option<u64> {
+    None
+}
+
+#[cfg(windows)]
+fn memory_counters() -> Option<windows_sys::Win32::System::ProcessStatus::PROCESS_MEMORY_COUNTERS> {
     use windows_sys::Win32::System::ProcessStatus::{K32GetProcessMemoryInfo, PROCESS_MEMORY_COUNTERS};
     use windows_sys::Win32::System::Threading::GetCurrentProcess;
     let mut counters = PROCESS_MEMORY_COUNTERS::default();
     let size = size_of::<PROCESS_MEMORY_COUNTERS>() as u32;
     // SAFETY: the pseudo handle of this process is always valid, and `counters` has the size that is passed.
     let answered = unsafe { K32GetProcessMemoryInfo(GetCurrentProcess(), &raw mut counters, size) };
-    (answered != 0).then_some(counters.PeakWorkingSetSize as u64)
+    (answered != 0).then_some(counters)
 }
 
 #[cfg(not(any(unix, windows)))]
@@ -71,6 +97,8 @@ mod tests {
         let _touched = std::hint::black_box(vec![1u8; 64 << 20]);
         // `ru_maxrss` also counts the process before `exec`.
         let (one, other) = (high_water_mark().unwrap(), largest_resident().unwrap());
+        let now = resident_bytes().unwrap();
+        assert!(now >= 64 << 20 && now <= one, "{now} and {one}");
         assert!(one >= 64 << 20 && other + (1 << 20) >= one && other < 1 << 40, "{one} and {other}");
     }
 }

@@ -35,8 +35,8 @@ pub enum TrainedPart<'a> {
     Adapters {
         /// The frozen weights.
         base: &'a dyn Checkpoint,
-        /// Their dtype, for storage and computation.
-        dtype: FloatType,
+        /// How they are stored, and what is computed in.
+        options: LoadOptions,
         /// The adapters.
         adapter: Adapter<'a>,
         /// The PEFT folder with the reference model's adapter, if the objective needs one.
@@ -70,6 +70,9 @@ pub trait Device: Send + Sync {
     /// A dtype that is not reported is not tested: a cast to it may break the device for the rest of the process.
     fn computes_in(&self, dtype: FloatType) -> bool;
 
+    /// Whether products with packed weights have kernels here; otherwise each unpacks its matrix on the host.
+    fn computes_packed(&self) -> bool;
+
     /// Loads a model for inference, with an adapter that is not merged.
     ///
     /// # Errors
@@ -78,7 +81,7 @@ pub trait Device: Send + Sync {
         &self,
         config: &ModelConfig,
         weights: &dyn Checkpoint,
-        dtype: FloatType,
+        options: LoadOptions,
         adapter: Option<&Path>,
     ) -> Result<Box<dyn Runner>>;
 
@@ -101,14 +104,18 @@ impl<B: FusedBackend> Device for BackendDevice<B> {
         supports::<B>(&self.0, dtype) && known_product::<B>(&self.0, dtype.into()).is_ok()
     }
 
+    fn computes_packed(&self) -> bool {
+        B::PACKED_KERNELS
+    }
+
     fn run(
         &self,
         config: &ModelConfig,
         weights: &dyn Checkpoint,
-        dtype: FloatType,
+        options: LoadOptions,
         adapter: Option<&Path>,
     ) -> Result<Box<dyn Runner>> {
-        let mut model = LanguageModel::<B>::load(config, weights, &self.0, LoadOptions::frozen(dtype))?;
+        let mut model = LanguageModel::<B>::load(config, weights, &self.0, options)?;
         if let Some(folder) = adapter {
             load_adapter(&mut model, folder, None, &self.0)?;
         }
@@ -130,14 +137,14 @@ fn build<B: FusedBackend>(
     part: TrainedPart<'_>,
     device: &B::Device,
 ) -> Result<LanguageModel<Training<B>>> {
-    let (base, dtype, adapter, reference) = match part {
+    let (base, options, adapter, reference) = match part {
         TrainedPart::All(Weights::Random { seed }) => return Ok(LanguageModel::random(config, seed, device)?),
         TrainedPart::All(Weights::Of(weights)) => {
             return Ok(LanguageModel::load(config, weights, device, LoadOptions::trainable())?);
         }
-        TrainedPart::Adapters { base, dtype, adapter, reference } => (base, dtype, adapter, reference),
+        TrainedPart::Adapters { base, options, adapter, reference } => (base, options, adapter, reference),
     };
-    let mut model = LanguageModel::load(config, base, device, LoadOptions::frozen(dtype))?;
+    let mut model = LanguageModel::load(config, base, device, options)?;
     if let Some(folder) = reference {
         load_adapter(&mut model, folder, None, device)?;
         for adapter in model.linears_mut().into_iter().filter_map(|(_, linear)| linear.adapter.as_mut()) {

@@ -3,9 +3,11 @@
 
 pub mod batch;
 pub mod bytes;
+pub mod checkpointing;
 pub mod device;
 pub mod dtype;
 pub mod failure;
+mod gradient_sums;
 pub mod guard;
 pub mod hint;
 pub mod loss_scale;
@@ -16,14 +18,15 @@ pub mod step;
 pub mod trainer;
 pub mod weights;
 
-pub use batch::{Batch, IGNORE, Targets};
+pub use batch::{Batch, IGNORE, Targets, bucket};
 pub use bytes::gib;
+pub use checkpointing::Checkpointing;
 pub use device::{Adapter, BackendDevice, Device, TrainedPart, Weights};
 pub use failure::{failure, out_of_memory};
 pub use hint::{Hinted, with_hint};
 pub use loss_scale::{LossScale, Verdict};
 pub use objective::Objective;
-pub use optimizer::{AdamW, AdamWConfig, Moments, Norm};
+pub use optimizer::{AdamW, AdamWConfig, MomentType, Moments, Norm};
 pub use runner::{ModelRunner, Runner};
 pub use step::{StepGradients, StepItem, Training, batch_loss, gradients, squared_gradient_norm, token_losses};
 pub use trainer::{HostTensor, ModelTrainer, Numbers, Trainer};

@@ -23,7 +23,7 @@ pub trait Judge: fmt::Debug + Send + Sync {
     /// The number of items that the loss of a batch is summed over. The loss of a step is the mean over the items of all its batches.
     fn count(&self, batch: &Batch) -> usize;
 
-    /// Judges a batch by the losses of its predicted tokens, in the order of [`Batch::target_rows`], and by the reference model's losses
+    /// Judges a batch by the losses of its predicted tokens, in the order of [`Batch::target_examples`], and by the reference model's losses
     /// of the same tokens, which are empty without a reference.
     fn judge(&self, batch: &Batch, losses: &[f64], reference: &[f64]) -> Judgement;
 }

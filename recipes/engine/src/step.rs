@@ -1,17 +1,21 @@
 //! Forward and backward of one optimizer step.
 
+use std::sync::{Mutex, PoisonError};
+
 use anyhow::{Result, anyhow};
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::strategy::BalancedCheckpointing;
 use burn::module::AutodiffModule;
-use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::optim::GradientsParams;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
-use burnish_kernels::{FusedBackend, TrainBackend, linear_cross_entropy, select_rows, squared_norm};
+use burnish_kernels::{FusedBackend, TrainBackend, select_rows, squared_norm};
 use burnish_models::{AdapterPass, AnyTensor, DropoutSeed, LanguageModel, ModelInput};
 
 use crate::batch::{Batch, Targets};
+use crate::checkpointing::{Checkpointing, Checkpoints};
 use crate::failure::failure;
+use crate::gradient_sums::GradientSums;
 use crate::objective::{Judge, MetricSums, Objective};
 
 /// The backend for training: burn's autodiff, recomputing cheap values such as norms and activations in the backward pass.
@@ -32,12 +36,22 @@ pub struct StepItem {
     pub objective: Objective,
     /// Factor on the loss in the backward pass, and thus on the gradients; 1 except in f16.
     pub loss_scale: f64,
+    /// Keeps only the inputs of blocks, and computes blocks again in the backward pass; `None` keeps all that the backward needs.
+    pub checkpointing: Option<Checkpointing>,
 }
 
 impl Default for StepItem {
-    /// Step 1 with seed 0, without batches and without loss scaling.
+    /// Step 1 with seed 0, without batches, without loss scaling and without checkpointing.
     fn default() -> Self {
-        Self { step: 1, epoch: 0, batches: Vec::new(), seed: 0, objective: Objective::Tokens, loss_scale: 1.0 }
+        Self {
+            step: 1,
+            epoch: 0,
+            batches: Vec::new(),
+            seed: 0,
+            objective: Objective::Tokens,
+            loss_scale: 1.0,
+            checkpointing: None,
+        }
     }
 }
 
@@ -61,9 +75,19 @@ pub fn token_losses<B: FusedBackend>(
     device: &B::Device,
 ) -> Tensor<B, 1> {
     let input = ModelInput { adapters, ..batch.to_input(device) };
-    let Targets { positions, labels } = batch.to_targets(device);
-    let hidden = select_rows(model.hidden_states(&input, None), positions);
-    linear_cross_entropy(hidden, model.head(), labels)
+    losses_of(model, model.hidden_states(&input, None), batch, device)
+}
+
+/// The same, from the hidden states after the last norm.
+fn losses_of<B: FusedBackend>(
+    model: &LanguageModel<B>,
+    hidden: Tensor<B, 2>,
+    batch: &Batch,
+    device: &B::Device,
+) -> Tensor<B, 1> {
+    let Targets { positions, labels, count } = batch.to_targets(device);
+    let losses = model.head().linear_cross_entropy(select_rows(hidden, positions), labels);
+    if losses.dims() == [count] { losses } else { losses.narrow(0, 0, count) }
 }
 
 /// The summed loss of a batch, `[1]`.
@@ -86,7 +110,11 @@ pub struct StepGradients<B: TrainBackend> {
     pub metrics: Vec<(&'static str, f64)>,
 }
 
-/// Computes loss and gradients of a step.
+/// A backward pass of burn 0.21 frees what another thread's graph needs if that graph has a leaf that was in an earlier one, and a
+/// gradient is then wrong or missing without an error (burn#5573). So only one thread at a time has a graph.
+static ONE_GRAPH: Mutex<()> = Mutex::new(());
+
+/// Computes loss and gradients of a step. Only one thread at a time does so; others wait.
 ///
 /// Each micro-batch's loss is divided by the item count of the whole step, so the result does not depend on how rows are split into
 /// micro-batches.
@@ -98,22 +126,25 @@ pub fn gradients<B: TrainBackend>(
     item: &StepItem,
     device: &B::Device,
 ) -> Result<StepGradients<B>> {
+    let _one = ONE_GRAPH.lock().unwrap_or_else(PoisonError::into_inner);
     let count = item.count();
-    let mut accumulator = GradientsAccumulator::new();
+    let mut gradients = GradientSums::default();
     let mut total: Option<Tensor<B::InnerBackend, 1>> = None;
     let mut sums = MetricSums::default();
     for (index, batch) in item.batches.iter().enumerate() {
-        let seed = DropoutSeed { seed: item.seed, step: item.step as u32, micro_batch: index as u32 };
-        let pass = AdapterPass::Dropout(seed);
+        let seed = DropoutSeed { seed: item.seed, step: item.step as u32, micro_batch: index as u32, first_row: 0 };
+        // Before the forward pass of training, so that both never hold memory at the same time.
+        let reference = match &item.objective {
+            Objective::Judged(judge) => reference_losses(&model.valid(), batch, &**judge, device)?,
+            Objective::Tokens => Vec::new(),
+        };
+        let (losses, checkpoints) = training_losses(model, batch, AdapterPass::Dropout(seed), item.checkpointing, device);
         let (loss, value) = match &item.objective {
             Objective::Tokens => {
-                let loss = batch_loss(model, batch, pass, device).div_scalar(count as f64);
+                let loss = losses.sum().div_scalar(count as f64);
                 (loss.clone(), loss.inner())
             }
             Objective::Judged(judge) => {
-                // Before the forward pass of training, so that both never hold memory at the same time.
-                let reference = reference_losses(&model.valid(), batch, &**judge, device)?;
-                let losses = token_losses(model, batch, pass, device);
                 let judgement = judge.judge(batch, &numbers(losses.clone().inner())?, &reference);
                 sums.add(&judgement.metrics);
                 let factors = judgement.factors.iter().map(|factor| (factor / count as f64) as f32).collect();
@@ -125,7 +156,10 @@ pub fn gradients<B: TrainBackend>(
         // Multiplying by 1 would be a needless launch.
         let is_scaled = (item.loss_scale - 1.0).abs() > 0.0;
         let scaled = if is_scaled { loss.mul_scalar(item.loss_scale) } else { loss };
-        accumulator.accumulate(model, GradientsParams::from_grads(scaled.backward(), model));
+        match checkpoints {
+            Some(checkpoints) => checkpoints.backward(model, scaled, &mut gradients),
+            None => gradients.add(model, scaled.backward()),
+        }
         total = Some(match total {
             Some(total) => total + value,
             None => value,
@@ -133,9 +167,24 @@ pub fn gradients<B: TrainBackend>(
     }
     Ok(StepGradients {
         loss: total.unwrap_or_else(|| Tensor::zeros([1], device)),
-        grads: accumulator.grads(),
+        grads: gradients.into_inner(),
         metrics: sums.means(count),
     })
+}
+
+/// [`token_losses`], with what their backward pass needs if blocks are checkpointed.
+fn training_losses<B: TrainBackend>(
+    model: &LanguageModel<B>,
+    batch: &Batch,
+    pass: AdapterPass,
+    checkpointing: Option<Checkpointing>,
+    device: &B::Device,
+) -> (Tensor<B, 1>, Option<Checkpoints<B>>) {
+    let Some(checkpointing) = checkpointing else { return (token_losses(model, batch, pass, device), None) };
+    let input = ModelInput { adapters: pass, ..batch.to_input(device) };
+    let checkpoints = Checkpoints::forward(model, checkpointing, input);
+    let hidden = model.finish(checkpoints.output().into());
+    (losses_of(model, hidden, batch, device), Some(checkpoints))
 }
 
 /// The loss of a batch without gradients, summed over the items that the objective counts.

@@ -4,13 +4,12 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use burnish_backends::dtype::DtypeChoice;
 use burnish_engine::Device;
 use burnish_models::{GenerateOptions, Message, ModelError, Pretrained};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
-use super::model::ModelArgs;
+use super::model::{Choice, ModelArgs};
 use super::sampling::SamplingArgs;
 use crate::generation::Assistant;
 use crate::report::{OutputStyle, complain};
@@ -36,8 +35,8 @@ impl Args {
         if pretrained.chat_template.is_none() {
             return Err(ModelError::NoTemplate.into());
         }
-        let dtype = self.model.choose_dtype(&pretrained.config)?;
-        burnish_backends::enter(&self.model.backend, |device| self.talk(device, &options, pretrained, dtype, style))
+        let choice = self.model.choose(&pretrained, style)?;
+        burnish_backends::enter(&self.model.backend, |device| self.talk(device, &options, pretrained, choice, style))
     }
 
     fn talk(
@@ -45,14 +44,14 @@ impl Args {
         device: &dyn Device,
         options: &GenerateOptions,
         pretrained: Pretrained,
-        dtype: DtypeChoice,
+        Choice { dtype, storage }: Choice,
         style: OutputStyle,
     ) -> Result<ExitCode> {
-        let mut assistant = Assistant::load(device, pretrained, self.model.adapter(), dtype.dtype)?;
+        let mut assistant = Assistant::load(device, pretrained, self.model.adapter(), storage.options)?;
         let system: Vec<Message> = self.system.iter().map(|text| Message::new("system", text)).collect();
         let mut messages = system.clone();
         let mut editor = DefaultEditor::new()?;
-        style.say(format!("dtype {} ({})", dtype.dtype, dtype.why));
+        style.say(format!("dtype {} ({}), {}", dtype.dtype, dtype.why, storage.line()));
         style.say(HELP);
         loop {
             let line = match editor.readline("> ") {

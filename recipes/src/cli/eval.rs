@@ -8,7 +8,7 @@ use burnish_models::Pretrained;
 use serde_json::json;
 
 use super::at_least;
-use super::model::ModelArgs;
+use super::model::{Choice, ModelArgs};
 use crate::data::{self, BadRows, BatchOptions, Batches, RowTokenizer, Sources};
 use crate::report::OutputStyle;
 use crate::train::evaluate;
@@ -59,16 +59,17 @@ impl Args {
                 batch_size: self.batch_size,
                 max_seq_length: limit,
                 packing: self.packing,
+                padding_free: burnish_backends::attends_by_segment(&self.model.backend),
                 shuffle_seed: None,
                 preference_pairs: false,
                 pad_token_id: pretrained.config.pad_token_id.unwrap_or(0),
             },
         );
-        let dtype = self.model.choose_dtype(&pretrained.config)?;
-        style.say(format!("dtype {} ({})", dtype.dtype, dtype.why));
+        let Choice { dtype, storage } = self.model.choose(&pretrained, style)?;
+        style.say(format!("dtype {} ({}), {}", dtype.dtype, dtype.why, storage.line()));
         let evaluation = burnish_backends::enter(&self.model.backend, |device| {
             let Pretrained { config, checkpoint, .. } = &pretrained;
-            let mut runner = device.run(config, &**checkpoint, dtype.dtype, self.model.adapter())?;
+            let mut runner = device.run(config, &**checkpoint, storage.options, self.model.adapter())?;
             evaluate(
                 |batch| runner.loss(batch),
                 &batches,

@@ -9,10 +9,11 @@ use burnish_export::{
     ExportError, ExportReport, GgufOptions, GgufType, HuggingFaceOptions, export_gguf, export_hugging_face, target,
 };
 use burnish_lora::{MergedCheckpoint, read_config};
-use burnish_models::{Checkpoint, FloatType, Pretrained, atomic};
+use burnish_models::{Checkpoint, FloatType, LoadOptions, Pretrained, Quantization, atomic};
 use clap::ValueEnum;
 use serde_json::json;
 
+use super::change;
 use crate::report::{OutputStyle, gib};
 
 /// The format to write.
@@ -44,6 +45,9 @@ pub struct Args {
     /// File or folder to write
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
+    /// Quantise again after merging an adapter into quantised weights, although that loses part of its change
+    #[arg(long)]
+    requantize: bool,
     /// Replace an earlier export
     #[arg(long)]
     overwrite: bool,
@@ -62,18 +66,25 @@ impl Args {
             Some(merged) => merged,
             None => &*pretrained.checkpoint,
         };
-        let report = match self.format {
+        let note = |written: &str, rounds: bool| match &merged {
+            Some(merged) => change::note(merged, written, rounds, self.requantize),
+            None => Ok(None),
+        };
+        let (report, note) = match self.format {
             Format::Gguf => {
                 let kind: GgufType = parse(self.quant.as_deref(), GgufType::Float(FloatType::F16))?;
-                export_gguf(&pretrained, weights, &self.output, &GgufOptions { kind, overwrite: self.overwrite })
+                let note = note(&kind.to_string(), matches!(kind, GgufType::Q8_0))?;
+                (export_gguf(&pretrained, weights, &self.output, &GgufOptions { kind, overwrite: self.overwrite }), note)
             }
             Format::Hf | Format::Peft => {
                 let float: FloatType = parse(self.quant.as_deref(), FloatType::BF16)?;
                 let options = HuggingFaceOptions { float, overwrite: self.overwrite, ..Default::default() };
-                export_hugging_face(&pretrained, weights, &self.output, &options)
+                let note = note(float.name(), false)?;
+                (export_hugging_face(&pretrained, weights, &self.output, &options), note)
             }
         };
-        let report = report.map_err(exists_hint)?;
+        let mut report = report.map_err(exists_hint)?;
+        report.notes.extend(note);
         remove_stale_beside(&self.output, style);
         style.result(describe(&report), &json!(report));
         Ok(ExitCode::SUCCESS)
@@ -88,8 +99,12 @@ impl Args {
         let config = read_config(adapter)?;
         burnish_backends::enter("cpu", |device| {
             let adapter = Adapter::Folder { path: adapter, dropout: config.dropout };
-            let part =
-                TrainedPart::Adapters { base: &*pretrained.checkpoint, dtype: FloatType::F32, adapter, reference: None };
+            let part = TrainedPart::Adapters {
+                base: &*pretrained.checkpoint,
+                options: LoadOptions::default().quantized(Quantization::Auto),
+                adapter,
+                reference: None,
+            };
             let model = device.train(&pretrained.config, part, AdamWConfig::default())?;
             target::write_folder(&self.output, self.overwrite, &inputs, |folder| -> Result<()> {
                 model.save_adapter(&config, &pretrained.source, folder)

@@ -173,7 +173,7 @@ mod tests {
             (["--rank", "many"], "`rank` should be a whole number, 0 or more, got \"many\""),
             (["--rank", "-1"], "`rank` should be a whole number, 0 or more, got -1"),
             (["--learning-rate", "nan"], "`learning_rate` should be a number, got \"nan\""),
-            (["--load-in-4bit", "true"], "`load_in_4bit` is not supported"),
+            (["--neftune-noise-alpha", "5"], "`neftune_noise_alpha` is not supported"),
             (["--lora-parameters", "8"], "`lora_parameters` should be a table"),
         ] {
             let error = load(None, parsed(&arguments).unwrap()).unwrap_err().to_string();

@@ -4,12 +4,11 @@ use std::io::{Read, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use burnish_backends::dtype::DtypeChoice;
 use burnish_engine::Device;
 use burnish_models::{Finish, GenerateOptions, Message, Pretrained};
 use serde_json::json;
 
-use super::model::ModelArgs;
+use super::model::{Choice, ModelArgs};
 use super::sampling::SamplingArgs;
 use crate::generation::Assistant;
 use crate::report::OutputStyle;
@@ -40,8 +39,8 @@ impl Args {
         }
         let options = self.sampling.options()?;
         let pretrained = self.model.open()?;
-        let dtype = self.model.choose_dtype(&pretrained.config)?;
-        burnish_backends::enter(&self.model.backend, |device| self.answer(device, &options, pretrained, dtype, style))
+        let choice = self.model.choose(&pretrained, style)?;
+        burnish_backends::enter(&self.model.backend, |device| self.answer(device, &options, pretrained, choice, style))
     }
 
     fn answer(
@@ -49,10 +48,10 @@ impl Args {
         device: &dyn Device,
         options: &GenerateOptions,
         pretrained: Pretrained,
-        dtype: DtypeChoice,
+        Choice { dtype, storage }: Choice,
         style: OutputStyle,
     ) -> Result<ExitCode> {
-        let mut assistant = Assistant::load(device, pretrained, self.model.adapter(), dtype.dtype)?;
+        let mut assistant = Assistant::load(device, pretrained, self.model.adapter(), storage.options)?;
         let mut print = |text: &str| {
             if !style.json {
                 let mut out = std::io::stdout().lock();
@@ -76,12 +75,13 @@ impl Args {
         let cut = if generated.finish == Finish::Length { ", stopped at --max-tokens" } else { "" };
         let rate = rate.map(|rate| format!(" at {rate:.1} tok/s")).unwrap_or_default();
         style.say(format!(
-            "{} tokens{rate}{cut}; first token after {:.2} s for {} prompt tokens, compiling kernels included; {} ({})",
+            "{} tokens{rate}{cut}; first token after {:.2} s for {} prompt tokens, compiling kernels included; {} ({}), {}",
             generated.tokens.len(),
             generated.prompt_time.as_secs_f64(),
             generated.prompt_tokens,
             dtype.dtype,
-            dtype.why
+            dtype.why,
+            storage.line()
         ));
         Ok(ExitCode::SUCCESS)
     }

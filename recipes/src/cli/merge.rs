@@ -9,6 +9,7 @@ use burnish_lora::MergedCheckpoint;
 use burnish_models::Pretrained;
 use serde_json::json;
 
+use super::change;
 use super::export::{clean_up_on_interrupt, describe, exists_hint, remove_stale_beside};
 use crate::report::OutputStyle;
 
@@ -39,7 +40,9 @@ impl Args {
         let merged =
             MergedCheckpoint::open(&*pretrained.checkpoint, &self.adapter).context("the adapter can't be merged")?;
         let options = HuggingFaceOptions { float: self.dtype, overwrite: self.overwrite, ..Default::default() };
-        let report = export_hugging_face(&pretrained, &merged, &self.output, &options).map_err(exists_hint)?;
+        let note = change::note(&merged, self.dtype.name(), false, false)?;
+        let mut report = export_hugging_face(&pretrained, &merged, &self.output, &options).map_err(exists_hint)?;
+        report.notes.extend(note);
         remove_stale_beside(&self.output, style);
         style.result(describe(&report), &json!(report));
         Ok(ExitCode::SUCCESS)

@@ -1,6 +1,7 @@
 //! The command line. Data goes to stdout, progress and logs to stderr.
 
 mod bench;
+mod change;
 mod chat;
 mod eval;
 mod export;
@@ -9,6 +10,7 @@ mod generate;
 mod init;
 mod merge;
 mod model;
+mod quantization;
 mod quickstart;
 mod sampling;
 mod train;

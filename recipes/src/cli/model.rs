@@ -4,9 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use burnish_backends::dtype::{self, DtypeChoice};
-use burnish_models::{ModelConfig, Pretrained};
+use burnish_models::Pretrained;
 
-use crate::fit;
+use super::quantization::QuantizationArgs;
+use crate::config::OptimizerKind;
+use crate::report::OutputStyle;
+use crate::storage::StorageChoice;
 
 /// Arguments of commands that run a model.
 #[derive(Debug, clap::Args)]
@@ -23,6 +26,16 @@ pub struct ModelArgs {
     /// Data type of the model: auto (fastest on the device), f32, f16 or bf16
     #[arg(long, default_value = "auto", value_parser = dtype::NAMES.to_vec(), hide_possible_values = true, help_heading = "Model")]
     dtype: String,
+    #[command(flatten)]
+    quantization: QuantizationArgs,
+}
+
+/// Where a model computes, and how its weights are stored.
+pub struct Choice {
+    /// The dtype.
+    pub dtype: DtypeChoice,
+    /// The weights.
+    pub storage: StorageChoice,
 }
 
 impl ModelArgs {
@@ -39,13 +52,17 @@ impl ModelArgs {
         self.adapter.as_deref()
     }
 
-    /// Chooses the dtype, and checks that the model fits into memory.
+    /// Chooses dtype and storage, checks that the model fits into memory, and says what there is to know.
     ///
     /// # Errors
-    /// When the device does not support the dtype, or the model is too large.
-    pub fn choose_dtype(&self, config: &ModelConfig) -> Result<DtypeChoice> {
+    /// When the device does not support the dtype, a matrix can't be stored as requested, or the model is too large.
+    pub fn choose(&self, model: &Pretrained, style: OutputStyle) -> Result<Choice> {
         let dtype = dtype::choose(&self.backend, &self.dtype)?;
-        fit::check(&self.backend, config, dtype.dtype, false)?;
-        Ok(dtype)
+        let requested = self.quantization.options(dtype.dtype)?;
+        let storage = StorageChoice::new(&self.backend, model, requested, OptimizerKind::Adamw)?;
+        for note in &storage.notes {
+            style.say(note);
+        }
+        Ok(Choice { dtype, storage })
     }
 }

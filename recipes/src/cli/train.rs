@@ -117,8 +117,10 @@ fn describe(prepared: &PreparedRun, backend: &str, why: &str, style: OutputStyle
         plan.total,
         config.batch_size * config.grad_accumulation_steps
     ));
+    style.say(plan.shapes().to_string());
     style.say(format!("backend {backend} ({why})"));
     style.say(format!("dtype {} ({})", prepared.dtype.dtype, prepared.dtype.why));
+    style.say(prepared.storage.line());
     for line in effective(config) {
         style.say(line);
     }

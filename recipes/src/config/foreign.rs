@@ -86,8 +86,19 @@ fn translated(name: &str, value: &Value) -> Result<Reading, String> {
         },
         "auto_resume_from_checkpoints" if boolean(value)? => one("resume", "auto".into()),
         "lora_target_linear" if boolean(value)? => one("target_modules", "all-linear".into()),
+        "load_in_4bit" if boolean(value)? => one("quantization", "nf4".into()),
+        "load_in_8bit" if boolean(value)? => one("quantization", "int8".into()),
+        "quantization_bit" => match value.as_u64() {
+            Some(4) => one("quantization", "nf4".into()),
+            Some(8) => one("quantization", "int8".into()),
+            _ => Err(should_be("4 or 8", value)),
+        },
+        "quantization_config" | "bnb_config_kwargs" | "bnb_config" => bitsandbytes(value),
         "full_finetuning" if boolean(value)? => one("fine_tune_type", "full".into()),
         "disable_shuffling" if boolean(value)? => one("shuffle", false.into()),
+        "gradient_checkpointing" | "use_gradient_checkpointing" => one("grad_checkpoint", checkpointing(value)?.into()),
+        "disable_gradient_checkpointing" => one("grad_checkpoint", (!boolean(value)?).into()),
+        "use_unsloth_gc" if boolean(value)? => one("grad_checkpoint", true.into()),
         "train_on_inputs" | "train_on_prompt" => one("mask_prompt", (!boolean(value)?).into()),
         "bf16" | "fp16" if value == "auto" => one("dtype", "auto".into()),
         "bf16" | "pure_bf16" | "bfloat16" if boolean(value)? => one("dtype", "bf16".into()),
@@ -95,7 +106,10 @@ fn translated(name: &str, value: &Value) -> Result<Reading, String> {
         "auto_resume_from_checkpoints"
         | "lora_target_linear"
         | "full_finetuning"
+        | "load_in_4bit"
+        | "load_in_8bit"
         | "disable_shuffling"
+        | "use_unsloth_gc"
         | "bf16"
         | "pure_bf16"
         | "bfloat16"
@@ -113,14 +127,41 @@ fn own_word(name: &str, value: &Value) -> Result<Option<Reading>, String> {
         // axolotl's `adapter` names the kind of fine-tuning; ours is a folder.
         ("adapter", Some(kind @ ("lora" | "qlora"))) if !std::path::Path::new(kind).exists() => match kind {
             "lora" => Ok(Some(Reading::As(vec![("fine_tune_type", "lora".into())]))),
-            _ => Err("is not supported: this version has no quantised base models; \"lora\" uses the full weights".into()),
+            _ => Ok(Some(Reading::As(vec![("fine_tune_type", "lora".into()), ("quantization", "nf4".into())]))),
         },
+        // Unsloth's "unsloth" also moves what it keeps to the host.
+        ("grad_checkpoint", Some(_)) => Ok(Some(Reading::As(vec![("grad_checkpoint", checkpointing(value)?.into())]))),
+        // Unsloth's names the kind of the GGUF file that is written at the end.
+        ("quantization", Some(kind))
+            if kind.starts_with('q') || matches!(kind, "f16" | "f32" | "bf16" | "not_quantized") =>
+        {
+            Err("concerns the storage of the model in training here; `burnish export --quant` writes a GGUF file".into())
+        }
         // mlx-lm's Adam is AdamW without weight decay.
         ("optimizer", Some("adam")) => {
             Ok(Some(Reading::As(vec![("optimizer", "adamw".into()), ("weight_decay", 0.0.into())])))
         }
         _ => Ok(None),
     }
+}
+
+/// The keys of a `BitsAndBytesConfig` of transformers.
+fn bitsandbytes(value: &Value) -> Result<Reading, String> {
+    let Value::Object(settings) = value else { return Err(should_be("a table such as `load_in_4bit = true`", value)) };
+    let mut keys = Vec::new();
+    for (name, value) in settings {
+        match name.as_str() {
+            "load_in_4bit" if boolean(value)? => keys.push(("quantization", "nf4".into())),
+            "load_in_8bit" if boolean(value)? => keys.push(("quantization", "int8".into())),
+            "bnb_4bit_use_double_quant" => keys.push(("double_quant", boolean(value)?.into())),
+            "bnb_4bit_quant_type" if value != "nf4" => return Err(format!("has `{name} = {value}`, expected \"nf4\"")),
+            "quant_method" if value != "bitsandbytes" => {
+                return Err(format!("has `{name} = {value}`, expected \"bitsandbytes\""));
+            }
+            _ => {}
+        }
+    }
+    Ok(Reading::As(keys))
 }
 
 /// mlx-lm's `scale` is the scaling factor itself, so alpha = scale · rank.
@@ -244,11 +285,21 @@ fn strategy(value: &Value, key: &'static str) -> Result<Reading, String> {
     }
 }
 
+/// Whether a kind of checkpointing is on, or `true` or `false` as text.
+fn checkpointing(value: &Value) -> Result<bool, String> {
+    match value {
+        Value::Bool(on) => Ok(*on),
+        Value::String(kind) if ["true", "unsloth", "offload"].contains(&kind.to_lowercase().as_str()) => Ok(true),
+        Value::String(_) if is_off(value) => Ok(false),
+        _ => Err(should_be("true, false or \"unsloth\"", value)),
+    }
+}
+
 fn boolean(value: &Value) -> Result<bool, String> {
     value.as_bool().ok_or_else(|| should_be("true or false", value))
 }
 
-const F32_MOMENTS: &str = "with f32 moments, which are more exact but take more memory";
+const UNPAGED: &str = "its moments stay on the device";
 
 /// Values of other programs: our key, their value, ours, and how they differ.
 const VALUES: &[(&str, &str, &str, &str)] = &[
@@ -257,15 +308,18 @@ const VALUES: &[(&str, &str, &str, &str)] = &[
     ("optimizer", "adamw_torch_xla", "adamw", ""),
     ("optimizer", "adamw_apex_fused", "adamw", ""),
     ("optimizer", "adamw_hf", "adamw", ""),
-    ("optimizer", "paged_adamw", "adamw", ""),
-    ("optimizer", "paged_adamw_32bit", "adamw", ""),
-    ("optimizer", "adamw_8bit", "adamw", F32_MOMENTS),
-    ("optimizer", "adamw_bnb_8bit", "adamw", F32_MOMENTS),
-    ("optimizer", "paged_adamw_8bit", "adamw", F32_MOMENTS),
-    ("optimizer", "adamw_torch_8bit", "adamw", F32_MOMENTS),
+    ("optimizer", "paged_adamw", "adamw", UNPAGED),
+    ("optimizer", "paged_adamw_32bit", "adamw", UNPAGED),
+    ("optimizer", "adamw_8bit", "adamw8bit", ""),
+    ("optimizer", "adamw_bnb_8bit", "adamw8bit", ""),
+    ("optimizer", "paged_adamw_8bit", "adamw8bit", UNPAGED),
+    ("optimizer", "adamw_torch_8bit", "adamw8bit", ""),
+    ("optimizer", "ao_adamw_8bit", "adamw8bit", ""),
     ("dtype", "float32", "f32", ""),
     ("dtype", "float16", "f16", ""),
     ("dtype", "bfloat16", "bf16", ""),
+    ("quantization", "4bit", "nf4", ""),
+    ("quantization", "8bit", "int8", ""),
     ("lr_scheduler", "constant_with_warmup", "constant", ""),
     ("target_modules", "all", "all-linear", ""),
 ];

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
+use burnish_models::encoding::text_of;
 use serde_json::{Map, Value};
 
 use super::TrainConfig;
+use super::choice::QuantizationKind;
 use super::error::ConfigError;
 use super::source::Keys;
 
@@ -41,6 +43,9 @@ pub fn load(file: Option<&Path>, flags: Map<String, Value>) -> Result<Loaded, Co
     if config.iters > 0 && values.get("epochs").is_some_and(|epochs| epochs != 1) {
         notes.push(format!("`epochs` has no effect, because `iters` is {}", config.iters));
     }
+    if config.double_quant && config.quantization != QuantizationKind::Nf4 {
+        notes.push("`double_quant` has no effect, because `quantization` is not nf4".to_owned());
+    }
     Ok(Loaded { config, notes })
 }
 
@@ -49,13 +54,14 @@ pub fn load(file: Option<&Path>, flags: Map<String, Value>) -> Result<Loaded, Co
 /// # Errors
 /// [`ConfigError::Io`] or [`ConfigError::Syntax`].
 pub fn read_file(path: &Path) -> Result<Map<String, Value>, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Io { path: path.to_owned(), source })?;
+    let bytes = std::fs::read(path).map_err(|source| ConfigError::Io { path: path.to_owned(), source })?;
     let syntax = |reason: String| ConfigError::Syntax { path: path.to_owned(), reason };
+    let text = text_of(&bytes).map_err(syntax)?;
     let is_yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
     let value: Value = if is_yaml {
-        serde_saphyr::from_str(&text).map_err(|error| syntax(error.to_string()))?
+        serde_saphyr::from_str(text).map_err(|error| syntax(error.to_string()))?
     } else {
-        toml::from_str(&text).map_err(|error| syntax(error.to_string()))?
+        toml::from_str(text).map_err(|error| syntax(error.to_string()))?
     };
     match value {
         // TOML has no null; serde_json turns `nan` and `inf` into one.

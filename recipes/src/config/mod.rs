@@ -15,7 +15,7 @@ mod source;
 mod value;
 
 pub use alias::FOREIGN;
-pub use choice::{FineTuneType, LrScheduler, OptimizerKind, Recipe};
+pub use choice::{FineTuneType, LrScheduler, OptimizerKind, QuantizationKind, Recipe};
 pub use error::ConfigError;
 pub use init::commented_toml;
 pub use key::{Key, Kind};
@@ -25,6 +25,7 @@ pub use meaning::Meaning;
 use std::path::Path;
 
 use burnish_lora::{LoraConfig, TargetModules};
+use burnish_models::Quantization;
 use serde::{Deserialize, Serialize};
 
 use key::{ConfigValue, config};
@@ -43,6 +44,8 @@ config! {
             mask_prompt: bool = true,
             /// Pack several examples into one row; they don't attend to each other.
             packing: bool = false,
+            /// Lay the rows of a micro-batch end to end instead of padding them: less work for the same loss.
+            padding_free: bool = true,
             /// Shuffle the rows in each epoch.
             shuffle: bool = true,
             /// Skip and count bad rows instead of stopping at the first.
@@ -53,6 +56,12 @@ config! {
             backend: String = "auto".to_owned(),
             /// Data type of the frozen model: auto (fastest on the device), f32, f16 or bf16. Adapters are f32.
             dtype: String = "auto".to_owned(),
+            /// Storage of the frozen matrices: auto (packed where the file is), none, nf4 (4.5 bits a weight), int4 or int8.
+            quantization: QuantizationKind = QuantizationKind::Auto,
+            /// Quantise the scales of nf4 too (4.13 bits a weight).
+            double_quant: bool = false,
+            /// Pack embedding and head too, in 8 bits; without it they are packed only where the file has them so.
+            quantize_embedding: bool = false,
             /// Random seed of data order, adapters and dropout.
             seed: u64 = 42,
         }
@@ -105,6 +114,8 @@ config! {
             batch_size: usize = 4,
             /// Micro-batches in an optimizer step. The loss is the mean over all their tokens.
             grad_accumulation_steps: usize = 1,
+            /// Keep only the input of each block, and compute blocks again for their gradients: much less memory, about a third more time.
+            grad_checkpoint: bool = false,
             /// Passes over the data, if iters is 0.
             epochs: usize = 1,
             /// Optimizer steps of the run; 0 trains for epochs.
@@ -117,8 +128,10 @@ config! {
             lr_scheduler: LrScheduler = LrScheduler::Cosine,
             /// Warm-up steps; a value below 1 is a share of all steps; 0 is off.
             warmup: f64 = 0.03,
-            /// Optimizer: adamw, with moments in f32.
+            /// Optimizer: adamw, or adamw8bit, whose moments take a quarter of the memory.
             optimizer: OptimizerKind = OptimizerKind::Adamw,
+            /// Learning rate of the adapters' B over that of A (LoRA+); 1 is off.
+            lora_plus_ratio: f64 = 1.0,
             /// Decay rate of the first moment.
             beta1: f64 = 0.9,
             /// Decay rate of the second moment.
@@ -153,6 +166,11 @@ impl TrainConfig {
             num_layers: (self.num_layers > 0).then_some(self.num_layers),
             ..LoraConfig::default()
         }
+    }
+
+    /// How the frozen matrices of linear layers are stored.
+    pub fn storage(&self) -> Quantization {
+        self.quantization.storage(self.double_quant)
     }
 
     /// The PEFT folder of the reference model's adapter, if the recipe has such a reference.

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::TrainConfig;
 use super::alias::{FOREIGN, peer_of};
-use super::choice::Recipe;
+use super::choice::{QuantizationKind, Recipe};
 use super::entry::{Entry, SECTIONS, entries};
 use super::error::ConfigError;
 use super::foreign::{self, Reading};
@@ -239,8 +239,9 @@ fn choices(name: &str) -> Option<&'static [&'static str]> {
     Some(match name {
         "fine_tune_type" => &["lora", "full"],
         "recipe" => &Recipe::NAMES,
+        "quantization" => &QuantizationKind::NAMES,
         "lr_scheduler" => &["constant", "linear", "cosine"],
-        "optimizer" => &["adamw"],
+        "optimizer" => &["adamw", "adamw8bit"],
         "dtype" => burnish_backends::dtype::NAMES,
         "backend" => burnish_backends::NAMES,
         _ => return None,

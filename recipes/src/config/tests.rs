@@ -40,7 +40,7 @@ fn sample(key: &Key) -> Value {
         ("recipe", _) => json!("dpo"),
         ("fine_tune_type", _) => json!("full"),
         ("lr_scheduler", _) => json!("linear"),
-        ("optimizer", _) => json!("adamw"),
+        ("optimizer", _) => json!("adamw8bit"),
         ("backend", _) => json!("cpu"),
         ("dtype", _) => json!("bf16"),
         (_, Kind::Bool) => json!(true),
@@ -158,6 +158,15 @@ fn values_of_others_are_translated() {
         (json!({ "resume_from_checkpoint": true }), "resume", json!("auto")),
         (json!({ "resume_from_checkpoint": false }), "resume", json!("none")),
         (json!({ "resume_from_checkpoint": "a/checkpoint-5" }), "resume", json!("a/checkpoint-5")),
+        (json!({ "grad_checkpoint": "unsloth" }), "grad_checkpoint", json!(true)),
+        (json!({ "grad_checkpoint": "none" }), "grad_checkpoint", json!(false)),
+        (json!({ "gradient_checkpointing": true }), "grad_checkpoint", json!(true)),
+        (json!({ "gradient_checkpointing": "offload" }), "grad_checkpoint", json!(true)),
+        (json!({ "use_gradient_checkpointing": "unsloth" }), "grad_checkpoint", json!(true)),
+        (json!({ "use_gradient_checkpointing": false }), "grad_checkpoint", json!(false)),
+        (json!({ "disable_gradient_checkpointing": false }), "grad_checkpoint", json!(true)),
+        (json!({ "disable_gradient_checkpointing": true }), "grad_checkpoint", json!(false)),
+        (json!({ "use_unsloth_gc": true }), "grad_checkpoint", json!(true)),
         (json!({ "lora_target_linear": true }), "target_modules", json!("all-linear")),
         (json!({ "lora_target": "all" }), "target_modules", json!("all-linear")),
         (json!({ "lora_target": "q_proj, v_proj" }), "target_modules", json!(["q_proj", "v_proj"])),
@@ -189,9 +198,32 @@ fn values_of_others_are_translated() {
         (json!({ "lora_target_linear": true, "lora_target_modules": ["q_proj"] }), "target_modules", json!("all-linear")),
         (json!({ "lora_target_modules": ["q_proj"], "lora_target_linear": true }), "target_modules", json!("all-linear")),
         (json!({ "optimizer": "adam" }), "weight_decay", json!(0.0)),
-        (json!({ "optim": "adamw_8bit" }), "optimizer", json!("adamw")),
-        (json!({ "optimizer": "paged_adamw_8bit" }), "optimizer", json!("adamw")),
+        (json!({ "optim": "adamw_8bit" }), "optimizer", json!("adamw8bit")),
+        (json!({ "optim": "adamw_bnb_8bit" }), "optimizer", json!("adamw8bit")),
+        (json!({ "optimizer": "paged_adamw_8bit" }), "optimizer", json!("adamw8bit")),
+        (json!({ "optimizer": "ao_adamw_8bit" }), "optimizer", json!("adamw8bit")),
+        (json!({ "optim": "paged_adamw_32bit" }), "optimizer", json!("adamw")),
+        (json!({ "loraplus_lr_ratio": 16 }), "lora_plus_ratio", json!(16.0)),
+        (json!({ "lora_plus_ratio": 4.0, "loraplus_lr_embedding": 1e-6 }), "lora_plus_ratio", json!(4.0)),
         (json!({ "num_train_epochs": 3.0 }), "epochs", json!(3)),
+        (json!({ "load_in_4bit": true, "load_in_8bit": false }), "quantization", json!("nf4")),
+        (json!({ "load_in_4bit": false, "load_in_8bit": true }), "quantization", json!("int8")),
+        (json!({ "load_in_4bit": false }), "quantization", json!("auto")),
+        (json!({ "adapter": "qlora", "load_in_4bit": true }), "quantization", json!("nf4")),
+        (json!({ "adapter": "qlora" }), "fine_tune_type", json!("lora")),
+        (json!({ "quantization_bit": 4, "quantization_method": "bnb" }), "quantization", json!("nf4")),
+        (json!({ "quantization_bit": 8 }), "quantization", json!("int8")),
+        (json!({ "quantization": "4bit" }), "quantization", json!("nf4")),
+        (json!({ "quantization": "none" }), "quantization", json!("none")),
+        (json!({ "quantization": "nf4", "bnb_4bit_use_double_quant": true }), "double_quant", json!(true)),
+        (json!({ "quantization_bit": 4, "double_quantization": true }), "double_quant", json!(true)),
+        (
+            json!({ "quantization_config": { "load_in_4bit": true, "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": true, "bnb_4bit_compute_dtype": "bfloat16" } }),
+            "double_quant",
+            json!(true),
+        ),
+        (json!({ "quantization_config": { "load_in_8bit": true } }), "quantization", json!("int8")),
         (json!({ "learning_rate": "1e-5" }), "learning_rate", json!(1e-5)),
         (json!({ "max_steps": "1_000" }), "iters", json!(1000)),
         (json!({ "warmup_ratio": "0.1" }), "warmup", json!(0.1)),
@@ -233,6 +265,8 @@ fn values_of_others_are_translated() {
         json!({ "hf_dataset": { "path": "a", "prompt_feature": "question" } }),
         json!({ "dataset": "identity,alpaca_en_demo" }),
         json!({ "optim": "adafactor" }),
+        json!({ "optim": "adamw_torch_4bit" }),
+        json!({ "embedding_lr": 1e-5 }),
         json!({ "learning_rate": "fast" }),
         json!({ "num_train_epochs": 0.5 }),
         json!({ "bf16": "full" }),
@@ -279,13 +313,38 @@ fn an_unknown_key_suggests_the_nearest() {
     }
     let far = load(None, given(&json!({ "zzz": 1 }))).unwrap_err();
     assert!(matches!(far, ConfigError::UnknownKey { nearest: None, .. }), "{far}");
-    let several = error(&json!({ "rnak": 1, "packing": "yes", "load_in_4bit": true }));
+    let several = error(&json!({ "rnak": 1, "packing": "yes", "neftune_noise_alpha": 5 }));
     assert!(
-        ["did you mean `rank`?", "`packing` should be true or false, got \"yes\"", "`load_in_4bit`"]
+        ["did you mean `rank`?", "`packing` should be true or false, got \"yes\"", "`neftune_noise_alpha`"]
             .iter()
             .all(|part| several.contains(part)),
         "{several}"
     );
+}
+
+#[test]
+fn quantised_weights_are_frozen_and_of_a_known_kind() {
+    for (given, expected) in [
+        (json!({ "fine_tune_type": "full", "quantization": "nf4" }), "expected `quantization = \"none\"`"),
+        (json!({ "fine_tune_type": "full", "quantization": "int8" }), "expected `quantization = \"none\"`"),
+        (json!({ "fine_tune_type": "full", "quantize_embedding": true }), "`quantize_embedding` needs"),
+        (json!({ "quantization": "fp4" }), "should be one of auto, none, nf4, int4, int8, got \"fp4\""),
+        (json!({ "quantization": "q4_k_m" }), "`burnish export --quant` writes a GGUF file"),
+        (json!({ "load_in_4bit": true, "load_in_8bit": true }), "both set `quantization`"),
+        (json!({ "load_in_4bit": true, "quantization": "int4" }), "both set `quantization`"),
+        (json!({ "load_in_4bit": "maybe" }), "true or false"),
+        (json!({ "quantization_bit": 3 }), "4 or 8"),
+        (json!({ "bnb_4bit_quant_type": "fp4" }), "`bnb_4bit_quant_type` = \"fp4\" is not supported"),
+        (json!({ "quantization_config": { "load_in_4bit": true, "bnb_4bit_quant_type": "fp4" } }), "expected \"nf4\""),
+        (json!({ "quantization_config": { "quant_method": "gptq" } }), "expected \"bitsandbytes\""),
+    ] {
+        let said = error(&given);
+        assert!(said.contains(expected), "{given}: {said}");
+    }
+    let full = loaded(&json!({ "fine_tune_type": "full" })).config;
+    assert!(!full.storage().packs_floats());
+    let notes = loaded(&json!({ "double_quant": true })).notes;
+    assert!(notes.iter().any(|note| note.contains("`double_quant` has no effect")), "{notes:?}");
 }
 
 #[test]
@@ -310,7 +369,9 @@ fn wrong_types_and_ranges_are_reported_together() {
         (json!({ "lr_scheduler": "zigzag" }), "constant, linear, cosine"),
         (json!({ "backend": "gpu" }), "auto, cpu, candle, ndarray, tch, wgpu, metal, vulkan"),
         (json!({ "dtype": "f64" }), "auto, f32, f16, bf16"),
-        (json!({ "optimizer": "sgd" }), "one of adamw"),
+        (json!({ "optimizer": "sgd" }), "one of adamw, adamw8bit, got"),
+        (json!({ "lora_plus_ratio": 0 }), "`lora_plus_ratio` should be positive, got 0"),
+        (json!({ "lora_plus_ratio": 16, "fine_tune_type": "full" }), "`lora_plus_ratio` needs"),
         (json!({ "epochs": 0 }), "both 0"),
         (json!({ "warmup": 1.5 }), "or a whole number of steps, got 1.5"),
         (json!({ "batch_size": u64::MAX }), "`batch_size` should be at most 1000000000, got 18446744073709551615"),

@@ -1,6 +1,6 @@
 //! `train dpo`: direct preference optimization, from pairs of a chosen and a rejected answer.
 //!
-//! Each example is a prompt with two answers, [`crate::data::Row::Preference`]. The rows of a batch alternate: chosen, rejected, chosen,
+//! Each example is a prompt with two answers, [`crate::data::Row::Preference`]. The examples of a batch alternate: chosen, rejected, chosen,
 //! rejected. The reference is the model at the start of the run: the base model, with the initial adapter if there is one.
 
 use burnish_engine::Batch;
@@ -27,20 +27,20 @@ impl Judge for Dpo {
 
     /// The number of pairs.
     fn count(&self, batch: &Batch) -> usize {
-        batch.rows / 2
+        batch.examples() / 2
     }
 
     fn judge(&self, batch: &Batch, losses: &[f64], reference: &[f64]) -> Judgement {
-        let rows = batch.target_rows();
+        let examples = batch.target_examples();
         // A token's loss is its negative log-probability.
-        let mut answers = vec![Answer::default(); batch.rows];
-        for ((row, loss), reference) in rows.iter().zip(losses).zip(reference) {
-            answers[*row].log_probability -= loss;
-            answers[*row].reference -= reference;
+        let mut answers = vec![Answer::default(); batch.examples()];
+        for ((example, loss), reference) in examples.iter().zip(losses).zip(reference) {
+            answers[*example].log_probability -= loss;
+            answers[*example].reference -= reference;
         }
         let Self { beta, label_smoothing: smoothing } = *self;
         let whole = 1.0 - 2.0 * smoothing;
-        let mut slopes = vec![0.0; batch.rows];
+        let mut slopes = vec![0.0; answers.len()];
         let mut judgement = Judgement { loss: 0.0, factors: Vec::with_capacity(losses.len()), metrics: Vec::new() };
         let mut sums = [0.0; 6];
         for (pair, answers) in answers.chunks_exact(2).enumerate() {
@@ -55,7 +55,7 @@ impl Judge for Dpo {
             let of_pair = [chosen, rejected, is_right, margin, answers[0].log_probability, answers[1].log_probability];
             sums.iter_mut().zip(of_pair).for_each(|(sum, value)| *sum += value);
         }
-        judgement.factors.extend(rows.iter().map(|row| slopes[*row]));
+        judgement.factors.extend(examples.iter().map(|example| slopes[*example]));
         judgement.metrics = METRICS.into_iter().zip(sums).collect();
         judgement
     }
@@ -99,7 +99,7 @@ mod tests {
             input_ids: vec![7; 16],
             labels: [2, 1, 2, 1].into_iter().flat_map(line).collect(),
             position_ids: (0..16).map(|index| index % 4).collect(),
-            segment_ids: vec![1; 16],
+            segment_ids: (0..16).map(|index| index / 4 + 1).collect(),
             rows: 4,
             length: 4,
             tokens: 16,

@@ -90,6 +90,17 @@ impl TrainReport {
     }
 }
 
+/// The memory that can run out, with a comma before it: the device's, or on the CPU the process's.
+fn memory(metrics: &StepMetrics) -> String {
+    let budget = metrics.budget_bytes.map_or_else(String::new, |bytes| format!(" of {}", gib(bytes)));
+    if let Some(pool) = metrics.pool_bytes {
+        let live = metrics.live_bytes.map_or_else(String::new, |bytes| format!(", {} live", gib(bytes)));
+        return format!(", device {}{budget}{live}", gib(pool));
+    }
+    let resident = metrics.resident_bytes.or(metrics.peak_bytes);
+    resident.map_or_else(String::new, |bytes| format!(", {}{budget} resident", gib(bytes)))
+}
+
 impl Events for TrainReport {
     fn step(&mut self, metrics: &StepMetrics, total: usize) {
         if self.first_step.is_none() {
@@ -103,10 +114,7 @@ impl Events for TrainReport {
             value["event"] = json!("step");
             self.event(&value);
         }
-        // Show the memory that can run out: the GPU's, or on the CPU the process's.
-        let device = metrics.pool_bytes.map(|bytes| format!(", {} on the device", gib(bytes)));
-        let host = || metrics.peak_bytes.map(|bytes| format!(", {}", gib(bytes)));
-        let memory = device.or_else(host).unwrap_or_default();
+        let memory = memory(metrics);
         let metric = |key: &str, name: &str| metrics.objective.get(key).map(|value| format!(", {name} {value:.3}"));
         let preference = [metric("rewards/margins", "margin"), metric("rewards/accuracies", "accuracy")];
         let preference: String = preference.into_iter().flatten().collect();
@@ -149,5 +157,23 @@ impl Events for TrainReport {
     fn note(&mut self, line: &str) {
         self.event(&json!({ "event": "note", "text": line }));
         self.line(line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_shown_against_its_budget() {
+        let line = r#"{"step":1,"loss":1,"learning_rate":0,"grad_norm":0,"tokens":1,"tokens_per_second":1,"step_ms":1,"skipped":0}"#;
+        let unknown: StepMetrics = serde_json::from_str(line).unwrap();
+        assert_eq!(memory(&unknown), "");
+        let process = StepMetrics { resident_bytes: Some(300 << 20), peak_bytes: Some(1 << 30), ..unknown };
+        assert_eq!(memory(&process), ", 300 MiB resident");
+        let process = StepMetrics { budget_bytes: Some(24 << 30), ..process };
+        assert_eq!(memory(&process), ", 300 MiB of 24.00 GiB resident");
+        let device = StepMetrics { pool_bytes: Some(3 << 30), live_bytes: Some(2 << 30), ..process };
+        assert_eq!(memory(&device), ", device 3.00 GiB of 24.00 GiB, 2.00 GiB live");
     }
 }

@@ -29,6 +29,8 @@ const FIXED: [&str; 7] = ["fine_tune_type", "recipe", "rank", "alpha", "rslora",
 const OF_ADAPTER: [&str; 5] = ["rank", "alpha", "rslora", "target_modules", "num_layers"];
 /// Keys of preference recipes.
 const OF_PREFERENCES: [&str; 2] = ["beta", "label_smoothing"];
+/// Keys that decide how the base model is stored.
+const OF_WEIGHTS: [&str; 3] = ["quantization", "double_quant", "quantize_embedding"];
 /// Keys that, together with `val_batches`, decide which rows are validated.
 const OF_BATCHES: [&str; 2] = ["batch_size", "packing"];
 
@@ -90,6 +92,7 @@ impl Changes {
         let decides = |key: &&str| {
             *key == "val_batches"
                 || OF_PREFERENCES.contains(key)
+                || OF_WEIGHTS.contains(key)
                 || INPUTS.contains(key)
                 || self.validates_some && OF_BATCHES.contains(key)
         };

@@ -62,6 +62,7 @@ mod tests {
             batch_size: 1,
             max_seq_length: 8,
             packing: false,
+            padding_free: true,
             shuffle_seed: None,
             preference_pairs: false,
             pad_token_id: 0,

@@ -33,6 +33,12 @@ pub struct StepMetrics {
     /// Device memory allocated by the backend, including unused parts of its pools.
     #[serde(default)]
     pub pool_bytes: Option<u64>,
+    /// What those may use: the memory of the device, or on the CPU of the machine, where known.
+    #[serde(default)]
+    pub budget_bytes: Option<u64>,
+    /// Resident host memory of the process after the step, if the system reports it.
+    #[serde(default)]
+    pub resident_bytes: Option<u64>,
     /// Peak host memory of the process, if the system reports it.
     pub peak_bytes: Option<u64>,
     /// Steps skipped so far, this one included, because their gradient overflowed f16.
@@ -126,6 +132,8 @@ mod tests {
             step_ms: 1.0,
             live_bytes: Some(3),
             pool_bytes: None,
+            budget_bytes: None,
+            resident_bytes: None,
             peak_bytes: None,
             skipped: 1,
             objective: BTreeMap::new(),

@@ -1,11 +1,13 @@
 //! Which steps a run takes, and on which rows.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 
-use burnish_engine::{Objective, StepItem};
+use burnish_engine::{Checkpointing, Objective, StepItem};
 
 use crate::config::TrainConfig;
-use crate::data::{Batches, Epoch};
+use crate::data::{Batches, Epoch, Shape};
 use crate::recipe;
 
 /// The steps of a run.
@@ -23,6 +25,8 @@ pub struct Plan {
     pub seed: u64,
     /// How the loss is computed.
     pub objective: Objective,
+    /// How blocks are checkpointed, if they are.
+    pub checkpointing: Option<Checkpointing>,
 }
 
 impl Plan {
@@ -30,12 +34,74 @@ impl Plan {
     pub fn new(config: &TrainConfig, batches: Arc<Batches>, done: usize) -> Self {
         let accumulation = config.grad_accumulation_steps;
         let total = if config.iters > 0 { config.iters } else { config.epochs * batches.steps_per_epoch(accumulation) };
-        Self { batches, accumulation, total, done, seed: config.seed, objective: recipe::objective(config) }
+        let checkpointing = config.grad_checkpoint.then(Checkpointing::default);
+        Self { batches, accumulation, total, done, seed: config.seed, objective: recipe::objective(config), checkpointing }
+    }
+
+    /// The shapes of the remaining micro-batches.
+    pub fn shapes(&self) -> Shapes {
+        let mut shapes = Shapes::default();
+        let each = self.batches.steps_per_epoch(self.accumulation).max(1);
+        let mut step = self.done;
+        while step < self.total {
+            let epoch = Epoch::of(&*self.batches, step / each);
+            for step in step..self.total.min(epoch.number() * each + each) {
+                for index in self.batches.of_step(step % each, self.accumulation) {
+                    shapes.take(epoch.shape(index), epoch.number(), index);
+                }
+            }
+            step = epoch.number() * each + each;
+        }
+        shapes
+    }
+
+    /// A step of one micro-batch, to be rehearsed.
+    pub fn rehearsal(&self, epoch: usize, index: usize) -> StepItem {
+        let batches = vec![self.batches.batch(epoch, index)];
+        let Self { seed, checkpointing, .. } = *self;
+        StepItem { step: 1, epoch, batches, seed, objective: self.objective.clone(), loss_scale: 1.0, checkpointing }
     }
 
     /// The remaining steps.
     pub fn steps(&self) -> Steps {
         Steps { plan: self.clone(), step: self.done, epoch: None }
+    }
+}
+
+/// The shapes of a run's micro-batches.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shapes {
+    all: BTreeSet<Shape>,
+    /// The largest shape, with epoch and index of the first batch that has it.
+    largest: Option<(Shape, usize, usize)>,
+}
+
+impl Shapes {
+    fn take(&mut self, shape: Shape, epoch: usize, index: usize) {
+        self.all.insert(shape);
+        if self.largest.is_none_or(|(largest, ..)| largest.size() < shape.size()) {
+            self.largest = Some((shape, epoch, index));
+        }
+    }
+
+    /// The number of different shapes.
+    pub fn count(&self) -> usize {
+        self.all.len()
+    }
+
+    /// The largest shape, with epoch and index of the first batch that has it.
+    pub fn largest(&self) -> Option<(Shape, usize, usize)> {
+        self.largest
+    }
+}
+
+impl fmt::Display for Shapes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((Shape { rows, length }, ..)) = self.largest else { return f.write_str("no micro-batches") };
+        match self.count() {
+            1 => write!(f, "every micro-batch has {rows} × {length} tokens"),
+            count => write!(f, "micro-batches of {count} shapes, the largest {rows} × {length} tokens"),
+        }
     }
 }
 
@@ -77,6 +143,50 @@ impl Iterator for Steps {
         let batches = batches.of_step(within, self.plan.accumulation).map(|index| order.batch(index)).collect();
         self.epoch = Some(order);
         let objective = self.plan.objective.clone();
-        Some(StepItem { step: self.step, epoch, batches, seed: self.plan.seed, objective, loss_scale: 1.0 })
+        let Plan { seed, checkpointing, .. } = self.plan;
+        Some(StepItem { step: self.step, epoch, batches, seed, objective, loss_scale: 1.0, checkpointing })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{BatchOptions, Example};
+
+    /// A run over rows of these lengths.
+    fn plan(lengths: &[usize], options: BatchOptions, iters: usize) -> Plan {
+        let example = |length: &usize| Example { input_ids: vec![1; *length], labels: vec![1; *length] };
+        let batches = Arc::new(Batches::new(lengths.iter().map(example).collect(), options));
+        let config = TrainConfig { iters, grad_accumulation_steps: 2, ..TrainConfig::default() };
+        Plan::new(&config, batches, 0)
+    }
+
+    #[test]
+    fn the_shapes_are_those_of_the_steps() {
+        let lengths: Vec<usize> = (0..37).map(|index| 40 + index * 61 % 281).collect();
+        for padding_free in [false, true] {
+            let options = BatchOptions { batch_size: 3, padding_free, shuffle_seed: Some(1), ..BatchOptions::default() };
+            let mut plan = plan(&lengths, options, 17);
+            plan.done = 4;
+            let shapes = plan.shapes();
+            let batches: Vec<_> = plan.steps().flat_map(|item| item.batches).collect();
+            let all: BTreeSet<Shape> =
+                batches.iter().map(|batch| Shape { length: batch.length, rows: batch.rows }).collect();
+            assert_eq!(shapes.all, all);
+            let (largest, epoch, index) = shapes.largest().unwrap();
+            assert!(all.iter().all(|shape| shape.size() <= largest.size()));
+            let rehearsed = &plan.rehearsal(epoch, index).batches[0];
+            assert_eq!((rehearsed.length, rehearsed.rows), (largest.length, largest.rows));
+            assert!(batches.contains(rehearsed));
+            assert!(shapes.to_string().starts_with(&format!("micro-batches of {} shapes, the largest ", all.len())));
+        }
+    }
+
+    #[test]
+    fn packed_rows_have_one_shape() {
+        let options = BatchOptions { batch_size: 2, max_seq_length: 64, packing: true, ..BatchOptions::default() };
+        let shapes = plan(&[32; 16], options, 3).shapes();
+        assert_eq!(shapes.to_string(), "every micro-batch has 1 × 128 tokens");
+        assert_eq!(plan(&[32; 16], options, 0).shapes().count(), 1);
     }
 }

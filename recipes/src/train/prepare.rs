@@ -10,15 +10,18 @@ use burnish_backends::dtype::{self, DtypeChoice};
 use burnish_engine::with_hint;
 use burnish_export::target::{check_folder, inputs_of};
 use burnish_lora::MergedCheckpoint;
-use burnish_models::{FloatType, LanguageModel, Pretrained};
+use burnish_models::{FloatType, LanguageModel, LoadOptions, Pretrained};
+use serde_json::Value;
 
 use super::checkpoint::{RunCheckpoint, TrainerState};
 use super::fingerprint::Fingerprint;
 use super::lock::RunLock;
+use super::plan::Plan;
 use super::run_folder;
 use crate::config::{FineTuneType, TrainConfig};
 use crate::data::{self, BadRows, BatchOptions, Batches, RowTokenizer, Sources};
-use crate::{fit, recipe};
+use crate::recipe;
+use crate::storage::StorageChoice;
 
 /// A run that is ready to start.
 pub struct PreparedRun {
@@ -26,6 +29,8 @@ pub struct PreparedRun {
     pub config: TrainConfig,
     /// The compute dtype.
     pub dtype: DtypeChoice,
+    /// How its weights are stored.
+    pub storage: StorageChoice,
     /// The base model.
     pub pretrained: Pretrained,
     /// Training batches.
@@ -50,6 +55,14 @@ impl PreparedRun {
     pub fn new(mut config: TrainConfig) -> Result<Self> {
         let dtype = choose_dtype(&config)?;
         burnish_backends::choose(&config.backend)?.0.clone_into(&mut config.backend);
+        let mut padded = None;
+        if config.padding_free && !burnish_backends::attends_by_segment(&config.backend) {
+            config.padding_free = false;
+            padded = Some(format!(
+                "padding_free is off: attention on `{}` would compute each row against the rows before it",
+                config.backend
+            ));
+        }
         dtype.dtype.name().clone_into(&mut config.dtype);
         recipe::check(&config)?;
         let found = run_folder::find(&config)?;
@@ -58,13 +71,22 @@ impl PreparedRun {
             None => Pretrained::open(&config.model)?,
         };
         check_model(&config, &pretrained, found.checkpoint.is_some())?;
-        fit::check(&config.backend, &pretrained.config, dtype.dtype, config.fine_tune_type == FineTuneType::Full)?;
+        let requested = match config.fine_tune_type {
+            FineTuneType::Full => LoadOptions::trainable(),
+            FineTuneType::Lora => LoadOptions {
+                quantize_embedding: config.quantize_embedding,
+                ..LoadOptions::frozen(dtype.dtype).quantized(config.storage())
+            },
+        };
+        let storage = StorageChoice::new(&config.backend, &pretrained, requested, config.optimizer)?;
         let state = found.checkpoint.as_ref().map(|checkpoint| checkpoint.state.clone());
         let mut state = state.unwrap_or_else(|| TrainerState { started: now(), seed: config.seed, ..Default::default() });
         if let Some(template) = &mut pretrained.chat_template {
             template.fix_now(state.started);
         }
-        let mut notes = Vec::new();
+        let mut notes = ignored_dropouts(&pretrained.config_json);
+        notes.extend(padded);
+        notes.extend(storage.notes.iter().cloned());
         let limit = config.max_seq_length.min(pretrained.config.max_position_embeddings);
         if limit < config.max_seq_length {
             notes.push(format!("max_seq_length is lowered to {limit}, the model's max_position_embeddings"));
@@ -85,6 +107,7 @@ impl PreparedRun {
                 batch_size: config.batch_size,
                 max_seq_length: limit,
                 packing: config.packing,
+                padding_free: config.padding_free,
                 shuffle_seed,
                 preference_pairs: config.recipe.is_preference(),
                 pad_token_id: pretrained.config.pad_token_id.unwrap_or(0),
@@ -114,11 +137,21 @@ impl PreparedRun {
         }
         notes.extend(forget_best(&mut state, &changed));
         state.fingerprint = Some(now);
+        storage.storage.check_blocks(&*pretrained.checkpoint)?;
         let resume = found.checkpoint.clone();
+        notes.extend(resume.as_ref().and_then(|_| no_step_left(&config, &train, state.step)));
         let (lines, lock) = run_folder::prepare(&config, found, &mut state)?;
         notes.extend(lines);
-        Ok(Self { config, dtype, pretrained, train, valid, resume, state, notes, lock })
+        Ok(Self { config, dtype, storage, pretrained, train, valid, resume, state, notes, lock })
     }
+}
+
+/// A note for each dropout of the base model: transformers applies it while training.
+fn ignored_dropouts(config: &Value) -> Vec<String> {
+    let line = |(key, value): (&str, f64)| {
+        format!("`{key}` in the model's config.json is {value}, but is not applied: only `dropout`, on adapters, is")
+    };
+    burnish_models::config::ignored_dropouts(config).into_iter().map(line).collect()
 }
 
 /// Chooses the compute dtype. Full fine-tuning is always in f32.
@@ -188,6 +221,12 @@ fn forget_best(state: &mut TrainerState, changed: &[String]) -> Option<String> {
     Some(format!("{} changed since the checkpoint{best}", changed.join(" and ")))
 }
 
+/// Tells that a resumed run has taken all of its steps.
+fn no_step_left(config: &TrainConfig, train: &Arc<Batches>, step: usize) -> Option<String> {
+    let total = Plan::new(config, train.clone(), step).total;
+    (step >= total).then(|| format!("no step is left: the checkpoint is of step {step}, and the run has {total} steps"))
+}
+
 /// Seconds since 1970, or `SOURCE_DATE_EPOCH` if it is set.
 fn now() -> i64 {
     let fixed = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.parse().ok());
@@ -197,7 +236,15 @@ fn now() -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use burnish_kernels::packed::Affine;
+    use burnish_models::Checkpoint;
+    use safetensors::Dtype;
+    use safetensors::tensor::TensorView;
+
     use super::*;
+    use crate::config::QuantizationKind;
     use crate::hint::hint;
 
     #[test]
@@ -212,6 +259,91 @@ mod tests {
         assert_eq!((run("auto").unwrap().dtype, run("f32").unwrap().dtype), (FloatType::F32, FloatType::F32));
         let error = run("bf16").unwrap_err();
         assert!(error.to_string().contains("`dtype` is bf16") && hint(&error).is_some(), "{error}");
+    }
+
+    /// The quickstart's model in few bits, as MLX stores it, with other scales for one matrix.
+    fn mlx_model(folder: &Path, scale: impl Fn(f32) -> f32) -> PathBuf {
+        const CHANGED: &str = "model.layers.2.mlp.up_proj";
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/quickstart/model");
+        let target = folder.join("model");
+        std::fs::create_dir_all(&target).unwrap();
+        for name in ["tokenizer.json", "tokenizer_config.json"] {
+            std::fs::copy(from.join(name), target.join(name)).unwrap();
+        }
+        let text = std::fs::read_to_string(from.join("config.json")).unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        config["quantization"] = serde_json::json!({ "group_size": 64, "bits": 4 });
+        std::fs::write(target.join("config.json"), config.to_string()).unwrap();
+        let base = Pretrained::open(&from).unwrap();
+        let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
+        let floats = |values: Vec<f32>| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+        for name in base.checkpoint.names() {
+            let (shape, values) = (base.checkpoint.shape(&name).unwrap(), base.checkpoint.read_f32(&name).unwrap());
+            let Some(layer) = name.strip_suffix(".weight").filter(|name| name.ends_with("_proj")) else {
+                tensors.push((name, Dtype::F32, shape, floats(values)));
+                continue;
+            };
+            let packed = Affine::quantize(&name, &values, [shape[0], shape[1]], 4, 64).unwrap();
+            let words = packed.words().iter().flat_map(|word| word.to_le_bytes()).collect();
+            let mut scales = packed.scales().to_f32();
+            if layer == CHANGED {
+                scales.iter_mut().for_each(|value| *value = scale(*value));
+            }
+            let groups = vec![shape[0], shape[1] / 64];
+            tensors.push((format!("{layer}.scales"), Dtype::F32, groups.clone(), floats(scales)));
+            tensors.push((format!("{layer}.biases"), Dtype::F32, groups, floats(packed.biases().to_f32())));
+            tensors.push((name, Dtype::U32, vec![shape[0], shape[1] / 8], words));
+        }
+        let views =
+            tensors.iter().map(|(name, dtype, shape, data)| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
+        safetensors::serialize_to_file(views, None, &target.join("model.safetensors")).unwrap();
+        target
+    }
+
+    #[test]
+    fn packed_bases_are_taken_as_they_are_or_refused_before_anything_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("train.jsonl"), "{\"text\": \"one two three\"}\n").unwrap();
+        let run = folder.path().join("run");
+        let prepare = |model: &Path, change: &dyn Fn(&mut TrainConfig)| {
+            let mut config = TrainConfig {
+                model: model.display().to_string(),
+                data: folder.path().display().to_string(),
+                output_dir: run.display().to_string(),
+                backend: "cpu".to_owned(),
+                overwrite: true,
+                ..TrainConfig::default()
+            };
+            change(&mut config);
+            PreparedRun::new(config)
+        };
+        let model = mlx_model(folder.path(), |scale| scale);
+        let found = |change: &dyn Fn(&mut TrainConfig)| {
+            let prepared = prepare(&model, change).unwrap();
+            let kinds = prepared.storage.storage.kinds.iter().map(|(kind, stored)| (kind.clone(), stored.tensors));
+            (kinds.collect::<Vec<_>>(), prepared.notes)
+        };
+        let kinds = |linear: &str, matrices: usize, others: usize| {
+            let mut kinds = vec![("f32".to_owned(), others), (linear.to_owned(), matrices)];
+            kinds.retain(|(_, tensors)| *tensors > 0);
+            kinds
+        };
+        // Four blocks have seven matrices and two norms each.
+        assert_eq!(found(&|_| {}).0, kinds("int4", 28, 10));
+        assert_eq!(
+            found(&|config| config.quantize_embedding = true).0,
+            [kinds("int4", 28, 9), kinds("int8", 1, 0)].concat()
+        );
+        assert_eq!(found(&|config| config.quantization = QuantizationKind::None).0, kinds("f32", 0, 38));
+        let (same, notes) = found(&|config| config.quantization = QuantizationKind::Nf4);
+        assert_eq!(same, kinds("int4", 28, 10));
+        assert!(notes.iter().any(|note| note.starts_with("the file has weights in int4, which stay so")), "{notes:?}");
+        assert_eq!(found(&|config| config.fine_tune_type = FineTuneType::Full).0, kinds("f32", 0, 38));
+        std::fs::remove_dir_all(&run).unwrap();
+        let damaged = mlx_model(folder.path(), |_| f32::NAN);
+        let error = prepare(&damaged, &|_| {}).err().unwrap().to_string();
+        assert!(error.contains("model.safetensors: ") && error.contains("`model.layers.2.mlp.up_proj.weight`"), "{error}");
+        assert!(error.contains("NaN in `scales`") && !run.exists(), "{error}");
     }
 
     /// A run of the quickstart's model on these rows, and a checkpoint of it whose best step is itself.
@@ -246,6 +378,11 @@ mod tests {
             line.unwrap_or_default()
         };
         assert_eq!(said(&config), "");
+        let no_step_left = |iters: usize| {
+            let prepared = resumed(&TrainConfig { iters, ..config.clone() }).unwrap();
+            prepared.notes.iter().any(|line| line.starts_with("no step is left: the checkpoint is of step 5"))
+        };
+        assert_eq!([6, 5, 4].map(no_step_left), [false, true, true]);
         assert!(said(&TrainConfig { val_batches: 1, ..config.clone() }).starts_with("`val_batches` changed"));
         for texts in [&["seven eight", "nine"][..], &["nine"]] {
             write("valid.jsonl", texts);
@@ -258,6 +395,36 @@ mod tests {
         assert!(error.to_string().starts_with("the training rows changed since the checkpoint"), "{error}");
         assert!(hint(&error).unwrap().contains("--allow-changed-inputs"));
         resumed(&TrainConfig { allow_changed_inputs: true, ..config }).unwrap();
+    }
+
+    #[test]
+    fn a_dropout_of_the_model_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let asset = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/quickstart/model");
+        for file in ["model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+            std::fs::copy(asset.join(file), folder.path().join(file)).unwrap();
+        }
+        std::fs::write(folder.path().join("train.jsonl"), "{\"text\": \"one two three\"}\n").unwrap();
+        let mut json: Value = serde_json::from_slice(&std::fs::read(asset.join("config.json")).unwrap()).unwrap();
+        let told = |json: &Value, run: &str| {
+            std::fs::write(folder.path().join("config.json"), json.to_string()).unwrap();
+            let config = TrainConfig {
+                model: folder.path().display().to_string(),
+                data: folder.path().join("train.jsonl").display().to_string(),
+                output_dir: folder.path().join(run).display().to_string(),
+                backend: "cpu".to_owned(),
+                ..TrainConfig::default()
+            };
+            PreparedRun::new(config).unwrap().notes.into_iter().filter(|line| line.contains("dropout")).collect::<Vec<_>>()
+        };
+        json["attention_dropout"] = 0.0.into();
+        assert!(told(&json, "without").is_empty());
+        json["attention_dropout"] = 0.1.into();
+        let lines = told(&json, "with");
+        assert!(
+            lines.len() == 1 && lines[0].starts_with("`attention_dropout` in the model's config.json is 0.1"),
+            "{lines:?}"
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use anyhow::Result;
-use burnish_engine::bytes::peak_bytes;
+use burnish_engine::bytes::{peak_bytes, resident_bytes};
 use burnish_engine::{LossScale, Numbers, StepItem, Verdict, with_hint};
 
 use super::checkpoint::{RunCheckpoint, TrainerState};
@@ -15,6 +15,7 @@ use super::events::Events;
 use super::learner::{Driver, SharedTrainer};
 use super::metrics::{MetricsFile, StepMetrics};
 use super::plan::Plan;
+use super::pools::Pools;
 use super::weights::WeightWriter;
 use crate::config::TrainConfig;
 use crate::data::Batches;
@@ -50,6 +51,8 @@ pub struct TrainingRun {
     pub checkpoint: Option<PathBuf>,
     /// Checkpoints that were verified, by step: whether each is intact.
     pub whole: BTreeMap<usize, bool>,
+    /// Memory available to the backend, if the system reports it.
+    pub budget: Option<u64>,
     /// Receives the run's events.
     pub events: Arc<Mutex<dyn Events>>,
 }
@@ -67,9 +70,14 @@ impl TrainingRun {
         let mut file = MetricsFile::open(Path::new(&self.config.output_dir), self.state.step)?;
         let total = self.plan.total;
         let mut saved = self.state.step;
+        let mut pools = Pools::default();
         for item in self.plan.steps() {
             let (step, epoch) = (item.step, item.epoch);
+            if pools.are_trimmed_for(&item.batches) {
+                self.trainer.get().trim();
+            }
             let metrics = self.step(driver, item)?;
+            self.look_after(&mut pools).map_err(on_device)?;
             file.write(&metrics)?;
             if epoch > self.state.epoch {
                 driver.end_epoch(self.state.epoch + 1);
@@ -126,10 +134,29 @@ impl TrainingRun {
             step_ms: seconds * 1e3,
             live_bytes: memory.map(|memory| memory.in_use),
             pool_bytes: memory.map(|memory| memory.reserved),
+            budget_bytes: memory.and_then(|memory| memory.total).or(self.budget),
+            resident_bytes: resident_bytes(),
             peak_bytes: peak_bytes(),
             skipped: self.state.skipped,
             objective: metrics.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         })
+    }
+
+    /// Rehearses the largest micro-batch after the first step, on a device with pools.
+    fn look_after(&self, pools: &mut Pools) -> Result<()> {
+        let mut trainer = self.trainer.get();
+        if trainer.memory().is_none() {
+            return Ok(());
+        }
+        if let Some(item) = pools.to_rehearse(&self.plan) {
+            // Loading the model and a smaller step left parts that the rest of the run does not need.
+            trainer.trim();
+            trainer.rehearse(&item)?;
+        }
+        if let Some(memory) = trainer.memory() {
+            pools.hold(memory.reserved);
+        }
+        Ok(())
     }
 
     /// Skips a step whose gradient overflowed f16: its update changed nothing and does not count.
@@ -225,6 +252,6 @@ fn on_device(error: anyhow::Error) -> anyhow::Error {
     with_hint(
         error.to_string(),
         "the last checkpoint is intact: --resume auto continues from it; --backend cpu runs everywhere; if memory ran out, \
-         lower batch_size or max_seq_length",
+         use grad_checkpoint, or lower batch_size or max_seq_length",
     )
 }

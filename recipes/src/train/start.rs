@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 use burn_train::Interrupter;
-use burnish_engine::{AdamWConfig, Adapter, Device, TrainedPart, Trainer, Weights};
+use burnish_engine::{AdamWConfig, Adapter, Device, MomentType, TrainedPart, Trainer, Weights};
 use burnish_models::checkpoint::SafetensorsFolder;
-use burnish_models::{FloatType, Pretrained};
+use burnish_models::{FloatType, LoadOptions, Pretrained};
 
 use super::checkpoint::{RunCheckpoint, TrainerState};
 use super::events::Events;
@@ -19,7 +19,7 @@ use super::prepare::PreparedRun;
 use super::run::{End, TrainingRun};
 use super::schedule::Schedule;
 use super::weights::WeightWriter;
-use crate::config::{FineTuneType, TrainConfig};
+use crate::config::{FineTuneType, OptimizerKind, TrainConfig};
 use crate::report::{Dashboard, Quiet};
 
 /// The result of a run.
@@ -60,13 +60,14 @@ fn on_device(
     interrupter: Interrupter,
     dashboard: bool,
 ) -> Result<Summary> {
-    let PreparedRun { config, dtype, pretrained, train, valid, resume, mut state, lock, .. } = prepared;
+    let PreparedRun { config, dtype, storage, pretrained, train, valid, resume, mut state, lock, .. } = prepared;
     let _held_until_the_end = lock;
-    let trainer = SharedTrainer::new(build(device, &config, dtype.dtype, &pretrained, resume.as_ref())?);
+    let trainer = SharedTrainer::new(build(device, &config, storage.options, &pretrained, resume.as_ref())?);
     let done = resume.as_ref().map_or(0, |checkpoint| checkpoint.state.step);
     let plan = Plan::new(&config, train, done);
     state.seed = config.seed;
     state.loss_scale = (dtype.dtype == FloatType::F16).then(|| state.loss_scale.take().unwrap_or_default());
+    let budget = burnish_backends::capacity::available(&config.backend);
     let (schedule, epochs) = (Schedule::new(&config, plan.total, done), config.epochs);
     let mut run = TrainingRun {
         weights: WeightWriter::new(&config, &pretrained.source, resume.as_ref())?,
@@ -78,6 +79,7 @@ fn on_device(
         last_loss: None,
         checkpoint: resume.map(|checkpoint| checkpoint.path),
         whole: BTreeMap::new(),
+        budget,
         events,
     };
     let (send, receive) = mpsc::channel();
@@ -111,7 +113,7 @@ fn finish(run: TrainingRun, end: End, pretrained: &Pretrained) -> Result<Summary
 fn build(
     device: &dyn Device,
     config: &TrainConfig,
-    dtype: FloatType,
+    options: LoadOptions,
     pretrained: &Pretrained,
     resume: Option<&RunCheckpoint>,
 ) -> Result<Box<dyn Trainer>> {
@@ -129,7 +131,7 @@ fn build(
         }),
         FineTuneType::Lora => TrainedPart::Adapters {
             base: &*pretrained.checkpoint,
-            dtype,
+            options,
             // Also when resumed: the reference stays the adapter that the run started from.
             reference: config.reference(),
             adapter: match folder {
@@ -152,6 +154,11 @@ fn optimizer(config: &TrainConfig) -> AdamWConfig {
         epsilon: config.epsilon,
         weight_decay: config.weight_decay,
         max_grad_norm: config.max_grad_norm,
+        moments: match config.optimizer {
+            OptimizerKind::Adamw => MomentType::F32,
+            OptimizerKind::Adamw8bit => MomentType::EightBit,
+        },
+        lora_plus_ratio: config.lora_plus_ratio,
     }
 }
 

@@ -1,7 +1,8 @@
 //! Products with packed weights on the GPU.
 //!
-//! A matrix is dequantised into a scratch, which the memory pool gives to the next one, and multiplied as a dense one; one that is
-//! larger than the scratch, as heads are, by slices of its outputs. A few rows, as decoding has them, are multiplied from the integers.
+//! A few rows, as decoding has them, are multiplied from the integers. With more of them, tiles are dequantised by the product, or, where
+//! the plan says so, the matrix is dequantised into a scratch, which the memory pool gives to the next one, and multiplied as a dense
+//! one; one that is larger than the scratch, as heads are, by slices of its outputs.
 
 use std::ops::Range;
 
@@ -12,7 +13,7 @@ use burn_cubecl::tensor::CubeTensor;
 use super::{few_rows, reference, reference_backward_input, reference_rows};
 use crate::cube::BackendOn;
 use crate::cube::launch::same_float;
-use crate::matrix::Product;
+use crate::matrix::{PackedRoute, Product, packed_route};
 use crate::packed::{PackedTensor, Planes, cube};
 use crate::primitive::{cast, raw, typed};
 
@@ -29,6 +30,17 @@ fn slices(planes: &Planes, dtype: DType) -> impl ExactSizeIterator<Item = Range<
     (0..outputs).step_by(most).map(move |first| first..outputs.min(first + most))
 }
 
+/// Whether so many rows are multiplied from the integers.
+pub(crate) fn few(rows: usize) -> bool {
+    (1..=few_rows::MOST_ROWS).contains(&rows)
+}
+
+/// The product of `a` that dequantises tiles of the weight, where the plan wants that.
+fn tiled<R: CubeRuntime, B: BackendOn<R>>(a: &CubeTensor<R>, weight: &PackedTensor<B>) -> Option<Product<R>> {
+    let tiles = packed_route(a) == PackedRoute::Tiles;
+    tiles.then(|| Product::packed(a.clone(), weight.planes, weight.words.clone()))
+}
+
 /// The whole matrix as a dense one, where it fits the scratch.
 pub(crate) fn scratch<R: CubeRuntime, B: BackendOn<R>>(weight: &PackedTensor<B>, dtype: DType) -> Option<CubeTensor<R>> {
     let fits = weight.planes.on_device(&weight.words) && slices(&weight.planes, dtype).len() == 1;
@@ -42,8 +54,11 @@ pub(crate) fn forward<R: CubeRuntime, B: BackendOn<R>>(x: CubeTensor<R>, weight:
         return reference::<B>(x, weight);
     }
     let (rows, dtype) = (x.shape()[0], x.dtype);
-    if (1..=few_rows::MOST_ROWS).contains(&rows) {
+    if few(rows) {
         return few_rows::product(x, planes, words.clone());
+    }
+    if let Some(y) = tiled::<R, B>(&x, &weight).and_then(|product| product.transposed_b().multiply()) {
+        return y;
     }
     if let Some(dense) = scratch::<R, B>(&weight, dtype) {
         return B::dense_linear(x, dense);
@@ -63,6 +78,9 @@ pub(crate) fn backward_input<R: CubeRuntime, B: BackendOn<R>>(
         return reference_backward_input::<B>(grad, weight);
     }
     let dtype = grad.dtype;
+    if let Some(dx) = tiled::<R, B>(&grad, &weight).and_then(Product::multiply) {
+        return dx;
+    }
     if let Some(dense) = scratch::<R, B>(&weight, dtype) {
         return B::linear_backward_input(grad, dense);
     }

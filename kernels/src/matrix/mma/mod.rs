@@ -3,15 +3,18 @@
 //! Tiles of both operands are copied straight to shared memory some steps ahead of their use. Fragments are read from there one
 //! depth ahead of their use, across the end of a step too.
 
+mod ahead;
 mod narrow;
 mod result;
 
 use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
 
+use super::packed::Operand;
 use super::plan::PLANE;
 use super::registers::{Area, K, M, N, ROW, commit, copy_columns, fragment_at, left, right_pair, thread_row, zeros};
-use super::tile::{Sizes, Span, TilePlan, span};
+use super::tile::{Sizes, Span, TilePlan, exists, span};
+use ahead::{Filled, Right, RightExpand, begin, fill, open};
 use narrow::multiply_more;
 use result::{corner, write_pairs, write_rows};
 
@@ -69,7 +72,7 @@ struct CopyPart {
 #[cube]
 fn copy_step<F: Float, S: Size, NA: Size, NB: Size, NC: Size>(
     a: &Array<Vector<F, S>>,
-    b: &Array<Vector<F, S>>,
+    b: &Right<F, S>,
     pipeline: &mut Pipeline<F, S, NA, NB, NC>,
     from: &Sources,
     step: u32,
@@ -95,12 +98,17 @@ fn copy_step<F: Float, S: Size, NA: Size, NB: Size, NC: Size>(
         let area = Area { row, column: deep, rows: sizes.m, columns: wide_k, stride: wide_k };
         copy_columns::<F, S>(a, from.a, &area, &mut pipeline.shared_a, to_a, part_a);
     }
-    if comptime!(plan.transposed_b) {
-        let area = Area { row: column, column: deep, rows: sizes.n, columns: wide_k, stride: wide_k };
-        copy_columns::<F, S>(b, from.b, &area, &mut pipeline.shared_b, to_b, part_b);
-    } else {
-        let area = Area { row: depth, column: column / width, rows: end, columns: wide_n, stride: wide_n };
-        copy_columns::<F, S>(b, from.b, &area, &mut pipeline.shared_b, to_b, part_b);
+    match b {
+        Right::Dense(b) => {
+            if comptime!(plan.transposed_b) {
+                let area = Area { row: column, column: deep, rows: sizes.n, columns: wide_k, stride: wide_k };
+                copy_columns::<F, S>(b, from.b, &area, &mut pipeline.shared_b, to_b, part_b);
+            } else {
+                let area = Area { row: depth, column: column / width, rows: end, columns: wide_n, stride: wide_n };
+                copy_columns::<F, S>(b, from.b, &area, &mut pipeline.shared_b, to_b, part_b);
+            }
+        }
+        Right::Packed(_) => {}
     }
 }
 
@@ -178,12 +186,6 @@ fn two_sets<F: Float, V: Size>(#[comptime] count: usize, #[comptime] registers: 
     fragments
 }
 
-/// Whether there is a step `step`; not asked where it is `certain`.
-#[cube]
-fn exists(step: u32, span: &Span, #[comptime] certain: bool) -> bool {
-    if comptime!(certain) { true.runtime() } else { step < span.steps }
-}
-
 /// A step of the sum.
 #[derive(CubeType, Clone, Copy)]
 struct Step {
@@ -207,7 +209,7 @@ struct Stage {
 #[cube]
 fn multiply_stage<F: Float, S: Size, NA: Size, NB: Size, NC: Size>(
     a: &Array<Vector<F, S>>,
-    b: &Array<Vector<F, S>>,
+    b: &mut Right<F, S>,
     pipeline: &mut Pipeline<F, S, NA, NB, NC>,
     start: &Start,
     step: &Step,
@@ -248,6 +250,8 @@ fn multiply_stage<F: Float, S: Size, NA: Size, NB: Size, NC: Size>(
                     let copies = comptime!(CopyPart { stage: ahead, part, parts });
                     copy_step::<F, S, NA, NB, NC>(a, b, pipeline, &step.from, later, span, copies, plan);
                 }
+                let filled = comptime!(Filled { stage: next, part, parts, certain });
+                fill::<F, S>(b, &mut pipeline.shared_b, step.from.b, step.number, span, filled, plan);
             }
             // Without this barrier NVIDIA's assembler moves loads back to their use. It costs nothing where threads run in step.
             sync_plane();
@@ -266,7 +270,7 @@ fn multiply_stage<F: Float, S: Size, NA: Size, NB: Size, NC: Size>(
 #[cube(launch_unchecked)]
 pub(super) fn product_kernel<F: Float, X: Float, O: Float, S: Size, P: Size, V: Size>(
     a: &Array<Vector<F, S>>,
-    b: &Array<Vector<F, S>>,
+    b: Operand<Vector<F, S>>,
     more_a: &Array<Vector<F, P>>,
     more_b: &Array<Vector<X, P>>,
     out: &mut Array<Vector<O, V>>,
@@ -279,6 +283,7 @@ pub(super) fn product_kernel<F: Float, X: Float, O: Float, S: Size, P: Size, V: 
 ) {
     let tiles = comptime!(plan.tiles);
     let (tile_a, tile_b) = comptime!((plan.tile_a(), plan.tile_b()));
+    let mut b = open::<F, S>(b, plan);
     let (stage_a, stage_b) = comptime!((tile_a.rows * tile_a.stride(ROW), tile_b.rows * tile_b.stride(ROW)));
     let shared_a = SharedMemory::<Vector<F, S>>::new_aligned(comptime!(stage_a * tiles.stages), 16usize);
     let shared_b = SharedMemory::<Vector<F, S>>::new_aligned(comptime!(stage_b * tiles.stages), 16usize);
@@ -320,11 +325,17 @@ pub(super) fn product_kernel<F: Float, X: Float, O: Float, S: Size, P: Size, V: 
         if step < span.steps {
             let from = Sources { a: from_a, b: from_b };
             let copies = comptime!(CopyPart { stage, part: 0, parts: 1 });
-            copy_step::<F, S, NA, NB, NC>(a, b, &mut pipeline, &from, step, &span, copies, plan);
+            copy_step::<F, S, NA, NB, NC>(a, &b, &mut pipeline, &from, step, &span, copies, plan);
         }
         commit(pipeline.barriers.index(stage));
         from_a += further.a;
         from_b += further.b;
+    }
+    match &mut b {
+        Right::Dense(_) => {}
+        Right::Packed(ahead) => {
+            from_b = begin::<F, S>(ahead, &mut pipeline.shared_b, sources.b, further.b, &span, plan);
+        }
     }
     let corner = corner(&span, first_m, first_n);
     // The narrow pair comes next, while registers are free and the first copies are under way.
@@ -362,7 +373,7 @@ pub(super) fn product_kernel<F: Float, X: Float, O: Float, S: Size, P: Size, V: 
             let number = step + comptime!(stage as u32);
             let now = Step { number, phase, from: Sources { a: from_a, b: from_b } };
             let stage = comptime!(Stage { number: stage, certain: true });
-            multiply_stage::<F, S, NA, NB, NC>(a, b, &mut pipeline, &start, &now, &span, stage, plan);
+            multiply_stage::<F, S, NA, NB, NC>(a, &mut b, &mut pipeline, &start, &now, &span, stage, plan);
             from_a += further.a;
             from_b += further.b;
         }
@@ -376,7 +387,7 @@ pub(super) fn product_kernel<F: Float, X: Float, O: Float, S: Size, P: Size, V: 
             if number < span.steps {
                 let now = Step { number, phase, from: Sources { a: from_a, b: from_b } };
                 let stage = comptime!(Stage { number: stage, certain: false });
-                multiply_stage::<F, S, NA, NB, NC>(a, b, &mut pipeline, &start, &now, &span, stage, plan);
+                multiply_stage::<F, S, NA, NB, NC>(a, &mut b, &mut pipeline, &start, &now, &span, stage, plan);
                 from_a += further.a;
                 from_b += further.b;
             }

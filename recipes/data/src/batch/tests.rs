@@ -7,7 +7,19 @@ fn example(ids: Range<u32>) -> Example {
 }
 
 fn options(batch_size: usize, max_seq_length: usize, packing: bool, shuffle_seed: Option<u64>) -> BatchOptions {
-    BatchOptions { batch_size, max_seq_length, packing, shuffle_seed, preference_pairs: false, pad_token_id: 0 }
+    BatchOptions {
+        batch_size,
+        max_seq_length,
+        packing,
+        padding_free: false,
+        shuffle_seed,
+        preference_pairs: false,
+        pad_token_id: 0,
+    }
+}
+
+fn padding_free(options: BatchOptions) -> BatchOptions {
+    BatchOptions { padding_free: true, ..options }
 }
 
 #[test]
@@ -18,13 +30,48 @@ fn rows_are_padded_on_the_right() {
     assert_eq!(batch.input_ids, [1, 2, 3, 0, 0, 0, 0, 0, 11, 12, 13, 14, 15, 0, 0, 0]);
     assert_eq!(batch.labels[..8], [IGNORE, 2, 3, IGNORE, IGNORE, IGNORE, IGNORE, IGNORE]);
     assert_eq!(batch.position_ids[8..], [0, 1, 2, 3, 4, 0, 0, 0]);
-    assert_eq!(batch.segment_ids[8..], [1, 1, 1, 1, 1, 0, 0, 0]);
+    assert_eq!(batch.segment_ids[8..], [2, 2, 2, 2, 2, 0, 0, 0]);
+}
+
+#[test]
+fn rows_without_padding_lie_end_to_end() {
+    let examples = vec![example(1..4), example(11..16), example(21..22)];
+    let batches = Batches::new(examples, padding_free(options(3, 64, false, None)));
+    let batch = batches.batch(0, 0);
+    assert_eq!((batch.rows, batch.length, batch.tokens, batch.target_tokens, batch.examples()), (1, 16, 9, 6, 3));
+    assert_eq!(batch.input_ids[..10], [1, 2, 3, 11, 12, 13, 14, 15, 21, 0]);
+    assert_eq!(batch.labels[..10], [IGNORE, 2, 3, IGNORE, 12, 13, 14, 15, IGNORE, IGNORE]);
+    assert_eq!(batch.position_ids[..10], [0, 1, 2, 0, 1, 2, 3, 4, 0, 0]);
+    assert_eq!(batch.segment_ids, [1, 1, 1, 2, 2, 2, 2, 2, 3, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(batch.target_examples(), [0, 0, 1, 1, 1, 1]);
+}
+
+#[test]
+fn packing_is_first_fit_decreasing() {
+    // Of those with equal lengths, the first in the order comes first; the example of 11 tokens exceeds the capacity.
+    let lengths = [3, 7, 2, 6, 4, 11, 3, 1];
+    let rows = pack::pack(&lengths, &[7, 6, 5, 4, 3, 2, 1, 0], 10);
+    assert_eq!(rows, [vec![5], vec![1, 6], vec![3, 4], vec![0, 2, 7]]);
+    assert!(pack::pack(&[], &[], 10).is_empty());
+}
+
+#[test]
+fn full_rows_have_one_shape() {
+    let lengths = [50, 50, 50, 50, 60, 40, 70, 30, 50, 50, 90, 10];
+    let examples: Vec<Example> = lengths.iter().map(|length| example(0..*length)).collect();
+    for options in [options(2, 100, true, Some(1)), padding_free(options(2, 100, true, Some(1)))] {
+        let batches = Batches::new(examples.clone(), options);
+        let shapes: Vec<Shape> = (0..3).map(|index| batches.epoch(0).shape(index)).collect();
+        let expected = if options.padding_free { Shape { length: 200, rows: 1 } } else { Shape { length: 100, rows: 2 } };
+        assert_eq!(shapes, [expected; 3]);
+    }
 }
 
 #[test]
 fn the_padded_length_never_exceeds_the_limit() {
-    let batches = Batches::new(vec![example(0..9)], options(1, 10, false, None));
-    assert_eq!(batches.batch(0, 0).length, 10);
+    for options in [options(1, 10, false, None), padding_free(options(1, 10, false, None))] {
+        assert_eq!(Batches::new(vec![example(0..9)], options).batch(0, 0).length, 10);
+    }
 }
 
 #[test]
@@ -62,8 +109,8 @@ const SECOND: [usize; 8] = [6, 0, 5, 3, 7, 2, 1, 4];
 /// The examples of a batch, read back by segment.
 fn segments(batch: &Batch) -> Vec<Vec<u32>> {
     let mut found: Vec<Vec<u32>> = Vec::new();
+    let mut last = 0;
     for row in 0..batch.rows {
-        let mut last = 0;
         for at in row * batch.length..(row + 1) * batch.length {
             let segment = batch.segment_ids[at];
             if segment == 0 {
@@ -91,6 +138,7 @@ proptest! {
         lengths in proptest::collection::vec(1_u32..40, 1..60),
         batch_size in 1_usize..5,
         packing in any::<bool>(),
+        end_to_end in any::<bool>(),
         seed in proptest::option::of(any::<u64>()),
         epoch in 0_usize..3,
     ) {
@@ -102,12 +150,16 @@ proptest! {
                 example(next - length..next)
             })
             .collect();
-        let batches = Batches::new(examples.clone(), options(batch_size, 40, packing, seed));
+        let options = BatchOptions { padding_free: end_to_end, ..options(batch_size, 40, packing, seed) };
+        let batches = Batches::new(examples.clone(), options);
         let mut found = Vec::new();
         let (mut tokens, mut targets) = (0, 0);
         let order = batches.epoch(epoch);
         for (index, batch) in order.iter().enumerate() {
-            prop_assert!(batch.rows <= batch_size && batch.length <= 40);
+            let limit = if end_to_end { [1, 40 * batch_size] } else { [batch_size, 40] };
+            prop_assert!(batch.rows <= limit[0] && batch.length <= limit[1]);
+            prop_assert_eq!(order.shape(index), Shape { length: batch.length, rows: batch.rows });
+            prop_assert!(!end_to_end || batch.length <= (batch.tokens + batch.tokens / 8).max(batch.tokens + 7));
             prop_assert_eq!(&batch, &batches.batch(epoch, index));
             let counted = batch.labels.iter().filter(|label| **label != IGNORE).count();
             prop_assert_eq!(counted, batch.target_tokens);

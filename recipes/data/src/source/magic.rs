@@ -1,11 +1,12 @@
 //! Unsupported file formats, recognised by their first bytes.
 
+use burnish_models::encoding;
+
 /// The unsupported format of a file, and how to convert it.
 pub(super) fn other_kind(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     const TABLE: &str =
         "convert it with datasets: load_dataset(\"parquet\", data_files=FILE, split=\"train\").to_json(\"rows.jsonl\")";
-    const UTF_8: &str = "convert it to UTF-8: iconv -f UTF-16 -t UTF-8 FILE > rows.jsonl";
-    const KINDS: [(&[u8], &str, &str); 9] = [
+    const KINDS: [(&[u8], &str, &str); 7] = [
         (b"\x1f\x8b", "it is compressed by gzip", "unpack it: gunzip FILE"),
         (b"\x28\xb5\x2f\xfd", "it is compressed by zstd", "unpack it: unzstd FILE"),
         (b"BZh", "it is compressed by bzip2", "unpack it: bunzip2 FILE"),
@@ -13,8 +14,18 @@ pub(super) fn other_kind(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
         (b"PK\x03\x04", "it is a zip archive", "unpack it: unzip FILE"),
         (b"PAR1", "it is a Parquet file", TABLE),
         (b"ARROW1", "it is an Arrow file", "convert it with datasets: Dataset.from_file(FILE).to_json(\"rows.jsonl\")"),
-        (b"\xff\xfe", "its text is UTF-16", UTF_8),
-        (b"\xfe\xff", "its text is UTF-16", UTF_8),
     ];
+    if encoding::is_blank(bytes) {
+        return Some(("it consists of zero bytes", "the file is damaged; write it again"));
+    }
+    match encoding::other_encoding(bytes) {
+        Some("UTF-16") => {
+            return Some(("its text is UTF-16", "convert it to UTF-8: iconv -f UTF-16 -t UTF-8 FILE > rows.jsonl"));
+        }
+        Some("UTF-32") => {
+            return Some(("its text is UTF-32", "convert it to UTF-8: iconv -f UTF-32 -t UTF-8 FILE > rows.jsonl"));
+        }
+        _ => {}
+    }
     KINDS.iter().find(|(magic, ..)| bytes.starts_with(magic)).map(|(_, found, way)| (*found, *way))
 }

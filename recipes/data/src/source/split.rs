@@ -25,9 +25,10 @@ pub(super) fn pieces(bytes: &[u8]) -> Box<dyn Iterator<Item = Piece<'_>> + '_> {
     }
 }
 
-/// Lines that are not empty, with their numbers from 1.
+/// Lines that are not empty, with their numbers from 1. Old files end each with a carriage return alone.
 fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
-    let lines = bytes.split(|byte| *byte == b'\n').enumerate();
+    let end = if bytes.contains(&b'\n') { b'\n' } else { b'\r' };
+    let lines = bytes.split(move |byte| *byte == end).enumerate();
     lines.filter(|(_, line)| !line.trim_ascii().is_empty()).map(|(index, line)| (index + 1, line))
 }
 

@@ -50,7 +50,8 @@ fn an_empty_file_is_an_error() {
 fn invalid_utf_8_is_an_error_of_its_row() {
     let rows = rows_of(b"{\"text\": \"a\"}\n{\"text\": \"\xff\"}\n").unwrap();
     assert!(rows[0].1.is_ok());
-    assert_eq!(rows[1].1, Err("not UTF-8 after byte 10".into()));
+    let error = rows[1].1.as_ref().unwrap_err();
+    assert!(error.starts_with("not UTF-8: its byte 11 is 0xff; if the text is Latin-1"), "{error}");
 }
 
 #[test]
@@ -65,11 +66,31 @@ fn files_of_other_kinds_are_named_with_the_way_out() {
         (&b"\x1f\x8b\x08\0rest"[..], "compressed by gzip", "gunzip"),
         (b"PAR1\x15\x04", "Parquet", "to_json"),
         (b"PK\x03\x04", "zip", "unzip"),
-        (b"\xff\xfe{\0\"\0", "UTF-16", "iconv"),
+        (b"\xff\xfe{\0\"\0", "UTF-16", "iconv -f UTF-16"),
+        (b"{\0\"\0t\0", "UTF-16", "iconv -f UTF-16"),
+        (b"\0{\0\"\0t", "UTF-16", "iconv -f UTF-16"),
+        (b"{\0\0\0\"\0\0\0", "UTF-32", "iconv -f UTF-32"),
+        (b"\xff\xfe\0\0{\0\0\0", "UTF-32", "iconv -f UTF-32"),
+        (&[0; 4096], "zero bytes", "damaged"),
     ] {
         let error = rows_of(bytes).unwrap_err();
         assert!(error.to_string().contains(found) && error.hint().unwrap().contains(way), "{error}");
     }
+}
+
+#[test]
+fn lines_may_end_with_a_carriage_return() {
+    for end in ["\n", "\r\n", "\r"] {
+        let text = format!("{{\"text\": \"a\"}}{end}{end}{{\"text\": \"b\"}}{end}");
+        assert_eq!(rows_of(text.as_bytes()).unwrap(), [(1, Ok(Row::Text("a".into()))), (3, Ok(Row::Text("b".into())))]);
+    }
+}
+
+#[test]
+fn zero_bytes_at_the_end_are_told() {
+    let rows = rows_of(b"{\"text\": \"a\"}\n\0\0\0\0\0\0\0\0").unwrap();
+    assert_eq!(rows[0], (1, Ok(Row::Text("a".into()))));
+    assert_eq!(rows[1], (2, Err("not JSON: it has zero bytes, so the file is damaged".into())));
 }
 
 #[test]

@@ -3,9 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    CHECKPOINTING, NO_4BIT, NO_DORA, NO_EVALUATION, NO_INIT, NO_LAYERS, NO_LORA_PLUS, NO_NEW_TOKENS, NO_OTHER_MODULES,
-    NO_SCHEDULE_PART, NO_SPLIT, NO_UPLOAD, ONE_ATTENTION, ONE_DEVICE, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer,
-    SFT_ONLY, STEPS,
+    CHECKPOINTING, NO_DORA, NO_EVALUATION, NO_INIT, NO_LAYERS, NO_NEW_TOKENS, NO_OTHER_MODULES, NO_RATES, NO_SCHEDULE_PART,
+    NO_SPLIT, NO_UPLOAD, ONE_ATTENTION, ONE_DEVICE, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer, SFT_ONLY, STEPS,
+    with_double_quant,
 };
 use crate::config::entry::Entry;
 use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated};
@@ -60,15 +60,16 @@ const KEYS: &[(&str, Meaning)] = &[
     ("hf_use_auth_token", Harmless(NO_UPLOAD)),
     ("dataset_exact_deduplication", Refused("remove the duplicates from the file")),
     ("pretraining_dataset", Refused("set `data` to a file with `text` rows")),
-    ("pad_to_sequence_len", Harmless("rows are padded to the longest of their batch")),
+    ("pad_to_sequence_len", Harmless("see padding_free")),
     ("sample_packing_group_size", Harmless("packing considers all rows")),
     ("sample_packing_bin_size", Harmless("packing considers all rows")),
     ("sample_packing_eff_est", Harmless("packing considers all rows")),
     ("total_num_tokens", Harmless("packing considers all rows")),
     ("eval_sample_packing", Harmless("the validation loss is the same, packed or not")),
-    ("gptq", Refused(NO_4BIT)),
-    ("peft", Refused(NO_4BIT)),
-    ("qat", Refused(NO_4BIT)),
+    ("gptq", Refused("`quantization` may be nf4, int4 or int8; remove it")),
+    ("peft", Refused(NO_INIT)),
+    ("qat", Refused("weights are quantised before training, not during it; remove it")),
+    ("bnb_config_kwargs", Translated),
     ("peft_use_dora", Refused(NO_DORA)),
     ("peft_init_lora_weights", Only(&["true"], NO_INIT)),
     ("peft_layers_to_transform", Refused(NO_LAYERS)),
@@ -80,11 +81,11 @@ const KEYS: &[(&str, Meaning)] = &[
     ("unfrozen_parameters", Refused(NO_OTHER_MODULES)),
     ("relora", Refused(NO_DORA)),
     ("relora_steps", Refused(NO_DORA)),
-    ("loraplus_lr_ratio", Refused(NO_LORA_PLUS)),
-    ("loraplus_lr_embedding", Harmless("LoRA+ is not used")),
-    ("embedding_lr", Refused(NO_LORA_PLUS)),
-    ("embedding_lr_scale", Refused(NO_LORA_PLUS)),
-    ("lr_groups", Refused(NO_LORA_PLUS)),
+    ("loraplus_lr_ratio", Same("lora_plus_ratio")),
+    ("loraplus_lr_embedding", Harmless("the embedding has no adapter")),
+    ("embedding_lr", Refused(NO_RATES)),
+    ("embedding_lr_scale", Refused(NO_RATES)),
+    ("lr_groups", Refused(NO_RATES)),
     ("lr_quadratic_warmup", Refused(NO_SCHEDULE_PART)),
     ("cosine_min_lr_ratio", Refused(NO_SCHEDULE_PART)),
     ("cosine_constant_lr_ratio", Refused(NO_SCHEDULE_PART)),
@@ -151,10 +152,11 @@ pub(in crate::config) const PEER: Peer =
     Peer { name: "axolotl", keys: KEYS, signs: &["base_model", "sequence_len", "micro_batch_size"], defaults };
 
 /// From its pydantic models. Without `adapter` it trains every weight.
-fn defaults(_: &Map<String, Value>) -> Value {
-    json!({
+fn defaults(given: &Map<String, Value>) -> Value {
+    let defaults = json!({
         "fine_tune_type": "full", "rank": 8, "alpha": 8.0, "batch_size": 1, "max_seq_length": 512, "weight_decay": 0.0,
-    })
+    });
+    with_double_quant(given, defaults)
 }
 
 /// Reads keys that mean something else here: `adapter`, the kind of fine-tuning, and `batch_size`, the rows of an optimizer step.

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    CHECKPOINTING, NO_4BIT, NO_EVALUATION, NO_INIT, NO_LAYERS, NO_LOSS, NO_NEW_TOKENS, NO_OPTIMIZER, NO_OTHER_MODULES,
-    NO_SPLIT, NOT_QUANTISED, ONE_ATTENTION, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer, SFT_ONLY, TEXT_ONLY,
+    CHECKPOINTING, NO_EVALUATION, NO_INIT, NO_LAYERS, NO_LOSS, NO_NEW_TOKENS, NO_OPTIMIZER, NO_OTHER_MODULES, NO_SPLIT,
+    ONE_ATTENTION, ONLY_NF4, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer, SFT_ONLY, TEXT_ONLY, with_double_quant,
 };
 use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated};
 
@@ -64,8 +64,8 @@ const KEYS: &[(&str, Meaning)] = &[
     ("shift_attn", Refused("attention covers the whole row; remove it")),
     ("use_unsloth", Harmless(OWN_KERNELS)),
     ("enable_liger_kernel", Harmless(OWN_KERNELS)),
-    ("use_unsloth_gc", Harmless(CHECKPOINTING)),
-    ("disable_gradient_checkpointing", Harmless(CHECKPOINTING)),
+    ("use_unsloth_gc", Translated),
+    ("disable_gradient_checkpointing", Translated),
     ("use_reentrant_gc", Harmless(CHECKPOINTING)),
     ("upcast_layernorm", Harmless("norms are computed in f32")),
     ("upcast_lmhead_output", Harmless("the loss is computed in f32")),
@@ -78,10 +78,10 @@ const KEYS: &[(&str, Meaning)] = &[
     ("rope_scaling", Refused("it follows from the checkpoint's config.json; remove it")),
     ("infer_backend", Harmless("it concerns inference, not training")),
     ("infer_dtype", Harmless("it concerns inference, not training")),
-    ("quantization_bit", Refused(NO_4BIT)),
-    ("quantization_method", Harmless(NOT_QUANTISED)),
-    ("quantization_type", Harmless(NOT_QUANTISED)),
-    ("double_quantization", Harmless(NOT_QUANTISED)),
+    ("quantization_bit", Translated),
+    ("quantization_method", Only(&["bnb", "bitsandbytes"], "only bitsandbytes' formats are supported; remove it")),
+    ("quantization_type", Only(&["nf4"], ONLY_NF4)),
+    ("double_quantization", Same("double_quant")),
     ("fp8", Refused("see `dtype` for the supported types; remove it")),
     ("pissa_init", Refused(NO_INIT)),
     ("pissa_iter", Harmless("PiSSA is not used")),
@@ -109,8 +109,9 @@ pub(in crate::config) const PEER: Peer = Peer {
 /// From its `LoraArguments` and transformers' `TrainingArguments`; alpha is twice the rank.
 fn defaults(given: &Map<String, Value>) -> Value {
     let rank = given.get("rank").and_then(Value::as_u64).unwrap_or(8);
-    json!({
+    let defaults = json!({
         "rank": 8, "alpha": 2.0 * rank as f64, "batch_size": 8, "epochs": 3, "learning_rate": 5e-5,
         "lr_scheduler": "linear", "warmup": 0.0, "weight_decay": 0.0,
-    })
+    });
+    with_double_quant(given, defaults)
 }

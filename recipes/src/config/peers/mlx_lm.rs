@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{CHECKPOINTING, NO_EVALUATION, OWN_LOG, Peer};
+use super::{NO_EVALUATION, OWN_LOG, Peer};
 use crate::config::entry::Entry;
 use crate::config::meaning::Meaning::{self, Harmless, Only, Same, Translated};
 use crate::config::value::{number, should_be};
@@ -20,7 +20,6 @@ const KEYS: &[(&str, Meaning)] = &[
     ("train", Only(&["true"], "`burnish train` trains, `burnish eval` evaluates")),
     ("test", Harmless(NO_EVALUATION)),
     ("test_batches", Harmless(NO_EVALUATION)),
-    ("grad_checkpoint", Harmless(CHECKPOINTING)),
     ("clear_cache_threshold", Harmless("each backend has its own memory pool")),
     ("project_name", Harmless(OWN_LOG)),
     ("wandb", Harmless(OWN_LOG)),

@@ -20,8 +20,16 @@ pub(super) struct Peer {
     pub defaults: fn(&Map<String, Value>) -> Value,
 }
 
+/// Defaults of a program that quantises the scales of nf4 too.
+fn with_double_quant(given: &Map<String, Value>, mut defaults: Value) -> Value {
+    if given.get("quantization").is_some_and(|kind| kind == "nf4") {
+        defaults["double_quant"] = true.into();
+    }
+    defaults
+}
+
 // Reasons and advice that several programs share.
-const CHECKPOINTING: &str = "activations are always kept; lower batch_size or max_seq_length to save memory";
+const CHECKPOINTING: &str = "there is one way to checkpoint, on the device; see grad_checkpoint";
 const ONE_ATTENTION: &str = "each backend has its own attention";
 const ONE_DEVICE: &str = "training runs on one device; see backend";
 const OWN_KERNELS: &str = "each backend has its own kernels";
@@ -33,19 +41,19 @@ const NO_GENERATION: &str = "use `burnish generate` for inference";
 const NO_PRUNING: &str = "checkpoints are always complete and can be resumed";
 const NO_REMOTE_CODE: &str = "code in a checkpoint is never run";
 const NO_UPLOAD: &str = "nothing is uploaded; set HF_TOKEN for gated models";
-const NOT_QUANTISED: &str = "the base model is not quantised";
+const COMPUTE_DTYPE: &str = "the model computes in `dtype`";
+const ONLY_NF4: &str = "the only table of four-bit floats is nf4; remove it";
 const NO_SPLIT: &str = "all rows are used for training; validation rows come from valid.jsonl in the `data` folder";
 const STEPS: &str = "use save_every and steps_per_eval, which count optimizer steps";
 const TEXT_ONLY: &str = "only text models are supported";
 
-const NO_4BIT: &str = "this version has no quantised base models; remove it to use the full weights";
 const NO_DORA: &str = "this version has only LoRA and rsLoRA; remove it";
 const NO_INIT: &str = "adapters start like PEFT's default: A random, B zero; remove it";
-const NO_LORA_PLUS: &str = "all adapters have the same learning rate; remove it";
+const NO_RATES: &str = "only lora_plus_ratio sets a second learning rate; remove it";
 const NO_OTHER_MODULES: &str = "either adapters or all weights are trained; see fine_tune_type";
 const NO_PATTERN: &str = "all layers have the same rank and alpha; remove it";
 const NO_SCHEDULE_PART: &str = "this version has only lr_scheduler, learning_rate and warmup; remove it";
-const NO_OPTIMIZER: &str = "this version has only adamw; remove it";
+const NO_OPTIMIZER: &str = "this version has only adamw and adamw8bit; remove it";
 const NO_LAYERS: &str = "use num_layers, which counts blocks from the last";
 const NO_LOSS: &str = "the loss is the cross-entropy of the answer's tokens; remove it";
 const NO_NEFTUNE: &str = "this version has no noise on embeddings; remove it";

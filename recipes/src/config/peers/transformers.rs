@@ -3,9 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    CHECKPOINTING, NO_4BIT, NO_DORA, NO_EVALUATION, NO_GENERATION, NO_INIT, NO_LAYERS, NO_LOSS, NO_NEFTUNE, NO_NEW_TOKENS,
-    NO_OPTIMIZER, NO_OTHER_MODULES, NO_PATTERN, NO_PRUNING, NO_REMOTE_CODE, NO_REVISION, NO_SCHEDULE_PART, NO_UPLOAD,
-    NOT_QUANTISED, ONE_ATTENTION, ONE_DEVICE, OWN_KERNELS, OWN_LOG, OWN_ROWS, Peer,
+    CHECKPOINTING, COMPUTE_DTYPE, NO_DORA, NO_EVALUATION, NO_GENERATION, NO_INIT, NO_LAYERS, NO_LOSS, NO_NEFTUNE,
+    NO_NEW_TOKENS, NO_OPTIMIZER, NO_OTHER_MODULES, NO_PATTERN, NO_PRUNING, NO_REMOTE_CODE, NO_REVISION, NO_SCHEDULE_PART,
+    NO_UPLOAD, ONE_ATTENTION, ONE_DEVICE, ONLY_NF4, OWN_KERNELS, OWN_LOG, OWN_ROWS, Peer,
 };
 use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated, Yields};
 
@@ -69,16 +69,14 @@ const KEYS: &[(&str, Meaning)] = &[
     ("rank_pattern", Refused(NO_PATTERN)),
     ("alpha_pattern", Refused(NO_PATTERN)),
     // The base
-    ("load_in_4bit", Refused(NO_4BIT)),
-    ("load_in_8bit", Refused(NO_4BIT)),
-    (
-        "quantization",
-        Refused("this version has no quantised base models; `burnish export --quant` writes a quantised GGUF file"),
-    ),
-    ("quantization_config", Refused(NO_4BIT)),
-    ("bnb_4bit_compute_dtype", Harmless(NOT_QUANTISED)),
-    ("bnb_4bit_quant_type", Harmless(NOT_QUANTISED)),
-    ("bnb_4bit_use_double_quant", Harmless(NOT_QUANTISED)),
+    ("load_in_4bit", Translated),
+    ("load_in_8bit", Translated),
+    ("quantization_config", Translated),
+    ("bnb_4bit_compute_dtype", Harmless(COMPUTE_DTYPE)),
+    ("bnb_4bit_quant_storage", Harmless("weights are stored in words of 32 bits")),
+    ("bnb_4bit_quant_type", Only(&["nf4"], ONLY_NF4)),
+    ("bnb_4bit_use_double_quant", Same("double_quant")),
+    ("use_bnb_nested_quant", Same("double_quant")),
     ("attn_implementation", Harmless(ONE_ATTENTION)),
     ("trust_remote_code", Harmless(NO_REMOTE_CODE)),
     ("use_cache", Harmless(NO_GENERATION)),
@@ -87,7 +85,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("model_revision", Only(&["main"], NO_REVISION)),
     ("revision", Only(&["main"], NO_REVISION)),
     // Memory and speed
-    ("gradient_checkpointing", Harmless(CHECKPOINTING)),
+    ("gradient_checkpointing", Translated),
     ("gradient_checkpointing_kwargs", Harmless(CHECKPOINTING)),
     ("memory_limit", Refused("this version has no memory limit; remove it")),
     ("auto_find_batch_size", Refused("set batch_size and remove it")),
@@ -124,7 +122,6 @@ const KEYS: &[(&str, Meaning)] = &[
     ("remove_unused_columns", Harmless("unknown columns are always ignored")),
     ("group_by_length", Harmless("the order of rows depends only on shuffle and seed")),
     ("length_column_name", Harmless("the order of rows depends only on shuffle and seed")),
-    ("padding_free", Harmless("see packing")),
     ("eval_packing", Harmless("the validation loss is the same, packed or not")),
     ("packing_strategy", Harmless("examples are never split across packed rows")),
     ("eos_token", Refused(NO_NEW_TOKENS)),

@@ -2,9 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{
-    CHECKPOINTING, NO_INIT, NO_LORA_PLUS, NO_UPLOAD, NOT_QUANTISED, OWN_KERNELS, OWN_LOG, OWN_ROWS, Peer, TEXT_ONLY,
-};
+use super::{NO_INIT, NO_RATES, NO_UPLOAD, OWN_KERNELS, OWN_LOG, OWN_ROWS, Peer, TEXT_ONLY};
 use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated, Yields};
 
 const NO_GENERATION: &str = "it concerns inference, not training";
@@ -22,8 +20,8 @@ const KEYS: &[(&str, Meaning)] = &[
     ("full_finetuning", Translated),
     ("local_dataset", Translated),
     ("format_type", Harmless("the kind of a row follows from its keys")),
-    ("use_gradient_checkpointing", Harmless(CHECKPOINTING)),
-    ("load_in_16bit", Harmless(NOT_QUANTISED)),
+    ("use_gradient_checkpointing", Translated),
+    ("load_in_16bit", Harmless("the type follows from `dtype`")),
     ("fast_inference", Harmless(NO_GENERATION)),
     ("gpu_memory_utilization", Harmless(NO_GENERATION)),
     ("max_lora_rank", Harmless(NO_GENERATION)),
@@ -49,8 +47,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("finetune_attention_modules", Only(&["true"], NAME_LAYERS)),
     ("finetune_mlp_modules", Only(&["true"], NAME_LAYERS)),
     ("use_loftq", Refused(NO_INIT)),
-    ("lora_plus_ratio", Refused(NO_LORA_PLUS)),
-    ("embedding_learning_rate", Refused(NO_LORA_PLUS)),
+    ("embedding_learning_rate", Refused(NO_RATES)),
     ("raw_text_file", Refused(NO_RAW_TEXT)),
 ];
 

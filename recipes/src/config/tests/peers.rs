@@ -3,7 +3,6 @@
 use super::*;
 use crate::config::alias::PEERS;
 
-const KEPT: &str = "has no effect: activations are always kept; lower batch_size or max_seq_length to save memory";
 const LOG: &str = "has no effect: metrics are written to metrics.jsonl in output_dir";
 const ROWS: &str = "has no effect: rows are tokenised in memory at every start";
 const VALID: &str = "has no effect: use `burnish eval`; validation rows come from valid.jsonl in the `data` folder";
@@ -52,7 +51,6 @@ fn files_of_mlx_lm() {
     let lines = [
         ("val_batches = -1", "is read as `val_batches = 0` (no limit)"),
         ("test", VALID),
-        ("grad_checkpoint", KEPT),
         (
             "lora_parameters",
             "is read as `rank = 8`, `alpha = 160.0`, `dropout = 0.0`, \
@@ -159,7 +157,7 @@ fn files_of_axolotl() {
         ("group_by_length", "has no effect: the order of rows depends only on shuffle and seed"),
         ("bf16", "is read as `dtype = \"auto\"`"),
         ("tf32", "has no effect: the backend decides how f32 is computed; see dtype"),
-        ("gradient_checkpointing", KEPT),
+        ("gradient_checkpointing", "is read as `grad_checkpoint = false`"),
         ("logging_steps", "is read as `steps_per_report = 1`"),
         ("flash_attention", "has no effect: each backend has its own attention"),
         ("warmup_steps", "is read as `warmup = 1.0`"),
@@ -175,7 +173,7 @@ fn arguments_of_unsloth() {
         "model": "MODEL", "data": "./rows.jsonl", "max_seq_length": 256, "rank": 4, "alpha": 8.0, "dropout": 0.0,
         "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], "seed": 3407,
         "rslora": false, "batch_size": 2, "grad_accumulation_steps": 1, "warmup": 1.0, "iters": 3, "learning_rate": 2e-4,
-        "steps_per_report": 1, "optimizer": "adamw", "weight_decay": 0.001, "lr_scheduler": "linear",
+        "steps_per_report": 1, "optimizer": "adamw8bit", "weight_decay": 0.001, "lr_scheduler": "linear",
         "output_dir": "./run",
     });
     let lines = [
@@ -183,14 +181,14 @@ fn arguments_of_unsloth() {
         ("r", "is read as `rank = 4`"),
         ("lora_alpha", "is read as `alpha = 8.0`"),
         ("lora_dropout", "is read as `dropout = 0.0`"),
-        ("use_gradient_checkpointing", KEPT),
+        ("use_gradient_checkpointing", "is read as `grad_checkpoint = true`"),
         ("use_rslora", "is read as `rslora = false`"),
         ("per_device_train_batch_size", "is read as `batch_size = 2`"),
         ("gradient_accumulation_steps", "is read as `grad_accumulation_steps = 1`"),
         ("warmup_steps", "is read as `warmup = 1.0`"),
         ("max_steps", "is read as `iters = 3`"),
         ("logging_steps", "is read as `steps_per_report = 1`"),
-        ("optim", "is read as `optimizer = \"adamw\"` (with f32 moments, which are more exact but take more memory)"),
+        ("optim", "is read as `optimizer = \"adamw8bit\"`"),
         ("lr_scheduler_type", "is read as `lr_scheduler = \"linear\"`"),
         ("report_to", LOG),
     ];
@@ -215,7 +213,7 @@ fn sections_of_unsloth_train() {
         ("training.max_steps", "is read as `iters = 0`"),
         ("training.random_seed", "is read as `seed = 3407`"),
         ("training.train_on_completions", "is read as `mask_prompt = true`"),
-        ("training.gradient_checkpointing", KEPT),
+        ("training.gradient_checkpointing", "is read as `grad_checkpoint = false`"),
         ("lora.lora_r", "is read as `rank = 64`"),
         ("lora.finetune_vision_layers", "has no effect: only text models are supported"),
         ("logging.enable_wandb", LOG),
@@ -227,7 +225,6 @@ fn sections_of_unsloth_train() {
     ];
     check("studio.yaml", text, &values, &lines);
     for (text, expected) in [
-        ("training:\n  load_in_4bit: true\n", "`training.load_in_4bit` is not supported"),
         ("lora:\n  use_loftq: true\n", "`lora.use_loftq` is not supported"),
         ("training:\n  learning_rte: 1\n", "unknown key `training.learning_rte`"),
         ("lora: 5\n", "unknown key `lora`"),
@@ -287,9 +284,6 @@ fn axolotls_batch_size_counts_rows_of_an_optimizer_step() {
         refused("sequence_len: 64\nbatch_size: many\n")
             .contains("`batch_size` should be a whole number, 0 or more, got \"many\"")
     );
-    assert!(
-        refused("sequence_len: 64\nadapter: qlora\n").contains("`adapter` is not supported: this version has no quantised")
-    );
 }
 
 #[test]
@@ -337,7 +331,7 @@ fn schedules_and_optimizers_of_mlx_lm() {
     assert_eq!(value_of(&read("train: true\noptimizer: adam\n").config, "weight_decay"), json!(0.0));
     for (text, expected) in [
         ("optimizer_config: {adam: {bias_correction: false}}\n", "`optimizer_config` has `bias_correction = false`"),
-        ("train: true\noptimizer: muon\n", "`optimizer` should be one of adamw, got \"muon\""),
+        ("train: true\noptimizer: muon\n", "`optimizer` should be one of adamw, adamw8bit, got \"muon\""),
         ("train: false\n", "`train` = false is not supported: `burnish train` trains"),
         ("train: true\nfine_tune_type: full\n", "`fine_tune_type` is \"full\" with `num_layers` 16"),
         ("train: true\nfine_tune_type: dora\n", "`fine_tune_type` should be one of lora, full, got \"dora\""),
@@ -346,6 +340,23 @@ fn schedules_and_optimizers_of_mlx_lm() {
         assert!(error.starts_with(expected), "{error}");
     }
     assert_eq!(read("train: true\nfine_tune_type: full\nnum_layers: -1\n").config.fine_tune_type, FineTuneType::Full);
+}
+
+#[test]
+fn quantised_bases_have_the_scales_of_the_files_program() {
+    for (text, quantization, double_quant) in [
+        ("sequence_len: 64\nadapter: qlora\nload_in_4bit: true\n", "nf4", true),
+        ("sequence_len: 64\nadapter: qlora\nbnb_config_kwargs:\n  bnb_4bit_use_double_quant: false\n", "nf4", false),
+        ("sequence_len: 64\nadapter: lora\nload_in_8bit: true\nload_in_4bit: false\n", "int8", false),
+        ("sequence_len: 64\nadapter: lora\n", "auto", false),
+        ("stage: sft\nquantization_bit: 4\nquantization_method: bnb\n", "nf4", true),
+        ("stage: sft\nquantization_bit: 4\ndouble_quantization: false\n", "nf4", false),
+        ("training:\n  load_in_4bit: true\n", "nf4", false),
+    ] {
+        let config = read(text).config;
+        let found = (value_of(&config, "quantization"), value_of(&config, "double_quant"));
+        assert_eq!(found, (json!(quantization), json!(double_quant)), "{text}");
+    }
 }
 
 #[test]
@@ -374,7 +385,6 @@ fn values_are_read_as_pyyaml_reads_them() {
         ("packing: maybe\n", "`packing` should be true or false, got \"maybe\""),
         ("num_train_epochs: 0.5\n", "`num_train_epochs` should be a whole number, 0 or more, got 0.5; use `iters`"),
         ("rank: '1e-1'\n", "`rank` should be a whole number, 0 or more, got \"1e-1\""),
-        ("load_in_4bit: yes\n", "`load_in_4bit` is not supported"),
         ("neftune_noise_alpha: 5\n", "`neftune_noise_alpha` is not supported"),
     ] {
         let error = refused(text);

@@ -1,0 +1,86 @@
+//! Bytes that a product with a packed weight reads, counted in the emulator at the widths of Llama, against those of its tiles.
+//!
+//! Alone in its process: counters are those of all kernels that run in it.
+#![allow(clippy::unwrap_used)]
+
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Tensor, TensorData};
+use burnish_kernels::packed::{Affine, GgmlType, GgufBlocks, Nf4, Packed, PackedTensor};
+use burnish_kernels::{PackedRoute, multiply_packed};
+use burnish_metal::emulator::{KernelReport, MetalCpu, take_reports};
+use half::f16;
+
+/// Rows of `x`, which are one row of tiles, and columns of a tile.
+const TILE: usize = 64;
+/// Bytes of an element of `x`.
+const ELEMENT: usize = 2;
+
+fn tensor(rows: usize, columns: usize) -> Tensor<MetalCpu, 2> {
+    let data = TensorData::new(vec![0.5f32; rows * columns], [rows, columns]);
+    Tensor::from_data(data, (&Default::default(), DType::F16))
+}
+
+/// Any matrix in a format. Values don't matter, so a row is repeated.
+fn weights(dims: [usize; 2]) -> [(Packed, f64); 6] {
+    let row: Vec<f32> = (0..dims[1]).map(|at| ((at * 37 % 101) as f32 - 50.0) / 50.0).collect();
+    let values = row.repeat(dims[0]);
+    let f16s: Vec<f16> = values.iter().map(|value| f16::from_f32(*value)).collect();
+    let affine = |bits| Packed::Affine(Affine::quantize("w", &f16s, dims, bits, 64).unwrap());
+    let blocks = |kind| Packed::Gguf(GgufBlocks::quantize("w", &values, dims, kind).unwrap());
+    [
+        (Packed::Nf4(Nf4::quantize("w", &values, dims, false).unwrap()), 1.1),
+        (affine(4), 1.1),
+        (affine(8), 1.1),
+        (blocks(GgmlType::Q4_0), 1.1),
+        (blocks(GgmlType::Q8_0), 1.1),
+        // The scales of eight groups share four words, of which each group reads all.
+        (blocks(GgmlType::Q4K), 1.4),
+    ]
+}
+
+/// The report of the only product since the last call.
+fn product() -> KernelReport {
+    let mut found = take_reports().into_iter().filter(|(name, _)| name.contains("product"));
+    let report = found.next().unwrap().1;
+    assert!(found.next().is_none() && report.launches == 1);
+    report
+}
+
+fn check(dims: [usize; 2]) {
+    let [outputs, inputs] = dims;
+    for (packed, most) in weights(dims) {
+        let weight = PackedTensor::<MetalCpu>::new("w", &packed, &Default::default()).unwrap();
+        let bytes = weight.planes.words() * 4;
+        for transposed in [true, false] {
+            let (columns, depth) = if transposed { (outputs, inputs) } else { (inputs, outputs) };
+            let x = tensor(TILE, depth).into_primitive().tensor();
+            <MetalCpu as Backend>::sync(&Default::default()).unwrap();
+            take_reports();
+            let words = weight.words.clone();
+            let y = multiply_packed(x, weight.planes, words, transposed, PackedRoute::Tiles).unwrap();
+            drop(Tensor::<MetalCpu, 2>::from_primitive(burn::tensor::TensorPrimitive::Float(y)).into_data());
+            let counters = product().counters;
+            let name = format!("{} of {outputs} x {inputs}, transposed {transposed}", packed.name());
+            // A tile of x is read for every tile of columns, a tile of the weight once.
+            let implied = (columns / TILE * TILE * depth * ELEMENT + bytes) as f64;
+            let ratio = counters.bytes_read as f64 / implied;
+            println!("{name}: {} bytes read, {ratio:.3} of the tiles'", counters.bytes_read);
+            assert!(ratio < most, "{name}: {ratio:.3} of the bytes of its tiles");
+            let unique = counters.unique_bytes_read as usize - TILE * depth * ELEMENT;
+            assert!(unique.abs_diff(bytes) <= bytes / 1000 + 64, "{name}: {unique} bytes of {bytes}");
+        }
+    }
+}
+
+#[test]
+fn reads_are_those_of_packed_tiles() {
+    check([512, 2048]);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn reads_at_the_widths_of_llama() {
+    check([8192, 2048]);
+    check([2048, 8192]);
+    check([14336, 4096]);
+}

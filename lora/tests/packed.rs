@@ -1,0 +1,291 @@
+//! Adapters on packed weights: losses and gradients are those through the dequantised dense weights.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use burn::backend::{Autodiff, Flex};
+use burn::module::{AutodiffModule, Module, Param};
+use burn::tensor::{DType, Int, Tensor, TensorData};
+use burnish_kernels::packed::{Affine, GgmlType, GgufBlocks, Nf4, PackError, Packed, PackedKind};
+use burnish_kernels::tolerance::Tolerance;
+use burnish_kernels::{FusedBackend, select_rows};
+use burnish_lora::{LoraConfig, WeightChange, attach};
+use burnish_models::{
+    AdapterPass, AnyTensor, BaseTensor, Checkpoint, FloatType, LanguageModel, LoadOptions, ModelConfig, ModelInput,
+    Quantization, Result,
+};
+use serde_json::json;
+
+type Training = Autodiff<Flex>;
+
+/// A checkpoint in memory: floats, and packed matrices in their place.
+#[derive(Clone, Default)]
+struct Memory {
+    floats: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+    packed: BTreeMap<String, Packed>,
+}
+
+impl Checkpoint for Memory {
+    fn names(&self) -> Vec<String> {
+        self.floats.keys().cloned().collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.floats.get(name).map(|(shape, _)| shape.clone())
+    }
+
+    fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
+        Ok(self.packed.get(name).map_or_else(|| self.floats[name].1.clone(), Packed::dequantize))
+    }
+
+    fn packed_kind(&self, name: &str) -> Option<PackedKind> {
+        self.packed.get(name).map(Packed::kind)
+    }
+
+    fn read_packed(&self, name: &str) -> Result<Option<Packed>> {
+        Ok(self.packed.get(name).cloned())
+    }
+
+    fn float_type(&self, _name: &str) -> Option<FloatType> {
+        Some(FloatType::F32)
+    }
+
+    fn file_of(&self, _name: &str) -> Option<PathBuf> {
+        Some("a/model.safetensors".into())
+    }
+}
+
+fn config(hidden: usize) -> ModelConfig {
+    let json = json!({
+        "model_type": "llama", "hidden_size": hidden, "intermediate_size": 256, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 64, "tie_word_embeddings": true,
+        "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "attention_bias": true,
+    });
+    ModelConfig::from_json(&json).unwrap()
+}
+
+/// Random weights of a configuration.
+fn weights(config: &ModelConfig) -> Memory {
+    let model = LanguageModel::<Flex>::random(config, 5, &Default::default()).unwrap();
+    let tensors = model.weights().into_iter().map(|(name, tensor)| (name, (tensor.shape(), tensor.to_f32())));
+    Memory { floats: tensors.collect(), packed: BTreeMap::new() }
+}
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// The checkpoint with its matrices packed; the embedding too where asked for.
+fn packed(plain: &Memory, embedding: bool, pack: impl Fn(&str, &[f32], [usize; 2]) -> Packed) -> Memory {
+    let matrices = plain.floats.iter().filter(|(name, (shape, _))| shape.len() == 2 && (embedding || *name != EMBEDDING));
+    let packed = matrices.map(|(name, (shape, values))| (name.clone(), pack(name, values, [shape[0], shape[1]])));
+    Memory { packed: packed.collect(), ..plain.clone() }
+}
+
+fn tokens<B: FusedBackend>() -> (ModelInput<B>, Tensor<B, 1, Int>, Tensor<B, 1, Int>) {
+    let device = Default::default();
+    let ids: Vec<u32> = (0..24).map(|at| (at * 7 + 3) % 64).collect();
+    let positions: Vec<u32> = (0..24).map(|at| at % 12).collect();
+    let ints = |values: Vec<i32>| {
+        let count = values.len();
+        Tensor::from_data(TensorData::new(values, [count]), &device)
+    };
+    let learned: Vec<usize> = (0..24).filter(|at| at % 12 != 0).collect();
+    let input = ModelInput::packed(&ids, &positions, &[1; 24], 12, &device);
+    let rows = ints(learned.iter().map(|at| *at as i32 - 1).collect());
+    (input, rows, ints(learned.iter().map(|at| ids[*at] as i32).collect()))
+}
+
+fn loss<B: FusedBackend>(model: &LanguageModel<B>, adapters: AdapterPass) -> Tensor<B, 1> {
+    let (input, rows, labels) = tokens::<B>();
+    let hidden = select_rows(model.hidden_states(&ModelInput { adapters, ..input }, None), rows);
+    model.head().linear_cross_entropy(hidden, labels).mean()
+}
+
+/// A model with adapters whose factors are not zero.
+fn adapted(config: &ModelConfig, checkpoint: &Memory, options: LoadOptions) -> LanguageModel<Training> {
+    let device = Default::default();
+    let mut model = LanguageModel::load(config, checkpoint, &device, options).unwrap();
+    let lora = LoraConfig { rank: 4, dropout: 0.3, ..LoraConfig::default() };
+    attach(&mut model, &lora, 3, &device).unwrap();
+    for (_, linear) in model.linears_mut() {
+        let adapter = linear.adapter.as_mut().unwrap();
+        let [outputs, rank] = adapter.lora_b.val().dims();
+        let values: Vec<f32> = (0..outputs * rank).map(|at| ((at * 29 % 17) as f32 - 8.0) / 100.0).collect();
+        let lora_b = Tensor::from_data(TensorData::new(values, [outputs, rank]), (&device, DType::F32));
+        adapter.lora_b = Param::initialized(adapter.lora_b.id, lora_b.require_grad());
+    }
+    model
+}
+
+/// Loss, logits and the gradient of each factor, by name.
+fn results(model: &LanguageModel<Training>) -> BTreeMap<String, Vec<f32>> {
+    let loss = loss(model, AdapterPass::Dropout(7.into()));
+    let gradients = loss.backward();
+    let mut results = BTreeMap::from([("loss".to_owned(), loss.into_data().iter::<f32>().collect::<Vec<_>>())]);
+    for parameter in model.parameters() {
+        let AnyTensor::Matrix(tensor) = parameter.tensor else { panic!("{} is not a matrix", parameter.name) };
+        let gradient = tensor.grad(&gradients).unwrap_or_else(|| panic!("{} has no gradient", parameter.name));
+        results.insert(parameter.name, gradient.into_data().iter::<f32>().collect());
+    }
+    let inner = model.valid();
+    let logits = inner.logits(inner.hidden_states(&tokens::<Flex>().0, None));
+    results.insert("logits".to_owned(), logits.into_data().iter::<f32>().collect());
+    results
+}
+
+fn check(what: &str, found: &LanguageModel<Training>, expected: &LanguageModel<Training>) {
+    let (found, expected) = (results(found), results(expected));
+    assert_eq!(found.len(), 2 + 2 * 2 * 7, "{what}");
+    for (name, values) in &found {
+        assert!(values.iter().any(|value| *value != 0.0), "{what} {name}: all are zero");
+        Tolerance::of(DType::F32).check(&format!("{what} {name}"), values, &expected[name]).unwrap();
+    }
+}
+
+/// The kinds of the matrices of a model, and the bytes of all of them.
+fn kinds(model: &LanguageModel<Training>) -> (BTreeMap<String, usize>, usize) {
+    let (mut kinds, mut bytes) = (BTreeMap::new(), 0);
+    for (_, tensor) in model.weights() {
+        if let BaseTensor::Matrix(operand) = tensor {
+            *kinds.entry(operand.kind().to_owned()).or_default() += 1;
+            bytes += operand.bytes();
+        }
+    }
+    (kinds, bytes)
+}
+
+#[test]
+fn gradients_are_those_through_the_dequantised_weights() {
+    let config = config(256);
+    let plain = weights(&config);
+    let elements: usize = plain.floats.values().filter(|(shape, _)| shape.len() == 2).map(|(_, data)| data.len()).sum();
+    let embedding = plain.floats[EMBEDDING].1.len();
+    let affine = |bits| {
+        move |name: &str, values: &[f32], dims| Packed::Affine(Affine::quantize(name, values, dims, bits, 64).unwrap())
+    };
+    let nf4 =
+        |double| move |name: &str, values: &[f32], dims| Packed::Nf4(Nf4::quantize(name, values, dims, double).unwrap());
+    for (quantization, expected, bits) in [
+        (Quantization::Nf4 { double: false }, packed(&plain, false, nf4(false)), 4.5),
+        (Quantization::Nf4 { double: true }, packed(&plain, false, nf4(true)), 4.13),
+        (Quantization::Int4, packed(&plain, false, affine(4)), 5.0),
+        (Quantization::Int8, packed(&plain, false, affine(8)), 9.0),
+    ] {
+        let options = LoadOptions::frozen(FloatType::F32);
+        let quantised = adapted(&config, &plain, options.quantized(quantization));
+        let (kinds, bytes) = kinds(&quantised);
+        assert_eq!(kinds, [("f32".to_owned(), 1), (quantization.to_string(), 14)].into());
+        let expected_bytes = (elements - embedding) as f64 * bits / 8.0 + embedding as f64 * 4.0;
+        assert!((bytes as f64 / expected_bytes - 1.0).abs() < 5e-3, "{quantization:?}: {bytes} and {expected_bytes}");
+        check(&format!("{quantization:?}"), &quantised, &adapted(&config, &expected, options));
+    }
+}
+
+#[test]
+fn blocks_of_a_file_are_taken_as_they_are() {
+    use GgmlType::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+    let config = config(256);
+    let plain = weights(&config);
+    for kind in [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4K, Q5K, Q6K] {
+        let blocks =
+            |name: &str, values: &[f32], dims| Packed::Gguf(GgufBlocks::quantize(name, values, dims, kind).unwrap());
+        let file = packed(&plain, true, blocks);
+        let options = LoadOptions::frozen(FloatType::F32);
+        let as_it_is = adapted(&config, &file, options.quantized(Quantization::Auto));
+        assert_eq!(kinds(&as_it_is).0, [(kind.name().to_owned(), 15)].into());
+        // What a file has packed stays so, whatever kind is asked for.
+        assert_eq!(kinds(&adapted(&config, &file, options.quantized(Quantization::Int4))).0.len(), 1);
+        assert_eq!(kinds(&adapted(&config, &file, options)).0, [("f32".to_owned(), 15)].into());
+        check(kind.name(), &as_it_is, &adapted(&config, &file, options));
+    }
+}
+
+#[test]
+fn the_embedding_is_packed_in_eight_bits_by_its_key_alone() {
+    let config = config(64);
+    let plain = weights(&config);
+    let options = LoadOptions { quantize_embedding: true, ..LoadOptions::frozen(FloatType::F32) };
+    let int8 = |name: &str, values: &[f32], dims| Packed::Affine(Affine::quantize(name, values, dims, 8, 64).unwrap());
+    let mut expected = packed(&plain, true, int8);
+    expected.packed.retain(|name, _| name == EMBEDDING);
+    let found = adapted(&config, &plain, options);
+    assert_eq!(kinds(&found).0, [("f32".to_owned(), 14), ("int8".to_owned(), 1)].into());
+    check("embedding", &found, &adapted(&config, &expected, LoadOptions::frozen(FloatType::F32)));
+}
+
+#[test]
+fn matrices_without_a_packed_form_stay_dense() {
+    // 64 does not divide rows of 96, and Q2_K is read on the host alone.
+    let config = config(96);
+    let plain = weights(&config);
+    let options = LoadOptions::frozen(FloatType::F32).quantized(Quantization::Nf4 { double: false });
+    // Those with rows of 256 are packed.
+    assert_eq!(kinds(&adapted(&config, &plain, options)).0, [("f32".to_owned(), 13), ("nf4".to_owned(), 2)].into());
+    let config = self::config(256);
+    let plain = weights(&config);
+    let zeros = |name: &str, _: &[f32], dims: [usize; 2]| {
+        let bytes = vec![0; dims[0] * dims[1] / GgmlType::Q2K.block_elements() * GgmlType::Q2K.block_bytes()];
+        Packed::Gguf(GgufBlocks::new(name, dims, GgmlType::Q2K, bytes).unwrap())
+    };
+    let file = packed(&plain, false, zeros);
+    let options = LoadOptions::frozen(FloatType::F32).quantized(Quantization::Auto);
+    assert_eq!(kinds(&adapted(&config, &file, options)).0, [("f32".to_owned(), 15)].into());
+}
+
+#[test]
+fn what_cannot_be_packed_is_refused_with_tensor_and_file() {
+    let config = config(96);
+    let mut plain = weights(&config);
+    let load = |checkpoint: &Memory, options: LoadOptions| {
+        LanguageModel::<Flex>::load(&config, checkpoint, &Default::default(), options).unwrap_err().to_string()
+    };
+    let frozen = LoadOptions::frozen(FloatType::F32);
+    let error = load(&plain, frozen.quantized(Quantization::Int4));
+    let name = "`model.layers.0.self_attn.q_proj.weight`";
+    assert!(error.starts_with("a/model.safetensors: ") && error.contains(name) && error.contains("64"), "{error}");
+    let error = load(&plain, LoadOptions { quantize_embedding: true, ..frozen });
+    assert!(error.starts_with("a/model.safetensors: ") && error.contains("`model.embed_tokens.weight`"), "{error}");
+    plain.floats.get_mut("model.layers.1.mlp.down_proj.weight").unwrap().1[7] = f32::NAN;
+    let error = load(&plain, frozen.quantized(Quantization::Nf4 { double: true }));
+    assert!(error.starts_with("a/model.safetensors: ") && error.contains("down_proj.weight") && error.contains("NaN"));
+    let trained = LoadOptions::trainable();
+    let error = load(&plain, trained.quantized(Quantization::Nf4 { double: false }));
+    assert!(error.contains("trainable weights: expected quantization none, got nf4"), "{error}");
+    assert!(load(&plain, LoadOptions { quantize_embedding: true, ..trained }).contains("embedding"));
+    let wrong = Affine::quantize("w", &[0.5f32; 96], [1, 96], 4, 64);
+    assert!(matches!(wrong, Err(PackError::Group { columns: 96, group: 64, .. })));
+}
+
+#[test]
+fn a_change_is_measured_in_quantisation_steps() {
+    let config = config(256);
+    let plain = weights(&config);
+    let file = packed(&plain, false, |name, values, dims| {
+        Packed::Gguf(GgufBlocks::quantize(name, values, dims, GgmlType::Q8_0).unwrap())
+    });
+    let name = "model.layers.0.self_attn.q_proj.weight".to_owned();
+    // Where the step of a block is known: its largest magnitude is 127 steps.
+    let before = file.read_f32(&name).unwrap();
+    let steps = before.chunks(32).map(|block| block.iter().fold(0.0f32, |most, value| most.max(value.abs())) / 127.0);
+    let after: Vec<f32> =
+        before.chunks(32).zip(steps).flat_map(|(block, step)| block.iter().map(move |value| value + 0.25 * step)).collect();
+    let mut changed = plain.clone();
+    changed.floats.get_mut(&name).unwrap().1 = after;
+    let change = WeightChange::of(&file, &changed, [name.clone(), "model.norm.weight".to_owned()].into_iter());
+    let change = change.unwrap().unwrap();
+    assert!(change.matrices == 1 && (change.steps() - 0.25).abs() < 1e-3, "{change:?}");
+    assert_eq!(WeightChange::of(&plain, &changed, [name].into_iter()).unwrap(), None);
+}
+
+#[test]
+fn records_leave_packed_weights_out() {
+    let config = config(256);
+    let plain = weights(&config);
+    let options = LoadOptions::frozen(FloatType::F32).quantized(Quantization::Int4);
+    let model = adapted(&config, &plain, options);
+    let count: usize = model.parameters().iter().map(|parameter| parameter.tensor.shape().iter().product::<usize>()).sum();
+    assert_eq!(model.num_params(), count);
+    let before = results(&model);
+    let record = model.clone().into_record();
+    assert_eq!(results(&model.load_record(record)), before);
+}

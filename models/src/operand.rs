@@ -1,0 +1,129 @@
+//! A matrix as products take it: floats, or packed in few bits.
+
+use burn::module::Module;
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Int, Tensor, TensorData};
+use burnish_kernels::packed::{PackError, Packed, PackedTensor, Planes};
+use burnish_kernels::{
+    Dropout, FusedBackend, linear, linear_cross_entropy, lora_linear, packed_linear, packed_linear_cross_entropy,
+    packed_lora_linear, packed_rows,
+};
+
+/// A matrix `[out, in]` of a model. This is the one place that chooses between operations on dense and on packed weights.
+#[derive(Module, Debug)]
+pub enum Operand<B: Backend> {
+    /// Floats, `[out, in]`. A gradient reaches them if they have one.
+    Dense(Tensor<B, 2>),
+    /// Few bits a weight. It has no gradient.
+    Packed(PackedWeight<B>),
+}
+
+/// A packed matrix on a device. Like a frozen tensor it is not in records, and it is the same on the inner backend of autodiff.
+#[derive(Module, Debug)]
+pub struct PackedWeight<B: Backend> {
+    words: Tensor<B, 1, Int>,
+    #[module(skip)]
+    planes: Planes,
+    #[module(skip)]
+    kind: String,
+}
+
+impl<B: Backend> PackedWeight<B> {
+    /// Moves a matrix to a device; `name` is for the error.
+    ///
+    /// # Errors
+    /// [`PackError::Group`] and [`PackError::Planes`] if devices have no form for it.
+    pub fn new(name: &str, matrix: &Packed, device: &B::Device) -> Result<Self, PackError> {
+        let (planes, words) = matrix.to_planes(name)?;
+        let count = words.len();
+        let data = TensorData::new(words.into_iter().map(u32::cast_signed).collect::<Vec<_>>(), [count]);
+        // In the pool, weights beside activations would keep pages from being reused.
+        let words = B::memory_persistent_allocations(device, data, |data| Tensor::from_data(data, device));
+        Ok(Self { words, planes, kind: matrix.name().to_owned() })
+    }
+
+    /// The word that users know, such as `nf4` or `Q4_1`.
+    pub fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    /// The operand of the kernels.
+    pub fn tensor(&self) -> PackedTensor<B> {
+        PackedTensor { planes: self.planes, words: self.words.clone().into_primitive() }
+    }
+}
+
+impl<B: Backend> Operand<B> {
+    /// The shape, `[out, in]`.
+    pub fn dims(&self) -> [usize; 2] {
+        match self {
+            Self::Dense(tensor) => tensor.dims(),
+            Self::Packed(weight) => weight.planes.dims,
+        }
+    }
+
+    /// What a weight is stored as, such as `f16`, `nf4` or `Q4_1`.
+    pub fn kind(&self) -> &str {
+        match self {
+            Self::Dense(tensor) => tensor.dtype().name(),
+            Self::Packed(weight) => weight.kind(),
+        }
+    }
+
+    /// The bytes that it takes on the device.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Dense(tensor) => tensor.shape().num_elements() * tensor.dtype().size(),
+            Self::Packed(weight) => weight.planes.words() * size_of::<u32>(),
+        }
+    }
+
+    /// The weights on the host, row-major.
+    pub fn to_f32(&self) -> Vec<f32> {
+        match self {
+            Self::Dense(tensor) => tensor.to_data().iter::<f32>().collect(),
+            Self::Packed(weight) => weight.planes.dequantize(&weight.tensor().to_words()),
+        }
+    }
+}
+
+impl<B: FusedBackend> Operand<B> {
+    /// `x · Wᵀ`: `[rows, out]` of `[rows, in]`.
+    pub fn linear(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        match self {
+            Self::Dense(weight) => linear(x, weight.clone()),
+            Self::Packed(weight) => packed_linear(x, &weight.tensor()),
+        }
+    }
+
+    /// `x · Wᵀ` plus the update of an adapter, see [`lora_linear()`]. The matrix gets no gradient.
+    pub fn lora_linear(
+        &self,
+        x: Tensor<B, 2>,
+        lora_a: Tensor<B, 2>,
+        lora_b: Tensor<B, 2>,
+        scale: f64,
+        dropout: Option<Dropout>,
+    ) -> Tensor<B, 2> {
+        match self {
+            Self::Dense(weight) => lora_linear(x, weight.clone(), lora_a, lora_b, scale, dropout),
+            Self::Packed(weight) => packed_lora_linear(x, &weight.tensor(), lora_a, lora_b, scale, dropout),
+        }
+    }
+
+    /// The loss of each row of hidden states with this matrix as the head, see [`linear_cross_entropy()`].
+    pub fn linear_cross_entropy(&self, hidden: Tensor<B, 2>, labels: Tensor<B, 1, Int>) -> Tensor<B, 1> {
+        match self {
+            Self::Dense(weight) => linear_cross_entropy(hidden, weight.clone(), labels),
+            Self::Packed(weight) => packed_linear_cross_entropy(hidden, &weight.tensor(), labels),
+        }
+    }
+
+    /// Rows, `[count, in]`, as an embedding reads them. Those of a packed matrix are given in `dtype`, others in their own.
+    pub fn rows(&self, rows: Tensor<B, 1, Int>, dtype: DType) -> Tensor<B, 2> {
+        match self {
+            Self::Dense(weight) => weight.clone().select(0, rows),
+            Self::Packed(weight) => packed_rows(&weight.tensor(), rows, dtype),
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Forward and backward that keep only the input of each block: the backward computes a block again before it needs it.
+//!
+//! burn can't run one backward pass within another, so the graph is not one: the forward runs on the inner backend, and each half of a
+//! block has a graph of its own, whose backward starts from the gradient of its output. The feed-forward has one for each slice of
+//! tokens, because its inner activation is the widest tensor of a block.
+
+use burn::module::{AutodiffModule, Module};
+use burn::tensor::Tensor;
+use burnish_kernels::{FusedBackend, TrainBackend, backward_from, is_tracked};
+use burnish_models::blocks::Block;
+use burnish_models::{AdapterPass, BlockState, LanguageModel, ModelInput};
+
+use crate::gradient_sums::GradientSums;
+
+/// How blocks are checkpointed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checkpointing {
+    /// The largest size of a feed-forward's inner activation, in elements: longer inputs are computed by slices of tokens.
+    pub mlp_elements: usize,
+}
+
+impl Default for Checkpointing {
+    /// 16 MiB of a 16-bit type: 1024 tokens of a model with an inner width of 8192.
+    fn default() -> Self {
+        Self { mlp_elements: 8 << 20 }
+    }
+}
+
+/// Rows of the tiles of matrix products: longer slices are whole tiles.
+const TILE: usize = 128;
+/// Slices begin where a block of dropout's random words begins, whatever the width.
+const ALIGNMENT: usize = 4;
+
+impl Checkpointing {
+    /// Tokens of a slice for a feed-forward of that inner width.
+    fn slice(self, width: usize) -> usize {
+        let tokens = (self.mlp_elements / width.max(1)).max(ALIGNMENT);
+        tokens - tokens % if tokens > TILE { TILE } else { ALIGNMENT }
+    }
+}
+
+/// What a forward pass keeps for its backward pass.
+pub(crate) struct Checkpoints<B: TrainBackend> {
+    checkpointing: Checkpointing,
+    input: ModelInput<B>,
+    state: BlockState<B>,
+    /// The first block that is trained or whose input needs a gradient.
+    first: usize,
+    /// The inputs of the blocks from `first` on.
+    inputs: Vec<Tensor<B::InnerBackend, 2>>,
+    /// The stream after the last block.
+    output: Tensor<B, 2>,
+}
+
+impl<B: TrainBackend> Checkpoints<B> {
+    /// Computes all blocks.
+    pub fn forward(model: &LanguageModel<B>, checkpointing: Checkpointing, input: ModelInput<B>) -> Self {
+        let (inner, inner_input) = (model.valid(), input.clone().inner());
+        let state = inner.state(&inner_input);
+        let trains = |block: &Block<B::InnerBackend>| block.num_params() > 0;
+        let first = match inner.trains_embedding() {
+            true => 0,
+            false => inner.blocks().iter().position(trains).unwrap_or(inner.num_layers()),
+        };
+        let mut inputs = Vec::with_capacity(inner.num_layers() - first);
+        let mut x = inner.embed(&inner_input).into_tensor();
+        for (index, block) in inner.blocks().iter().enumerate() {
+            if index >= first {
+                inputs.push(x.clone());
+            }
+            let middle = block.attend(x.into(), &state, None).into_tensor();
+            x = by_slices(checkpointing, block, middle, |x, first_row| {
+                block.feed_forward(x.into(), state.adapters.from_row(first_row)).into_tensor()
+            });
+        }
+        let output = Tensor::from_inner(x);
+        let is_leaf = first < inner.num_layers() || inner.trains_embedding();
+        let output = if is_leaf { output.require_grad() } else { output };
+        Self { checkpointing, input, state: BlockState::from_inner(&state), first, inputs, output }
+    }
+
+    /// The stream after the last block. It is where the graph of the loss begins.
+    pub fn output(&self) -> Tensor<B, 2> {
+        self.output.clone()
+    }
+
+    /// Adds the gradients of `loss`, which was computed from [`Checkpoints::output`].
+    pub fn backward(self, model: &LanguageModel<B>, loss: Tensor<B, 1>, sums: &mut GradientSums) {
+        let Self { checkpointing, input, state, first, mut inputs, output } = self;
+        let mut gradients = loss.backward();
+        let mut gradient = output.grad_remove(&mut gradients);
+        drop(output);
+        // The embedding may be the head too: what both give is added before it is added to other micro-batches.
+        let mut ends = GradientSums::default();
+        ends.add(model, gradients);
+        for (index, block) in model.blocks().iter().enumerate().skip(first).rev() {
+            let (Some(x), Some(of_output)) = (inputs.pop(), gradient.take()) else { break };
+            let x = Tensor::<B, 2>::from_inner(x);
+            let is_leaf = index > first || model.trains_embedding();
+            let x = if is_leaf { x.require_grad() } else { x };
+            let middle = block.attend(x.clone().into(), &state, None).into_tensor();
+            let of_middle = feed_forward_backward(checkpointing, block, &middle, of_output, state.adapters, sums);
+            if let Some(of_middle) = of_middle {
+                let mut gradients = backward_from(middle, of_middle);
+                gradient = x.grad_remove(&mut gradients);
+                sums.add(block, gradients);
+            }
+        }
+        if let (true, Some(gradient)) = (model.trains_embedding(), gradient) {
+            ends.add(model, backward_from(model.embed(&input).into_tensor(), gradient));
+        }
+        sums.add_sums(model, ends);
+    }
+}
+
+/// Adds the gradients of a block's feed-forward, given that of its output; returns the gradient of its input, the stream after the
+/// attention, if that needs one.
+fn feed_forward_backward<B: TrainBackend>(
+    checkpointing: Checkpointing,
+    block: &Block<B>,
+    middle: &Tensor<B, 2>,
+    gradient: Tensor<B::InnerBackend, 2>,
+    pass: AdapterPass,
+    sums: &mut GradientSums,
+) -> Option<Tensor<B::InnerBackend, 2>> {
+    let needs_gradient = is_tracked(middle);
+    let of_middle = by_slices(checkpointing, block, middle.clone().inner(), |x, first_row| {
+        let gradient = rows(&gradient, first_row, x.dims()[0]);
+        let x = Tensor::<B, 2>::from_inner(x);
+        let x = if needs_gradient { x.require_grad() } else { x };
+        let y = block.feed_forward(x.clone().into(), pass.from_row(first_row)).into_tensor();
+        let mut gradients = backward_from(y, gradient);
+        let of_x = x.grad_remove(&mut gradients);
+        sums.add(block, gradients);
+        of_x.unwrap_or_else(|| x.inner())
+    });
+    needs_gradient.then_some(of_middle)
+}
+
+/// Applies a function of the feed-forward's width to slices of rows, with the number of their first row, and joins the results, which
+/// have the shapes of the slices.
+fn by_slices<I: FusedBackend, B: FusedBackend>(
+    checkpointing: Checkpointing,
+    block: &Block<B>,
+    x: Tensor<I, 2>,
+    mut each: impl FnMut(Tensor<I, 2>, usize) -> Tensor<I, 2>,
+) -> Tensor<I, 2> {
+    let [count, features] = x.dims();
+    let [_, width] = block.mlp.output.dims();
+    let slice = checkpointing.slice(width);
+    if count <= slice {
+        return each(x, 0);
+    }
+    // Written in place: joining the results at the end would hold all of them twice.
+    let mut joined = Tensor::<I, 2>::empty([count, features], (&x.device(), x.dtype()));
+    for start in (0..count).step_by(slice) {
+        let end = count.min(start + slice);
+        let y = each(rows(&x, start, end - start), start);
+        joined = joined.slice_assign([start..end, 0..features], y);
+    }
+    joined
+}
+
+/// Some rows of a tensor, or the tensor itself if those are all.
+fn rows<I: FusedBackend>(x: &Tensor<I, 2>, start: usize, count: usize) -> Tensor<I, 2> {
+    if count == x.dims()[0] { x.clone() } else { x.clone().narrow(0, start, count) }
+}
