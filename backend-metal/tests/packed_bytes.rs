@@ -57,7 +57,9 @@ fn a_weight_is_read_as_it_is_packed() {
                 let name = format!("{dims:?} {} {:?} {rows} rows: {found:?}", packed.name(), weight.planes.scales);
                 let x_bytes = 2 * rows * inputs;
                 let (unique, least) = (found.unique_bytes_read as usize, bytes + x_bytes);
-                assert!(unique >= least && unique <= least + 64, "{name}");
+                // Not all codes of doubly quantised scales occur.
+                let spare = if weight.planes.scales == Scales::DoubleTable { 4 * 256 } else { 0 };
+                assert!(unique + spare >= least && unique <= least + 64, "{name}, expected {least}");
                 // A plane of lanes reads its x once for all of its outputs.
                 let shared = if outputs >= 2048 { 2 } else { 1 };
                 let expected = outputs * inputs / 8 * issued(weight.planes) + outputs / shared * x_bytes;

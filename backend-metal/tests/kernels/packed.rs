@@ -119,7 +119,7 @@ pub fn packed_lora_linear<B: FusedBackend>(dtype: DType) {
                 |part: &str| format!("{part} of {rows} rows, {} {:?}, {dropout:?}", packed.name(), weight.planes.scales);
             let x = random::<B, 2>([rows, inputs], 1, dtype);
             let a = Pair::<B, 2>::from(numbers(rank * inputs, 3, (inputs as f32).powf(-0.5)), [rank, inputs], DType::F32);
-            let b = Pair::<B, 2>::from(numbers(outputs * rank, 4, 0.4), [outputs, rank], DType::F32);
+            let b = Pair::<B, 2>::from(numbers(outputs * rank, 4, (outputs as f32).powf(-0.5)), [outputs, rank], DType::F32);
             let g = Pair::<B, 2>::from(numbers(rows * outputs, 5, 0.2), [rows, outputs], dtype);
             let (y, hidden) = B::packed_lora_linear(x.raw(), weight.clone(), a.raw(), b.raw(), 0.5, dropout);
             let weight_cpu = raw(dense.clone());

@@ -22,6 +22,7 @@ pub fn actions<B: FusedBackend>(kernel: Kernel, setup: &Setup<B>) -> Vec<Action>
         Kernel::Attention => attention::attention(setup),
         Kernel::Linear => matrix::linear(setup),
         Kernel::LoraLinear => matrix::lora_linear(setup),
+        Kernel::PackedLinear => matrix::packed_linear(setup),
         Kernel::LinearCrossEntropy => matrix::linear_cross_entropy(setup),
     }
 }

@@ -16,19 +16,21 @@ pub enum Kernel {
     Attention,
     Linear,
     LoraLinear,
+    PackedLinear,
     LinearCrossEntropy,
     Adamw,
 }
 
 impl Kernel {
     /// All, in the order of the table.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::RmsNorm,
         Self::Swiglu,
         Self::Rotary,
         Self::Attention,
         Self::Linear,
         Self::LoraLinear,
+        Self::PackedLinear,
         Self::LinearCrossEntropy,
         Self::Adamw,
     ];
@@ -42,6 +44,7 @@ impl Kernel {
             Self::Attention => "attention",
             Self::Linear => "linear",
             Self::LoraLinear => "lora_linear",
+            Self::PackedLinear => "packed_linear",
             Self::LinearCrossEntropy => "linear_cross_entropy",
             Self::Adamw => "adamw",
         }
@@ -175,6 +178,17 @@ pub fn entries(kernel: Kernel, sizes: &Sizes, element: usize) -> Vec<Entry> {
             };
             sizes.linears.iter().flat_map(of).collect()
         }
+        Kernel::PackedLinear => {
+            let of = |shape: &LinearShape| {
+                let many = product(sizes, shape);
+                let work = many.packed_work(element, NF4_BITS);
+                let mut rows = both(format!("nf4 {}", described(shape, tokens)), work, work, 0, 0);
+                let one = Product { rows: 1, ..many }.packed_work(element, NF4_BITS);
+                rows.push(row(Pass::Whole, &format!("nf4 decode {}", described(shape, 1)), one, 0, 0));
+                rows
+            };
+            sizes.packed_linears().flat_map(of).collect()
+        }
         Kernel::LinearCrossEntropy => {
             let work = work::linear_cross_entropy(tokens, hidden, sizes.vocabulary, element);
             vec![row(Pass::Whole, &format!("{tokens}×{hidden}→{}", sizes.vocabulary), work, 0, 1)]
@@ -185,6 +199,9 @@ pub fn entries(kernel: Kernel, sizes: &Sizes, element: usize) -> Vec<Entry> {
         }
     }
 }
+
+/// Bits of a weight of NF4: four, and a scale of an f32 for 64 of them.
+const NF4_BITS: f64 = 4.5;
 
 /// The product of a linear layer over all tokens.
 pub fn product(sizes: &Sizes, shape: &LinearShape) -> Product {

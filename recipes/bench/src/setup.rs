@@ -2,6 +2,8 @@
 
 use burn::tensor::{DType, Distribution, Int, Tensor, TensorData};
 use burnish_kernels::FusedBackend;
+use burnish_kernels::packed::nf4::{self, Absmax};
+use burnish_kernels::packed::{Nf4, Packed, PackedTensor};
 
 use super::sizes::Sizes;
 
@@ -45,6 +47,15 @@ impl<B: FusedBackend> Setup<B> {
         let mut random = Splitmix(7);
         let values: Vec<i32> = (0..count).map(|_| random.below(below) as i32).collect();
         Tensor::from_data(TensorData::new(values, [count]), &self.device)
+    }
+
+    /// A weight of NF4 with random codes.
+    pub fn nf4(&self, dims: [usize; 2]) -> PackedTensor<B> {
+        let (mut random, elements) = (Splitmix(7), dims[0] * dims[1]);
+        let codes = (0..elements.div_ceil(16)).flat_map(|_| random.draw().to_le_bytes()).take(elements.div_ceil(2));
+        let absmax = Absmax::Single(vec![1.0; elements.div_ceil(nf4::BLOCK)]);
+        let packed = Nf4::new("weight", dims, nf4::BLOCK, codes.collect(), absmax).map(Packed::Nf4);
+        packed.and_then(|packed| PackedTensor::new("weight", &packed, &self.device)).expect("rows are whole blocks")
     }
 
     /// Sets of inputs to alternate between, of `elements` elements of the operation's dtype each.

@@ -1,5 +1,6 @@
 //! The sizes of a training step, and its FLOPs.
 
+use burnish_kernels::packed::nf4;
 use burnish_models::ModelConfig;
 use serde::Serialize;
 
@@ -62,6 +63,11 @@ fn linears(config: &ModelConfig) -> Vec<(&'static str, usize, usize)> {
 }
 
 impl Sizes {
+    /// The linear layers whose rows are whole blocks of NF4.
+    pub fn packed_linears(&self) -> impl Iterator<Item = &LinearShape> {
+        self.linears.iter().filter(|shape| shape.inputs.is_multiple_of(nf4::BLOCK))
+    }
+
     /// Sizes of a step of that model.
     pub fn new(config: &ModelConfig, batch: usize, length: usize, rank: usize) -> Self {
         let mut shapes: Vec<LinearShape> = Vec::new();

@@ -36,6 +36,12 @@ impl Product {
         Work { bytes: elements * element as f64, flops: self.flops() }
     }
 
+    /// With a weight of so many bits an element.
+    pub fn packed_work(self, element: usize, bits: f64) -> Work {
+        let elements = area(self.rows, self.inputs) + area(self.rows, self.outputs);
+        Work { bytes: elements * element as f64 + area(self.outputs, self.inputs) * bits / 8.0, flops: self.flops() }
+    }
+
     /// With an adapter of f32 factors: two products of the rank besides. `x·Aᵀ` is kept for the backward.
     pub fn lora_forward(self, rank: usize, element: usize) -> Work {
         let plain = self.work(element);

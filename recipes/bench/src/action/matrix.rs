@@ -2,6 +2,7 @@
 
 use burn::tensor::Tensor;
 use burnish_kernels::lora_linear::LoraSaved;
+use burnish_kernels::packed::PackedTensor;
 use burnish_kernels::{self as kernels, FusedBackend};
 
 use super::launch::{Action, raw};
@@ -74,6 +75,27 @@ pub(super) fn lora_linear<B: FusedBackend>(setup: &Setup<B>) -> Vec<Action> {
         [forward, backward]
     };
     setup.sizes.linears.iter().map(|shape| product(&setup.sizes, shape)).flat_map(both).collect()
+}
+
+/// Forward and backward of all tokens, and the forward of one.
+pub(super) fn packed_linear<B: FusedBackend>(setup: &Setup<B>) -> Vec<Action> {
+    let three = |many: Product| {
+        let one = Product { rows: 1, ..many };
+        let [sets, single] = [many, one].map(|product| {
+            inputs(setup, product).into_iter().map(|inputs| (inputs, setup.nf4([product.outputs, product.inputs]))).collect()
+        });
+        let (sets, single): (Vec<(Inputs<B>, PackedTensor<B>)>, Vec<_>) = (sets, single);
+        let forward = |sets: Vec<(Inputs<B>, PackedTensor<B>)>, flops| {
+            Action::new(in_turns(sets.clone(), |((x, ..), w)| drop(B::packed_linear(raw(x), w.clone()))))
+                .matmul(flops, in_turns(sets, |((x, w, _), _)| burn_forward::<B>(x, w)))
+        };
+        let backward = Action::new(in_turns(sets.clone(), |((.., dy), w)| {
+            drop(B::packed_linear_backward_input(raw(dy), w.clone()));
+        }))
+        .matmul(many.flops(), in_turns(sets.clone(), |((_, w, dy), _)| drop(B::float_matmul(raw(dy), raw(w)))));
+        [forward(sets, many.flops()), backward, forward(single, one.flops())]
+    };
+    setup.sizes.packed_linears().map(|shape| product(&setup.sizes, shape)).flat_map(three).collect()
 }
 
 pub(super) fn linear_cross_entropy<B: FusedBackend>(setup: &Setup<B>) -> Vec<Action> {
