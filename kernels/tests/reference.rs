@@ -10,7 +10,8 @@ use burnish_kernels::lora_linear::LoraSaved;
 use burnish_kernels::tolerance::Tolerance;
 use burnish_kernels::{AttentionOptions, Dropout, DropoutKey, FusedBackend, RotaryTable};
 use burnish_kernels::{
-    add_rms_norm, attention, dropout, geglu, layer_norm, linear, linear_cross_entropy, lora_linear, rms_norm, rotary, swiglu,
+    add_rms_norm, attention, dropout, fork_rms_norm, geglu, layer_norm, linear, linear_cross_entropy, lora_linear, rms_norm,
+    rotary, swiglu,
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -367,6 +368,10 @@ fn backward_rules_equal_finite_differences() {
         let (sum, y) = add_rms_norm(x, r, weight.clone(), 1e-5);
         (y * mix.clone() + sum.powi_scalar(2)).sum()
     };
+    differences("fork_rms_norm", x.clone(), |x| {
+        let (x, y) = fork_rms_norm(x, weight.clone(), 1e-5);
+        (y * mix.clone() + x.powi_scalar(2)).sum()
+    });
     differences("add_rms_norm x", x.clone(), |x| sum_of(x, mix.clone()));
     differences("add_rms_norm residual", x.clone(), |r| sum_of(mix.clone(), r));
     let bias = Tensor::<Train, 1>::from_inner(random([6], 7));

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use burnish_models::{LoadOptions, Pretrained, Quantization, Storage};
 
+use crate::config::OptimizerKind;
 use crate::fit;
 
 /// How a model is loaded.
@@ -17,11 +18,12 @@ pub struct StorageChoice {
 }
 
 impl StorageChoice {
-    /// Decides how each matrix is stored, and checks that all of them fit into memory; nothing is loaded.
+    /// Decides how each matrix is stored, and checks that all of them fit into memory, with the state of the optimizer
+    /// where all are trained; nothing is loaded.
     ///
     /// # Errors
     /// When a matrix can't be stored as requested, with its name and file, or the weights are too large.
-    pub fn new(backend: &str, model: &Pretrained, requested: LoadOptions) -> Result<Self> {
+    pub fn new(backend: &str, model: &Pretrained, requested: LoadOptions, optimizer: OptimizerKind) -> Result<Self> {
         let backend = burnish_backends::choose(backend)?.0;
         let of = |options| Storage::of(&model.config, &*model.checkpoint, options);
         let (mut options, mut storage, mut notes) = (requested, of(requested)?, Vec::new());
@@ -40,7 +42,7 @@ impl StorageChoice {
                 ));
             }
         }
-        fit::check(backend, &storage, options)?;
+        fit::check(backend, &storage, options, optimizer)?;
         notes.extend(storage.notes());
         notes.extend(kept(&storage, options.quantization));
         Ok(Self { options, storage, notes })

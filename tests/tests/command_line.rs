@@ -202,6 +202,33 @@ fn a_resumed_run_equals_an_uninterrupted_one_to_the_bit() {
 }
 
 #[test]
+fn full_fine_tuning_with_moments_in_eight_bits_resumes_to_the_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
+    let more = ["--fine-tune-type", "full", "--save-total-limit", "0", "--optimizer"];
+    for run in [&whole, &broken] {
+        let (ok, log) = train(run, "6", &[&more[..], &["paged_adamw_8bit"]].concat());
+        assert!(ok && log.contains("is read as `optimizer = \"adamw8bit\"`"), "{log}");
+    }
+    fs::remove_dir_all(broken.join("checkpoint-6")).unwrap();
+    let (ok, log) = train(&broken, "6", &[&more[..], &["adamw8bit", "--resume", "auto"]].concat());
+    assert!(ok, "{log}");
+    assert_eq!(losses(&broken), losses(&whole));
+    let state = |run: &Path, file: &str| fs::read(run.join("checkpoint-6").join(file)).unwrap();
+    for file in ["optimizer.safetensors", "model.safetensors"] {
+        assert_eq!(state(&broken, file), state(&whole, file), "{file}");
+    }
+    // A quarter of the moments' memory, and some for norms.
+    let [moments, weights] = ["optimizer.safetensors", "model.safetensors"].map(|file| state(&whole, file).len());
+    assert!(moments * 10 < weights * 6, "{moments} bytes of moments, {weights} of weights");
+    // With the other optimizer the moments are converted, and it is said.
+    fs::remove_dir_all(broken.join("checkpoint-6")).unwrap();
+    let (ok, log) = train(&broken, "6", &[&more[..], &["adamw", "--resume", "auto"]].concat());
+    assert!(ok && log.contains("`optimizer` was \"adamw8bit\" and is now \"adamw\""), "{log}");
+    assert_eq!(losses(&broken)[..3], losses(&whole)[..3]);
+}
+
+#[test]
 #[cfg(unix)]
 fn ctrl_c_finishes_the_step_saves_and_says_how_to_continue() {
     use std::io::{BufRead, BufReader};

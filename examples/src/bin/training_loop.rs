@@ -36,7 +36,7 @@ pub fn train<B: FusedBackend>(steps: usize, output: &Path) -> Result<Vec<f32>> {
         let grads = GradientsParams::from_grads(loss.backward(), &model);
         let norm = Norm::of(&model, &grads, 1.0, &device);
         let loss = loss.inner();
-        model = optimizer.update(model, grads, &norm, &loss, 4e-3);
+        optimizer.update(&mut model, grads, &norm, &loss, 4e-3);
         losses.push(loss.into_data().iter::<f32>().sum());
     }
     save_adapter(&model, &lora, &base.source, output)?;

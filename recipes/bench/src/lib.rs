@@ -34,6 +34,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use burnish_backends::{BackendJob, dtype};
+use burnish_engine::MomentType;
 use burnish_engine::guard::guarded;
 use burnish_kernels::FusedBackend;
 use burnish_models::{FloatType, Quantization};
@@ -66,6 +67,14 @@ pub struct Options {
     pub quantization: Quantization,
     /// Whether its embedding and head are packed too.
     pub quantize_embedding: bool,
+    /// Whether a step trains all weights, in f32, instead of adapters.
+    pub full: bool,
+    /// How the optimizer of a step stores moments.
+    pub moments: MomentType,
+    /// Dropout of a step's adapters.
+    pub dropout: f64,
+    /// The last blocks that have adapters in a step; `None` for all.
+    pub num_layers: Option<usize>,
     /// The model whose sizes are used; see [`Shape::open`].
     pub model: String,
     /// Rows of a step.
@@ -96,6 +105,10 @@ impl Default for Options {
             grad_checkpoint: false,
             quantization: Quantization::None,
             quantize_embedding: false,
+            full: false,
+            moments: MomentType::F32,
+            dropout: 0.0,
+            num_layers: None,
             model: "llama-3.2-1b".to_owned(),
             batch_size: 4,
             seq: 2048,
@@ -199,7 +212,9 @@ pub fn run(options: &Options, say: Say<'_>) -> Result<Document> {
 
 fn on_backend(options: &Options, shape: &Shape, sizes: &Sizes, name: &'static str, say: Say<'_>) -> BackendResult {
     let measured = guarded(|| {
-        let dtype = dtype::choose(name, &options.dtype)?.dtype;
+        // Weights that are trained are f32.
+        let asked = if options.full && options.dtype == "auto" { "f32" } else { &options.dtype };
+        let dtype = dtype::choose(name, asked)?.dtype;
         dispatch(BenchJob { options, shape, sizes, name, dtype, say })
     });
     measured.unwrap_or_else(|error| BackendResult::failed(name, format!("{error:#}")))
@@ -237,11 +252,17 @@ impl BackendJob for BenchJob<'_> {
             say(&format!("{name}: training steps"));
             let pace = options.pace(STEP_BUDGET, Duration::ZERO);
             let attention = options.kernels.contains(&Kernel::Attention);
+            let Options { grad_checkpoint, quantization, quantize_embedding, full, moments, dropout, num_layers, .. } =
+                *options;
             let parts = StepParts {
                 attention,
-                grad_checkpoint: options.grad_checkpoint,
-                quantization: options.quantization,
-                quantize_embedding: options.quantize_embedding,
+                grad_checkpoint,
+                quantization,
+                quantize_embedding,
+                full,
+                moments,
+                dropout,
+                num_layers,
             };
             let measured =
                 attempt::<B, _>(&device, || step::measure::<B>(&shape.config, sizes, dtype, &device, &pace, parts));
@@ -251,7 +272,9 @@ impl BackendJob for BenchJob<'_> {
             });
         }
         let mut kernels = options.kernels.clone();
-        if result.step_row().is_some() && !kernels.contains(&Kernel::Linear) {
+        // The products of a step of adapters are those that are measured.
+        let is_compared = result.step_row().is_some() && !options.full;
+        if is_compared && !kernels.contains(&Kernel::Linear) {
             // The step is compared with its matrix products.
             kernels.push(Kernel::Linear);
         }
@@ -269,7 +292,7 @@ impl BackendJob for BenchJob<'_> {
             result.kernels.extend(kernels::measure(*kernel, &setup, &pace, result.copy_gb_per_second));
         }
         result.memory = kernels.into_iter().map(|kernel| kernels::footprint(kernel, &setup)).collect();
-        if let Some(StepOutcome::Measured(step)) = &mut result.step {
+        if let Some(StepOutcome::Measured(step)) = result.step.as_mut().filter(|_| is_compared) {
             step.efficiency = efficiency::efficiency(sizes, &result.kernels, step.ms);
         }
         B::memory_cleanup(&device);
@@ -362,6 +385,10 @@ mod tests {
             grad_checkpoint: true,
             quantization: Quantization::Int8,
             quantize_embedding: true,
+            full: false,
+            moments: MomentType::EightBit,
+            dropout: 0.1,
+            num_layers: Some(1),
             model: small(folder.path()),
             batch_size: 1,
             seq: 8,
@@ -380,8 +407,9 @@ mod tests {
         assert!(missing.kernels.is_empty() && missing.error.is_some());
         let text = render::text(&document);
         assert!(
-            text.contains("step with checkpointing on weights of")
-                && text.contains("in int8")
+            text.contains(
+                "step with checkpointing, moments in eight bits, dropout 0.1, adapters in the last 1 on weights of"
+            ) && text.contains("in int8")
                 && text.contains("rms_norm")
                 && text.contains(other)
                 && text.contains("tok/s"),

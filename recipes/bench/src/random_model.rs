@@ -60,10 +60,10 @@ fn uniform(bits: u64) -> f32 {
     (bits as f32 / (1 << 23) as f32 - 1.0) * BOUND
 }
 
-/// A frozen model of random weights. Those that are quantised come from the type that the model computes in.
+/// A model of random weights, frozen or trained. Those that are quantised come from the type that the model computes in.
 ///
 /// # Errors
-/// When no family has such a configuration.
+/// When no family has such a configuration, or weights are trained that are not f32.
 pub fn random_model<B: FusedBackend>(
     config: &ModelConfig,
     options: LoadOptions,
@@ -95,7 +95,8 @@ mod tests {
     #[test]
     fn a_shape_becomes_a_frozen_model() {
         let config = Shape::open("llama-3.2-1b").unwrap().shrunk(2).config;
-        let model = random_model::<Flex>(&config, LoadOptions::default(), &Default::default()).unwrap();
+        let options = LoadOptions::frozen(FloatType::F32);
+        let model = random_model::<Flex>(&config, options, &Default::default()).unwrap();
         assert_eq!((model.num_layers(), model.parameters().len()), (2, 0));
     }
 }

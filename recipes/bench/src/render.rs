@@ -131,6 +131,19 @@ fn remark(row: &KernelRow) -> String {
     parts.join("; ")
 }
 
+/// What is unusual about a step.
+fn about(step: &StepRow) -> String {
+    let parts = [
+        step.full.then(|| "all weights trained".to_owned()),
+        step.grad_checkpoint.then(|| "checkpointing".to_owned()),
+        step.adamw8bit.then(|| "moments in eight bits".to_owned()),
+        (step.dropout > 0.0).then(|| format!("dropout {}", step.dropout)),
+        step.num_layers.map(|layers| format!("adapters in the last {layers}")),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { String::new() } else { format!(" with {}", parts.join(", ")) }
+}
+
 fn step(step: &StepRow) -> String {
     let peak = step.peak.map(|peak| {
         let of = match peak.of {
@@ -143,7 +156,7 @@ fn step(step: &StepRow) -> String {
     });
     let mut text = format!(
         "step{}{}: {} tok/s, {} ms (first {}){}; loss {:.3} to {:.3}",
-        if step.grad_checkpoint { " with checkpointing" } else { "" },
+        about(step),
         step.weights.as_ref().map(|weights| format!(" on weights of {weights}")).unwrap_or_default(),
         digits(step.tokens_per_second),
         digits(step.ms),

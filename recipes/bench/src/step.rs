@@ -1,11 +1,12 @@
-//! A whole training step of LoRA: forward, backward, update.
+//! A whole training step of LoRA, or of full fine-tuning: forward, backward, update.
 
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 use burn::tensor::DType;
 use burnish_engine::{
-    AdamWConfig, Batch, Checkpointing, IGNORE, LossScale, ModelTrainer, Numbers, StepItem, Trainer, Training, Verdict,
+    AdamWConfig, Batch, Checkpointing, IGNORE, LossScale, ModelTrainer, MomentType, Numbers, StepItem, Trainer, Training,
+    Verdict,
 };
 use burnish_kernels::FusedBackend;
 use burnish_lora::{LoraConfig, attach};
@@ -68,6 +69,18 @@ pub struct StepRow {
     /// What its weights take, where some are packed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights: Option<String>,
+    /// Whether all weights were trained.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub full: bool,
+    /// Whether moments were stored in eight bits.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub adamw8bit: bool,
+    /// Dropout of the adapters.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub dropout: f64,
+    /// The last blocks that had adapters, if not all had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_layers: Option<usize>,
     /// What attention takes of it, where that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attention: Option<AttentionInStep>,
@@ -75,6 +88,12 @@ pub struct StepRow {
     pub efficiency: Option<Efficiency>,
     /// Getting the random model to the device.
     pub load_ms: f64,
+}
+
+/// Rows leave out a dropout of 0.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(value: &f64) -> bool {
+    *value <= 0.0
 }
 
 /// What attention takes of a step: a step of as many tokens in short rows does the same work but for attention.
@@ -120,6 +139,30 @@ pub struct StepParts {
     pub quantization: Quantization,
     /// Whether embedding and head are packed too.
     pub quantize_embedding: bool,
+    /// Whether all weights are trained, instead of adapters.
+    pub full: bool,
+    /// How the optimizer stores moments.
+    pub moments: MomentType,
+    /// Dropout of the adapters.
+    pub dropout: f64,
+    /// The last blocks that have adapters, if not all have.
+    pub num_layers: Option<usize>,
+}
+
+impl StepParts {
+    /// The least bytes that a step needs.
+    fn needed_bytes(self, sizes: &Sizes, element: usize) -> f64 {
+        let adapted = sizes.needed_bytes(element, self.grad_checkpoint);
+        if !self.full {
+            return adapted;
+        }
+        // In place of the adapters' own: a gradient and two moments of each weight.
+        let each = match self.moments {
+            MomentType::F32 => 12.0,
+            MomentType::EightBit => 6.0 + 8.0 / 256.0,
+        };
+        adapted - (4 * sizes.adapter_elements() * size_of::<f32>()) as f64 + each * sizes.weights as f64
+    }
 }
 
 /// Trains the model for some steps, always on the same random tokens, and then on short rows where attention is asked for.
@@ -135,16 +178,21 @@ pub fn measure<B: FusedBackend>(
     parts: StepParts,
 ) -> Result<StepRow> {
     let started = Instant::now();
-    let StepParts { quantization, quantize_embedding, .. } = parts;
-    let options = LoadOptions { quantize_embedding, ..LoadOptions::frozen(dtype).quantized(quantization) };
+    let StepParts { quantization, quantize_embedding, full, .. } = parts;
+    let stored = if full { LoadOptions::trainable() } else { LoadOptions::frozen(dtype).quantized(quantization) };
+    let options = LoadOptions { dtype, quantize_embedding, ..stored };
     let mut model = random_model::<Training<B>>(config, options, device)?;
     let stored = model.storage();
-    let lora = LoraConfig { rank: sizes.rank, alpha: 2.0 * sizes.rank as f64, ..LoraConfig::default() };
-    attach(&mut model, &lora, SEED, device)?;
+    if !full {
+        let (rank, dropout, num_layers) = (sizes.rank, parts.dropout, parts.num_layers);
+        let lora = LoraConfig { rank, alpha: 2.0 * rank as f64, dropout, num_layers, ..LoraConfig::default() };
+        attach(&mut model, &lora, SEED, device)?;
+    }
     wait::<B>(device)?;
     let load_ms = milliseconds(started.elapsed());
     let mut memory = MemoryWatch::new::<B>(device);
-    let trainer = ModelTrainer::<B>::new(model, AdamWConfig::default(), device);
+    let optimizer = AdamWConfig { moments: parts.moments, ..AdamWConfig::default() };
+    let trainer = ModelTrainer::<B>::new(model, optimizer, device);
     let mut stepper = Stepper::new(trainer, sizes, dtype);
     stepper.item.checkpointing = parts.grad_checkpoint.then(Checkpointing::default);
     let (first, taken) = stepper.run(pace, || memory.look::<B>(device))?;
@@ -160,8 +208,7 @@ pub fn measure<B: FusedBackend>(
         None => None,
     };
     let element = DType::from(dtype).size();
-    let needed =
-        sizes.needed_bytes(element, parts.grad_checkpoint) - (sizes.weights * element) as f64 + stored.bytes() as f64;
+    let needed = parts.needed_bytes(sizes, element) - (sizes.weights * element) as f64 + stored.bytes() as f64;
     Ok(StepRow {
         first_ms: first.ms,
         ms,
@@ -169,10 +216,15 @@ pub fn measure<B: FusedBackend>(
         tokens_per_second: sizes.tokens() as f64 / (ms / 1e3),
         losses: [first.loss, taken.last().map_or(first.loss, |taken| taken.loss)],
         peak,
-        peak_share: peak.map(|peak| peak.bytes as f64 / needed),
+        // With adapters in some blocks only, less is needed than this counts.
+        peak_share: peak.filter(|_| parts.num_layers.is_none()).map(|peak| peak.bytes as f64 / needed),
         live_bytes,
         grad_checkpoint: parts.grad_checkpoint,
         weights: stored.is_packed().then(|| stored.to_string()),
+        full,
+        adamw8bit: parts.moments == MomentType::EightBit,
+        dropout: parts.dropout,
+        num_layers: parts.num_layers,
         attention,
         efficiency: None,
         load_ms,
@@ -268,8 +320,16 @@ mod tests {
     use super::*;
     use crate::shape::Shape;
 
-    const WITH_ATTENTION: StepParts =
-        StepParts { attention: true, grad_checkpoint: false, quantization: Quantization::None, quantize_embedding: false };
+    const WITH_ATTENTION: StepParts = StepParts {
+        attention: true,
+        grad_checkpoint: false,
+        quantization: Quantization::None,
+        quantize_embedding: false,
+        full: false,
+        moments: MomentType::F32,
+        dropout: 0.0,
+        num_layers: None,
+    };
 
     #[test]
     fn all_but_the_first_token_of_a_row_are_learned() {
@@ -316,11 +376,16 @@ mod tests {
         assert!(attention.short_length == SHORT && attention.short_ms > 0.0 && attention.layer_ms.is_finite(), "{row:?}");
     }
 
+    /// Held by a test that counts the emulator's memory.
+    #[cfg(feature = "emulator")]
+    static COUNTING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
     /// Live bytes of a step of a model whose activations take more than its weights, without and with checkpointing.
     #[cfg(feature = "emulator")]
     #[test]
     fn checkpointing_saves_memory() {
         use burnish_metal::emulator::{EmulatorDevice, MetalCpu};
+        let _alone = COUNTING.lock();
         let json = serde_json::json!({
             "model_type": "llama", "hidden_size": 64, "intermediate_size": 512, "num_hidden_layers": 8,
             "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 128, "tie_word_embeddings": true,
@@ -341,5 +406,54 @@ mod tests {
         let slice = 7.0 * (sizes.tokens() * sizes.intermediate * 4) as f64;
         assert!(live[1] > 0.9 * least[1] && live[1] < 1.2 * least[1] + slice, "live {live:?}, least {least:?}");
         assert!(live[0] - live[1] > 0.6 * (least[0] - least[1]), "live {live:?}, least {least:?}");
+    }
+
+    #[test]
+    fn all_weights_learn_the_tokens() {
+        let config = Shape::open("llama-3.2-1b").unwrap().shrunk(1).config;
+        let sizes = Sizes::new(&config, 1, 16, 4);
+        let pace = Pace { repeats: 4, warmup: 1, budget: Duration::from_secs(10), settle: Duration::ZERO };
+        let parts = StepParts { full: true, moments: MomentType::EightBit, ..StepParts::default() };
+        let measure = |dtype| measure::<Flex>(&config, &sizes, dtype, &Default::default(), &pace, parts);
+        let row = measure(FloatType::F32).unwrap();
+        assert!(row.losses[1] < row.losses[0] && row.full && row.adamw8bit, "{row:?}");
+        assert!(measure(FloatType::F16).unwrap_err().to_string().contains("expected f32"));
+        let (all, element) = (parts.needed_bytes(&sizes, 4), 4.0 * sizes.weights as f64);
+        assert!(all > 2.5 * element && all < 2.6 * element + 1e6, "{all} bytes, {element} of weights");
+    }
+
+    /// Full fine-tuning, with matrices of a mebi-element and few tokens: moments in eight bits lower the peak by at least 5 bytes of a
+    /// parameter, and the old parameters are gone when the new ones arrive.
+    #[cfg(feature = "emulator")]
+    #[test]
+    fn moments_in_eight_bits_lower_the_peak() {
+        use burnish_metal::emulator::{EmulatorDevice, MetalCpu};
+        let _alone = COUNTING.lock();
+        let config = ModelConfig {
+            num_hidden_layers: 2,
+            vocab_size: 1024,
+            hidden_size: 1024,
+            intermediate_size: 1024,
+            num_attention_heads: 16,
+            num_key_value_heads: 16,
+            head_dim: 64,
+            ..Shape::open("llama-3.2-1b").unwrap().shrunk(1).config
+        };
+        let sizes = Sizes::new(&config, 1, 4, 4);
+        let pace = Pace { repeats: 1, warmup: 1, budget: Duration::ZERO, settle: Duration::ZERO };
+        let measure = |moments| {
+            let parts = StepParts { full: true, moments, ..StepParts::default() };
+            measure::<MetalCpu>(&config, &sizes, FloatType::F32, &EmulatorDevice::Quick, &pace, parts).unwrap()
+        };
+        // The smaller one first: pools keep what they once took.
+        let rows = [MomentType::EightBit, MomentType::F32].map(measure);
+        let parameters = sizes.weights as f64;
+        let [live, pool] = [
+            rows.each_ref().map(|row| row.live_bytes.unwrap() as f64 / parameters),
+            rows.each_ref().map(|row| row.peak.unwrap().bytes as f64 / parameters),
+        ];
+        println!("bytes of a parameter: {live:?} live, {pool:?} in the pool");
+        assert!(live[1] - live[0] > 5.0 && live[0] < 12.0, "live {live:?} bytes of a parameter");
+        assert!(pool[1] - pool[0] > 5.0, "pool {pool:?} bytes of a parameter");
     }
 }

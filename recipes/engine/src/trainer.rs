@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow};
 use burn::module::AutodiffModule;
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
@@ -13,7 +13,7 @@ use burnish_models::{AnyTensor, Checkpoint, LanguageModel, NamedParameter};
 
 use crate::batch::Batch;
 use crate::objective::Objective;
-use crate::optimizer::{AdamW, AdamWConfig, Moments, Norm};
+use crate::optimizer::{AdamW, AdamWConfig, Norm, SavedMoments, read_moments};
 use crate::step::{StepGradients, StepItem, Training, gradients, judged_loss, numbers};
 use crate::weights::DeviceTensors;
 
@@ -101,11 +101,12 @@ pub trait Trainer: Send {
     /// When the device fails.
     fn loss(&mut self, batch: &Batch, objective: &Objective) -> Result<f64>;
 
-    /// The moments of all trained parameters, as `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`. A tensor is copied to the host
-    /// only when it is read.
+    /// The moments of all trained parameters, as `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`, or in eight bits as
+    /// `<parameter>.state1`, `.state2`, `.absmax1` and `.absmax2`. A tensor is copied to the host only when it is read.
     fn moments(&self) -> Box<dyn Checkpoint + '_>;
 
-    /// Restores the moments of a checkpoint, and the number of updates.
+    /// Restores the moments of a checkpoint, and the number of updates. Moments that it stores in another way than this optimizer are
+    /// converted.
     ///
     /// # Errors
     /// When a moment is missing or has another shape than its parameter.
@@ -153,8 +154,12 @@ enum Queued<B: Backend> {
 impl<B: FusedBackend> ModelTrainer<B> {
     /// A trainer with a fresh optimizer.
     pub fn new(model: LanguageModel<Training<B>>, optimizer: AdamWConfig, device: &B::Device) -> Self {
-        let device = device.clone();
-        Self { model, optimizer: AdamW::new(optimizer), device, queued: Queued::Nothing, metrics: Vec::new() }
+        let (device, has_rates) = (device.clone(), (optimizer.lora_plus_ratio - 1.0).abs() > 0.0);
+        let mut optimizer = AdamW::new(optimizer);
+        if has_rates {
+            optimizer.set_rates(&model);
+        }
+        Self { model, optimizer, device, queued: Queued::Nothing, metrics: Vec::new() }
     }
 
     /// The model.
@@ -189,7 +194,7 @@ impl<B: FusedBackend> Trainer for ModelTrainer<B> {
             return;
         };
         let norm = Norm::of(&self.model, &grads, loss_scale, &self.device);
-        self.model = self.optimizer.update(self.model.clone(), grads, &norm, &loss, learning_rate);
+        self.optimizer.update(&mut self.model, grads, &norm, &loss, learning_rate);
         self.queued = Queued::Update { loss, norm };
     }
 
@@ -216,29 +221,18 @@ impl<B: FusedBackend> Trainer for ModelTrainer<B> {
 
     fn moments(&self) -> Box<dyn Checkpoint + '_> {
         let mut all = self.optimizer.moments();
-        let of = |NamedParameter { name, id, .. }: NamedParameter<Training<B>>| {
-            let Moments { exp_avg, exp_avg_sq } = all.remove(&id.val())?;
-            Some([(format!("{name}.exp_avg"), exp_avg), (format!("{name}.exp_avg_sq"), exp_avg_sq)])
+        let of = |NamedParameter { name, id, tensor }: NamedParameter<Training<B>>| {
+            all.remove(&id.val()).map(|moments| (name, tensor.shape(), moments))
         };
-        Box::new(self.model.parameters().into_iter().filter_map(of).flatten().collect::<DeviceTensors<B>>())
+        Box::new(SavedMoments::new(self.model.parameters().into_iter().filter_map(of)))
     }
 
     fn restore_moments(&mut self, updates: usize, moments: &dyn Checkpoint) -> Result<()> {
         self.optimizer.set_updates(updates);
-        for parameter in self.model.parameters() {
-            let shape = parameter.tensor.shape();
-            let read = |kind: &str| -> Result<AnyTensor<B>> {
-                let name = format!("{}.{kind}", parameter.name);
-                if moments.shape(&name).as_ref() != Some(&shape) {
-                    match moments.shape(&name) {
-                        Some(found) => bail!("`{name}` should have the shape {shape:?}, got {found:?}"),
-                        None => bail!("`{name}` is missing"),
-                    }
-                }
-                AnyTensor::from_f32(moments.read_f32(&name)?, &shape, &self.device).context("a parameter of rank 1 or 2")
-            };
-            let moments = Moments { exp_avg: read("exp_avg")?, exp_avg_sq: read("exp_avg_sq")? };
-            self.optimizer.set_moments(parameter.id.val(), moments);
+        for NamedParameter { name, id, tensor } in self.model.parameters() {
+            let shape = tensor.shape();
+            let kind = self.optimizer.config().moments_of(&shape);
+            self.optimizer.set_moments(id.val(), read_moments(moments, &name, &shape, kind, &self.device)?);
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use burnish_backends::{WGPU_STOCK, dtype};
 use burnish_bench::Options;
+use burnish_engine::MomentType;
 
 use super::at_least;
 use super::quantization::QuantizationArgs;
@@ -20,12 +21,24 @@ pub struct Args {
     /// Operations to measure, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = Options::kernel_names(), default_value = "all")]
     kernels: Vec<String>,
-    /// Also measure whole LoRA training steps, and the share of attention if that is measured
+    /// Also measure whole training steps, and the share of attention if that is measured
     #[arg(long)]
     step: bool,
     /// Checkpoint the blocks of these steps, as `train --grad-checkpoint` does
     #[arg(long, requires = "step", alias = "gradient-checkpointing")]
     grad_checkpoint: bool,
+    /// Train all weights in these steps, in f32, instead of adapters
+    #[arg(long, requires = "step")]
+    full: bool,
+    /// Optimizer of these steps: adamw, or adamw8bit with moments in eight bits
+    #[arg(long, requires = "step", default_value = "adamw", value_parser = ["adamw", "adamw8bit"], hide_possible_values = true)]
+    optimizer: String,
+    /// Dropout of the adapters of these steps
+    #[arg(long, requires = "step", value_name = "P", default_value_t = 0.0, value_parser = below_one)]
+    dropout: f64,
+    /// Adapt only the last blocks in these steps
+    #[arg(long, requires = "step", value_name = "N", value_parser = at_least::<1>)]
+    num_layers: Option<usize>,
     /// Model whose sizes are used: llama-3.2-1b, llama-3.1-8b, a config.json, Hugging Face folder, hub id or .gguf file. Weights are random
     #[arg(short, long, default_value = "llama-3.2-1b")]
     model: String,
@@ -63,6 +76,11 @@ pub struct Args {
     full_widths: bool,
 }
 
+fn below_one(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| format!("expected a number, got {text:?}"))?;
+    if (0.0..1.0).contains(&value) { Ok(value) } else { Err(format!("expected at least 0 and below 1, got {value}")) }
+}
+
 fn backend_names() -> Vec<&'static str> {
     burnish_backends::NAMES.iter().copied().chain([WGPU_STOCK]).collect()
 }
@@ -84,6 +102,10 @@ impl Args {
             grad_checkpoint: self.grad_checkpoint,
             quantization: self.weights.storage()?,
             quantize_embedding: self.weights.quantize_embedding,
+            full: self.full,
+            dropout: self.dropout,
+            num_layers: self.num_layers,
+            moments: if self.optimizer == "adamw8bit" { MomentType::EightBit } else { MomentType::F32 },
             model: self.model.clone(),
             batch_size: self.batch_size,
             seq: self.seq,
@@ -124,6 +146,12 @@ mod tests {
         assert_eq!(names(&found), ["rms_norm", "attention"]);
         assert!(found.step && !found.predict && !found.grad_checkpoint);
         assert!(options(&["--step", "--grad-checkpoint"]).grad_checkpoint);
+        let adapted = options(&["--step", "--dropout", "0.05", "--num-layers", "16"]);
+        assert_eq!((adapted.dropout.to_bits(), adapted.num_layers), (0.05f64.to_bits(), Some(16)));
+        assert!(Line::try_parse_from(["bench", "--step", "--dropout", "1"]).is_err());
+        let full = options(&["--step", "--full", "--optimizer", "adamw8bit"]);
+        assert!(full.full && full.moments == MomentType::EightBit);
+        assert!(!found.full && found.moments == MomentType::F32);
         assert!(Line::try_parse_from(["bench", "--grad-checkpoint"]).is_err());
         assert_eq!(options(&["--step", "--quantization", "int4"]).quantization, burnish_models::Quantization::Int4);
     }

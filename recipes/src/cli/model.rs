@@ -7,6 +7,7 @@ use burnish_backends::dtype::{self, DtypeChoice};
 use burnish_models::Pretrained;
 
 use super::quantization::QuantizationArgs;
+use crate::config::OptimizerKind;
 use crate::report::OutputStyle;
 use crate::storage::StorageChoice;
 
@@ -58,7 +59,7 @@ impl ModelArgs {
     pub fn choose(&self, model: &Pretrained, style: OutputStyle) -> Result<Choice> {
         let dtype = dtype::choose(&self.backend, &self.dtype)?;
         let requested = self.quantization.options(dtype.dtype)?;
-        let storage = StorageChoice::new(&self.backend, model, requested)?;
+        let storage = StorageChoice::new(&self.backend, model, requested, OptimizerKind::Adamw)?;
         for note in &storage.notes {
             style.say(note);
         }

@@ -100,4 +100,6 @@ pub enum LrScheduler {
 pub enum OptimizerKind {
     /// AdamW with f32 moments.
     Adamw,
+    /// AdamW with moments in eight bits.
+    Adamw8bit,
 }

@@ -299,7 +299,7 @@ fn boolean(value: &Value) -> Result<bool, String> {
     value.as_bool().ok_or_else(|| should_be("true or false", value))
 }
 
-const F32_MOMENTS: &str = "with f32 moments, which are more exact but take more memory";
+const UNPAGED: &str = "its moments stay on the device";
 
 /// Values of other programs: our key, their value, ours, and how they differ.
 const VALUES: &[(&str, &str, &str, &str)] = &[
@@ -308,12 +308,13 @@ const VALUES: &[(&str, &str, &str, &str)] = &[
     ("optimizer", "adamw_torch_xla", "adamw", ""),
     ("optimizer", "adamw_apex_fused", "adamw", ""),
     ("optimizer", "adamw_hf", "adamw", ""),
-    ("optimizer", "paged_adamw", "adamw", ""),
-    ("optimizer", "paged_adamw_32bit", "adamw", ""),
-    ("optimizer", "adamw_8bit", "adamw", F32_MOMENTS),
-    ("optimizer", "adamw_bnb_8bit", "adamw", F32_MOMENTS),
-    ("optimizer", "paged_adamw_8bit", "adamw", F32_MOMENTS),
-    ("optimizer", "adamw_torch_8bit", "adamw", F32_MOMENTS),
+    ("optimizer", "paged_adamw", "adamw", UNPAGED),
+    ("optimizer", "paged_adamw_32bit", "adamw", UNPAGED),
+    ("optimizer", "adamw_8bit", "adamw8bit", ""),
+    ("optimizer", "adamw_bnb_8bit", "adamw8bit", ""),
+    ("optimizer", "paged_adamw_8bit", "adamw8bit", UNPAGED),
+    ("optimizer", "adamw_torch_8bit", "adamw8bit", ""),
+    ("optimizer", "ao_adamw_8bit", "adamw8bit", ""),
     ("dtype", "float32", "f32", ""),
     ("dtype", "float16", "f16", ""),
     ("dtype", "bfloat16", "bf16", ""),

@@ -128,8 +128,10 @@ config! {
             lr_scheduler: LrScheduler = LrScheduler::Cosine,
             /// Warm-up steps; a value below 1 is a share of all steps; 0 is off.
             warmup: f64 = 0.03,
-            /// Optimizer: adamw, with moments in f32.
+            /// Optimizer: adamw, or adamw8bit, whose moments take a quarter of the memory.
             optimizer: OptimizerKind = OptimizerKind::Adamw,
+            /// Learning rate of the adapters' B over that of A (LoRA+); 1 is off.
+            lora_plus_ratio: f64 = 1.0,
             /// Decay rate of the first moment.
             beta1: f64 = 0.9,
             /// Decay rate of the second moment.

@@ -43,6 +43,7 @@ impl TrainConfig {
         );
         check(!full || !self.quantize_embedding, "`quantize_embedding` needs `fine_tune_type = \"lora\"`");
         check(!full || self.adapter.is_none(), "`adapter` needs `fine_tune_type = \"lora\"`");
+        check(!full || !self.has_lora_plus(), "`lora_plus_ratio` needs `fine_tune_type = \"lora\"`");
         let no_target = match &self.target_modules {
             TargetModules::One(name) => name.is_empty(),
             TargetModules::Named(names) => names.is_empty() || names.iter().any(String::is_empty),
@@ -52,6 +53,11 @@ impl TrainConfig {
             self.early_stopping == 0 || self.steps_per_eval > 0,
             "`early_stopping` needs a validation loss, but `steps_per_eval` is 0",
         );
+    }
+
+    /// Whether the factors of adapters have different learning rates.
+    fn has_lora_plus(&self) -> bool {
+        (self.lora_plus_ratio - 1.0).abs() > 0.0
     }
 
     fn check_counts(&self, problems: &mut Vec<String>) {
@@ -94,7 +100,13 @@ impl TrainConfig {
         for (name, value) in [("dropout", self.dropout), ("beta1", self.beta1), ("beta2", self.beta2)] {
             check(name, value, (0.0..1.0).contains(&value), "at least 0 and below 1");
         }
-        for (name, value) in [("alpha", self.alpha), ("learning_rate", self.learning_rate), ("epsilon", self.epsilon)] {
+        let positive = [
+            ("alpha", self.alpha),
+            ("learning_rate", self.learning_rate),
+            ("lora_plus_ratio", self.lora_plus_ratio),
+            ("epsilon", self.epsilon),
+        ];
+        for (name, value) in positive {
             check(name, value, value > 0.0, "positive");
         }
         for (name, value) in [("weight_decay", self.weight_decay), ("max_grad_norm", self.max_grad_norm)] {

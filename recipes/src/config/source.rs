@@ -241,7 +241,7 @@ fn choices(name: &str) -> Option<&'static [&'static str]> {
         "recipe" => &Recipe::NAMES,
         "quantization" => &QuantizationKind::NAMES,
         "lr_scheduler" => &["constant", "linear", "cosine"],
-        "optimizer" => &["adamw"],
+        "optimizer" => &["adamw", "adamw8bit"],
         "dtype" => burnish_backends::dtype::NAMES,
         "backend" => burnish_backends::NAMES,
         _ => return None,

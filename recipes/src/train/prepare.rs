@@ -78,7 +78,7 @@ impl PreparedRun {
                 ..LoadOptions::frozen(dtype.dtype).quantized(config.storage())
             },
         };
-        let storage = StorageChoice::new(&config.backend, &pretrained, requested)?;
+        let storage = StorageChoice::new(&config.backend, &pretrained, requested, config.optimizer)?;
         let state = found.checkpoint.as_ref().map(|checkpoint| checkpoint.state.clone());
         let mut state = state.unwrap_or_else(|| TrainerState { started: now(), seed: config.seed, ..Default::default() });
         if let Some(template) = &mut pretrained.chat_template {

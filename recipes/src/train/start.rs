@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 use burn_train::Interrupter;
-use burnish_engine::{AdamWConfig, Adapter, Device, TrainedPart, Trainer, Weights};
+use burnish_engine::{AdamWConfig, Adapter, Device, MomentType, TrainedPart, Trainer, Weights};
 use burnish_models::checkpoint::SafetensorsFolder;
 use burnish_models::{FloatType, LoadOptions, Pretrained};
 
@@ -19,7 +19,7 @@ use super::prepare::PreparedRun;
 use super::run::{End, TrainingRun};
 use super::schedule::Schedule;
 use super::weights::WeightWriter;
-use crate::config::{FineTuneType, TrainConfig};
+use crate::config::{FineTuneType, OptimizerKind, TrainConfig};
 use crate::report::{Dashboard, Quiet};
 
 /// The result of a run.
@@ -154,6 +154,11 @@ fn optimizer(config: &TrainConfig) -> AdamWConfig {
         epsilon: config.epsilon,
         weight_decay: config.weight_decay,
         max_grad_norm: config.max_grad_norm,
+        moments: match config.optimizer {
+            OptimizerKind::Adamw => MomentType::F32,
+            OptimizerKind::Adamw8bit => MomentType::EightBit,
+        },
+        lora_plus_ratio: config.lora_plus_ratio,
     }
 }
 

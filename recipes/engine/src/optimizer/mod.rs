@@ -1,15 +1,25 @@
 //! AdamW, with moments that checkpoints can save and restore.
 
+mod exchange;
+mod moments;
+mod pack;
+mod saved;
+
 use std::collections::BTreeMap;
 
-use burn::module::{AutodiffModule, ModuleMapper, ModuleVisitor, Param};
+use burn::module::AutodiffModule;
 use burn::optim::GradientsParams;
+use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{DType, Shape, Tensor, TensorMetadata, TensorPrimitive};
-use burnish_kernels::{AdamWStep, AdamWTensors, FusedBackend, TrainBackend, adamw, pack, unpack};
-use burnish_models::{AnyTensor, LanguageModel};
+use burnish_kernels::adamw8bit::LEAST_ELEMENTS;
+use burnish_kernels::{AdamWStep, FusedBackend, TrainBackend};
+use burnish_models::LanguageModel;
 
+use self::exchange::{Taken, Updated};
+pub use self::moments::{MomentType, Moments};
+use self::pack::{Group, Pack, Trained, by_group, together};
+pub(crate) use self::saved::{SavedMoments, read_moments};
 use crate::step::{Training, squared_gradient_norm};
 
 /// The parameters of AdamW, except for the learning rate.
@@ -25,18 +35,44 @@ pub struct AdamWConfig {
     pub weight_decay: f64,
     /// Gradients are scaled down to this global norm if theirs is larger; 0 is off.
     pub max_grad_norm: f64,
+    /// How the moments of large matrices are stored. Norms, biases and tensors of less than 4,096 elements have them in f32.
+    pub moments: MomentType,
+    /// Learning rate of the adapters' B, and of vectors, over that of A; 1 is off.
+    ///
+    /// Source: Hayou et al. 2024, "LoRA+"; `create_loraplus_optimizer` of PEFT.
+    pub lora_plus_ratio: f64,
 }
 
 impl Default for AdamWConfig {
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01, max_grad_norm: 1.0 }
+        Self {
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.01,
+            max_grad_norm: 1.0,
+            moments: MomentType::F32,
+            lora_plus_ratio: 1.0,
+        }
     }
 }
 
-/// AdamW as `torch.optim.AdamW`, with clipping as `torch.nn.utils.clip_grad_norm_`.
+impl AdamWConfig {
+    /// How the moments of a parameter of that shape are stored.
+    pub fn moments_of(&self, shape: &[usize]) -> MomentType {
+        let is_large = shape.len() > 1 && shape.iter().product::<usize>() >= LEAST_ELEMENTS;
+        if is_large { self.moments } else { MomentType::F32 }
+    }
+}
+
+/// AdamW as `torch.optim.AdamW`, with clipping as `torch.nn.utils.clip_grad_norm_`; with moments in eight bits as `AdamW8bit` of
+/// bitsandbytes.
 pub struct AdamW<B: TrainBackend> {
+    config: AdamWConfig,
     /// Parameters of the next update.
     hyper: AdamWStep,
+    /// Factors on the learning rate, by parameter.
+    rates: BTreeMap<u64, f64>,
     /// Moments that are in no pack, by parameter.
     loose: BTreeMap<u64, Moments<B::InnerBackend>>,
     packs: Vec<Pack<B::InnerBackend>>,
@@ -57,35 +93,6 @@ impl<B: FusedBackend> Norm<B> {
     }
 }
 
-/// The moments of one parameter.
-#[derive(Clone)]
-pub struct Moments<B: FusedBackend> {
-    /// Running mean of the gradients.
-    pub exp_avg: AnyTensor<B>,
-    /// Running mean of their squares.
-    pub exp_avg_sq: AnyTensor<B>,
-}
-
-/// Maximum elements of a pack (16 MiB), unless one parameter has more. Larger packs would make the device allocate larger pages: one
-/// pack of 45 MB, for adapters of rank 16 on a 1B model, took half a GiB more on Vulkan.
-const MOST_PACKED: usize = 1 << 22;
-
-/// The moments of parameters that are updated in one launch.
-struct Pack<B: FusedBackend> {
-    /// The parameters, in their order in the pack.
-    of: Vec<Packed>,
-    first: Tensor<B, 1>,
-    second: Tensor<B, 1>,
-}
-
-/// A parameter in a pack.
-#[derive(Clone, PartialEq)]
-struct Packed {
-    id: u64,
-    shape: Shape,
-    dtype: DType,
-}
-
 impl<B: TrainBackend> AdamW<B> {
     /// A fresh optimizer.
     pub fn new(config: AdamWConfig) -> Self {
@@ -99,28 +106,54 @@ impl<B: TrainBackend> AdamW<B> {
             gradient_factor: 1.0,
             max_norm: config.max_grad_norm,
         };
-        Self { hyper, loose: BTreeMap::new(), packs: Vec::new() }
+        Self { config, hyper, rates: BTreeMap::new(), loose: BTreeMap::new(), packs: Vec::new() }
+    }
+
+    /// Its parameters.
+    pub fn config(&self) -> &AdamWConfig {
+        &self.config
+    }
+
+    /// Sets the learning rates of LoRA+ for the adapters of a model.
+    pub fn set_rates(&mut self, model: &LanguageModel<B>)
+    where
+        B::InnerBackend: FusedBackend,
+    {
+        let faster = model
+            .parameters()
+            .into_iter()
+            .filter(|parameter| parameter.name.contains(".lora_B.") || parameter.tensor.shape().len() == 1);
+        self.rates = faster.map(|parameter| (parameter.id.val(), self.config.lora_plus_ratio)).collect();
     }
 
     /// Queues the update of a module without waiting for the device. If norm or loss is not finite, the update changes nothing, and the
     /// caller must call [`AdamW::take_back`] once it has read them.
+    ///
+    /// Parameters are written where they are, unless something else holds them. A gradient is freed as soon as it was used.
     pub fn update<M: AutodiffModule<B>>(
         &mut self,
-        module: M,
+        module: &mut M,
         grads: GradientsParams,
         norm: &Norm<B::InnerBackend>,
         loss: &Tensor<B::InnerBackend, 1>,
         learning_rate: f64,
-    ) -> M {
+    ) {
         self.hyper.learning_rate = learning_rate;
         self.hyper.step += 1;
         self.hyper.gradient_factor = 1.0 / norm.loss_scale;
-        let mut gathered = Gathered { grads, trained: Vec::new() };
-        module.visit(&mut gathered);
+        let group = |id: u64, shape: &[usize]| Group {
+            decays: shape.len() > 1,
+            moments: self.config.moments_of(shape),
+            rate: self.rates.get(&id).copied().unwrap_or(1.0),
+        };
+        let mut taken = Taken { grads, trained: Vec::new(), group: &group, zero: None };
+        // The module that held the old parameters is gone once it is replaced.
+        *module = module.clone().map(&mut taken);
         // If the loss is not finite, neither is this sum, and the kernel then changes nothing.
         let squares = norm.squares.clone() + loss.clone().mul_scalar(0.0);
-        let new = self.updated(gathered.trained, &squares);
-        module.map(&mut Updated { new })
+        let trained = taken.trained;
+        let new = self.updated(by_group(trained), &squares);
+        *module = module.clone().map(&mut Updated { new });
     }
 
     /// Uncounts the last update, which changed nothing.
@@ -136,7 +169,9 @@ impl<B: TrainBackend> AdamW<B> {
     /// The moments of all parameters that were updated, by parameter.
     pub fn moments(&self) -> BTreeMap<u64, Moments<B::InnerBackend>> {
         let mut moments = self.loose.clone();
-        self.packs.iter().for_each(|pack| moments.extend(pack.moments()));
+        for pack in &self.packs {
+            moments.extend(pack.moments());
+        }
         moments
     }
 
@@ -161,7 +196,7 @@ impl<B: TrainBackend> AdamW<B> {
         // Repack if other parameters have gradients than last time. Those without one keep their moments.
         if !self.packs.iter().flat_map(|pack| &pack.of).eq(trained.iter().map(|trained| &trained.packed)) {
             self.loosen();
-            self.packs = together(&trained).map(|trained| Pack::new(trained, &mut self.loose)).collect();
+            self.packs = together(&trained).filter_map(|trained| Pack::new(trained, &mut self.loose)).collect();
         }
         let (mut trained, mut new) = (trained.into_iter(), BTreeMap::new());
         for pack in std::mem::take(&mut self.packs) {
@@ -175,148 +210,10 @@ impl<B: TrainBackend> AdamW<B> {
     }
 }
 
-impl Packed {
-    /// Norms and biases are vectors.
-    fn decays(&self) -> bool {
-        self.shape.num_dims() > 1
-    }
-}
-
-/// Groups consecutive parameters of the same dtype and weight decay, up to the size of a pack.
-fn together<B: FusedBackend>(trained: &[Trained<B>]) -> impl Iterator<Item = &[Trained<B>]> {
-    let mut elements = 0;
-    trained.chunk_by(move |a, b| {
-        elements += a.packed.shape.num_elements();
-        let is_alike = a.packed.dtype == b.packed.dtype && a.packed.decays() == b.packed.decays();
-        let fits = is_alike && elements + b.packed.shape.num_elements() <= MOST_PACKED;
-        if !fits {
-            elements = 0;
-        }
-        fits
-    })
-}
-
-impl<B: FusedBackend> Pack<B> {
-    /// Packs the existing moments; missing ones are zero.
-    fn new(trained: &[Trained<B>], loose: &mut BTreeMap<u64, Moments<B>>) -> Self {
-        let moments = trained.iter().map(|Trained { packed, parameter, .. }| {
-            if let Some(Moments { exp_avg, exp_avg_sq }) = loose.remove(&packed.id) {
-                return (raw(exp_avg), raw(exp_avg_sq));
-            }
-            let zeros = || B::float_zeros(packed.shape.clone(), &B::float_device(parameter), packed.dtype.into());
-            (zeros(), zeros())
-        });
-        let (first, second) = moments.unzip();
-        Self {
-            of: trained.iter().map(|trained| trained.packed.clone()).collect(),
-            first: packed(first),
-            second: packed(second),
-        }
-    }
-
-    /// Returns the pack with new moments, and the new parameters by id. Nothing else holds the moments, so they are updated in place.
-    fn update(
-        self,
-        parameters: Vec<FloatTensor<B>>,
-        gradients: Vec<FloatTensor<B>>,
-        squares: &Tensor<B, 1>,
-        step: AdamWStep,
-    ) -> (Self, Vec<(u64, FloatTensor<B>)>) {
-        let Self { of, first, second } = self;
-        let decays = of.iter().any(Packed::decays);
-        let step = AdamWStep { weight_decay: if decays { step.weight_decay } else { 0.0 }, ..step };
-        let tensors = AdamWTensors::new(packed(parameters), packed(gradients), first, second).clipped_by(squares.clone());
-        let [parameter, first, second] = adamw(tensors, step);
-        let pack = Self { of, first: typed(first), second: typed(second) };
-        let parameters = pack.unpacked(&parameter);
-        (pack, parameters)
-    }
-
-    fn moments(&self) -> impl Iterator<Item = (u64, Moments<B>)> {
-        let unpacked = |tensor: &Tensor<B, 1>| self.unpacked(&tensor.clone().into_primitive().tensor());
-        let moments = |((id, first), (_, second))| (id, Moments { exp_avg: of_rank(first), exp_avg_sq: of_rank(second) });
-        unpacked(&self.first).into_iter().zip(unpacked(&self.second)).map(moments)
-    }
-
-    fn unpacked(&self, tensor: &FloatTensor<B>) -> Vec<(u64, FloatTensor<B>)> {
-        let shapes = self.of.iter().map(|packed| packed.shape.clone());
-        self.of.iter().map(|packed| packed.id).zip(unpack::<B>(tensor, shapes)).collect()
-    }
-}
-
-/// A parameter with its gradient.
-struct Trained<B: FusedBackend> {
-    packed: Packed,
-    parameter: FloatTensor<B>,
-    gradient: FloatTensor<B>,
-}
-
-/// Collects the parameters that have gradients.
-struct Gathered<B: TrainBackend> {
-    grads: GradientsParams,
-    trained: Vec<Trained<B::InnerBackend>>,
-}
-
-impl<B: TrainBackend> ModuleVisitor<B> for Gathered<B> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-        let Some(gradient) = self.grads.remove::<B::InnerBackend, D>(param.id) else { return };
-        let parameter = param.val().inner();
-        let packed = Packed { id: param.id.val(), shape: parameter.shape(), dtype: parameter.dtype() };
-        let (parameter, gradient) = (parameter.into_primitive().tensor(), gradient.into_primitive().tensor());
-        self.trained.push(Trained { packed, parameter, gradient });
-    }
-}
-
-/// Replaces the parameters by the new ones.
-struct Updated<B: TrainBackend> {
-    new: BTreeMap<u64, FloatTensor<B::InnerBackend>>,
-}
-
-impl<B: TrainBackend> ModuleMapper<B> for Updated<B> {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
-        let (id, tensor, mapper) = param.consume();
-        let updated = match self.new.remove(&id.val()) {
-            Some(new) => {
-                let new = Tensor::<B::InnerBackend, D>::from_primitive(TensorPrimitive::Float(new));
-                Tensor::from_inner(new).set_require_grad(tensor.is_require_grad())
-            }
-            None => tensor,
-        };
-        Param::from_mapped_value(id, updated, mapper)
-    }
-}
-
-fn packed<B: FusedBackend>(tensors: Vec<FloatTensor<B>>) -> Tensor<B, 1> {
-    typed(pack::<B>(tensors))
-}
-
-fn typed<B: FusedBackend>(primitive: FloatTensor<B>) -> Tensor<B, 1> {
-    Tensor::from_primitive(TensorPrimitive::Float(primitive))
-}
-
-/// Wraps a primitive of rank 1 or 2, the ranks that parameters have.
-fn of_rank<B: FusedBackend>(tensor: FloatTensor<B>) -> AnyTensor<B> {
-    let rank = tensor.shape().num_dims();
-    let tensor = TensorPrimitive::Float(tensor);
-    if rank == 1 {
-        AnyTensor::Vector(Tensor::from_primitive(tensor))
-    } else {
-        AnyTensor::Matrix(Tensor::from_primitive(tensor))
-    }
-}
-
-fn raw<B: FusedBackend>(tensor: AnyTensor<B>) -> FloatTensor<B> {
-    match tensor {
-        AnyTensor::Vector(tensor) => tensor.into_primitive(),
-        AnyTensor::Matrix(tensor) => tensor.into_primitive(),
-    }
-    .tensor()
-}
-
 #[cfg(test)]
 mod tests {
     use burn::backend::{Autodiff, Flex};
-    use burn::module::Module;
+    use burn::module::{Module, Param};
 
     use super::*;
 
@@ -328,20 +225,87 @@ mod tests {
         vector: Param<Tensor<B, 1>>,
     }
 
+    fn optimizer(config: AdamWConfig) -> AdamW<Training> {
+        AdamW::new(AdamWConfig { weight_decay: 0.5, max_grad_norm: 0.0, ..config })
+    }
+
+    /// Updates a module with the gradients of a loss.
+    fn update<M: AutodiffModule<Training>>(optimizer: &mut AdamW<Training>, module: &mut M, loss: &Tensor<Training, 1>) {
+        let device = Default::default();
+        let grads = GradientsParams::from_grads(loss.backward(), module);
+        let norm = Norm { squares: Tensor::zeros([1], &device), loss_scale: 1.0 };
+        optimizer.update(module, grads, &norm, &Tensor::zeros([1], &device), 0.1);
+    }
+
+    fn values<const D: usize>(param: &Param<Tensor<Training, D>>) -> Vec<f32> {
+        param.val().into_data().to_vec().unwrap()
+    }
+
     /// With gradients of zero, only decay moves a parameter: `w - lr · decay · w`.
     #[test]
     fn matrices_decay_and_vectors_do_not() {
         let device = Default::default();
-        let module = Two::<Training> {
+        let mut module = Two::<Training> {
             matrix: Param::from_tensor(Tensor::ones([2, 3], &device)),
             vector: Param::from_tensor(Tensor::ones([4], &device)),
         };
-        let sum = module.matrix.val().sum() + module.vector.val().sum();
-        let grads = GradientsParams::from_grads(sum.mul_scalar(0.0).backward(), &module);
-        let norm = Norm { squares: Tensor::zeros([1], &device), loss_scale: 1.0 };
-        let config = AdamWConfig { weight_decay: 0.5, ..AdamWConfig::default() };
-        let module = AdamW::new(config).update(module, grads, &norm, &Tensor::zeros([1], &device), 0.1);
-        module.matrix.val().into_data().assert_approx_eq::<f32>(&[[0.95f32; 3]; 2].into(), Default::default());
-        module.vector.val().into_data().assert_approx_eq::<f32>(&[1.0f32; 4].into(), Default::default());
+        let held = module.matrix.val();
+        let loss = (module.matrix.val().sum() + module.vector.val().sum()).mul_scalar(0.0);
+        update(&mut optimizer(AdamWConfig::default()), &mut module, &loss);
+        assert!(values(&module.matrix).iter().all(|value| (value - 0.95).abs() < 1e-6));
+        assert!(values(&module.vector).iter().all(|value| (value - 1.0).abs() < 1e-6));
+        // What something else holds does not change, and a parameter still has a gradient.
+        assert_eq!(held.into_data().to_vec::<f32>().unwrap(), [1.0; 6]);
+        assert!(module.matrix.is_require_grad());
+    }
+
+    #[derive(Module, Debug)]
+    struct Three<B: Backend> {
+        one: Param<Tensor<B, 2>>,
+        bias: Param<Tensor<B, 1>>,
+        two: Param<Tensor<B, 2>>,
+    }
+
+    /// Values that depend on their position.
+    fn wave(shape: [usize; 2], pitch: f32) -> Tensor<Training, 2> {
+        let count = (shape[0] * shape[1]) as i64;
+        Tensor::<Training, 1, burn::tensor::Int>::arange(0..count, &Default::default())
+            .float()
+            .mul_scalar(pitch)
+            .sin()
+            .reshape(shape)
+    }
+
+    fn three() -> Three<Training> {
+        let bias = Tensor::ones([5], &Default::default());
+        let [one, two] = [([67, 71], 0.3), ([80, 90], 0.7)].map(|(shape, pitch)| Param::from_tensor(wave(shape, pitch)));
+        Three { one, bias: Param::from_tensor(bias), two }
+    }
+
+    fn loss(param: &Param<Tensor<Training, 2>>, step: usize) -> Tensor<Training, 1> {
+        let param = param.val();
+        let factor = wave(param.dims(), 0.11 * step as f32).powi_scalar(3);
+        (param.clone() * param * factor).sum()
+    }
+
+    /// In whichever company: packed together, each alone, and one of them missing in between.
+    #[test]
+    fn moments_in_eight_bits_do_not_depend_on_the_packing() {
+        let config = AdamWConfig { moments: MomentType::EightBit, ..AdamWConfig::default() };
+        let (mut together, mut apart) = (three(), three());
+        let (mut both, mut first, mut second) = (optimizer(config), optimizer(config), optimizer(config));
+        for step in 1..=6 {
+            let has_bias = step % 2 == 0;
+            let all = loss(&together.one, step) + loss(&together.two, step);
+            let all = if has_bias { all + together.bias.val().sum() } else { all };
+            update(&mut both, &mut together, &all);
+            let (one, two) = (loss(&apart.one, step), loss(&apart.two, step));
+            update(&mut first, &mut apart, &one);
+            update(&mut second, &mut apart, &two);
+            assert_eq!(both.packs.len(), 1 + usize::from(has_bias), "step {step}");
+        }
+        assert_eq!(values(&together.one), values(&apart.one));
+        assert_eq!(values(&together.two), values(&apart.two));
+        assert_ne!(values(&together.one), values(&three().one));
     }
 }

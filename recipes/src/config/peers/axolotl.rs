@@ -3,9 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    CHECKPOINTING, NO_DORA, NO_EVALUATION, NO_INIT, NO_LAYERS, NO_LORA_PLUS, NO_NEW_TOKENS, NO_OTHER_MODULES,
-    NO_SCHEDULE_PART, NO_SPLIT, NO_UPLOAD, ONE_ATTENTION, ONE_DEVICE, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer,
-    SFT_ONLY, STEPS, with_double_quant,
+    CHECKPOINTING, NO_DORA, NO_EVALUATION, NO_INIT, NO_LAYERS, NO_NEW_TOKENS, NO_OTHER_MODULES, NO_RATES, NO_SCHEDULE_PART,
+    NO_SPLIT, NO_UPLOAD, ONE_ATTENTION, ONE_DEVICE, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer, SFT_ONLY, STEPS,
+    with_double_quant,
 };
 use crate::config::entry::Entry;
 use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated};
@@ -81,11 +81,11 @@ const KEYS: &[(&str, Meaning)] = &[
     ("unfrozen_parameters", Refused(NO_OTHER_MODULES)),
     ("relora", Refused(NO_DORA)),
     ("relora_steps", Refused(NO_DORA)),
-    ("loraplus_lr_ratio", Refused(NO_LORA_PLUS)),
-    ("loraplus_lr_embedding", Harmless("LoRA+ is not used")),
-    ("embedding_lr", Refused(NO_LORA_PLUS)),
-    ("embedding_lr_scale", Refused(NO_LORA_PLUS)),
-    ("lr_groups", Refused(NO_LORA_PLUS)),
+    ("loraplus_lr_ratio", Same("lora_plus_ratio")),
+    ("loraplus_lr_embedding", Harmless("the embedding has no adapter")),
+    ("embedding_lr", Refused(NO_RATES)),
+    ("embedding_lr_scale", Refused(NO_RATES)),
+    ("lr_groups", Refused(NO_RATES)),
     ("lr_quadratic_warmup", Refused(NO_SCHEDULE_PART)),
     ("cosine_min_lr_ratio", Refused(NO_SCHEDULE_PART)),
     ("cosine_constant_lr_ratio", Refused(NO_SCHEDULE_PART)),

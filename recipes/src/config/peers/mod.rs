@@ -49,11 +49,11 @@ const TEXT_ONLY: &str = "only text models are supported";
 
 const NO_DORA: &str = "this version has only LoRA and rsLoRA; remove it";
 const NO_INIT: &str = "adapters start like PEFT's default: A random, B zero; remove it";
-const NO_LORA_PLUS: &str = "all adapters have the same learning rate; remove it";
+const NO_RATES: &str = "only lora_plus_ratio sets a second learning rate; remove it";
 const NO_OTHER_MODULES: &str = "either adapters or all weights are trained; see fine_tune_type";
 const NO_PATTERN: &str = "all layers have the same rank and alpha; remove it";
 const NO_SCHEDULE_PART: &str = "this version has only lr_scheduler, learning_rate and warmup; remove it";
-const NO_OPTIMIZER: &str = "this version has only adamw; remove it";
+const NO_OPTIMIZER: &str = "this version has only adamw and adamw8bit; remove it";
 const NO_LAYERS: &str = "use num_layers, which counts blocks from the last";
 const NO_LOSS: &str = "the loss is the cross-entropy of the answer's tokens; remove it";
 const NO_NEFTUNE: &str = "this version has no noise on embeddings; remove it";

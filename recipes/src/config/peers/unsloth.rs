@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{NO_INIT, NO_LORA_PLUS, NO_UPLOAD, OWN_KERNELS, OWN_LOG, OWN_ROWS, Peer, TEXT_ONLY};
+use super::{NO_INIT, NO_RATES, NO_UPLOAD, OWN_KERNELS, OWN_LOG, OWN_ROWS, Peer, TEXT_ONLY};
 use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated, Yields};
 
 const NO_GENERATION: &str = "it concerns inference, not training";
@@ -47,8 +47,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("finetune_attention_modules", Only(&["true"], NAME_LAYERS)),
     ("finetune_mlp_modules", Only(&["true"], NAME_LAYERS)),
     ("use_loftq", Refused(NO_INIT)),
-    ("lora_plus_ratio", Refused(NO_LORA_PLUS)),
-    ("embedding_learning_rate", Refused(NO_LORA_PLUS)),
+    ("embedding_learning_rate", Refused(NO_RATES)),
     ("raw_text_file", Refused(NO_RAW_TEXT)),
 ];
 

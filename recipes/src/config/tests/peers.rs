@@ -173,7 +173,7 @@ fn arguments_of_unsloth() {
         "model": "MODEL", "data": "./rows.jsonl", "max_seq_length": 256, "rank": 4, "alpha": 8.0, "dropout": 0.0,
         "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], "seed": 3407,
         "rslora": false, "batch_size": 2, "grad_accumulation_steps": 1, "warmup": 1.0, "iters": 3, "learning_rate": 2e-4,
-        "steps_per_report": 1, "optimizer": "adamw", "weight_decay": 0.001, "lr_scheduler": "linear",
+        "steps_per_report": 1, "optimizer": "adamw8bit", "weight_decay": 0.001, "lr_scheduler": "linear",
         "output_dir": "./run",
     });
     let lines = [
@@ -188,7 +188,7 @@ fn arguments_of_unsloth() {
         ("warmup_steps", "is read as `warmup = 1.0`"),
         ("max_steps", "is read as `iters = 3`"),
         ("logging_steps", "is read as `steps_per_report = 1`"),
-        ("optim", "is read as `optimizer = \"adamw\"` (with f32 moments, which are more exact but take more memory)"),
+        ("optim", "is read as `optimizer = \"adamw8bit\"`"),
         ("lr_scheduler_type", "is read as `lr_scheduler = \"linear\"`"),
         ("report_to", LOG),
     ];
@@ -331,7 +331,7 @@ fn schedules_and_optimizers_of_mlx_lm() {
     assert_eq!(value_of(&read("train: true\noptimizer: adam\n").config, "weight_decay"), json!(0.0));
     for (text, expected) in [
         ("optimizer_config: {adam: {bias_correction: false}}\n", "`optimizer_config` has `bias_correction = false`"),
-        ("train: true\noptimizer: muon\n", "`optimizer` should be one of adamw, got \"muon\""),
+        ("train: true\noptimizer: muon\n", "`optimizer` should be one of adamw, adamw8bit, got \"muon\""),
         ("train: false\n", "`train` = false is not supported: `burnish train` trains"),
         ("train: true\nfine_tune_type: full\n", "`fine_tune_type` is \"full\" with `num_layers` 16"),
         ("train: true\nfine_tune_type: dora\n", "`fine_tune_type` should be one of lora, full, got \"dora\""),
