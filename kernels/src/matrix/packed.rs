@@ -62,7 +62,19 @@ pub(super) fn open<E: CubePrimitive>(operand: Operand<E>) -> Source<E> {
 pub(super) fn weights(packed: Words) -> Weights {
     let code = comptime!(packed.code);
     let table = table(code);
-    Weights { words: packed.words, starts: packed.starts, table, code }
+    // In registers: arguments of a launch would be read from memory at each use.
+    let starts = Starts {
+        high: kept(packed.starts.high),
+        scales: kept(packed.starts.scales),
+        coarse: kept(packed.starts.coarse),
+        map: kept(packed.starts.map),
+    };
+    Weights { words: packed.words, starts, table, code }
+}
+
+#[cube]
+fn kept(value: u32) -> u32 {
+    RuntimeCell::<u32>::new(value).consume()
 }
 
 /// The bits of eight elements.
