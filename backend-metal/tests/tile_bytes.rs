@@ -3,9 +3,10 @@
 //! Alone in its process: counters are those of all kernels that run in it.
 #![allow(clippy::unwrap_used)]
 
+use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 use burnish_kernels::packed::{Affine, GgmlType, GgufBlocks, Nf4, Packed, PackedTensor};
-use burnish_kernels::{FusedBackend, PackedRoute, multiply_packed};
+use burnish_kernels::{PackedRoute, multiply_packed};
 use burnish_metal::emulator::{KernelReport, MetalCpu, take_reports};
 use half::f16;
 
@@ -53,7 +54,7 @@ fn check(dims: [usize; 2]) {
         for transposed in [true, false] {
             let (columns, depth) = if transposed { (outputs, inputs) } else { (inputs, outputs) };
             let x = tensor(TILE, depth).into_primitive().tensor();
-            MetalCpu::sync(&Default::default()).unwrap();
+            <MetalCpu as Backend>::sync(&Default::default()).unwrap();
             take_reports();
             let words = weight.words.clone();
             let y = multiply_packed(x, weight.planes, words, transposed, PackedRoute::Tiles).unwrap();

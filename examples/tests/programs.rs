@@ -52,6 +52,17 @@ fn a_model_is_fine_tuned_merged_and_exported() {
 }
 
 #[test]
+#[cfg(feature = "wgpu")]
+fn an_operation_is_replaced_by_a_kernel() {
+    let said = run(env!("CARGO_BIN_EXE_own_kernel"), &std::env::temp_dir());
+    let base = Pretrained::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/assets/quickstart/model")).unwrap();
+    let blocks = base.config.num_hidden_layers;
+    assert!(said.contains(&format!("the kernel ran {blocks} times, once in each of the {blocks} blocks")), "{said}");
+    let difference: f32 = said.lines().last().and_then(|line| line.rsplit_once(": ")).unwrap().1.parse().unwrap();
+    assert!(difference < 1e-3, "{said}");
+}
+
+#[test]
 fn the_training_loop_has_the_same_losses_on_flex_and_ndarray() {
     let folder = tempfile::tempdir().unwrap();
     let losses = training_loop::train::<burn::backend::Flex>(10, &folder.path().join("flex")).unwrap();

@@ -62,9 +62,7 @@ pub use lora_linear::packed::packed_lora_linear;
 #[cfg(feature = "cube")]
 pub use matrix::{PackedRoute, multiply_packed};
 pub use pack::{pack, packed_elements, unpack};
-pub use pack::{pack, unpack};
 pub use rms_norm::{add_rms_norm, fork_rms_norm, rms_norm};
-pub use rms_norm::{add_rms_norm, rms_norm};
 pub use rotary::{RotaryTable, rotary};
 #[cfg(feature = "cube")]
 pub use runtime::KernelRuntime;

@@ -95,6 +95,15 @@ mod nvidia {
         packed::slices::<burn_cuda::Cuda>(burn::tensor::DType::F32);
     }
 
+    /// For `tests/cuda_on_cpu/run`.
+    #[test]
+    #[ignore = "needs an NVIDIA GPU"]
+    fn some_packed_tiles() {
+        for sizes in [[70, 256, 136], [20, 512, 40]] {
+            tiles::packed_tiles_of::<burn_cuda::Cuda>(burn::tensor::DType::BF16, sizes, |format| format % 4 == 1);
+        }
+    }
+
     #[test]
     #[ignore = "needs an NVIDIA GPU"]
     fn packed_speed() {

@@ -97,7 +97,7 @@ pub(super) fn integers(weights: &Weights, eight: u32) -> Integers {
 #[cube]
 pub(super) fn scaling_of(weights: &Weights, eight: u32) -> Scaling {
     let code = comptime!(weights.code);
-    scaling(&weights.words, &weights.table, eight / comptime!((code.group / EIGHT) as u32), &weights.starts, code)
+    scaling(&weights.words, eight / comptime!((code.group / EIGHT) as u32), &weights.starts, code)
 }
 
 /// `N` of the eight elements from number `first` on, in f32.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use burnish_kernels::FusedBackend;
 use burnish_models::error::Result;
 use burnish_models::weight::parameter_id;
-use burnish_models::{Checkpoint, LanguageModel, LoadOptions, ModelConfig, ModelError};
+use burnish_models::{Checkpoint, FloatType, LanguageModel, LoadOptions, ModelConfig, ModelError};
 use rayon::prelude::*;
 
 use super::setup::Splitmix;
@@ -76,7 +76,6 @@ pub fn random_model<B: FusedBackend>(
 #[cfg(test)]
 mod tests {
     use burn::backend::Flex;
-    use burnish_models::FloatType;
 
     use super::*;
     use crate::shape::Shape;

@@ -11,7 +11,7 @@ use burnish_engine::{
 use burnish_kernels::packed::codebook::{DYNAMIC_BLOCK, SIGNED};
 use burnish_lora::{LoraConfig, read_config};
 use burnish_models::checkpoint::SafetensorsFolder;
-use burnish_models::{Checkpoint, FloatType, ModelConfig, ModelError, Pretrained};
+use burnish_models::{Checkpoint, FloatType, LoadOptions, ModelConfig, ModelError, Pretrained};
 use safetensors::Dtype;
 
 fn fixtures() -> PathBuf {
@@ -245,7 +245,12 @@ fn smollm2_with_moments_in_eight_bits_learns_as_with_f32() {
     let lora = LoraConfig { rank: 16, alpha: 16.0, ..LoraConfig::default() };
     let losses = [MomentType::F32, MomentType::EightBit].map(|moments| {
         let adapter = Adapter::Fresh { config: &lora, seed: 1 };
-        let part = TrainedPart::Adapters { base: &*model.checkpoint, dtype: FloatType::F32, adapter, reference: None };
+        let part = TrainedPart::Adapters {
+            base: &*model.checkpoint,
+            options: LoadOptions::frozen(FloatType::F32),
+            adapter,
+            reference: None,
+        };
         let mut trainer = BackendDevice::<Flex>::default().train(&model.config, part, optimizer(moments)).unwrap();
         let step = |(index, batch): (usize, &Batch)| {
             let item = StepItem { step: index + 1, batches: vec![batch.clone()], ..StepItem::default() };
@@ -288,7 +293,8 @@ fn lora_plus_is_that_of_peft() {
     let path = case.join("adapter");
     for moments in [MomentType::F32, MomentType::EightBit] {
         let adapter = Adapter::Folder { path: &path, dropout: 0.0 };
-        let part = TrainedPart::Adapters { base: &base, dtype: FloatType::F32, adapter, reference: None };
+        let part =
+            TrainedPart::Adapters { base: &base, options: LoadOptions::frozen(FloatType::F32), adapter, reference: None };
         let optimizer = AdamWConfig { max_grad_norm: 0.0, lora_plus_ratio: 16.0, ..optimizer(moments) };
         let mut trainer = BackendDevice::<Flex>::default().train(&config, part, optimizer).unwrap();
         let item = StepItem { batches: vec![golden_batch(&case)], ..StepItem::default() };

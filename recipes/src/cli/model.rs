@@ -7,8 +7,8 @@ use burnish_backends::dtype::{self, DtypeChoice};
 use burnish_models::Pretrained;
 
 use super::quantization::QuantizationArgs;
-use crate::report::OutputStyle;
 use crate::config::OptimizerKind;
+use crate::report::OutputStyle;
 use crate::storage::StorageChoice;
 
 /// Arguments of commands that run a model.

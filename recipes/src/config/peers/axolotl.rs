@@ -3,9 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    CHECKPOINTING, NO_DORA, NO_EVALUATION, NO_INIT, NO_LAYERS, NO_NEW_TOKENS, NO_OTHER_MODULES, NO_RATES,
-    NO_SCHEDULE_PART, NO_SPLIT, NO_UPLOAD, ONE_ATTENTION, ONE_DEVICE, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer,
-    SFT_ONLY, STEPS, with_double_quant,
+    CHECKPOINTING, NO_DORA, NO_EVALUATION, NO_INIT, NO_LAYERS, NO_NEW_TOKENS, NO_OTHER_MODULES, NO_RATES, NO_SCHEDULE_PART,
+    NO_SPLIT, NO_UPLOAD, ONE_ATTENTION, ONE_DEVICE, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer, SFT_ONLY, STEPS,
+    with_double_quant,
 };
 use crate::config::entry::Entry;
 use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated};
