@@ -120,7 +120,7 @@ config! {
             batch_size: usize = 4,
             /// Micro-batches in an optimizer step. The loss is the mean over all their tokens.
             grad_accumulation_steps: usize = 1,
-            /// Keep only the input of each block, and compute blocks again for their gradients: much less memory, about a third more time.
+            /// Keep only the input of each block, and compute blocks again for their gradients: much less memory, a third to a half more time.
             grad_checkpoint: bool = false,
             /// Passes over the data, if iters is 0.
             epochs: usize = 1,
