@@ -71,6 +71,10 @@ pub struct Options {
     pub full: bool,
     /// How the optimizer of a step stores moments.
     pub moments: MomentType,
+    /// Dropout of a step's adapters.
+    pub dropout: f64,
+    /// The last blocks that have adapters in a step; `None` for all.
+    pub num_layers: Option<usize>,
     /// The model whose sizes are used; see [`Shape::open`].
     pub model: String,
     /// Rows of a step.
@@ -103,6 +107,8 @@ impl Default for Options {
             quantize_embedding: false,
             full: false,
             moments: MomentType::F32,
+            dropout: 0.0,
+            num_layers: None,
             model: "llama-3.2-1b".to_owned(),
             batch_size: 4,
             seq: 2048,
@@ -246,8 +252,18 @@ impl BackendJob for BenchJob<'_> {
             say(&format!("{name}: training steps"));
             let pace = options.pace(STEP_BUDGET, Duration::ZERO);
             let attention = options.kernels.contains(&Kernel::Attention);
-            let Options { grad_checkpoint, quantization, quantize_embedding, full, moments, .. } = *options;
-            let parts = StepParts { attention, grad_checkpoint, quantization, quantize_embedding, full, moments };
+            let Options { grad_checkpoint, quantization, quantize_embedding, full, moments, dropout, num_layers, .. } =
+                *options;
+            let parts = StepParts {
+                attention,
+                grad_checkpoint,
+                quantization,
+                quantize_embedding,
+                full,
+                moments,
+                dropout,
+                num_layers,
+            };
             let measured =
                 attempt::<B, _>(&device, || step::measure::<B>(&shape.config, sizes, dtype, &device, &pace, parts));
             result.step = Some(match measured {
@@ -371,6 +387,8 @@ mod tests {
             quantize_embedding: true,
             full: false,
             moments: MomentType::EightBit,
+            dropout: 0.1,
+            num_layers: Some(1),
             model: small(folder.path()),
             batch_size: 1,
             seq: 8,
@@ -389,8 +407,9 @@ mod tests {
         assert!(missing.kernels.is_empty() && missing.error.is_some());
         let text = render::text(&document);
         assert!(
-            text.contains("step with checkpointing, moments in eight bits on weights of")
-                && text.contains("in int8")
+            text.contains(
+                "step with checkpointing, moments in eight bits, dropout 0.1, adapters in the last 1 on weights of"
+            ) && text.contains("in int8")
                 && text.contains("rms_norm")
                 && text.contains(other)
                 && text.contains("tok/s"),

@@ -134,11 +134,13 @@ fn remark(row: &KernelRow) -> String {
 /// What is unusual about a step.
 fn about(step: &StepRow) -> String {
     let parts = [
-        (step.full, "all weights trained"),
-        (step.grad_checkpoint, "checkpointing"),
-        (step.adamw8bit, "moments in eight bits"),
+        step.full.then(|| "all weights trained".to_owned()),
+        step.grad_checkpoint.then(|| "checkpointing".to_owned()),
+        step.adamw8bit.then(|| "moments in eight bits".to_owned()),
+        (step.dropout > 0.0).then(|| format!("dropout {}", step.dropout)),
+        step.num_layers.map(|layers| format!("adapters in the last {layers}")),
     ];
-    let parts: Vec<&str> = parts.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect();
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
     if parts.is_empty() { String::new() } else { format!(" with {}", parts.join(", ")) }
 }
 

@@ -75,6 +75,12 @@ pub struct StepRow {
     /// Whether moments were stored in eight bits.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub adamw8bit: bool,
+    /// Dropout of the adapters.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub dropout: f64,
+    /// The last blocks that had adapters, if not all had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_layers: Option<usize>,
     /// What attention takes of it, where that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attention: Option<AttentionInStep>,
@@ -82,6 +88,12 @@ pub struct StepRow {
     pub efficiency: Option<Efficiency>,
     /// Getting the random model to the device.
     pub load_ms: f64,
+}
+
+/// Rows leave out a dropout of 0.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(value: &f64) -> bool {
+    *value <= 0.0
 }
 
 /// What attention takes of a step: a step of as many tokens in short rows does the same work but for attention.
@@ -131,6 +143,10 @@ pub struct StepParts {
     pub full: bool,
     /// How the optimizer stores moments.
     pub moments: MomentType,
+    /// Dropout of the adapters.
+    pub dropout: f64,
+    /// The last blocks that have adapters, if not all have.
+    pub num_layers: Option<usize>,
 }
 
 impl StepParts {
@@ -168,7 +184,8 @@ pub fn measure<B: FusedBackend>(
     let mut model = random_model::<Training<B>>(config, options, device)?;
     let stored = model.storage();
     if !full {
-        let lora = LoraConfig { rank: sizes.rank, alpha: 2.0 * sizes.rank as f64, ..LoraConfig::default() };
+        let (rank, dropout, num_layers) = (sizes.rank, parts.dropout, parts.num_layers);
+        let lora = LoraConfig { rank, alpha: 2.0 * rank as f64, dropout, num_layers, ..LoraConfig::default() };
         attach(&mut model, &lora, SEED, device)?;
     }
     wait::<B>(device)?;
@@ -199,12 +216,15 @@ pub fn measure<B: FusedBackend>(
         tokens_per_second: sizes.tokens() as f64 / (ms / 1e3),
         losses: [first.loss, taken.last().map_or(first.loss, |taken| taken.loss)],
         peak,
-        peak_share: peak.map(|peak| peak.bytes as f64 / needed),
+        // With adapters in some blocks only, less is needed than this counts.
+        peak_share: peak.filter(|_| parts.num_layers.is_none()).map(|peak| peak.bytes as f64 / needed),
         live_bytes,
         grad_checkpoint: parts.grad_checkpoint,
         weights: stored.is_packed().then(|| stored.to_string()),
         full,
         adamw8bit: parts.moments == MomentType::EightBit,
+        dropout: parts.dropout,
+        num_layers: parts.num_layers,
         attention,
         efficiency: None,
         load_ms,
@@ -307,6 +327,8 @@ mod tests {
         quantize_embedding: false,
         full: false,
         moments: MomentType::F32,
+        dropout: 0.0,
+        num_layers: None,
     };
 
     #[test]

@@ -33,6 +33,12 @@ pub struct Args {
     /// Optimizer of these steps: adamw, or adamw8bit with moments in eight bits
     #[arg(long, requires = "step", default_value = "adamw", value_parser = ["adamw", "adamw8bit"], hide_possible_values = true)]
     optimizer: String,
+    /// Dropout of the adapters of these steps
+    #[arg(long, requires = "step", value_name = "P", default_value_t = 0.0, value_parser = below_one)]
+    dropout: f64,
+    /// Adapt only the last blocks in these steps
+    #[arg(long, requires = "step", value_name = "N", value_parser = at_least::<1>)]
+    num_layers: Option<usize>,
     /// Model whose sizes are used: llama-3.2-1b, llama-3.1-8b, a config.json, Hugging Face folder, hub id or .gguf file. Weights are random
     #[arg(short, long, default_value = "llama-3.2-1b")]
     model: String,
@@ -70,6 +76,11 @@ pub struct Args {
     full_widths: bool,
 }
 
+fn below_one(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| format!("expected a number, got {text:?}"))?;
+    if (0.0..1.0).contains(&value) { Ok(value) } else { Err(format!("expected at least 0 and below 1, got {value}")) }
+}
+
 fn backend_names() -> Vec<&'static str> {
     burnish_backends::NAMES.iter().copied().chain([WGPU_STOCK]).collect()
 }
@@ -92,6 +103,8 @@ impl Args {
             quantization: self.weights.storage()?,
             quantize_embedding: self.weights.quantize_embedding,
             full: self.full,
+            dropout: self.dropout,
+            num_layers: self.num_layers,
             moments: if self.optimizer == "adamw8bit" { MomentType::EightBit } else { MomentType::F32 },
             model: self.model.clone(),
             batch_size: self.batch_size,
@@ -133,6 +146,9 @@ mod tests {
         assert_eq!(names(&found), ["rms_norm", "attention"]);
         assert!(found.step && !found.predict && !found.grad_checkpoint);
         assert!(options(&["--step", "--grad-checkpoint"]).grad_checkpoint);
+        let adapted = options(&["--step", "--dropout", "0.05", "--num-layers", "16"]);
+        assert_eq!((adapted.dropout.to_bits(), adapted.num_layers), (0.05f64.to_bits(), Some(16)));
+        assert!(Line::try_parse_from(["bench", "--step", "--dropout", "1"]).is_err());
         let full = options(&["--step", "--full", "--optimizer", "adamw8bit"]);
         assert!(full.full && full.moments == MomentType::EightBit);
         assert!(!found.full && found.moments == MomentType::F32);
