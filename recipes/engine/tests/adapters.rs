@@ -9,7 +9,7 @@ use burnish_engine::{AdamWConfig, Adapter, BackendDevice, Batch, Device, Objecti
 use burnish_kernels::tolerance::Tolerance;
 use burnish_lora::{Init, LoraConfig};
 use burnish_models::checkpoint::SafetensorsFolder;
-use burnish_models::{Checkpoint, FloatType, ModelConfig};
+use burnish_models::{Checkpoint, LoadOptions, ModelConfig};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")
@@ -54,7 +54,7 @@ impl Golden {
     }
 
     fn trainer(&self, adapter: Adapter<'_>) -> Box<dyn Trainer> {
-        let part = TrainedPart::Adapters { base: &self.weights, dtype: FloatType::F32, adapter, reference: None };
+        let part = TrainedPart::Adapters { base: &self.weights, options: LoadOptions::default(), adapter, reference: None };
         let optimizer = AdamWConfig { max_grad_norm: 0.0, ..AdamWConfig::default() };
         BackendDevice::<Flex>::default().train(&self.config, part, optimizer).unwrap()
     }
