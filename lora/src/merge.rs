@@ -159,6 +159,8 @@ fn set_length(row: &mut [f32], length: f32) {
     let squared: f64 = row.iter().map(|value| f64::from(*value) * f64::from(*value)).sum();
     if squared > 0.0 {
         let factor = f64::from(length) / squared.sqrt();
-        row.iter_mut().for_each(|value| *value = (f64::from(*value) * factor) as f32);
+        for value in row.iter_mut() {
+            *value = (f64::from(*value) * factor) as f32;
+        }
     }
 }

@@ -14,7 +14,7 @@ pub fn text_of(bytes: &[u8]) -> Result<&str, String> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     std::str::from_utf8(bytes).map_err(|error| {
         let at = error.valid_up_to();
-        let line = bytes[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+        let line = bytes[..at].split(|byte| *byte == b'\n').count();
         let column = bytes[..at].iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
         format!("expected text in UTF-8, got the byte {:#04x} at line {line}, byte {column}", bytes[at])
     })

@@ -90,8 +90,8 @@ impl<B: Backend> Moment8bit<B> {
         let mut start = 0;
         let part = |elements: usize| {
             let end = start + packed_elements(elements);
-            let words = Tensor::<B, 1, Int>::from_primitive(self.words.clone()).slice([start / CODES..end / CODES]);
-            let absmax = typed::<B, 1>(self.absmax.clone()).slice([start / DYNAMIC_BLOCK..end / DYNAMIC_BLOCK]);
+            let words = Tensor::<B, 1, Int>::from_primitive(self.words.clone()).slice(start / CODES..end / CODES);
+            let absmax = typed::<B, 1>(self.absmax.clone()).slice(start / DYNAMIC_BLOCK..end / DYNAMIC_BLOCK);
             start = end;
             Self { words: words.into_primitive(), absmax: raw(absmax) }
         };

@@ -2,6 +2,9 @@
 //!
 //! Kernels read eight elements at a time, which lie in one word or two, and have one scale.
 
+// Of `#[cube]` functions, whose operators are those of the kernel.
+#![allow(clippy::assign_op_pattern, clippy::needless_range_loop, clippy::neg_multiply)]
+
 use cubecl::prelude::*;
 
 use super::tile::Tile;
@@ -22,6 +25,7 @@ pub(super) enum Operand<E: CubePrimitive> {
 }
 
 /// A packed matrix.
+#[allow(clippy::struct_field_names)]
 #[derive(CubeType, CubeLaunch)]
 pub(super) struct Words {
     words: Array<u32>,

@@ -2,6 +2,9 @@
 //!
 //! [`Planes`] documents the layout, and is the oracle of these functions.
 
+// Of `#[cube]` functions, whose operators are those of the kernel.
+#![allow(clippy::assign_op_pattern, clippy::needless_range_loop, clippy::neg_multiply)]
+
 use std::ops::Range;
 
 use burn::tensor::DType;

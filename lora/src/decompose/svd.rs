@@ -71,10 +71,10 @@ pub(crate) fn approximate(weight: &Matrix, count: usize, iterations: usize, seed
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let side = Side::larger(weight);
     let start = draw(count, side.other_length(), &mut random);
-    let mut basis = orthonormalize(side.from_other(&start), &mut random);
+    let mut basis = orthonormalize(side.of_other(&start), &mut random);
     for _ in 0..iterations {
         let other = orthonormalize(side.to_other(&basis), &mut random);
-        basis = orthonormalize(side.from_other(&other), &mut random);
+        basis = orthonormalize(side.of_other(&other), &mut random);
     }
     side.singular(&side.ritz(&basis).vectors, count)
 }
@@ -143,20 +143,20 @@ impl<'a> Side<'a> {
     }
 
     /// The images on this side of vectors on the other one.
-    fn from_other(&self, rows: &Matrix) -> Matrix {
+    fn of_other(&self, rows: &Matrix) -> Matrix {
         if self.left { rows.times_transposed(self.weight) } else { rows.times(self.weight) }
     }
 
     /// `G` of the rows.
     fn square(&self, rows: &Matrix) -> Matrix {
-        self.from_other(&self.to_other(rows))
+        self.of_other(&self.to_other(rows))
     }
 
     /// The best estimates within the subspace of orthonormal rows (Rayleigh and Ritz).
     fn ritz(&self, basis: &Matrix) -> Ritz {
         let other = self.to_other(basis);
         let (values, rotation) = eigen(&other.times_transposed(&other));
-        Ritz { values, vectors: rotation.times(basis), images: rotation.times(&self.from_other(&other)) }
+        Ritz { values, vectors: rotation.times(basis), images: rotation.times(&self.of_other(&other)) }
     }
 
     /// The first singular values of vectors on this side.
@@ -168,7 +168,9 @@ impl<'a> Side<'a> {
             let row = other.row_mut(index);
             let length = row.iter().map(|value| value * value).sum::<f64>().sqrt();
             if length > 0.0 {
-                row.iter_mut().for_each(|value| *value /= length);
+                for value in row.iter_mut() {
+                    *value /= length;
+                }
             }
             values.push(length);
         }

@@ -137,6 +137,7 @@ fn configure(json: &Value) -> Result<ModelConfig> {
     })
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "the type of every family's `write`")]
 fn write(config: &ModelConfig, metadata: &mut Metadata) -> std::result::Result<(), String> {
     metadata.insert("granite.attention.scale", config.attention_scale);
     metadata.insert("granite.embedding_scale", config.embedding_scale.unwrap_or(1.0));

@@ -1,6 +1,7 @@
 //! The most memory that a run held.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::Result;
 use burnish_kernels::FusedBackend;
@@ -66,6 +67,9 @@ fn held<B: FusedBackend>(device: &B::Device) -> Option<Peak> {
     }
 }
 
+/// How long samples of live memory are apart.
+const SAMPLES_APART: Duration = Duration::from_micros(500);
+
 /// Does some work, and follows the memory of the device's live tensors from another thread in the meantime; returns the most that was
 /// seen, where the backend reports it. Samples and work alternate on the device's own thread, so the work takes longer.
 ///
@@ -83,6 +87,8 @@ pub fn live_peak<B: FusedBackend>(device: &B::Device, work: impl FnOnce() -> Res
             let mut most = 0;
             while !is_done.load(Ordering::Acquire) {
                 most = most.max(probe().map_or(0, |memory| memory.in_use));
+                // A device answers between its kernels: without a pause it would do nothing else.
+                std::thread::sleep(SAMPLES_APART);
             }
             most
         });

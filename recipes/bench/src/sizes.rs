@@ -164,9 +164,10 @@ impl Sizes {
         let kept = 2 * self.hidden + 2 * query + 2 * key_value + 2 * self.intermediate;
         let token = kept * element + self.heads * size_of::<f32>();
         let ends = 2 * self.hidden * element;
-        let of_blocks = match grad_checkpoint {
-            true => self.layers * self.hidden * element + token - (self.hidden + 2 * self.intermediate) * element,
-            false => self.layers * token,
+        let of_blocks = if grad_checkpoint {
+            self.layers * self.hidden * element + token - (self.hidden + 2 * self.intermediate) * element
+        } else {
+            self.layers * token
         };
         (self.weights * element + 4 * self.adapter_elements() * size_of::<f32>()) as f64
             + self.tokens() as f64 * (of_blocks + ends) as f64

@@ -91,7 +91,7 @@ fn step(model: &Model, batches: Vec<Batch>, objective: &Objective) -> (f32, Vec<
 fn compare(model: &Model, objective: &Objective, layouts: Vec<(&str, Vec<Batch>)>) {
     let check =
         |name: &str, values: &[f32], expected: &[f32]| Tolerance::of(DType::F32).check(name, values, expected).unwrap();
-    let mut expected: Option<(f32, Vec<(String, Vec<f32>)>)> = None;
+    let mut expected = None;
     for (name, batches) in layouts {
         let found = step(model, batches, objective);
         let (loss, gradients) = expected.get_or_insert_with(|| found.clone());

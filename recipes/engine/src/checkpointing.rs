@@ -58,10 +58,8 @@ impl<B: TrainBackend> Checkpoints<B> {
         let (inner, inner_input) = (model.valid(), input.clone().inner());
         let state = inner.state(&inner_input);
         let trains = |block: &Block<B::InnerBackend>| block.num_params() > 0;
-        let first = match inner.trains_embedding() {
-            true => 0,
-            false => inner.blocks().iter().position(trains).unwrap_or(inner.num_layers()),
-        };
+        let first =
+            if inner.trains_embedding() { 0 } else { inner.blocks().iter().position(trains).unwrap_or(inner.num_layers()) };
         let mut inputs = Vec::with_capacity(inner.num_layers() - first);
         let mut x = inner.embed(&inner_input).into_tensor();
         for (index, block) in inner.blocks().iter().enumerate() {

@@ -110,8 +110,10 @@ impl Judge for Contrast {
     }
 }
 
-/// The loss, the metrics and every gradient.
-fn computed(model: &LanguageModel<Train>, item: &StepItem) -> (f32, Vec<(&'static str, f64)>, Vec<(String, Vec<f32>)>) {
+/// The loss, the metrics and every gradient, by name.
+type Computed = (f32, Vec<(&'static str, f64)>, Vec<(String, Vec<f32>)>);
+
+fn computed(model: &LanguageModel<Train>, item: &StepItem) -> Computed {
     let found = gradients(model, item, &Default::default()).unwrap();
     let of = |parameter: burnish_models::NamedParameter<Train>| {
         let gradient = match parameter.tensor {

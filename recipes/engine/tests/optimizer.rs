@@ -64,12 +64,11 @@ impl Kept {
     fn of(checkpoint: &dyn Checkpoint) -> Self {
         let read = |name: String| {
             let shape = checkpoint.shape(&name).unwrap();
-            let (dtype, bytes) = match checkpoint.integer_dtype(&name) {
-                Some(dtype) => (dtype, checkpoint.read_bytes(&name).unwrap()),
-                None => {
-                    let values = checkpoint.read_f32(&name).unwrap();
-                    (Dtype::F32, values.into_iter().flat_map(f32::to_le_bytes).collect())
-                }
+            let (dtype, bytes) = if let Some(dtype) = checkpoint.integer_dtype(&name) {
+                (dtype, checkpoint.read_bytes(&name).unwrap())
+            } else {
+                let values = checkpoint.read_f32(&name).unwrap();
+                (Dtype::F32, values.into_iter().flat_map(f32::to_le_bytes).collect())
             };
             assert_eq!(bytes.len(), shape.iter().product::<usize>() * dtype.bitsize() / 8, "{name}");
             (name, (shape, dtype, bytes))
@@ -182,12 +181,14 @@ fn moments_of_the_other_type_are_converted() {
     }
 }
 
+/// Damages a checkpoint.
+type Change = fn(&mut BTreeMap<String, (Vec<usize>, Dtype, Vec<u8>)>);
+
 #[test]
 fn moments_that_are_missing_or_do_not_fit_are_named() {
     let mut trainer = full(MomentType::EightBit);
     losses(&mut *trainer, 1..=1);
     let name = "model.layers.1.mlp.up_proj.weight";
-    type Change = fn(&mut BTreeMap<String, (Vec<usize>, Dtype, Vec<u8>)>);
     let changes: [(&str, Change); 4] = [
         ("absmax2` is missing", |kept| drop(kept.remove("model.layers.1.mlp.up_proj.weight.absmax2"))),
         ("exp_avg` is missing", |kept| kept.retain(|name, _| !name.starts_with("model.layers.1.mlp.up_proj"))),

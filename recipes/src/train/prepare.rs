@@ -287,7 +287,9 @@ mod tests {
             let words = packed.words().iter().flat_map(|word| word.to_le_bytes()).collect();
             let mut scales = packed.scales().to_f32();
             if layer == CHANGED {
-                scales.iter_mut().for_each(|value| *value = scale(*value));
+                for value in scales.iter_mut() {
+                    *value = scale(*value);
+                }
             }
             let groups = vec![shape[0], shape[1] / 64];
             tensors.push((format!("{layer}.scales"), Dtype::F32, groups.clone(), floats(scales)));

@@ -77,6 +77,9 @@ pub(super) fn lora_linear<B: FusedBackend>(setup: &Setup<B>) -> Vec<Action> {
     setup.sizes.linears.iter().map(|shape| product(&setup.sizes, shape)).flat_map(both).collect()
 }
 
+/// Inputs of a product, and a packed weight.
+type PackedInputs<B> = (Inputs<B>, PackedTensor<B>);
+
 /// Forward and backward of all tokens, and the forward of one.
 pub(super) fn packed_linear<B: FusedBackend>(setup: &Setup<B>) -> Vec<Action> {
     let three = |many: Product| {
@@ -84,8 +87,8 @@ pub(super) fn packed_linear<B: FusedBackend>(setup: &Setup<B>) -> Vec<Action> {
         let [sets, single] = [many, one].map(|product| {
             inputs(setup, product).into_iter().map(|inputs| (inputs, setup.nf4([product.outputs, product.inputs]))).collect()
         });
-        let (sets, single): (Vec<(Inputs<B>, PackedTensor<B>)>, Vec<_>) = (sets, single);
-        let forward = |sets: Vec<(Inputs<B>, PackedTensor<B>)>, flops| {
+        let (sets, single): (Vec<PackedInputs<B>>, Vec<_>) = (sets, single);
+        let forward = |sets: Vec<PackedInputs<B>>, flops| {
             Action::new(in_turns(sets.clone(), |((x, ..), w)| drop(B::packed_linear(raw(x), w.clone()))))
                 .matmul(flops, in_turns(sets, |((x, w, _), _)| burn_forward::<B>(x, w)))
         };
