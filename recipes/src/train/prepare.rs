@@ -287,7 +287,7 @@ mod tests {
             let words = packed.words().iter().flat_map(|word| word.to_le_bytes()).collect();
             let mut scales = packed.scales().to_f32();
             if layer == CHANGED {
-                for value in scales.iter_mut() {
+                for value in &mut scales {
                     *value = scale(*value);
                 }
             }
