@@ -4,10 +4,11 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{DType, Tensor, TensorData, TensorPrimitive};
 use burnish_kernels::packed::{Affine, GgmlType, GgufBlocks, Nf4, Packed, PackedTensor};
-use burnish_kernels::{PackedRoute, multiply_packed};
-use burnish_metal::emulator::{KernelReport, MetalCpu, take_reports};
+use burnish_kernels::{FusedBackend, PackedRoute, multiply_packed};
+use burnish_metal::emulator::{KernelCounters, MetalCpu, take_reports};
 use half::f16;
 
 /// Rows of `x`, which are one row of tiles, and columns of a tile.
@@ -38,32 +39,41 @@ fn weights(dims: [usize; 2]) -> [(Packed, f64); 6] {
     ]
 }
 
-/// The report of the only product since the last call.
-fn product() -> KernelReport {
+/// Counts of the only product that runs.
+fn counted(product: impl FnOnce() -> FloatTensor<MetalCpu>) -> KernelCounters {
+    <MetalCpu as Backend>::sync(&Default::default()).unwrap();
+    take_reports();
+    drop(Tensor::<MetalCpu, 2>::from_primitive(TensorPrimitive::Float(product())).into_data());
     let mut found = take_reports().into_iter().filter(|(name, _)| name.contains("product"));
     let report = found.next().unwrap().1;
     assert!(found.next().is_none() && report.launches == 1);
-    report
+    report.counters
 }
 
 fn check(dims: [usize; 2]) {
     let [outputs, inputs] = dims;
+    let x = |depth| tensor(TILE, depth).into_primitive().tensor();
+    // A tile of x is read for every tile of columns, a tile of the weight once; arguments of the launch count too.
+    let dense = [true, false].map(|transposed| {
+        let w = tensor(outputs, inputs).into_primitive().tensor();
+        let found = match transposed {
+            true => counted(|| MetalCpu::dense_linear(x(inputs), w)),
+            false => counted(|| MetalCpu::linear_backward_input(x(outputs), w)),
+        };
+        let tiles = 2 * outputs * inputs * ELEMENT;
+        assert!(found.bytes_read as usize >= tiles, "{dims:?}: {} bytes of {tiles}", found.bytes_read);
+        found.bytes_read as usize - outputs * inputs * ELEMENT
+    });
     for (packed, most) in weights(dims) {
         let weight = PackedTensor::<MetalCpu>::new("w", &packed, &Default::default()).unwrap();
         let bytes = weight.planes.words() * 4;
-        for transposed in [true, false] {
-            let (columns, depth) = if transposed { (outputs, inputs) } else { (inputs, outputs) };
-            let x = tensor(TILE, depth).into_primitive().tensor();
-            <MetalCpu as Backend>::sync(&Default::default()).unwrap();
-            take_reports();
+        for (transposed, beside) in [true, false].into_iter().zip(dense) {
+            let depth = if transposed { inputs } else { outputs };
             let words = weight.words.clone();
-            let y = multiply_packed(x, weight.planes, words, transposed, PackedRoute::Tiles).unwrap();
-            drop(Tensor::<MetalCpu, 2>::from_primitive(burn::tensor::TensorPrimitive::Float(y)).into_data());
-            let counters = product().counters;
+            let product = || multiply_packed(x(depth), weight.planes, words, transposed, PackedRoute::Tiles);
+            let counters = counted(|| product().unwrap());
             let name = format!("{} of {outputs} x {inputs}, transposed {transposed}", packed.name());
-            // A tile of x is read for every tile of columns, a tile of the weight once.
-            let implied = (columns / TILE * TILE * depth * ELEMENT + bytes) as f64;
-            let ratio = counters.bytes_read as f64 / implied;
+            let ratio = counters.bytes_read as f64 / (beside + bytes) as f64;
             println!("{name}: {} bytes read, {ratio:.3} of the tiles'", counters.bytes_read);
             assert!(ratio < most, "{name}: {ratio:.3} of the bytes of its tiles");
             let unique = counters.unique_bytes_read as usize - TILE * depth * ELEMENT;
