@@ -178,6 +178,10 @@ pub fn report(options: &Options, say: Say<'_>) -> Result<Report> {
     Ok(Report { text: render::text(&document), json: json!(document), document })
 }
 
+/// Held by a test that counts what the emulator does or holds: it counts for the whole process.
+#[cfg(all(test, feature = "emulator"))]
+static COUNTING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 /// No further sample of a row begins after this long.
 const ROW_BUDGET: Duration = Duration::from_secs(3);
 

@@ -96,9 +96,10 @@ mod tests {
     fn both_sources_report_an_allocation() {
         let _touched = std::hint::black_box(vec![1u8; 64 << 20]);
         // `ru_maxrss` also counts the process before `exec`.
-        let (one, other) = (high_water_mark().unwrap(), largest_resident().unwrap());
         let now = resident_bytes().unwrap();
-        assert!(now >= 64 << 20 && now <= one, "{now} and {one}");
+        let (one, other) = (high_water_mark().unwrap(), largest_resident().unwrap());
+        // Threads add what they touch to the kernel's counts a few pages late.
+        assert!(now >= 64 << 20 && now <= one + (1 << 20), "{now} and {one}");
         assert!(one >= 64 << 20 && other + (1 << 20) >= one && other < 1 << 40, "{one} and {other}");
     }
 }
