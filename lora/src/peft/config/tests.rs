@@ -93,9 +93,9 @@ fn an_error_says_what_another_kind_of_folder_is() {
     assert!(error(&[(CONFIG, json!({ "peft_type": "LOHA" }).to_string())]).contains("LOHA"));
     assert!(matches!(read_config(Path::new("/nonexistent")), Err(LoraError::Io { .. })));
     let mut json = plain();
-    json["modules_to_save"] = json!(["lm_head", "score"]);
+    json["modules_to_save"] = json!("lm_head");
     let text = read_json(&json).unwrap_err().to_string();
-    assert!(text.contains("score"), "{text}");
+    assert!(text.contains("`modules_to_save`: expected a list of names, got \"lm_head\""), "{text}");
 }
 
 #[test]
