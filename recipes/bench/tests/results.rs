@@ -59,7 +59,14 @@ fn fields(head: &str) -> &'static [(&'static str, f64)] {
     const GIB: f64 = KIB * MIB;
     match head {
         _ if head.contains("tok/s") => &[("tokens_per_second", 1.0)],
-        _ if head.contains("GiB") => &[("bytes", GIB), ("burn_bytes", GIB), ("peak_mib", KIB), ("pool_mib", KIB)],
+        _ if head.contains("GiB") => &[
+            ("bytes", GIB),
+            ("live_bytes", GIB),
+            ("pool_bytes", GIB),
+            ("burn_bytes", GIB),
+            ("peak_mib", KIB),
+            ("pool_mib", KIB),
+        ],
         _ if head.contains("MiB") => &[("bytes", MIB), ("burn_bytes", MIB), ("peak_mib", 1.0), ("pool_mib", 1.0)],
         _ if head.contains("TFLOP/s") => &[("tflops", 1.0)],
         _ if head.contains("× burn") => &[("speedup", 1.0)],

@@ -42,6 +42,9 @@ fn sample(key: &Key) -> Value {
         ("lr_scheduler", _) => json!("linear"),
         ("optimizer", _) => json!("adamw8bit"),
         ("backend", _) => json!("cpu"),
+        ("quantization", _) => json!("nf4"),
+        ("init", _) => json!("pissa"),
+        ("modules_to_save", _) => json!(["lm_head"]),
         ("dtype", _) => json!("bf16"),
         (_, Kind::Bool) => json!(true),
         (_, Kind::Integer) => json!(7),
@@ -248,7 +251,6 @@ fn values_of_others_are_translated() {
         assert_eq!(value_of(&loaded.config, key), expected, "{value}");
     }
     for value in [
-        json!({ "adapter": "qlora" }),
         json!({ "warmup_ratio": 3 }),
         json!({ "warmup_steps": 0.5 }),
         json!({ "save_strategy": "best" }),

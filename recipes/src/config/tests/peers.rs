@@ -143,7 +143,7 @@ fn files_of_axolotl() {
         ("val_set_size", SPLIT),
         ("sequence_len", "is read as `max_seq_length = 256`"),
         ("sample_packing", "is read as `packing = true`"),
-        ("pad_to_sequence_len", "has no effect: rows are padded to the longest of their batch"),
+        ("pad_to_sequence_len", "has no effect: see padding_free"),
         ("adapter", "is read as `fine_tune_type = \"lora\"`"),
         ("lora_r", "is read as `rank = 4`"),
         ("lora_alpha", "is read as `alpha = 8.0`"),
@@ -215,6 +215,7 @@ fn sections_of_unsloth_train() {
         ("training.train_on_completions", "is read as `mask_prompt = true`"),
         ("training.gradient_checkpointing", "is read as `grad_checkpoint = false`"),
         ("lora.lora_r", "is read as `rank = 64`"),
+        ("lora.use_dora", "is read as `dora = false`"),
         ("lora.finetune_vision_layers", "has no effect: only text models are supported"),
         ("logging.enable_wandb", LOG),
         (
