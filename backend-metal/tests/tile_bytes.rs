@@ -56,9 +56,10 @@ fn check(dims: [usize; 2]) {
     // A tile of x is read for every tile of columns, a tile of the weight once; arguments of the launch count too.
     let dense = [true, false].map(|transposed| {
         let w = tensor(outputs, inputs).into_primitive().tensor();
-        let found = match transposed {
-            true => counted(|| MetalCpu::dense_linear(x(inputs), w)),
-            false => counted(|| MetalCpu::linear_backward_input(x(outputs), w)),
+        let found = if transposed {
+            counted(|| MetalCpu::dense_linear(x(inputs), w))
+        } else {
+            counted(|| MetalCpu::linear_backward_input(x(outputs), w))
         };
         let tiles = 2 * outputs * inputs * ELEMENT;
         assert!(found.bytes_read as usize >= tiles, "{dims:?}: {} bytes of {tiles}", found.bytes_read);

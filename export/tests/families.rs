@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use burn::backend::Flex;
 use burn::tensor::{DType, TensorData};
 use burnish_export::{ExportError, FloatType, GgufOptions, GgufType, HuggingFaceOptions, export_gguf, export_hugging_face};
-use burnish_kernels::packed::Packed;
+use burnish_kernels::packed::{Packed, PackedKind};
 use burnish_kernels::tolerance::Tolerance;
 use burnish_models::gguf::GgufFile;
 use burnish_models::{Checkpoint, LanguageModel, LoadOptions, ModelInput, Pretrained};
@@ -205,6 +205,18 @@ impl Checkpoint for Extended<'_> {
 
     fn read(&self, name: &str, dtype: FloatType) -> burnish_models::Result<TensorData> {
         if name == self.1 { dtype.convert(name, vec![0.0; 2]) } else { self.0.read(name, dtype) }
+    }
+
+    fn packed_kind(&self, name: &str) -> Option<PackedKind> {
+        self.0.packed_kind(name)
+    }
+
+    fn float_type(&self, name: &str) -> Option<FloatType> {
+        self.0.float_type(name)
+    }
+
+    fn file_of(&self, name: &str) -> Option<PathBuf> {
+        self.0.file_of(name)
     }
 
     fn read_packed(&self, name: &str) -> burnish_models::Result<Option<Packed>> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
-use burnish_kernels::packed::Packed;
+use burnish_kernels::packed::{Packed, PackedKind};
 use burnish_models::checkpoint::SafetensorsFolder;
 use burnish_models::error::Result as ModelResult;
 use burnish_models::{Checkpoint, FloatType, ModelError};
@@ -128,6 +128,14 @@ impl Checkpoint for MergedCheckpoint<'_> {
 
     fn read(&self, name: &str, dtype: FloatType) -> ModelResult<TensorData> {
         if self.changes(name) { dtype.convert(name, self.read_f32(name)?) } else { self.base.read(name, dtype) }
+    }
+
+    fn packed_kind(&self, name: &str) -> Option<PackedKind> {
+        if self.changes(name) { None } else { self.base.packed_kind(name) }
+    }
+
+    fn float_type(&self, name: &str) -> Option<FloatType> {
+        if self.changes(name) { None } else { self.base.float_type(name) }
     }
 
     fn read_packed(&self, name: &str) -> ModelResult<Option<Packed>> {

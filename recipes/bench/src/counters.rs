@@ -291,7 +291,7 @@ mod tests {
     // One test: the first caller takes the reports of a device.
     #[test]
     fn operations_are_counted_and_a_block_with_all_of_its_own() {
-        let _alone = crate::COUNTING.lock();
+        let _alone = crate::counting::COUNTING.lock();
         let shape = Shape::open("llama-3.2-1b").unwrap();
         let full = Sizes::new(&shape.config, 1, 16, 4);
         let kernels = [Kernel::RmsNorm, Kernel::Linear];

@@ -9,6 +9,8 @@ pub mod action;
 pub mod attempt;
 #[cfg(feature = "emulator")]
 pub mod counters;
+#[cfg(all(test, feature = "emulator"))]
+mod counting;
 pub mod document;
 pub mod efficiency;
 pub mod entry;
@@ -177,10 +179,6 @@ pub fn report(options: &Options, say: Say<'_>) -> Result<Report> {
     let document = run(options, say)?;
     Ok(Report { text: render::text(&document), json: json!(document), document })
 }
-
-/// Held by a test that counts what the emulator does or holds: it counts for the whole process.
-#[cfg(all(test, feature = "emulator"))]
-static COUNTING: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 /// No further sample of a row begins after this long.
 const ROW_BUDGET: Duration = Duration::from_secs(3);

@@ -381,7 +381,7 @@ mod tests {
     #[test]
     fn checkpointing_saves_memory() {
         use burnish_metal::emulator::{EmulatorDevice, MetalCpu};
-        let _alone = crate::COUNTING.lock();
+        let _alone = crate::counting::COUNTING.lock();
         let json = serde_json::json!({
             "model_type": "llama", "hidden_size": 64, "intermediate_size": 512, "num_hidden_layers": 8,
             "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 128, "tie_word_embeddings": true,
@@ -424,7 +424,7 @@ mod tests {
     #[test]
     fn moments_in_eight_bits_lower_the_peak() {
         use burnish_metal::emulator::{EmulatorDevice, MetalCpu};
-        let _alone = crate::COUNTING.lock();
+        let _alone = crate::counting::COUNTING.lock();
         let config = ModelConfig {
             num_hidden_layers: 2,
             vocab_size: 1024,
