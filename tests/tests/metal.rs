@@ -69,7 +69,7 @@ const OURS: &str = if cfg!(target_os = "macos") { "metal" } else { "vulkan" };
 
 /// Rows of 10 to 80 tokens, the longest of them late: the pools have their size early, and the losses are those of a device without pools.
 #[test]
-#[ignore = "takes minutes"]
+#[ignore = "fails: a step may pass the limit once before the pools are trimmed, here with 16.1 MB after 12.6; takes minutes"]
 fn pools_do_not_grow_over_rows_of_changing_lengths() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("rows.jsonl");

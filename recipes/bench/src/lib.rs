@@ -369,7 +369,7 @@ mod tests {
 
     /// A small shape on disk.
     fn small(folder: &std::path::Path) -> String {
-        let json = r#"{ "model_type": "llama", "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1,
+        let json = r#"{ "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1,
             "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 64, "tie_word_embeddings": true }"#;
         let path = folder.join("tiny.json");
         std::fs::write(&path, json).unwrap();
