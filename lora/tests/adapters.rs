@@ -1,7 +1,9 @@
 //! Adapters beyond plain LoRA against PEFT: DoRA, those that change their base, and layers trained beside them.
 #![allow(clippy::unwrap_used)]
 
-use std::path::{Path, PathBuf};
+mod golden;
+
+use std::path::Path;
 
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::{DType, Int, Tensor, TensorData};
@@ -9,41 +11,15 @@ use burnish_kernels::tolerance::Tolerance;
 use burnish_kernels::{FusedBackend, select_rows};
 use burnish_lora::{Init, LoraConfig, MergedCheckpoint, attach, load_adapter, read_config, resume_adapter, save_adapter};
 use burnish_models::checkpoint::SafetensorsFolder;
-use burnish_models::{AdapterPass, AnyTensor, Checkpoint, LanguageModel, LoadOptions, ModelConfig, ModelInput};
+use burnish_models::{AdapterPass, AnyTensor, Checkpoint, LanguageModel, LoadOptions, ModelInput};
+
+use golden::Golden;
 
 type Training = Autodiff<Flex>;
 
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
-}
-
-/// What `make_adapters.py` wrote for a case, and the checkpoint of `make_parity.py` that it is for.
-struct Golden {
-    folder: PathBuf,
-    config: ModelConfig,
-    weights: SafetensorsFolder,
-    values: SafetensorsFolder,
-}
-
 impl Golden {
-    fn open(base: &str, case: &str) -> Self {
-        let (base, folder) = (fixtures().join("parity").join(base), fixtures().join("adapters").join(case));
-        let json = std::fs::read_to_string(base.join("config.json")).unwrap();
-        Self {
-            config: ModelConfig::from_json(&serde_json::from_str(&json).unwrap()).unwrap(),
-            weights: SafetensorsFolder::open(&base).unwrap(),
-            values: SafetensorsFolder::from_files(&[folder.join("golden.safetensors")]).unwrap(),
-            folder,
-        }
-    }
-
     fn load<B: FusedBackend>(&self, checkpoint: &dyn Checkpoint) -> LanguageModel<B> {
         LanguageModel::load(&self.config, checkpoint, &Default::default(), LoadOptions::default()).unwrap()
-    }
-
-    fn ints(&self, name: &str) -> Vec<i32> {
-        let bytes = self.values.read_bytes(name).unwrap();
-        bytes.chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap())).collect()
     }
 
     fn input<B: FusedBackend>(&self) -> ModelInput<B> {

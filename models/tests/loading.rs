@@ -1,9 +1,9 @@
 //! The memory of loading, counted at every allocation of this process: the model as it is stored, and one tensor more.
 #![allow(clippy::unwrap_used)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+mod allocations;
+
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::backend::Flex;
 use burnish_models::checkpoint::SafetensorsFolder;
@@ -11,30 +11,6 @@ use burnish_models::{FloatType, LanguageModel, LoadOptions, ModelConfig, Quantiz
 use half::bf16;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is handed to the system's allocator as it is.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(live, Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const HIDDEN: usize = 512;
 const VOCABULARY: usize = 4096;
@@ -73,10 +49,9 @@ fn a_model_is_loaded_one_tensor_at_a_time() {
     ] {
         let options = LoadOptions { quantize_embedding, ..LoadOptions::frozen(dtype).quantized(quantization) };
         let stored = Storage::of(&config, &checkpoint, options).unwrap().bytes() as usize;
-        let before = LIVE.load(Ordering::Relaxed);
-        PEAK.store(before, Ordering::Relaxed);
+        let memory = allocations::watch();
         let model = LanguageModel::<Flex>::load(&config, &checkpoint, &Default::default(), options).unwrap();
-        let (live, peak) = (LIVE.load(Ordering::Relaxed) - before, PEAK.load(Ordering::Relaxed) - before);
+        let (live, peak) = (memory.live(), memory.peak());
         let what = format!("{dtype} {quantization} {quantize_embedding}");
         println!("{what}: {stored} bytes are stored, {live} live after loading, {peak} at the peak");
         assert!(live >= stored && live < stored + stored / 50, "{what}: {live} live, {stored} stored");

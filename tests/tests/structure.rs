@@ -422,7 +422,7 @@ fn wrappers_that_leave_methods_are_found() {
         struct Leaf(u8); impl T for Leaf { fn a(&self) {} }
         struct Whole(Box<dyn T>); impl T for Whole { fn a(&self) {} fn b(&self) {} }
         mod inner { struct Part<'a> { t: &'a dyn T } impl super::T for Part<'_> { fn a(&self) {} } }
-        struct Other(Box<dyn T>); impl Clone for Other { fn clone(&self) -> Self { todo!() } }
+        struct Other(Box<dyn T>); impl Clone for Other { fn clone(&self) -> Self { panic!() } }
         impl<X: T + ?Sized> T for Arc<X> { fn b(&self) {} }";
     let expected = ["a/src/lib.rs: Part does not forward b", "a/src/lib.rs: Arc does not forward a"];
     assert_eq!(Sources::from_texts(&[("a/src/lib.rs", text)]).partial_wrappers("T"), expected);

@@ -1,44 +1,21 @@
 //! Ten steps of adapters beyond plain LoRA against PEFT, from what `make_adapters.py` wrote.
 #![allow(clippy::unwrap_used)]
 
-use std::path::{Path, PathBuf};
+#[path = "../../../lora/tests/golden/mod.rs"]
+mod golden;
 
 use burn::backend::Flex;
 use burn::tensor::DType;
 use burnish_engine::{AdamWConfig, Adapter, BackendDevice, Batch, Device, Objective, StepItem, TrainedPart, Trainer};
 use burnish_kernels::tolerance::Tolerance;
 use burnish_lora::{Init, LoraConfig};
-use burnish_models::checkpoint::SafetensorsFolder;
-use burnish_models::{Checkpoint, LoadOptions, ModelConfig};
+use burnish_models::{Checkpoint, LoadOptions};
 
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")
-}
-
-struct Golden {
-    folder: PathBuf,
-    config: ModelConfig,
-    weights: SafetensorsFolder,
-    values: SafetensorsFolder,
-}
+use golden::Golden;
 
 impl Golden {
-    fn open(base: &str, case: &str) -> Self {
-        let (base, folder) = (fixtures().join("parity").join(base), fixtures().join("adapters").join(case));
-        let json = std::fs::read_to_string(base.join("config.json")).unwrap();
-        Self {
-            config: ModelConfig::from_json(&serde_json::from_str(&json).unwrap()).unwrap(),
-            weights: SafetensorsFolder::open(&base).unwrap(),
-            values: SafetensorsFolder::from_files(&[folder.join("golden.safetensors")]).unwrap(),
-            folder,
-        }
-    }
-
     fn batch(&self) -> Batch {
-        let ints = |name: &str| -> Vec<i64> {
-            let bytes = self.values.read_bytes(name).unwrap();
-            bytes.chunks_exact(4).map(|b| i64::from(i32::from_le_bytes(b.try_into().unwrap()))).collect()
-        };
+        let ints = |name: &str| -> Vec<i64> { self.ints(name).into_iter().map(i64::from).collect() };
         let (ids, mask, labels) = (ints("input_ids"), ints("attention_mask"), ints("labels"));
         let (rows, length) = (2, ids.len() / 2);
         Batch {

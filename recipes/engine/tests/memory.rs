@@ -1,38 +1,14 @@
 //! The memory of a training step, counted at every allocation of this process.
 #![allow(clippy::unwrap_used)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
+#[path = "../../../models/tests/allocations/mod.rs"]
+mod allocations;
 
 use burn::backend::Flex;
 use burnish_engine::{Batch, Checkpointing, IGNORE, StepItem, Training, gradients};
 use burnish_lora::{LoraConfig, attach};
 use burnish_models::error::Result;
 use burnish_models::{Checkpoint, FloatType, LanguageModel, LoadOptions, ModelConfig};
-
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is handed to the system's allocator as it is.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(live, Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Every tensor of a model, with all elements equal.
 struct Constant(Vec<(String, Vec<usize>)>);
@@ -61,11 +37,10 @@ const TOKENS: usize = ROWS * LENGTH * 4;
 
 /// The bytes that a step takes at its peak, beyond what lived before it.
 fn peak(model: &LanguageModel<Training<Flex>>, item: &StepItem) -> usize {
-    let before = LIVE.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
+    let memory = allocations::watch();
     let found = gradients(model, item, &Default::default()).unwrap();
     assert!(found.loss.into_scalar().is_finite());
-    PEAK.load(Ordering::Relaxed) - before
+    memory.peak()
 }
 
 #[test]
