@@ -113,7 +113,7 @@ impl LoraConfig {
     }
 
     /// The configuration of this adapter beside the initial factors that were taken out of the base: its rank is doubled, and
-    /// its scale stays. It is what a file says of it, since `W - s B₀A₀ + s B A = W + s [B, -B₀] [A; A₀]`.
+    /// its scale stays. Files store it this way, since `W - s B₀A₀ + s B A = W + s [B, -B₀] [A; A₀]`.
     ///
     /// # Source
     /// `subtract_mutated_init` and `save_pretrained` of PEFT 0.21.

@@ -75,7 +75,7 @@ pub fn packed_rows<B: FusedBackend>(dtype: DType) {
             let name = || format!("{}, {scales:?}, {dtype:?}, element {at}: {found:e}, {expected:e}", packed.name());
             assert!((found - expected).abs() <= tolerance, "{}", name());
         }
-        // There is no such row: nothing of the words around it may be taken for its weights.
+        // This row is outside the matrix: the kernel must not read neighbouring words as its weights.
         let beyond = Tensor::<B, 1, Int>::from_data([37, -1], &Default::default()).into_primitive();
         let found = typed::<B, 2>(B::packed_rows(weight, beyond, dtype)).cast(DType::F32).into_data();
         assert!(found.iter::<f32>().all(f32::is_nan), "{}", packed.name());

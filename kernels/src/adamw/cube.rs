@@ -127,7 +127,7 @@ pub(crate) fn update<R: CubeRuntime, B: BackendOn<R>>(tensors: AdamWTensors<B>, 
     });
     let [(parameter, new_parameter), (first, new_first), (second, new_second)] = written;
     let (measured, clips) = (squares.is_some(), step.max_norm > 0.0);
-    // A kernel's bindings are fixed: another tensor is bound in place of an absent one.
+    // A kernel always has the same bindings, so another tensor replaces an absent one.
     let squares = squares.map_or_else(|| tensors[1].clone(), contiguous);
     let [old_parameter, gradient, old_first, old_second] = tensors.map(CubeTensor::into_array_arg);
     // SAFETY: the tensors hold `count` vectors, and a thread accesses only its own.

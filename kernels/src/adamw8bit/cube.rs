@@ -215,7 +215,7 @@ fn launch<R: CubeRuntime, B: BackendOn<R>>(
     let maps = client.create_from_slice(&MAPS);
     let maps = CubeTensor::new_contiguous(client.clone(), parameter.device.clone(), [2 * MAP].into(), maps, DType::F32);
     let (measured, clips) = (squares.is_some(), step.max_norm > 0.0);
-    // A kernel's bindings are fixed: another tensor is bound in place of an absent one.
+    // A kernel always has the same bindings, so another tensor replaces an absent one.
     let squares = squares.map_or_else(|| gradient.clone(), contiguous);
     let cubes = count.div_ceil(DYNAMIC_BLOCK * BLOCKS).clamp(1, MAX_CUBES);
     // SAFETY: a thread accesses words below those of `count` elements, which parameter and gradient have vectors for, and its own

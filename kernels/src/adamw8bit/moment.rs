@@ -74,7 +74,7 @@ impl<B: Backend> Moment8bit<B> {
     /// blocks, so no block has elements of two parameters.
     ///
     /// # Panics
-    /// When there are none.
+    /// If `moments` is empty.
     pub fn concatenated(mut moments: Vec<Self>) -> Self {
         if moments.len() == 1 {
             return moments.remove(0);

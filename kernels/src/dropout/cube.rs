@@ -120,7 +120,7 @@ fn launch<R: CubeRuntime>(x: CubeTensor<R>, added: Option<CubeTensor<R>>, dropou
     let size = vector_size(&tensors, elements);
     let y = empty_like(&x);
     let (client, dtype, count, adds) = (x.client.clone(), x.dtype, elements / size, added.is_some());
-    // A kernel's bindings are fixed: another tensor is bound in place of an absent one.
+    // A kernel always has the same bindings, so another tensor replaces an absent one.
     let added = added.unwrap_or_else(|| x.clone());
     let [key_low, key_high] = dropout.key.words();
     let draw = DrawLaunch::new(

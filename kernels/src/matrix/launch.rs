@@ -100,8 +100,8 @@ impl<R: CubeRuntime> Product<R> {
     }
 }
 
-/// The product of `a` and a packed matrix whose words are given, `a · Wᵀ` where `transposed`, by a route: what the plan chooses from,
-/// for measurements and tests. `None` where there is no such route.
+/// The product of `a` and a packed matrix whose words are given, `a · Wᵀ` where `transposed`, by one of the routes
+/// that the plan chooses from, for measurements and tests. `None` if the device does not have that route.
 pub fn multiply_packed<R: CubeRuntime>(
     a: CubeTensor<R>,
     planes: Planes,
@@ -278,7 +278,7 @@ impl<R: CubeRuntime> Call<R> {
     }
 }
 
-/// What a kernel binds. Its bindings are fixed: another tensor is bound in place of an absent one.
+/// The bindings of a kernel. They are always the same, so another tensor replaces an absent one.
 struct Operands<R: CubeRuntime> {
     a: CubeTensor<R>,
     b: CubeTensor<R>,

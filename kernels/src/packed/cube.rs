@@ -354,7 +354,7 @@ fn rows_kernel<F: Float, I: Int, N: Size>(
     }
 }
 
-/// Rows of a packed matrix by their numbers, `[count, in]`; NaN where there is no such row.
+/// Rows of a packed matrix by their numbers, `[count, in]`; NaN for a row outside the matrix.
 pub(crate) fn rows<R: CubeRuntime>(
     planes: &Planes,
     words: CubeTensor<R>,

@@ -196,7 +196,7 @@ fn launch_forward<R: CubeRuntime>(
     let y = empty_like(&x);
     let (client, dtype) = (x.client.clone(), x.dtype);
     let adds = residual.is_some();
-    // A kernel's bindings are fixed: another tensor is bound in place of an absent one.
+    // A kernel always has the same bindings, so another tensor replaces an absent one.
     let residual_argument = residual.unwrap_or_else(|| x.clone());
     let sum = if adds { empty_like(&x) } else { empty(&x, [size], dtype) };
     // SAFETY: every index is below the rows and vectors that the tensors were made with.

@@ -213,7 +213,7 @@ impl<'a> AdapterTensors<'a> {
                 continue;
             }
             if self.config.dora && magnitude.is_empty() {
-                problems.push(format!("{layer}: `use_dora` is true, but there is no lora_magnitude_vector"));
+                problems.push(format!("{layer}: `use_dora` is true, but lora_magnitude_vector is missing"));
                 continue;
             }
             let Some([outputs, inputs]) = dims(layer) else {

@@ -91,7 +91,7 @@ fn files(folder: &Path) -> Result<Vec<(String, String)>> {
     Ok(templates)
 }
 
-/// The templates of the tokenizer, or, if there are none, those of the processor.
+/// The templates of the tokenizer, or those of the processor if it has none.
 fn of_processor(folder: &Path, of_tokenizer: Vec<(String, String)>) -> Result<Vec<(String, String)>> {
     for name in OF_PROCESSORS {
         let path = folder.join(name);

@@ -109,7 +109,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Whether a panic says that a device can't hold a tensor, which is no bug: operations can't return errors.
+/// Whether a panic means that a device can't hold a tensor. That is not a bug: operations can't return errors.
 fn is_about_memory(message: &str) -> bool {
     message.starts_with("out of memory")
 }

@@ -27,7 +27,7 @@ impl QuantizationArgs {
     /// How the matrices of linear layers are stored.
     ///
     /// # Errors
-    /// When there is no such kind.
+    /// If the kind is unknown.
     pub fn storage(&self) -> Result<Quantization> {
         let name = self.load_in_4bit.as_ref().or(self.load_in_8bit.as_ref()).unwrap_or(&self.quantization);
         let kind: QuantizationKind = name.parse().map_err(|reason: String| anyhow!("--quantization: {reason}"))?;
