@@ -1,6 +1,7 @@
 //! Counts of what kernels do.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
@@ -77,4 +78,16 @@ pub(super) fn count(kernel: &str, repairs: &[&'static str], counters: &KernelCou
 /// The reports of every kernel that this process launched since the last call, by entry point.
 pub fn take_reports() -> BTreeMap<String, KernelReport> {
     std::mem::take(&mut reports())
+}
+
+static MOST_BYTES_IN_USE: AtomicU64 = AtomicU64::new(0);
+
+pub(super) fn hold(bytes: u64) {
+    MOST_BYTES_IN_USE.fetch_max(bytes, Ordering::Relaxed);
+}
+
+/// The most bytes that the live tensors of one emulated device took at once since the last call, 0 if nothing was allocated: exact,
+/// since the device looks at each allocation.
+pub fn take_most_bytes_in_use() -> u64 {
+    MOST_BYTES_IN_USE.swap(0, Ordering::Relaxed)
 }

@@ -25,7 +25,7 @@ use cubecl_core::zspace::{Shape, Strides};
 
 use self::kernel::{CompiledKernel, check};
 
-pub use counters::{KernelCounters, KernelReport, take_reports};
+pub use counters::{KernelCounters, KernelReport, take_most_bytes_in_use, take_reports};
 pub use device::EmulatorDevice;
 pub use error::EmulatorError;
 pub use fault::{Fault, FaultKind};

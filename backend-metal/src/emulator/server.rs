@@ -25,6 +25,7 @@ use cubecl_runtime::memory_management::{
 use cubecl_runtime::storage::{ComputeStorage, ManagedResource};
 use cubecl_runtime::timestamp_profiler::TimestampProfiler;
 
+use super::counters;
 use super::device::EmulatorDevice;
 use super::error::EmulatorError;
 use super::kernel::{CompiledKernel, check};
@@ -149,8 +150,9 @@ impl ComputeServer for EmulatorServer {
 
     fn initialize_memory(&mut self, memory: ManagedMemoryHandle, size: u64, stream: StreamId) {
         let bound = self.memory.reserve(size).and_then(|reserved| self.memory.bind(reserved, memory, 0));
-        if let Err(error) = bound {
-            self.errors.push(stream, error.into());
+        match bound {
+            Ok(()) => counters::hold(self.memory.memory_usage().bytes_in_use),
+            Err(error) => self.errors.push(stream, error.into()),
         }
     }
 
