@@ -25,6 +25,7 @@ mod backward_from;
 #[cfg(feature = "cube")]
 mod cube;
 pub mod dropout;
+mod exact_buffers;
 mod flex;
 pub mod glu;
 pub mod layer_norm;
@@ -51,6 +52,7 @@ pub use backward_from::{backward_from, is_tracked};
 #[cfg(feature = "cube")]
 pub use cube::BackendOn;
 pub use dropout::{Dropout, DropoutKey, dropout, dropout_from};
+pub use exact_buffers::exact_buffers;
 pub use glu::{geglu, swiglu};
 pub use layer_norm::layer_norm;
 pub use linear::linear;

@@ -249,9 +249,10 @@ struct Stepper<B: FusedBackend> {
 }
 
 impl<B: FusedBackend> Stepper<B> {
-    fn new(trainer: ModelTrainer<B>, sizes: &Sizes, dtype: FloatType) -> Self {
+    fn new(mut trainer: ModelTrainer<B>, sizes: &Sizes, dtype: FloatType) -> Self {
         let batches = vec![random_batch(sizes)];
         let item = StepItem { batches, seed: SEED, ..StepItem::default() };
+        trainer.use_exact_buffers();
         Self { trainer, item, loss_scale: (dtype == FloatType::F16).then(LossScale::default) }
     }
 

@@ -7,7 +7,7 @@ use burn::module::AutodiffModule;
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burnish_kernels::{DeviceMemory, FusedBackend};
+use burnish_kernels::{DeviceMemory, FusedBackend, exact_buffers};
 use burnish_lora::{LoraConfig, save_adapter};
 use burnish_models::{AnyTensor, Checkpoint, LanguageModel, NamedParameter};
 
@@ -133,6 +133,9 @@ pub trait Trainer: Send {
 
     /// Returns to the device what the backend's pools hold unused.
     fn trim(&mut self);
+
+    /// Takes exact buffers for steps from now on: micro-batches of one shape then need less memory, others more.
+    fn use_exact_buffers(&mut self);
 }
 
 /// The [`Trainer`] of a backend.
@@ -142,6 +145,7 @@ pub struct ModelTrainer<B: FusedBackend> {
     device: B::Device,
     queued: Queued<B>,
     metrics: Vec<(&'static str, f64)>,
+    has_exact_buffers: bool,
 }
 
 /// The state of the current step.
@@ -159,18 +163,28 @@ impl<B: FusedBackend> ModelTrainer<B> {
         if has_rates {
             optimizer.set_rates(&model);
         }
-        Self { model, optimizer, device, queued: Queued::Nothing, metrics: Vec::new() }
+        Self { model, optimizer, device, queued: Queued::Nothing, metrics: Vec::new(), has_exact_buffers: false }
     }
 
     /// The model.
     pub fn model(&self) -> &LanguageModel<Training<B>> {
         &self.model
     }
+
+    /// Does the work of a step, in exact buffers if steps have them.
+    fn within<R: Send>(&mut self, work: impl FnOnce(&mut Self) -> R + Send) -> R {
+        if !self.has_exact_buffers {
+            return work(self);
+        }
+        let device = self.device.clone();
+        exact_buffers::<B, _>(&device, || work(self))
+    }
 }
 
 impl<B: FusedBackend> Trainer for ModelTrainer<B> {
     fn forward_backward(&mut self, item: &StepItem) -> Result<()> {
-        let StepGradients { loss, grads, metrics } = gradients(&self.model, item, &self.device)?;
+        let StepGradients { loss, grads, metrics } =
+            self.within(|trainer| gradients(&trainer.model, item, &trainer.device))?;
         self.queued = Queued::Gradients { loss, grads, loss_scale: item.loss_scale };
         self.metrics = metrics;
         Ok(())
@@ -193,9 +207,11 @@ impl<B: FusedBackend> Trainer for ModelTrainer<B> {
         let Queued::Gradients { loss, grads, loss_scale } = std::mem::replace(&mut self.queued, Queued::Nothing) else {
             return;
         };
-        let norm = Norm::of(&self.model, &grads, loss_scale, &self.device);
-        self.optimizer.update(&mut self.model, grads, &norm, &loss, learning_rate);
-        self.queued = Queued::Update { loss, norm };
+        self.queued = self.within(|trainer| {
+            let norm = Norm::of(&trainer.model, &grads, loss_scale, &trainer.device);
+            trainer.optimizer.update(&mut trainer.model, grads, &norm, &loss, learning_rate);
+            Queued::Update { loss, norm }
+        });
     }
 
     fn finish(&mut self) -> Result<Numbers> {
@@ -256,6 +272,10 @@ impl<B: FusedBackend> Trainer for ModelTrainer<B> {
 
     fn trim(&mut self) {
         B::memory_cleanup(&self.device);
+    }
+
+    fn use_exact_buffers(&mut self) {
+        self.has_exact_buffers = true;
     }
 }
 

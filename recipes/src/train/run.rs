@@ -70,6 +70,9 @@ impl TrainingRun {
         let mut file = MetricsFile::open(Path::new(&self.config.output_dir), self.state.step)?;
         let total = self.plan.total;
         let mut saved = self.state.step;
+        if self.plan.shapes().count() == 1 {
+            self.trainer.get().use_exact_buffers();
+        }
         let mut pools = Pools::default();
         for item in self.plan.steps() {
             let (step, epoch) = (item.step, item.epoch);

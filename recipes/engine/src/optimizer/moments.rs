@@ -3,7 +3,7 @@
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Shape, Tensor, TensorPrimitive};
 use burnish_kernels::{
-    AdamW8bitTensors, AdamW8bitUpdate, AdamWStep, AdamWTensors, FusedBackend, Moment8bit, adamw, adamw8bit, pack,
+    AdamW8bitTensors, AdamW8bitUpdate, AdamWStep, AdamWTensors, FusedBackend, Moment8bit, adamw, adamw8bit, exact_buffers, pack,
     packed_elements, unpack,
 };
 
@@ -30,10 +30,11 @@ impl<B: FusedBackend> Moments<B> {
     /// Those before the first update, of parameters of so many elements each, packed.
     pub fn zeros(kind: MomentType, elements: impl IntoIterator<Item = usize>, device: &B::Device) -> Self {
         let elements: usize = elements.into_iter().map(packed_elements).sum();
-        match kind {
+        // They live as long as the run.
+        exact_buffers::<B, _>(device, || match kind {
             MomentType::F32 => Self::F32([(); 2].map(|()| Tensor::zeros([elements], (device, DType::F32)))),
             MomentType::EightBit => Self::EightBit([(); 2].map(|()| Moment8bit::zeros(elements, device))),
-        }
+        })
     }
 
     /// Moments of the same type one after the other, as [`pack`] concatenates the parameters.

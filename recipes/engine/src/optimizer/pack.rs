@@ -8,9 +8,10 @@ use burnish_kernels::{AdamWStep, FusedBackend, pack, unpack};
 
 use super::moments::{MomentType, Moments};
 
-/// Maximum elements of a pack (16 MiB), unless one parameter has more. Larger packs would make the device allocate larger pages: one
-/// pack of 45 MB, for adapters of rank 16 on a 1B model, took half a GiB more on Vulkan.
-const MOST_PACKED: usize = 1 << 22;
+/// Maximum elements of a pack (4 MiB), unless one parameter has more. A pack holds parameters and gradients a second time, in buffers
+/// of its own size; and the larger the packs, the larger the pages of a device: one pack of 45 MB, for adapters of rank 16 on a 1B
+/// model, took half a GiB more on Vulkan.
+const MOST_PACKED: usize = 1 << 20;
 
 /// What parameters of a pack have in common.
 #[derive(Debug, Clone, Copy, PartialEq)]
