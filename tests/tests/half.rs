@@ -13,7 +13,7 @@ use burnish_kernels::tolerance::Tolerance;
 use burnish_models::checkpoint::SafetensorsFolder;
 use burnish_models::gguf::GgufFile;
 use burnish_models::{Checkpoint, FloatType, Pretrained};
-use burnish_recipes::config::TrainConfig;
+use burnish_recipes::config::{LrScheduler, TrainConfig};
 use burnish_recipes::hint::hint;
 use burnish_recipes::train::{Evaluation, Events, MetricsFile, PreparedRun, StepMetrics, train};
 use safetensors::tensor::{Dtype, TensorView};
@@ -101,6 +101,30 @@ fn f16_with_dropout_and_accumulation_equals_f32() {
 #[test]
 fn f16_on_our_runtime_equals_f32() {
     equals_f32(if cfg!(target_os = "macos") { "metal" } else { "vulkan" }, FloatType::F16, |config| config);
+}
+
+/// Two hundred steps lie within a hundredth of those in f32, though gradients overflow after the second one.
+#[cfg(feature = "metal")]
+#[test]
+#[ignore = "takes minutes"]
+fn two_hundred_steps_in_f16_with_an_overflow_equal_f32() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = |name: &str, backend: &str, dtype: &str, iters: usize| {
+        let config = config(&folder.path().join(name), backend, dtype);
+        TrainConfig { iters, learning_rate: 5e-4, lr_scheduler: LrScheduler::Constant, warmup: 0.0, ..config }
+    };
+    let expected = losses(long("f32", "cpu", "f32", 200));
+    let ours = if cfg!(target_os = "macos") { "metal" } else { "vulkan" };
+    let mut found = losses(TrainConfig { save_every: 2, ..long("f16", ours, "f16", 2) });
+    plant_scale(&folder.path().join("f16/checkpoint-2"), 2f64.powi(23));
+    let kept = run(TrainConfig { resume: "auto".to_owned(), ..long("f16", ours, "f16", 200) }).unwrap();
+    found.extend(kept.steps.iter().map(|step| step.loss as f32));
+    let skipped = kept.steps.last().unwrap().skipped;
+    let apart = found.iter().zip(&expected).map(|(found, expected)| (found - expected).abs() / expected);
+    let apart = apart.fold(0.0, f32::max);
+    println!("{skipped} steps skipped; losses {} to {}, at most {apart} apart", expected[0], expected[199]);
+    assert!(found.len() == 200 && skipped > 0 && apart < 1e-2, "{skipped} skipped, {apart} apart");
+    assert!(expected[199] < 0.9 * expected[0], "{expected:?}");
 }
 
 /// SPIR-V has no bf16 arithmetic, and cubecl 0.10 no bf16 on Metal.
