@@ -85,9 +85,9 @@ impl DataError {
                 Some("a row needs an answer, after at least one token, that its labels, weights and masks do not exclude")
             }
             Self::Binary { way, .. } => Some(*way),
-            Self::NotFound { .. } => {
-                Some("data should be a .jsonl or .json file, a folder with train.jsonl, or a hub id such as owner/name")
-            }
+            Self::NotFound { .. } => Some(
+                "data should be a .jsonl, .json, .csv or .tsv file, a folder with train.jsonl, or a hub id such as owner/name",
+            ),
             Self::Hub { .. } => {
                 Some("check the id and the network; set HF_TOKEN for gated data, or HF_HUB_OFFLINE=1 to use only the cache")
             }

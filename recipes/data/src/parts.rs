@@ -17,4 +17,17 @@ pub struct Sources {
 pub(super) const TRAIN: &[&str] = &["train"];
 pub(super) const VALID: &[&str] = &["valid", "validation", "val", "dev"];
 pub(super) const TEST: &[&str] = &["test"];
-pub(super) const EXTENSIONS: &[&str] = &["jsonl", "json"];
+pub(super) const EXTENSIONS: &[&str] = &[
+    "jsonl",
+    "json",
+    "csv",
+    "tsv",
+    "jsonl.gz",
+    "json.gz",
+    "csv.gz",
+    "tsv.gz",
+    "jsonl.zst",
+    "json.zst",
+    "csv.zst",
+    "tsv.zst",
+];

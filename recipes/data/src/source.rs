@@ -2,6 +2,8 @@
 
 mod magic;
 mod split;
+mod table;
+mod unpack;
 
 use std::path::Path;
 
@@ -9,6 +11,7 @@ use super::error::DataError;
 use super::format::Row;
 use super::hub;
 use super::parts::{EXTENSIONS, Sources, TEST, TRAIN, VALID};
+use table::Table;
 
 /// What to do with a bad row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -21,8 +24,8 @@ pub enum BadRows {
 }
 
 impl Sources {
-    /// Finds the files behind `data`: a `.jsonl` or `.json` file, a folder with `train.jsonl` and perhaps `valid.jsonl`
-    /// and `test.jsonl`, or the id of a hub data set.
+    /// Finds the files behind `data`: a file of rows, a folder with `train.jsonl` and perhaps `valid.jsonl` and `test.jsonl`, or the id of
+    /// a hub data set. Instead of `.jsonl`, files may be `.json`, `.csv` or `.tsv`, and each of them compressed (`.gz`, `.zst`).
     ///
     /// # Errors
     /// [`DataError::NotFound`] when it is none of these, [`DataError::Hub`] when the hub fails.
@@ -60,14 +63,14 @@ impl Sources {
 
 /// Hub ids are `owner/name` or `name`; anything else that doesn't exist is a misspelt path.
 fn looks_like_path(data: &str) -> bool {
-    let file = Path::new(data).extension().is_some_and(|extension| EXTENSIONS.iter().any(|known| extension == *known));
+    let file = EXTENSIONS.iter().any(|known| data.strip_suffix(known).is_some_and(|stem| stem.ends_with('.')));
     file || data.starts_with(['.', '/', '~']) || data.contains('\\') || data.split('/').count() > 2 || data.ends_with('/')
 }
 
 /// Reads the rows of a file in order; `take` gets the first line of each, from 1, and the row or its error.
 ///
-/// A file that begins with `[` is one JSON list of rows. Any other file has one row per line, or consists of rows of several lines each;
-/// empty lines are skipped.
+/// A file named `.csv` or `.tsv` is a table. A file that begins with `[` is one JSON list of rows. Any other file has one row per line, or
+/// consists of rows of several lines each; empty lines are skipped. Files may be compressed by gzip or zstd, whatever their name.
 ///
 /// # Errors
 /// When the file can't be read or has no rows, and the errors of `take`.
@@ -75,15 +78,24 @@ pub fn read_rows(
     file: &Path,
     mut take: impl FnMut(usize, Result<Row, String>) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
-    let bytes = std::fs::read(file).map_err(|source| DataError::Io { file: file.to_owned(), source })?;
+    let bytes = std::fs::read(file).and_then(unpack::unpacked);
+    let bytes = bytes.map_err(|source| DataError::Io { file: file.to_owned(), source })?;
     if let Some((found, way)) = magic::other_kind(&bytes) {
         return Err(DataError::Binary { file: file.to_owned(), found, way });
     }
     let bytes = without_mark(&bytes);
     let mut rows = 0;
-    for piece in split::pieces(bytes) {
-        rows += 1;
-        take(piece.line, piece.bytes.map(without_mark).and_then(row))?;
+    if let Some(table) = Table::of(file) {
+        let refuse = |reason| DataError::Row { file: file.to_owned(), line: 1, reason };
+        for (line, row) in table.rows(bytes).map_err(refuse)? {
+            rows += 1;
+            take(line, row)?;
+        }
+    } else {
+        for piece in split::pieces(bytes) {
+            rows += 1;
+            take(piece.line, piece.bytes.map(without_mark).and_then(row))?;
+        }
     }
     if rows == 0 { Err(DataError::Empty { file: file.to_owned() }) } else { Ok(()) }
 }

@@ -18,7 +18,7 @@ use crate::train::evaluate;
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// A .jsonl file, a hub id, or a folder, of which test.jsonl is used, else valid.jsonl
+    /// A file of rows, a hub id, or a folder, of which test.jsonl is used, else valid.jsonl
     #[arg(short, long)]
     data: String,
     /// Maximum length of an example in tokens; longer ones are truncated

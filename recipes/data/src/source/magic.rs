@@ -6,9 +6,7 @@ use burnish_models::encoding;
 pub(super) fn other_kind(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     const TABLE: &str =
         "convert it with datasets: load_dataset(\"parquet\", data_files=FILE, split=\"train\").to_json(\"rows.jsonl\")";
-    const KINDS: [(&[u8], &str, &str); 7] = [
-        (b"\x1f\x8b", "it is compressed by gzip", "unpack it: gunzip FILE"),
-        (b"\x28\xb5\x2f\xfd", "it is compressed by zstd", "unpack it: unzstd FILE"),
+    const KINDS: [(&[u8], &str, &str); 5] = [
         (b"BZh", "it is compressed by bzip2", "unpack it: bunzip2 FILE"),
         (b"\xfd7zXZ\0", "it is compressed by xz", "unpack it: unxz FILE"),
         (b"PK\x03\x04", "it is a zip archive", "unpack it: unzip FILE"),

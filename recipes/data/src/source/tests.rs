@@ -3,8 +3,12 @@ use super::*;
 type NumberedRow = (usize, Result<Row, String>);
 
 fn rows_of(text: &[u8]) -> Result<Vec<NumberedRow>, DataError> {
+    rows_of_file("rows.jsonl", text)
+}
+
+fn rows_of_file(name: &str, text: &[u8]) -> Result<Vec<NumberedRow>, DataError> {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("rows.jsonl");
+    let file = folder.path().join(name);
     std::fs::write(&file, text).unwrap();
     let mut rows = Vec::new();
     read_rows(&file, |line, row| {
@@ -63,8 +67,7 @@ fn a_mark_of_byte_order_may_stand_before_any_row() {
 #[test]
 fn files_of_other_kinds_are_named_with_the_way_out() {
     for (bytes, found, way) in [
-        (&b"\x1f\x8b\x08\0rest"[..], "compressed by gzip", "gunzip"),
-        (b"PAR1\x15\x04", "Parquet", "to_json"),
+        (&b"PAR1\x15\x04"[..], "Parquet", "to_json"),
         (b"PK\x03\x04", "zip", "unzip"),
         (b"\xff\xfe{\0\"\0", "UTF-16", "iconv -f UTF-16"),
         (b"{\0\"\0t\0", "UTF-16", "iconv -f UTF-16"),
@@ -138,4 +141,80 @@ fn a_list_must_end_and_nothing_may_follow_it() {
         assert_eq!(rows.len(), 2, "{text}");
         assert!(rows[0].1.is_ok() && rows[1].1.as_ref().unwrap_err().contains(words), "{rows:?}");
     }
+}
+
+fn completion(prompt: &str, completion: &str) -> Result<Row, String> {
+    Ok(Row::Completion { prompt: prompt.into(), completion: completion.into() })
+}
+
+#[test]
+fn tables_have_a_row_a_line_and_their_first_line_names_the_keys() {
+    let quoted = "prompt,completion,text\n\"Say \"\"hi\"\",\nplease\",hi,\n1,2,\n";
+    let expected = [(2, completion("Say \"hi\",\nplease", "hi")), (4, completion("1", "2"))];
+    assert_eq!(rows_of_file("rows.csv", quoted.as_bytes()).unwrap(), expected);
+    assert_eq!(rows_of_file("ROWS.CSV", format!("\u{feff}{quoted}").replace('\n', "\r\n").as_bytes()).unwrap().len(), 2);
+    for (name, text) in [("rows.csv", "prompt;completion\na, b;c\n"), ("rows.tsv", "prompt\tcompletion\na, b\tc\n")] {
+        assert_eq!(rows_of_file(name, text.as_bytes()).unwrap(), [(2, completion("a, b", "c"))], "{name}");
+    }
+    let chat = "messages\n\"[{\"\"role\"\": \"\"user\"\", \"\"content\"\": \"\"a\"\"}, {\"\"role\"\": \"\"assistant\"\", \"\"content\"\": \"\"b\"\"}]\"\n";
+    assert!(
+        matches!(&rows_of_file("rows.csv", chat.as_bytes()).unwrap()[0].1, Ok(Row::Chat { messages, .. }) if messages.len() == 2)
+    );
+    // Text stays text, also where it looks like JSON.
+    assert_eq!(
+        rows_of_file("rows.csv", b"text\n[1]\n7\n").unwrap(),
+        [(2, Ok(Row::Text("[1]".into()))), (3, Ok(Row::Text("7".into())))]
+    );
+}
+
+#[test]
+fn bad_tables_say_what_is_wrong() {
+    let rows = rows_of_file("rows.csv", b"prompt,completion\na,b,c\n\xff,b\na\na,b\n").unwrap();
+    let errors: Vec<_> = rows.iter().map(|(line, row)| (*line, row.as_ref().err().map(String::as_str))).collect();
+    let expected = [
+        (2, Some("it has 3 cells, but there are 2 columns")),
+        (3, Some("`prompt` is not UTF-8: its byte 1 is 0xff")),
+        (4, Some("it has 1 cells, but there are 2 columns")),
+        (5, None),
+    ];
+    assert_eq!(errors, expected);
+    let error = rows_of_file("rows.csv", b"text,text\na,b\n").unwrap_err();
+    assert!(error.to_string().ends_with("rows.csv:1: two columns are named `text`"), "{error}");
+    for text in ["", "text\n", "\n"] {
+        assert!(matches!(rows_of_file("rows.csv", text.as_bytes()), Err(DataError::Empty { .. })), "{text:?}");
+    }
+}
+
+/// `{"text": "a"}` and a line end, compressed by zstd.
+const ZSTD: [u8; 23] = [40, 181, 47, 253, 32, 14, 113, 0, 0, 123, 34, 116, 101, 120, 116, 34, 58, 32, 34, 97, 34, 125, 10];
+
+fn gzip(text: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    std::io::Write::write_all(&mut encoder, text).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn compressed_files_are_read_whatever_their_name() {
+    let a = || Ok(Row::Text("a".into()));
+    let line = b"{\"text\": \"a\"}\n";
+    let twice = [gzip(line), gzip(line)].concat();
+    assert_eq!(rows_of_file("rows.jsonl.gz", &twice).unwrap(), [(1, a()), (2, a())]);
+    assert_eq!(rows_of_file("rows.jsonl", &gzip(line)).unwrap(), [(1, a())]);
+    assert_eq!(rows_of_file("rows.jsonl.zst", &[ZSTD, ZSTD].concat()).unwrap(), [(1, a()), (2, a())]);
+    assert_eq!(rows_of_file("rows.csv.gz", &gzip(b"text\na\n")).unwrap(), [(2, a())]);
+    for cut in [&twice[..twice.len() - 9], &ZSTD[..20], &[&ZSTD[..], b"rest"].concat()] {
+        assert!(matches!(rows_of_file("rows.jsonl", cut), Err(DataError::Io { .. })));
+    }
+}
+
+#[test]
+fn folders_may_have_tables_and_compressed_files() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("train.csv.gz"), gzip(b"text\na\n")).unwrap();
+    std::fs::write(folder.path().join("valid.tsv"), "text\na\n").unwrap();
+    let found = Sources::locate(folder.path().to_str().unwrap()).unwrap();
+    let path = |name: &str| Some(folder.path().join(name));
+    assert_eq!(found, Sources { train: path("train.csv.gz"), valid: path("valid.tsv"), test: None });
+    assert!(matches!(Sources::locate("rows.csv.zst"), Err(DataError::NotFound { .. })));
 }
