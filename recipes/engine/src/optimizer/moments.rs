@@ -3,8 +3,8 @@
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Shape, Tensor, TensorPrimitive};
 use burnish_kernels::{
-    AdamW8bitTensors, AdamW8bitUpdate, AdamWStep, AdamWTensors, FusedBackend, Moment8bit, adamw, adamw8bit, exact_buffers, pack,
-    packed_elements, unpack,
+    AdamW8bitTensors, AdamW8bitUpdate, AdamWStep, AdamWTensors, FusedBackend, Moment8bit, adamw, adamw8bit, exact_buffers,
+    pack, packed_elements, unpack,
 };
 
 /// How moments are stored.
