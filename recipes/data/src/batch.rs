@@ -7,7 +7,7 @@ use burnish_engine::{Batch, IGNORE, bucket};
 
 use super::tokenize::Example;
 
-mod order;
+pub(crate) mod order;
 mod pack;
 
 /// How batches are laid out.

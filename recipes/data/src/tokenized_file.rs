@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::batch::order::{VALIDATION, order};
 use super::error::DataError;
 use super::tokenize::{Example, TokenizedRow};
 
@@ -103,11 +104,37 @@ pub struct TokenizedFile {
     pub examples: Vec<Example>,
     /// The report on its rows.
     pub report: DataReport,
+    /// How many examples each row became, without rows that became none.
+    of_row: Vec<usize>,
 }
 
 impl TokenizedFile {
     pub(super) fn new(file: &Path) -> Self {
-        Self { file: file.to_owned(), examples: Vec::new(), report: DataReport::default() }
+        Self { file: file.to_owned(), examples: Vec::new(), report: DataReport::default(), of_row: Vec::new() }
+    }
+
+    /// Number of rows that became examples.
+    pub fn used_rows(&self) -> usize {
+        self.of_row.len()
+    }
+
+    /// The examples of all rows but `count`, and those of these rows, which are drawn by the seed; both in the order of the file.
+    ///
+    /// # Panics
+    /// If there are not so many rows.
+    pub fn split(self, count: usize, seed: u64) -> [Vec<Example>; 2] {
+        let rows = self.of_row.len();
+        assert!(count <= rows, "{count} of {rows} rows");
+        let mut is_drawn = vec![false; rows];
+        for row in &order(rows, Some(seed), VALIDATION)[..count] {
+            is_drawn[*row] = true;
+        }
+        let mut parts = [Vec::new(), Vec::new()];
+        let mut examples = self.examples.into_iter();
+        for (made, drawn) in self.of_row.into_iter().zip(is_drawn) {
+            parts[usize::from(drawn)].extend(examples.by_ref().take(made));
+        }
+        parts
     }
 
     pub(super) fn take(&mut self, line: usize, made: TokenizedRow) {
@@ -128,6 +155,9 @@ impl TokenizedFile {
         self.report.unread_tools += usize::from(made.unread_tools);
         self.report.tokens += made.examples.iter().map(|example| example.input_ids.len()).sum::<usize>();
         self.report.target_tokens += made.examples.iter().map(Example::target_tokens).sum::<usize>();
+        if !made.examples.is_empty() {
+            self.of_row.push(made.examples.len());
+        }
         self.examples.extend(made.examples);
     }
 

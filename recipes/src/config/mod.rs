@@ -150,6 +150,8 @@ config! {
             max_grad_norm: f64 = 1.0,
         }
         "Validation" {
+            /// Training rows that are used for validation instead: a share below 1, or a number of rows; 0 is off.
+            val_split: f64 = 0.0,
             /// Optimizer steps between validations; 0 is off.
             steps_per_eval: usize = 100,
             /// Maximum number of validation batches; 0 is all.

@@ -19,6 +19,7 @@ mod run_folder;
 mod saved_config;
 mod schedule;
 mod start;
+mod validation;
 mod weights;
 
 pub use checkpoint::{RunCheckpoint, TrainerState};

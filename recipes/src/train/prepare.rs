@@ -18,8 +18,9 @@ use super::fingerprint::Fingerprint;
 use super::lock::RunLock;
 use super::plan::Plan;
 use super::run_folder;
+use super::validation::{check_validation, is_split, validation_rows};
 use crate::config::{FineTuneType, TrainConfig};
-use crate::data::{self, BadRows, BatchOptions, Batches, RowTokenizer, Sources};
+use crate::data::{self, BadRows, BatchOptions, Batches, Example, RowTokenizer, Sources, TokenizedFile};
 use crate::recipe;
 use crate::storage::StorageChoice;
 
@@ -100,9 +101,12 @@ impl PreparedRun {
             vocab_size: pretrained.config.vocab_size,
         };
         let bad_rows = if config.skip_bad_rows { BadRows::Skip } else { BadRows::Stop };
-        let mut batches = |file: &Path, shuffle_seed: Option<u64>| -> Result<Arc<Batches>> {
+        let mut load = |file: &Path| -> Result<TokenizedFile> {
             let prepared = data::load(file, &row_tokenizer, bad_rows)?;
             notes.extend(prepared.report.lines().into_iter().map(|line| format!("{}: {line}", file.display())));
+            Ok(prepared)
+        };
+        let batches = |examples: Vec<Example>, shuffle_seed: Option<u64>| {
             let options = BatchOptions {
                 batch_size: config.batch_size,
                 max_seq_length: limit,
@@ -112,17 +116,34 @@ impl PreparedRun {
                 preference_pairs: config.recipe.is_preference(),
                 pad_token_id: pretrained.config.pad_token_id.unwrap_or(0),
             };
-            Ok(Arc::new(Batches::new(prepared.examples, options)))
+            Arc::new(Batches::new(examples, options))
         };
         let sources = Sources::locate(&config.data)?;
+        if let Some(file) = sources.valid.as_ref().filter(|_| is_split(&config)) {
+            return Err(with_hint(
+                format!(
+                    "`val_split` takes validation rows from the training rows, but there are others: {}",
+                    file.display()
+                ),
+                "remove val_split, or move that file away",
+            ));
+        }
         let train = sources.train.ok_or_else(|| {
             with_hint(
                 format!("{} has no training rows", config.data),
                 "name the file with the rows train.jsonl, or pass its path as --data",
             )
         })?;
-        let train = batches(&train, config.shuffle.then_some(config.seed))?;
-        let valid = sources.valid.map(|file| batches(&file, None)).transpose()?;
+        let (train, valid) = match (sources.valid, load(&train)?) {
+            (_, rows) if is_split(&config) => {
+                let count = validation_rows(config.val_split, rows.used_rows())?;
+                let [train, valid] = rows.split(count, config.seed);
+                (train, Some(valid))
+            }
+            (valid, rows) => (rows.examples, valid.map(|file| load(&file)).transpose()?.map(|rows| rows.examples)),
+        };
+        let train = batches(train, config.shuffle.then_some(config.seed));
+        let valid = valid.map(|valid| batches(valid, None));
         check_validation(&config, valid.is_some())?;
         if config.fine_tune_type == FineTuneType::Full {
             // Fail now rather than after the training.
@@ -179,19 +200,6 @@ fn check_model(config: &TrainConfig, pretrained: &Pretrained, resumed: bool) -> 
         None => burnish_lora::check_model::<Flex>(&config.lora(), &pretrained.config)?,
     }
     Ok(())
-}
-
-/// Early stopping and `load_best_model_at_end` need a validation loss.
-fn check_validation(config: &TrainConfig, has_rows: bool) -> Result<()> {
-    let key = if config.early_stopping > 0 { "early_stopping" } else { "load_best_model_at_end" };
-    if !config.ends_with_best() || (has_rows && config.steps_per_eval > 0) {
-        return Ok(());
-    }
-    let reason = if has_rows { "`steps_per_eval` is 0" } else { "there are no validation rows" };
-    Err(with_hint(
-        format!("`{key}` needs a validation loss, but {reason}"),
-        format!("put validation rows into valid.jsonl beside train.jsonl, set steps_per_eval, or remove {key}"),
-    ))
 }
 
 /// Compares the inputs of a resumed run with those of its checkpoint.

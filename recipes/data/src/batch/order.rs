@@ -5,11 +5,13 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 /// Used in place of an epoch for the order in which examples are packed.
 pub(super) const PACKING: u64 = u64::MAX;
+/// The same, for the choice of rows for validation.
+pub(crate) const VALIDATION: u64 = u64::MAX - 1;
 
 /// The numbers below `count`, shuffled by `seed` and `epoch`; in order when there is no seed.
 ///
 /// Implemented here because a library may change its shuffle between versions, and resumed runs need the same order.
-pub(super) fn order(count: usize, seed: Option<u64>, epoch: u64) -> Vec<usize> {
+pub(crate) fn order(count: usize, seed: Option<u64>, epoch: u64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
     let Some(seed) = seed else { return order };
     let mut key = [0; 32];

@@ -217,3 +217,28 @@ fn messages_need_a_template() {
     let reason = row_tokenizer(&tokenizer, None).tokenize(&row).unwrap_err();
     assert!(reason.contains("no chat template"), "{reason}");
 }
+
+#[test]
+fn rows_are_split_as_a_whole_and_by_the_seed() {
+    let tokenizer = tokenizer();
+    let mut row_tokenizer = row_tokenizer(&tokenizer, None);
+    row_tokenizer.preference_pairs = true;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pairs.jsonl");
+    let pairs: String =
+        (0..9).map(|pair| format!("{{\"prompt\": \"q{pair}: \", \"chosen\": \"a\", \"rejected\": \"b\"}}\n")).collect();
+    std::fs::write(&file, pairs).unwrap();
+    let split = |seed| {
+        let rows = load(&file, &row_tokenizer, BadRows::Stop).unwrap();
+        assert_eq!(rows.used_rows(), 9);
+        rows.split(2, seed).map(|examples| examples.iter().map(|example| read(&tokenizer, example).0).collect::<Vec<_>>())
+    };
+    let [train, valid] = split(1);
+    assert_eq!((train.len(), valid.len()), (14, 4));
+    // Both answers of a pair stay together, and in the order of the file.
+    for pair in train.chunks(2).chain(valid.chunks(2)) {
+        assert!(pair[0].replace("a</s>", "b</s>") == pair[1], "{pair:?}");
+    }
+    assert!(train.is_sorted() && valid.is_sorted() && train.iter().all(|text| !valid.contains(text)));
+    assert!(split(1)[1] == valid && (2..9).any(|seed| split(seed)[1] != valid));
+}

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     CHECKPOINTING, NO_EVALUATION, NO_LAYERS, NO_LOFTQ, NO_NEW_TOKENS, NO_OTHER_MODULES, NO_RATES, NO_SCHEDULE_PART,
-    NO_SPLIT, NO_UPLOAD, ONE_ATTENTION, ONE_DEVICE, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer, SFT_ONLY, STEPS,
+    NO_UPLOAD, ONE_ATTENTION, ONE_DEVICE, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer, SFT_ONLY, STEPS,
     with_double_quant,
 };
 use crate::config::entry::Entry;
@@ -52,7 +52,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("added_tokens_overrides", Refused(NO_NEW_TOKENS)),
     ("resize_token_embeddings_to_32x", Refused(NO_NEW_TOKENS)),
     ("test_datasets", Harmless(NO_EVALUATION)),
-    ("val_set_size", Harmless(NO_SPLIT)),
+    ("val_set_size", Same("val_split")),
     ("dataset_prepared_path", Harmless(OWN_ROWS)),
     ("dataset_processes", Harmless(OWN_ROWS)),
     ("dataset_keep_in_memory", Harmless(OWN_ROWS)),

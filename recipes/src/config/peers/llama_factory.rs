@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    CHECKPOINTING, NO_EVALUATION, NO_LAYERS, NO_LOSS, NO_NEW_TOKENS, NO_OPTIMIZER, NO_OTHER_MODULES, NO_SPLIT,
-    ONE_ATTENTION, ONLY_NF4, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer, SFT_ONLY, TEXT_ONLY, with_double_quant,
+    CHECKPOINTING, NO_EVALUATION, NO_LAYERS, NO_LOSS, NO_NEW_TOKENS, NO_OPTIMIZER, NO_OTHER_MODULES, ONE_ATTENTION,
+    ONLY_NF4, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer, SFT_ONLY, TEXT_ONLY, with_double_quant,
 };
 use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated};
 
@@ -24,7 +24,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("pure_bf16", Translated),
     ("stage", Only(&["sft"], SFT_ONLY)),
     ("do_train", Only(&["true"], "`burnish train` trains, `burnish eval` evaluates")),
-    ("val_size", Harmless(NO_SPLIT)),
+    ("val_size", Same("val_split")),
     ("eval_dataset", Harmless(NO_EVALUATION)),
     ("eval_on_each_dataset", Harmless(NO_EVALUATION)),
     ("eval_num_beams", Harmless(NO_EVALUATION)),

@@ -36,14 +36,14 @@ const OWN_KERNELS: &str = "each backend has its own kernels";
 const OWN_LOG: &str = "metrics are written to metrics.jsonl in output_dir";
 const OWN_ROWS: &str = "rows are tokenised in memory at every start";
 const OWN_TEMPLATE: &str = "the checkpoint's own chat template is used";
-const NO_EVALUATION: &str = "use `burnish eval`; validation rows come from valid.jsonl in the `data` folder";
+const NO_EVALUATION: &str =
+    "use `burnish eval`; validation rows come from val_split, or from valid.jsonl in the `data` folder";
 const NO_GENERATION: &str = "use `burnish generate` for inference";
 const NO_PRUNING: &str = "checkpoints are always complete and can be resumed";
 const NO_REMOTE_CODE: &str = "code in a checkpoint is never run";
 const NO_UPLOAD: &str = "nothing is uploaded; set HF_TOKEN for gated models";
 const COMPUTE_DTYPE: &str = "the model computes in `dtype`";
 const ONLY_NF4: &str = "the only table of four-bit floats is nf4; remove it";
-const NO_SPLIT: &str = "all rows are used for training; validation rows come from valid.jsonl in the `data` folder";
 const STEPS: &str = "use save_every and steps_per_eval, which count optimizer steps";
 const TEXT_ONLY: &str = "only text models are supported";
 

@@ -5,9 +5,8 @@ use crate::config::alias::PEERS;
 
 const LOG: &str = "has no effect: metrics are written to metrics.jsonl in output_dir";
 const ROWS: &str = "has no effect: rows are tokenised in memory at every start";
-const VALID: &str = "has no effect: use `burnish eval`; validation rows come from valid.jsonl in the `data` folder";
-const SPLIT: &str = "has no effect: all rows are used for training; validation rows come from valid.jsonl in the `data` \
-                     folder";
+const VALID: &str = "has no effect: use `burnish eval`; validation rows come from val_split, or from valid.jsonl in the \
+                     `data` folder";
 const CHECKPOINT: &str = "has no effect: it follows from the checkpoint's config.json and tokenizer.json";
 
 /// Checks the configuration that a file becomes, and every note: the key, and the rest of the line.
@@ -140,7 +139,7 @@ fn files_of_axolotl() {
         ("tokenizer_type", CHECKPOINT),
         ("strict", "has no effect: an unknown key is always an error"),
         ("datasets", "is read as `data = \"./rows.jsonl\"`"),
-        ("val_set_size", SPLIT),
+        ("val_set_size", "is read as `val_split = 0.0`"),
         ("sequence_len", "is read as `max_seq_length = 256`"),
         ("sample_packing", "is read as `packing = true`"),
         ("pad_to_sequence_len", "has no effect: see padding_free"),
