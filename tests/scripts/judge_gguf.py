@@ -22,7 +22,7 @@ from llama_cpp import Llama
 from peft import LoraConfig, get_peft_model
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (AutoModelForCausalLM, Gemma3TextConfig, GraniteConfig, LlamaConfig, MistralConfig, Olmo2Config,
-                          PreTrainedTokenizerFast, Qwen2Config, Qwen3Config)
+                          PreTrainedTokenizerFast, Qwen2Config, Qwen3Config, SmolLM3Config)
 
 from tokenizer_ids import WRITTEN
 
@@ -99,7 +99,7 @@ def llama(kind, **more):
     tokenizer = byte_level(LLAMA3, ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>")
     fast.chat_template = template("<|begin_of_text|>", "assistant", "<|eot_id|>")
-    return fast, kind(**BASE, vocab_size=1024, num_hidden_layers=3, bos_token_id=0, eos_token_id=2, **more)
+    return fast, kind(**{**BASE, "num_hidden_layers": 3, **more}, vocab_size=1024, bos_token_id=0, eos_token_id=2)
 
 
 ROPE = dict(rope_type="default", rope_theta=1e6)
@@ -112,6 +112,7 @@ FAMILIES = {
     "olmo2": lambda: llama(Olmo2Config, **HEADS, tie_word_embeddings=False, rope_parameters=ROPE),
     "granite": lambda: llama(GraniteConfig, **HEADS, tie_word_embeddings=True, rope_parameters=ROPE, attention_multiplier=0.1,
                              embedding_multiplier=12.0, residual_multiplier=0.5, logits_scaling=2.0),
+    "smollm3": lambda: llama(SmolLM3Config, **HEADS, num_hidden_layers=5, tie_word_embeddings=True, rope_parameters=ROPE),
     "qwen2": lambda: qwen(Qwen2Config, **HEADS, tie_word_embeddings=True, rope_parameters=ROPE),
     "qwen3": lambda: qwen(Qwen3Config, **HEADS, head_dim=48, tie_word_embeddings=False, rope_parameters=ROPE),
     "gemma3": lambda: gemma3(),

@@ -6,13 +6,14 @@ mod llama;
 mod olmo2;
 mod qwen2;
 mod qwen3;
+mod smollm3;
 
 use crate::config::Family;
 use crate::error::{ModelError, Result};
 
 /// Every family.
 pub static FAMILIES: &[&Family] =
-    &[&llama::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY, &gemma3::FAMILY, &olmo2::FAMILY, &granite::FAMILY];
+    &[&llama::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY, &gemma3::FAMILY, &olmo2::FAMILY, &granite::FAMILY, &smollm3::FAMILY];
 
 /// The family of a `model_type` of `config.json`.
 ///
