@@ -76,6 +76,14 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
         fn linear_cross_entropy(hidden: FloatTensor<Self>, weight: FloatTensor<Self>, labels: IntTensor<Self>)
             -> FloatTensor<Self>);
 
+    ruled!(linear_cross_entropy::autodiff::capped_forward::<B, C> | linear_cross_entropy::capped::reference::<Self>:
+        fn capped_linear_cross_entropy(
+            hidden: FloatTensor<Self>,
+            weight: FloatTensor<Self>,
+            labels: IntTensor<Self>,
+            cap: f64
+        ) -> FloatTensor<Self>);
+
     ruled!(select_rows::autodiff::forward::<B, C> | select_rows::reference::<Self>:
         fn select_rows(x: FloatTensor<Self>, positions: IntTensor<Self>) -> FloatTensor<Self>);
 
@@ -104,7 +112,16 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
         weight: PackedTensor<Self>,
         labels: IntTensor<Self>,
     ) -> FloatTensor<Self> {
-        linear_cross_entropy::packed::forward::<B, C>(hidden, weight, labels)
+        linear_cross_entropy::packed::forward::<B, C>(hidden, weight, labels, None)
+    }
+
+    fn packed_capped_linear_cross_entropy(
+        hidden: FloatTensor<Self>,
+        weight: PackedTensor<Self>,
+        labels: IntTensor<Self>,
+        cap: f64,
+    ) -> FloatTensor<Self> {
+        linear_cross_entropy::packed::forward::<B, C>(hidden, weight, labels, Some(cap))
     }
 
     fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {

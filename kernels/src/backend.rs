@@ -269,6 +269,26 @@ pub trait FusedBackend: Backend {
         linear_cross_entropy::packed::reference_with_gradient::<Self>(hidden, weight, labels)
     }
 
+    /// See [`crate::capped_linear_cross_entropy()`].
+    fn capped_linear_cross_entropy(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        labels: IntTensor<Self>,
+        cap: f64,
+    ) -> FloatTensor<Self> {
+        linear_cross_entropy::capped::reference::<Self>(hidden, weight, labels, cap)
+    }
+
+    /// See [`crate::packed_capped_linear_cross_entropy()`].
+    fn packed_capped_linear_cross_entropy(
+        hidden: FloatTensor<Self>,
+        weight: PackedTensor<Self>,
+        labels: IntTensor<Self>,
+        cap: f64,
+    ) -> FloatTensor<Self> {
+        linear_cross_entropy::capped::packed_reference::<Self>(hidden, weight, labels, cap)
+    }
+
     /// See [`crate::select_rows()`].
     fn select_rows(x: FloatTensor<Self>, positions: IntTensor<Self>) -> FloatTensor<Self> {
         select_rows::reference::<Self>(x, positions)

@@ -57,6 +57,7 @@ pub use glu::{geglu, swiglu};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use linear::packed::{packed_linear, packed_rows};
+pub use linear_cross_entropy::capped::{capped_linear_cross_entropy, packed_capped_linear_cross_entropy, soft_cap};
 pub use linear_cross_entropy::linear_cross_entropy;
 pub use linear_cross_entropy::packed::packed_linear_cross_entropy;
 pub use lora_linear::lora_linear;

@@ -6,8 +6,8 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 use burnish_kernels::packed::{Affine, GgmlType, GgufBlocks, Nf4, Packed, PackedTensor};
 use burnish_kernels::tolerance::Tolerance;
 use burnish_kernels::{
-    Dropout, DropoutKey, FusedBackend, linear_cross_entropy, lora_linear, packed_linear, packed_linear_cross_entropy,
-    packed_lora_linear, packed_rows,
+    Dropout, DropoutKey, FusedBackend, capped_linear_cross_entropy, linear_cross_entropy, lora_linear,
+    packed_capped_linear_cross_entropy, packed_linear, packed_linear_cross_entropy, packed_lora_linear, packed_rows,
 };
 use half::{bf16, f16};
 
@@ -141,8 +141,17 @@ fn the_loss_of_a_packed_head_is_that_of_the_dense_one() {
         let hidden = matrix(41, [5, DIMS[1]]).require_grad();
         let (losses, found) = gradients(packed_linear_cross_entropy(hidden.clone(), &weight, labels()), &hidden);
         let hidden = matrix(41, [5, DIMS[1]]).require_grad();
-        let (expected_losses, expected) = gradients(linear_cross_entropy(hidden.clone(), dense, labels()), &hidden);
+        let (expected_losses, expected) = gradients(linear_cross_entropy(hidden.clone(), dense.clone(), labels()), &hidden);
         close(packed.name(), losses, expected_losses.clone());
+        close(packed.name(), found, expected);
+        // The same with a cap on the logits.
+        let hidden = matrix(41, [5, DIMS[1]]).require_grad();
+        let capped = packed_capped_linear_cross_entropy(hidden.clone(), &weight, labels(), 5.0);
+        let (losses_of_capped, found) = gradients(capped, &hidden);
+        let hidden = matrix(41, [5, DIMS[1]]).require_grad();
+        let (expected_of_capped, expected) =
+            gradients(capped_linear_cross_entropy(hidden.clone(), dense, labels(), 5.0), &hidden);
+        close(packed.name(), losses_of_capped, expected_of_capped);
         close(packed.name(), found, expected);
         // On the inner backend, as evaluation takes it.
         let (weight, _) = on_device::<Flex>(&packed);

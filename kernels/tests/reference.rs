@@ -10,8 +10,8 @@ use burnish_kernels::lora_linear::LoraSaved;
 use burnish_kernels::tolerance::Tolerance;
 use burnish_kernels::{AttentionOptions, Dropout, DropoutKey, FusedBackend, RotaryTable};
 use burnish_kernels::{
-    add_rms_norm, attention, dropout, fork_rms_norm, geglu, layer_norm, linear, linear_cross_entropy, lora_linear, rms_norm,
-    rotary, swiglu,
+    add_rms_norm, attention, capped_linear_cross_entropy, dropout, fork_rms_norm, geglu, layer_norm, linear,
+    linear_cross_entropy, lora_linear, rms_norm, rotary, soft_cap, swiglu,
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -311,6 +311,27 @@ fn losses_of_several_chunks_equal_plain_autodiff() {
     for ((name, found), expected) in ["losses", "dh", "dw"].into_iter().zip(found).zip(expected) {
         Tolerance::of(DType::F32).check(name, &found, &expected).unwrap();
     }
+}
+
+#[test]
+fn losses_of_capped_logits_equal_plain_autodiff() {
+    // Most logits are far beyond the cap. In the second case there are two chunks.
+    let cap = 0.02;
+    let many: Vec<f32> = (0..37).map(|token| (token as f32 * 0.7).sin() * 2.0).collect();
+    for (factors, sizes) in [(many, [12, 53]), (vec![1.5, -0.5, 0.0, 2.0, 1.0, -3.0, 0.25], [2, 2_000_003])] {
+        let found =
+            weighted_losses(DType::F32, &factors, sizes, |h, w, labels| capped_linear_cross_entropy(h, w, labels, cap));
+        let expected = weighted_losses(DType::F32, &factors, sizes, |h, w, labels| {
+            let tokens = h.dims()[0];
+            let logits = soft_cap(h.matmul(w.transpose()), cap);
+            burn::tensor::activation::log_softmax(logits, 1).gather(1, labels.reshape([tokens, 1])).neg().reshape([tokens])
+        });
+        for ((name, found), expected) in ["losses", "dh", "dw"].into_iter().zip(found).zip(expected) {
+            Tolerance::of(DType::F32).check(name, &found, &expected).unwrap();
+        }
+    }
+    let logits = Tensor::<Flex, 2>::from_data([[0.01f32, -5.0]], &Default::default());
+    close::<2>("capped", soft_cap(logits, cap), Tensor::from_data([[0.02 * 0.5f32.tanh(), -0.02]], &Default::default()));
 }
 
 #[test]

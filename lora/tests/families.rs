@@ -84,7 +84,7 @@ impl Golden {
         let count = positions.len();
         let ints = |values: Vec<i32>| Tensor::<B, 1, Int>::from_data(TensorData::new(values, [count]), &Default::default());
         let hidden = select_rows(model.hidden_states(&self.input(), None), ints(positions));
-        model.head().linear_cross_entropy(hidden, ints(labels)).sum().div_scalar(count as f64)
+        model.losses(hidden, ints(labels)).sum().div_scalar(count as f64)
     }
 }
 

@@ -98,7 +98,7 @@ fn tokens<B: FusedBackend>() -> (ModelInput<B>, Tensor<B, 1, Int>, Tensor<B, 1, 
 fn loss<B: FusedBackend>(model: &LanguageModel<B>, adapters: AdapterPass) -> Tensor<B, 1> {
     let (input, rows, labels) = tokens::<B>();
     let hidden = select_rows(model.hidden_states(&ModelInput { adapters, ..input }, None), rows);
-    model.head().linear_cross_entropy(hidden, labels).mean()
+    model.losses(hidden, labels).mean()
 }
 
 /// A model with adapters whose factors are not zero.

@@ -29,6 +29,8 @@ pub struct Decoder<B: Backend> {
     pub head: Option<Matrix<B>>,
     embedding_scale: Option<f64>,
     logits_scaling: Option<f64>,
+    /// The soft-cap of the logits.
+    pub logits_softcap: Option<f64>,
     /// The checkpoint name that a head of its own would have; `None` if the family names none.
     #[module(skip)]
     pub head_name: Option<String>,
@@ -66,6 +68,7 @@ impl<B: FusedBackend> Decoder<B> {
             head: (!config.tie_word_embeddings).then(|| matrix(loader, Role::Head)).transpose()?,
             embedding_scale: config.embedding_scale,
             logits_scaling: config.logits_scaling,
+            logits_softcap: config.logits_softcap,
             head_name: config.family.part(Role::Head).map(|part| format!("{}.weight", part.checkpoint_name(None))),
             dtype: loader.dtype().into(),
             rotary: config.rotary.iter().map(|rotary| Rope::new(config.head_dim, rotary)).collect(),

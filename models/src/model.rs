@@ -1,9 +1,9 @@
 //! The language model of any family.
 
 use burn::module::Module;
-use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burnish_kernels::FusedBackend;
+use burn::tensor::{Int, Tensor};
+use burnish_kernels::{FusedBackend, soft_cap};
 
 use crate::blocks::{Block, BlockState, Stream};
 use crate::cache::{Cache, LayerCache};
@@ -16,7 +16,6 @@ use crate::input::ModelInput;
 use crate::linear::Linear;
 use crate::load_options::LoadOptions;
 use crate::loader::Loader;
-use crate::operand::Operand;
 use crate::part::declared_tensors;
 use crate::storage::Storage;
 use crate::weight::{AnyTensor, BaseTensor, MatrixWeight, NamedParameter, VectorWeight};
@@ -116,14 +115,19 @@ impl<B: FusedBackend> LanguageModel<B> {
         self.finish(stream)
     }
 
-    /// The output head, `[vocab_size, hidden_size]`.
-    pub fn head(&self) -> Operand<B> {
-        self.decoder.head()
-    }
-
     /// The logits, `[rows, vocab_size]`, of hidden states, `[rows, hidden_size]`.
     pub fn logits(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
-        self.head().linear(hidden)
+        let logits = self.decoder.head().linear(hidden);
+        match self.decoder.logits_softcap {
+            Some(cap) => soft_cap(logits, cap),
+            None => logits,
+        }
+    }
+
+    /// The loss of each row of hidden states, `[rows]` and f32, without all logits in memory; `hidden` is `[rows, hidden_size]` and
+    /// `labels` are the tokens that the rows predict, `[rows]`.
+    pub fn losses(&self, hidden: Tensor<B, 2>, labels: Tensor<B, 1, Int>) -> Tensor<B, 1> {
+        self.decoder.head().linear_cross_entropy(hidden, labels, self.decoder.logits_softcap)
     }
 
     /// The embedding, and the head if it is not the embedding.

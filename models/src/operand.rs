@@ -5,8 +5,8 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use burnish_kernels::packed::{PackError, Packed, PackedTensor, Planes};
 use burnish_kernels::{
-    Dropout, FusedBackend, linear, linear_cross_entropy, lora_linear, packed_linear, packed_linear_cross_entropy,
-    packed_lora_linear, packed_rows,
+    Dropout, FusedBackend, capped_linear_cross_entropy, linear, linear_cross_entropy, lora_linear,
+    packed_capped_linear_cross_entropy, packed_linear, packed_linear_cross_entropy, packed_lora_linear, packed_rows,
 };
 
 /// A matrix `[out, in]` of a model. This is the one place that chooses between operations on dense and on packed weights.
@@ -111,11 +111,14 @@ impl<B: FusedBackend> Operand<B> {
         }
     }
 
-    /// The loss of each row of hidden states with this matrix as the head, see [`linear_cross_entropy()`].
-    pub fn linear_cross_entropy(&self, hidden: Tensor<B, 2>, labels: Tensor<B, 1, Int>) -> Tensor<B, 1> {
-        match self {
-            Self::Dense(weight) => linear_cross_entropy(hidden, weight.clone(), labels),
-            Self::Packed(weight) => packed_linear_cross_entropy(hidden, &weight.tensor(), labels),
+    /// The loss of each row of hidden states with this matrix as the head, see [`linear_cross_entropy()`]; `cap` is the soft-cap of
+    /// the logits.
+    pub fn linear_cross_entropy(&self, hidden: Tensor<B, 2>, labels: Tensor<B, 1, Int>, cap: Option<f64>) -> Tensor<B, 1> {
+        match (self, cap) {
+            (Self::Dense(weight), None) => linear_cross_entropy(hidden, weight.clone(), labels),
+            (Self::Packed(weight), None) => packed_linear_cross_entropy(hidden, &weight.tensor(), labels),
+            (Self::Dense(weight), Some(cap)) => capped_linear_cross_entropy(hidden, weight.clone(), labels, cap),
+            (Self::Packed(weight), Some(cap)) => packed_capped_linear_cross_entropy(hidden, &weight.tensor(), labels, cap),
         }
     }
 

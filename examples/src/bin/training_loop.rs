@@ -30,7 +30,7 @@ pub fn train<B: FusedBackend>(steps: usize, output: &Path) -> Result<Vec<f32>> {
         let Targets { positions, labels, count } = batch.to_targets(&device);
         let hidden = select_rows(model.hidden_states(&batch.to_input(&device), None), positions);
         // Those beyond `count` predict nothing: they round the shape up, so that few shapes exist.
-        let loss = model.head().linear_cross_entropy(hidden, labels).narrow(0, 0, count).mean();
+        let loss = model.losses(hidden, labels).narrow(0, 0, count).mean();
 
         // Only the adapters have gradients: the base is frozen.
         let grads = GradientsParams::from_grads(loss.backward(), &model);

@@ -8,6 +8,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, Tensor, TensorMetadata};
 
+use super::capped;
 use crate::FusedBackend;
 use crate::primitive::{cast, raw, typed};
 
@@ -20,6 +21,8 @@ struct Inputs<B: FusedBackend> {
     hidden: FloatTensor<B>,
     weight: FloatTensor<B>,
     labels: IntTensor<B>,
+    /// The soft-cap of the logits.
+    cap: Option<f64>,
 }
 
 impl<B: FusedBackend> Backward<B, 2> for LinearCrossEntropy {
@@ -33,8 +36,12 @@ impl<B: FusedBackend> Backward<B, 2> for LinearCrossEntropy {
         if let (Some(node), Some(d_hidden)) = (hidden_node, d_hidden) {
             grads.register::<B>(node.id, scaled::<B>(d_hidden, factors.clone()));
         }
-        if let (Some(node), Some(Inputs { hidden, weight, labels })) = (weight_node, inputs) {
-            grads.register::<B>(node.id, B::linear_cross_entropy_backward_weight(hidden, weight, labels, factors));
+        if let (Some(node), Some(Inputs { hidden, weight, labels, cap })) = (weight_node, inputs) {
+            let gradient = match cap {
+                Some(cap) => capped::reference_backward_weight::<B>(hidden, weight, labels, factors, cap),
+                None => B::linear_cross_entropy_backward_weight(hidden, weight, labels, factors),
+            };
+            grads.register::<B>(node.id, gradient);
         }
     }
 }
@@ -51,18 +58,43 @@ pub(crate) fn forward<B: FusedBackend, C: CheckpointStrategy>(
     weight: FloatTensor<Autodiff<B, C>>,
     labels: IntTensor<B>,
 ) -> FloatTensor<Autodiff<B, C>> {
+    recorded::<B, C>(hidden, weight, labels, None)
+}
+
+pub(crate) fn capped_forward<B: FusedBackend, C: CheckpointStrategy>(
+    hidden: FloatTensor<Autodiff<B, C>>,
+    weight: FloatTensor<Autodiff<B, C>>,
+    labels: IntTensor<B>,
+    cap: f64,
+) -> FloatTensor<Autodiff<B, C>> {
+    recorded::<B, C>(hidden, weight, labels, Some(cap))
+}
+
+fn recorded<B: FusedBackend, C: CheckpointStrategy>(
+    hidden: FloatTensor<Autodiff<B, C>>,
+    weight: FloatTensor<Autodiff<B, C>>,
+    labels: IntTensor<B>,
+    cap: Option<f64>,
+) -> FloatTensor<Autodiff<B, C>> {
     let (hidden_tracked, weight_tracked) = (hidden.is_tracked(), weight.is_tracked());
     let prepared = LinearCrossEntropy.prepare::<C>([hidden.node, weight.node]).compute_bound();
     let (hidden, weight) = (hidden.primitive, weight.primitive);
     let inputs = weight_tracked.then(|| {
         let (hidden, weight, labels) = (hidden.clone(), weight.clone(), labels.clone());
-        Inputs::<B> { hidden, weight, labels }
+        Inputs::<B> { hidden, weight, labels, cap }
     });
     let (losses, d_hidden) = if hidden_tracked {
-        let (losses, d_hidden) = B::linear_cross_entropy_with_gradient(hidden, weight, labels);
+        let (losses, d_hidden) = match cap {
+            Some(cap) => capped::reference_with_gradient::<B>(hidden, weight, labels, cap),
+            None => B::linear_cross_entropy_with_gradient(hidden, weight, labels),
+        };
         (losses, Some(d_hidden))
     } else {
-        (B::linear_cross_entropy(hidden, weight, labels), None)
+        let losses = match cap {
+            Some(cap) => B::capped_linear_cross_entropy(hidden, weight, labels, cap),
+            None => B::linear_cross_entropy(hidden, weight, labels),
+        };
+        (losses, None)
     };
     match prepared.stateful() {
         OpsKind::Tracked(prep) => prep.finish((d_hidden, inputs), losses),

@@ -1,6 +1,7 @@
 //! The loss computed from hidden states and head, without the logits of all tokens at once.
 
 pub(crate) mod autodiff;
+pub mod capped;
 #[cfg(feature = "cube")]
 pub(crate) mod cube;
 pub(crate) mod flex;

@@ -8,7 +8,7 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, Int, Tensor, TensorMetadata};
 
 use super::autodiff::scaled;
-use super::{Labels, chunk_tokens, chunks, joined, losses_of, of_tokens, slopes};
+use super::{Labels, capped, chunk_tokens, chunks, joined, losses_of, of_tokens, slopes};
 use crate::FusedBackend;
 use crate::linear::packed::inner;
 use crate::packed::PackedTensor;
@@ -86,16 +86,23 @@ pub(crate) fn forward<B: FusedBackend, C: CheckpointStrategy>(
     hidden: FloatTensor<Autodiff<B, C>>,
     weight: PackedTensor<Autodiff<B, C>>,
     labels: IntTensor<B>,
+    cap: Option<f64>,
 ) -> FloatTensor<Autodiff<B, C>> {
     let weight = inner(weight);
     if hidden.is_tracked() {
-        let (losses, d_hidden) = B::packed_linear_cross_entropy_with_gradient(hidden.primitive, weight, labels);
+        let (losses, d_hidden) = match cap {
+            Some(cap) => capped::packed_reference_with_gradient::<B>(hidden.primitive, weight, labels, cap),
+            None => B::packed_linear_cross_entropy_with_gradient(hidden.primitive, weight, labels),
+        };
         return match PackedLinearCrossEntropy.prepare::<C>([hidden.node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish(Some(d_hidden), losses),
             OpsKind::UnTracked(prep) => prep.finish(losses),
         };
     }
-    let losses = B::packed_linear_cross_entropy(hidden.primitive, weight, labels);
+    let losses = match cap {
+        Some(cap) => B::packed_capped_linear_cross_entropy(hidden.primitive, weight, labels, cap),
+        None => B::packed_linear_cross_entropy(hidden.primitive, weight, labels),
+    };
     match PackedLinearCrossEntropy.prepare::<C>([hidden.node]).compute_bound().stateful() {
         OpsKind::Tracked(prep) => prep.finish(None, losses),
         OpsKind::UnTracked(prep) => prep.finish(losses),

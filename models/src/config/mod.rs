@@ -130,6 +130,8 @@ pub struct ModelConfig {
     pub residual_multiplier: Option<f64>,
     /// Divisor of the logits.
     pub logits_scaling: Option<f64>,
+    /// If present, logits become `cap · tanh(logit / cap)`.
+    pub logits_softcap: Option<f64>,
     /// How many tokens a token attends to in sliding layers, itself included.
     pub sliding_window: Option<usize>,
     /// The differences between layers, in order; if there are fewer entries than blocks, they repeat.
@@ -200,6 +202,7 @@ impl ModelConfig {
             embedding_scale: None,
             residual_multiplier: None,
             logits_scaling: None,
+            logits_softcap: None,
             sliding_window: None,
             layers: vec![LayerConfig { is_sliding: false, rotary: Some(0) }],
             rotary: vec![RotaryConfig { theta: 10_000.0, scaling: None }],

@@ -86,7 +86,7 @@ fn losses_of<B: FusedBackend>(
     device: &B::Device,
 ) -> Tensor<B, 1> {
     let Targets { positions, labels, count } = batch.to_targets(device);
-    let losses = model.head().linear_cross_entropy(select_rows(hidden, positions), labels);
+    let losses = model.losses(select_rows(hidden, positions), labels);
     if losses.dims() == [count] { losses } else { losses.narrow(0, 0, count) }
 }
 
