@@ -21,8 +21,8 @@ import torch
 from llama_cpp import Llama
 from peft import LoraConfig, get_peft_model
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import (AutoModelForCausalLM, Gemma3TextConfig, GraniteConfig, LlamaConfig, MistralConfig, Olmo2Config,
-                          PreTrainedTokenizerFast, Qwen2Config, Qwen3Config, SmolLM3Config)
+from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GraniteConfig, LlamaConfig, MistralConfig,
+                          Olmo2Config, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config, SmolLM3Config)
 
 from tokenizer_ids import WRITTEN
 
@@ -85,14 +85,13 @@ def qwen(kind, **more):
     return fast, kind(**BASE, vocab_size=1024, num_hidden_layers=3, bos_token_id=0, eos_token_id=2, **more)
 
 
-def gemma3(**more):
+def gemma(kind, **more):
     tokenizer = sentence_piece(["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>",
                                    unk_token="<unk>")
     fast.chat_template = template("<start_of_turn>", "model", "<end_of_turn>", "{{ bos_token }}")
-    return fast, Gemma3TextConfig(
-        **BASE, vocab_size=1280, num_hidden_layers=7, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
-        query_pre_attn_scalar=32, sliding_window=16, bos_token_id=2, eos_token_id=1, **more)
+    return fast, kind(**BASE, vocab_size=1280, num_hidden_layers=7, **HEADS, head_dim=32, query_pre_attn_scalar=32,
+                      sliding_window=16, bos_token_id=2, eos_token_id=1, **more)
 
 
 def llama(kind, **more):
@@ -115,9 +114,10 @@ FAMILIES = {
     "smollm3": lambda: llama(SmolLM3Config, **HEADS, num_hidden_layers=5, tie_word_embeddings=True, rope_parameters=ROPE),
     "qwen2": lambda: qwen(Qwen2Config, **HEADS, tie_word_embeddings=True, rope_parameters=ROPE),
     "qwen3": lambda: qwen(Qwen3Config, **HEADS, head_dim=48, tie_word_embeddings=False, rope_parameters=ROPE),
-    "gemma3": lambda: gemma3(),
+    "gemma2": lambda: gemma(Gemma2Config, attn_logit_softcapping=5.0, final_logit_softcapping=8.0),
+    "gemma3": lambda: gemma(Gemma3TextConfig),
     # As in the sizes from 4B: rotary scaling only in the full layers.
-    "gemma3-scaled": lambda: gemma3(rope_parameters=dict(
+    "gemma3-scaled": lambda: gemma(Gemma3TextConfig, rope_parameters=dict(
         full_attention=dict(rope_type="linear", factor=8.0, rope_theta=1e6),
         sliding_attention=dict(rope_type="default", rope_theta=1e4))),
 }

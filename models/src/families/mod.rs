@@ -1,5 +1,6 @@
 //! The families, one file each, and their registry.
 
+mod gemma2;
 mod gemma3;
 mod granite;
 mod llama;
@@ -12,8 +13,16 @@ use crate::config::Family;
 use crate::error::{ModelError, Result};
 
 /// Every family.
-pub static FAMILIES: &[&Family] =
-    &[&llama::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY, &gemma3::FAMILY, &olmo2::FAMILY, &granite::FAMILY, &smollm3::FAMILY];
+pub static FAMILIES: &[&Family] = &[
+    &llama::FAMILY,
+    &qwen2::FAMILY,
+    &qwen3::FAMILY,
+    &gemma3::FAMILY,
+    &olmo2::FAMILY,
+    &granite::FAMILY,
+    &smollm3::FAMILY,
+    &gemma2::FAMILY,
+];
 
 /// The family of a `model_type` of `config.json`.
 ///
