@@ -11,7 +11,8 @@ use crate::config::{RopeScaling, RotaryConfig};
 /// the angle `p · frequency[i]`.
 ///
 /// # Source
-/// Su et al. 2021; `_compute_llama3_parameters` and `_compute_linear_scaling_rope_parameters` of transformers 5.
+/// Su et al. 2021; Peng et al. 2023, "YaRN"; `_compute_llama3_parameters`, `_compute_linear_scaling_rope_parameters` and
+/// `_compute_yarn_parameters` of transformers 5.
 pub fn inverse_frequencies(head_dim: usize, config: &RotaryConfig) -> Vec<f64> {
     let dim = head_dim as f64;
     let plain = (0..head_dim / 2).map(|index| config.theta.powf(-2.0 * index as f64 / dim));
@@ -20,6 +21,24 @@ pub fn inverse_frequencies(head_dim: usize, config: &RotaryConfig) -> Vec<f64> {
         Some(RopeScaling::Linear { factor }) => plain.map(|frequency| frequency / factor).collect(),
         Some(RopeScaling::Factors { factors }) => {
             plain.zip(factors.iter().chain(std::iter::repeat(&1.0))).map(|(frequency, factor)| frequency / factor).collect()
+        }
+        Some(RopeScaling::Yarn { factor, beta_fast, beta_slow, original_max_position_embeddings, .. }) => {
+            let original = *original_max_position_embeddings as f64;
+            // The index of the frequency that rotates so many times in the original context.
+            let index = |rotations: f64| {
+                dim * (original / (rotations * 2.0 * std::f64::consts::PI)).ln() / (2.0 * config.theta.ln())
+            };
+            let low = index(*beta_fast).floor().max(0.0);
+            let high = index(*beta_slow).ceil().min(dim - 1.0);
+            // As in transformers, equal bounds are a step.
+            let width = if (high - low).abs() > 0.0 { high - low } else { 0.001 };
+            plain
+                .enumerate()
+                .map(|(index, frequency)| {
+                    let divided = ((index as f64 - low) / width).clamp(0.0, 1.0);
+                    divided * frequency / factor + (1.0 - divided) * frequency
+                })
+                .collect()
         }
         Some(RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings }) => {
             let original = *original_max_position_embeddings as f64;
@@ -39,6 +58,8 @@ pub fn inverse_frequencies(head_dim: usize, config: &RotaryConfig) -> Vec<f64> {
 #[derive(Debug, Clone)]
 pub struct Rope {
     frequencies: Vec<f64>,
+    /// Factor on cosines and sines.
+    factor: f64,
     /// Shared by the clones of a model.
     kept: Arc<Mutex<Rows>>,
 }
@@ -55,18 +76,18 @@ const MAX_KEPT: u32 = 1 << 17;
 
 impl Rows {
     /// Adds the rows up to position `last`, if they begin at position 0.
-    fn extend(&mut self, frequencies: &[f64], last: u32) {
+    fn extend(&mut self, frequencies: &[f64], factor: f64, last: u32) {
         let first = (self.cos.len() / frequencies.len().max(1)) as u32;
         for position in first..=last {
-            self.push(frequencies, position);
+            self.push(frequencies, factor, position);
         }
     }
 
-    fn push(&mut self, frequencies: &[f64], position: u32) {
+    fn push(&mut self, frequencies: &[f64], factor: f64, position: u32) {
         for frequency in frequencies {
             let (sin, cos) = (f64::from(position) * frequency).sin_cos();
-            self.cos.push(cos as f32);
-            self.sin.push(sin as f32);
+            self.cos.push((cos * factor) as f32);
+            self.sin.push((sin * factor) as f32);
         }
     }
 }
@@ -74,7 +95,11 @@ impl Rows {
 impl Rope {
     /// The rotary embedding of a configuration, for heads of `head_dim` elements.
     pub fn new(head_dim: usize, config: &RotaryConfig) -> Self {
-        Self { frequencies: inverse_frequencies(head_dim, config), kept: Arc::default() }
+        let factor = match &config.scaling {
+            Some(RopeScaling::Yarn { attention_factor, .. }) => *attention_factor,
+            _ => 1.0,
+        };
+        Self { frequencies: inverse_frequencies(head_dim, config), factor, kept: Arc::default() }
     }
 
     /// The cosines and sines for tokens at the given positions, each `[tokens, head_dim / 2]` and f32 whatever the model's type.
@@ -88,12 +113,12 @@ impl Rope {
         if last >= MAX_KEPT {
             let mut rows = Rows::default();
             for position in positions {
-                rows.push(&self.frequencies, *position);
+                rows.push(&self.frequencies, self.factor, *position);
             }
             return RotaryTable { cos: upload(rows.cos), sin: upload(rows.sin) };
         }
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.extend(&self.frequencies, last);
+        kept.extend(&self.frequencies, self.factor, last);
         let (tokens, rows) = (positions.len(), last as usize + 1);
         if 2 * rows <= tokens {
             // Several tokens share a position: upload its row once and repeat it on the device.
@@ -112,17 +137,42 @@ impl Rope {
 #[cfg(test)]
 mod tests {
     use burn::backend::Flex;
+    use serde_json::{Value, json};
 
     use super::*;
 
+    // `ROPE_INIT_FUNCTIONS["yarn"]` of transformers 5.23.
+    #[test]
+    fn frequencies_of_yarn_are_those_of_transformers() {
+        let config = |more: Value| {
+            let mut parameters = json!({ "rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 256 });
+            parameters.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            RotaryConfig::from_parameters(parameters.as_object().unwrap(), 10_000.0, 2048).unwrap()
+        };
+        let close = |json: Value, expected: [f64; 8], factor: f64| {
+            let rope = Rope::new(16, &config(json));
+            for (found, expected) in rope.frequencies.iter().zip(expected) {
+                assert!((found / expected - 1.0).abs() < 1e-6, "{found} {expected}");
+            }
+            assert!((rope.factor / factor - 1.0).abs() < 1e-9, "{} {factor}", rope.factor);
+        };
+        let plain = [1.0, 0.247_052_94, 0.056_25, 0.010_870_33, 0.001_25, 3.952_847_3e-4, 1.25e-4, 3.952_847_3e-5];
+        close(json!({}), plain, 1.207_944_154_167_983_6);
+        close(json!({ "mscale": 0.7, "mscale_all_dim": 0.4 }), plain, 1.057_592_810_911_056);
+        let others = json!({ "beta_fast": 8.0, "beta_slow": 2.0, "attention_factor": 1.3 });
+        let narrow = [1.0, 0.316_227_76, 0.056_25, 0.003_952_847_3, 0.001_25, 3.952_847_3e-4, 1.25e-4, 3.952_847_3e-5];
+        close(others, narrow, 1.3);
+    }
+
     #[test]
     fn tables_have_the_right_rows_however_they_are_computed() {
-        let rope = Rope { frequencies: vec![1.0, 0.3, 0.01], kept: Arc::default() };
+        let rope = Rope { frequencies: vec![1.0, 0.3, 0.01], factor: 1.5, kept: Arc::default() };
         let check = |positions: &[u32]| {
             let table = rope.table::<Flex>(positions, &Default::default());
             assert_eq!(table.cos.dims(), [positions.len(), 3]);
             let angles = positions.iter().flat_map(|position| [1.0, 0.3, 0.01].map(|f| f64::from(*position) * f));
-            let (sin, cos): (Vec<f32>, Vec<f32>) = angles.map(|angle| (angle.sin() as f32, angle.cos() as f32)).unzip();
+            let (sin, cos): (Vec<f32>, Vec<f32>) =
+                angles.map(|angle| ((1.5 * angle.sin()) as f32, (1.5 * angle.cos()) as f32)).unzip();
             assert_eq!(table.cos.into_data().to_vec::<f32>().unwrap(), cos);
             assert_eq!(table.sin.into_data().to_vec::<f32>().unwrap(), sin);
         };

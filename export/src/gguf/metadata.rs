@@ -27,9 +27,26 @@ pub(super) fn of_model(model: &Pretrained, file_type: u64, report: &mut ExportRe
     put(keys::ROPE_DIMENSION_COUNT, config.head_dim.into());
     if let Some(rotary) = config.rotary.first() {
         put(keys::ROPE_FREQ_BASE, rotary.theta.into());
-        if let Some(RopeScaling::Linear { factor }) = rotary.scaling {
-            put(keys::ROPE_SCALING_TYPE, "linear".into());
-            put(keys::ROPE_SCALING_FACTOR, factor.into());
+        match rotary.scaling {
+            Some(RopeScaling::Linear { factor }) => {
+                put(keys::ROPE_SCALING_TYPE, "linear".into());
+                put(keys::ROPE_SCALING_FACTOR, factor.into());
+            }
+            Some(RopeScaling::Yarn { factor, beta_fast, beta_slow, original_max_position_embeddings, attention_factor }) => {
+                // llama.cpp assumes these for most architectures, whatever the file says.
+                let assumed = [32.0, 1.0, 1.0 + 0.1 * factor.max(1.0).ln()];
+                let own = [beta_fast, beta_slow, attention_factor];
+                if own.iter().zip(assumed).any(|(own, assumed)| (own / assumed - 1.0).abs() > 1e-6) {
+                    return Err(ExportError::unsupported(format!(
+                        "`rope_scaling`: llama.cpp expects {assumed:?} for `beta_fast`, `beta_slow` and `attention_factor`, got \
+                         {own:?}"
+                    )));
+                }
+                put(keys::ROPE_SCALING_TYPE, "yarn".into());
+                put(keys::ROPE_SCALING_FACTOR, factor.into());
+                put(keys::ROPE_SCALING_ORIGINAL, original_max_position_embeddings.into());
+            }
+            _ => {}
         }
     }
     if let Some(window) = shortest_window(config).filter(|_| !architecture.has_windows) {

@@ -212,6 +212,6 @@ fn rope_factors(config: &ModelConfig) -> Option<Vec<f32>> {
             let plain = inverse_frequencies(config.head_dim, &plain);
             Some(plain.iter().zip(&scaled).map(|(plain, scaled)| (plain / scaled) as f32).collect())
         }
-        Some(RopeScaling::Linear { .. }) | None => None,
+        Some(RopeScaling::Linear { .. } | RopeScaling::Yarn { .. }) | None => None,
     }
 }

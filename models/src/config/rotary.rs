@@ -32,6 +32,20 @@ pub enum RopeScaling {
         /// The context length before the extension.
         original_max_position_embeddings: usize,
     },
+    /// YaRN: frequencies with few rotations in the original context are divided, those with many are kept, and those between are
+    /// interpolated; cosines and sines are multiplied by a factor.
+    Yarn {
+        /// The divisor.
+        factor: f64,
+        /// Frequencies with more rotations than this are kept.
+        beta_fast: f64,
+        /// Frequencies with fewer rotations than this are divided.
+        beta_slow: f64,
+        /// The context length before the extension.
+        original_max_position_embeddings: usize,
+        /// Factor on cosines and sines.
+        attention_factor: f64,
+    },
     /// Each frequency has its own divisor, as in the tensor `rope_freqs.weight` of GGUF files.
     Factors {
         /// The divisors, `head_dim / 2` of them.
@@ -45,7 +59,8 @@ fn refuse(reason: impl Into<String>) -> ModelError {
 
 impl RotaryConfig {
     /// Reads the parameters of a file whose layers all have the same: `rope_scaling`, or else `rope_parameters`. A `rope_theta`
-    /// inside them takes precedence over one beside them, and that over `theta`; `positions` is the context length.
+    /// inside them takes precedence over one beside them, and that over `theta`; an `original_max_position_embeddings` beside them takes
+    /// precedence over one inside them; `positions` is the context length.
     ///
     /// # Errors
     /// [`ModelError::Config`] names the key that is missing, has the wrong type, or asks for something that is not supported.
@@ -59,7 +74,11 @@ impl RotaryConfig {
             return Err(refuse(format!("`rope_parameters` has parameters of `{kind}`, which this family does not support")));
         }
         let beside = theta_of(json.get("rope_theta"), "rope_theta")?.unwrap_or(theta);
-        Self::from_parameters(parameters.unwrap_or(&Map::new()), beside, positions)
+        let mut parameters = parameters.cloned().unwrap_or_default();
+        if let Some(original) = json.get("original_max_position_embeddings").filter(|original| !original.is_null()) {
+            parameters.insert("original_max_position_embeddings".to_owned(), original.clone());
+        }
+        Self::from_parameters(&parameters, beside, positions)
     }
 
     /// Reads the parameters of one kind of layer, as they stand in `rope_parameters`; `theta` is used if they have none.
@@ -111,12 +130,45 @@ fn kind_of(parameters: &Map<String, Value>) -> Result<&str> {
     }
 }
 
-fn scaling(parameters: &Map<String, Value>, positions: usize) -> Result<Option<RopeScaling>> {
-    let number = |key: &str| {
-        let found = parameters.get(key).and_then(Value::as_f64).filter(|number| *number > 0.0);
-        let got = || parameters.get(key).map_or_else(|| "nothing".to_owned(), Value::to_string);
-        found.ok_or_else(|| refuse(format!("`rope_scaling.{key}`: expected a positive number, got {}", got())))
+/// A positive number.
+fn positive(parameters: &Map<String, Value>, key: &str) -> Result<f64> {
+    let found = parameters.get(key).and_then(Value::as_f64).filter(|number| *number > 0.0);
+    let got = || parameters.get(key).map_or_else(|| "nothing".to_owned(), Value::to_string);
+    found.ok_or_else(|| refuse(format!("`rope_scaling.{key}`: expected a positive number, got {}", got())))
+}
+
+/// A positive number; `None` if it is absent or null.
+fn optional_positive(parameters: &Map<String, Value>, key: &str) -> Result<Option<f64>> {
+    let given = parameters.get(key).is_some_and(|value| !value.is_null());
+    given.then(|| positive(parameters, key)).transpose()
+}
+
+/// # Source
+/// `_compute_yarn_parameters` of transformers 5.
+fn yarn(parameters: &Map<String, Value>, positions: usize) -> Result<RopeScaling> {
+    if parameters.get("truncate").and_then(Value::as_bool) == Some(false) {
+        return Err(refuse("`rope_scaling.truncate` is false, which is not supported"));
+    }
+    let original = optional_positive(parameters, "original_max_position_embeddings")?.unwrap_or(positions as f64);
+    let factor = optional_positive(parameters, "factor")?.unwrap_or(positions as f64 / original);
+    let of_scale = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
+    let scales = [optional_positive(parameters, "mscale")?, optional_positive(parameters, "mscale_all_dim")?];
+    let attention_factor = match (optional_positive(parameters, "attention_factor")?, scales) {
+        (Some(factor), _) => factor,
+        (None, [Some(scale), Some(of_all)]) => of_scale(scale) / of_scale(of_all),
+        _ => of_scale(1.0),
     };
+    Ok(RopeScaling::Yarn {
+        factor,
+        beta_fast: optional_positive(parameters, "beta_fast")?.unwrap_or(32.0),
+        beta_slow: optional_positive(parameters, "beta_slow")?.unwrap_or(1.0),
+        original_max_position_embeddings: original as usize,
+        attention_factor,
+    })
+}
+
+fn scaling(parameters: &Map<String, Value>, positions: usize) -> Result<Option<RopeScaling>> {
+    let number = |key: &str| positive(parameters, key);
     match kind_of(parameters)? {
         "default" => Ok(None),
         "linear" => Ok(Some(RopeScaling::Linear { factor: number("factor")? })),
@@ -138,6 +190,7 @@ fn scaling(parameters: &Map<String, Value>, positions: usize) -> Result<Option<R
                 },
             }))
         }
+        "yarn" => yarn(parameters, positions).map(Some),
         // The form in which the divisors of a GGUF file are kept: the same for every length, without a factor on the scores.
         "longrope" => {
             let list =

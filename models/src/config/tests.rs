@@ -48,7 +48,8 @@ fn unsupported_keys_and_unreasonable_sizes_are_refused_by_name() {
         ("vocab_size", json!(u64::MAX), "vocab_size"),
         ("max_position_embeddings", json!(0), "max_position_embeddings"),
         ("rope_scaling", longrope(7), "8 factors"),
-        ("rope_scaling", json!({"type": "yarn", "factor": 4.0}), "yarn"),
+        ("rope_scaling", json!({"type": "yarn", "factor": 4.0, "truncate": false}), "truncate"),
+        ("rope_scaling", json!({"type": "yarn", "factor": "4"}), "rope_scaling.factor"),
         ("rope_scaling", json!({"rope_type": "dynamic", "factor": 4.0}), "dynamic"),
         ("rope_parameters", json!({"full_attention": {"rope_theta": 5.0}}), "full_attention"),
         ("rope_theta", json!("10000"), "rope_theta"),
@@ -112,6 +113,17 @@ fn rotary_parameters_are_read_as_transformers_reads_them() {
     // A null type is as good as none.
     let config = with(&json!({"rope_scaling": {"rope_type": null, "type": "linear", "factor": 2.0}})).unwrap();
     assert_eq!(config.rotary[0].scaling, Some(RopeScaling::Linear { factor: 2.0 }));
+    // As Phi-3 has it, the original length stands beside the parameters.
+    let yarn = json!({"rope_type": "yarn", "factor": 1.0, "original_max_position_embeddings": 16});
+    let config = with(&json!({"rope_scaling": yarn, "original_max_position_embeddings": 32})).unwrap();
+    let scaling = RopeScaling::Yarn {
+        factor: 1.0,
+        beta_fast: 32.0,
+        beta_slow: 1.0,
+        original_max_position_embeddings: 32,
+        attention_factor: 1.0,
+    };
+    assert_eq!(config.rotary[0].scaling, Some(scaling));
     // An empty or null `rope_scaling` counts as absent.
     for nothing in [json!({}), Value::Null] {
         let config = with(&json!({"rope_scaling": nothing, "rope_parameters": {"rope_theta": 7.0}})).unwrap();

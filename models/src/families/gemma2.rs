@@ -170,11 +170,13 @@ fn write(config: &ModelConfig, metadata: &mut Metadata) -> std::result::Result<(
     }
     let window = config.sliding_window.filter(|_| (0..layers).all(|layer| config.layer(layer).is_sliding == slides(layer)));
     let Some(window) = window else {
-        return Err("`layer_types`: llama.cpp expects that every second layer of Gemma 2 is full, and the others slide".into());
+        return Err(
+            "`layer_types`: llama.cpp expects that every second layer of Gemma 2 is full, and the others slide".into()
+        );
     };
     let scaling = config.rotary.first().and_then(|rotary| rotary.scaling.as_ref());
-    if !matches!(scaling, None | Some(RopeScaling::Linear { .. })) {
-        return Err("`rope_scaling`: llama.cpp has only linear scaling for Gemma 2".to_owned());
+    if matches!(scaling, Some(RopeScaling::Llama3 { .. } | RopeScaling::Factors { .. })) {
+        return Err("`rope_scaling`: llama.cpp has only linear scaling and YaRN for Gemma 2".to_owned());
     }
     metadata.insert("gemma2.attention.sliding_window", window);
     for (key, cap) in
@@ -197,7 +199,9 @@ fn read(metadata: &Metadata, config: &mut Map<String, Value>) -> std::result::Re
     let theta = config.get("rope_theta").and_then(Value::as_f64);
     let sliding = metadata.optional_float("gemma2.rope.freq_base_swa")?.map(shortest);
     if let Some(sliding) = sliding.filter(|sliding| Some(*sliding) != theta) {
-        return Err(format!("`gemma2.rope.freq_base_swa` is {sliding}, other than `rope.freq_base`, which is not supported"));
+        return Err(format!(
+            "`gemma2.rope.freq_base_swa` is {sliding}, other than `rope.freq_base`, which is not supported"
+        ));
     }
     let window = metadata.optional_number("gemma2.attention.sliding_window")?.unwrap_or(WINDOW);
     config.remove("hidden_act");

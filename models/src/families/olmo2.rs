@@ -119,8 +119,8 @@ fn write(config: &ModelConfig, _: &mut Metadata) -> std::result::Result<(), Stri
         return Err(format!("`head_dim`: llama.cpp expects {hidden} / {heads} for OLMo 2, got {width}"));
     }
     let scaling = config.rotary.first().and_then(|rotary| rotary.scaling.as_ref());
-    if !matches!(scaling, None | Some(RopeScaling::Linear { .. })) {
-        return Err("`rope_scaling`: llama.cpp has only linear scaling for OLMo 2".to_owned());
+    if matches!(scaling, Some(RopeScaling::Llama3 { .. } | RopeScaling::Factors { .. })) {
+        return Err("`rope_scaling`: llama.cpp has only linear scaling and YaRN for OLMo 2".to_owned());
     }
     Ok(())
 }

@@ -169,8 +169,8 @@ fn write(config: &ModelConfig, _: &mut Metadata) -> std::result::Result<(), Stri
         ));
     }
     let scaling = config.rotary.first().and_then(|rotary| rotary.scaling.as_ref());
-    if !matches!(scaling, None | Some(RopeScaling::Linear { .. })) {
-        return Err("`rope_scaling`: llama.cpp has only linear scaling for SmolLM3".to_owned());
+    if matches!(scaling, Some(RopeScaling::Llama3 { .. } | RopeScaling::Factors { .. })) {
+        return Err("`rope_scaling`: llama.cpp has only linear scaling and YaRN for SmolLM3".to_owned());
     }
     Ok(())
 }

@@ -77,11 +77,11 @@ fn rope_scaling(metadata: &Metadata, tensors: &dyn Checkpoint, architecture: &st
             "original_max_position_embeddings": metadata.number(&key(keys::CONTEXT_LENGTH)),
         })));
     }
-    linear_scaling(metadata, architecture)
+    scaling_of_keys(metadata, architecture)
 }
 
-/// Linear scaling, which is also what llama.cpp assumes for a factor without a type.
-fn linear_scaling(metadata: &Metadata, architecture: &str) -> Result<Option<Value>> {
+/// Linear scaling, which is also what llama.cpp assumes for a factor without a type, or YaRN.
+fn scaling_of_keys(metadata: &Metadata, architecture: &str) -> Result<Option<Value>> {
     let float = |name: &str| {
         metadata.optional_float(&format!("{architecture}.{name}")).map_err(|reason| ModelError::Config { reason })
     };
@@ -93,6 +93,21 @@ fn linear_scaling(metadata: &Metadata, architecture: &str) -> Result<Option<Valu
     match metadata.text(&format!("{architecture}.{}", keys::ROPE_SCALING_TYPE)) {
         Some("none") => Ok(None),
         None | Some("linear") => Ok(factor.map(|factor| json!({ "rope_type": "linear", "factor": factor }))),
+        Some("yarn") => {
+            for (name, own) in [("yarn_beta_fast", 32.0), ("yarn_beta_slow", 1.0)] {
+                let name = format!("rope.scaling.{name}");
+                if let Some(other) = float(&name)?.filter(|found| (found - own).abs() > 0.0) {
+                    return Err(ModelError::Config {
+                        reason: format!("`{architecture}.{name}`: expected {own}, got {other}"),
+                    });
+                }
+            }
+            let length = |name: &str| metadata.number(&format!("{architecture}.{name}"));
+            let original = length(keys::ROPE_SCALING_ORIGINAL).or_else(|| length(keys::CONTEXT_LENGTH));
+            Ok(factor.map(
+                |factor| json!({ "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original }),
+            ))
+        }
         Some(other) => Err(ModelError::Config { reason: format!("rotary scaling `{other}` is not supported") }),
     }
 }
@@ -146,7 +161,7 @@ mod tests {
             for (key, value) in entries {
                 metadata.insert(format!("llama.{key}"), value.clone());
             }
-            linear_scaling(&metadata, "llama")
+            scaling_of_keys(&metadata, "llama")
         };
         let linear = Some(json!({ "rope_type": "linear", "factor": 4.0 }));
         let (factor, old) = (("rope.scaling.factor", GgufValue::Float(4.0)), ("rope.scale_linear", GgufValue::Float(4.0)));
@@ -155,6 +170,11 @@ mod tests {
         assert_eq!(read(&[old]).unwrap(), linear);
         assert_eq!(read(&[kind("linear"), factor.clone()]).unwrap(), linear);
         assert_eq!(read(&[kind("none"), factor.clone()]).unwrap(), None);
-        assert!(read(&[kind("yarn"), factor]).unwrap_err().to_string().contains("yarn"));
+        let original = ("rope.scaling.original_context_length", GgufValue::Unsigned(512));
+        let yarn = json!({ "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512 });
+        assert_eq!(read(&[kind("yarn"), factor.clone(), original]).unwrap(), Some(yarn));
+        let beta = ("rope.scaling.yarn_beta_fast", GgufValue::Float(16.0));
+        assert!(read(&[kind("yarn"), factor.clone(), beta]).unwrap_err().to_string().contains("yarn_beta_fast"));
+        assert!(read(&[kind("longrope"), factor]).unwrap_err().to_string().contains("longrope"));
     }
 }

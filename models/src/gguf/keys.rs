@@ -30,6 +30,8 @@ pub const ROPE_DIMENSION_COUNT: &str = "rope.dimension_count";
 pub const ROPE_SCALE_LINEAR: &str = "rope.scale_linear";
 /// The kind of rotary scaling.
 pub const ROPE_SCALING_TYPE: &str = "rope.scaling.type";
+/// The context length before rotary scaling.
+pub const ROPE_SCALING_ORIGINAL: &str = "rope.scaling.original_context_length";
 /// The factor of rotary scaling.
 pub const ROPE_SCALING_FACTOR: &str = "rope.scaling.factor";
 /// The tensor with the divisors of the rotary frequencies.
