@@ -22,7 +22,7 @@ from llama_cpp import Llama
 from peft import LoraConfig, get_peft_model
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GraniteConfig, LlamaConfig, MistralConfig,
-                          Olmo2Config, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config, SmolLM3Config)
+                          Olmo2Config, Olmo3Config, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config, SmolLM3Config)
 
 from tokenizer_ids import WRITTEN
 
@@ -109,6 +109,9 @@ FAMILIES = {
     "llama": lambda: llama(LlamaConfig, **HEADS, tie_word_embeddings=True, rope_parameters=LLAMA3_ROPE),
     "mistral": lambda: llama(MistralConfig, **HEADS, head_dim=48, sliding_window=None),
     "olmo2": lambda: llama(Olmo2Config, **HEADS, tie_word_embeddings=False, rope_parameters=ROPE),
+    "olmo3": lambda: llama(Olmo3Config, **HEADS, num_hidden_layers=5, sliding_window=16, rope_parameters=dict(
+        sliding_attention=ROPE, full_attention=dict(rope_type="yarn", rope_theta=1e6, factor=4.0,
+                                                    original_max_position_embeddings=64))),
     "granite": lambda: llama(GraniteConfig, **HEADS, tie_word_embeddings=True, rope_parameters=ROPE, attention_multiplier=0.1,
                              embedding_multiplier=12.0, residual_multiplier=0.5, logits_scaling=2.0),
     "smollm3": lambda: llama(SmolLM3Config, **HEADS, num_hidden_layers=5, tie_word_embeddings=True, rope_parameters=ROPE),

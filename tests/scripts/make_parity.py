@@ -16,8 +16,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import (Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GraniteConfig,
                           GraniteForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Olmo2Config,
-                          Olmo2ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, SmolLM3Config,
-                          SmolLM3ForCausalLM)
+                          Olmo2ForCausalLM, Olmo3Config, Olmo3ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
+                          Qwen3ForCausalLM, SmolLM3Config, SmolLM3ForCausalLM)
 
 BASE = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, max_position_embeddings=64,
             bos_token_id=1, eos_token_id=2, pad_token_id=0, attn_implementation="eager")
@@ -55,6 +55,11 @@ CASES = {
     "gemma2": (Gemma2ForCausalLM, Gemma2Config(**{**BASE, "num_hidden_layers": 3}, num_attention_heads=4, num_key_value_heads=2,
                head_dim=12, query_pre_attn_scalar=12, sliding_window=6, attn_logit_softcapping=0.5, final_logit_softcapping=2.5),
                dict(dtype=torch.bfloat16, norm=0, full=True), dict()),
+    "olmo3": (Olmo3ForCausalLM, Olmo3Config(**{**BASE, "num_hidden_layers": 3}, num_attention_heads=4, num_key_value_heads=2,
+              sliding_window=6, layer_types=["sliding_attention", "full_attention", "sliding_attention"], rope_parameters=dict(
+                  sliding_attention=dict(rope_type="default", rope_theta=500.0),
+                  full_attention=dict(rope_type="yarn", rope_theta=500.0, factor=8.0, original_max_position_embeddings=8))),
+              dict(dtype=torch.bfloat16), dict()),
 }
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
