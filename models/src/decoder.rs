@@ -71,7 +71,7 @@ impl<B: FusedBackend> Decoder<B> {
             logits_softcap: config.logits_softcap,
             head_name: config.family.part(Role::Head).map(|part| format!("{}.weight", part.checkpoint_name(None))),
             dtype: loader.dtype().into(),
-            rotary: config.rotary.iter().map(|rotary| Rope::new(config.head_dim, rotary)).collect(),
+            rotary: config.rotary.iter().map(|rotary| Rope::new(config.rotated_elements(), rotary)).collect(),
         })
     }
 

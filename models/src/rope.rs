@@ -7,15 +7,15 @@ use burnish_kernels::{FusedBackend, RotaryTable};
 
 use crate::config::{RopeScaling, RotaryConfig};
 
-/// The rotary frequencies, `head_dim / 2` of them: elements `i` and `i + head_dim / 2` of a head at position `p` are rotated by
-/// the angle `p · frequency[i]`.
+/// The rotary frequencies, `rotated / 2` of them: of the first `rotated` elements of a head at position `p`, the elements `i` and
+/// `i + rotated / 2` are rotated by the angle `p · frequency[i]`.
 ///
 /// # Source
 /// Su et al. 2021; Peng et al. 2023, "YaRN"; `_compute_llama3_parameters`, `_compute_linear_scaling_rope_parameters` and
 /// `_compute_yarn_parameters` of transformers 5.
-pub fn inverse_frequencies(head_dim: usize, config: &RotaryConfig) -> Vec<f64> {
-    let dim = head_dim as f64;
-    let plain = (0..head_dim / 2).map(|index| config.theta.powf(-2.0 * index as f64 / dim));
+pub fn inverse_frequencies(rotated: usize, config: &RotaryConfig) -> Vec<f64> {
+    let dim = rotated as f64;
+    let plain = (0..rotated / 2).map(|index| config.theta.powf(-2.0 * index as f64 / dim));
     match &config.scaling {
         None => plain.collect(),
         Some(RopeScaling::Linear { factor }) => plain.map(|frequency| frequency / factor).collect(),
@@ -93,16 +93,16 @@ impl Rows {
 }
 
 impl Rope {
-    /// The rotary embedding of a configuration, for heads of `head_dim` elements.
-    pub fn new(head_dim: usize, config: &RotaryConfig) -> Self {
+    /// The rotary embedding of a configuration, for heads of which the first `rotated` elements are rotated.
+    pub fn new(rotated: usize, config: &RotaryConfig) -> Self {
         let factor = match &config.scaling {
             Some(RopeScaling::Yarn { attention_factor, .. }) => *attention_factor,
             _ => 1.0,
         };
-        Self { frequencies: inverse_frequencies(head_dim, config), factor, kept: Arc::default() }
+        Self { frequencies: inverse_frequencies(rotated, config), factor, kept: Arc::default() }
     }
 
-    /// The cosines and sines for tokens at the given positions, each `[tokens, head_dim / 2]` and f32 whatever the model's type.
+    /// The cosines and sines for tokens at the given positions, each `[tokens, rotated / 2]` and f32 whatever the model's type.
     pub fn table<B: FusedBackend>(&self, positions: &[u32], device: &B::Device) -> RotaryTable<B> {
         let width = self.frequencies.len();
         let upload = |values: Vec<f32>| {

@@ -24,7 +24,7 @@ pub(super) fn of_model(model: &Pretrained, file_type: u64, report: &mut ExportRe
     put(keys::KEY_LENGTH, config.head_dim.into());
     put("attention.value_length", config.head_dim.into());
     put(keys::NORM_EPSILON, config.rms_norm_eps.into());
-    put(keys::ROPE_DIMENSION_COUNT, config.head_dim.into());
+    put(keys::ROPE_DIMENSION_COUNT, config.rotated_elements().into());
     if let Some(rotary) = config.rotary.first() {
         put(keys::ROPE_FREQ_BASE, rotary.theta.into());
         match rotary.scaling {

@@ -208,8 +208,8 @@ fn rope_factors(config: &ModelConfig) -> Option<Vec<f32>> {
         Some(RopeScaling::Factors { factors }) => Some(factors.iter().map(|factor| *factor as f32).collect()),
         Some(RopeScaling::Llama3 { .. }) => {
             let plain = RotaryConfig { scaling: None, ..rotary.clone() };
-            let scaled = inverse_frequencies(config.head_dim, rotary);
-            let plain = inverse_frequencies(config.head_dim, &plain);
+            let scaled = inverse_frequencies(config.rotated_elements(), rotary);
+            let plain = inverse_frequencies(config.rotated_elements(), &plain);
             Some(plain.iter().zip(&scaled).map(|(plain, scaled)| (plain / scaled) as f32).collect())
         }
         Some(RopeScaling::Linear { .. } | RopeScaling::Yarn { .. }) | None => None,

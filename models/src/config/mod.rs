@@ -136,6 +136,8 @@ pub struct ModelConfig {
     pub sliding_window: Option<usize>,
     /// The differences between layers, in order; if there are fewer entries than blocks, they repeat.
     pub layers: Vec<LayerConfig>,
+    /// How many elements of a head are rotated, the first ones; `None` means all.
+    pub rotary_dim: Option<usize>,
     /// The sets of rotary frequencies; each layer uses one of them.
     pub rotary: Vec<RotaryConfig>,
     /// The token that begins a text.
@@ -205,6 +207,7 @@ impl ModelConfig {
             logits_softcap: None,
             sliding_window: None,
             layers: vec![LayerConfig { is_sliding: false, rotary: Some(0) }],
+            rotary_dim: None,
             rotary: vec![RotaryConfig { theta: 10_000.0, scaling: None }],
             bos_token_id: tokens.bos,
             eos_token_id: tokens.eos,
@@ -223,6 +226,11 @@ impl ModelConfig {
         self.sliding_window.filter(|_| self.layer(index).is_sliding)
     }
 
+    /// How many elements of a head are rotated.
+    pub fn rotated_elements(&self) -> usize {
+        self.rotary_dim.unwrap_or(self.head_dim)
+    }
+
     /// Checks that the values are consistent and that no size is unreasonably large.
     fn check(&self) -> Result<()> {
         let reason = if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
@@ -232,6 +240,9 @@ impl ModelConfig {
             )
         } else if !self.head_dim.is_multiple_of(2) {
             format!("`head_dim`: expected an even number, got {}", self.head_dim)
+        } else if !(2..=self.head_dim).contains(&self.rotated_elements()) || !self.rotated_elements().is_multiple_of(2) {
+            let (heads, rotated) = (self.head_dim, self.rotated_elements());
+            format!("`partial_rotary_factor`: expected an even number of elements, up to {heads}, to rotate, got {rotated}")
         } else if self.rms_norm_eps < 0.0 {
             format!("`rms_norm_eps`: expected at least 0, got {}", self.rms_norm_eps)
         } else if !self.attention_scale.is_finite() {
@@ -243,7 +254,7 @@ impl ModelConfig {
         } else if self.sliding_window.is_none() && self.layers.iter().any(|layer| layer.is_sliding) {
             "`sliding_window`: expected a number of tokens, because there are sliding layers, got none".to_owned()
         } else {
-            return self.rotary.iter().try_for_each(|rotary| rotary.check(self.head_dim));
+            return self.rotary.iter().try_for_each(|rotary| rotary.check(self.rotated_elements()));
         };
         Err(ModelError::Config { reason })
     }

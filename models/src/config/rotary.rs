@@ -48,7 +48,7 @@ pub enum RopeScaling {
     },
     /// Each frequency has its own divisor, as in the tensor `rope_freqs.weight` of GGUF files.
     Factors {
-        /// The divisors, `head_dim / 2` of them.
+        /// The divisors, one for every two elements of a head that are rotated.
         factors: Vec<f64>,
     },
 }
@@ -95,14 +95,15 @@ impl RotaryConfig {
         Ok(Self { theta: inner.unwrap_or(theta), scaling: scaling(parameters, positions)? })
     }
 
-    pub(super) fn check(&self, head_dim: usize) -> Result<()> {
+    /// Checks the values for heads of which so many elements are rotated.
+    pub(super) fn check(&self, rotated: usize) -> Result<()> {
         if self.theta <= 0.0 || !self.theta.is_finite() {
             return Err(refuse(format!("`rope_theta`: expected a positive number, got {}", self.theta)));
         }
         match &self.scaling {
-            Some(RopeScaling::Factors { factors }) if factors.len() != head_dim / 2 => Err(refuse(format!(
-                "`rope_scaling`: expected {} factors for heads of {head_dim} elements, got {}",
-                head_dim / 2,
+            Some(RopeScaling::Factors { factors }) if factors.len() != rotated / 2 => Err(refuse(format!(
+                "`rope_scaling`: expected {} factors for {rotated} elements that are rotated, got {}",
+                rotated / 2,
                 factors.len()
             ))),
             _ => Ok(()),

@@ -84,6 +84,17 @@ fn a_family_reads_keys_that_others_refuse() {
 }
 
 #[test]
+fn rotated_elements_are_an_even_number_of_those_of_a_head() {
+    let rotating = |rotary_dim| ModelConfig { rotary_dim, ..with(&json!({"head_dim": 16})).unwrap() };
+    assert_eq!((rotating(None).rotated_elements(), rotating(Some(12)).rotated_elements()), (16, 12));
+    assert!(rotating(Some(12)).check().is_ok());
+    for wrong in [0, 7, 18] {
+        let error = rotating(Some(wrong)).check().unwrap_err().to_string();
+        assert!(error.contains("`partial_rotary_factor`") && error.ends_with(&format!("got {wrong}")), "{error}");
+    }
+}
+
+#[test]
 fn dropouts_other_than_0_are_listed() {
     let json = json!({"attention_dropout": 0.1, "hidden_dropout": 0, "resid_pdrop": 0.0, "embd_pdrop": null});
     assert_eq!(ignored_dropouts(&json), [("attention_dropout", 0.1)]);

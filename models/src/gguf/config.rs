@@ -36,11 +36,14 @@ pub(super) fn config_json(metadata: &Metadata, tensors: &dyn Checkpoint) -> Resu
     let (heads, hidden) = (number("attention.head_count")?, number("embedding_length")?);
     let head_dim = optional(keys::KEY_LENGTH)?.unwrap_or(hidden / heads.max(1));
     if let Some(rotated) = optional(keys::ROPE_DIMENSION_COUNT)?.filter(|rotated| *rotated != head_dim) {
-        let reason = format!(
-            "`{}`: expected {head_dim}, the size of a head, got {rotated}; rotating only a part of each head is not supported",
-            key(keys::ROPE_DIMENSION_COUNT)
-        );
-        return Err(ModelError::Config { reason });
+        if family.reads.contains(&"partial_rotary_factor") {
+            set("partial_rotary_factor", json!(rotated as f64 / head_dim as f64));
+        } else {
+            return Err(refuse(format!(
+                "`{}`: expected {head_dim}, the size of a head, got {rotated}; rotating only a part of each head is not supported",
+                key(keys::ROPE_DIMENSION_COUNT)
+            )));
+        }
     }
     set("head_dim", json!(head_dim));
     let vocab = stored(tensors, family, Role::Embedding, "weight").and_then(|shape| shape.first().copied());
