@@ -10,6 +10,8 @@ const GROWTH: usize = 256;
 #[derive(Debug, Clone)]
 pub struct Cache<B: Backend> {
     layers: Vec<LayerCache<B>>,
+    /// Whether the keys have the rotary frequencies of long texts.
+    pub(crate) is_long: bool,
 }
 
 /// The keys and values of earlier tokens, for one layer.
@@ -23,7 +25,7 @@ pub struct LayerCache<B: Backend> {
 impl<B: Backend> Cache<B> {
     /// An empty cache for a model with that many layers.
     pub fn new(layers: usize) -> Self {
-        Self { layers: (0..layers).map(|_| LayerCache { buffers: None, length: 0 }).collect() }
+        Self { layers: (0..layers).map(|_| LayerCache { buffers: None, length: 0 }).collect(), is_long: false }
     }
 
     /// The number of tokens in the cache.

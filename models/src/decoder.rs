@@ -86,6 +86,11 @@ impl<B: FusedBackend> Decoder<B> {
         }
     }
 
+    /// Whether a text with that number of tokens has the rotary frequencies of long texts.
+    pub fn is_long(&self, tokens: usize) -> bool {
+        self.rotary.iter().any(|rotary| rotary.is_long(tokens))
+    }
+
     /// The residual stream before the first block.
     pub fn embed(&self, input: &ModelInput<B>) -> Stream<B> {
         let [batch, length] = input.tokens.dims();

@@ -90,6 +90,10 @@ pub fn generate<B: FusedBackend>(
         if tokens.len() >= options.max_tokens {
             break Finish::Length;
         }
+        if model.must_forget(cache, seen.len()) {
+            cache.truncate(0);
+            next.clone_from(&seen);
+        }
         let logits = last_logits(model, cache, &next, device);
         if logits.iter().any(|logit| !logit.is_finite()) {
             return Err(ModelError::NonFinite);
@@ -215,7 +219,8 @@ impl<'a> StreamedText<'a> {
 #[cfg(test)]
 mod tests {
     use burn::backend::Flex;
-    use burn::tensor::Tensor;
+    use burn::tensor::{DType, Tensor};
+    use burnish_kernels::tolerance::Tolerance;
     use serde_json::json;
 
     use super::*;
@@ -223,13 +228,16 @@ mod tests {
     use crate::operand::Operand;
     use crate::weight::MatrixWeight;
 
-    fn config() -> ModelConfig {
-        let config = json!({
+    fn json() -> serde_json::Value {
+        json!({
             "model_type": "llama", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
             "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 24, "max_position_embeddings": 64,
             "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false
-        });
-        ModelConfig::from_json(&config).unwrap()
+        })
+    }
+
+    fn config() -> ModelConfig {
+        ModelConfig::from_json(&json()).unwrap()
     }
 
     /// One token for each of the words `t0` to `t23`.
@@ -254,6 +262,38 @@ mod tests {
         let options = GenerateOptions { max_tokens: 4, ..GenerateOptions::default() };
         let result = generate(&model, &tokenizer(), &mut Cache::new(2), &[1, 2], &options, &device, |_| {});
         assert!(matches!(result, Err(ModelError::NonFinite)), "{result:?}");
+    }
+
+    #[test]
+    fn the_cache_is_computed_again_where_the_frequencies_change() {
+        let factors = |factor: f64| vec![factor; 4];
+        let mut json = json();
+        json["rope_scaling"] = json!({ "rope_type": "longrope", "short_factor": factors(1.0), "long_factor": factors(7.0),
+            "original_max_position_embeddings": 8 });
+        let config = ModelConfig::from_json(&json).unwrap();
+        let (tokenizer, device) = (tokenizer(), Default::default());
+        let model = LanguageModel::<Flex>::random(&config, 3, &device).unwrap();
+        let run = |cache: &mut Cache<Flex>, prompt: &[u32], count: usize| {
+            let options = GenerateOptions { max_tokens: count, ..GenerateOptions::default() };
+            generate(&model, &tokenizer, cache, prompt, &options, &device, |_| {}).unwrap().tokens
+        };
+        // The logits after a text, of which a part is in the cache, against those without a cache.
+        let check = |cache: &mut Cache<Flex>, text: &[u32]| {
+            let cached = last_logits(&model, cache, &text[cache.len()..], &device);
+            let expected = last_logits(&model, &mut model.new_cache(), text, &device);
+            Tolerance::of(DType::F32).check("logits", &cached, &expected).unwrap();
+        };
+        let prompt = [1, 9, 4, 17, 3];
+        let mut cache = model.new_cache();
+        let text = [&prompt[..], &run(&mut cache, &prompt, 10)].concat();
+        assert_eq!(cache.len(), 14);
+        check(&mut cache, &text);
+        // And back: the beginning of a long text in the cache, and a short text.
+        cache.truncate(4);
+        assert!(model.must_forget(&cache, 5) && !model.must_forget(&cache, 9));
+        run(&mut cache, &prompt, 1);
+        cache.truncate(4);
+        check(&mut cache, &prompt);
     }
 
     #[test]

@@ -107,12 +107,20 @@ impl<B: FusedBackend> LanguageModel<B> {
     /// The hidden states after the last norm, `[batch · length, hidden_size]`. With a cache, the input continues the tokens that
     /// the cache holds.
     pub fn hidden_states(&self, input: &ModelInput<B>, mut cache: Option<&mut Cache<B>>) -> Tensor<B, 2> {
+        if let Some(cache) = cache.as_deref_mut() {
+            cache.is_long = self.decoder.is_long(cache.len() + input.tokens.dims()[1]);
+        }
         let state = self.state(input);
         let mut stream = self.embed(input);
         for index in 0..self.num_layers() {
             stream = self.block(index, stream, &state, cache.as_deref_mut().map(|cache| cache.layer(index)));
         }
         self.finish(stream)
+    }
+
+    /// Whether the keys in the cache can't be used for a text with that number of tokens, because it has other rotary frequencies.
+    pub fn must_forget(&self, cache: &Cache<B>, tokens: usize) -> bool {
+        !cache.is_empty() && cache.is_long != self.decoder.is_long(tokens)
     }
 
     /// The logits, `[rows, vocab_size]`, of hidden states, `[rows, hidden_size]`.

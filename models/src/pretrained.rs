@@ -141,7 +141,8 @@ impl Pretrained {
 fn warn_of_undeclared(path: &Path, config: &ModelConfig, checkpoint: &dyn Checkpoint) {
     let mut names = undeclared_tensors(config, checkpoint);
     // Read for the configuration.
-    names.retain(|name| name != keys::ROPE_FREQS);
+    let factors = [keys::ROPE_FREQS, keys::ROPE_FACTORS_LONG, keys::ROPE_FACTORS_SHORT];
+    names.retain(|name| !factors.contains(&name.as_str()));
     if let Some(first) = names.first() {
         let more = if names.len() > 1 { format!(" and {} more", names.len() - 1) } else { String::new() };
         tracing::warn!("{}: its configuration has no place for {first}{more}: not read", path.display());

@@ -11,15 +11,15 @@ use crate::config::{RopeScaling, RotaryConfig};
 /// `i + rotated / 2` are rotated by the angle `p · frequency[i]`.
 ///
 /// # Source
-/// Su et al. 2021; Peng et al. 2023, "YaRN"; `_compute_llama3_parameters`, `_compute_linear_scaling_rope_parameters` and
-/// `_compute_yarn_parameters` of transformers 5.
+/// Su et al. 2021; Peng et al. 2023, "YaRN"; `_compute_llama3_parameters`, `_compute_linear_scaling_rope_parameters`,
+/// `_compute_yarn_parameters` and `_compute_longrope_parameters` of transformers 5.
 pub fn inverse_frequencies(rotated: usize, config: &RotaryConfig) -> Vec<f64> {
     let dim = rotated as f64;
     let plain = (0..rotated / 2).map(|index| config.theta.powf(-2.0 * index as f64 / dim));
     match &config.scaling {
         None => plain.collect(),
         Some(RopeScaling::Linear { factor }) => plain.map(|frequency| frequency / factor).collect(),
-        Some(RopeScaling::Factors { factors }) => {
+        Some(RopeScaling::Factors { factors } | RopeScaling::LongRope { short: factors, .. }) => {
             plain.zip(factors.iter().chain(std::iter::repeat(&1.0))).map(|(frequency, factor)| frequency / factor).collect()
         }
         Some(RopeScaling::Yarn { factor, beta_fast, beta_slow, original_max_position_embeddings, .. }) => {
@@ -60,6 +60,8 @@ pub struct Rope {
     frequencies: Vec<f64>,
     /// Factor on cosines and sines.
     factor: f64,
+    /// For texts that are longer than a number of tokens.
+    long: Option<(usize, Box<Rope>)>,
     /// Shared by the clones of a model.
     kept: Arc<Mutex<Rows>>,
 }
@@ -96,20 +98,39 @@ impl Rope {
     /// The rotary embedding of a configuration, for heads of which the first `rotated` elements are rotated.
     pub fn new(rotated: usize, config: &RotaryConfig) -> Self {
         let factor = match &config.scaling {
-            Some(RopeScaling::Yarn { attention_factor, .. }) => *attention_factor,
+            Some(RopeScaling::Yarn { attention_factor, .. } | RopeScaling::LongRope { attention_factor, .. }) => {
+                *attention_factor
+            }
             _ => 1.0,
         };
-        Self { frequencies: inverse_frequencies(rotated, config), factor, kept: Arc::default() }
+        let long = match &config.scaling {
+            Some(RopeScaling::LongRope { long, original_max_position_embeddings, .. }) => {
+                let scaling = Some(RopeScaling::Factors { factors: long.clone() });
+                let of_long = Self { factor, ..Self::new(rotated, &RotaryConfig { scaling, ..config.clone() }) };
+                Some((*original_max_position_embeddings, Box::new(of_long)))
+            }
+            _ => None,
+        };
+        Self { frequencies: inverse_frequencies(rotated, config), factor, long, kept: Arc::default() }
+    }
+
+    /// Whether a text with that number of tokens has the frequencies of long texts.
+    pub fn is_long(&self, tokens: usize) -> bool {
+        self.long.as_ref().is_some_and(|(limit, _)| tokens > *limit)
     }
 
     /// The cosines and sines for tokens at the given positions, each `[tokens, rotated / 2]` and f32 whatever the model's type.
     pub fn table<B: FusedBackend>(&self, positions: &[u32], device: &B::Device) -> RotaryTable<B> {
+        let last = positions.iter().copied().max().unwrap_or(0);
+        // As in transformers, the longest text of a batch decides.
+        if let Some((_, long)) = self.long.as_ref().filter(|_| self.is_long(last as usize + 1)) {
+            return long.table(positions, device);
+        }
         let width = self.frequencies.len();
         let upload = |values: Vec<f32>| {
             let shape = [values.len() / width.max(1), width];
             Tensor::<B, 2>::from_data(TensorData::new(values, shape), (device, DType::F32))
         };
-        let last = positions.iter().copied().max().unwrap_or(0);
         if last >= MAX_KEPT {
             let mut rows = Rows::default();
             for position in positions {
@@ -164,9 +185,27 @@ mod tests {
         close(others, narrow, 1.3);
     }
 
+    // `ROPE_INIT_FUNCTIONS["longrope"]` of transformers 5.23.
+    #[test]
+    fn texts_beyond_the_original_context_have_other_frequencies() {
+        let parameters = json!({ "rope_type": "longrope", "short_factor": [1.0, 1.5], "long_factor": [2.0, 8.0],
+            "original_max_position_embeddings": 8 });
+        let config = RotaryConfig::from_parameters(parameters.as_object().unwrap(), 100.0, 64).unwrap();
+        let (rope, factor) = (Rope::new(4, &config), 2f64.sqrt());
+        let cosines = |positions: &[u32]| rope.table::<Flex>(positions, &Default::default()).cos.into_data();
+        let expected = |position: f64, frequencies: [f64; 2]| {
+            let values: Vec<f32> = frequencies.map(|frequency| (factor * (position * frequency).cos()) as f32).to_vec();
+            values
+        };
+        let row = |data: TensorData, row: usize| data.to_vec::<f32>().unwrap()[2 * row..2 * row + 2].to_vec();
+        assert_eq!(row(cosines(&[3, 7]), 0), expected(3.0, [1.0, 0.1 / 1.5]));
+        assert_eq!(row(cosines(&[3, 8]), 0), expected(3.0, [0.5, 0.1 / 8.0]));
+        assert!(!rope.is_long(8) && rope.is_long(9));
+    }
+
     #[test]
     fn tables_have_the_right_rows_however_they_are_computed() {
-        let rope = Rope { frequencies: vec![1.0, 0.3, 0.01], factor: 1.5, kept: Arc::default() };
+        let rope = Rope { frequencies: vec![1.0, 0.3, 0.01], factor: 1.5, long: None, kept: Arc::default() };
         let check = |positions: &[u32]| {
             let table = rope.table::<Flex>(positions, &Default::default());
             assert_eq!(table.cos.dims(), [positions.len(), 3]);

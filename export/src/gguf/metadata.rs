@@ -46,7 +46,18 @@ pub(super) fn of_model(model: &Pretrained, file_type: u64, report: &mut ExportRe
                 put(keys::ROPE_SCALING_FACTOR, factor.into());
                 put(keys::ROPE_SCALING_ORIGINAL, original_max_position_embeddings.into());
             }
-            _ => {}
+            Some(RopeScaling::LongRope { original_max_position_embeddings, attention_factor, .. }) => {
+                if !architecture.reads.contains(&keys::ROPE_SCALING_ATTENTION) {
+                    return Err(ExportError::unsupported(format!(
+                        "`rope_scaling`: llama.cpp does not support `longrope` for `{}`",
+                        architecture.name
+                    )));
+                }
+                put(keys::ROPE_SCALING_TYPE, "longrope".into());
+                put(keys::ROPE_SCALING_ATTENTION, attention_factor.into());
+                put(keys::ROPE_SCALING_ORIGINAL, original_max_position_embeddings.into());
+            }
+            Some(RopeScaling::Llama3 { .. } | RopeScaling::Factors { .. }) | None => {}
         }
     }
     if let Some(window) = shortest_window(config).filter(|_| !architecture.has_windows) {

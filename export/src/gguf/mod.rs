@@ -8,7 +8,7 @@ mod quants;
 mod tokenizer;
 mod writer;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
@@ -115,9 +115,8 @@ pub fn export_gguf(
         let shape = weights.shape(&tensor.name).unwrap_or_default();
         tensors.push(plan(tensor.gguf.clone(), Some(tensor), shape, options.kind, &mut report));
     }
-    if let Some(factors) = &factors {
-        let name = keys::ROPE_FREQS.to_owned();
-        tensors.push(plan(name, None, vec![factors.len()], GgufType::Float(FloatType::F32), &mut report));
+    for (name, factors) in &factors {
+        tensors.push(plan((*name).to_owned(), None, vec![factors.len()], GgufType::Float(FloatType::F32), &mut report));
     }
     let inputs = target::inputs_of(model, weights);
     report.bytes = target::write_file(target, options.overwrite, &inputs, b"GGUF", |file| {
@@ -125,7 +124,7 @@ pub fn export_gguf(
         for tensor in &tensors {
             let values = match &tensor.source {
                 Some(declared) => read(weights, declared, &model.config)?,
-                None => factors.clone().unwrap_or_default(),
+                None => factors.get(tensor.name.as_str()).cloned().unwrap_or_default(),
             };
             let columns = tensor.shape.last().copied().unwrap_or(1);
             file.put(&quants::encode(tensor.kind, &tensor.name, &values, columns)?)?;
@@ -201,17 +200,26 @@ fn read(weights: &dyn Checkpoint, tensor: &DeclaredTensor, config: &ModelConfig)
     })
 }
 
-/// The divisor of each rotary frequency, for models that scale frequencies differently.
-fn rope_factors(config: &ModelConfig) -> Option<Vec<f32>> {
-    let rotary = config.rotary.first()?;
+/// The divisor of each rotary frequency, for models that scale frequencies differently, by the name of the tensor.
+fn rope_factors(config: &ModelConfig) -> BTreeMap<&'static str, Vec<f32>> {
+    let Some(rotary) = config.rotary.first() else { return BTreeMap::new() };
+    let single = |factors: &[f64]| factors.iter().map(|factor| *factor as f32).collect::<Vec<_>>();
+    let of_lengths = |short: &[f64], long: &[f64]| {
+        BTreeMap::from([(keys::ROPE_FACTORS_SHORT, single(short)), (keys::ROPE_FACTORS_LONG, single(long))])
+    };
     match &rotary.scaling {
-        Some(RopeScaling::Factors { factors }) => Some(factors.iter().map(|factor| *factor as f32).collect()),
+        Some(RopeScaling::LongRope { short, long, .. }) => of_lengths(short, long),
+        Some(RopeScaling::Factors { factors }) if config.family.gguf.reads.contains(&keys::ROPE_SCALING_ATTENTION) => {
+            of_lengths(factors, factors)
+        }
+        Some(RopeScaling::Factors { factors }) => BTreeMap::from([(keys::ROPE_FREQS, single(factors))]),
         Some(RopeScaling::Llama3 { .. }) => {
             let plain = RotaryConfig { scaling: None, ..rotary.clone() };
             let scaled = inverse_frequencies(config.rotated_elements(), rotary);
             let plain = inverse_frequencies(config.rotated_elements(), &plain);
-            Some(plain.iter().zip(&scaled).map(|(plain, scaled)| (plain / scaled) as f32).collect())
+            let divisors = plain.iter().zip(&scaled).map(|(plain, scaled)| (plain / scaled) as f32);
+            BTreeMap::from([(keys::ROPE_FREQS, divisors.collect())])
         }
-        Some(RopeScaling::Linear { .. } | RopeScaling::Yarn { .. }) | None => None,
+        Some(RopeScaling::Linear { .. } | RopeScaling::Yarn { .. }) | None => BTreeMap::new(),
     }
 }

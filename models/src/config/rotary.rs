@@ -46,6 +46,18 @@ pub enum RopeScaling {
         /// Factor on cosines and sines.
         attention_factor: f64,
     },
+    /// LongRoPE: each frequency has its own divisor, and another one in texts that are longer than the original context; cosines
+    /// and sines are multiplied by a factor.
+    LongRope {
+        /// The divisors in other texts, one for every two elements of a head that are rotated.
+        short: Vec<f64>,
+        /// The divisors in longer texts.
+        long: Vec<f64>,
+        /// The context length before the extension.
+        original_max_position_embeddings: usize,
+        /// Factor on cosines and sines.
+        attention_factor: f64,
+    },
     /// Each frequency has its own divisor, as in the tensor `rope_freqs.weight` of GGUF files.
     Factors {
         /// The divisors, one for every two elements of a head that are rotated.
@@ -100,13 +112,18 @@ impl RotaryConfig {
         if self.theta <= 0.0 || !self.theta.is_finite() {
             return Err(refuse(format!("`rope_theta`: expected a positive number, got {}", self.theta)));
         }
-        match &self.scaling {
-            Some(RopeScaling::Factors { factors }) if factors.len() != rotated / 2 => Err(refuse(format!(
+        let lists: &[&Vec<f64>] = match &self.scaling {
+            Some(RopeScaling::Factors { factors }) => &[factors],
+            Some(RopeScaling::LongRope { short, long, .. }) => &[short, long],
+            _ => &[],
+        };
+        match lists.iter().find(|factors| factors.len() != rotated / 2) {
+            Some(factors) => Err(refuse(format!(
                 "`rope_scaling`: expected {} factors for {rotated} elements that are rotated, got {}",
                 rotated / 2,
                 factors.len()
             ))),
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 }
@@ -142,6 +159,32 @@ fn positive(parameters: &Map<String, Value>, key: &str) -> Result<f64> {
 fn optional_positive(parameters: &Map<String, Value>, key: &str) -> Result<Option<f64>> {
     let given = parameters.get(key).is_some_and(|value| !value.is_null());
     given.then(|| positive(parameters, key)).transpose()
+}
+
+/// # Source
+/// `_compute_longrope_parameters` of transformers 5.
+fn longrope(parameters: &Map<String, Value>, positions: usize) -> Result<RopeScaling> {
+    let list = |key: &str| -> Result<Vec<f64>> {
+        let numbers = parameters.get(key).and_then(Value::as_array);
+        let found: Option<Vec<f64>> = numbers.and_then(|list| list.iter().map(Value::as_f64).collect());
+        let positive = found.filter(|found| found.iter().all(|factor| *factor > 0.0));
+        positive.ok_or_else(|| refuse(format!("`rope_scaling.{key}`: expected a list of positive numbers")))
+    };
+    let (short, long) = (list("short_factor")?, list("long_factor")?);
+    let original = optional_positive(parameters, "original_max_position_embeddings")?.unwrap_or(positions as f64);
+    let factor = optional_positive(parameters, "factor")?.unwrap_or(positions as f64 / original);
+    let of_factor = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() };
+    let attention_factor = optional_positive(parameters, "attention_factor")?.unwrap_or(of_factor);
+    if !attention_factor.is_finite() {
+        let reason = "`rope_scaling.original_max_position_embeddings`: expected at least 2, because `attention_factor` follows from it";
+        return Err(refuse(format!("{reason}, got {original}")));
+    }
+    // The form in which the divisors of a GGUF file are kept: the same for every length.
+    if short == long && (attention_factor - 1.0).abs() <= 0.0 {
+        return Ok(RopeScaling::Factors { factors: short });
+    }
+    let original_max_position_embeddings = original as usize;
+    Ok(RopeScaling::LongRope { short, long, original_max_position_embeddings, attention_factor })
 }
 
 /// # Source
@@ -192,18 +235,7 @@ fn scaling(parameters: &Map<String, Value>, positions: usize) -> Result<Option<R
             }))
         }
         "yarn" => yarn(parameters, positions).map(Some),
-        // The form in which the divisors of a GGUF file are kept: the same for every length, without a factor on the scores.
-        "longrope" => {
-            let list =
-                |key: &str| -> Option<Vec<f64>> { parameters.get(key)?.as_array()?.iter().map(Value::as_f64).collect() };
-            let attention = parameters.get("attention_factor").and_then(Value::as_f64);
-            match (list("short_factor"), list("long_factor")) {
-                (Some(short), Some(long)) if short == long && attention == Some(1.0) => {
-                    Ok(Some(RopeScaling::Factors { factors: short }))
-                }
-                _ => Err(refuse("rotary scaling `longrope` with factors that depend on the length is not supported")),
-            }
-        }
+        "longrope" => longrope(parameters, positions).map(Some),
         other => Err(refuse(format!("rotary scaling `{other}` is not supported"))),
     }
 }

@@ -57,7 +57,7 @@ pub(super) fn config_json(metadata: &Metadata, tensors: &dyn Checkpoint) -> Resu
         set(name, json!(metadata.number(&format!("tokenizer.ggml.{token}_token_id"))));
     }
     set("torch_dtype", json!("float32"));
-    if let Some(scaling) = rope_scaling(metadata, tensors, architecture)? {
+    if let Some(scaling) = rope_scaling(metadata, tensors, &family.gguf)? {
         set("rope_scaling", scaling);
     }
     (family.gguf.read)(metadata, &mut config).map_err(refuse)?;
@@ -70,8 +70,20 @@ fn stored(tensors: &dyn Checkpoint, family: &Family, role: Role, kind: &str) -> 
     tensors.shape(&format!("{name}.{kind}"))
 }
 
-fn rope_scaling(metadata: &Metadata, tensors: &dyn Checkpoint, architecture: &str) -> Result<Option<Value>> {
-    let key = |name: &str| format!("{architecture}.{name}");
+fn rope_scaling(metadata: &Metadata, tensors: &dyn Checkpoint, architecture: &GgufArchitecture) -> Result<Option<Value>> {
+    let key = |name: &str| format!("{}.{name}", architecture.name);
+    let has_long = architecture.reads.contains(&keys::ROPE_SCALING_ATTENTION);
+    if has_long && tensors.shape(keys::ROPE_FACTORS_LONG).is_some() {
+        let attention = metadata.optional_float(&key(keys::ROPE_SCALING_ATTENTION));
+        let attention = attention.map_err(|reason| ModelError::Config { reason })?;
+        let original = metadata.number(&key(keys::ROPE_SCALING_ORIGINAL));
+        return Ok(Some(json!({
+            "rope_type": "longrope", "attention_factor": attention.map_or(1.0, shortest),
+            "short_factor": tensors.read_f32(keys::ROPE_FACTORS_SHORT)?,
+            "long_factor": tensors.read_f32(keys::ROPE_FACTORS_LONG)?,
+            "original_max_position_embeddings": original.or_else(|| metadata.number(&key(keys::CONTEXT_LENGTH))),
+        })));
+    }
     if tensors.shape(keys::ROPE_FREQS).is_some() {
         // In transformers, divisors of frequencies are the scaling `longrope`, which can have others for long texts.
         let factors = tensors.read_f32(keys::ROPE_FREQS)?;
@@ -80,7 +92,7 @@ fn rope_scaling(metadata: &Metadata, tensors: &dyn Checkpoint, architecture: &st
             "original_max_position_embeddings": metadata.number(&key(keys::CONTEXT_LENGTH)),
         })));
     }
-    scaling_of_keys(metadata, architecture)
+    scaling_of_keys(metadata, architecture.name)
 }
 
 /// Linear scaling, which is also what llama.cpp assumes for a factor without a type, or YaRN.

@@ -34,6 +34,12 @@ pub const ROPE_SCALING_TYPE: &str = "rope.scaling.type";
 pub const ROPE_SCALING_ORIGINAL: &str = "rope.scaling.original_context_length";
 /// The factor of rotary scaling.
 pub const ROPE_SCALING_FACTOR: &str = "rope.scaling.factor";
+/// The factor on cosines and sines. The architectures that read it have divisors of the frequencies for short and for long texts.
+pub const ROPE_SCALING_ATTENTION: &str = "rope.scaling.attn_factor";
+/// The tensor with the divisors for texts that are longer than the original context.
+pub const ROPE_FACTORS_LONG: &str = "rope_factors_long.weight";
+/// The tensor with the divisors for other texts.
+pub const ROPE_FACTORS_SHORT: &str = "rope_factors_short.weight";
 /// The tensor with the divisors of the rotary frequencies.
 pub const ROPE_FREQS: &str = "rope_freqs.weight";
 
