@@ -22,7 +22,8 @@ from llama_cpp import Llama
 from peft import LoraConfig, get_peft_model
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GraniteConfig, LlamaConfig, MistralConfig,
-                          Olmo2Config, Olmo3Config, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config, SmolLM3Config)
+                          Olmo2Config, Olmo3Config, Phi3Config, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config,
+                          SmolLM3Config)
 
 from tokenizer_ids import WRITTEN
 
@@ -115,6 +116,10 @@ FAMILIES = {
     "granite": lambda: llama(GraniteConfig, **HEADS, tie_word_embeddings=True, rope_parameters=ROPE, attention_multiplier=0.1,
                              embedding_multiplier=12.0, residual_multiplier=0.5, logits_scaling=2.0),
     "smollm3": lambda: llama(SmolLM3Config, **HEADS, num_hidden_layers=5, tie_word_embeddings=True, rope_parameters=ROPE),
+    # llama.cpp chooses the divisors by the length of its context, here 256.
+    "phi3": lambda: llama(Phi3Config, **HEADS, original_max_position_embeddings=256, rope_parameters=dict(
+        rope_type="longrope", rope_theta=1e4, partial_rotary_factor=0.75, attention_factor=1.2,
+        short_factor=[1 + 0.1 * index for index in range(12)], long_factor=[9.0] * 12)),
     "qwen2": lambda: qwen(Qwen2Config, **HEADS, tie_word_embeddings=True, rope_parameters=ROPE),
     "qwen3": lambda: qwen(Qwen3Config, **HEADS, head_dim=48, tie_word_embeddings=False, rope_parameters=ROPE),
     "gemma2": lambda: gemma(Gemma2Config, attn_logit_softcapping=5.0, final_logit_softcapping=8.0),

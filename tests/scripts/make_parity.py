@@ -16,11 +16,14 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import (Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GraniteConfig,
                           GraniteForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Olmo2Config,
-                          Olmo2ForCausalLM, Olmo3Config, Olmo3ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
-                          Qwen3ForCausalLM, SmolLM3Config, SmolLM3ForCausalLM)
+                          Olmo2ForCausalLM, Olmo3Config, Olmo3ForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen2Config,
+                          Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, SmolLM3Config, SmolLM3ForCausalLM)
 
 BASE = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, max_position_embeddings=64,
             bos_token_id=1, eos_token_id=2, pad_token_id=0, attn_implementation="eager")
+
+LONGROPE = dict(rope_type="longrope", rope_theta=500.0, short_factor=[1.0, 1.05, 1.2, 1.5, 2.0, 3.0], long_factor=[9.0] * 6)
+FUSED = dict(target_modules=["qkv_proj", "o_proj", "gate_up_proj", "down_proj"])
 
 # The class; its configuration; how the checkpoint is saved: the type, the size of a shard, the mean of norms (1), and whether there are
 # gradients of all weights too (for families with blocks of their own); what the adapter has beyond the defaults.
@@ -60,6 +63,13 @@ CASES = {
                   sliding_attention=dict(rope_type="default", rope_theta=500.0),
                   full_attention=dict(rope_type="yarn", rope_theta=500.0, factor=8.0, original_max_position_embeddings=8))),
               dict(dtype=torch.bfloat16), dict()),
+    "phi3": (Phi3ForCausalLM, Phi3Config(**BASE, num_attention_heads=2, num_key_value_heads=1, original_max_position_embeddings=16,
+             rope_parameters=LONGROPE | dict(partial_rotary_factor=0.75)), dict(dtype=torch.bfloat16, full=True), FUSED),
+    # Texts longer than the original context.
+    "phi3-long": (Phi3ForCausalLM, Phi3Config(**BASE, num_attention_heads=2, tie_word_embeddings=True,
+                  original_max_position_embeddings=4, rope_parameters=LONGROPE | dict(
+                      short_factor=[9.0] * 8, long_factor=[1.0, 1.1, 1.3, 1.8, 2.5, 4.0, 7.0, 11.0])),
+                  dict(dtype=torch.float16), FUSED),
 }
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

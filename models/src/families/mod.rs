@@ -5,6 +5,7 @@ mod gemma3;
 mod granite;
 mod llama;
 mod olmo2;
+mod phi3;
 mod qwen2;
 mod qwen3;
 mod smollm3;
@@ -22,6 +23,7 @@ pub static FAMILIES: &[&Family] = &[
     &granite::FAMILY,
     &smollm3::FAMILY,
     &gemma2::FAMILY,
+    &phi3::FAMILY,
 ];
 
 /// The family of a `model_type` of `config.json`.
