@@ -2,12 +2,12 @@
 
 use burn::module::Module;
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Tensor, TensorData};
 use burnish_kernels::FusedBackend;
 use half::{bf16, f16};
 
 use crate::blocks::{Block, BlockState, Norm, Stream};
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, QueryScaling};
 use crate::error::Result;
 use crate::input::ModelInput;
 use crate::loader::Loader;
@@ -29,6 +29,8 @@ pub struct Decoder<B: Backend> {
     pub head: Option<Matrix<B>>,
     embedding_scale: Option<f64>,
     logits_scaling: Option<f64>,
+    #[module(skip)]
+    query_scaling: Option<QueryScaling>,
     /// The soft-cap of the logits.
     pub logits_softcap: Option<f64>,
     /// The checkpoint name that a head of its own would have; `None` if the family names none.
@@ -68,6 +70,7 @@ impl<B: FusedBackend> Decoder<B> {
             head: (!config.tie_word_embeddings).then(|| matrix(loader, Role::Head)).transpose()?,
             embedding_scale: config.embedding_scale,
             logits_scaling: config.logits_scaling,
+            query_scaling: config.query_scaling,
             logits_softcap: config.logits_softcap,
             head_name: config.family.part(Role::Head).map(|part| format!("{}.weight", part.checkpoint_name(None))),
             dtype: loader.dtype().into(),
@@ -81,9 +84,21 @@ impl<B: FusedBackend> Decoder<B> {
         BlockState {
             dims: input.tokens.dims(),
             rotary: self.rotary.iter().map(|rotary| rotary.table(&input.positions, &device)).collect(),
+            query_scale: self.query_scale(input),
             segments: input.segments.clone(),
             adapters: input.adapters,
         }
+    }
+
+    /// The factor on the query of each token; `None` if all are 1.
+    fn query_scale(&self, input: &ModelInput<B>) -> Option<Tensor<B, 1>> {
+        let scaling = self.query_scaling?;
+        if input.positions.iter().all(|position| (*position as usize) < scaling.length) {
+            return None;
+        }
+        let factors: Vec<f32> = input.positions.iter().map(|position| scaling.factor(*position) as f32).collect();
+        let shape = [factors.len()];
+        Some(Tensor::from_data(TensorData::new(factors, shape), (&input.tokens.device(), DType::F32)))
     }
 
     /// Whether a text with that number of tokens has the rotary frequencies of long texts.

@@ -65,6 +65,10 @@ impl<B: FusedBackend> Attention<B> {
         if let Some(table) = self.rotary {
             (query, key) = rotary(query, key, &state.rotary[table]);
         }
+        if let Some(scale) = &state.query_scale {
+            let scale = scale.clone().cast(query.dtype()).reshape([batch * length, 1, 1]);
+            query = query * scale;
+        }
         let query = query.reshape([batch, length, self.heads, self.head_dim]);
         let key = key.reshape([batch, length, self.key_value_heads, self.head_dim]);
         let (key, value) = match cache {

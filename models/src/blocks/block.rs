@@ -38,6 +38,8 @@ pub struct BlockState<B: Backend> {
     pub dims: [usize; 2],
     /// The cosines and sines, one table for each entry of [`ModelConfig::rotary`].
     pub rotary: Vec<RotaryTable<B>>,
+    /// The factor on the query of each token, `[batch · length]` and f32; `None` if all are 1.
+    pub query_scale: Option<Tensor<B, 1>>,
     /// Segment ids, `[batch, length]`: tokens attend only to tokens with the same id.
     pub segments: Option<Tensor<B, 2, Int>>,
     /// Which adapters the pass uses.
@@ -54,6 +56,7 @@ impl<B: AutodiffBackend> BlockState<B> {
         Self {
             dims: state.dims,
             rotary: state.rotary.iter().map(table).collect(),
+            query_scale: state.query_scale.clone().map(Tensor::from_inner),
             segments: state.segments.clone().map(Tensor::from_inner),
             adapters: state.adapters,
         }

@@ -1,4 +1,4 @@
-//! Differences between layers, and which linear layers have biases.
+//! Differences between layers, which linear layers have biases, and the factor on queries.
 
 use crate::error::{ModelError, Result};
 
@@ -11,6 +11,25 @@ pub struct Biases {
     pub attention_output: bool,
     /// The projections of the feed-forward.
     pub mlp: bool,
+}
+
+/// A factor on queries that grows with their position: `1 + beta · ln(1 + ⌊position / length⌋)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QueryScaling {
+    /// How fast it grows.
+    pub beta: f64,
+    /// The number of positions after which it grows.
+    pub length: usize,
+}
+
+impl QueryScaling {
+    /// The factor at a position.
+    ///
+    /// # Source
+    /// `get_llama_4_attn_scale` of transformers 5.
+    pub fn factor(self, position: u32) -> f64 {
+        1.0 + self.beta * (1.0 + f64::from(position / self.length as u32)).ln()
+    }
 }
 
 /// What can differ from layer to layer.

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 pub use json::{TokenIds, ignored_dropouts};
 pub(crate) use json::{parse, refuse_unread, require_activation};
-pub use layers::{Biases, LayerConfig};
+pub use layers::{Biases, LayerConfig, QueryScaling};
 pub(crate) use rotary::theta_of;
 pub use rotary::{RopeScaling, RotaryConfig};
 pub use text_part::text_part;
@@ -122,6 +122,8 @@ pub struct ModelConfig {
     pub norms_span_heads: bool,
     /// Factor on attention scores.
     pub attention_scale: f64,
+    /// If present, the factor on queries that grows with their position.
+    pub query_scaling: Option<QueryScaling>,
     /// If present, attention scores become `cap · tanh(score / cap)`.
     pub attention_softcap: Option<f64>,
     /// Factor on the embedding, rounded to the type that the model computes in.
@@ -200,6 +202,7 @@ impl ModelConfig {
             biases: Biases::default(),
             norms_span_heads: false,
             attention_scale: (head_dim as f64).powf(-0.5),
+            query_scaling: None,
             attention_softcap: None,
             embedding_scale: None,
             residual_multiplier: None,
@@ -245,6 +248,8 @@ impl ModelConfig {
             format!("`partial_rotary_factor`: expected an even number of elements, up to {heads}, to rotate, got {rotated}")
         } else if self.rms_norm_eps < 0.0 {
             format!("`rms_norm_eps`: expected at least 0, got {}", self.rms_norm_eps)
+        } else if let Some(scaling) = self.query_scaling.filter(|scaling| scaling.length == 0 || !scaling.beta.is_finite()) {
+            format!("the factor on queries: expected a finite `beta` and a positive length, got {scaling:?}")
         } else if !self.attention_scale.is_finite() {
             format!("the factor on attention scores: expected a finite number, got {}", self.attention_scale)
         } else if let Some((name, size)) = self.unreasonable_size() {
