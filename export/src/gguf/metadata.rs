@@ -34,8 +34,17 @@ pub(super) fn of_model(model: &Pretrained, file_type: u64, report: &mut ExportRe
             }
             Some(RopeScaling::Yarn { factor, beta_fast, beta_slow, original_max_position_embeddings, attention_factor }) => {
                 // llama.cpp assumes these for most architectures, whatever the file says.
-                let assumed = [32.0, 1.0, 1.0 + 0.1 * factor.max(1.0).ln()];
+                let mut assumed = [32.0, 1.0, 1.0 + 0.1 * factor.max(1.0).ln()];
                 let own = [beta_fast, beta_slow, attention_factor];
+                if architecture.reads.contains(&keys::ROPE_YARN_LOG_MULTIPLIER) {
+                    put(keys::ROPE_YARN_BETA_FAST, beta_fast.into());
+                    put(keys::ROPE_YARN_BETA_SLOW, beta_slow.into());
+                    assumed[..2].copy_from_slice(&own[..2]);
+                    if (attention_factor - 1.0).abs() < 1e-6 {
+                        put(keys::ROPE_YARN_LOG_MULTIPLIER, 1f64.into());
+                        assumed[2] = 1.0;
+                    }
+                }
                 if own.iter().zip(assumed).any(|(own, assumed)| (own / assumed - 1.0).abs() > 1e-6) {
                     return Err(ExportError::unsupported(format!(
                         "`rope_scaling`: llama.cpp expects {assumed:?} for `beta_fast`, `beta_slow` and `attention_factor`, got \

@@ -92,37 +92,54 @@ fn rope_scaling(metadata: &Metadata, tensors: &dyn Checkpoint, architecture: &Gg
             "original_max_position_embeddings": metadata.number(&key(keys::CONTEXT_LENGTH)),
         })));
     }
-    scaling_of_keys(metadata, architecture.name)
+    scaling_of_keys(metadata, architecture)
+}
+
+/// YaRN, with the bounds and the factor on cosines and sines that llama.cpp assumes, or that the file has if the architecture reads
+/// them.
+fn yarn(metadata: &Metadata, architecture: &GgufArchitecture, factor: f64) -> Result<Value> {
+    let float = |name: &str| {
+        let found = metadata.optional_float(&format!("{}.{name}", architecture.name));
+        found.map_err(|reason| ModelError::Config { reason })
+    };
+    let length = |name: &str| metadata.number(&format!("{}.{name}", architecture.name));
+    let original = length(keys::ROPE_SCALING_ORIGINAL).or_else(|| length(keys::CONTEXT_LENGTH));
+    let mut scaling = json!({ "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original });
+    let reads = architecture.reads.contains(&keys::ROPE_YARN_LOG_MULTIPLIER);
+    for (name, config, assumed) in [
+        (keys::ROPE_YARN_BETA_FAST, "beta_fast", 32.0),
+        (keys::ROPE_YARN_BETA_SLOW, "beta_slow", 1.0),
+        (keys::ROPE_YARN_LOG_MULTIPLIER, "mscale_all_dim", 0.0),
+    ] {
+        let Some(found) = float(name)?.map(shortest).filter(|found| (found - assumed).abs() > 0.0) else { continue };
+        if !reads {
+            let reason = format!("`{}.{name}`: expected {assumed}, got {found}", architecture.name);
+            return Err(ModelError::Config { reason });
+        }
+        scaling[config] = json!(found);
+    }
+    if scaling.get("mscale_all_dim").is_some() {
+        scaling["mscale"] = json!(1.0);
+    }
+    Ok(scaling)
 }
 
 /// Linear scaling, which is also what llama.cpp assumes for a factor without a type, or YaRN.
-fn scaling_of_keys(metadata: &Metadata, architecture: &str) -> Result<Option<Value>> {
-    let float = |name: &str| {
-        metadata.optional_float(&format!("{architecture}.{name}")).map_err(|reason| ModelError::Config { reason })
-    };
+fn scaling_of_keys(metadata: &Metadata, architecture: &GgufArchitecture) -> Result<Option<Value>> {
+    let key = |name: &str| format!("{}.{name}", architecture.name);
+    let float = |name: &str| metadata.optional_float(&key(name)).map_err(|reason| ModelError::Config { reason });
     let factor = match float(keys::ROPE_SCALING_FACTOR)? {
         Some(factor) => Some(factor),
         None => float(keys::ROPE_SCALE_LINEAR)?,
     };
     let factor = factor.filter(|factor| *factor != 0.0);
-    match metadata.text(&format!("{architecture}.{}", keys::ROPE_SCALING_TYPE)) {
+    match metadata.text(&key(keys::ROPE_SCALING_TYPE)) {
         Some("none") => Ok(None),
         None | Some("linear") => Ok(factor.map(|factor| json!({ "rope_type": "linear", "factor": factor }))),
-        Some("yarn") => {
-            for (name, own) in [("yarn_beta_fast", 32.0), ("yarn_beta_slow", 1.0)] {
-                let name = format!("rope.scaling.{name}");
-                if let Some(other) = float(&name)?.filter(|found| (found - own).abs() > 0.0) {
-                    return Err(ModelError::Config {
-                        reason: format!("`{architecture}.{name}`: expected {own}, got {other}"),
-                    });
-                }
-            }
-            let length = |name: &str| metadata.number(&format!("{architecture}.{name}"));
-            let original = length(keys::ROPE_SCALING_ORIGINAL).or_else(|| length(keys::CONTEXT_LENGTH));
-            Ok(factor.map(
-                |factor| json!({ "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original }),
-            ))
-        }
+        Some("yarn") => match factor {
+            Some(factor) => yarn(metadata, architecture, factor).map(Some),
+            None => Ok(None),
+        },
         Some(other) => Err(ModelError::Config { reason: format!("rotary scaling `{other}` is not supported") }),
     }
 }
@@ -131,6 +148,7 @@ fn scaling_of_keys(metadata: &Metadata, architecture: &str) -> Result<Option<Val
 const UNREAD: &[&str] = &[
     "attention.clamp_kqv",
     "attention.scale",
+    "attention.temperature_scale",
     "attn_logit_softcapping",
     "embedding_scale",
     "expert_count",
@@ -171,13 +189,14 @@ mod tests {
 
     #[test]
     fn a_factor_without_a_type_is_linear_scaling() {
-        let read = |entries: &[(&str, GgufValue)]| {
+        let of = |architecture: &str, entries: &[(&str, GgufValue)]| {
             let mut metadata = Metadata::default();
             for (key, value) in entries {
-                metadata.insert(format!("llama.{key}"), value.clone());
+                metadata.insert(format!("{architecture}.{key}"), value.clone());
             }
-            scaling_of_keys(&metadata, "llama")
+            scaling_of_keys(&metadata, &families::by_architecture(architecture).unwrap().gguf)
         };
+        let read = |entries: &[(&str, GgufValue)]| of("llama", entries);
         let linear = Some(json!({ "rope_type": "linear", "factor": 4.0 }));
         let (factor, old) = (("rope.scaling.factor", GgufValue::Float(4.0)), ("rope.scale_linear", GgufValue::Float(4.0)));
         let kind = |name: &str| ("rope.scaling.type", GgufValue::Text(name.to_owned()));
@@ -188,8 +207,11 @@ mod tests {
         let original = ("rope.scaling.original_context_length", GgufValue::Unsigned(512));
         let yarn = json!({ "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512 });
         assert_eq!(read(&[kind("yarn"), factor.clone(), original]).unwrap(), Some(yarn));
-        let beta = ("rope.scaling.yarn_beta_fast", GgufValue::Float(16.0));
-        assert!(read(&[kind("yarn"), factor.clone(), beta]).unwrap_err().to_string().contains("yarn_beta_fast"));
+        // Unlike this architecture, few read them.
+        for name in [keys::ROPE_YARN_BETA_FAST, keys::ROPE_YARN_LOG_MULTIPLIER] {
+            let other = (name, GgufValue::Float(16.0));
+            assert!(read(&[kind("yarn"), factor.clone(), other]).unwrap_err().to_string().contains(name));
+        }
         assert!(read(&[kind("longrope"), factor]).unwrap_err().to_string().contains("longrope"));
     }
 }

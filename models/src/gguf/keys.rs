@@ -34,6 +34,12 @@ pub const ROPE_SCALING_TYPE: &str = "rope.scaling.type";
 pub const ROPE_SCALING_ORIGINAL: &str = "rope.scaling.original_context_length";
 /// The factor of rotary scaling.
 pub const ROPE_SCALING_FACTOR: &str = "rope.scaling.factor";
+/// The bounds of YaRN, and the `mscale_all_dim` that llama.cpp multiplies the logarithm of its factor by. Few architectures read them.
+pub const ROPE_YARN_BETA_FAST: &str = "rope.scaling.yarn_beta_fast";
+/// See [`ROPE_YARN_BETA_FAST`].
+pub const ROPE_YARN_BETA_SLOW: &str = "rope.scaling.yarn_beta_slow";
+/// See [`ROPE_YARN_BETA_FAST`].
+pub const ROPE_YARN_LOG_MULTIPLIER: &str = "rope.scaling.yarn_log_multiplier";
 /// The factor on cosines and sines. The architectures that read it have divisors of the frequencies for short and for long texts.
 pub const ROPE_SCALING_ATTENTION: &str = "rope.scaling.attn_factor";
 /// The tensor with the divisors for texts that are longer than the original context.
