@@ -21,9 +21,9 @@ import torch
 from llama_cpp import Llama
 from peft import LoraConfig, get_peft_model
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GraniteConfig, LlamaConfig, MistralConfig,
-                          Olmo2Config, Olmo3Config, Phi3Config, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config,
-                          SmolLM3Config)
+from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GraniteConfig, LlamaConfig, Ministral3Config,
+                          MistralConfig, Olmo2Config, Olmo3Config, Phi3Config, PreTrainedTokenizerFast, Qwen2Config,
+                          Qwen3Config, SmolLM3Config)
 
 from tokenizer_ids import WRITTEN
 
@@ -120,6 +120,9 @@ FAMILIES = {
     "phi3": lambda: llama(Phi3Config, **HEADS, original_max_position_embeddings=256, rope_parameters=dict(
         rope_type="longrope", rope_theta=1e4, partial_rotary_factor=0.75, attention_factor=1.2,
         short_factor=[1 + 0.1 * index for index in range(12)], long_factor=[9.0] * 12)),
+    "ministral3": lambda: llama(Ministral3Config, **HEADS, head_dim=48, tie_word_embeddings=True, rope_parameters=dict(
+        rope_type="yarn", rope_theta=1e6, factor=16.0, original_max_position_embeddings=16, beta_fast=32.0, beta_slow=1.0,
+        mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1)),
     "qwen2": lambda: qwen(Qwen2Config, **HEADS, tie_word_embeddings=True, rope_parameters=ROPE),
     "qwen3": lambda: qwen(Qwen3Config, **HEADS, head_dim=48, tie_word_embeddings=False, rope_parameters=ROPE),
     "gemma2": lambda: gemma(Gemma2Config, attn_logit_softcapping=5.0, final_logit_softcapping=8.0),

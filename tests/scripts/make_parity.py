@@ -15,14 +15,16 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import (Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GraniteConfig,
-                          GraniteForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Olmo2Config,
-                          Olmo2ForCausalLM, Olmo3Config, Olmo3ForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen2Config,
-                          Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, SmolLM3Config, SmolLM3ForCausalLM)
+                          GraniteForCausalLM, LlamaConfig, LlamaForCausalLM, Ministral3Config, Ministral3ForCausalLM,
+                          MistralConfig, MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM, Olmo3Config, Olmo3ForCausalLM,
+                          Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM,
+                          SmolLM3Config, SmolLM3ForCausalLM)
 
 BASE = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, max_position_embeddings=64,
             bos_token_id=1, eos_token_id=2, pad_token_id=0, attn_implementation="eager")
 
 LONGROPE = dict(rope_type="longrope", rope_theta=500.0, short_factor=[1.0, 1.05, 1.2, 1.5, 2.0, 3.0], long_factor=[9.0] * 6)
+YARN = dict(rope_type="yarn", rope_theta=500.0, mscale=1.0, mscale_all_dim=1.0, beta_fast=24.0, beta_slow=0.5)
 FUSED = dict(target_modules=["qkv_proj", "o_proj", "gate_up_proj", "down_proj"])
 
 # The class; its configuration; how the checkpoint is saved: the type, the size of a shard, the mean of norms (1), and whether there are
@@ -70,6 +72,9 @@ CASES = {
                   original_max_position_embeddings=4, rope_parameters=LONGROPE | dict(
                       short_factor=[9.0] * 8, long_factor=[1.0, 1.1, 1.3, 1.8, 2.5, 4.0, 7.0, 11.0])),
                   dict(dtype=torch.float16), FUSED),
+    "ministral3": (Ministral3ForCausalLM, Ministral3Config(**BASE, num_attention_heads=4, num_key_value_heads=2, head_dim=12,
+                   rope_parameters=YARN | dict(factor=16.0, original_max_position_embeddings=4, llama_4_scaling_beta=0.4)),
+                   dict(dtype=torch.bfloat16, full=True), dict()),
 }
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

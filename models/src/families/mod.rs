@@ -4,6 +4,7 @@ mod gemma2;
 mod gemma3;
 mod granite;
 mod llama;
+mod ministral3;
 mod olmo2;
 mod phi3;
 mod qwen2;
@@ -24,6 +25,7 @@ pub static FAMILIES: &[&Family] = &[
     &smollm3::FAMILY,
     &gemma2::FAMILY,
     &phi3::FAMILY,
+    &ministral3::FAMILY,
 ];
 
 /// The family of a `model_type` of `config.json`.
