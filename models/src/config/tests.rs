@@ -86,9 +86,8 @@ fn a_family_reads_keys_that_others_refuse() {
 #[test]
 fn the_factor_on_queries_grows_with_the_position() {
     let scaling = QueryScaling { beta: 0.1, length: 16 };
-    assert_eq!([0, 15].map(|position| scaling.factor(position)), [1.0, 1.0]);
     // `get_llama_4_attn_scale` of transformers 5.23.
-    for (position, expected) in [(16, 1.069_314_7), (47, 1.109_861_2), (48, 1.138_629_4)] {
+    for (position, expected) in [(0, 1.0), (15, 1.0), (16, 1.069_314_7), (47, 1.109_861_2), (48, 1.138_629_4)] {
         assert!((scaling.factor(position) - expected).abs() < 1e-6, "{position}");
     }
     let wrong = ModelConfig { query_scaling: Some(QueryScaling { beta: 0.1, length: 0 }), ..with(&json!({})).unwrap() };

@@ -274,7 +274,9 @@ mod tests {
             let mut config = json!({ "num_hidden_layers": 46, "hidden_size": 4608, "num_attention_heads": 32,
                 "head_dim": 128, "rope_theta": 10_000.0 });
             let mut metadata = Metadata::default();
-            entries.iter().for_each(|(key, value)| metadata.insert(format!("gemma2.{key}"), *value));
+            for (key, value) in entries {
+                metadata.insert(format!("gemma2.{key}"), *value);
+            }
             read(&metadata, config.as_object_mut().unwrap()).map(|()| config)
         };
         let config = with(&[("rope.freq_base_swa", 1e4)]).unwrap();
