@@ -19,7 +19,7 @@ mod server;
 mod watchdog;
 
 #[cfg(feature = "gpu")]
-pub use adapters::has_gpu;
+pub use adapters::{Adapter, adapters, has_gpu};
 #[cfg(feature = "gpu")]
 pub use runtime::{Metal, MetalRuntime};
 #[cfg(feature = "gpu")]

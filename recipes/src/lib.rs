@@ -12,6 +12,7 @@ pub mod quickstart;
 pub mod recipe;
 pub mod report;
 pub mod storage;
+pub mod system;
 pub mod train;
 
 pub use burnish_data as data;

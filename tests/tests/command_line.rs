@@ -464,3 +464,25 @@ fn the_quickstart_teaches_the_model_and_leaves_files_that_load() {
     assert_eq!(answer(&["--model", &path("merged")]), expected);
     assert_eq!(answer(&["--model", &path("bookings-f16.gguf")]), expected);
 }
+
+#[test]
+fn the_report_has_no_paths_and_no_names() {
+    let said = |command: &mut Command| text(&command.output().unwrap()).0;
+    let home = tempfile::tempdir().unwrap();
+    let user = "planted-user-name";
+    let mut private = vec![user.to_owned(), home.path().display().to_string(), env!("CARGO_MANIFEST_DIR").to_owned()];
+    private.extend(std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned()));
+    for arguments in [&["env"][..], &["env", "--json"]] {
+        let planted = [("HOME", home.path().to_str().unwrap()), ("USER", user), ("LOGNAME", user)];
+        let report = said(program().args(arguments).envs(planted).current_dir(home.path()));
+        // A host may have a name that is a word of the report.
+        for name in private.iter().filter(|name| name.len() > 5) {
+            assert!(!report.contains(name.as_str()), "{name} in {report}");
+        }
+        for known in ["burn", "0.21.0", std::env::consts::ARCH, "cpu"] {
+            assert!(report.contains(known), "{report}");
+        }
+    }
+    let json: serde_json::Value = serde_json::from_str(&said(program().args(["env", "--json"]))).unwrap();
+    assert_eq!((&json["backends"][0]["name"], &json["backends"][0]["found"]), (&"cpu".into(), &true.into()));
+}

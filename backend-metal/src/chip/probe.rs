@@ -16,6 +16,8 @@ pub struct Machine {
     pub gpu_cores: Option<u32>,
     /// The row of the table, where there is one.
     pub chip: Option<&'static Chip>,
+    /// `iogpu.wired_limit_mb`, where it can be read; 0 leaves the limit of the working set to the system.
+    pub wired_limit_mb: Option<u64>,
     /// The memory that a run can plan with.
     pub budget: MemoryBudget,
 }
@@ -41,11 +43,13 @@ pub fn machine() -> Option<Machine> {
 
 fn of(name: &str, memory: &str, wired_limit: Option<&str>, accelerator: Option<&str>) -> Option<Machine> {
     let gpu_cores = accelerator.and_then(gpu_cores);
+    let wired_limit_mb = wired_limit.and_then(|limit| limit.trim().parse().ok());
     Some(Machine {
         name: name.trim().to_owned(),
         gpu_cores,
         chip: chip(name, gpu_cores),
-        budget: MemoryBudget::new(memory.trim().parse().ok()?, wired_limit.and_then(|limit| limit.trim().parse().ok())),
+        wired_limit_mb,
+        budget: MemoryBudget::new(memory.trim().parse().ok()?, wired_limit_mb),
     })
 }
 
@@ -66,9 +70,9 @@ mod tests {
         let machine = of("Apple M1 Pro\n", "17179869184\n", Some("0\n"), Some(ioreg)).unwrap();
         assert_eq!((machine.name.as_str(), machine.gpu_cores), ("Apple M1 Pro", Some(14)));
         assert_eq!(machine.chip.unwrap().gpu_cores, 14);
-        assert_eq!(machine.budget.working_set >> 20, 10922);
+        assert_eq!((machine.budget.working_set >> 20, machine.wired_limit_mb), (10922, Some(0)));
         let unknown = of("Apple M9 Giga", "68719476736", None, None).unwrap();
-        assert_eq!((unknown.chip, unknown.gpu_cores), (None, None));
+        assert_eq!((unknown.chip, unknown.gpu_cores, unknown.wired_limit_mb), (None, None, None));
         assert!(of("Apple M1", "much", None, None).is_none());
     }
 }

@@ -72,6 +72,13 @@ const BUILT_IN: &[(&str, bool)] = &[
     (WGPU_STOCK, cfg!(feature = "wgpu-stock")),
 ];
 
+/// The backends of this build that this system could have, `auto` left out.
+pub fn built_in() -> impl Iterator<Item = &'static str> {
+    let other = if cfg!(target_os = "macos") { "vulkan" } else { "metal" };
+    let built = BUILT_IN.iter().filter(move |(name, built)| *built && *name != other);
+    ["cpu"].into_iter().chain(built.map(|(name, _)| *name))
+}
+
 fn unknown(name: &str) -> anyhow::Error {
     let of = |built_in: bool| {
         let names = BUILT_IN.iter().filter(move |(_, built)| *built == built_in);

@@ -70,7 +70,8 @@ pub fn slug(name: &str) -> String {
     plain.split_whitespace().collect::<Vec<_>>().join("-")
 }
 
-fn cpu() -> Option<String> {
+/// The processor, where the system names it.
+pub fn cpu() -> Option<String> {
     if cfg!(target_os = "macos") {
         return answer("/usr/sbin/sysctl", &["-n", "machdep.cpu.brand_string"]);
     }
@@ -85,11 +86,17 @@ fn gpus() -> Vec<String> {
         let cores = machine.gpu_cores.map_or_else(String::new, |cores| format!(" with {cores} GPU cores"));
         return vec![format!("{}{cores}, {} for tensors", machine.name, gib(machine.budget.available()))];
     }
+    nvidia_gpus()
+}
+
+/// NVIDIA's GPUs with the versions of their drivers, separated by commas.
+pub fn nvidia_gpus() -> Vec<String> {
     let driver = answer("nvidia-smi", &["--query-gpu=name,driver_version", "--format=csv,noheader"]);
     driver.map(|text| text.lines().map(str::to_owned).collect()).unwrap_or_default()
 }
 
-fn answer(program: &str, arguments: &[&str]) -> Option<String> {
+/// What a program prints, if it succeeds and prints anything.
+pub fn answer(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     (output.status.success() && !text.is_empty()).then_some(text)

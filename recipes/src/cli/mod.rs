@@ -3,6 +3,7 @@
 mod bench;
 mod change;
 mod chat;
+mod env;
 mod eval;
 mod export;
 mod flags;
@@ -64,6 +65,8 @@ enum Command {
     Bench(bench::Args),
     /// Write a commented configuration file for `train`
     Init(init::Args),
+    /// Describe this machine for an issue, without paths and names; -v also tests every backend
+    Env(env::Args),
 }
 
 /// Runs the program. Exit code 0 is success, 1 failure, 2 wrong usage.
@@ -90,7 +93,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     };
     log(cli.verbose, cli.quiet);
     let style = OutputStyle { json: cli.json, quiet: cli.quiet };
-    let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| dispatch(cli.command, style)));
+    let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| dispatch(cli.command, cli.verbose > 0, style)));
     match run {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => {
@@ -122,7 +125,7 @@ fn at_least<const LEAST: usize>(text: &str) -> Result<usize, String> {
     }
 }
 
-fn dispatch(command: Command, style: OutputStyle) -> anyhow::Result<ExitCode> {
+fn dispatch(command: Command, verbose: bool, style: OutputStyle) -> anyhow::Result<ExitCode> {
     match command {
         Command::Quickstart(args) => args.run(style),
         Command::Train(args) => args.run(style),
@@ -133,6 +136,7 @@ fn dispatch(command: Command, style: OutputStyle) -> anyhow::Result<ExitCode> {
         Command::Export(args) => args.run(style),
         Command::Bench(args) => args.run(style),
         Command::Init(args) => args.run(style),
+        Command::Env(args) => args.run(verbose, style),
     }
 }
 
@@ -229,6 +233,7 @@ mod tests {
             &["burnish", "train", "sft", "-vv", "--json"],
             &["burnish", "generate", "--model", "m", "--prompt", "- a list", "--stop", "--"],
             &["burnish", "init", "-"],
+            &["burnish", "env", "--json", "-v"],
         ] {
             assert_eq!(exit_code(fine), 0, "{fine:?}");
         }
