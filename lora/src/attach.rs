@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use burnish_kernels::FusedBackend;
 use burnish_models::loader::normal;
+use burnish_models::part::declared_tensors;
 use burnish_models::weight::parameter_id;
 use burnish_models::{Checkpoint, LanguageModel, ModelConfig};
 use rand::{Rng, SeedableRng};
@@ -126,6 +127,40 @@ pub fn check_model<B: FusedBackend>(config: &LoraConfig, model: &ModelConfig) ->
         .collect();
     check_layers(config, &layers)?;
     modules::check(&config.modules_to_save, &modules::declared_names(model))
+}
+
+/// A linear layer that gets an adapter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdaptedLayer {
+    /// Its name in checkpoints, without `.weight`.
+    pub name: String,
+    /// The block that it belongs to.
+    pub block: Option<usize>,
+    /// Features after it.
+    pub outputs: usize,
+    /// Features before it.
+    pub inputs: usize,
+    /// Rank of its adapter.
+    pub rank: usize,
+}
+
+/// The linear layers of a model that get an adapter, in the order of the blocks; no model is loaded.
+pub fn adapted_layers(config: &LoraConfig, model: &ModelConfig) -> Vec<AdaptedLayer> {
+    let linear = declared_tensors(model).into_iter().filter(|tensor| tensor.part.role.is_linear());
+    let layers: Vec<LinearShape> = linear
+        .filter_map(|tensor| {
+            let dims = tensor.shape.try_into().ok()?;
+            Some(LinearShape::new(tensor.name.strip_suffix(".weight")?.to_owned(), dims))
+        })
+        .collect();
+    let adapted = |LinearShape { name, outputs, inputs }: &LinearShape| AdaptedLayer {
+        name: name.clone(),
+        block: block_index(name),
+        outputs: *outputs,
+        inputs: *inputs,
+        rank: config.rank_of(name),
+    };
+    targeted(config, &layers).map(adapted).collect()
 }
 
 /// A linear layer of a model, and its size.

@@ -155,23 +155,6 @@ impl Sizes {
             head: 4.0 * tokens * self.vocabulary as f64 * self.hidden as f64,
         }
     }
-
-    /// The least bytes that a step needs: weights, adapters with gradients and moments in f32, and what the blocks must keep for
-    /// their backward: both inputs of the norms, q, k, v, attention's output with its log-sum-exp, gate and up. With checkpointing a
-    /// block keeps its input; only one at a time keeps the others, without gate and up, of which there are slices.
-    pub fn needed_bytes(&self, element: usize, grad_checkpoint: bool) -> f64 {
-        let (query, key_value) = (self.heads * self.head_dim, self.key_value_heads * self.head_dim);
-        let kept = 2 * self.hidden + 2 * query + 2 * key_value + 2 * self.intermediate;
-        let token = kept * element + self.heads * size_of::<f32>();
-        let ends = 2 * self.hidden * element;
-        let of_blocks = if grad_checkpoint {
-            self.layers * self.hidden * element + token - (self.hidden + 2 * self.intermediate) * element
-        } else {
-            self.layers * token
-        };
-        (self.weights * element + 4 * self.adapter_elements() * size_of::<f32>()) as f64
-            + self.tokens() as f64 * (of_blocks + ends) as f64
-    }
 }
 
 /// FLOPs of a step's model.
@@ -245,16 +228,5 @@ mod tests {
     fn adapters_are_counted() {
         // Per block 16·(2·4096 + 2·2560 + 2·10240 + 10240).
         assert_eq!(one().adapter_elements(), 16 * 16 * (8192 + 5120 + 20480 + 10240));
-        let needed = |element| one().needed_bytes(element, false);
-        assert!(needed(2) > 2.0 * 1.2358e9 && needed(2) < needed(4));
-    }
-
-    #[test]
-    fn checkpointed_blocks_keep_their_inputs() {
-        let (all, kept) = (one().needed_bytes(2, false), one().needed_bytes(2, true));
-        // Weights, four times the adapters in f32, sixteen inputs, and another, q, k, v, attention's output and its log-sum-exp, two ends.
-        let tokens = 8192.0 * 2.0 * (16.0 * 2048.0 + 3.0 * 2048.0 + 1024.0 + 64.0 + 4096.0);
-        assert!((kept / (2.0 * 1_235_814_400.0 + 16.0 * 11_272_192.0 + tokens) - 1.0).abs() < 1e-9, "{kept}");
-        assert!(all > 2.0 * kept, "{all} {kept}");
     }
 }

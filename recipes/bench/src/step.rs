@@ -10,6 +10,7 @@ use burnish_engine::{
 };
 use burnish_kernels::FusedBackend;
 use burnish_lora::{LoraConfig, attach};
+use burnish_memory::{Memory, Place, Trained};
 use burnish_models::{FloatType, LoadOptions, ModelConfig, Quantization};
 use serde::Serialize;
 
@@ -150,18 +151,25 @@ pub struct StepParts {
 }
 
 impl StepParts {
-    /// The least bytes that a step needs.
-    fn needed_bytes(self, sizes: &Sizes, element: usize) -> f64 {
-        let adapted = sizes.needed_bytes(element, self.grad_checkpoint);
-        if !self.full {
-            return adapted;
-        }
-        // In place of the adapters' own: a gradient and two moments of each weight.
-        let each = match self.moments {
-            MomentType::F32 => 12.0,
-            MomentType::EightBit => 6.0 + 8.0 / 256.0,
+    /// The adapters of a step.
+    fn lora(self, sizes: &Sizes) -> LoraConfig {
+        let (rank, dropout, num_layers) = (sizes.rank, self.dropout, self.num_layers);
+        LoraConfig { rank, alpha: 2.0 * rank as f64, dropout, num_layers, ..LoraConfig::default() }
+    }
+
+    /// What a step takes, by the formulas, with weights of so many bytes.
+    fn memory(self, config: &ModelConfig, sizes: &Sizes, dtype: FloatType, weights: u64) -> Memory {
+        let lora = self.lora(sizes);
+        let trained = if self.full { Trained::All } else { Trained::Adapters(&lora) };
+        let step = burnish_memory::Step {
+            element: DType::from(dtype).size(),
+            tokens: sizes.tokens(),
+            grad_checkpoint: self.grad_checkpoint,
+            moments: self.moments,
+            has_dropout: self.dropout > 0.0,
+            ..burnish_memory::Step::new(config, trained, weights, Place::Device)
         };
-        adapted - (4 * sizes.adapter_elements() * size_of::<f32>()) as f64 + each * sizes.weights as f64
+        step.memory()
     }
 }
 
@@ -184,9 +192,7 @@ pub fn measure<B: FusedBackend>(
     let mut model = random_model::<Training<B>>(config, options, device)?;
     let stored = model.storage();
     if !full {
-        let (rank, dropout, num_layers) = (sizes.rank, parts.dropout, parts.num_layers);
-        let lora = LoraConfig { rank, alpha: 2.0 * rank as f64, dropout, num_layers, ..LoraConfig::default() };
-        attach(&mut model, &lora, SEED, device)?;
+        attach(&mut model, &parts.lora(sizes), SEED, device)?;
     }
     wait::<B>(device)?;
     let load_ms = milliseconds(started.elapsed());
@@ -207,8 +213,7 @@ pub fn measure<B: FusedBackend>(
         }
         None => None,
     };
-    let element = DType::from(dtype).size();
-    let needed = parts.needed_bytes(sizes, element) - (sizes.weights * element) as f64 + stored.bytes() as f64;
+    let needed = parts.memory(config, sizes, dtype, stored.bytes()).least();
     Ok(StepRow {
         first_ms: first.ms,
         ms,
@@ -216,8 +221,7 @@ pub fn measure<B: FusedBackend>(
         tokens_per_second: sizes.tokens() as f64 / (ms / 1e3),
         losses: [first.loss, taken.last().map_or(first.loss, |taken| taken.loss)],
         peak,
-        // With adapters in some blocks only, less is needed than this counts.
-        peak_share: peak.filter(|_| parts.num_layers.is_none()).map(|peak| peak.bytes as f64 / needed),
+        peak_share: peak.map(|peak| peak.bytes as f64 / needed as f64),
         live_bytes,
         grad_checkpoint: parts.grad_checkpoint,
         weights: stored.is_packed().then(|| stored.to_string()),
@@ -402,7 +406,11 @@ mod tests {
         assert!((1..=all_live).contains(&all.live_bytes.unwrap()), "{all:?}");
         assert!((1..=kept_live).contains(&kept.live_bytes.unwrap()), "{kept:?}");
         let live = [all_live as f64, kept_live as f64];
-        let least = [sizes.needed_bytes(4, false), sizes.needed_bytes(4, true)];
+        let memory = |grad_checkpoint| {
+            let parts = StepParts { grad_checkpoint, ..StepParts::default() };
+            parts.memory(&config, &sizes, FloatType::F32, 4 * sizes.weights as u64)
+        };
+        let least = [memory(false), memory(true)].map(|memory| memory.least() as f64);
         println!("live {live:?}, least {least:?}");
         // So few tokens are one slice, which has gate, up, their product, and gradients.
         let slice = 7.0 * (sizes.tokens() * sizes.intermediate * 4) as f64;
@@ -420,8 +428,9 @@ mod tests {
         let row = measure(FloatType::F32).unwrap();
         assert!(row.losses[1] < row.losses[0] && row.full && row.adamw8bit, "{row:?}");
         assert!(measure(FloatType::F16).unwrap_err().to_string().contains("expected f32"));
-        let (all, element) = (parts.needed_bytes(&sizes, 4), 4.0 * sizes.weights as f64);
-        assert!(all > 2.5 * element && all < 2.6 * element + 1e6, "{all} bytes, {element} of weights");
+        let weights = 4 * sizes.weights as u64;
+        let (all, weights) = (parts.memory(&config, &sizes, FloatType::F32, weights).least() as f64, weights as f64);
+        assert!(all > 2.5 * weights && all < 2.6 * weights + 1e6, "{all} bytes, {weights} of weights");
     }
 
     /// Full fine-tuning, with matrices of a mebi-element and few tokens: moments in eight bits lower the peak by at least 5 bytes of a

@@ -33,7 +33,7 @@ const ALIGNMENT: usize = 4;
 
 impl Checkpointing {
     /// Tokens of a slice for a feed-forward of that inner width.
-    fn slice(self, width: usize) -> usize {
+    pub fn slice(self, width: usize) -> usize {
         let tokens = (self.mlp_elements / width.max(1)).max(ALIGNMENT);
         tokens - tokens % if tokens > TILE { TILE } else { ALIGNMENT }
     }

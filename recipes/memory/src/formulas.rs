@@ -1,0 +1,183 @@
+//! The formulas. Each says what it counts; all are bytes.
+
+use burnish_engine::{Checkpointing, MomentType};
+use burnish_kernels::adamw8bit::LEAST_ELEMENTS;
+use burnish_kernels::packed::codebook::DYNAMIC_BLOCK;
+use burnish_models::ModelConfig;
+use burnish_models::part::Role;
+use serde::Serialize;
+
+/// Adapters, gradients, moments, statistics and rotary tables are f32 whatever is computed in.
+pub const F32: usize = size_of::<f32>();
+
+/// Where a step computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// On a GPU: the bytes are those of its live tensors.
+    Device,
+    /// On the CPU: the bytes are those of the process, the program included.
+    Host,
+}
+
+/// The widths of a model that the formulas need, in elements of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Widths {
+    /// The residual stream.
+    pub hidden: usize,
+    /// The inner activation of the feed-forward.
+    pub inner: usize,
+    /// All query heads.
+    pub query: usize,
+    /// All key heads, and all value heads.
+    pub key_value: usize,
+    /// The number of query heads.
+    pub heads: usize,
+    /// Rows of the embedding.
+    pub vocabulary: usize,
+}
+
+impl Widths {
+    /// Those of a model.
+    pub fn of(model: &ModelConfig) -> Self {
+        Self {
+            hidden: model.hidden_size,
+            inner: model.intermediate_size,
+            query: model.num_attention_heads * model.head_dim,
+            key_value: model.num_key_value_heads * model.head_dim,
+            heads: model.num_attention_heads,
+            vocabulary: model.vocab_size,
+        }
+    }
+}
+
+/// What the attention half of a block keeps of a token for its backward: the stream before it and after it, query, key and value,
+/// the result with its log-sum-exp, and the inputs of norms on queries, on keys and after the attention. A norm's result is
+/// computed again, unless the norm's weight trains.
+pub fn attention_of_token(model: &ModelConfig, element: usize, trains_all: bool) -> usize {
+    let Widths { hidden, query, key_value, heads, .. } = Widths::of(model);
+    let extra = |role, width| if model.family.part(role).is_some() { width } else { 0 };
+    let norms = extra(Role::QueryNorm, query) + extra(Role::KeyNorm, key_value) + extra(Role::PostAttentionNorm, hidden);
+    let normed = if trains_all { hidden } else { 0 };
+    (2 * hidden + 2 * query + 2 * key_value + norms + normed) * element + heads * F32
+}
+
+/// What the feed-forward of a block keeps of a token: gate and up, and the input of a norm after it. Their product is computed again.
+pub fn feed_forward_of_token(model: &ModelConfig, element: usize, trains_all: bool) -> usize {
+    let Widths { hidden, inner, .. } = Widths::of(model);
+    let norm = if model.family.part(Role::PostFeedForwardNorm).is_some() { hidden } else { 0 };
+    let normed = if trains_all { hidden } else { 0 };
+    (2 * inner + norm + normed) * element
+}
+
+/// What a block holds of a token until the backward begins, although that does not read it: burn keeps what an operation that may be
+/// computed again was computed from, until it knows which are. These are query and key before their rotation, the projections before
+/// their bias, and updates of the stream before their factor.
+pub fn held_of_token(model: &ModelConfig, element: usize) -> usize {
+    let Widths { hidden, query, key_value, .. } = Widths::of(model);
+    let has_norms = model.family.part(Role::QueryNorm).is_some();
+    let projections = match (model.biases.query_key_value, has_norms) {
+        (true, _) => query + 2 * key_value,
+        (false, true) => 0,
+        (false, false) => query + key_value,
+    };
+    let updates = if model.residual_multiplier.is_some() { 2 * hidden } else { 0 };
+    (projections + updates) * element
+}
+
+/// What adapters of these ranks keep of a token: `x·Aᵀ`, of the compute type.
+pub fn adapters_of_token(ranks: usize, element: usize) -> usize {
+    ranks * element
+}
+
+/// The input of a block: all that it keeps of a token if it is checkpointed.
+pub fn input_of_token(model: &ModelConfig, element: usize) -> usize {
+    model.hidden_size * element
+}
+
+/// What a token takes outside of the blocks: the stream after them, the gradient of the hidden states, which the loss computes
+/// already in its forward, and an entry of each rotary table.
+pub fn ends_of_token(model: &ModelConfig, element: usize, trains_all: bool) -> usize {
+    let normed = if trains_all { model.hidden_size } else { 0 };
+    (2 * model.hidden_size + normed) * element + model.rotary.len() * model.head_dim * F32
+}
+
+/// Tokens of a slice of a checkpointed feed-forward.
+pub fn slice_tokens(model: &ModelConfig, tokens: usize) -> usize {
+    Checkpointing::default().slice(model.intermediate_size).min(tokens)
+}
+
+/// What the backward of a block without checkpointing takes besides what is kept: the gradients of gate, of up and of their product,
+/// the input of a norm, and the gradients of the stream.
+pub fn backward_of_token(model: &ModelConfig, element: usize) -> usize {
+    let Widths { hidden, inner, .. } = Widths::of(model);
+    (3 * inner + 3 * hidden) * element
+}
+
+/// What a checkpointed block takes of a token while its own backward runs, besides its input: its attention half, which is computed
+/// again, and what that holds.
+pub fn again_of_token(model: &ModelConfig, element: usize, ranks: usize) -> usize {
+    let attention = attention_of_token(model, element, false) - input_of_token(model, element);
+    attention + adapters_of_token(ranks, element) + held_of_token(model, element)
+}
+
+/// What the backward of a checkpointed block takes besides: of a slice of its feed-forward gate, up, and the gradients of both and of
+/// their product.
+pub fn slice_backward(model: &ModelConfig, element: usize, tokens: usize) -> usize {
+    let Widths { hidden, inner, .. } = Widths::of(model);
+    slice_tokens(model, tokens) * (5 * inner + 2 * hidden) * element
+}
+
+/// The logits of the tokens whose loss is computed together: on a GPU 64 MB of the compute type, on the CPU 8 Mi elements of f32, twice
+/// where the head is packed.
+pub fn logits(model: &ModelConfig, element: usize, tokens: usize, place: Place, packed_head: bool) -> usize {
+    let (bytes, element, copies) = match place {
+        Place::Device => (64_000_000, element, 1),
+        Place::Host => ((8 << 20) * F32, F32, if packed_head { 2 } else { 1 }),
+    };
+    let of_token = (model.vocab_size * element).max(1);
+    copies * (bytes / of_token).clamp(1, tokens.max(1)) * of_token
+}
+
+/// What an update takes besides gradients and moments: small parameters are updated in packs of up to 4 MiB, one of parameters, one
+/// of gradients, one of results.
+pub fn update(trained: impl Iterator<Item = usize>) -> usize {
+    3 * trained.sum::<usize>().min(PACK) * F32
+}
+
+/// Elements of the largest pack of small parameters.
+const PACK: usize = 1 << 20;
+
+/// What exists of adapters besides their parameters: with `init` of PiSSA or OLoRA the initial factors; and on the CPU a second copy,
+/// which stays from the first update on.
+pub fn copies_of_adapters(parameters: usize, factors: usize, place: Place) -> usize {
+    let second = if place == Place::Host { parameters } else { 0 };
+    (second + factors) * F32
+}
+
+/// The program itself on the CPU, before any tensor: code and stacks, and the tokenizer, by the vocabulary. Measured on Linux.
+pub fn process(model: &ModelConfig, place: Place) -> usize {
+    match place {
+        Place::Device => 0,
+        Place::Host => (24 << 20) + 640 * model.vocab_size,
+    }
+}
+
+/// What the allocator of a process holds unused: a sixteenth of what comes and goes, and what the last update freed. Measured with
+/// glibc; a GPU's pools are counted by the budget's reserve.
+pub fn unused(comes_and_goes: usize, freed: usize, place: Place) -> usize {
+    match place {
+        Place::Device => 0,
+        Place::Host => comes_and_goes / 16 + freed,
+    }
+}
+
+/// Both moments of a parameter: 8 bytes of an element, or for large matrices in eight bits 2, and a scale for each block of 256.
+pub fn moments(elements: usize, is_matrix: bool, kind: MomentType) -> usize {
+    match kind {
+        MomentType::EightBit if is_matrix && elements >= LEAST_ELEMENTS => {
+            2 * (elements.next_multiple_of(DYNAMIC_BLOCK) + elements.div_ceil(DYNAMIC_BLOCK) * F32)
+        }
+        _ => 2 * elements * F32,
+    }
+}

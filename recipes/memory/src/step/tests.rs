@@ -1,0 +1,108 @@
+use burnish_lora::TargetModules;
+use serde_json::json;
+
+use super::*;
+
+/// Two blocks of width 8 with two heads of 4 and one key-value head, an inner width of 16, and 32 tokens.
+fn model() -> ModelConfig {
+    ModelConfig::from_json(&json!({
+        "model_type": "llama", "vocab_size": 32, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": true,
+    }))
+    .unwrap()
+}
+
+/// Elements of both factors of all seven layers of a block, per unit of the rank.
+const SIDES: u64 = 2 * (8 + 8) + 2 * (8 + 4) + 3 * (8 + 16);
+
+#[test]
+fn adapters_have_gradients_and_moments_in_f32() {
+    let (model, lora) = (model(), LoraConfig { rank: 2, ..LoraConfig::default() });
+    let step = Step { tokens: 3, ..Step::new(&model, Trained::Adapters(&lora), 1000, Place::Device) };
+    let memory = step.memory();
+    let elements = 2 * 2 * SIDES;
+    assert_eq!((memory.weights, memory.adapters, memory.gradients), (1000, 4 * elements, 4 * elements));
+    assert_eq!(memory.optimizer, 8 * elements);
+    // Every factor has fewer than 4,096 elements, so its moments stay in f32.
+    assert_eq!(Step { moments: MomentType::EightBit, ..step }.memory().optimizer, 8 * elements);
+    assert_eq!(Step { accumulates: true, ..step }.memory().gradients, 8 * elements);
+    let attention = LoraConfig { target_modules: TargetModules::One("q_proj".to_owned()), ..lora.clone() };
+    let trained = Trained::Adapters(&attention);
+    assert_eq!(Step { trained, ..step }.memory().adapters, 4 * 2 * 2 * (8 + 8));
+    let dora = LoraConfig { dora: true, ..attention };
+    assert_eq!(Step { trained: Trained::Adapters(&dora), ..step }.memory().adapters, 4 * 2 * (2 * (8 + 8) + 8));
+}
+
+#[test]
+fn blocks_keep_what_their_backward_reads() {
+    let (model, lora) = (model(), LoraConfig { rank: 2, ..LoraConfig::default() });
+    let step = Step { tokens: 3, ..Step::new(&model, Trained::Adapters(&lora), 0, Place::Device) };
+    // Two streams, query and result of 8, key and value of 4, gate and up of 16, x·Aᵀ of seven adapters, two log-sum-exps.
+    let block = 2 * (2 * 8 + 2 * 8 + 2 * 4 + 2 * 16 + 7 * 2) + 2 * 4;
+    // The stream after them, the gradient of the hidden states, and half a head of cosines and of sines in f32.
+    let ends = 2 * 2 * 8 + 4 * 4;
+    assert_eq!(step.memory().activations, 3 * (2 * block + ends));
+    // Of the first block nothing is kept, if it has no adapter.
+    let last = LoraConfig { num_layers: Some(1), ..lora.clone() };
+    assert_eq!(Step { trained: Trained::Adapters(&last), ..step }.memory().activations, 3 * (block + ends));
+    // Two inputs, and the attention half of one block, with query and key before their rotation.
+    let again = 2 * (8 + 2 * 8 + 2 * 4 + 7 * 2) + 2 * 4 + 2 * (8 + 4);
+    let checkpointed = Step { grad_checkpoint: true, ..step };
+    assert_eq!(checkpointed.memory().activations, 3 * (2 * 2 * 8 + again + ends));
+    // Until the backward begins, the graph holds those two of every block.
+    assert_eq!((step.memory().graph, checkpointed.memory().graph), (3 * 2 * 2 * (8 + 4), 0));
+    // Norms of queries and keys keep their inputs.
+    let json = json!({
+        "model_type": "qwen3", "vocab_size": 32, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4, "tie_word_embeddings": true,
+        "max_position_embeddings": 64, "rms_norm_eps": 1e-6, "rope_theta": 10_000.0, "hidden_act": "silu",
+    });
+    let normed = ModelConfig::from_json(&json).unwrap();
+    let more = Step { model: &normed, ..step }.memory().activations - step.memory().activations;
+    assert_eq!(more, 3 * 2 * 2 * (8 + 4));
+}
+
+#[test]
+fn a_full_run_trains_every_weight() {
+    let model = model();
+    let weights = 4 * model.parameter_count() as u64;
+    let step = Step { tokens: 3, ..Step::new(&model, Trained::All, weights, Place::Device) };
+    let memory = step.memory();
+    assert_eq!((memory.adapters, memory.gradients, memory.optimizer), (0, weights, 2 * weights));
+    assert_eq!(memory.least(), 4 * weights + memory.activations);
+    assert!(memory.total() >= 4 * weights, "{memory:?}");
+    // In eight bits, moments of large matrices take 2 bytes of an element and a scale for each block of 256.
+    assert_eq!(formulas::moments(1 << 20, true, MomentType::EightBit), (2 << 20) + 2 * 4 * 4096);
+    assert_eq!(formulas::moments(1 << 20, false, MomentType::EightBit), 8 << 20);
+}
+
+#[test]
+fn matrices_that_are_trained_as_a_whole_take_the_place_of_frozen_ones() {
+    let (model, lora) = (model(), LoraConfig { rank: 2, ..LoraConfig::default() });
+    let weights = 2 * model.parameter_count() as u64;
+    let step = Step { tokens: 3, ..Step::new(&model, Trained::Adapters(&lora), weights, Place::Device) };
+    for name in ["embed_tokens", "lm_head"] {
+        let whole = LoraConfig { modules_to_save: vec![name.to_owned()], ..lora.clone() };
+        let memory = Step { trained: Trained::Adapters(&whole), ..step }.memory();
+        assert_eq!(memory.weights, weights - 2 * 32 * 8, "{name}");
+        assert_eq!(memory.adapters, step.memory().adapters + 4 * 32 * 8, "{name}");
+    }
+}
+
+#[test]
+fn the_total_is_that_of_the_largest_moment() {
+    let (model, lora) = (model(), LoraConfig::default());
+    for tokens in [1, 64, 4096] {
+        for grad_checkpoint in [false, true] {
+            let step = Step::new(&model, Trained::Adapters(&lora), 1000, Place::Device);
+            let memory = Step { tokens, grad_checkpoint, ..step }.memory();
+            let all = memory.least() + memory.graph + memory.logits + memory.workspace;
+            assert!(memory.total() <= all && memory.total() > memory.weights, "{memory:?}");
+            // A process has the program and a second copy of the adapters besides.
+            let process = Step { tokens, grad_checkpoint, place: Place::Host, ..step }.memory();
+            assert!(process.total() > memory.total() + process.process, "{process:?}");
+            let more = Step { tokens: tokens + 1, grad_checkpoint, ..step }.memory();
+            assert!(more.total() >= memory.total());
+        }
+    }
+}
