@@ -1,10 +1,21 @@
 //! How the weights of a model are stored on a backend.
 
 use anyhow::Result;
-use burnish_models::{LoadOptions, Pretrained, Quantization, Storage};
+use burnish_models::{FloatType, LoadOptions, Pretrained, Quantization, Storage};
 
-use crate::config::OptimizerKind;
+use crate::config::{FineTuneType, OptimizerKind, TrainConfig};
 use crate::fit;
+
+/// How a configuration asks for the weights, which compute in this type.
+pub fn requested(config: &TrainConfig, dtype: FloatType) -> LoadOptions {
+    match config.fine_tune_type {
+        FineTuneType::Full => LoadOptions::trainable(),
+        FineTuneType::Lora => LoadOptions {
+            quantize_embedding: config.quantize_embedding,
+            ..LoadOptions::frozen(dtype).quantized(config.storage())
+        },
+    }
+}
 
 /// How a model is loaded.
 #[derive(Debug, Clone)]

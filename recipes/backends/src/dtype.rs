@@ -35,6 +35,21 @@ pub fn choose(backend: &str, asked: &str) -> Result<DtypeChoice> {
     }
 }
 
+/// The dtype of a backend whose device is not here: the requested one, or for `auto` the best that most devices support.
+///
+/// # Errors
+/// When the backend never supports the requested dtype.
+pub fn usual(backend: &str, asked: &str) -> Result<FloatType> {
+    let best = preferred(backend).first().copied().unwrap_or_default();
+    match asked {
+        "auto" => Ok(best),
+        "bf16" if backend == "metal" => {
+            Err(with_hint("the backend `metal` does not support bf16", "it supports f32 and f16; --dtype auto chooses f16"))
+        }
+        name => name.parse().map_err(|reason| with_hint(format!("--dtype {reason}"), "auto is accepted too")),
+    }
+}
+
 /// The dtypes that `auto` prefers to f32 on a backend, best first.
 fn preferred(backend: &str) -> &'static [FloatType] {
     match backend {

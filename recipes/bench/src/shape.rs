@@ -30,6 +30,9 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// The shapes that the program knows by name.
+    pub const NAMES: [&str; 2] = [PRESETS[0].0, PRESETS[1].0];
+
     /// Finds a shape: one of the presets, a `config.json` or a folder with one, a `.gguf` file, or a hub id.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ mod generate;
 mod init;
 mod merge;
 mod model;
+mod plan;
 mod quantization;
 mod quickstart;
 mod sampling;
@@ -51,6 +52,8 @@ enum Command {
     Quickstart(quickstart::Args),
     /// Fine-tune a model, or train one from scratch
     Train(train::Args),
+    /// Say what a run would take of memory, and what would fit, without loading the model
+    Plan(plan::Args),
     /// Compute loss and perplexity on a data set
     Eval(eval::Args),
     /// Answer one prompt
@@ -129,6 +132,7 @@ fn dispatch(command: Command, verbose: bool, style: OutputStyle) -> anyhow::Resu
     match command {
         Command::Quickstart(args) => args.run(style),
         Command::Train(args) => args.run(style),
+        Command::Plan(args) => args.run(style),
         Command::Eval(args) => args.run(style),
         Command::Generate(args) => args.run(style),
         Command::Chat(args) => args.run(style),
@@ -222,6 +226,8 @@ mod tests {
             &["burnish", "export", "--model", "m", "--format", "onnx", "--output", "o"],
             &["burnish", "chat", "--model", "m", "--backend", "gpu"],
             &["burnish", "-q", "-v", "init"],
+            &["burnish", "plan", "--model", "m", "--memory", "0"],
+            &["burnish", "plan", "--model", "m", "--chip", "M4"],
         ] {
             assert_eq!(exit_code(wrong), 2, "{wrong:?}");
         }
@@ -234,6 +240,7 @@ mod tests {
             &["burnish", "generate", "--model", "m", "--prompt", "- a list", "--stop", "--"],
             &["burnish", "init", "-"],
             &["burnish", "env", "--json", "-v"],
+            &["burnish", "plan", "-c", "c.toml", "--chip", "M4 Pro", "--memory", "24", "--lora-r", "8"],
         ] {
             assert_eq!(exit_code(fine), 0, "{fine:?}");
         }

@@ -24,6 +24,18 @@ pub struct Loaded {
 /// # Errors
 /// A [`ConfigError`] that names file and key; several problems are reported together.
 pub fn load(file: Option<&Path>, flags: Map<String, Value>) -> Result<Loaded, ConfigError> {
+    read(file, flags, true)
+}
+
+/// The same for commands that read no rows: `data` may be missing.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_without_data(file: Option<&Path>, flags: Map<String, Value>) -> Result<Loaded, ConfigError> {
+    read(file, flags, false)
+}
+
+fn read(file: Option<&Path>, flags: Map<String, Value>, needs_data: bool) -> Result<Loaded, ConfigError> {
     let mut merged = Keys::default();
     let mut errors = Vec::new();
     if let Some(path) = file {
@@ -34,8 +46,11 @@ pub fn load(file: Option<&Path>, flags: Map<String, Value>) -> Result<Loaded, Co
     if !errors.is_empty() {
         return Err(together(errors));
     }
-    let config: TrainConfig = serde_json::from_value(Value::Object(values.clone()))
+    let mut config: TrainConfig = serde_json::from_value(Value::Object(values.clone()))
         .map_err(|error| ConfigError::Problems { problems: vec![error.to_string()] })?;
+    if !needs_data && config.data.is_empty() {
+        "-".clone_into(&mut config.data);
+    }
     let problems = config.problems();
     if !problems.is_empty() {
         return Err(ConfigError::Problems { problems });

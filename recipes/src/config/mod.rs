@@ -19,7 +19,7 @@ pub use choice::{FineTuneType, LrScheduler, OptimizerKind, QuantizationKind, Rec
 pub use error::ConfigError;
 pub use init::commented_toml;
 pub use key::{Key, Kind};
-pub use load::{Loaded, load, read_file};
+pub use load::{Loaded, load, load_without_data, read_file};
 pub use meaning::Meaning;
 
 use std::path::Path;

@@ -10,7 +10,7 @@ use burnish_backends::dtype::{self, DtypeChoice};
 use burnish_engine::with_hint;
 use burnish_export::target::{check_folder, inputs_of};
 use burnish_lora::MergedCheckpoint;
-use burnish_models::{FloatType, LanguageModel, LoadOptions, Pretrained};
+use burnish_models::{FloatType, LanguageModel, Pretrained};
 use serde_json::Value;
 
 use super::checkpoint::{RunCheckpoint, TrainerState};
@@ -22,7 +22,7 @@ use super::validation::{check_validation, is_split, validation_rows};
 use crate::config::{FineTuneType, TrainConfig};
 use crate::data::{self, BadRows, BatchOptions, Batches, Example, RowTokenizer, Sources, TokenizedFile};
 use crate::recipe;
-use crate::storage::StorageChoice;
+use crate::storage::{StorageChoice, requested};
 
 /// A run that is ready to start.
 pub struct PreparedRun {
@@ -72,13 +72,7 @@ impl PreparedRun {
             None => Pretrained::open(&config.model)?,
         };
         check_model(&config, &pretrained, found.checkpoint.is_some())?;
-        let requested = match config.fine_tune_type {
-            FineTuneType::Full => LoadOptions::trainable(),
-            FineTuneType::Lora => LoadOptions {
-                quantize_embedding: config.quantize_embedding,
-                ..LoadOptions::frozen(dtype.dtype).quantized(config.storage())
-            },
-        };
+        let requested = requested(&config, dtype.dtype);
         let storage = StorageChoice::new(&config.backend, &pretrained, requested, config.optimizer)?;
         let state = found.checkpoint.as_ref().map(|checkpoint| checkpoint.state.clone());
         let mut state = state.unwrap_or_else(|| TrainerState { started: now(), seed: config.seed, ..Default::default() });

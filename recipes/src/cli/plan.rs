@@ -1,0 +1,84 @@
+//! `burnish plan`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use burnish_backends::dtype;
+use burnish_models::FloatType;
+use serde_json::json;
+
+use super::flags::ConfigFlags;
+use crate::config::{FineTuneType, QuantizationKind, Recipe, TrainConfig, load_without_data};
+use crate::plan::{Budget, Header, Planned, check_chip};
+use crate::report::OutputStyle;
+
+/// Arguments of `plan`. If a flag is given twice, the last one counts.
+#[derive(Debug, clap::Args)]
+#[command(args_override_self = true)]
+pub struct Args {
+    /// Recipe: sft (supervised fine-tuning) or dpo (direct preference optimization) [default: sft]
+    #[arg(id = "recipe_argument", value_name = "RECIPE", value_parser = Recipe::NAMES, hide_possible_values = true)]
+    recipe: Option<String>,
+    /// Configuration in TOML or YAML, overridden by flags; see `burnish init`
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Plan for a Mac with this chip, such as "M4 Pro", and the memory of --memory
+    #[arg(long, value_name = "NAME", requires = "memory")]
+    chip: Option<String>,
+    /// Plan for a machine with so many GiB instead of this one
+    #[arg(long, value_name = "GIB", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    memory: Option<u64>,
+    #[command(flatten)]
+    flags: ConfigFlags,
+}
+
+impl Args {
+    pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
+        let mut flags = self.flags.0;
+        if let Some(recipe) = self.recipe {
+            flags.insert("recipe".to_owned(), recipe.into());
+        }
+        let loaded = load_without_data(self.config.as_deref(), flags)?;
+        for note in &loaded.notes {
+            style.say(note);
+        }
+        let mut config = loaded.config;
+        if let Some(chip) = &self.chip {
+            check_chip(chip)?;
+            "metal".clone_into(&mut config.backend);
+        }
+        let header = Header::open(&config)?;
+        let backend = burnish_backends::choose(&config.backend)?.0;
+        let (dtype, budget) = match self.memory {
+            Some(gib) => (elsewhere(&config, backend)?, Some(Budget::of_gib(backend, gib)?)),
+            None => (here(&mut config, backend)?, Budget::of_this_machine(backend)),
+        };
+        let Header { name, config: model, checkpoint } = &header;
+        let planned = Planned { config: &config, model, checkpoint: &**checkpoint, backend, dtype, tokens: None };
+        let plan = planned.plan(budget)?;
+        let parameters = model.parameter_count() as f64 / 1e6;
+        let text = format!("{name}: {}, {parameters:.1} M parameters; {plan}", model.model_type);
+        let mut value = json!(plan);
+        value["model"] = json!(name);
+        style.result(text, &value);
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The type that another machine's backend computes in, as far as that can be known.
+fn elsewhere(config: &TrainConfig, backend: &str) -> Result<FloatType> {
+    if config.fine_tune_type == FineTuneType::Full { Ok(FloatType::F32) } else { dtype::usual(backend, &config.dtype) }
+}
+
+/// The type that this machine's backend computes in. Where it has no kernels for packed weights, those of a file become floats, as they
+/// do when it trains.
+fn here(config: &mut TrainConfig, backend: &str) -> Result<FloatType> {
+    if config.quantization == QuantizationKind::Auto && !burnish_backends::open(backend)?.computes_packed() {
+        config.quantization = QuantizationKind::None;
+    }
+    match config.fine_tune_type {
+        FineTuneType::Full => Ok(FloatType::F32),
+        FineTuneType::Lora => Ok(dtype::choose(backend, &config.dtype)?.dtype),
+    }
+}
