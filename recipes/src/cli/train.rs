@@ -117,7 +117,8 @@ fn describe(prepared: &PreparedRun, backend: &str, why: &str, style: OutputStyle
         plan.total,
         config.batch_size * config.grad_accumulation_steps
     ));
-    style.say(plan.shapes().to_string());
+    style.say(prepared.shapes.to_string());
+    style.say(prepared.memory.line());
     style.say(format!("backend {backend} ({why})"));
     style.say(format!("dtype {} ({})", prepared.dtype.dtype, prepared.dtype.why));
     style.say(prepared.storage.line());

@@ -62,6 +62,8 @@ config! {
             double_quant: bool = false,
             /// Pack embedding and head too, in 8 bits; without it they are packed only where the file has them so.
             quantize_embedding: bool = false,
+            /// Train although the plan of its memory exceeds what the backend may use.
+            allow_over_budget: bool = false,
             /// Random seed of data order, adapters and dropout.
             seed: u64 = 42,
         }
@@ -202,7 +204,7 @@ impl TrainConfig {
 
     /// Like [`TrainConfig::to_toml`], for the run's own folder: without the permissions that were given for this run only.
     pub fn to_kept_toml(&self) -> String {
-        Self { overwrite: false, allow_changed_inputs: false, ..self.clone() }.to_toml()
+        Self { overwrite: false, allow_changed_inputs: false, allow_over_budget: false, ..self.clone() }.to_toml()
     }
 }
 

@@ -10,7 +10,7 @@ use super::saved_config::{CONFIG, run_config};
 use crate::config::TrainConfig;
 
 /// Keys that decide when and where files are written, or how the run started, but not what is learned from here on.
-const HARMLESS: [&str; 9] = [
+const HARMLESS: [&str; 10] = [
     "resume",
     "overwrite",
     "output_dir",
@@ -19,6 +19,7 @@ const HARMLESS: [&str; 9] = [
     "steps_per_report",
     "adapter",
     "allow_changed_inputs",
+    "allow_over_budget",
     "skip_bad_rows",
 ];
 /// Inputs: their fingerprints are compared, which is better than comparing their paths.

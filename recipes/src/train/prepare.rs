@@ -10,17 +10,18 @@ use burnish_backends::dtype::{self, DtypeChoice};
 use burnish_engine::with_hint;
 use burnish_export::target::{check_folder, inputs_of};
 use burnish_lora::MergedCheckpoint;
-use burnish_models::{FloatType, LanguageModel, Pretrained};
+use burnish_models::{FloatType, LanguageModel, Pretrained, Quantization};
 use serde_json::Value;
 
 use super::checkpoint::{RunCheckpoint, TrainerState};
 use super::fingerprint::Fingerprint;
 use super::lock::RunLock;
-use super::plan::Plan;
+use super::plan::{Plan, Shapes};
 use super::run_folder;
 use super::validation::{check_validation, is_split, validation_rows};
-use crate::config::{FineTuneType, TrainConfig};
+use crate::config::{FineTuneType, QuantizationKind, TrainConfig};
 use crate::data::{self, BadRows, BatchOptions, Batches, Example, RowTokenizer, Sources, TokenizedFile};
+use crate::plan::{Budget, MemoryPlan, Planned};
 use crate::recipe;
 use crate::storage::{StorageChoice, requested};
 
@@ -38,6 +39,10 @@ pub struct PreparedRun {
     pub train: Arc<Batches>,
     /// Validation batches.
     pub valid: Option<Arc<Batches>>,
+    /// The shapes of its micro-batches.
+    pub shapes: Shapes,
+    /// What its largest one takes of memory.
+    pub memory: MemoryPlan,
     /// The checkpoint to resume from.
     pub resume: Option<RunCheckpoint>,
     /// Progress of the run.
@@ -154,10 +159,12 @@ impl PreparedRun {
         state.fingerprint = Some(now);
         storage.storage.check_blocks(&*pretrained.checkpoint)?;
         let resume = found.checkpoint.clone();
+        let shapes = Plan::new(&config, train.clone(), resume.as_ref().map_or(0, |_| state.step)).shapes();
+        let memory = check_memory(&config, &pretrained, &storage, &shapes)?;
         notes.extend(resume.as_ref().and_then(|_| no_step_left(&config, &train, state.step)));
         let (lines, lock) = run_folder::prepare(&config, found, &mut state)?;
         notes.extend(lines);
-        Ok(Self { config, dtype, storage, pretrained, train, valid, resume, state, notes, lock })
+        Ok(Self { config, dtype, storage, pretrained, train, valid, shapes, memory, resume, state, notes, lock })
     }
 }
 
@@ -194,6 +201,33 @@ fn check_model(config: &TrainConfig, pretrained: &Pretrained, resumed: bool) -> 
         None => burnish_lora::check_model::<Flex>(&config.lora(), &pretrained.config)?,
     }
     Ok(())
+}
+
+/// Plans the memory of the largest micro-batch.
+///
+/// # Errors
+/// When it exceeds what the backend may use, unless that is allowed.
+fn check_memory(
+    config: &TrainConfig,
+    pretrained: &Pretrained,
+    storage: &StorageChoice,
+    shapes: &Shapes,
+) -> Result<MemoryPlan> {
+    let stored = if storage.options.quantization == Quantization::None {
+        TrainConfig { quantization: QuantizationKind::None, ..config.clone() }
+    } else {
+        config.clone()
+    };
+    let backend = burnish_backends::choose(&config.backend)?.0;
+    let planned = Planned {
+        config: &stored,
+        model: &pretrained.config,
+        checkpoint: &*pretrained.checkpoint,
+        backend,
+        dtype: storage.options.dtype,
+        tokens: shapes.largest().map(|(shape, ..)| shape.size()),
+    };
+    planned.plan(Budget::of_this_machine(backend))?.allowed(config.allow_over_budget)
 }
 
 /// Compares the inputs of a resumed run with those of its checkpoint.
