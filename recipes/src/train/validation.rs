@@ -71,8 +71,12 @@ mod tests {
             early_stopping: 2,
             ..TrainConfig::default()
         };
-        let prepared = PreparedRun::new(config.clone()).unwrap();
-        assert_eq!((prepared.train.examples().len(), prepared.valid.unwrap().examples().len()), (15, 5));
+        // Dropped here, since it locks the folder.
+        let counts = {
+            let PreparedRun { train, valid, .. } = PreparedRun::new(config.clone()).unwrap();
+            (train.examples().len(), valid.unwrap().examples().len())
+        };
+        assert_eq!(counts, (15, 5));
         std::fs::write(folder.path().join("valid.jsonl"), "{\"text\": \"one\"}\n").unwrap();
         let error = PreparedRun::new(config).err().unwrap().to_string();
         assert!(error.contains("there are others") && error.ends_with("valid.jsonl"), "{error}");
