@@ -165,9 +165,14 @@ fn cached(device: &dyn Device, case: &str) {
     close(&format!("{case} cached"), &last, &expected[(batch.length - 1) * vocabulary..batch.length * vocabulary]);
 }
 
-fn everything(backend: &str) {
+/// One of each kind of block, for backends that take minutes for all families where there is no GPU.
+#[cfg(any(feature = "wgpu", feature = "metal"))]
+const KINDS: [&str; 6] = ["biased", "gemma2", "gemma3", "llama3", "phi3-long", "smollm3"];
+
+fn everything(backend: &str, cases: &[impl AsRef<str>]) {
     let device = burnish_backends::open(backend).unwrap();
-    for case in &cases() {
+    for case in cases {
+        let case = case.as_ref();
         logits(&*device, case);
         gradients(&*device, case);
         ten_steps(&*device, case, "plain", 0.0);
@@ -183,19 +188,26 @@ fn everything(backend: &str) {
 
 #[test]
 fn cpu_equals_transformers_and_peft() {
-    everything("cpu");
+    everything("cpu", &cases());
 }
 
 #[cfg(feature = "candle")]
 #[test]
 fn candle_equals_transformers_and_peft() {
-    everything("candle");
+    everything("candle", &cases());
 }
 
 #[cfg(feature = "wgpu")]
 #[test]
 fn wgpu_equals_transformers_and_peft() {
-    everything("wgpu");
+    everything("wgpu", &KINDS);
+}
+
+#[cfg(feature = "wgpu")]
+#[test]
+#[ignore = "takes minutes"]
+fn wgpu_equals_transformers_and_peft_in_every_family() {
+    everything("wgpu", &cases());
 }
 
 /// burn's own kernels and autodiff, with which `bench` compares.
@@ -210,9 +222,19 @@ fn burn_alone_equals_transformers_and_peft() {
 }
 
 #[cfg(feature = "metal")]
+const OURS: &str = if cfg!(target_os = "macos") { "metal" } else { "vulkan" };
+
+#[cfg(feature = "metal")]
 #[test]
 fn our_runtime_equals_transformers_and_peft() {
-    everything(if cfg!(target_os = "macos") { "metal" } else { "vulkan" });
+    everything(OURS, &KINDS);
+}
+
+#[cfg(feature = "metal")]
+#[test]
+#[ignore = "takes minutes"]
+fn our_runtime_equals_transformers_and_peft_in_every_family() {
+    everything(OURS, &cases());
 }
 
 /// The kernels that a Mac would run, repaired and checked at every memory access. One test per family, so that they run in parallel.
