@@ -13,6 +13,7 @@ use crate::system::report;
 pub struct Args {}
 
 impl Args {
+    #[allow(clippy::unused_self, clippy::unnecessary_wraps, reason = "every command has this signature")]
     pub(super) fn run(self, verbose: bool, style: OutputStyle) -> Result<ExitCode> {
         let report = report(verbose).without_paths();
         style.result(report.markdown(), &json!(report));

@@ -47,6 +47,7 @@ impl Budget {
 }
 
 #[cfg(feature = "metal")]
+#[allow(clippy::unnecessary_wraps, reason = "other builds return an error")]
 fn of_mac(memory: u64) -> Result<Budget> {
     let budget = burnish_metal::chip::MemoryBudget::new(memory, None);
     let [working_set, reserve] = [budget.working_set, budget.reserve].map(burnish_engine::gib);

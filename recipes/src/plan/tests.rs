@@ -8,8 +8,8 @@ fn config(model: &str) -> TrainConfig {
     TrainConfig { model: model.to_owned(), backend: "cuda".to_owned(), ..TrainConfig::default() }
 }
 
-fn budget(gib: u64) -> Option<Budget> {
-    Some(Budget { memory: gib << 30, available: gib << 30, why: "planted".to_owned() })
+fn budget(gib: u64) -> Budget {
+    Budget { memory: gib << 30, available: gib << 30, why: "planted".to_owned() }
 }
 
 /// The plan of a configuration in bf16 on a GPU of so many GiB.
@@ -18,7 +18,7 @@ fn plan(config: &TrainConfig, tokens: Option<usize>, gib: Option<u64>) -> Memory
     let dtype = if config.fine_tune_type == FineTuneType::Full { FloatType::F32 } else { FloatType::BF16 };
     let Header { config: model, checkpoint, .. } = &header;
     let planned = Planned { config, model, checkpoint: &**checkpoint, backend: "cuda", dtype, tokens };
-    planned.plan(gib.and_then(budget)).unwrap()
+    planned.plan(gib.map(budget)).unwrap()
 }
 
 #[test]

@@ -67,6 +67,7 @@ fn of_nvidia(line: &str) -> DeviceFacts {
 }
 
 /// The devices that wgpu finds; `None` if this build can't tell.
+#[allow(clippy::unnecessary_wraps, reason = "other builds can't tell")]
 fn adapters() -> Option<Vec<DeviceFacts>> {
     #[cfg(feature = "metal")]
     {

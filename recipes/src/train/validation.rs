@@ -59,8 +59,8 @@ mod tests {
         assert!(validation_rows(f64::NAN, 20).is_err());
 
         let folder = tempfile::tempdir().unwrap();
-        let rows: String = (0..20).map(|row| format!("{{\"text\": \"row {row}\"}}\n")).collect();
-        std::fs::write(folder.path().join("train.jsonl"), rows).unwrap();
+        let rows: Vec<String> = (0..20).map(|row| format!("{{\"text\": \"row {row}\"}}\n")).collect();
+        std::fs::write(folder.path().join("train.jsonl"), rows.concat()).unwrap();
         let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/quickstart/model");
         let config = TrainConfig {
             model: model.display().to_string(),

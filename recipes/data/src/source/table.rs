@@ -24,6 +24,9 @@ const NESTED: [&str; 12] = [
     "completion_mask",
 ];
 
+/// A row or its error, and its first line.
+type NumberedRow = (usize, Result<Row, String>);
+
 /// A kind of table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Table {
@@ -57,7 +60,7 @@ impl Table {
     ///
     /// # Errors
     /// If the names of the columns can't be used.
-    pub(super) fn rows(self, bytes: &[u8]) -> Result<Vec<(usize, Result<Row, String>)>, String> {
+    pub(super) fn rows(self, bytes: &[u8]) -> Result<Vec<NumberedRow>, String> {
         let mut reader = ReaderBuilder::new().delimiter(self.delimiter(bytes)).flexible(true).from_reader(bytes);
         let names = reader.byte_headers().map_err(|error| error.to_string())?.clone();
         let names =

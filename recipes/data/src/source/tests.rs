@@ -143,18 +143,18 @@ fn a_list_must_end_and_nothing_may_follow_it() {
     }
 }
 
-fn completion(prompt: &str, completion: &str) -> Result<Row, String> {
-    Ok(Row::Completion { prompt: prompt.into(), completion: completion.into() })
+fn completion(prompt: &str, completion: &str) -> Row {
+    Row::Completion { prompt: prompt.into(), completion: completion.into() }
 }
 
 #[test]
 fn tables_have_a_row_a_line_and_their_first_line_names_the_keys() {
     let quoted = "prompt,completion,text\n\"Say \"\"hi\"\",\nplease\",hi,\n1,2,\n";
-    let expected = [(2, completion("Say \"hi\",\nplease", "hi")), (4, completion("1", "2"))];
+    let expected = [(2, Ok(completion("Say \"hi\",\nplease", "hi"))), (4, Ok(completion("1", "2")))];
     assert_eq!(rows_of_file("rows.csv", quoted.as_bytes()).unwrap(), expected);
     assert_eq!(rows_of_file("ROWS.CSV", format!("\u{feff}{quoted}").replace('\n', "\r\n").as_bytes()).unwrap().len(), 2);
     for (name, text) in [("rows.csv", "prompt;completion\na, b;c\n"), ("rows.tsv", "prompt\tcompletion\na, b\tc\n")] {
-        assert_eq!(rows_of_file(name, text.as_bytes()).unwrap(), [(2, completion("a, b", "c"))], "{name}");
+        assert_eq!(rows_of_file(name, text.as_bytes()).unwrap(), [(2, Ok(completion("a, b", "c")))], "{name}");
     }
     let chat = "messages\n\"[{\"\"role\"\": \"\"user\"\", \"\"content\"\": \"\"a\"\"}, {\"\"role\"\": \"\"assistant\"\", \"\"content\"\": \"\"b\"\"}]\"\n";
     assert!(

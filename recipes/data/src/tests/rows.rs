@@ -225,9 +225,9 @@ fn rows_are_split_as_a_whole_and_by_the_seed() {
     row_tokenizer.preference_pairs = true;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pairs.jsonl");
-    let pairs: String =
+    let pairs: Vec<String> =
         (0..9).map(|pair| format!("{{\"prompt\": \"q{pair}: \", \"chosen\": \"a\", \"rejected\": \"b\"}}\n")).collect();
-    std::fs::write(&file, pairs).unwrap();
+    std::fs::write(&file, pairs.concat()).unwrap();
     let split = |seed| {
         let rows = load(&file, &row_tokenizer, BadRows::Stop).unwrap();
         assert_eq!(rows.used_rows(), 9);
