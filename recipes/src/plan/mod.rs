@@ -84,10 +84,11 @@ impl Planned<'_> {
     /// # Errors
     /// When a matrix can't be stored as the configuration says, or the adapter's folder can't be read.
     pub fn plan(&self, budget: Option<Budget>) -> Result<MemoryPlan> {
-        let memory = self.memory()?;
+        let storage = self.storage()?;
+        let memory = self.memory_with(&storage)?;
         let kept = |grad_checkpoint| -> Result<u64> {
             let config = TrainConfig { grad_checkpoint, ..self.config.clone() };
-            Ok(Planned { config: &config, ..*self }.memory()?.activations)
+            Ok(Planned { config: &config, ..*self }.memory_with(&storage)?.activations)
         };
         let total = memory.total();
         let fits = budget.as_ref().map(|budget| total <= budget.available);
@@ -97,7 +98,7 @@ impl Planned<'_> {
             dtype: self.dtype.name(),
             tokens: self.tokens(),
             trains: self.trains()?,
-            storage: self.storage()?.to_string(),
+            storage: storage.to_string(),
             total,
             activations: Activations { checkpointed: kept(true)?, all: kept(false)? },
             changes: match limit.filter(|_| fits == Some(false)) {

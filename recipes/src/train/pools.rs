@@ -4,7 +4,7 @@
 
 use burnish_engine::{Batch, StepItem};
 
-use super::plan::Plan;
+use super::plan::{Plan, Shapes};
 use crate::data::Shape;
 
 /// Growth that is tolerated, as a divisor of the pools.
@@ -32,11 +32,11 @@ impl Pools {
 
     /// The micro-batch to rehearse after a step, before [`Pools::rehearsed`]: the largest of the run, after the first step. Then the pools
     /// have their final size, its kernels are compiled, and memory that does not suffice is found now and not in mid-run.
-    pub fn to_rehearse(&self, plan: &Plan) -> Option<StepItem> {
+    pub fn to_rehearse(&self, plan: &Plan, shapes: &Shapes) -> Option<StepItem> {
         if self.limit.is_some() {
             return None;
         }
-        let (_, epoch, index) = plan.shapes().largest().filter(|(shape, ..)| !self.shapes.contains(shape))?;
+        let (_, epoch, index) = shapes.largest().filter(|(shape, ..)| !self.shapes.contains(shape))?;
         Some(plan.rehearsal(epoch, index))
     }
 
@@ -63,9 +63,9 @@ mod tests {
         let steps: Vec<StepItem> = plan.steps().collect();
         let mut pools = Pools::default();
         assert!(!pools.are_trimmed_for(&steps[0].batches));
-        assert_eq!(pools.to_rehearse(&plan).unwrap().batches, steps[2].batches);
+        assert_eq!(pools.to_rehearse(&plan, &plan.shapes()).unwrap().batches, steps[2].batches);
         pools.hold(1000);
-        assert!(!pools.are_trimmed_for(&steps[1].batches) && pools.to_rehearse(&plan).is_none());
+        assert!(!pools.are_trimmed_for(&steps[1].batches) && pools.to_rehearse(&plan, &plan.shapes()).is_none());
         pools.hold(1020);
         assert!(!pools.are_trimmed_for(&steps[2].batches));
         pools.hold(1021);
@@ -74,6 +74,6 @@ mod tests {
         // The first step had the largest one.
         let mut pools = Pools::default();
         pools.are_trimmed_for(&steps[2].batches);
-        assert!(pools.to_rehearse(&plan).is_none());
+        assert!(pools.to_rehearse(&plan, &plan.shapes()).is_none());
     }
 }

@@ -14,7 +14,7 @@ use super::evaluate::evaluate;
 use super::events::Events;
 use super::learner::{Driver, SharedTrainer};
 use super::metrics::{MetricsFile, StepMetrics};
-use super::plan::Plan;
+use super::plan::{Plan, Shapes};
 use super::pools::Pools;
 use super::weights::WeightWriter;
 use crate::config::TrainConfig;
@@ -37,6 +37,8 @@ pub struct TrainingRun {
     pub config: TrainConfig,
     /// The remaining steps.
     pub plan: Plan,
+    /// The shapes of their micro-batches.
+    pub shapes: Shapes,
     /// Held-out batches.
     pub valid: Option<Arc<Batches>>,
     /// The model and its optimizer.
@@ -70,7 +72,7 @@ impl TrainingRun {
         let mut file = MetricsFile::open(Path::new(&self.config.output_dir), self.state.step)?;
         let total = self.plan.total;
         let mut saved = self.state.step;
-        if self.plan.shapes().count() == 1 {
+        if self.shapes.count() == 1 {
             self.trainer.get().use_exact_buffers();
         }
         let mut pools = Pools::default();
@@ -151,7 +153,7 @@ impl TrainingRun {
         if trainer.memory().is_none() {
             return Ok(());
         }
-        if let Some(item) = pools.to_rehearse(&self.plan) {
+        if let Some(item) = pools.to_rehearse(&self.plan, &self.shapes) {
             // Loading the model and a smaller step left parts that the rest of the run does not need.
             trainer.trim();
             trainer.rehearse(&item)?;

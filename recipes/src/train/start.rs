@@ -60,7 +60,7 @@ fn on_device(
     interrupter: Interrupter,
     dashboard: bool,
 ) -> Result<Summary> {
-    let PreparedRun { config, dtype, storage, pretrained, train, valid, resume, mut state, lock, .. } = prepared;
+    let PreparedRun { config, dtype, storage, pretrained, train, valid, shapes, resume, mut state, lock, .. } = prepared;
     let _held_until_the_end = lock;
     let trainer = SharedTrainer::new(build(device, &config, storage.options, &pretrained, resume.as_ref())?);
     let done = resume.as_ref().map_or(0, |checkpoint| checkpoint.state.step);
@@ -73,6 +73,7 @@ fn on_device(
         weights: WeightWriter::new(&config, &pretrained.source, resume.as_ref())?,
         config,
         plan: plan.clone(),
+        shapes,
         valid,
         trainer: trainer.clone(),
         state,
