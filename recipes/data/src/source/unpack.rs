@@ -1,6 +1,5 @@
 //! Compressed files, recognised by their first bytes.
 
-use std::borrow::Cow;
 use std::io::{self, Read};
 
 use flate2::read::MultiGzDecoder;
@@ -32,13 +31,9 @@ pub(super) fn unpacked(bytes: Vec<u8>) -> io::Result<Vec<u8>> {
     Ok(unpacked)
 }
 
-/// The name of a file without the extension of its compression.
-pub(super) fn plain_name(name: &str) -> Cow<'_, str> {
+/// The name of a file in lower case, without the extension of its compression.
+pub(super) fn plain_name(name: &str) -> String {
     let lower = name.to_lowercase();
-    for extension in [".gz", ".zst"] {
-        if let Some(plain) = lower.strip_suffix(extension) {
-            return Cow::Owned(plain.to_owned());
-        }
-    }
-    Cow::Owned(lower)
+    let plain = [".gz", ".zst"].into_iter().find_map(|extension| lower.strip_suffix(extension));
+    plain.unwrap_or(&lower).to_owned()
 }
