@@ -165,7 +165,7 @@ fn cached(device: &dyn Device, case: &str) {
     close(&format!("{case} cached"), &last, &expected[(batch.length - 1) * vocabulary..batch.length * vocabulary]);
 }
 
-/// One of each kind of block, for backends that take minutes for all families where there is no GPU.
+/// One family of each kind of block: without a GPU, some backends take minutes for all families.
 #[cfg(any(feature = "wgpu", feature = "metal"))]
 const KINDS: [&str; 6] = ["biased", "gemma2", "gemma3", "llama3", "phi3-long", "smollm3"];
 

@@ -69,7 +69,7 @@ fn no_chips() -> anyhow::Error {
 /// Checks that there is a chip of that name.
 ///
 /// # Errors
-/// When there is none, with the known ones.
+/// If the chip is unknown; the hint lists the known ones.
 #[cfg(feature = "metal")]
 pub fn check_chip(name: &str) -> Result<()> {
     use burnish_metal::chip::{CHIPS, chip};
@@ -79,7 +79,7 @@ pub fn check_chip(name: &str) -> Result<()> {
     }
     let mut names: Vec<&str> = CHIPS.iter().map(|chip| chip.name).collect();
     names.dedup();
-    Err(with_hint(format!("there is no chip `{name}`"), format!("known are {}", names.join(", "))))
+    Err(with_hint(format!("unknown chip `{name}`"), format!("expected one of {}", names.join(", "))))
 }
 
 /// The same, in a build that knows none.
