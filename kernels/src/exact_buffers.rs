@@ -22,7 +22,7 @@ impl Drop for Mark {
 ///
 /// Otherwise a backend with memory pools cuts a tensor from a page that can be much larger: on an H200, CUDA has pages of 548 MB for
 /// tensors of 8.6 MB. Steps that repeat the same sizes take less memory in exact buffers; work whose sizes change takes more, because a
-/// buffer of another size is no use. Calls may nest.
+/// buffer serves tensors of one size only. Calls may nest.
 ///
 /// # Panics
 /// If the work panics.
