@@ -2,7 +2,7 @@
 
 use burn::module::Param;
 use burn::tensor::{DType, Tensor, TensorData};
-use burnish_kernels::FusedBackend;
+use burnish_kernels::{FusedBackend, exact_buffers};
 use burnish_models::dora::Magnitude;
 use burnish_models::operand::Operand;
 use burnish_models::weight::{MatrixWeight, parameter_id};
@@ -162,7 +162,7 @@ fn take_out<B: FusedBackend>(
     let data = TensorData { shape: shape.into(), ..data };
     let dtype = data.dtype;
     // In the pool, weights beside activations would keep pages from being reused.
-    let tensor = B::memory_persistent_allocations(device, data, |data| Tensor::from_data(data, (device, dtype)));
+    let tensor = exact_buffers::<B, _>(device, || Tensor::from_data(data, (device, dtype)));
     linear.weight = MatrixWeight::Frozen(Operand::Dense(tensor));
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! Loads the tensors of a model from a checkpoint, or draws random ones.
 
 use burn::tensor::{Tensor, TensorData};
-use burnish_kernels::FusedBackend;
 use burnish_kernels::packed::PackError;
+use burnish_kernels::{FusedBackend, exact_buffers};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -147,7 +147,7 @@ impl<'a, B: FusedBackend> Loader<'a, B> {
         }
         let (data, dtype) = (TensorData { shape: shape.into(), ..data }, self.options.dtype.into());
         // In the pool, weights beside activations would keep pages from being reused.
-        Ok(B::memory_persistent_allocations(&self.device, data, |data| Tensor::from_data(data, (&self.device, dtype))))
+        Ok(exact_buffers::<B, _>(&self.device, || Tensor::from_data(data, (&self.device, dtype))))
     }
 }
 

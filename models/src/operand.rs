@@ -5,7 +5,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use burnish_kernels::packed::{PackError, Packed, PackedTensor, Planes};
 use burnish_kernels::{
-    Dropout, FusedBackend, capped_linear_cross_entropy, linear, linear_cross_entropy, lora_linear,
+    Dropout, FusedBackend, capped_linear_cross_entropy, exact_buffers, linear, linear_cross_entropy, lora_linear,
     packed_capped_linear_cross_entropy, packed_linear, packed_linear_cross_entropy, packed_lora_linear, packed_rows,
 };
 
@@ -38,7 +38,7 @@ impl<B: Backend> PackedWeight<B> {
         let count = words.len();
         let data = TensorData::new(words.into_iter().map(u32::cast_signed).collect::<Vec<_>>(), [count]);
         // In the pool, weights beside activations would keep pages from being reused.
-        let words = B::memory_persistent_allocations(device, data, |data| Tensor::from_data(data, device));
+        let words = exact_buffers::<B, _>(device, || Tensor::from_data(data, device));
         Ok(Self { words, planes, kind: matrix.name().to_owned() })
     }
 
