@@ -106,6 +106,17 @@ impl FusedBackend for Flex {
         fn linear_cross_entropy_with_gradient(hidden: FloatTensor<Self>, weight: FloatTensor<Self>, labels: IntTensor<Self>)
             -> (FloatTensor<Self>, FloatTensor<Self>);
 
+        linear_cross_entropy::flex::packed_losses:
+        fn packed_linear_cross_entropy(hidden: FloatTensor<Self>, weight: PackedTensor<Self>, labels: IntTensor<Self>)
+            -> FloatTensor<Self>;
+
+        linear_cross_entropy::flex::packed_with_gradient:
+        fn packed_linear_cross_entropy_with_gradient(
+            hidden: FloatTensor<Self>,
+            weight: PackedTensor<Self>,
+            labels: IntTensor<Self>,
+        ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
         linear_cross_entropy::flex::backward_weight:
         fn linear_cross_entropy_backward_weight(
             hidden: FloatTensor<Self>,

@@ -39,8 +39,6 @@ pub struct Step<'a> {
     pub accumulates: bool,
     /// Whether the adapters' inputs have dropout.
     pub has_dropout: bool,
-    /// Whether the head is packed.
-    pub packed_head: bool,
     /// Where it computes.
     pub place: Place,
 }
@@ -59,7 +57,6 @@ impl<'a> Step<'a> {
             moments: MomentType::F32,
             accumulates: false,
             has_dropout: false,
-            packed_head: false,
             place,
         }
     }
@@ -235,7 +232,7 @@ impl<'a> Counted<'a> {
         let block = tokens * of_block;
         let again = if grad_checkpoint { tokens * formulas::again_of_token(model, element, self.ranks()) } else { 0 };
         let activations = blocks * block + again + tokens * formulas::ends_of_token(model, element, trains_all);
-        let logits = formulas::logits(model, element, tokens, place, self.step.packed_head);
+        let logits = formulas::logits(model, element, tokens, place);
         let mut backward = if grad_checkpoint {
             formulas::slice_backward(model, element, tokens)
         } else {

@@ -10,7 +10,6 @@ use anyhow::Result;
 use burnish_engine::MomentType;
 use burnish_lora::{LoraConfig, read_config};
 use burnish_memory::{Memory, Place, Step, Trained};
-use burnish_models::part::Role;
 use burnish_models::{Checkpoint, FloatType, ModelConfig, Storage};
 use serde::Serialize;
 
@@ -139,7 +138,6 @@ impl Planned<'_> {
             },
             accumulates: config.grad_accumulation_steps > 1,
             has_dropout: config.dropout > 0.0 && config.fine_tune_type == FineTuneType::Lora,
-            packed_head: config.quantize_embedding || storage.blocks.contains(&self.head()),
             ..Step::new(self.model, trained, storage.bytes(), place(self.backend))
         };
         Ok(step.memory())
@@ -156,13 +154,6 @@ impl Planned<'_> {
             Some(folder) => LoraConfig { dropout: self.config.dropout, ..read_config(folder.as_ref())? },
             None => self.config.lora(),
         })
-    }
-
-    /// The name of the head's weight.
-    fn head(&self) -> String {
-        let role = if self.model.tie_word_embeddings { Role::Embedding } else { Role::Head };
-        let part = self.model.family.part(role);
-        part.map(|part| format!("{}.weight", part.checkpoint_name(None))).unwrap_or_default()
     }
 
     fn trains(&self) -> Result<String> {

@@ -20,15 +20,47 @@ const TASK: usize = 1 << 14;
 /// Elements of a packed weight that are dequantised at a time: 4 MiB, which a product reads from the cache.
 const SCRATCH: usize = 1 << 20;
 
-/// The words of a packed weight, where the tensor has them as they are.
-fn words(weight: &PackedTensor<Flex>) -> Option<&[u32]> {
-    let words = &weight.words;
-    let as_they_are = words.dtype() == DType::I32 && words.is_contiguous() && words.layout().start_offset() == 0;
-    as_they_are.then(|| bytemuck::cast_slice(words.storage::<i32>()))
+/// A packed weight whose words are there as they are.
+#[derive(Clone, Copy)]
+pub(crate) struct PackedMatrix<'a> {
+    planes: Planes,
+    words: &'a [u32],
+}
+
+impl<'a> PackedMatrix<'a> {
+    /// The words of a tensor, where it has them as they are.
+    pub fn of(weight: &'a PackedTensor<Flex>) -> Option<Self> {
+        let words = &weight.words;
+        let as_they_are = words.dtype() == DType::I32 && words.is_contiguous() && words.layout().start_offset() == 0;
+        as_they_are.then(|| Self { planes: weight.planes, words: bytemuck::cast_slice(words.storage::<i32>()) })
+    }
+
+    /// Outputs and inputs.
+    pub fn dims(&self) -> [usize; 2] {
+        self.planes.dims
+    }
+
+    /// `x · Wᵀ`.
+    pub fn forward_into(self, x: Matrix, target: MatrixMut) {
+        let row_stride = target.row_stride;
+        each_block(self, |first, weight| {
+            let target = MatrixMut { data: &mut target.data[first..], row_stride };
+            multiply(target, false, 1.0, x, weight.transposed(), true);
+        });
+    }
+
+    /// `dy · W`. The sum over outputs is taken block by block, in order.
+    pub fn backward_into(self, grad: Matrix, target: MatrixMut) {
+        let row_stride = target.row_stride;
+        each_block(self, |first, weight| {
+            let part = Matrix { offset: grad.offset + first * grad.column_stride, columns: weight.rows, ..grad };
+            multiply(MatrixMut { data: target.data, row_stride }, first > 0, 1.0, part, weight, true);
+        });
+    }
 }
 
 /// Dequantises a weight some rows at a time, by all threads, into one buffer, and hands them over in order, with the first's number.
-fn each_block(planes: Planes, words: &[u32], mut each: impl FnMut(usize, Matrix)) {
+fn each_block(PackedMatrix { planes, words }: PackedMatrix, mut each: impl FnMut(usize, Matrix)) {
     let [outputs, inputs] = planes.dims;
     let rows = (SCRATCH / inputs.max(1)).clamp(1, outputs.max(1));
     let mut scratch = vec![0.0; rows * inputs];
@@ -47,19 +79,16 @@ fn dequantize(planes: Planes, words: &[u32], first: usize, values: &mut [f32]) {
     tasks.for_each(|(task, values)| planes.rows_into(words, first + task * rows, values));
 }
 
-fn product(x: &FlexTensor, planes: Planes, words: &[u32]) -> FlexTensor {
+fn product(x: &FlexTensor, weight: PackedMatrix) -> FlexTensor {
     let [rows, inputs] = dims2(x);
-    let outputs = planes.dims[0];
+    let outputs = weight.planes.dims[0];
     let x = x.to_contiguous();
     let x = Matrix::new(x.storage(), rows, inputs);
     let mut y = vec![0.0; rows * outputs];
     if rows <= FEW_ROWS {
-        few_rows(x, planes, words, &mut y);
+        few_rows(x, weight.planes, weight.words, &mut y);
     } else {
-        each_block(planes, words, |first, weight| {
-            let target = MatrixMut { data: &mut y[first..], row_stride: outputs };
-            multiply(target, false, 1.0, x, weight.transposed(), true);
-        });
+        weight.forward_into(x, MatrixMut { data: &mut y, row_stride: outputs });
     }
     tensor(y, [rows, outputs])
 }
@@ -89,40 +118,35 @@ fn few_rows(x: Matrix, planes: Planes, words: &[u32], y: &mut [f32]) {
     }
 }
 
-/// The sum over outputs is taken block by block, in order.
-fn product_input(grad: &FlexTensor, planes: Planes, words: &[u32]) -> FlexTensor {
+fn product_input(grad: &FlexTensor, weight: PackedMatrix) -> FlexTensor {
     let [rows, outputs] = dims2(grad);
-    let inputs = planes.dims[1];
+    let inputs = weight.planes.dims[1];
     let grad = grad.to_contiguous();
-    let grad = Matrix::new(grad.storage(), rows, outputs);
     let mut dx = vec![0.0; rows * inputs];
-    each_block(planes, words, |first, weight| {
-        let part = Matrix { offset: first, columns: weight.rows, ..grad };
-        multiply(MatrixMut { data: &mut dx, row_stride: inputs }, first > 0, 1.0, part, weight, true);
-    });
+    weight.backward_into(Matrix::new(grad.storage(), rows, outputs), MatrixMut { data: &mut dx, row_stride: inputs });
     tensor(dx, [rows, inputs])
 }
 
 /// `x · Wᵀ`.
 pub(crate) fn forward(x: FlexTensor, weight: PackedTensor<Flex>) -> FlexTensor {
-    match words(&weight).filter(|_| all_f32(&[&x])) {
-        Some(words) => product(&x, weight.planes, words),
+    match PackedMatrix::of(&weight).filter(|_| all_f32(&[&x])) {
+        Some(weight) => product(&x, weight),
         None => reference::<Flex>(x, weight),
     }
 }
 
 /// `dy · W`.
 pub(crate) fn backward_input(grad: FlexTensor, weight: PackedTensor<Flex>) -> FlexTensor {
-    match words(&weight).filter(|_| all_f32(&[&grad])) {
-        Some(words) => product_input(&grad, weight.planes, words),
+    match PackedMatrix::of(&weight).filter(|_| all_f32(&[&grad])) {
+        Some(weight) => product_input(&grad, weight),
         None => reference_backward_input::<Flex>(grad, weight),
     }
 }
 
 /// Rows of the weight.
 pub(crate) fn rows(weight: PackedTensor<Flex>, rows: IntTensor<Flex>, dtype: DType) -> FlexTensor {
-    match words(&weight) {
-        Some(words) => rows_from::<Flex>(weight.planes, words, rows, dtype),
+    match PackedMatrix::of(&weight) {
+        Some(PackedMatrix { planes, words }) => rows_from::<Flex>(planes, words, rows, dtype),
         None => reference_rows::<Flex>(weight, rows, dtype),
     }
 }
