@@ -331,6 +331,12 @@ pub trait FusedBackend: Backend {
         None
     }
 
+    /// The vendor's library that computes large matrix products on a device, with its version, where there is one.
+    fn product_library(device: &Self::Device) -> Option<String> {
+        let _ = device;
+        None
+    }
+
     /// The largest tensor that the device can allocate, in bytes, where the backend knows.
     fn largest_allocation(device: &Self::Device) -> Option<u64> {
         let _ = device;

@@ -63,7 +63,7 @@ pub use linear_cross_entropy::packed::packed_linear_cross_entropy;
 pub use lora_linear::lora_linear;
 pub use lora_linear::packed::packed_lora_linear;
 #[cfg(feature = "cube")]
-pub use matrix::{PackedRoute, multiply_packed};
+pub use matrix::{Gemm, GemmStep, PackedRoute, ProductLibrary, multiply_packed};
 pub use pack::{pack, packed_elements, unpack};
 pub use rms_norm::{add_rms_norm, fork_rms_norm, rms_norm};
 pub use rotary::{RotaryTable, rotary};

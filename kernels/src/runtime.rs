@@ -82,6 +82,9 @@ pub struct StockWgpuRuntime;
 #[cfg(feature = "wgpu")]
 pub type StockWgpu = burn_cubecl::CubeBackend<StockWgpuRuntime, f32, i32, u32>;
 
+#[cfg(all(feature = "cuda", not(target_os = "macos")))]
+mod cublaslt;
+
 #[cfg(feature = "wgpu")]
 mod stock {
     use cubecl::Runtime;
@@ -115,6 +118,10 @@ mod stock {
 #[cfg(all(feature = "cuda", not(target_os = "macos")))]
 impl KernelRuntime for cubecl_cuda::CudaRuntime {
     const FUSED: bool = true;
+
+    fn product_library(device: &Self::Device) -> Option<&'static dyn crate::ProductLibrary> {
+        cublaslt::of(device)
+    }
 
     /// cubecl-cuda 0.10 allows pages of a quarter of the device's memory, and does not report the memory itself.
     fn total_memory(client: &cubecl::client::ComputeClient<Self>) -> Option<u64> {

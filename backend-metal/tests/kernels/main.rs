@@ -5,6 +5,7 @@
 mod attention;
 mod differences;
 mod elements;
+mod library;
 mod moments;
 mod packed;
 mod products;
@@ -60,7 +61,7 @@ fn a_packed_weight_larger_than_the_scratch() {
 }
 
 #[cfg(not(target_os = "macos"))]
-on!(wgsl_text: wgsl::Wgsl);
+on!(wgsl_text: wgsl::Wgsl; ignore = "no backend runs these kernels as WGSL; .ci/nightly runs them");
 on!(emulator: burnish_metal::emulator::MetalCpu);
 
 #[test]
@@ -101,6 +102,15 @@ mod nvidia {
     fn some_packed_tiles() {
         for sizes in [[70, 256, 136], [20, 512, 40]] {
             tiles::packed_tiles_of::<burn_cuda::Cuda>(burn::tensor::DType::BF16, sizes, |format| format % 4 == 1);
+        }
+    }
+
+    #[test]
+    #[ignore = "needs an NVIDIA GPU and libcublasLt"]
+    fn library_products() {
+        for dtype in sample::dtypes::<burn_cuda::Cuda>() {
+            library::products::<burn_cuda::Cuda>(dtype);
+            library::order::<burn_cuda::Cuda>(dtype);
         }
     }
 

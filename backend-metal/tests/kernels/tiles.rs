@@ -2,7 +2,7 @@
 
 use burn::backend::Flex;
 use burn::tensor::{DType, Tensor, TensorData};
-use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
+use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
 use burnish_kernels::lora_linear::LoraSaved;
 use burnish_kernels::packed::{Packed, PackedTensor};
 use burnish_kernels::{
@@ -14,7 +14,7 @@ use crate::sample::{Pair, close, numbers, product_row, random, raw};
 
 /// A backend, and the runtime that its tensors are on.
 pub trait OnRuntime: BackendOn<Self::Runtime> {
-    type Runtime: CubeRuntime;
+    type Runtime: KernelRuntime;
 }
 
 impl<R: KernelRuntime, F: FloatElement, I: IntElement, T: BoolElement> OnRuntime for CubeBackend<R, F, I, T> {

@@ -181,6 +181,10 @@ where
         Some(Box::new(move || memory_of(&client)))
     }
 
+    fn product_library(device: &Self::Device) -> Option<String> {
+        R::product_library(device).map(|library| library.name().to_owned())
+    }
+
     fn largest_allocation(device: &Self::Device) -> Option<u64> {
         Some(R::client(device).properties().memory.max_page_size)
     }

@@ -12,6 +12,7 @@ use crate::attention::{AttentionOptions, Statistics};
 use crate::dropout::Dropout;
 use crate::glu::Activation;
 use crate::lora_linear::{LoraGradients, LoraSaved};
+use crate::matrix::ProductLibrary;
 use crate::packed::PackedTensor;
 use crate::{
     adamw, adamw8bit, attention, dropout, glu, layer_norm, linear, linear_cross_entropy, lora_linear, pack, rms_norm,
@@ -85,6 +86,12 @@ pub trait KernelRuntime: CubeRuntime {
     /// The memory of the device in bytes, where the runtime knows it.
     fn total_memory(client: &ComputeClient<Self>) -> Option<u64> {
         let _ = client;
+        None
+    }
+
+    /// The vendor's library of matrix products for a device, where there is one; dense products of some size go to it.
+    fn product_library(device: &Self::Device) -> Option<&'static dyn ProductLibrary> {
+        let _ = device;
         None
     }
 

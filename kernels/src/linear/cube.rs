@@ -1,6 +1,6 @@
 //! The GPU's products.
 
-use burn_cubecl::CubeRuntime;
+use crate::runtime::KernelRuntime;
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::cube::BackendOn;
@@ -8,19 +8,22 @@ use crate::cube::launch::same_float;
 use crate::matrix::Product;
 
 /// `x · Wᵀ`.
-pub(crate) fn forward<R: CubeRuntime, B: BackendOn<R>>(x: CubeTensor<R>, weight: CubeTensor<R>) -> CubeTensor<R> {
+pub(crate) fn forward<R: KernelRuntime, B: BackendOn<R>>(x: CubeTensor<R>, weight: CubeTensor<R>) -> CubeTensor<R> {
     let ours = same_float(&[&x, &weight]).then(|| Product::new(x.clone(), weight.clone()).transposed_b());
     ours.and_then(Product::multiply).unwrap_or_else(|| super::reference::<B>(x, weight))
 }
 
 /// `dy · W`.
-pub(crate) fn backward_input<R: CubeRuntime, B: BackendOn<R>>(grad: CubeTensor<R>, weight: CubeTensor<R>) -> CubeTensor<R> {
+pub(crate) fn backward_input<R: KernelRuntime, B: BackendOn<R>>(
+    grad: CubeTensor<R>,
+    weight: CubeTensor<R>,
+) -> CubeTensor<R> {
     let ours = same_float(&[&grad, &weight]).then(|| Product::new(grad.clone(), weight.clone()));
     ours.and_then(Product::multiply).unwrap_or_else(|| super::reference_backward_input::<B>(grad, weight))
 }
 
 /// `dyᵀ · x`.
-pub(crate) fn backward_weight<R: CubeRuntime, B: BackendOn<R>>(x: CubeTensor<R>, grad: CubeTensor<R>) -> CubeTensor<R> {
+pub(crate) fn backward_weight<R: KernelRuntime, B: BackendOn<R>>(x: CubeTensor<R>, grad: CubeTensor<R>) -> CubeTensor<R> {
     let ours = same_float(&[&grad, &x]).then(|| Product::new(grad.clone(), x.clone()).transposed_a());
     ours.and_then(Product::multiply).unwrap_or_else(|| super::reference_backward_weight::<B>(x, grad))
 }

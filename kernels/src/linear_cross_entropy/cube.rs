@@ -1,7 +1,7 @@
 //! The GPU kernel: one cube for each token computes its loss, and replaces its logits by their gradient.
 
+use crate::runtime::KernelRuntime;
 use burn::tensor::{DType, TensorMetadata};
-use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
@@ -20,7 +20,7 @@ const TILE: usize = 128;
 /// Tokens from which chunks are whole tiles.
 const WIDE: usize = 2 * TILE;
 /// Tokens of a matrix unit's fragment: smaller chunks are whole fragments.
-const FRAGMENT: usize = 16;
+const FRAGMENT: usize = super::WHOLE;
 
 /// What the logits become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -118,21 +118,21 @@ fn loss_kernel<F: Float, I: Int, N: Size>(
 }
 
 /// Losses `[rows]`, f32, of logits `[rows, vocabulary]`.
-fn losses<R: CubeRuntime>(logits: CubeTensor<R>, labels: CubeTensor<R>) -> CubeTensor<R> {
+fn losses<R: KernelRuntime>(logits: CubeTensor<R>, labels: CubeTensor<R>) -> CubeTensor<R> {
     launch(logits, labels, None, Slopes::None).0
 }
 
 /// The losses, and their gradients in place of the logits.
-fn losses_and_slopes<R: CubeRuntime>(logits: CubeTensor<R>, labels: CubeTensor<R>) -> (CubeTensor<R>, CubeTensor<R>) {
+fn losses_and_slopes<R: KernelRuntime>(logits: CubeTensor<R>, labels: CubeTensor<R>) -> (CubeTensor<R>, CubeTensor<R>) {
     launch(logits, labels, None, Slopes::Plain)
 }
 
 /// The gradients in place of the logits, each row times its factor, which is f32.
-fn scaled_slopes<R: CubeRuntime>(logits: CubeTensor<R>, labels: CubeTensor<R>, factors: CubeTensor<R>) -> CubeTensor<R> {
+fn scaled_slopes<R: KernelRuntime>(logits: CubeTensor<R>, labels: CubeTensor<R>, factors: CubeTensor<R>) -> CubeTensor<R> {
     launch(logits, labels, Some(factors), Slopes::WithFactors).1
 }
 
-fn launch<R: CubeRuntime>(
+fn launch<R: KernelRuntime>(
     logits: CubeTensor<R>,
     labels: CubeTensor<R>,
     factors: Option<CubeTensor<R>>,
@@ -173,7 +173,7 @@ fn launch<R: CubeRuntime>(
 }
 
 /// The losses, `[tokens]`.
-pub(crate) fn forward<R: CubeRuntime, B: BackendOn<R>>(
+pub(crate) fn forward<R: KernelRuntime, B: BackendOn<R>>(
     hidden: CubeTensor<R>,
     weight: CubeTensor<R>,
     labels: CubeTensor<R>,
@@ -185,7 +185,7 @@ pub(crate) fn forward<R: CubeRuntime, B: BackendOn<R>>(
 }
 
 /// The losses with a packed head.
-pub(crate) fn packed_forward<R: CubeRuntime, B: BackendOn<R>>(
+pub(crate) fn packed_forward<R: KernelRuntime, B: BackendOn<R>>(
     hidden: CubeTensor<R>,
     weight: PackedTensor<B>,
     labels: CubeTensor<R>,
@@ -196,7 +196,7 @@ pub(crate) fn packed_forward<R: CubeRuntime, B: BackendOn<R>>(
     in_chunks::<R, B>(hidden, labels, weight.dims()[0], |hidden| B::packed_linear(hidden, weight.clone()))
 }
 
-fn in_chunks<R: CubeRuntime, B: BackendOn<R>>(
+fn in_chunks<R: KernelRuntime, B: BackendOn<R>>(
     hidden: CubeTensor<R>,
     labels: CubeTensor<R>,
     vocabulary: usize,
@@ -212,7 +212,7 @@ fn in_chunks<R: CubeRuntime, B: BackendOn<R>>(
 }
 
 /// The losses, and the gradient of each for its row of `hidden`.
-pub(crate) fn forward_with_gradient<R: CubeRuntime, B: BackendOn<R>>(
+pub(crate) fn forward_with_gradient<R: KernelRuntime, B: BackendOn<R>>(
     hidden: CubeTensor<R>,
     weight: CubeTensor<R>,
     labels: CubeTensor<R>,
@@ -226,7 +226,7 @@ pub(crate) fn forward_with_gradient<R: CubeRuntime, B: BackendOn<R>>(
 }
 
 /// The same with a packed head.
-pub(crate) fn packed_forward_with_gradient<R: CubeRuntime, B: BackendOn<R>>(
+pub(crate) fn packed_forward_with_gradient<R: KernelRuntime, B: BackendOn<R>>(
     hidden: CubeTensor<R>,
     weight: PackedTensor<B>,
     labels: CubeTensor<R>,
@@ -239,7 +239,7 @@ pub(crate) fn packed_forward_with_gradient<R: CubeRuntime, B: BackendOn<R>>(
     in_chunks_with_gradient::<R, B>(hidden, labels, weight.dims()[0], logits, input)
 }
 
-fn in_chunks_with_gradient<R: CubeRuntime, B: BackendOn<R>>(
+fn in_chunks_with_gradient<R: KernelRuntime, B: BackendOn<R>>(
     hidden: CubeTensor<R>,
     labels: CubeTensor<R>,
     vocabulary: usize,
@@ -259,7 +259,7 @@ fn in_chunks_with_gradient<R: CubeRuntime, B: BackendOn<R>>(
 }
 
 /// The gradient of `Σ factorᵢ lossᵢ` for `weight`.
-pub(crate) fn backward_weight<R: CubeRuntime, B: BackendOn<R>>(
+pub(crate) fn backward_weight<R: KernelRuntime, B: BackendOn<R>>(
     hidden: CubeTensor<R>,
     weight: CubeTensor<R>,
     labels: CubeTensor<R>,
@@ -284,7 +284,7 @@ pub(crate) fn backward_weight<R: CubeRuntime, B: BackendOn<R>>(
 }
 
 /// `slopesᵀ · hidden`, f32.
-fn over_tokens<R: CubeRuntime, B: BackendOn<R>>(slopes: CubeTensor<R>, hidden: CubeTensor<R>) -> CubeTensor<R> {
+fn over_tokens<R: KernelRuntime, B: BackendOn<R>>(slopes: CubeTensor<R>, hidden: CubeTensor<R>) -> CubeTensor<R> {
     let product = Product::new(slopes.clone(), hidden.clone()).transposed_a().in_f32();
     product.multiply().unwrap_or_else(|| {
         let [slopes, hidden] = [slopes, hidden].map(|tensor| cast::<B>(tensor, DType::F32));

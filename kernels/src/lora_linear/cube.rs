@@ -1,6 +1,6 @@
 //! On the GPU, the low-rank product is added to the base product as a last step of its sum.
 
-use burn_cubecl::CubeRuntime;
+use crate::runtime::KernelRuntime;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::{LoraGradients, LoraSaved, packed, seen};
@@ -12,7 +12,7 @@ use crate::matrix::{More, PackedRoute, Product, packed_route};
 use crate::packed::PackedTensor;
 
 /// The result, and `scale · dropout(x) Aᵀ`.
-pub(crate) fn forward<R: CubeRuntime, B: BackendOn<R>>(
+pub(crate) fn forward<R: KernelRuntime, B: BackendOn<R>>(
     x: CubeTensor<R>,
     weight: CubeTensor<R>,
     lora_a: CubeTensor<R>,
@@ -27,7 +27,7 @@ pub(crate) fn forward<R: CubeRuntime, B: BackendOn<R>>(
 }
 
 /// The same on a packed weight.
-pub(crate) fn packed_forward<R: CubeRuntime, B: BackendOn<R>>(
+pub(crate) fn packed_forward<R: KernelRuntime, B: BackendOn<R>>(
     x: CubeTensor<R>,
     weight: PackedTensor<B>,
     lora_a: CubeTensor<R>,
@@ -42,7 +42,7 @@ pub(crate) fn packed_forward<R: CubeRuntime, B: BackendOn<R>>(
 }
 
 /// The product of `a` and a packed weight, whose tiles it dequantises, or of which it takes a dense copy, where one fits the scratch.
-fn packed_base<R: CubeRuntime, B: BackendOn<R>>(a: CubeTensor<R>, weight: &PackedTensor<B>) -> Option<Product<R>> {
+fn packed_base<R: KernelRuntime, B: BackendOn<R>>(a: CubeTensor<R>, weight: &PackedTensor<B>) -> Option<Product<R>> {
     match packed_route(&a) {
         PackedRoute::Tiles => Some(Product::packed(a, weight.planes, weight.words.clone())),
         PackedRoute::Scratch => scratch::<R, B>(weight, a.dtype).map(|dense| Product::new(a, dense)),
@@ -50,7 +50,7 @@ fn packed_base<R: CubeRuntime, B: BackendOn<R>>(a: CubeTensor<R>, weight: &Packe
 }
 
 /// The base product `x Wᵀ` with the adapter's; `None` where products are not ours.
-fn adapted<R: CubeRuntime, B: BackendOn<R>>(
+fn adapted<R: KernelRuntime, B: BackendOn<R>>(
     base: Product<R>,
     [lora_a, lora_b]: [CubeTensor<R>; 2],
     scale: f64,
@@ -64,7 +64,7 @@ fn adapted<R: CubeRuntime, B: BackendOn<R>>(
 }
 
 /// Gradients for `x` (where asked for), `A` and `B`.
-pub(crate) fn backward<R: CubeRuntime, B: BackendOn<R>>(
+pub(crate) fn backward<R: KernelRuntime, B: BackendOn<R>>(
     saved: LoraSaved<B>,
     grad: CubeTensor<R>,
     input_gradient: bool,
@@ -77,7 +77,7 @@ pub(crate) fn backward<R: CubeRuntime, B: BackendOn<R>>(
 }
 
 /// The same on a packed weight.
-pub(crate) fn packed_backward<R: CubeRuntime, B: BackendOn<R>>(
+pub(crate) fn packed_backward<R: KernelRuntime, B: BackendOn<R>>(
     saved: LoraSaved<B, PackedTensor<B>>,
     grad: CubeTensor<R>,
     input_gradient: bool,
@@ -90,7 +90,7 @@ pub(crate) fn packed_backward<R: CubeRuntime, B: BackendOn<R>>(
 }
 
 /// The gradients; `None` where products are not ours. `base` is the product of `dy` and the weight.
-fn gradients<R: CubeRuntime, B: BackendOn<R>, W>(
+fn gradients<R: KernelRuntime, B: BackendOn<R>, W>(
     saved: LoraSaved<B, W>,
     grad: CubeTensor<R>,
     input_gradient: bool,

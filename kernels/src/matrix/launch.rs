@@ -1,7 +1,7 @@
 //! The launch of a product.
 
+use crate::runtime::KernelRuntime;
 use burn::tensor::{DType, TensorMetadata};
-use burn_cubecl::CubeRuntime;
 use burn_cubecl::kernel::cast;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
@@ -10,7 +10,7 @@ use super::packed::{EIGHT, OperandArgs, TABLE_BYTES, WordsLaunch};
 use super::plan::{Extents, Fragment, PackedRoute, Route, has_registers, route, tiles};
 use super::threads::{self, ThreadsPlan};
 use super::tile::{Ragged, SizesLaunch, TilePlan};
-use super::{fragments, mma, registers};
+use super::{fragments, library, mma, registers};
 use crate::cube::launch::{contiguous, cubes, empty, greatest_common_divisor, vector_size};
 use crate::packed::Planes;
 use crate::packed::cube::dequantize;
@@ -23,7 +23,7 @@ const BUSY_NARROW_CUBES: usize = 512;
 const MIN_PART: usize = 512;
 
 /// A second pair of operands: `A₂` `[m, k₂]`, and `B₂`, transposed where `B` is.
-pub(crate) struct More<R: CubeRuntime> {
+pub(crate) struct More<R: KernelRuntime> {
     /// Of the dtype of `A`.
     pub a: CubeTensor<R>,
     /// Of any float dtype; it is cast to that of `A`.
@@ -31,7 +31,7 @@ pub(crate) struct More<R: CubeRuntime> {
 }
 
 /// A product to compute: `alpha · (A B + A₂ B₂)`.
-pub(crate) struct Product<R: CubeRuntime> {
+pub(crate) struct Product<R: KernelRuntime> {
     /// `[m, k]`, or `[k, m]` where transposed.
     pub a: CubeTensor<R>,
     /// `[k, n]`, or `[n, k]` where transposed; of any float dtype.
@@ -50,7 +50,7 @@ pub(crate) struct Product<R: CubeRuntime> {
     pub out: DType,
 }
 
-impl<R: CubeRuntime> Product<R> {
+impl<R: KernelRuntime> Product<R> {
     /// `a · b`, in the dtype of `a`.
     pub fn new(a: CubeTensor<R>, b: CubeTensor<R>) -> Self {
         let out = a.dtype;
@@ -92,7 +92,11 @@ impl<R: CubeRuntime> Product<R> {
         let [m, k] = if self.transposed_a { [a_shape[1], a_shape[0]] } else { [a_shape[0], a_shape[1]] };
         let n = if self.transposed_b { b_shape[0] } else { b_shape[1] };
         let more_k = more.as_ref().map_or(0, |more| more.a.shape()[1]);
-        let call = Call { product: Self { a, b, more, ..self }, extents: Extents { m, n, k }, more_k };
+        let (product, extents) = (Self { a, b, more, ..self }, Extents { m, n, k });
+        if let Some(found) = library::multiply(&product, extents) {
+            return Some(found);
+        }
+        let call = Call { product, extents, more_k };
         Some(match route {
             Route::MatrixUnits(fragment) => call.on_matrix_units(fragment),
             Route::Threads | Route::Stock => call.on_threads(),
@@ -102,7 +106,7 @@ impl<R: CubeRuntime> Product<R> {
 
 /// The product of `a` and a packed matrix whose words are given, `a · Wᵀ` where `transposed`, by one of the routes
 /// that the plan chooses from, for measurements and tests. `None` if the device does not have that route.
-pub fn multiply_packed<R: CubeRuntime>(
+pub fn multiply_packed<R: KernelRuntime>(
     a: CubeTensor<R>,
     planes: Planes,
     words: CubeTensor<R>,
@@ -123,7 +127,7 @@ pub fn multiply_packed<R: CubeRuntime>(
 }
 
 /// A product of contiguous operands.
-struct Call<R: CubeRuntime> {
+struct Call<R: KernelRuntime> {
     product: Product<R>,
     extents: Extents,
     /// Terms of the second pair of operands.
@@ -138,7 +142,7 @@ struct Parts {
     depth: usize,
 }
 
-impl<R: CubeRuntime> Call<R> {
+impl<R: KernelRuntime> Call<R> {
     /// The parts of the sum over `k`, in whole steps, where a result has so many cubes.
     fn parts(&self, cubes: usize, step: usize) -> Parts {
         let Extents { m, n, k } = self.extents;
@@ -279,7 +283,7 @@ impl<R: CubeRuntime> Call<R> {
 }
 
 /// The bindings of a kernel. They are always the same, so another tensor replaces an absent one.
-struct Operands<R: CubeRuntime> {
+struct Operands<R: KernelRuntime> {
     a: CubeTensor<R>,
     b: CubeTensor<R>,
     /// That of `A`, where `B` is packed.
@@ -288,7 +292,7 @@ struct Operands<R: CubeRuntime> {
     more_b: CubeTensor<R>,
 }
 
-impl<R: CubeRuntime> Operands<R> {
+impl<R: KernelRuntime> Operands<R> {
     fn new(a: CubeTensor<R>, b: CubeTensor<R>, planes: Option<Planes>, more: Option<More<R>>) -> Self {
         let dense = if planes.is_some() { &a } else { &b };
         let (b_dtype, absent) = (dense.dtype, (a.clone(), dense.clone()));
@@ -298,7 +302,7 @@ impl<R: CubeRuntime> Operands<R> {
 }
 
 /// `B` as a kernel binds it.
-fn operand<E: CubePrimitive, R: CubeRuntime>(b: CubeTensor<R>, planes: Option<Planes>) -> OperandArgs<E, R> {
+fn operand<E: CubePrimitive, R: KernelRuntime>(b: CubeTensor<R>, planes: Option<Planes>) -> OperandArgs<E, R> {
     match planes {
         None => OperandArgs::Dense(b.into_array_arg()),
         Some(planes) => OperandArgs::Packed(WordsLaunch::new(b.into_array_arg(), planes.starts(), planes.code())),
@@ -312,22 +316,21 @@ fn sum_kernel<O: Float, N: Size>(
     parts: &Array<Vector<f32, N>>,
     out: &mut Array<Vector<O, N>>,
     count: u32,
-    #[comptime] number: usize,
+    number: u32,
     #[define(O)] _dtype: StorageType,
 ) {
     let at = ABSOLUTE_POS;
     if at < count as usize {
         let mut sum = parts[at];
-        #[unroll]
         for part in 1..number {
-            sum += parts[at + part * count as usize];
+            sum += parts[at + (part * count) as usize];
         }
         out[at] = Vector::<O, N>::cast_from(sum);
     }
 }
 
 /// Adds the parts of a product, in their order.
-fn sum_of_parts<R: CubeRuntime>(out: CubeTensor<R>, parts: Parts, dtype: DType) -> CubeTensor<R> {
+fn sum_of_parts<R: KernelRuntime>(out: CubeTensor<R>, parts: Parts, dtype: DType) -> CubeTensor<R> {
     if parts.count == 1 {
         return out;
     }
@@ -346,7 +349,7 @@ fn sum_of_parts<R: CubeRuntime>(out: CubeTensor<R>, parts: Parts, dtype: DType) 
             out.into_array_arg(),
             sum.clone().into_array_arg(),
             count as u32,
-            parts.count,
+            parts.count as u32,
             dtype.into(),
         );
     }

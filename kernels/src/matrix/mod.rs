@@ -5,6 +5,7 @@
 
 mod fragments;
 mod launch;
+mod library;
 mod mma;
 mod packed;
 mod plan;
@@ -15,5 +16,7 @@ mod tile;
 
 pub use launch::multiply_packed;
 pub(crate) use launch::{More, Product};
+pub(crate) use library::ALIGNMENT;
+pub use library::{Gemm, GemmStep, ProductLibrary};
 pub use plan::PackedRoute;
 pub(crate) use plan::{Fragment, PADDING, PLANE, Route, has_registers, packed_route, route};

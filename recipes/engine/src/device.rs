@@ -100,6 +100,9 @@ pub trait Device: Send + Sync {
 
     /// The device memory that the backend uses, if it reports it.
     fn memory(&self) -> Option<DeviceMemory>;
+
+    /// The vendor's library that computes large matrix products, with its version, if there is one.
+    fn product_library(&self) -> Option<String>;
 }
 
 /// The [`Device`] of a backend.
@@ -137,6 +140,10 @@ impl<B: FusedBackend> Device for BackendDevice<B> {
 
     fn memory(&self) -> Option<DeviceMemory> {
         B::device_memory(&self.0)
+    }
+
+    fn product_library(&self) -> Option<String> {
+        B::product_library(&self.0)
     }
 }
 

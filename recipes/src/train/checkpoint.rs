@@ -47,6 +47,9 @@ pub struct TrainerState {
     pub best_step: Option<usize>,
     /// Validations since then, none of them better.
     pub without_improvement: usize,
+    /// The vendor's library that computed large matrix products, if any.
+    #[serde(default)]
+    pub product_library: Option<String>,
     /// Digests of the inputs. Checkpoints of older versions have none.
     #[serde(default)]
     pub fingerprint: Option<Fingerprint>,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use burn_train::Interrupter;
@@ -67,6 +67,17 @@ fn on_device(
     let plan = Plan::new(&config, train, done);
     state.seed = config.seed;
     state.loss_scale = (dtype.dtype == FloatType::F16).then(|| state.loss_scale.take().unwrap_or_default());
+    let product_library = device.product_library();
+    if done > 0 && product_library != state.product_library {
+        let name = |library: &Option<String>| library.clone().unwrap_or_else(|| "the kernels of this program".to_owned());
+        events.lock().unwrap_or_else(PoisonError::into_inner).note(&format!(
+            "the checkpoint's matrix products were computed by {}, and now are by {}: losses can differ in their last digits from those \
+             of a run that was not stopped",
+            name(&state.product_library),
+            name(&product_library)
+        ));
+    }
+    state.product_library = product_library;
     let budget = burnish_backends::capacity::available(&config.backend);
     let (schedule, epochs) = (Schedule::new(&config, plan.total, done), config.epochs);
     let mut run = TrainingRun {

@@ -6,8 +6,8 @@
 
 use std::ops::Range;
 
+use crate::runtime::KernelRuntime;
 use burn::tensor::{DType, Tensor, TensorMetadata};
-use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::{few_rows, reference, reference_backward_input, reference_rows};
@@ -36,19 +36,19 @@ pub(crate) fn few(rows: usize) -> bool {
 }
 
 /// The product of `a` that dequantises tiles of the weight, where the plan wants that.
-fn tiled<R: CubeRuntime, B: BackendOn<R>>(a: &CubeTensor<R>, weight: &PackedTensor<B>) -> Option<Product<R>> {
+fn tiled<R: KernelRuntime, B: BackendOn<R>>(a: &CubeTensor<R>, weight: &PackedTensor<B>) -> Option<Product<R>> {
     let tiles = packed_route(a) == PackedRoute::Tiles;
     tiles.then(|| Product::packed(a.clone(), weight.planes, weight.words.clone()))
 }
 
 /// The whole matrix as a dense one, where it fits the scratch.
-pub(crate) fn scratch<R: CubeRuntime, B: BackendOn<R>>(weight: &PackedTensor<B>, dtype: DType) -> Option<CubeTensor<R>> {
+pub(crate) fn scratch<R: KernelRuntime, B: BackendOn<R>>(weight: &PackedTensor<B>, dtype: DType) -> Option<CubeTensor<R>> {
     let fits = weight.planes.on_device(&weight.words) && slices(&weight.planes, dtype).len() == 1;
     fits.then(|| cube::dequantize(&weight.planes, weight.words.clone(), 0..weight.planes.dims[0], dtype))
 }
 
 /// `x · Wᵀ`.
-pub(crate) fn forward<R: CubeRuntime, B: BackendOn<R>>(x: CubeTensor<R>, weight: PackedTensor<B>) -> CubeTensor<R> {
+pub(crate) fn forward<R: KernelRuntime, B: BackendOn<R>>(x: CubeTensor<R>, weight: PackedTensor<B>) -> CubeTensor<R> {
     let PackedTensor { planes, words } = &weight;
     if !same_float(&[&x]) || !planes.on_device(words) {
         return reference::<B>(x, weight);
@@ -69,7 +69,7 @@ pub(crate) fn forward<R: CubeRuntime, B: BackendOn<R>>(x: CubeTensor<R>, weight:
 }
 
 /// `dy · W`.
-pub(crate) fn backward_input<R: CubeRuntime, B: BackendOn<R>>(
+pub(crate) fn backward_input<R: KernelRuntime, B: BackendOn<R>>(
     grad: CubeTensor<R>,
     weight: PackedTensor<B>,
 ) -> CubeTensor<R> {
@@ -97,7 +97,7 @@ pub(crate) fn backward_input<R: CubeRuntime, B: BackendOn<R>>(
 }
 
 /// Rows of the weight.
-pub(crate) fn rows<R: CubeRuntime, B: BackendOn<R>>(
+pub(crate) fn rows<R: KernelRuntime, B: BackendOn<R>>(
     weight: PackedTensor<B>,
     rows: CubeTensor<R>,
     dtype: DType,
