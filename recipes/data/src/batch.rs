@@ -10,6 +10,9 @@ use super::tokenize::Example;
 pub(crate) mod order;
 mod pack;
 
+/// Granules of the largest batch below which batches keep their own lengths.
+const SMALL: usize = 16;
+
 /// How batches are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchOptions {
@@ -25,6 +28,9 @@ pub struct BatchOptions {
     pub shuffle_seed: Option<u64>,
     /// Whether every two consecutive examples are a preference pair, which stays together; `batch_size` then counts pairs.
     pub preference_pairs: bool,
+    /// What the tokens of a batch without padding are rounded up to a multiple of, where the largest batch is many times that. It saves
+    /// kernels for incomplete tiles where each takes seconds to compile.
+    pub granule: usize,
     /// Pads short rows; padding is neither attended to nor trained on.
     pub pad_token_id: u32,
 }
@@ -39,6 +45,7 @@ impl Default for BatchOptions {
             padding_free: true,
             shuffle_seed: None,
             preference_pairs: false,
+            granule: 1,
             pad_token_id: 0,
         }
     }
@@ -68,7 +75,8 @@ impl Shape {
         let limit =
             if options.padding_free { options.max_seq_length.saturating_mul(lengths.len()) } else { options.max_seq_length };
         // Examples should not exceed max_seq_length, but a caller may not have truncated them.
-        Self { length: bucket(used).min(limit).max(used), rows: rows.min(lengths.len()) }
+        let length = bucket(used).next_multiple_of(options.granule.max(1)).min(limit).max(used);
+        Self { length, rows: rows.min(lengths.len()) }
     }
 
     /// Tokens of all rows.
@@ -134,7 +142,7 @@ pub struct Batches {
 impl Batches {
     /// Plans the batches. Packing is done once, so that all epochs have the same number of batches; the packed rows are shuffled in each
     /// epoch.
-    pub fn new(examples: Vec<Example>, options: BatchOptions) -> Self {
+    pub fn new(examples: Vec<Example>, mut options: BatchOptions) -> Self {
         let rows = if options.packing {
             let lengths: Vec<usize> = examples.iter().map(|example| example.input_ids.len()).collect();
             // Shuffled, so that neighbours in the file don't always share a row.
@@ -143,6 +151,14 @@ impl Batches {
         } else {
             (0..examples.len()).map(|example| vec![example]).collect()
         };
+        let longest = match options.packing {
+            true => options.max_seq_length,
+            false => examples.iter().map(|example| example.input_ids.len()).max().unwrap_or(0),
+        };
+        let most = longest * options.batch_size.clamp(1, rows.len().max(1)) * options.rows_per_sample();
+        if !options.padding_free || most < SMALL * options.granule {
+            options.granule = 1;
+        }
         Self { examples, rows, options }
     }
 

@@ -62,6 +62,7 @@ impl Args {
                 padding_free: burnish_backends::attends_by_segment(&self.model.backend),
                 shuffle_seed: None,
                 preference_pairs: false,
+                granule: 1,
                 pad_token_id: pretrained.config.pad_token_id.unwrap_or(0),
             },
         );

@@ -65,6 +65,7 @@ mod tests {
             padding_free: true,
             shuffle_seed: None,
             preference_pairs: false,
+            granule: 1,
             pad_token_id: 0,
         };
         let of = |learned: &[usize]| {

@@ -161,6 +161,7 @@ mod tests {
             padding_free: true,
             shuffle_seed: None,
             preference_pairs: false,
+            granule: 1,
             pad_token_id: 0,
         };
         let rows = |ids: &[u32], labels: &[i64]| {

@@ -1,6 +1,6 @@
 //! Which steps a run takes, and on which rows.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -71,17 +71,16 @@ impl Plan {
 /// The shapes of a run's micro-batches.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shapes {
-    all: BTreeSet<Shape>,
-    /// The largest shape, with epoch and index of the first batch that has it.
-    largest: Option<(Shape, usize, usize)>,
+    /// Epoch and index of the first batch of each shape.
+    all: BTreeMap<Shape, (usize, usize)>,
+    /// The number of micro-batches.
+    micro_batches: usize,
 }
 
 impl Shapes {
     fn take(&mut self, shape: Shape, epoch: usize, index: usize) {
-        self.all.insert(shape);
-        if self.largest.is_none_or(|(largest, ..)| largest.size() < shape.size()) {
-            self.largest = Some((shape, epoch, index));
-        }
+        self.all.entry(shape).or_insert((epoch, index));
+        self.micro_batches += 1;
     }
 
     /// The number of different shapes.
@@ -89,15 +88,27 @@ impl Shapes {
         self.all.len()
     }
 
-    /// The largest shape, with epoch and index of the first batch that has it.
-    pub fn largest(&self) -> Option<(Shape, usize, usize)> {
-        self.largest
+    /// The number of micro-batches.
+    pub fn micro_batches(&self) -> usize {
+        self.micro_batches
+    }
+
+    /// The shapes, the largest first, with epoch and index of the first batch that has each.
+    pub fn by_size(&self) -> Vec<(Shape, usize, usize)> {
+        let mut all: Vec<_> = self.all.iter().map(|(shape, (epoch, index))| (*shape, *epoch, *index)).collect();
+        all.sort_by_key(|(shape, ..)| std::cmp::Reverse(shape.size()));
+        all
+    }
+
+    /// The largest shape.
+    pub fn largest(&self) -> Option<Shape> {
+        self.all.keys().copied().max_by_key(|shape| shape.size())
     }
 }
 
 impl fmt::Display for Shapes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some((Shape { rows, length }, ..)) = self.largest else { return f.write_str("no micro-batches") };
+        let Some(Shape { rows, length }) = self.largest() else { return f.write_str("no micro-batches") };
         match self.count() {
             1 => write!(f, "every micro-batch has {rows} × {length} tokens"),
             count => write!(f, "micro-batches of {count} shapes, the largest {rows} × {length} tokens"),
@@ -150,6 +161,8 @@ impl Iterator for Steps {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::data::{BatchOptions, Example};
 
@@ -172,12 +185,15 @@ mod tests {
             let batches: Vec<_> = plan.steps().flat_map(|item| item.batches).collect();
             let all: BTreeSet<Shape> =
                 batches.iter().map(|batch| Shape { length: batch.length, rows: batch.rows }).collect();
-            assert_eq!(shapes.all, all);
-            let (largest, epoch, index) = shapes.largest().unwrap();
-            assert!(all.iter().all(|shape| shape.size() <= largest.size()));
-            let rehearsed = &plan.rehearsal(epoch, index).batches[0];
-            assert_eq!((rehearsed.length, rehearsed.rows), (largest.length, largest.rows));
-            assert!(batches.contains(rehearsed));
+            assert!(shapes.all.keys().eq(&all) && shapes.micro_batches() == batches.len());
+            let by_size = shapes.by_size();
+            assert!(by_size.is_sorted_by_key(|(shape, ..)| std::cmp::Reverse(shape.size())) && by_size.len() == all.len());
+            assert_eq!(shapes.largest().unwrap().size(), by_size[0].0.size());
+            for (shape, epoch, index) in by_size {
+                let rehearsed = &plan.rehearsal(epoch, index).batches[0];
+                assert_eq!((rehearsed.length, rehearsed.rows), (shape.length, shape.rows));
+                assert!(batches.contains(rehearsed));
+            }
             assert!(shapes.to_string().starts_with(&format!("micro-batches of {} shapes, the largest ", all.len())));
         }
     }

@@ -20,7 +20,7 @@ use super::plan::{Plan, Shapes};
 use super::run_folder;
 use super::validation::{check_validation, is_split, validation_rows};
 use crate::config::{FineTuneType, QuantizationKind, TrainConfig};
-use crate::data::{self, BadRows, BatchOptions, Batches, Example, RowTokenizer, Sources, TokenizedFile};
+use crate::data::{self, BadRows, BatchOptions, Batches, Example, RowTokenizer, Shape, Sources, TokenizedFile};
 use crate::plan::{Budget, MemoryPlan, Planned};
 use crate::recipe;
 use crate::storage::{StorageChoice, requested};
@@ -113,6 +113,7 @@ impl PreparedRun {
                 padding_free: config.padding_free,
                 shuffle_seed,
                 preference_pairs: config.recipe.is_preference(),
+                granule: burnish_backends::granule(&config.backend),
                 pad_token_id: pretrained.config.pad_token_id.unwrap_or(0),
             };
             Arc::new(Batches::new(examples, options))
@@ -225,7 +226,7 @@ fn check_memory(
         checkpoint: &*pretrained.checkpoint,
         backend,
         dtype: storage.options.dtype,
-        tokens: shapes.largest().map(|(shape, ..)| shape.size()),
+        tokens: shapes.largest().map(Shape::size),
     };
     planned.plan(Budget::of_this_machine(backend))?.allowed(config.allow_over_budget)
 }

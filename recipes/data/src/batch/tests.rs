@@ -14,6 +14,7 @@ fn options(batch_size: usize, max_seq_length: usize, packing: bool, shuffle_seed
         padding_free: false,
         shuffle_seed,
         preference_pairs: false,
+        granule: 1,
         pad_token_id: 0,
     }
 }
