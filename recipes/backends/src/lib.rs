@@ -8,7 +8,12 @@
 mod auto;
 pub mod capacity;
 pub mod dtype;
+#[cfg(all(feature = "cuda", not(target_os = "macos")))]
+mod kernel_cache;
 mod pool;
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use anyhow::{Result, bail};
 use burn::backend::Flex;
@@ -57,6 +62,11 @@ pub fn attends_by_segment(name: &str) -> bool {
     matches!(choose(name), Ok(("cpu" | "metal" | "vulkan" | "cuda" | "emulator", _)))
 }
 
+/// What the tokens of a large batch should be a multiple of: the rows of a tile where kernels take seconds to compile.
+pub fn granule(name: &str) -> usize {
+    if matches!(choose(name), Ok(("cuda", _))) { 128 } else { 1 }
+}
+
 /// The backends apart from `auto` and `cpu`, and whether this build has them.
 const BUILT_IN: &[(&str, bool)] = &[
     ("candle", cfg!(feature = "candle")),
@@ -90,6 +100,19 @@ fn unknown(name: &str) -> anyhow::Error {
         format!("there is no backend `{name}`"),
         format!("this build has {}{missing}", ["auto, cpu", &of(true)].join(", ").trim_end_matches(", ")),
     )
+}
+
+static KERNELS: OnceLock<PathBuf> = OnceLock::new();
+
+/// Keeps compiled kernels of slow compilers in a folder that processes share. Call it before the first device is opened.
+pub fn keep_kernels(folder: PathBuf) {
+    KERNELS.set(folder).ok();
+}
+
+/// Shares the kernels that this process compiled since, where [`keep_kernels`] was called. No other thread may use a device now.
+pub fn publish_kernels() {
+    #[cfg(all(feature = "cuda", not(target_os = "macos")))]
+    kernel_cache::publish();
 }
 
 /// Opens a device of the named backend.
@@ -148,7 +171,12 @@ pub fn run<J: BackendJob>(name: &str, job: J) -> Result<J::Output> {
         #[cfg(feature = "metal")]
         name @ ("metal" | "vulkan") => tested::<burnish_metal::Metal, J>(name, job),
         #[cfg(all(feature = "cuda", not(target_os = "macos")))]
-        "cuda" => tested::<burnish_kernels::runtime::Cuda, J>("cuda", job),
+        "cuda" => {
+            if let Some(Err(error)) = KERNELS.get().map(|folder| kernel_cache::take_from(folder)) {
+                tracing::debug!("compiled kernels are not kept: {error:#}");
+            }
+            tested::<burnish_kernels::runtime::Cuda, J>("cuda", job)
+        }
         #[cfg(feature = "emulator")]
         "emulator" => tested::<burnish_metal::emulator::MetalCpu, J>("emulator", job),
         #[cfg(feature = "emulator-stock")]

@@ -95,8 +95,14 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     log(cli.verbose, cli.quiet);
+    if let Some(folder) = dirs::cache_dir() {
+        burnish_backends::keep_kernels(folder.join("burnish").join("kernels"));
+    }
     let style = OutputStyle { json: cli.json, quiet: cli.quiet };
     let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| dispatch(cli.command, cli.verbose > 0, style)));
+    if matches!(run, Ok(Ok(_))) {
+        burnish_backends::publish_kernels();
+    }
     match run {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => {

@@ -71,7 +71,8 @@ impl TrainingRun {
         }
         let mut file = MetricsFile::open(Path::new(&self.config.output_dir), self.state.step)?;
         let total = self.plan.total;
-        let mut saved = self.state.step;
+        let started = self.state.step;
+        let mut saved = started;
         if self.shapes.count() == 1 {
             self.trainer.get().use_exact_buffers();
         }
@@ -83,6 +84,10 @@ impl TrainingRun {
             }
             let metrics = self.step(driver, item)?;
             self.look_after(&mut pools).map_err(on_device)?;
+            if step == started + 1 {
+                // Its kernels are compiled, and nothing is queued.
+                burnish_backends::publish_kernels();
+            }
             file.write(&metrics)?;
             if epoch > self.state.epoch {
                 driver.end_epoch(self.state.epoch + 1);
@@ -147,15 +152,18 @@ impl TrainingRun {
         })
     }
 
-    /// Rehearses the largest micro-batch after the first step, on a device with pools.
+    /// Rehearses the largest micro-batches after the first step, on a device with pools.
     fn look_after(&self, pools: &mut Pools) -> Result<()> {
         let mut trainer = self.trainer.get();
         if trainer.memory().is_none() {
             return Ok(());
         }
-        if let Some(item) = pools.to_rehearse(&self.plan, &self.shapes) {
+        let items = pools.to_rehearse(&self.plan, &self.shapes);
+        if !items.is_empty() {
             // Loading the model and a smaller step left parts that the rest of the run does not need.
             trainer.trim();
+        }
+        for item in items {
             trainer.rehearse(&item)?;
         }
         if let Some(memory) = trainer.memory() {
