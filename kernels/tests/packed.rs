@@ -142,17 +142,22 @@ fn affine_is_that_of_mlx() {
 
 #[test]
 fn gguf_blocks_are_those_of_ggml() {
-    use GgmlType::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
     let (golden, dims) = (Golden::read(), [10, 512]);
     let values = numbers(3, dims[0] * dims[1]);
-    for kind in [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4K, Q5K, Q6K] {
+    let importance: Vec<f32> = numbers(5, dims[1]).into_iter().map(|x| x * x).collect();
+    for kind in GgmlType::ALL.into_iter().filter(|kind| kind.is_packed()) {
         let name = kind.name();
-        let found = GgufBlocks::quantize(name, &values, dims, kind).unwrap();
+        let expect = |found: &[u8], expected: &[u8]| {
+            assert_eq!(found.len(), expected.len(), "{name}");
+            let size = kind.block_bytes();
+            for (block, (found, expected)) in found.chunks(size).zip(expected.chunks(size)).enumerate() {
+                assert_eq!(found, expected, "{name}: block {block}");
+            }
+        };
+        let weighted = kind.quantize_weighted(name, &values[..4 * dims[1]], [4, dims[1]], Some(&importance)).unwrap();
+        expect(&weighted, &golden.bytes(&format!("{name}.weighted")));
         let expected = golden.bytes(&format!("{name}.blocks"));
-        let size = kind.block_bytes();
-        for (block, (found, expected)) in found.bytes().chunks(size).zip(expected.chunks(size)).enumerate() {
-            assert_eq!(found, expected, "{name}: block {block}");
-        }
+        expect(GgufBlocks::quantize(name, &values, dims, kind).unwrap().bytes(), &expected);
         let packed = Packed::Gguf(GgufBlocks::new(name, dims, kind, expected).unwrap());
         same(name, &packed.dequantize()[..3 * dims[1]], &golden.f32(&format!("{name}.values")));
     }
@@ -248,8 +253,17 @@ fn what_cannot_be_packed_is_named() {
     assert_eq!(error(found), "`q_proj.weight` has rows of 48, which groups of 32 do not divide");
     let found = Affine::quantize("w", &values, [6, 48], 3, 16).map(Packed::Affine);
     assert_eq!(error(found), "`w`: a width in bits of 3 is none of 4, 8");
-    let found = GgufBlocks::quantize("w", &values, [9, 32], GgmlType::Q2K).map(Packed::Gguf);
-    assert_eq!(error(found), "`w`: Q2_K can be read but not written");
+    let found = GgufBlocks::quantize("w", &values, [9, 32], GgmlType::BF16).map(Packed::Gguf);
+    assert_eq!(error(found), "`w`: BF16 can be read but not written");
+    let weighted = |importance: &[f32]| GgmlType::Q4_0.quantize_weighted("w", &values, [9, 32], Some(importance));
+    let text = weighted(&[1.0; 31]).unwrap_err().to_string();
+    assert_eq!(text, "`w`: expected 32 elements of the importance, got 31");
+    for (value, text) in [(-1.0, "-1"), (f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
+        let mut importance = [1.0; 32];
+        importance[7] = value;
+        let found = weighted(&importance).unwrap_err().to_string();
+        assert_eq!(found, format!("`w` has the importance {text} at column 7: expected a finite number, 0 or more"));
+    }
 
     let mut bad = numbers(5, 128);
     bad[77] = f32::NAN;

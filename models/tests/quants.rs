@@ -4,7 +4,7 @@
 use burnish_models::gguf::GgmlType;
 use safetensors::SafeTensors;
 
-const TYPES: [(&str, GgmlType); 10] = [
+const TYPES: [(&str, GgmlType); 12] = [
     ("Q4_0", GgmlType::Q4_0),
     ("Q4_1", GgmlType::Q4_1),
     ("Q5_0", GgmlType::Q5_0),
@@ -15,6 +15,8 @@ const TYPES: [(&str, GgmlType); 10] = [
     ("Q4_K", GgmlType::Q4K),
     ("Q5_K", GgmlType::Q5K),
     ("Q6_K", GgmlType::Q6K),
+    ("IQ4_NL", GgmlType::IQ4NL),
+    ("IQ4_XS", GgmlType::IQ4XS),
 ];
 
 #[test]

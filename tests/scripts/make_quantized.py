@@ -24,7 +24,8 @@ mx.set_default_device(mx.cpu)
 TORCH = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 MLX = {"f32": mx.float32, "f16": mx.float16, "bf16": mx.bfloat16}
 GGML = {"Q4_0": (2, 18), "Q4_1": (3, 20), "Q5_0": (6, 22), "Q5_1": (7, 24), "Q8_0": (8, 34),
-        "Q4_K": (12, 144), "Q5_K": (13, 176), "Q6_K": (14, 210)}
+        "Q2_K": (10, 84), "Q3_K": (11, 110), "Q4_K": (12, 144), "Q5_K": (13, 176), "Q6_K": (14, 210),
+        "IQ4_NL": (20, 18), "IQ4_XS": (23, 136)}
 
 
 def numbers(seed: int, count: int) -> numpy.ndarray:
@@ -105,12 +106,20 @@ def ggml(out: dict, path: str) -> None:
     floats = ctypes.POINTER(ctypes.c_float)
     rows, columns = 10, 512
     w = numbers(3, rows * columns)
+    importance = numpy.square(numbers(5, columns))
+
+    def quantize(kind: int, rows: int, size: int, weights: numpy.ndarray | None) -> numpy.ndarray:
+        blocks = numpy.zeros(rows * size, numpy.uint8)
+        given = None if weights is None else weights.ctypes.data_as(floats)
+        library.ggml_quantize_chunk(ctypes.c_int(kind), w.ctypes.data_as(floats), blocks.ctypes.data_as(ctypes.c_void_p),
+                                    ctypes.c_int64(0), ctypes.c_int64(rows), ctypes.c_int64(columns), given)
+        return blocks
+
     for name, (kind, size) in GGML.items():
         traits = library.ggml_get_type_traits(kind).contents
         assert traits.type_size == size, (name, traits.type_size)
-        blocks = numpy.zeros(rows * columns // traits.blck_size * size, numpy.uint8)
-        library.ggml_quantize_chunk(ctypes.c_int(kind), w.ctypes.data_as(floats), blocks.ctypes.data_as(ctypes.c_void_p),
-                                    ctypes.c_int64(0), ctypes.c_int64(rows), ctypes.c_int64(columns), None)
+        blocks = quantize(kind, rows, columns // traits.blck_size * size, None)
+        out[f"{name}.weighted"] = quantize(kind, 4, columns // traits.blck_size * size, importance)
         values = numpy.zeros(3 * columns, numpy.float32)
         to_float = ctypes.CFUNCTYPE(None, ctypes.c_void_p, floats, ctypes.c_int64)(traits.to_float)
         to_float(blocks.ctypes.data_as(ctypes.c_void_p), values.ctypes.data_as(floats), values.size)

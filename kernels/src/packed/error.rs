@@ -35,6 +35,16 @@ pub enum PackError {
         /// The element.
         value: f32,
     },
+    /// The importance of a column that is no mean square.
+    #[error("`{tensor}` has the importance {value} at column {index}: expected a finite number, 0 or more")]
+    Importance {
+        /// The tensor.
+        tensor: String,
+        /// The column.
+        index: usize,
+        /// Its importance.
+        value: f32,
+    },
     /// A scale that the format's dtype does not hold.
     #[error("`{tensor}` has weights too large for {format}, whose scales are f16")]
     Range {

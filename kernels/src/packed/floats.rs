@@ -1,6 +1,7 @@
 //! Floats of the three dtypes that checkpoints have.
 
 use burn::tensor::DType;
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 /// Values in the dtype that a checkpoint keeps them in.
@@ -85,6 +86,9 @@ pub trait Element: Copy + Send + Sync {
     /// As f32, exactly.
     fn value(self) -> f32;
 
+    /// Values as f32, exactly: where they lie, or in `room`.
+    fn widen<'a>(values: &'a [Self], room: &'a mut Vec<f32>) -> &'a [f32];
+
     /// f32 values in this dtype, rounded to nearest even.
     fn floats(values: Vec<f32>) -> Floats;
 }
@@ -92,6 +96,10 @@ pub trait Element: Copy + Send + Sync {
 impl Element for f32 {
     fn value(self) -> f32 {
         self
+    }
+
+    fn widen<'a>(values: &'a [Self], _room: &'a mut Vec<f32>) -> &'a [f32] {
+        values
     }
 
     fn floats(values: Vec<f32>) -> Floats {
@@ -104,6 +112,12 @@ impl Element for f16 {
         self.to_f32()
     }
 
+    fn widen<'a>(values: &'a [Self], room: &'a mut Vec<f32>) -> &'a [f32] {
+        room.resize(values.len(), 0.0);
+        values.convert_to_f32_slice(room);
+        room
+    }
+
     fn floats(values: Vec<f32>) -> Floats {
         Floats::F16(values.into_iter().map(f16::from_f32).collect())
     }
@@ -112,6 +126,12 @@ impl Element for f16 {
 impl Element for bf16 {
     fn value(self) -> f32 {
         self.to_f32()
+    }
+
+    fn widen<'a>(values: &'a [Self], room: &'a mut Vec<f32>) -> &'a [f32] {
+        room.resize(values.len(), 0.0);
+        values.convert_to_f32_slice(room);
+        room
     }
 
     fn floats(values: Vec<f32>) -> Floats {

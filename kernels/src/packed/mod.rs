@@ -107,14 +107,22 @@ fn non_finite<T: Element>(values: &[T]) -> Option<(usize, f32)> {
 }
 
 /// What every format asks of a matrix: that the shape is that of the elements, and that each of them is a number.
-fn check<T: Element>(tensor: &str, values: &[T], [rows, columns]: [usize; 2]) -> Result<(), PackError> {
-    let tensor = tensor.to_owned();
-    if rows.checked_mul(columns) != Some(values.len()) {
-        let expected = rows.saturating_mul(columns);
-        return Err(PackError::Length { tensor, part: "the matrix", expected, found: values.len() });
+fn check<T: Element>(tensor: &str, values: &[T], dims: [usize; 2]) -> Result<(), PackError> {
+    check_length(tensor, values, dims)?;
+    check_finite(tensor, values)
+}
+
+fn check_length<T: Element>(tensor: &str, values: &[T], [rows, columns]: [usize; 2]) -> Result<(), PackError> {
+    if rows.checked_mul(columns) == Some(values.len()) {
+        return Ok(());
     }
+    let expected = rows.saturating_mul(columns);
+    Err(PackError::Length { tensor: tensor.to_owned(), part: "the matrix", expected, found: values.len() })
+}
+
+fn check_finite<T: Element>(tensor: &str, values: &[T]) -> Result<(), PackError> {
     match non_finite(values) {
-        Some((index, value)) => Err(PackError::NotFinite { tensor, index, value }),
+        Some((index, value)) => Err(PackError::NotFinite { tensor: tensor.to_owned(), index, value }),
         None => Ok(()),
     }
 }

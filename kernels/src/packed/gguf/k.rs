@@ -1,184 +1,92 @@
-//! What the K types share: the search for a group's scale, and scales of six bits in twelve bytes.
+//! What the K types share: eight groups of 32 with scales and minima of six bits, and integers of two bits four to a byte.
 //!
 //! Sums are taken in f32 in the order of llama.cpp, which the blocks depend on.
 
-use super::{BLOCK, BLOCK_K, extreme, half, put_half};
+use super::lanes::{Lanes, one_by_one, side_by_side};
+use super::search::{Fit, Search, positive};
+use super::{BLOCK, BLOCK_K, half, put_half};
 
-/// Groups of a block with scales and minima.
+/// Groups of a block with scales and minima of six bits.
 const GROUPS: usize = BLOCK_K / BLOCK;
+/// Elements of a group of the types with sixteen groups.
+pub(super) const SMALL: usize = 16;
+/// Groups of such a block.
+pub(super) const SMALL_GROUPS: usize = BLOCK_K / SMALL;
 
-/// Magnitude below which a group is all zeros.
-pub(super) const LEAST: f32 = 1e-15;
-
-/// Nearest integer, half-way to even.
-pub(super) fn nearest(x: f32) -> i32 {
-    x.round_ties_even() as i32
+/// Mean square of some elements, summed in their order.
+#[inline(always)]
+pub(super) fn mean_square(x: &[f32]) -> f32 {
+    x.iter().fold(0.0, |sum, x| sum + x * x) / x.len() as f32
 }
 
-/// How a group with a minimum searches: `steps + 1` scales from `(most + first) / range` up, in steps of a tenth.
-#[derive(Clone, Copy)]
-pub(super) struct Search {
-    /// Largest integer.
-    pub most: i32,
-    /// Offset of the first scale tried.
-    pub first: f32,
-    /// How many more are tried.
-    pub steps: i32,
-}
-
-/// A scale and how far below zero the group begins: `x ≈ scale · q - below`.
-#[derive(Clone, Copy, Default)]
-struct Fit {
-    scale: f32,
-    below: f32,
-}
-
-/// Weighted sums over a group and its integers.
-struct Sums {
-    w: f32,
-    x: f32,
-}
-
-impl Search {
-    /// The fit with the least weighted squared error among those tried, and its integers.
-    fn fit(self, x: &[f32], q: &mut [u8]) -> Fit {
-        let mean_square = x.iter().fold(0.0, |sum, x| sum + x * x) / BLOCK as f32;
-        let root = mean_square.sqrt();
-        let weights: [f32; BLOCK] = std::array::from_fn(|at| root + x[at].abs());
-        let (mut least, mut largest) = (x[0], x[0]);
-        let mut sums = Sums { w: weights[0], x: weights[0] * x[0] };
-        for (x, w) in x.iter().zip(weights).skip(1) {
-            least = if *x < least { *x } else { least };
-            largest = if *x > largest { *x } else { largest };
-            sums.w += w;
-            sums.x += w * x;
-        }
-        if least > 0.0 {
-            least = 0.0;
-        }
-        if largest <= least {
-            q.fill(0);
-            return Fit { scale: 0.0, below: -least };
-        }
-        let inverse = self.most as f32 / (largest - least);
-        let mut best = Fit { scale: 1.0 / inverse, below: -least };
-        self.integers(x, inverse, least, q);
-        let mut best_error = error(x, &weights, q, best.scale, least);
-        let mut tried = [0; BLOCK];
-        for step in 0..=self.steps {
-            // From the least error so far: a better minimum moves the scales that are tried after it.
-            let inverse = (self.first + 0.1 * step as f32 + self.most as f32) / (largest - least);
-            self.integers(x, inverse, least, &mut tried);
-            let Some((scale, minimum)) = sums.solve(x, &weights, &tried) else { continue };
-            let error = error(x, &weights, &tried, scale, minimum);
-            if error < best_error {
-                q.copy_from_slice(&tried);
-                best_error = error;
-                best = Fit { scale, below: -minimum };
-                least = minimum;
-            }
-        }
-        best
+/// How much elements weigh: the importance of their column times their magnitude, which is at least about the `square` root.
+#[inline(always)]
+pub(super) fn weigh<const N: usize, const G: usize>(x: &[Lanes<G>; N], importance: &[f32], square: f32) -> [Lanes<G>; N] {
+    let mut weights = side_by_side::<N, G>(importance);
+    for (w, x) in weights.iter_mut().zip(x) {
+        *w = *w * (Lanes::all(square) + *x * *x).sqrt();
     }
+    weights
+}
 
-    fn integers(self, x: &[f32], inverse: f32, least: f32, q: &mut [u8]) {
-        for (q, x) in q.iter_mut().zip(x) {
-            *q = nearest(inverse * (x - least)).clamp(0, self.most) as u8;
-        }
-    }
+/// Sums of each group.
+#[inline(always)]
+pub(super) fn sums<const N: usize, const G: usize>(x: &[Lanes<G>; N]) -> [f32; G] {
+    x.iter().fold(Lanes::ZERO, |sum, x| sum + *x).0
+}
 
-    /// Fits all groups of a block, and writes the f16 scales and the six-bit ones. The integers are those for what was written.
-    pub fn block(self, x: &[f32], b: &mut [u8]) -> [u8; BLOCK_K] {
-        let mut q = [0; BLOCK_K];
-        let mut fits = [Fit::default(); GROUPS];
-        for ((fit, x), q) in fits.iter_mut().zip(x.chunks_exact(BLOCK)).zip(q.chunks_exact_mut(BLOCK)) {
-            *fit = self.fit(x, q);
-        }
-        let most = |part: fn(&Fit) -> f32| fits.iter().map(part).fold(0.0, |most: f32, x| if x > most { x } else { most });
-        let (scale, below) = (most(|fit| fit.scale), most(|fit| fit.below));
-        let inverse = |most: f32| if most > 0.0 { 63.0 / most } else { 0.0 };
-        let (inverse_scale, inverse_below) = (inverse(scale), inverse(below));
-        let six_bits = |x: f32| (nearest(x) as u8).min(63);
-        put_scales(
-            fits.map(|fit| [six_bits(inverse_scale * fit.scale), six_bits(inverse_below * fit.below)]),
-            &mut b[4..16],
-        );
-        let d = put_half(b, 0, scale / 63.0);
-        let m = put_half(b, 2, below / 63.0);
-        for (group, (x, q)) in x.chunks_exact(BLOCK).zip(q.chunks_exact_mut(BLOCK)).enumerate() {
-            let (scale, minimum) = scale_and_minimum(group, &b[4..16]);
-            let (d, m) = (d * scale, m * minimum);
-            if d != 0.0 {
-                for (q, x) in q.iter_mut().zip(x) {
-                    *q = nearest((x + m) / d).clamp(0, self.most) as u8;
-                }
-            }
-        }
-        q
+/// The largest element, 0 if none is positive.
+#[inline(always)]
+pub(super) fn largest(x: &[f32]) -> f32 {
+    x.iter().fold(0.0, |most: f32, x| if *x > most { *x } else { most })
+}
+
+/// Integers for the scales that were written; where a scale is 0, those of the search stay.
+#[inline(always)]
+pub(super) fn integers<const N: usize, const G: usize>(
+    x: &[Lanes<G>; N],
+    fit: &mut Fit<N, G>,
+    [scale, below]: [Lanes<G>; 2],
+    [least, most]: [f32; 2],
+) {
+    let none = scale.equals(Lanes::ZERO);
+    for (q, x) in fit.q.iter_mut().zip(x) {
+        let integer = ((*x + below) / scale).nearest().clamp(least, most) - Lanes::all(least);
+        *q = none.select(*q, integer);
     }
 }
 
-/// Weighted squared error of a fit.
-fn error(x: &[f32], weights: &[f32], q: &[u8], scale: f32, minimum: f32) -> f32 {
-    x.iter().zip(weights).zip(q).fold(0.0, |sum, ((x, w), q)| {
-        let off = scale * f32::from(*q) + minimum - x;
-        sum + w * (off * off)
-    })
-}
-
-impl Sums {
-    /// Scale and minimum of least squares for integers; the minimum is at most 0.
-    fn solve(&self, x: &[f32], weights: &[f32], q: &[u8]) -> Option<(f32, f32)> {
-        let (mut l, mut l2, mut xl) = (0.0f32, 0.0f32, 0.0f32);
-        for ((x, w), q) in x.iter().zip(weights).zip(q) {
-            let q = f32::from(*q);
-            l += w * q;
-            l2 += w * q * q;
-            xl += w * q * x;
-        }
-        let determinant = self.w * l2 - l * l;
-        if determinant.is_nan() || determinant <= 0.0 {
-            return None;
-        }
-        let scale = (self.w * xl - self.x * l) / determinant;
-        let minimum = (l2 * self.x - l * xl) / determinant;
-        Some(if minimum > 0.0 { (xl / l2, 0.0) } else { (scale, minimum) })
+/// Writes the scales and minima of a block of `Q4_K` or `Q5_K`, and returns its integers.
+#[inline(always)]
+pub(super) fn block(search: Search, x: &[f32], importance: Option<&[f32]>, b: &mut [u8]) -> [u8; BLOCK_K] {
+    let groups = side_by_side::<BLOCK, GROUPS>(x);
+    let (mut fit, scales, minima, scale, below);
+    if let Some(importance) = importance {
+        let weights = weigh(&groups, importance, 2.0 * mean_square(x));
+        fit = Search::weighted(search.most).fit(&groups, &weights);
+        let sums = sums(&weights);
+        (scale, scales) = positive(&fit.scale.0, &sums, 63.0);
+        (below, minima) = positive(&fit.below.0, &sums, 63.0);
+    } else {
+        let square = groups.iter().fold(Lanes::ZERO, |sum, x| sum + *x * *x) / Lanes::all(BLOCK as f32);
+        let root = square.sqrt();
+        let weights = groups.map(|x| root + x.abs());
+        fit = search.fit(&groups, &weights);
+        let six_bits = |x: Lanes| {
+            let most = largest(&x.0);
+            let inverse = if most > 0.0 { 63.0 / most } else { 0.0 };
+            (most / 63.0, (Lanes::all(inverse) * x).nearest().clamp(0.0, 63.0).0.map(|q| q as u8))
+        };
+        (scale, scales) = six_bits(fit.scale);
+        (below, minima) = six_bits(fit.below);
     }
-}
-
-/// The scale of a group of `x ≈ scale · (q - most)` with `q` in `0 .. 2 · most`: of nineteen tried, the one of least squared error
-/// where elements weigh as their squares. The integers go to `q`.
-pub(super) fn symmetric_fit(x: &[f32], most: i32, q: &mut [u8]) -> f32 {
-    let extreme = extreme(x);
-    if extreme.abs() < LEAST {
-        q.fill(0);
-        return 0.0;
-    }
-    let integer = |inverse: f32, x: f32| nearest(inverse * x).clamp(-most, most - 1);
-    let sums = |inverse: f32| {
-        x.iter().fold((0.0f32, 0.0f32), |(xl, l2), x| {
-            let (w, l) = (x * x, integer(inverse, *x) as f32);
-            (xl + w * x * l, l2 + w * l * l)
-        })
-    };
-    let write = |inverse: f32, q: &mut [u8]| {
-        q.iter_mut().zip(x).for_each(|(q, x)| *q = (integer(inverse, *x) + most) as u8);
-    };
-    let inverse = -most as f32 / extreme;
-    write(inverse, q);
-    let (xl, l2) = sums(inverse);
-    let mut scale = if l2 == 0.0 { 0.0 } else { xl / l2 };
-    let mut best = scale * xl;
-    for step in (-9..=9).filter(|step| *step != 0) {
-        let inverse = -(most as f32 + 0.1 * step as f32) / extreme;
-        let (xl, l2) = sums(inverse);
-        if l2 > 0.0 && xl * xl > best * l2 {
-            write(inverse, q);
-            scale = xl / l2;
-            best = scale * xl;
-        }
-    }
-    scale
+    put_scales(std::array::from_fn(|group| [scales[group], minima[group]]), &mut b[4..16]);
+    let (d, m) = (put_half(b, 0, scale), put_half(b, 2, below));
+    let written = [Lanes::all(d) * Lanes(scales.map(f32::from)), Lanes::all(m) * Lanes(minima.map(f32::from))];
+    integers(&groups, &mut fit, written, [0.0, search.most]);
+    let mut q = [0; BLOCK_K];
+    one_by_one(&fit.q, &mut q);
+    q
 }
 
 /// Scale and minimum of the group `j` in the 12 packed bytes of `Q4_K` and `Q5_K`.
@@ -192,6 +100,7 @@ pub(super) fn scale_and_minimum(j: usize, q: &[u8]) -> (f32, f32) {
 }
 
 /// The inverse: the first four groups have whole bytes, whose upper bits hold those of the last four.
+#[inline(always)]
 fn put_scales(groups: [[u8; 2]; GROUPS], packed: &mut [u8]) {
     let (first, last) = groups.split_at(GROUPS / 2);
     for (j, ([scale, minimum], [later_scale, later_minimum])) in first.iter().zip(last).enumerate() {
@@ -202,11 +111,22 @@ fn put_scales(groups: [[u8; 2]; GROUPS], packed: &mut [u8]) {
 }
 
 /// Lower nibbles of groups two by two, as `Q4_K` and `Q5_K` lay them out.
+#[inline(always)]
 pub(super) fn put_nibbles(q: &[u8; BLOCK_K], bytes: &mut [u8]) {
     for (bytes, q) in bytes.chunks_exact_mut(BLOCK).zip(q.chunks_exact(2 * BLOCK)) {
         let (low, high) = q.split_at(BLOCK);
         for ((byte, low), high) in bytes.iter_mut().zip(low).zip(high) {
             *byte = (low & 15) | ((high & 15) << 4);
+        }
+    }
+}
+
+/// Lower two bits of the quarters of each half block in a byte, as `Q2_K` and `Q3_K` lay them out.
+#[inline(always)]
+pub(super) fn put_two_bits(q: &[u8; BLOCK_K], bytes: &mut [u8]) {
+    for (bytes, q) in bytes.chunks_exact_mut(BLOCK).zip(q.chunks_exact(4 * BLOCK)) {
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            *byte = (0..4).fold(0, |byte, quarter| byte | ((q[BLOCK * quarter + at] & 3) << (2 * quarter)));
         }
     }
 }

@@ -1,8 +1,15 @@
 //! The storage types of ggml: their blocks from and to f32.
 //!
 //! Source: `ggml-quants.c` of llama.cpp, the functions `quantize_row_*_ref` and `dequantize_row_*`.
+#![allow(clippy::inline_always, reason = "only what is inlined is compiled for the vector units of its caller")]
+#![allow(clippy::float_cmp, reason = "as llama.cpp: only a scale of exactly 0 has no inverse")]
 
+mod blocks;
+mod eight;
+mod encode;
+mod iq4;
 mod k;
+mod lanes;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -13,11 +20,14 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+mod search;
 
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::{Element, PackError, TASK, check};
+pub use blocks::GgufBlocks;
+
+use super::TASK;
 
 /// A storage type.
 #[allow(missing_docs)]
@@ -36,6 +46,8 @@ pub enum GgmlType {
     Q4K,
     Q5K,
     Q6K,
+    IQ4NL,
+    IQ4XS,
 }
 
 /// Elements of a block of most types.
@@ -45,7 +57,7 @@ const BLOCK_K: usize = 256;
 
 impl GgmlType {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::F32,
         Self::F16,
         Self::BF16,
@@ -59,6 +71,8 @@ impl GgmlType {
         Self::Q4K,
         Self::Q5K,
         Self::Q6K,
+        Self::IQ4NL,
+        Self::IQ4XS,
     ];
 
     /// From the number in a file.
@@ -84,6 +98,8 @@ impl GgmlType {
             Self::Q4K => 12,
             Self::Q5K => 13,
             Self::Q6K => 14,
+            Self::IQ4NL => 20,
+            Self::IQ4XS => 23,
             Self::BF16 => 30,
         }
     }
@@ -104,6 +120,8 @@ impl GgmlType {
             Self::Q4K => "Q4_K",
             Self::Q5K => "Q5_K",
             Self::Q6K => "Q6_K",
+            Self::IQ4NL => "IQ4_NL",
+            Self::IQ4XS => "IQ4_XS",
         }
     }
 
@@ -111,8 +129,8 @@ impl GgmlType {
     pub fn block_elements(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
-            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => BLOCK,
-            Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K => BLOCK_K,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::IQ4NL => BLOCK,
+            Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K | Self::IQ4XS => BLOCK_K,
         }
     }
 
@@ -121,7 +139,7 @@ impl GgmlType {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::BF16 => 2,
-            Self::Q4_0 => 18,
+            Self::Q4_0 | Self::IQ4NL => 18,
             Self::Q4_1 => 20,
             Self::Q5_0 => 22,
             Self::Q5_1 => 24,
@@ -131,6 +149,7 @@ impl GgmlType {
             Self::Q4K => 144,
             Self::Q5K => 176,
             Self::Q6K => 210,
+            Self::IQ4XS => 136,
         }
     }
 
@@ -143,7 +162,7 @@ impl GgmlType {
     fn scales(self) -> &'static [usize] {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => &[],
-            Self::Q4_0 | Self::Q5_0 | Self::Q8_0 => &[0],
+            Self::Q4_0 | Self::Q5_0 | Self::Q8_0 | Self::IQ4NL | Self::IQ4XS => &[0],
             Self::Q4_1 | Self::Q5_1 | Self::Q4K | Self::Q5K => &[0, 2],
             Self::Q2K => &[80, 82],
             Self::Q3K => &[108],
@@ -177,119 +196,26 @@ impl GgmlType {
             Self::Q4K => q4_k::dequantize,
             Self::Q5K => q5_k::dequantize,
             Self::Q6K => q6_k::dequantize,
+            Self::IQ4NL => iq4::dequantize_nl,
+            Self::IQ4XS => iq4::dequantize_xs,
         };
         let blocks = bytes.chunks_exact(self.block_bytes());
         for (bytes, values) in blocks.zip(values.chunks_exact_mut(self.block_elements())) {
             block(bytes, values);
         }
     }
-
-    /// Blocks of a row-major matrix, to the bit what `ggml_quantize_chunk` of llama.cpp gives without an importance matrix.
-    ///
-    /// # Errors
-    /// [`PackError::Group`] when blocks do not divide a row, [`PackError::Length`] when there are not `dims` elements,
-    /// [`PackError::NotFinite`] when one is no finite number, [`PackError::Range`] when a scale is beyond f16, and
-    /// [`PackError::Unwritable`] for the types that are only read.
-    pub fn quantize<T: Element>(self, tensor: &str, values: &[T], dims: [usize; 2]) -> Result<Vec<u8>, PackError> {
-        let block: fn(&[f32], &mut [u8]) = match self {
-            Self::Q4_0 => q4_0::quantize,
-            Self::Q4_1 => q4_1::quantize,
-            Self::Q5_0 => q5_0::quantize,
-            Self::Q5_1 => q5_1::quantize,
-            Self::Q8_0 => q8_0::quantize,
-            Self::Q4K => q4_k::quantize,
-            Self::Q5K => q5_k::quantize,
-            Self::Q6K => q6_k::quantize,
-            Self::F32 | Self::F16 | Self::BF16 | Self::Q2K | Self::Q3K => {
-                return Err(PackError::Unwritable { tensor: tensor.to_owned(), format: self.name() });
-            }
-        };
-        let elements = self.block_elements();
-        if !dims[1].is_multiple_of(elements) {
-            return Err(PackError::Group { tensor: tensor.to_owned(), columns: dims[1], group: elements });
-        }
-        check(tensor, values, dims)?;
-        let mut bytes = vec![0; values.len() / elements * self.block_bytes()];
-        let each = TASK / elements;
-        let tasks = bytes.par_chunks_mut(each * self.block_bytes()).zip(values.par_chunks(each * elements));
-        let fits = tasks.map(|(bytes, values)| {
-            let mut row = [0.0; BLOCK_K];
-            let row = &mut row[..elements];
-            let mut fits = true;
-            for (bytes, values) in bytes.chunks_exact_mut(self.block_bytes()).zip(values.chunks_exact(elements)) {
-                row.iter_mut().zip(values).for_each(|(row, value)| *row = value.value());
-                block(row, bytes);
-                fits &= self.scales().iter().all(|at| half(bytes, *at).is_finite());
-            }
-            fits
-        });
-        if fits.reduce(|| true, |a, b| a && b) {
-            Ok(bytes)
-        } else {
-            Err(PackError::Range { tensor: tensor.to_owned(), format: self.name() })
-        }
-    }
 }
 
-/// A matrix in the blocks of a GGUF file, row after row.
-#[derive(Debug, Clone, PartialEq)]
-pub struct GgufBlocks {
-    kind: GgmlType,
-    dims: [usize; 2],
-    bytes: Vec<u8>,
-}
-
-impl GgufBlocks {
-    /// Quantises a row-major matrix, see [`GgmlType::quantize`].
-    ///
-    /// # Errors
-    /// Those of [`GgmlType::quantize`].
-    pub fn quantize<T: Element>(tensor: &str, values: &[T], dims: [usize; 2], kind: GgmlType) -> Result<Self, PackError> {
-        Ok(Self { kind, dims, bytes: kind.quantize(tensor, values, dims)? })
-    }
-
-    /// Takes over what a file has.
-    ///
-    /// # Errors
-    /// [`PackError::Group`] when blocks do not divide a row, [`PackError::Length`] when the bytes are not those of `dims`,
-    /// [`PackError::Scale`] when a block's scale is no finite number.
-    pub fn new(tensor: &str, dims: [usize; 2], kind: GgmlType, bytes: Vec<u8>) -> Result<Self, PackError> {
-        let tensor = || tensor.to_owned();
-        let group = kind.block_elements();
-        if !dims[1].is_multiple_of(group) {
-            return Err(PackError::Group { tensor: tensor(), columns: dims[1], group });
-        }
-        let expected = (dims[1] / group).saturating_mul(dims[0]).saturating_mul(kind.block_bytes());
-        if expected != bytes.len() {
-            return Err(PackError::Length { tensor: tensor(), part: "the packed weight", expected, found: bytes.len() });
-        }
-        let scales = |block: &[u8]| kind.scales().iter().map(|at| half(block, *at)).find(|scale| !scale.is_finite());
-        match bytes.par_chunks(kind.block_bytes()).with_min_len(1 << 12).find_map_first(scales) {
-            Some(value) => Err(PackError::Scale { tensor: tensor(), part: "the packed weight", value }),
-            None => Ok(Self { kind, dims, bytes }),
-        }
-    }
-
-    /// `[out, in]`.
-    pub fn dims(&self) -> [usize; 2] {
-        self.dims
-    }
-
-    /// The storage type.
-    pub fn kind(&self) -> GgmlType {
-        self.kind
-    }
-
-    /// Its blocks.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// The elements from `start` on, as many as `values` holds; whole blocks.
-    pub(super) fn dequantize_into(&self, start: usize, values: &mut [f32]) {
-        let block = self.kind.block_elements();
-        debug_assert!(start.is_multiple_of(block) && values.len().is_multiple_of(block));
-        self.kind.dequantize_into(&self.bytes[start / block * self.kind.block_bytes()..], values);
+/// Calls `encode` with each block of a row, the importance of its columns, and its bytes.
+#[inline(always)]
+fn each_block<const ELEMENTS: usize, const BYTES: usize>(
+    row: &[f32],
+    importance: Option<&[f32]>,
+    blocks: &mut [u8],
+    encode: impl Fn(&[f32], Option<&[f32]>, &mut [u8]),
+) {
+    for (at, (x, b)) in row.chunks_exact(ELEMENTS).zip(blocks.chunks_exact_mut(BYTES)).enumerate() {
+        encode(x, importance.map(|importance| &importance[ELEMENTS * at..][..ELEMENTS]), b);
     }
 }
 
@@ -299,6 +225,7 @@ fn half(bytes: &[u8], at: usize) -> f32 {
 }
 
 /// Puts an f16 at a byte offset; returns what it holds of the value.
+#[inline(always)]
 fn put_half(bytes: &mut [u8], at: usize, value: f32) -> f32 {
     let value = f16::from_f32(value);
     bytes[at..at + 2].copy_from_slice(&value.to_le_bytes());
@@ -306,20 +233,15 @@ fn put_half(bytes: &mut [u8], at: usize, value: f32) -> f32 {
 }
 
 /// `1 / scale`, 0 for 0.
+#[inline(always)]
 fn inverse(scale: f32) -> f32 {
     if scale == 0.0 { 0.0 } else { 1.0 / scale }
 }
 
 /// The element of largest magnitude, the first of several.
+#[inline(always)]
 fn extreme(values: &[f32]) -> f32 {
     values.iter().fold(0.0, |extreme: f32, value| if extreme.abs() < value.abs() { *value } else { extreme })
-}
-
-/// Least and largest element.
-fn ends(values: &[f32]) -> (f32, f32) {
-    values.iter().fold((f32::MAX, f32::MIN), |(least, largest), value| {
-        (if *value < least { *value } else { least }, if *value > largest { *value } else { largest })
-    })
 }
 
 /// The fifth bits of the elements `j` and `j + 16`.
@@ -327,13 +249,19 @@ fn fifth_bits(high: u32, j: usize) -> (u8, u8) {
     ((((high >> j) << 4) & 16) as u8, ((high >> (j + 12)) & 16) as u8)
 }
 
-/// Five-bit integers: the lower four of `j` and `j + 16` in a byte, the fifth ones of all together.
-fn put_five_bits(q: [u8; BLOCK], low: &mut [u8]) -> u32 {
-    let mut high = 0;
-    for (j, low) in low.iter_mut().enumerate() {
-        let (a, b) = (q[j], q[j + BLOCK / 2]);
-        *low = (a & 15) | ((b & 15) << 4);
-        high |= (u32::from(a >> 4) << j) | (u32::from(b >> 4) << (j + BLOCK / 2));
+/// Four-bit integers: `j` and `j + 16` of 32 in a byte.
+#[inline(always)]
+fn put_nibbles(q: &[u8; BLOCK], bytes: &mut [u8]) {
+    let (low, high) = q.split_at(BLOCK / 2);
+    for ((byte, low), high) in bytes.iter_mut().zip(low).zip(high) {
+        *byte = (low & 15) | ((high & 15) << 4);
     }
-    high
+}
+
+/// Five-bit integers: the fifth bits of all together in four bytes, then the lower four as [`put_nibbles`] has them.
+#[inline(always)]
+fn put_five_bits(q: &[u8; BLOCK], bytes: &mut [u8]) {
+    let fifth = q.iter().enumerate().fold(0u32, |fifth, (at, q)| fifth | (u32::from(q >> 4) << at));
+    bytes[..4].copy_from_slice(&fifth.to_le_bytes());
+    put_nibbles(q, &mut bytes[4..]);
 }

@@ -1,6 +1,13 @@
 //! `Q4_0`: an f16 scale and 32 integers of four bits, centred on 8.
 
-use super::{BLOCK, extreme, half, inverse, put_half};
+use multiversion::multiversion;
+
+use super::eight::{centred, each_fit};
+use super::search::symmetric;
+use super::{BLOCK, half, put_half, put_nibbles};
+
+/// Integers are centred on this.
+const CENTRE: f32 = 8.0;
 
 pub(super) fn dequantize(b: &[u8], y: &mut [f32]) {
     let d = half(b, 0);
@@ -11,12 +18,12 @@ pub(super) fn dequantize(b: &[u8], y: &mut [f32]) {
     }
 }
 
-pub(super) fn quantize(x: &[f32], b: &mut [u8]) {
-    let d = extreme(x) / -8.0;
-    let inverse = inverse(d);
-    put_half(b, 0, d);
-    let q = |x: f32| ((x * inverse + 8.5) as u8).min(15);
-    for (j, byte) in b[2..18].iter_mut().enumerate() {
-        *byte = q(x[j]) | (q(x[j + BLOCK / 2]) << 4);
-    }
+#[multiversion(targets("x86_64+avx2+fma"))]
+pub(super) fn quantize(row: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
+    let plain = |x: &_| centred(x, CENTRE);
+    let search = |x: &_, w: &_| symmetric(x, w, CENTRE);
+    each_fit::<18>(row, importance, blocks, plain, search, |fit, b| {
+        put_half(b, 0, fit.scale);
+        put_nibbles(&fit.q, &mut b[2..]);
+    });
 }

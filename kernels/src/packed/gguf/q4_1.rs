@@ -1,6 +1,13 @@
 //! `Q4_1`: f16 scale and minimum, and 32 integers of four bits.
 
-use super::{BLOCK, ends, half, inverse, put_half};
+use multiversion::multiversion;
+
+use super::eight::{each_fit, ranged};
+use super::search::Search;
+use super::{BLOCK, half, put_half, put_nibbles};
+
+/// Largest integer.
+const MOST: f32 = 15.0;
 
 pub(super) fn dequantize(b: &[u8], y: &mut [f32]) {
     let (d, m) = (half(b, 0), half(b, 2));
@@ -11,14 +18,13 @@ pub(super) fn dequantize(b: &[u8], y: &mut [f32]) {
     }
 }
 
-pub(super) fn quantize(x: &[f32], b: &mut [u8]) {
-    let (least, largest) = ends(x);
-    let d = (largest - least) / 15.0;
-    let inverse = inverse(d);
-    put_half(b, 0, d);
-    put_half(b, 2, least);
-    let q = |x: f32| (((x - least) * inverse + 0.5) as u8).min(15);
-    for (j, byte) in b[4..20].iter_mut().enumerate() {
-        *byte = q(x[j]) | (q(x[j + BLOCK / 2]) << 4);
-    }
+#[multiversion(targets("x86_64+avx2+fma"))]
+pub(super) fn quantize(row: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
+    let plain = |x: &_| ranged(x, MOST);
+    let search = |x: &_, w: &_| Search::weighted(MOST).fit(x, w);
+    each_fit::<20>(row, importance, blocks, plain, search, |fit, b| {
+        put_half(b, 0, fit.scale);
+        put_half(b, 2, -fit.below);
+        put_nibbles(&fit.q, &mut b[4..]);
+    });
 }

@@ -1,8 +1,12 @@
 //! `Q4_K`: eight groups of 32 integers of four bits, with scales and minima of six bits.
 
-use super::k::{Search, block_scales, put_nibbles, scale_and_minimum};
+use multiversion::multiversion;
 
-const SEARCH: Search = Search { most: 15, first: -1.0, steps: 20 };
+use super::k::{block, block_scales, put_nibbles, scale_and_minimum};
+use super::search::Search;
+use super::{BLOCK_K, each_block};
+
+const SEARCH: Search = Search { most: 15.0, first: -1.0, step: 0.1, steps: 20, absolute: false };
 
 pub(super) fn dequantize(b: &[u8], y: &mut [f32]) {
     let ((d, minimum), scales, qs) = (block_scales(b), &b[4..16], &b[16..144]);
@@ -16,7 +20,10 @@ pub(super) fn dequantize(b: &[u8], y: &mut [f32]) {
     }
 }
 
-pub(super) fn quantize(x: &[f32], b: &mut [u8]) {
-    let q = SEARCH.block(x, b);
-    put_nibbles(&q, &mut b[16..144]);
+#[multiversion(targets("x86_64+avx2+fma"))]
+pub(super) fn quantize(row: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
+    each_block::<BLOCK_K, 144>(row, importance, blocks, |x, importance, b| {
+        let q = block(SEARCH, x, importance, b);
+        put_nibbles(&q, &mut b[16..]);
+    });
 }

@@ -1,6 +1,13 @@
 //! `Q5_0`: an f16 scale and 32 integers of five bits, centred on 16.
 
-use super::{BLOCK, extreme, fifth_bits, half, inverse, put_five_bits, put_half};
+use multiversion::multiversion;
+
+use super::eight::{centred, each_fit};
+use super::search::symmetric;
+use super::{BLOCK, fifth_bits, half, put_five_bits, put_half};
+
+/// Integers are centred on this.
+const CENTRE: f32 = 16.0;
 
 pub(super) fn dequantize(b: &[u8], y: &mut [f32]) {
     let (d, high) = (half(b, 0), u32::from_le_bytes([b[2], b[3], b[4], b[5]]));
@@ -11,11 +18,12 @@ pub(super) fn dequantize(b: &[u8], y: &mut [f32]) {
     }
 }
 
-pub(super) fn quantize(x: &[f32], b: &mut [u8]) {
-    let d = extreme(x) / -16.0;
-    let inverse = inverse(d);
-    put_half(b, 0, d);
-    let q = std::array::from_fn(|j| ((x[j] * inverse + 16.5) as u8).min(31));
-    let high = put_five_bits(q, &mut b[6..22]);
-    b[2..6].copy_from_slice(&high.to_le_bytes());
+#[multiversion(targets("x86_64+avx2+fma"))]
+pub(super) fn quantize(row: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
+    let plain = |x: &_| centred(x, CENTRE);
+    let search = |x: &_, w: &_| symmetric(x, w, CENTRE);
+    each_fit::<22>(row, importance, blocks, plain, search, |fit, b| {
+        put_half(b, 0, fit.scale);
+        put_five_bits(&fit.q, &mut b[2..]);
+    });
 }

@@ -1,6 +1,13 @@
 //! `Q5_1`: f16 scale and minimum, and 32 integers of five bits.
 
-use super::{BLOCK, ends, fifth_bits, half, inverse, put_five_bits, put_half};
+use multiversion::multiversion;
+
+use super::eight::{each_fit, ranged};
+use super::search::Search;
+use super::{BLOCK, fifth_bits, half, put_five_bits, put_half};
+
+/// Largest integer.
+const MOST: f32 = 31.0;
 
 pub(super) fn dequantize(b: &[u8], y: &mut [f32]) {
     let (d, m, high) = (half(b, 0), half(b, 2), u32::from_le_bytes([b[4], b[5], b[6], b[7]]));
@@ -11,13 +18,13 @@ pub(super) fn dequantize(b: &[u8], y: &mut [f32]) {
     }
 }
 
-pub(super) fn quantize(x: &[f32], b: &mut [u8]) {
-    let (least, largest) = ends(x);
-    let d = (largest - least) / 31.0;
-    let inverse = inverse(d);
-    put_half(b, 0, d);
-    put_half(b, 2, least);
-    let q = std::array::from_fn(|j| (((x[j] - least) * inverse + 0.5) as u8).min(31));
-    let high = put_five_bits(q, &mut b[8..24]);
-    b[4..8].copy_from_slice(&high.to_le_bytes());
+#[multiversion(targets("x86_64+avx2+fma"))]
+pub(super) fn quantize(row: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
+    let plain = |x: &_| ranged(x, MOST);
+    let search = |x: &_, w: &_| Search::weighted(MOST).fit(x, w);
+    each_fit::<24>(row, importance, blocks, plain, search, |fit, b| {
+        put_half(b, 0, fit.scale);
+        put_half(b, 2, -fit.below);
+        put_five_bits(&fit.q, &mut b[4..]);
+    });
 }
