@@ -1,5 +1,7 @@
 //! Reads the header of a GGUF file, which is not trusted.
 
+use std::ops::Range;
+
 use super::GgmlType;
 use crate::gguf::metadata::{Metadata, Value};
 
@@ -20,6 +22,8 @@ pub struct TensorInfo {
 
 pub(super) struct Header {
     pub metadata: Metadata,
+    /// The keys in the order of the file, with the bytes of each value and its type.
+    pub entries: Vec<(String, Range<usize>)>,
     pub tensors: Vec<TensorInfo>,
     pub data_start: usize,
 }
@@ -98,10 +102,13 @@ pub(super) fn read(bytes: &[u8]) -> Read<Header> {
     let tensor_count = cursor.count("the number of tensors", 24)?;
     let key_count = cursor.count("the number of keys", 12)?;
     let mut metadata = Metadata::default();
+    let mut entries = Vec::new();
     for _ in 0..key_count {
         let key = cursor.text("a key")?;
+        let start = cursor.at;
         let kind = cursor.u32(&key)?;
         let value = read_value(&mut cursor, kind, &key, 0)?;
+        entries.push((key.clone(), start..cursor.at));
         metadata.insert(key, value);
     }
     let mut tensors = Vec::with_capacity(tensor_count);
@@ -119,7 +126,7 @@ pub(super) fn read(bytes: &[u8]) -> Read<Header> {
             return Err(format!("the file is cut off: `{}` ends after the file's {} bytes", tensor.name, bytes.len()));
         }
     }
-    Ok(Header { metadata, tensors, data_start })
+    Ok(Header { metadata, entries, tensors, data_start })
 }
 
 fn read_value(cursor: &mut Cursor, kind: u32, key: &str, depth: usize) -> Read<Value> {

@@ -11,6 +11,7 @@ mod tokenizer;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
@@ -45,6 +46,8 @@ pub struct GgufFile {
     path: PathBuf,
     map: Mmap,
     metadata: Metadata,
+    /// Where each value of the metadata lies, with its type, in the order of the file.
+    entries: Vec<(String, Range<usize>)>,
     /// By checkpoint name, or by the name in the file if no family declares the tensor.
     tensors: BTreeMap<String, Stored>,
     /// The offset that has been added to norms in the file.
@@ -78,6 +81,7 @@ impl GgufFile {
             tensors: header.tensors.into_iter().map(named).collect(),
             norm_offset: family.map_or(0.0, |family| family.norm_offset as f32),
             metadata: header.metadata,
+            entries: header.entries,
             data_start: header.data_start,
         })
     }
@@ -90,6 +94,33 @@ impl GgufFile {
     /// The tensors as they stand in the header.
     pub fn tensors(&self) -> impl Iterator<Item = &TensorInfo> {
         self.tensors.values().map(|stored| &stored.info)
+    }
+
+    /// The keys in the order of the file, each with the bytes of its value and of the number of its type before that.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        // The header was read from these bytes.
+        self.entries.iter().map(|(key, range)| (key.as_str(), self.map.get(range.clone()).unwrap_or_default()))
+    }
+
+    /// Calls `read` with the bytes of some rows of a tensor; a row is a stretch of its fastest dimension.
+    ///
+    /// # Errors
+    /// [`ModelError::Format`] if the file has no such rows.
+    pub fn with_rows<T>(&self, info: &TensorInfo, rows: Range<usize>, read: impl FnOnce(&[u8]) -> T) -> Result<T> {
+        let count = info.shape.iter().rev().skip(1).product::<usize>().max(1);
+        let row = info.bytes / count;
+        let part = (rows.start <= rows.end && rows.end <= count).then(|| TensorInfo {
+            offset: info.offset + rows.start * row,
+            bytes: rows.len() * row,
+            ..info.clone()
+        });
+        let part = part.ok_or_else(|| ModelError::format(&self.path, format!("`{}` has no rows {rows:?}", info.name)))?;
+        self.with_bytes(&part, read)
+    }
+
+    /// The path that it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// A `config.json` for the model.
