@@ -30,6 +30,18 @@ pub enum ExportError {
     /// The target can't be written.
     #[error(transparent)]
     Write(#[from] burnish_models::atomic::WriteError),
+    /// A matrix is in few bits already, and the options don't allow quantising it again.
+    #[error("{}: `{tensor}` is in {from} already, and quantising it again to {to} adds to its errors", path.display())]
+    Requantizes {
+        /// The model.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        from: &'static str,
+        /// The type that was asked for.
+        to: &'static str,
+    },
     /// The format can't represent something of the model.
     #[error("{reason}")]
     Unsupported {

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`export_hugging_face`] | a folder with safetensors | transformers, vLLM, mlx-lm, llama.cpp's converter |
 //! | [`export_gguf`] | one GGUF file, optionally quantised | llama.cpp, Ollama, LM Studio |
+//! | [`quantize_gguf`] | a GGUF file quantised | the same |
 //! | [`export_adapter`] | a PEFT folder | PEFT |
 //!
 //! The weights are written one tensor at a time to a file or folder beside the target, which is then renamed: a crash or a
@@ -20,7 +21,7 @@
 //! ```no_run
 //! use std::path::Path;
 //!
-//! use burnish_export::{GgufOptions, GgufType, HuggingFaceOptions, export_gguf, export_hugging_face};
+//! use burnish_export::{GgufOptions, GgufType, HuggingFaceOptions, Mixture, export_gguf, export_hugging_face};
 //! use burnish_lora::MergedCheckpoint;
 //! use burnish_models::Pretrained;
 //!
@@ -28,7 +29,7 @@
 //! let base = Pretrained::open("HuggingFaceTB/SmolLM2-135M-Instruct")?;
 //! let merged = MergedCheckpoint::open(&base.checkpoint, Path::new("run/adapter"))?;
 //! export_hugging_face(&base, &merged, Path::new("merged"), &HuggingFaceOptions::default())?;
-//! let options = GgufOptions { kind: GgufType::Q8_0, ..GgufOptions::default() };
+//! let options = GgufOptions { kind: GgufType::Quantized(Mixture::Q4KM), ..GgufOptions::default() };
 //! let report = export_gguf(&base, &merged, Path::new("merged.gguf"), &options)?;
 //! println!("{} bytes", report.bytes);
 //! # Ok(())
@@ -50,7 +51,7 @@ pub mod target;
 
 pub use burnish_models::FloatType;
 pub use error::{ExportError, Result};
-pub use gguf::{GgufOptions, GgufType, export_gguf};
+pub use gguf::{GgufOptions, GgufType, ImportanceMatrix, Mixture, export_gguf, quantize_gguf};
 pub use hugging_face::{HuggingFaceOptions, export_hugging_face};
 pub use peft::export_adapter;
 pub use report::ExportReport;

@@ -17,3 +17,12 @@ pub struct ExportReport {
     /// Notes for the user, such as what the format can't hold.
     pub notes: Vec<String>,
 }
+
+impl ExportReport {
+    /// Counts tensors by their types.
+    pub(crate) fn count<'a>(&mut self, types: impl Iterator<Item = &'a str>) {
+        for kind in types {
+            *self.tensors.entry(kind.to_owned()).or_default() += 1;
+        }
+    }
+}

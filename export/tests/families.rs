@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use burn::backend::Flex;
 use burn::tensor::{DType, TensorData};
-use burnish_export::{ExportError, FloatType, GgufOptions, GgufType, HuggingFaceOptions, export_gguf, export_hugging_face};
+use burnish_export::{
+    ExportError, FloatType, GgufOptions, GgufType, HuggingFaceOptions, Mixture, export_gguf, export_hugging_face,
+};
 use burnish_kernels::packed::{Packed, PackedKind};
 use burnish_kernels::tolerance::Tolerance;
 use burnish_models::gguf::GgufFile;
@@ -88,7 +90,7 @@ fn close(name: &str, values: &[f32], expected: &[f32]) {
 }
 
 fn gguf(model: &Pretrained, target: &Path) -> Result<Vec<String>, ExportError> {
-    let options = GgufOptions { kind: GgufType::Float(FloatType::F32), overwrite: true };
+    let options = GgufOptions { kind: GgufType::Float(FloatType::F32), overwrite: true, ..GgufOptions::default() };
     export_gguf(model, &*model.checkpoint, target, &options).map(|report| report.notes)
 }
 
@@ -348,7 +350,7 @@ fn blocks_of_a_gguf_are_handed_over_as_they_are_and_stand_for_what_is_read() {
         let (folder, target) = (work.path().join(case), work.path().join(format!("{case}.gguf")));
         model_folder(case, &folder, |_| {});
         let model = open(&folder);
-        let options = GgufOptions { kind: GgufType::Q8_0, overwrite: true };
+        let options = GgufOptions { kind: GgufType::Quantized(Mixture::Q8_0), overwrite: true, ..GgufOptions::default() };
         export_gguf(&model, &*model.checkpoint, &target, &options).unwrap();
         let file = open(&target).checkpoint;
         let mut packed = 0;

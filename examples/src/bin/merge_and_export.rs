@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use burn::backend::Flex;
-use burnish_export::{GgufOptions, GgufType, HuggingFaceOptions};
+use burnish_export::{GgufOptions, GgufType, HuggingFaceOptions, Mixture};
 use burnish_export::{export_adapter, export_gguf, export_hugging_face};
 use burnish_lora::{MergedCheckpoint, load_adapter};
 use burnish_models::{LoadOptions, Pretrained};
@@ -21,7 +21,7 @@ fn main() -> Result<()> {
     let merged = MergedCheckpoint::open(&base.checkpoint, &adapter)?;
     let options = HuggingFaceOptions { overwrite: true, ..HuggingFaceOptions::default() };
     export_hugging_face(&base, &merged, &output.join("model"), &options)?;
-    let options = GgufOptions { kind: GgufType::Q8_0, overwrite: true };
+    let options = GgufOptions { kind: GgufType::Quantized(Mixture::Q4KM), overwrite: true, ..GgufOptions::default() };
     let report = export_gguf(&base, &merged, &output.join("model.gguf"), &options)?;
     println!("{}: {} bytes", report.path.display(), report.bytes);
 

@@ -3,136 +3,165 @@
 //! Each family declares which tensors a file has, their names and the order of their rows (`burnish_models::families`).
 //! Source: `ggml/docs/gguf.md` and `conversion/` of llama.cpp.
 
+mod importance;
+mod kind;
 mod metadata;
+mod mixture;
+mod quantize;
 mod quants;
 mod tokenizer;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::Path;
+
+use burnish_kernels::packed::{Packed, PackedKind};
 
 use burnish_models::checkpoint::is_ignored;
 use burnish_models::gguf::{GgmlType, halves_interleaved, keys};
 use burnish_models::part::{DeclaredTensor, Role, RowOrder, declared_tensors};
 use burnish_models::rope::inverse_frequencies;
-use burnish_models::{Checkpoint, FloatType, ModelConfig, Pretrained, RopeScaling, RotaryConfig};
+use burnish_models::{Checkpoint, ModelConfig, Pretrained, RopeScaling, RotaryConfig};
+
+pub use importance::ImportanceMatrix;
+pub use kind::{GgufOptions, GgufType};
+pub use mixture::Mixture;
+pub use quantize::quantize_gguf;
 
 use crate::error::{ExportError, Result};
 use crate::report::ExportReport;
 use crate::{fit, target};
-use writer::{PlannedTensor, write_header};
-
-/// How the matrices of a GGUF file are stored; vectors are always F32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GgufType {
-    /// As floats.
-    Float(FloatType),
-    /// 8 bits per element, with one f16 scale per block of 32.
-    Q8_0,
-}
-
-impl Default for GgufType {
-    fn default() -> Self {
-        Self::Float(FloatType::F16)
-    }
-}
-
-impl GgufType {
-    fn ggml(self) -> GgmlType {
-        match self {
-            Self::Float(FloatType::F32) => GgmlType::F32,
-            Self::Float(FloatType::F16) => GgmlType::F16,
-            Self::Float(FloatType::BF16) => GgmlType::BF16,
-            Self::Q8_0 => GgmlType::Q8_0,
-        }
-    }
-
-    /// `general.file_type`, llama.cpp's `llama_ftype`.
-    fn file_type(self) -> u64 {
-        match self {
-            Self::Float(FloatType::F32) => 0,
-            Self::Float(FloatType::F16) => 1,
-            Self::Q8_0 => 7,
-            Self::Float(FloatType::BF16) => 32,
-        }
-    }
-}
-
-impl fmt::Display for GgufType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Float(float) => float.fmt(f),
-            Self::Q8_0 => f.write_str("q8_0"),
-        }
-    }
-}
-
-impl std::str::FromStr for GgufType {
-    type Err = String;
-
-    fn from_str(name: &str) -> std::result::Result<Self, String> {
-        match name {
-            "q8_0" => Ok(Self::Q8_0),
-            float => {
-                float.parse().map(Self::Float).map_err(|_: String| format!("expected f32, f16, bf16 or q8_0, got `{float}`"))
-            }
-        }
-    }
-}
-
-/// Options of [`export_gguf`].
-#[derive(Debug, Clone, Copy, Default)]
-pub struct GgufOptions {
-    /// How the matrices are stored.
-    pub kind: GgufType,
-    /// Whether an existing target may be replaced.
-    pub overwrite: bool,
-}
+use mixture::Facts;
+use writer::PlannedTensor;
 
 /// Writes a model as one GGUF file, with its tokenizer and chat templates.
 ///
-/// `weights` are those of `model`, or the same with an adapter merged into them. Vectors are stored as F32. In a `Q8_0` file, a
-/// matrix whose rows are not a multiple of 32 is stored as F16, with a note in the report.
+/// `weights` are those of `model`, or the same with an adapter merged into them. Vectors are stored as F32. A matrix whose rows the
+/// blocks of its type do not divide has another type, as in llama.cpp, with a note in the report.
 ///
 /// # Errors
 /// [`ExportError::Exists`] or [`ExportError::Occupied`] if the target must not be replaced. [`ExportError::Unsupported`] if
-/// llama.cpp has no equivalent of the tokenizer or of a key of the configuration, or if a tensor has no name in GGUF files. An
-/// error if a tensor is missing, has another shape than the configuration says, or is outside the range of f16, or if the file
-/// can't be written. The target is then unchanged.
+/// llama.cpp has no equivalent of the tokenizer or of a key of the configuration, or if a tensor has no name in GGUF files.
+/// [`ExportError::Requantizes`] if a matrix is in few bits already, and the options don't allow quantising it again. An error if a
+/// tensor is missing, has another shape than the configuration says, or is outside the range of f16, or if the file can't be
+/// written. The target is then unchanged.
 pub fn export_gguf(
     model: &Pretrained,
     weights: &dyn Checkpoint,
     target: &Path,
-    options: &GgufOptions,
+    options: &GgufOptions<'_>,
 ) -> Result<ExportReport> {
     let mut report = ExportReport { path: target.to_owned(), ..ExportReport::default() };
-    let mut metadata = metadata::of_model(model, options.kind.file_type(), &mut report)?;
+    let mut metadata = metadata::of_model(model, options.kind.file_type().into(), &mut report)?;
     tokenizer::add(&mut metadata, model, &mut report)?;
+    for (key, value) in options.importance.iter().flat_map(|importance| importance.keys()) {
+        metadata.insert(key, value);
+    }
+    let declared = declared(&model.config, weights)?;
     let factors = rope_factors(&model.config);
-    let mut tensors = Vec::new();
-    for tensor in declared(&model.config, weights)? {
-        let shape = weights.shape(&tensor.name).unwrap_or_default();
-        tensors.push(plan(tensor.gguf.clone(), Some(tensor), shape, options.kind, &mut report));
+    let shapes: Vec<Vec<usize>> = declared.iter().map(|tensor| weights.shape(&tensor.name).unwrap_or_default()).collect();
+    let named: Vec<_> =
+        declared.iter().zip(&shapes).map(|(tensor, shape)| (tensor.gguf.as_str(), shape.as_slice())).collect();
+    let facts = Facts {
+        architecture: model.config.family.gguf.name,
+        layers: model.config.num_hidden_layers,
+        heads: model.config.num_attention_heads,
+        kv_heads: model.config.num_key_value_heads,
+        has_importance: options.importance.is_some(),
+    };
+    let kinds = options.kind.types(&facts, &named).into_iter().map(|kind| kind.unwrap_or(GgmlType::F32));
+    let mut tensors: Vec<PlannedTensor> = named
+        .iter()
+        .zip(kinds)
+        .map(|((name, shape), kind)| PlannedTensor { name: (*name).to_owned(), shape: shape.to_vec(), kind })
+        .collect();
+    for (tensor, planned) in declared.iter().zip(&tensors) {
+        check_packed(model, weights.packed_kind(&tensor.name), planned, options)?;
     }
     for (name, factors) in &factors {
-        tensors.push(plan((*name).to_owned(), None, vec![factors.len()], GgufType::Float(FloatType::F32), &mut report));
+        tensors.push(PlannedTensor { name: (*name).to_owned(), shape: vec![factors.len()], kind: GgmlType::F32 });
     }
+    let importance = importance_of(&tensors, options, &mut report)?;
+    report.notes.extend(options.kind.note_on_rows(&named));
+    report.count(tensors.iter().map(|tensor| tensor.kind.name()));
     let inputs = target::inputs_of(model, weights);
     report.bytes = target::write_file(target, options.overwrite, &inputs, b"GGUF", |file| {
-        write_header(file, &metadata, &tensors)?;
-        for tensor in &tensors {
-            let values = match &tensor.source {
-                Some(declared) => read(weights, declared, &model.config)?,
-                None => factors.get(tensor.name.as_str()).cloned().unwrap_or_default(),
+        writer::write_header(file, &writer::entries(&metadata)?, &tensors)?;
+        for (at, (tensor, importance)) in tensors.iter().zip(&importance).enumerate() {
+            let bytes = match declared.get(at) {
+                Some(declared) => encode(weights, declared, tensor, &model.config, *importance)?,
+                None => {
+                    quants::encode(tensor, factors.get(tensor.name.as_str()).map(Vec::as_slice).unwrap_or_default(), None)?
+                }
             };
-            let columns = tensor.shape.last().copied().unwrap_or(1);
-            file.put(&quants::encode(tensor.kind, &tensor.name, &values, columns)?)?;
+            file.put(&bytes)?;
             file.align(writer::ALIGNMENT)?;
         }
         Ok(())
     })?;
     Ok(report)
+}
+
+/// Refuses a matrix that is in few bits and is to be quantised again, unless the options allow that.
+fn check_packed(
+    model: &Pretrained,
+    packed: Option<PackedKind>,
+    tensor: &PlannedTensor,
+    options: &GgufOptions<'_>,
+) -> Result<()> {
+    match packed {
+        Some(from) if from != PackedKind::Gguf(tensor.kind) && tensor.kind.is_packed() && !options.requantize => {
+            Err(ExportError::Requantizes {
+                path: model.source.clone().into(),
+                tensor: tensor.name.clone(),
+                from: from.name(),
+                to: tensor.kind.name(),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The importance of each tensor that is quantised with it, and a note on those that have none.
+fn importance_of<'a>(
+    tensors: &[PlannedTensor],
+    options: &GgufOptions<'a>,
+    report: &mut ExportReport,
+) -> Result<Vec<Option<&'a [f32]>>> {
+    let Some(matrix) = options.importance else { return Ok(vec![None; tensors.len()]) };
+    let mut missing = Vec::new();
+    let mut found = Vec::new();
+    for tensor in tensors {
+        // llama.cpp has no use for it in Q8_0.
+        let is_used = tensor.kind.is_packed() && tensor.kind != GgmlType::Q8_0;
+        let importance = if is_used { matrix.of(&tensor.name, tensor.columns())? } else { None };
+        if is_used && importance.is_none() {
+            missing.push(tensor.name.as_str());
+        }
+        found.push(importance);
+    }
+    if let Some(first) = missing.first() {
+        let rest = if missing.len() > 1 { format!(" and {} more", missing.len() - 1) } else { String::new() };
+        let path = matrix.path().display();
+        report.notes.push(format!("{path} has no importance of `{first}`{rest}: quantised as without an importance matrix"));
+    }
+    Ok(found)
+}
+
+/// The bytes of a tensor in the file. Blocks of its type are copied.
+fn encode(
+    weights: &dyn Checkpoint,
+    declared: &DeclaredTensor,
+    tensor: &PlannedTensor,
+    config: &ModelConfig,
+    importance: Option<&[f32]>,
+) -> Result<Vec<u8>> {
+    if weights.packed_kind(&declared.name) == Some(PackedKind::Gguf(tensor.kind))
+        && let Some(Packed::Gguf(blocks)) = weights.read_packed(&declared.name)?
+    {
+        return in_order(blocks.bytes().to_vec(), declared, config);
+    }
+    quants::encode(tensor, &read(weights, declared, config)?, importance)
 }
 
 /// The tensors of the file: exactly those that the family declares, because llama.cpp would ignore any other.
@@ -149,23 +178,6 @@ fn declared(config: &ModelConfig, weights: &dyn Checkpoint) -> Result<Vec<Declar
     fit::check(config, weights)?;
     tensors.sort_by_key(order);
     Ok(tensors)
-}
-
-/// Decides how a tensor is stored, and counts it in the report.
-fn plan(
-    name: String,
-    source: Option<DeclaredTensor>,
-    shape: Vec<usize>,
-    kind: GgufType,
-    report: &mut ExportReport,
-) -> PlannedTensor {
-    let mut stored = if shape.len() < 2 { GgmlType::F32 } else { kind.ggml() };
-    if !shape.last().copied().unwrap_or(1).is_multiple_of(stored.block_elements()) {
-        report.notes.push(format!("`{name}`, {shape:?}, is stored as F16: its rows are not a multiple of 32"));
-        stored = GgmlType::F16;
-    }
-    *report.tensors.entry(format!("{stored:?}")).or_default() += 1;
-    PlannedTensor { name, source, shape, kind: stored }
 }
 
 /// The order in which converters write the sections of a model.
@@ -187,13 +199,18 @@ fn order(tensor: &DeclaredTensor) -> (Section, String) {
 
 /// Reads a tensor as GGUF files store it: with their order of rows, and with the offset added to norms.
 fn read(weights: &dyn Checkpoint, tensor: &DeclaredTensor, config: &ModelConfig) -> Result<Vec<f32>> {
-    let (name, part) = (&tensor.name, tensor.part);
-    let mut values = weights.read_f32(name)?;
-    if part.role.is_norm() && config.family.norm_offset != 0.0 {
+    let mut values = weights.read_f32(&tensor.name)?;
+    if tensor.part.role.is_norm() && config.family.norm_offset != 0.0 {
         for value in &mut values {
             *value += config.family.norm_offset as f32;
         }
     }
+    in_order(values, tensor, config)
+}
+
+/// The elements of a tensor, or the bytes of its blocks, with rows in the order of GGUF files.
+fn in_order<T: Copy + Default>(values: Vec<T>, tensor: &DeclaredTensor, config: &ModelConfig) -> Result<Vec<T>> {
+    let (name, part) = (&tensor.name, tensor.part);
     let Some(heads) = part.role.heads(config).filter(|_| part.rows == RowOrder::Interleaved) else { return Ok(values) };
     halves_interleaved(&values, heads * config.head_dim, heads).ok_or_else(|| {
         ExportError::unsupported(format!("`{name}` does not have the rows of {heads} heads of {}", config.head_dim))

@@ -1,7 +1,8 @@
 //! Writes the header of a GGUF file.
 
+use std::borrow::Cow;
+
 use burnish_models::gguf::{GgmlType, Metadata, Value};
-use burnish_models::part::DeclaredTensor;
 
 use crate::counted_file::CountedFile;
 use crate::error::{ExportError, Result};
@@ -10,32 +11,50 @@ use crate::error::{ExportError, Result};
 pub(super) const ALIGNMENT: u64 = 32;
 
 /// A tensor that follows the header.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PlannedTensor {
     pub name: String,
-    /// The tensor of the model; `None` for one that is computed from the configuration.
-    pub source: Option<DeclaredTensor>,
     /// The slowest dimension first.
     pub shape: Vec<usize>,
     pub kind: GgmlType,
 }
 
 impl PlannedTensor {
+    /// Elements of a row.
+    pub(super) fn columns(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
     fn bytes(&self) -> u64 {
         let elements: usize = self.shape.iter().product();
         (elements / self.kind.block_elements() * self.kind.block_bytes()) as u64
     }
 }
 
+/// A key with the number of its value's type and the bytes of the value.
+pub(super) type Entry<'a> = (&'a str, Cow<'a, [u8]>);
+
+/// The entries of metadata.
+pub(super) fn entries(metadata: &Metadata) -> Result<Vec<Entry<'_>>> {
+    metadata.iter().map(|(key, value)| entry(key, value)).collect()
+}
+
+/// The entry of a key and its value.
+pub(super) fn entry<'a>(key: &'a str, value: &Value) -> Result<Entry<'a>> {
+    let mut bytes = kind_of(value)?.to_le_bytes().to_vec();
+    put_value(&mut bytes, value)?;
+    Ok((key, Cow::Owned(bytes)))
+}
+
 /// Writes the header up to the first tensor.
-pub(super) fn write_header(file: &mut CountedFile, metadata: &Metadata, tensors: &[PlannedTensor]) -> Result<()> {
+pub(super) fn write_header(file: &mut CountedFile, entries: &[Entry<'_>], tensors: &[PlannedTensor]) -> Result<()> {
     let mut bytes = b"GGUF".to_vec();
     bytes.extend(3u32.to_le_bytes());
     bytes.extend((tensors.len() as u64).to_le_bytes());
-    bytes.extend((metadata.iter().count() as u64).to_le_bytes());
-    for (key, value) in metadata.iter() {
+    bytes.extend((entries.len() as u64).to_le_bytes());
+    for (key, value) in entries {
         put_text(&mut bytes, key);
-        bytes.extend(kind_of(value)?.to_le_bytes());
-        put_value(&mut bytes, value)?;
+        bytes.extend(value.iter());
     }
     let mut offset = 0u64;
     for tensor in tensors {
