@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use burn_train::Interrupter;
 use burnish_backends::dtype;
-use burnish_export::{ExportReport, FloatType, GgufOptions, GgufType, HuggingFaceOptions, export_gguf, export_hugging_face};
+use burnish_export::{ExportReport, FloatType, GgufOptions, HuggingFaceOptions, export_gguf, export_hugging_face};
 use burnish_lora::MergedCheckpoint;
 use burnish_models::{GenerateOptions, LoadOptions, Message, Pretrained};
 use serde::Serialize;
@@ -166,8 +166,7 @@ pub fn run(
     let options = HuggingFaceOptions { float: FloatType::F32, overwrite: true, ..Default::default() };
     let merged = export_hugging_face(&pretrained, &weights, &merged, &options)?;
     let gguf = folders.run.with_file_name("bookings-f16.gguf");
-    let gguf =
-        export_gguf(&pretrained, &weights, &gguf, &GgufOptions { kind: GgufType::Float(FloatType::F16), overwrite: true })?;
+    let gguf = export_gguf(&pretrained, &weights, &gguf, &GgufOptions { overwrite: true, ..GgufOptions::default() })?;
     ensure!(gguf.bytes > 0, "the GGUF is empty");
     Ok(Some(Outcome { before, after, best_loss: summary.state.best_loss, train_seconds, adapter, merged, gguf }))
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use burnish_engine::{AdamWConfig, Adapter, TrainedPart, with_hint};
 use burnish_export::{
     ExportError, ExportReport, GgufOptions, GgufType, HuggingFaceOptions, export_gguf, export_hugging_face, target,
@@ -39,14 +39,14 @@ pub struct Args {
     /// Format to write
     #[arg(long, value_enum)]
     format: Format,
-    /// Data type of the weights: f32, f16, bf16 or, for gguf, q8_0 [default: hf bf16, gguf f16]
+    /// Data type of the weights: f32, f16, bf16 or, for gguf, a mixture of `quantize`, such as q4_k_m [default: hf bf16, gguf f16]
     #[arg(long, value_name = "TYPE")]
     quant: Option<String>,
     /// File or folder to write
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
-    /// Quantise again after merging an adapter into quantised weights, although that loses part of its change
-    #[arg(long)]
+    /// Quantise quantised weights again, although that adds to their errors and loses part of an adapter's change
+    #[arg(long, alias = "allow-requantize")]
     requantize: bool,
     /// Replace an earlier export
     #[arg(long)]
@@ -73,8 +73,9 @@ impl Args {
         let (report, note) = match self.format {
             Format::Gguf => {
                 let kind: GgufType = parse(self.quant.as_deref(), GgufType::Float(FloatType::F16))?;
-                let note = note(&kind.to_string(), matches!(kind, GgufType::Q8_0))?;
-                (export_gguf(&pretrained, weights, &self.output, &GgufOptions { kind, overwrite: self.overwrite }), note)
+                let note = note(&kind.to_string(), matches!(kind, GgufType::Quantized(_)))?;
+                let options = GgufOptions { kind, importance: None, requantize: self.requantize, overwrite: self.overwrite };
+                (export_gguf(&pretrained, weights, &self.output, &options), note)
             }
             Format::Hf | Format::Peft => {
                 let float: FloatType = parse(self.quant.as_deref(), FloatType::BF16)?;
@@ -83,7 +84,7 @@ impl Args {
                 (export_hugging_face(&pretrained, weights, &self.output, &options), note)
             }
         };
-        let mut report = report.map_err(exists_hint)?;
+        let mut report = report.map_err(way_out)?;
         report.notes.extend(note);
         remove_stale_beside(&self.output, style);
         style.result(describe(&report), &json!(report));
@@ -95,7 +96,7 @@ impl Args {
         let Some(adapter) = &self.adapter else { bail!("--format peft needs --adapter") };
         let mut inputs = target::inputs_of(pretrained, &*pretrained.checkpoint);
         inputs.push(adapter.clone());
-        target::check_folder(&self.output, self.overwrite, &inputs).map_err(exists_hint)?;
+        target::check_folder(&self.output, self.overwrite, &inputs).map_err(way_out)?;
         let config = read_config(adapter)?;
         burnish_backends::enter("cpu", |device| {
             let adapter = Adapter::Folder { path: adapter, dropout: config.dropout };
@@ -117,9 +118,7 @@ impl Args {
 }
 
 fn parse<T: std::str::FromStr<Err = String>>(quant: Option<&str>, default: T) -> Result<T> {
-    quant.map_or(Ok(default), |name| {
-        name.parse().map_err(|reason| with_hint(format!("--quant: {reason}"), "see burnish export --help"))
-    })
+    quant.map_or(Ok(default), |name| name.parse().map_err(|reason| anyhow!("--quant: {reason}")))
 }
 
 /// Makes Ctrl-C delete unfinished files before it ends the program.
@@ -151,14 +150,12 @@ pub(super) fn describe(report: &ExportReport) -> String {
     text
 }
 
-/// Adds a hint if the target already exists.
-pub(super) fn exists_hint(error: ExportError) -> anyhow::Error {
-    match error {
-        ExportError::Exists { path } => occupied(&path),
-        other => other.into(),
-    }
-}
-
-fn occupied(path: &Path) -> anyhow::Error {
-    with_hint(format!("{} already exists", path.display()), "--overwrite replaces it")
+/// Adds a hint if a flag is the way out.
+pub(super) fn way_out(error: ExportError) -> anyhow::Error {
+    let hint = match &error {
+        ExportError::Exists { .. } => "--overwrite replaces it",
+        ExportError::Requantizes { .. } => "begin with a model in 16 bits, or write it all the same with --allow-requantize",
+        _ => return error.into(),
+    };
+    with_hint(error.to_string(), hint)
 }

@@ -10,7 +10,7 @@ use burnish_models::Pretrained;
 use serde_json::json;
 
 use super::change;
-use super::export::{clean_up_on_interrupt, describe, exists_hint, remove_stale_beside};
+use super::export::{clean_up_on_interrupt, describe, remove_stale_beside, way_out};
 use crate::report::OutputStyle;
 
 /// Arguments of `merge`.
@@ -41,7 +41,7 @@ impl Args {
             MergedCheckpoint::open(&*pretrained.checkpoint, &self.adapter).context("the adapter can't be merged")?;
         let options = HuggingFaceOptions { float: self.dtype, overwrite: self.overwrite, ..Default::default() };
         let note = change::note(&merged, self.dtype.name(), false, false)?;
-        let mut report = export_hugging_face(&pretrained, &merged, &self.output, &options).map_err(exists_hint)?;
+        let mut report = export_hugging_face(&pretrained, &merged, &self.output, &options).map_err(way_out)?;
         report.notes.extend(note);
         remove_stale_beside(&self.output, style);
         style.result(describe(&report), &json!(report));

@@ -13,6 +13,7 @@ mod merge;
 mod model;
 mod plan;
 mod quantization;
+mod quantize;
 mod quickstart;
 mod sampling;
 mod train;
@@ -64,6 +65,8 @@ enum Command {
     Merge(merge::Args),
     /// Write a model as Hugging Face folder, PEFT folder or GGUF file
     Export(export::Args),
+    /// Write a model as a GGUF file in few bits, by llama.cpp's mixtures of types
+    Quantize(quantize::Args),
     /// Compare the speed and memory of backends and kernels
     Bench(bench::Args),
     /// Write a commented configuration file for `train`
@@ -144,6 +147,7 @@ fn dispatch(command: Command, verbose: bool, style: OutputStyle) -> anyhow::Resu
         Command::Chat(args) => args.run(style),
         Command::Merge(args) => args.run(style),
         Command::Export(args) => args.run(style),
+        Command::Quantize(args) => args.run(style),
         Command::Bench(args) => args.run(style),
         Command::Init(args) => args.run(style),
         Command::Env(args) => args.run(verbose, style),
@@ -231,6 +235,7 @@ mod tests {
             &["burnish", "eval", "--model", "m", "--data", "d", "--batch-size", "0"],
             &["burnish", "export", "--model", "m", "--format", "onnx", "--output", "o"],
             &["burnish", "chat", "--model", "m", "--backend", "gpu"],
+            &["burnish", "quantize", "m.gguf", "q.gguf"],
             &["burnish", "-q", "-v", "init"],
             &["burnish", "plan", "--model", "m", "--memory", "0"],
             &["burnish", "plan", "--model", "m", "--chip", "M4"],
@@ -245,6 +250,7 @@ mod tests {
             &["burnish", "train", "sft", "-vv", "--json"],
             &["burnish", "generate", "--model", "m", "--prompt", "- a list", "--stop", "--"],
             &["burnish", "init", "-"],
+            &["burnish", "quantize", "m.gguf", "q.gguf", "--quant", "q4_k_m", "--imatrix", "i.gguf", "--allow-requantize"],
             &["burnish", "env", "--json", "-v"],
             &["burnish", "plan", "-c", "c.toml", "--chip", "M4 Pro", "--memory", "24", "--lora-r", "8"],
         ] {

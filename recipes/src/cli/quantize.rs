@@ -1,0 +1,62 @@
+//! `burnish quantize`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use burnish_export::{GgufOptions, GgufType, ImportanceMatrix, Mixture, export_gguf, quantize_gguf};
+use burnish_models::Pretrained;
+use burnish_models::gguf::GgufFile;
+use serde_json::json;
+
+use super::export::{clean_up_on_interrupt, describe, remove_stale_beside, way_out};
+use crate::report::OutputStyle;
+
+/// Arguments of `quantize`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// .gguf file, Hugging Face folder, or hub id
+    #[arg(value_name = "IN")]
+    input: String,
+    /// GGUF file to write
+    #[arg(value_name = "OUT")]
+    output: PathBuf,
+    /// Mixture of types: q8_0, q6_k, q5_k_m, q5_k_s, q4_k_m, q4_k_s, q3_k_l, q3_k_m, q3_k_s, q2_k, iq4_nl, iq4_xs, q5_1, q5_0, q4_1
+    /// or q4_0
+    #[arg(long, value_name = "MIXTURE")]
+    quant: Mixture,
+    /// Importance matrix: a GGUF file of llama-imatrix
+    #[arg(long, value_name = "FILE")]
+    imatrix: Option<PathBuf>,
+    /// Quantise quantised weights again, although that adds to their errors
+    #[arg(long, alias = "requantize")]
+    allow_requantize: bool,
+    /// Replace an existing GGUF file
+    #[arg(long)]
+    overwrite: bool,
+}
+
+impl Args {
+    pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
+        clean_up_on_interrupt();
+        let importance = self.imatrix.as_deref().map(ImportanceMatrix::open).transpose()?;
+        let options = GgufOptions {
+            kind: GgufType::Quantized(self.quant),
+            importance: importance.as_ref(),
+            requantize: self.allow_requantize,
+            overwrite: self.overwrite,
+        };
+        let path = Path::new(&self.input);
+        let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) && !path.is_dir();
+        let report = if is_gguf {
+            quantize_gguf(&GgufFile::open(path)?, &self.output, &options)
+        } else {
+            let model = Pretrained::open(&self.input)?;
+            export_gguf(&model, &*model.checkpoint, &self.output, &options)
+        };
+        let report = report.map_err(way_out)?;
+        remove_stale_beside(&self.output, style);
+        style.result(describe(&report), &json!(report));
+        Ok(ExitCode::SUCCESS)
+    }
+}
