@@ -105,6 +105,16 @@ pub(crate) fn low_rank<B: FusedBackend>(
     })
 }
 
+/// The initial factors of a layer of an adapter that was stored without them.
+pub(crate) fn initial(stored: &LoraConfig, name: &str, weight: &Matrix, rank: usize) -> Factors {
+    let [rows, columns] = [weight.rows, weight.columns];
+    let values = match stored.init.factors(weight, rank, stored.scale_of(name), 0) {
+        Some([lora_a, lora_b]) => [lora_a.to_f32(), lora_b.to_f32()],
+        None => [vec![0.0; rank * columns], vec![0.0; rows * rank]],
+    };
+    Factors { values, shapes: [[rank, columns], [rows, rank]] }
+}
+
 /// The weight of a layer on the host, to be decomposed.
 ///
 /// # Errors

@@ -1,8 +1,8 @@
 //! LoRA adapters for the models of [`burnish_models`]: low-rank updates `y = W x + scale · B A x` of frozen linear layers.
 //!
-//! The crate attaches new adapters to a model, reads and writes them as PEFT folders, and merges them into a checkpoint. It
-//! stands between `burnish-models`, whose models it changes, and `burnish-export`, which writes adapters and merged weights for
-//! other programs:
+//! The crate attaches new adapters to a model, writes them as PEFT folders, reads those of PEFT, mlx-lm and llama.cpp, and merges them
+//! into a checkpoint. It stands between `burnish-models`, whose models it changes, and `burnish-export`, which writes adapters and merged
+//! weights for other programs:
 //!
 //! ```text
 //! burnish-kernels -> burnish-models -> burnish-lora -> burnish-export -> burnish-recipes
@@ -47,18 +47,27 @@ pub mod change;
 pub mod config;
 mod decompose;
 pub mod error;
+mod file;
+mod gguf;
+pub mod host;
 pub mod init;
 mod layer;
+mod load;
 pub mod merge;
+pub mod mlx;
 mod modules;
 pub mod pattern;
 pub mod peft;
+mod stored;
 
 pub use attach::{attach, attach_to, check_model};
 pub use change::WeightChange;
 pub use config::{LoraConfig, TargetModules};
 pub use error::{LoraError, Result};
+pub use host::{HostAdapter, HostLayer};
 pub use init::Init;
+pub use load::{load_adapter, resume_adapter};
 pub use merge::MergedCheckpoint;
 pub use pattern::Pattern;
-pub use peft::{ADAPTER_FILES, config_notes, load_adapter, read_config, resume_adapter, save_adapter};
+pub use peft::{ADAPTER_FILES, save_adapter};
+pub use stored::{adapter_files, config_notes, read_config};

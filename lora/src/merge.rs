@@ -1,94 +1,70 @@
 //! A checkpoint with an adapter merged into it.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
 use burnish_kernels::packed::{Packed, PackedKind};
-use burnish_models::checkpoint::SafetensorsFolder;
 use burnish_models::error::Result as ModelResult;
-use burnish_models::{Checkpoint, FloatType, ModelError};
+use burnish_models::{Checkpoint, FloatType, ModelError, Pretrained};
 use safetensors::Dtype;
 
 use crate::change::WeightChange;
-use crate::config::LoraConfig;
-use crate::decompose::Matrix;
 use crate::error::Result;
-use crate::layer::Factors;
-use crate::peft::{AdapterTensors, LayerTensors, initial, open_weights, read_stored};
+use crate::host::HostAdapter;
 
 /// Reads the sum of weight and update for layers that have an adapter, `W + scale · B A`, and `W` for all other tensors, one
 /// tensor at a time. Each row of a DoRA layer has the length of its magnitude.
 ///
 /// The sum is computed in f32 from the stored values of all three.
 pub struct MergedCheckpoint<'a> {
-    base: &'a dyn Checkpoint,
-    adapter: SafetensorsFolder,
-    config: LoraConfig,
-    layers: BTreeMap<String, LayerTensors>,
-    /// The tensor of each matrix that the adapter replaces, by its name without `.weight`.
-    modules: BTreeMap<String, String>,
+    adapter: HostAdapter<'a>,
 }
 
 impl<'a> MergedCheckpoint<'a> {
-    /// Opens the adapter in `folder` and checks that it fits the base.
+    /// Opens an adapter, a PEFT or MLX folder, and checks that it fits the base.
     ///
     /// # Errors
-    /// As [`load_adapter`](crate::load_adapter): [`LoraError::Mismatch`](crate::LoraError::Mismatch) and
-    /// [`LoraError::Unsupported`](crate::LoraError::Unsupported) list every tensor that can't be merged.
-    pub fn open(base: &'a dyn Checkpoint, folder: &Path) -> Result<Self> {
-        let config = read_stored(folder)?;
-        let adapter = open_weights(folder)?;
-        let tensors = AdapterTensors::new(folder, &adapter, &config);
-        let dims = |layer: &str| {
-            let shape = base.shape(&format!("{layer}.weight"))?;
-            <[usize; 2]>::try_from(shape).ok()
-        };
-        tensors.check(folder, dims)?;
-        let (modules, layers) = (tensors.trained(dims), tensors.layers);
-        Ok(Self { base, adapter, config, layers, modules })
+    /// As [`HostAdapter::open`].
+    pub fn open(base: &'a dyn Checkpoint, adapter: &Path) -> Result<Self> {
+        Ok(Self { adapter: HostAdapter::open(base, adapter)? })
     }
 
-    /// The layer whose weight is called `name`, if it has an adapter.
-    fn layer<'n>(&self, name: &'n str) -> Option<(&'n str, &LayerTensors)> {
-        let layer = name.strip_suffix(".weight")?;
-        Some((layer, self.layers.get(layer)?))
+    /// Opens an adapter, a PEFT or MLX folder or a GGUF file, and checks that it fits the model.
+    ///
+    /// # Errors
+    /// As [`HostAdapter::open`].
+    pub fn of(model: &'a Pretrained, adapter: &Path) -> Result<Self> {
+        Ok(Self { adapter: HostAdapter::of(model, adapter)? })
     }
 
-    /// The factors of a layer on the base as it is.
-    fn factors(&self, layer: &str, tensors: &LayerTensors, weight: &[f32]) -> ModelResult<Factors> {
-        let factors = tensors.factors(layer, &self.adapter, &self.config)?;
-        if !self.config.init.changes_base() {
-            return Ok(factors);
-        }
-        let [[rank, inputs], [outputs, _]] = factors.shapes;
-        let weight = Matrix::of_f32(outputs, inputs, weight);
-        Ok(factors.minus(&initial(&self.config, layer, &weight, rank)))
+    fn base(&self) -> &'a dyn Checkpoint {
+        self.adapter.base()
     }
 
     /// Whether the adapter changes a tensor.
     fn changes(&self, name: &str) -> bool {
-        self.layer(name).is_some() || name.strip_suffix(".weight").is_some_and(|module| self.modules.contains_key(module))
+        let is_module = |module: &str| self.adapter.modules().any(|own| own == module);
+        name.strip_suffix(".weight").is_some_and(|layer| self.adapter.has_layer(layer) || is_module(layer))
     }
 
     /// The tensor of the merged model.
     fn merged(&self, name: &str) -> ModelResult<Vec<f32>> {
-        if let Some(tensor) = name.strip_suffix(".weight").and_then(|module| self.modules.get(module)) {
-            return self.adapter.read_f32(tensor);
+        let Some(layer) = name.strip_suffix(".weight") else { return self.base().read_f32(name) };
+        if let Some(values) = self.adapter.module(layer)? {
+            return Ok(values);
         }
-        let mut weight = self.base.read_f32(name)?;
-        let Some((layer, tensors)) = self.layer(name) else { return Ok(weight) };
-        let Factors { values: [a, b], shapes: [[rank, inputs], _] } = self.factors(layer, tensors, &weight)?;
-        let magnitude = tensors.magnitude(&self.adapter)?;
-        let scale = self.config.scale_of(layer);
-        for (index, (row, factors)) in weight.chunks_exact_mut(inputs).zip(b.chunks_exact(rank)).enumerate() {
-            for (factor, a_row) in factors.iter().zip(a.chunks_exact(inputs)) {
-                let factor = (f64::from(*factor) * scale) as f32;
+        let mut weight = self.base().read_f32(name)?;
+        let Some(adapter) = self.adapter.layer(layer)? else { return Ok(weight) };
+        let (rank, [inputs, _]) = (adapter.rank, adapter.dims());
+        let rows = weight.chunks_exact_mut(inputs).zip(adapter.lora_b.chunks_exact(rank));
+        for (index, (row, factors)) in rows.enumerate() {
+            for (factor, a_row) in factors.iter().zip(adapter.lora_a.chunks_exact(inputs)) {
+                let factor = (f64::from(*factor) * adapter.scale) as f32;
                 for (weight, a) in row.iter_mut().zip(a_row) {
                     *weight += factor * a;
                 }
             }
-            if let Some(magnitude) = &magnitude {
+            if let Some(magnitude) = &adapter.magnitude {
                 set_length(row, magnitude[index]);
             }
         }
@@ -103,18 +79,18 @@ impl MergedCheckpoint<'_> {
     /// # Errors
     /// If a tensor can't be read.
     pub fn change(&self) -> Result<Option<WeightChange>> {
-        let names = self.layers.keys().map(|layer| format!("{layer}.weight"));
-        WeightChange::of(self.base, self, names)
+        let names = self.adapter.layers().map(|layer| format!("{layer}.weight"));
+        WeightChange::of(self.base(), self, names)
     }
 }
 
 impl Checkpoint for MergedCheckpoint<'_> {
     fn names(&self) -> Vec<String> {
-        self.base.names()
+        self.base().names()
     }
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.base.shape(name)
+        self.base().shape(name)
     }
 
     fn read_f32(&self, name: &str) -> ModelResult<Vec<f32>> {
@@ -127,38 +103,38 @@ impl Checkpoint for MergedCheckpoint<'_> {
     }
 
     fn read(&self, name: &str, dtype: FloatType) -> ModelResult<TensorData> {
-        if self.changes(name) { dtype.convert(name, self.read_f32(name)?) } else { self.base.read(name, dtype) }
+        if self.changes(name) { dtype.convert(name, self.read_f32(name)?) } else { self.base().read(name, dtype) }
     }
 
     fn packed_kind(&self, name: &str) -> Option<PackedKind> {
-        if self.changes(name) { None } else { self.base.packed_kind(name) }
+        if self.changes(name) { None } else { self.base().packed_kind(name) }
     }
 
     fn float_type(&self, name: &str) -> Option<FloatType> {
-        if self.changes(name) { None } else { self.base.float_type(name) }
+        if self.changes(name) { None } else { self.base().float_type(name) }
     }
 
     fn read_packed(&self, name: &str) -> ModelResult<Option<Packed>> {
-        if self.changes(name) { Ok(None) } else { self.base.read_packed(name) }
+        if self.changes(name) { Ok(None) } else { self.base().read_packed(name) }
     }
 
     fn integer_dtype(&self, name: &str) -> Option<Dtype> {
-        self.base.integer_dtype(name)
+        self.base().integer_dtype(name)
     }
 
     fn read_bytes(&self, name: &str) -> ModelResult<Vec<u8>> {
         if self.changes(name) {
             return Err(ModelError::Mismatch { problems: vec![format!("{name}: merged, so that it has no stored bytes")] });
         }
-        self.base.read_bytes(name)
+        self.base().read_bytes(name)
     }
 
     fn file_of(&self, name: &str) -> Option<PathBuf> {
-        self.base.file_of(name)
+        self.base().file_of(name)
     }
 
     fn files(&self) -> Vec<PathBuf> {
-        [self.base.files(), self.adapter.files()].concat()
+        [self.base().files(), self.adapter.files()].concat()
     }
 }
 

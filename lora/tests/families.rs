@@ -112,6 +112,17 @@ fn logits_equal_transformers_and_peft() {
 }
 
 #[test]
+fn adapters_of_llama_cpp_and_mlx_give_the_logits_of_peft() {
+    let golden = Golden::open("llama");
+    for name in ["adapter.gguf", "mlx-adapter"] {
+        let mut model = load::<Flex>(&golden, LoadOptions::default());
+        let adapter = golden.folder.join("../../leave").join(name);
+        load_adapter(&mut model, &adapter, None, &Default::default()).unwrap();
+        golden.check_logits("adapter_logits", model.logits(model.hidden_states(&golden.input(), None)));
+    }
+}
+
+#[test]
 fn loss_and_gradients_of_adapters_equal_peft() {
     for case in &cases() {
         let golden = Golden::open(case);

@@ -67,9 +67,9 @@ pub enum ModelError {
     },
     /// A folder holds an adapter, but a model is expected.
     #[error(
-        "{}: expected a model, got {}{}",
+        "{}: expected a model, got {} {format} adapter{}",
         path.display(),
-        if *is_mlx { "an MLX adapter" } else { "a PEFT adapter" },
+        if *format == "MLX" { "an" } else { "a" },
         base.as_ref().map(|base| format!(" of the model {base}")).unwrap_or_default()
     )]
     IsAdapter {
@@ -77,8 +77,8 @@ pub enum ModelError {
         path: PathBuf,
         /// The model that it was trained on, if the adapter says so.
         base: Option<String>,
-        /// Whether it is in the format of mlx-lm.
-        is_mlx: bool,
+        /// The format that it is in: PEFT, MLX or GGUF.
+        format: &'static str,
     },
     /// The model computed logits that are NaN or infinite.
     #[error("the model computed logits that are NaN or infinite")]

@@ -173,6 +173,11 @@ impl<B: FusedBackend> LanguageModel<B> {
         self.decoder.blocks.len()
     }
 
+    /// The number of elements of an attention head; 0 without blocks.
+    pub fn head_dim(&self) -> usize {
+        self.blocks().first().map_or(0, |block| block.attention.head_dim())
+    }
+
     /// The linear layers of the blocks, to which adapters can be attached, with their checkpoint names without `.weight`.
     pub fn linears(&self) -> Vec<(String, &Linear<B>)> {
         let linears = self.decoder.blocks.iter().flat_map(Block::linears);

@@ -120,6 +120,9 @@ impl Pretrained {
 
     fn from_gguf(path: &Path) -> Result<Self> {
         let file = GgufFile::open(path)?;
+        if file.metadata().text(keys::TYPE) == Some(keys::ADAPTER) {
+            return Err(ModelError::IsAdapter { path: path.to_owned(), base: None, format: "GGUF" });
+        }
         let config_json = file.config_json()?;
         let tokenizer = file.tokenizer()?;
         let mut config = ModelConfig::from_json(&config_json)?;

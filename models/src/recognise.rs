@@ -22,7 +22,7 @@ pub fn check_folder(folder: &Path, named: &Path) -> Result<()> {
         return Err(ModelError::IsAdapter {
             path: named.to_owned(),
             base: base_of(&config),
-            is_mlx: is_mlx_adapter(&config),
+            format: if is_mlx_adapter(&config) { "MLX" } else { "PEFT" },
         });
     }
     if !has("config.json") && has("config.toml") {

@@ -69,12 +69,7 @@ fn of_model(error: &ModelError) -> Option<String> {
             "check the id and the network; set HF_TOKEN for gated models, or HF_HUB_OFFLINE=1 to use only the cache"
                 .to_owned()
         }
-        ModelError::IsAdapter { is_mlx: false, .. } => {
-            "pass it as --adapter, and the model it belongs to as --model".to_owned()
-        }
-        ModelError::IsAdapter { is_mlx: true, .. } => {
-            "merge it into its model with mlx_lm.fuse, and pass that folder as --model".to_owned()
-        }
+        ModelError::IsAdapter { .. } => "pass it as --adapter, and the model it belongs to as --model".to_owned(),
         ModelError::Config { .. }
         | ModelError::Unsupported { .. }
         | ModelError::Tokenizer { .. }

@@ -5,7 +5,6 @@ use std::fs;
 use std::path::Path;
 
 use burnish_models::encoding::text_of;
-use burnish_models::recognise::is_mlx_adapter;
 use serde_json::{Map, Value, json};
 
 use super::keys;
@@ -16,7 +15,7 @@ use crate::error::{LoraError, Result};
 use crate::pattern;
 
 /// The largest rank that is read; no layer can use more.
-const MAX_RANK: u64 = 65_536;
+pub(crate) const MAX_RANK: u64 = 65_536;
 
 /// Which layers have an adapter, in the keys of PEFT's configuration.
 #[derive(Debug, PartialEq, Eq)]
@@ -85,22 +84,11 @@ fn number(value: f64) -> Value {
     if value.fract() == 0.0 && value.abs() < EXACT { json!(value as i64) } else { json!(value) }
 }
 
-/// Reads `adapter_config.json`. `num_layers` stays `None`: the tensors say which blocks have adapters.
-///
-/// Every key of PEFT's `LoraConfig` is read, is known to have no effect, or is refused by name if it asks for anything but
-/// the LoRA that is computed here. [`config_notes`] returns a note on each unknown key.
-///
-/// An adapter whose initial factors were taken out of its base, such as one of PiSSA, is read as one on the base as it was:
-/// the initial factors, computed again, stand beside the trained ones, so the rank is doubled.
-///
-/// # Errors
-/// If the file is missing, malformed or written by MLX, or asks for anything but the LoRA that is computed here.
-pub fn read_config(folder: &Path) -> Result<LoraConfig> {
-    Ok(read_stored(folder)?.converted())
-}
-
 /// The configuration as the file has it: [`Init::changes_base`](crate::Init::changes_base) if the tensors are those of an
 /// adapter on a base without its initial factors.
+///
+/// # Errors
+/// If the file is missing or malformed, or asks for anything but the LoRA that is computed here.
 pub(crate) fn read_stored(folder: &Path) -> Result<LoraConfig> {
     read(folder).map(|(config, _)| config)
 }
@@ -108,8 +96,8 @@ pub(crate) fn read_stored(folder: &Path) -> Result<LoraConfig> {
 /// Reads `adapter_config.json` and returns a note on each key that is unknown and ignored.
 ///
 /// # Errors
-/// As [`read_config`].
-pub fn config_notes(folder: &Path) -> Result<Vec<String>> {
+/// As [`read_stored`].
+pub(crate) fn config_notes(folder: &Path) -> Result<Vec<String>> {
     read(folder).map(|(_, notes)| notes)
 }
 
@@ -124,10 +112,6 @@ fn read(folder: &Path) -> Result<(LoraConfig, Vec<String>)> {
     let refuse = |reason: String| LoraError::format(&path, reason);
     let json: Value =
         serde_json::from_str(text_of(&bytes).map_err(refuse)?).map_err(|error| refuse(format!("not JSON: {error}")))?;
-    if is_mlx_adapter(&json) {
-        let way_out = "mlx_lm.fuse merges it into its base, and that folder can then be used as the model";
-        return Err(LoraError::format(folder, format!("expected a PEFT adapter, got an MLX adapter; {way_out}")));
-    }
     let json = json.as_object().ok_or_else(|| refuse("not a JSON object".into()))?;
     match json.get("peft_type").and_then(Value::as_str) {
         Some("LORA") => {}
@@ -150,7 +134,7 @@ fn describe_other(folder: &Path) -> Option<String> {
         return Some("this is a run folder; its adapter is in the folder `adapter` inside it".into());
     }
     if has("adapters.safetensors") || has("adapters.npz") {
-        return Some(format!("expected a PEFT adapter, got an MLX adapter without its {CONFIG}"));
+        return Some(format!("this is an MLX adapter without its {CONFIG}"));
     }
     has("config.json").then(|| format!("this is a model, not an adapter: it has no {CONFIG}"))
 }

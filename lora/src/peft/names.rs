@@ -1,14 +1,14 @@
 //! The names of the files of a PEFT folder, and of the tensors in them.
 
 /// The file of the configuration.
-pub(super) const CONFIG: &str = "adapter_config.json";
+pub(crate) const CONFIG: &str = "adapter_config.json";
 /// The file of the tensors.
-pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
+pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
 /// The files of a PEFT folder.
 pub const ADAPTER_FILES: [&str; 2] = [CONFIG, WEIGHTS];
 /// PEFT puts this before the names of the base model's modules.
-pub(super) const PREFIX: &str = "base_model.model.";
+pub(crate) const PREFIX: &str = "base_model.model.";
 /// The ends of the names of the two factors of a layer.
-pub(super) const FACTORS: [&str; 2] = [".lora_A.weight", ".lora_B.weight"];
+pub(crate) const FACTORS: [&str; 2] = [".lora_A.weight", ".lora_B.weight"];
 /// The ends of the names of the magnitude of a DoRA layer: as PEFT writes it, and as some programs do.
-pub(super) const MAGNITUDES: [&str; 2] = [".lora_magnitude_vector", ".lora_magnitude_vector.weight"];
+pub(crate) const MAGNITUDES: [&str; 2] = [".lora_magnitude_vector", ".lora_magnitude_vector.weight"];

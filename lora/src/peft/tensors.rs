@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burnish_kernels::FusedBackend;
+use burnish_models::LanguageModel;
 use burnish_models::checkpoint::{SafetensorsFolder, in_text_model, is_of_text_part};
 use burnish_models::error::Result as ModelResult;
-use burnish_models::{Checkpoint, LanguageModel};
 
 use super::names::{FACTORS, MAGNITUDES, PREFIX, WEIGHTS};
 use crate::config::{LoraConfig, TargetModules};
 use crate::error::{LoraError, Result};
+use crate::file::AdapterFile;
 use crate::layer::Factors;
 use crate::modules::{NAMES, module};
 use crate::pattern::is_named;
@@ -20,7 +21,7 @@ const APART: &str = "the base uses its embedding as its head, and the adapter tr
                      `ensure_weight_tying` was off), which is not supported";
 
 /// Opens the weights of an adapter.
-pub(crate) fn open_weights(folder: &Path) -> Result<SafetensorsFolder> {
+pub(crate) fn open_weights(folder: &Path) -> Result<AdapterFile> {
     let path = folder.join(WEIGHTS);
     if !path.exists() && folder.join("adapter_model.bin").exists() {
         let reason = format!(
@@ -29,7 +30,7 @@ pub(crate) fn open_weights(folder: &Path) -> Result<SafetensorsFolder> {
         );
         return Err(LoraError::format(folder, reason));
     }
-    Ok(SafetensorsFolder::from_files(&[path])?)
+    Ok(AdapterFile::plain(Box::new(SafetensorsFolder::from_files(&[path])?)))
 }
 
 /// The names of the tensors of a layer in the file; an absent one is empty.
@@ -43,7 +44,7 @@ pub(crate) struct LayerTensors {
 
 impl LayerTensors {
     /// The factors of the layer `name`, as the file has them.
-    pub(crate) fn factors(&self, name: &str, file: &SafetensorsFolder, config: &LoraConfig) -> ModelResult<Factors> {
+    pub(crate) fn factors(&self, name: &str, file: &AdapterFile, config: &LoraConfig) -> ModelResult<Factors> {
         let [a, b] = &self.factors;
         let (rank, values) = (config.rank_of(name), [file.read_f32(a)?, file.read_f32(b)?]);
         let shapes = [[rank, values[0].len() / rank], [values[1].len() / rank, rank]];
@@ -51,14 +52,14 @@ impl LayerTensors {
     }
 
     /// The magnitude, if the adapter is one of DoRA.
-    pub(crate) fn magnitude(&self, file: &SafetensorsFolder) -> ModelResult<Option<Vec<f32>>> {
+    pub(crate) fn magnitude(&self, file: &AdapterFile) -> ModelResult<Option<Vec<f32>>> {
         (!self.magnitude.is_empty()).then(|| file.read_f32(&self.magnitude)).transpose()
     }
 }
 
 /// The tensors of an adapter file, grouped by layer.
 pub(crate) struct AdapterTensors<'a> {
-    checkpoint: &'a SafetensorsFolder,
+    file: &'a AdapterFile,
     config: &'a LoraConfig,
     /// The tensors of each layer of the model.
     pub(crate) layers: BTreeMap<String, LayerTensors>,
@@ -72,10 +73,9 @@ impl<'a> AdapterTensors<'a> {
     /// Groups the tensors of the adapter in `folder` by layer.
     ///
     /// The adapter of a multimodal model is read as that of its text part, as its base is.
-    pub(crate) fn new(folder: &Path, checkpoint: &'a SafetensorsFolder, config: &'a LoraConfig) -> Self {
-        let mut found =
-            Self { checkpoint, config, layers: BTreeMap::new(), modules: BTreeMap::new(), unsupported: Vec::new() };
-        let stored = checkpoint.names();
+    pub(crate) fn new(folder: &Path, file: &'a AdapterFile, config: &'a LoraConfig) -> Self {
+        let mut found = Self { file, config, layers: BTreeMap::new(), modules: BTreeMap::new(), unsupported: Vec::new() };
+        let stored = file.names();
         let is_multimodal = stored.iter().any(|tensor| is_of_text_part(&module_name(tensor)));
         let mut left_out = 0;
         for tensor in stored {
@@ -137,7 +137,7 @@ impl<'a> AdapterTensors<'a> {
     }
 
     /// Checks that the adapter, which is in `folder`, fits the layers of a model.
-    pub(super) fn check_model<B: FusedBackend>(&self, folder: &Path, model: &LanguageModel<B>) -> Result<()> {
+    pub(crate) fn check_model<B: FusedBackend>(&self, folder: &Path, model: &LanguageModel<B>) -> Result<()> {
         let dims: BTreeMap<String, [usize; 2]> =
             model.linears().into_iter().map(|(name, linear)| (name, linear.dims())).collect();
         let matrices = model.matrices().into_iter().map(|matrix| (module(&matrix.name).to_owned(), matrix.weight.dims()));
@@ -174,7 +174,7 @@ impl<'a> AdapterTensors<'a> {
         }
         let embedding = self.modules.iter().find(|(name, _)| is_named(name, NAMES[0])).map(|(_, tensor)| tensor);
         let is_same = match embedding {
-            Some(embedding) => self.checkpoint.read_bytes(embedding)? == self.checkpoint.read_bytes(tensor)?,
+            Some(embedding) => self.file.is_same(embedding, tensor)?,
             None => false,
         };
         Ok((!is_same).then(|| format!("{head}: {APART}")))
@@ -194,7 +194,7 @@ impl<'a> AdapterTensors<'a> {
             }
         }
         for (name, tensor) in &self.modules {
-            let shape = self.checkpoint.shape(tensor).unwrap_or_default();
+            let shape = self.file.shape(tensor);
             if let Some(expected) = dims(name).filter(|expected| shape != expected) {
                 problems.push(format!("{tensor}: expected {expected:?}, got {shape:?}"));
             }
@@ -223,7 +223,7 @@ impl<'a> AdapterTensors<'a> {
             let rank = self.config.rank_of(layer);
             let magnitude = (!magnitude.is_empty()).then(|| (magnitude, vec![outputs]));
             for (tensor, expected) in [(a, vec![rank, inputs]), (b, vec![outputs, rank])].into_iter().chain(magnitude) {
-                let shape = self.checkpoint.shape(tensor).unwrap_or_default();
+                let shape = self.file.shape(tensor);
                 if shape != expected {
                     problems.push(format!("{tensor}: expected {expected:?}, got {shape:?}"));
                 }

@@ -31,6 +31,13 @@ pub struct Attention<B: Backend> {
     options: AttentionOptions,
 }
 
+impl<B: Backend> Attention<B> {
+    /// The number of elements of a head.
+    pub fn head_dim(&self) -> usize {
+        self.head_dim
+    }
+}
+
 impl<B: FusedBackend> Attention<B> {
     pub(super) fn load(parts: &mut PartLoader<B>, layer: usize) -> Result<Self> {
         let config = parts.config;

@@ -16,6 +16,22 @@ pub struct SizeKey {
     pub fallback: Option<&'static str>,
 }
 
+/// What a file holds, such as a model.
+pub const TYPE: &str = "general.type";
+/// The architecture of the model, or of the model that an adapter belongs to.
+pub const ARCHITECTURE: &str = "general.architecture";
+/// The value of [`TYPE`] in the file of an adapter.
+pub const ADAPTER: &str = "adapter";
+/// The kind of an adapter.
+pub const ADAPTER_TYPE: &str = "adapter.type";
+/// The value of [`ADAPTER_TYPE`] for LoRA.
+pub const LORA: &str = "lora";
+/// The alpha of all layers of an adapter. If it is 0, their updates are not scaled.
+pub const LORA_ALPHA: &str = "adapter.lora.alpha";
+/// The tokens after which an adapter begins to work.
+pub const ALORA_TOKENS: &str = "adapter.alora.invocation_tokens";
+/// The ends of the names of the factors of an adapter.
+pub const LORA_FACTORS: [&str; 2] = [".lora_a", ".lora_b"];
 /// The context length.
 pub const CONTEXT_LENGTH: &str = "context_length";
 /// The number of elements of a head.

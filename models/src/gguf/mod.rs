@@ -21,7 +21,7 @@ use memmap2::Mmap;
 pub use burnish_kernels::packed::GgmlType;
 pub use header::TensorInfo;
 pub use metadata::{Metadata, Value};
-pub use rows::halves_interleaved;
+pub use rows::{halves_apart, halves_interleaved};
 pub use tokenizer::{DEFAULT_PATTERNS, LLAMA3_PATTERN, QWEN2_PATTERN};
 
 use crate::chat_template::ChatTemplate;

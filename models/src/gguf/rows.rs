@@ -4,7 +4,7 @@
 
 /// The `rows` rows of a query or key weight in the order of checkpoints, the two halves of each head one after the other, from
 /// interleaved rows. `None` if the rows can't be divided among the heads.
-pub(super) fn halves_apart<T: Copy + Default>(values: &[T], rows: usize, heads: usize) -> Option<Vec<T>> {
+pub fn halves_apart<T: Copy + Default>(values: &[T], rows: usize, heads: usize) -> Option<Vec<T>> {
     reorder(values, rows, heads, |row, half| row / 2 + (row % 2) * half)
 }
 

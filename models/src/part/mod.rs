@@ -124,7 +124,7 @@ const LAYERS: &str = "model.layers.";
 const GGUF_LAYERS: &str = "blk.";
 
 /// The checkpoint name of a GGUF tensor and its part; `None` if none of the parts has that name.
-pub(crate) fn of_gguf(parts: &'static [Part], name: &str) -> Option<(String, &'static Part)> {
+pub fn of_gguf(parts: &'static [Part], name: &str) -> Option<(String, &'static Part)> {
     let (stem, kind) = name.rsplit_once('.')?;
     let (layer, own) = match stem.strip_prefix(GGUF_LAYERS).and_then(|rest| rest.split_once('.')) {
         Some((layer, own)) => (Some(layer.parse::<usize>().ok()?), own),

@@ -17,8 +17,8 @@ pub struct ModelArgs {
     /// Hugging Face folder, hub id, or .gguf file
     #[arg(short, long, help_heading = "Model")]
     model: String,
-    /// PEFT folder of an adapter for the model
-    #[arg(short, long, value_name = "FOLDER", help_heading = "Model")]
+    /// Adapter for the model: a PEFT or MLX folder, or a .gguf file
+    #[arg(short, long, value_name = "PATH", help_heading = "Model")]
     adapter: Option<PathBuf>,
     /// Backend: auto, cpu, wgpu, metal (macOS), vulkan (Linux, Windows), cuda; if built in: candle, emulator
     #[arg(long, default_value = "auto", value_parser = burnish_backends::NAMES.to_vec(), hide_possible_values = true, help_heading = "Model")]
@@ -47,7 +47,7 @@ impl ModelArgs {
         Ok(Pretrained::open(&self.model)?)
     }
 
-    /// The PEFT folder.
+    /// The adapter.
     pub fn adapter(&self) -> Option<&Path> {
         self.adapter.as_deref()
     }

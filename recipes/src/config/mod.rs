@@ -96,7 +96,7 @@ config! {
             fine_tune_type: FineTuneType = FineTuneType::Lora,
             /// Train a new model from scratch, of the config.json and tokenizer.json in this folder; needs fine_tune_type full.
             model_config: Option<String> = None,
-            /// PEFT folder of an adapter to start from.
+            /// Adapter to start from: a PEFT or MLX folder, or a .gguf file.
             adapter: Option<String> = None,
             /// Rank of the adapters.
             rank: usize = 16,
@@ -187,7 +187,7 @@ impl TrainConfig {
         self.quantization.storage(self.double_quant)
     }
 
-    /// The PEFT folder of the reference model's adapter, if the recipe has such a reference.
+    /// The reference model's adapter, if the recipe has such a reference.
     pub fn reference(&self) -> Option<&Path> {
         self.adapter.as_deref().map(Path::new).filter(|_| self.recipe.has_reference())
     }

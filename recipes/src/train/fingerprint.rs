@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use burnish_lora::ADAPTER_FILES;
+use burnish_lora::adapter_files;
 use burnish_models::{Checkpoint, Pretrained};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -75,8 +75,7 @@ fn of_rows(batches: &Batches) -> String {
 
 fn of_adapter(folder: &Path) -> Result<String> {
     let mut hasher = Sha256::new();
-    for name in ADAPTER_FILES {
-        let file = folder.join(name);
+    for file in adapter_files(folder)? {
         hasher.update(std::fs::read(&file).with_context(|| file.display().to_string())?);
     }
     Ok(hex(hasher))

@@ -9,7 +9,7 @@ use burn::backend::Flex;
 use burnish_backends::dtype::{self, DtypeChoice};
 use burnish_engine::with_hint;
 use burnish_export::target::{check_folder, inputs_of};
-use burnish_lora::MergedCheckpoint;
+use burnish_lora::HostAdapter;
 use burnish_models::{FloatType, LanguageModel, Pretrained, Quantization};
 use serde_json::Value;
 
@@ -198,7 +198,7 @@ fn check_model(config: &TrainConfig, pretrained: &Pretrained, resumed: bool) -> 
     }
     match &config.adapter {
         _ if resumed || config.fine_tune_type == FineTuneType::Full => {}
-        Some(folder) => drop(MergedCheckpoint::open(&*pretrained.checkpoint, Path::new(folder))?),
+        Some(folder) => drop(HostAdapter::of(pretrained, Path::new(folder))?),
         None => burnish_lora::check_model::<Flex>(&config.lora(), &pretrained.config)?,
     }
     Ok(())

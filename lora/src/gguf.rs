@@ -1,0 +1,116 @@
+//! LoRA adapters in GGUF files.
+//!
+//! Source: `convert_lora_to_gguf.py` and `src/llama-adapter.cpp` of llama.cpp.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burnish_models::families::by_architecture;
+use burnish_models::gguf::{GgufFile, keys};
+use burnish_models::part::{Part, RowOrder, of_gguf};
+
+use crate::config::LoraConfig;
+use crate::error::{LoraError, Result};
+use crate::file::{AdapterFile, Order, StoredTensor};
+use crate::pattern::Pattern;
+use crate::peft::{FACTORS, MAX_RANK, PREFIX};
+
+/// The configuration: one alpha for all layers, and the rank of each layer's tensors.
+///
+/// # Errors
+/// If the file is not that of a LoRA adapter of a known architecture.
+pub(crate) fn config(path: &Path) -> Result<LoraConfig> {
+    let (file, parts) = open(path)?;
+    let refuse = |reason: String| LoraError::format(path, reason);
+    let alpha = file.metadata().optional_float(keys::LORA_ALPHA).map_err(refuse)?.unwrap_or(0.0);
+    let mut ranks: BTreeMap<String, usize> = BTreeMap::new();
+    for tensor in file.tensors() {
+        let Some(stem) = tensor.name.strip_suffix(keys::LORA_FACTORS[0]) else { continue };
+        let layer = layer_of(parts, stem).map_or_else(|| stem.to_owned(), |(layer, _)| layer);
+        let rank = tensor.shape[0];
+        if tensor.shape.len() != 2 || !(1..=MAX_RANK).contains(&(rank as u64)) {
+            return Err(refuse(format!("`{}`: expected a matrix of [rank, in], got {:?}", tensor.name, tensor.shape)));
+        }
+        ranks.insert(layer, rank);
+    }
+    let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
+    for rank in ranks.values() {
+        *counts.entry(*rank).or_default() += 1;
+    }
+    let most = counts.values().max().copied().unwrap_or_default();
+    let rank = counts.into_iter().find(|(_, count)| *count == most).map(|(rank, _)| rank);
+    let Some(rank) = rank else { return Err(refuse("it has no tensors".into())) };
+    let others = || ranks.iter().filter(|(_, other)| **other != rank);
+    let pattern = |(layer, rank): (&String, &usize)| Pattern::new(layer, *rank).map_err(refuse);
+    let rank_pattern = others().map(pattern).collect::<Result<Vec<_>>>()?;
+    // Without an alpha, llama.cpp takes the factor 1.
+    let (alpha, alpha_pattern) = if alpha == 0.0 {
+        (rank as f64, rank_pattern.iter().map(|pattern| pattern.map(|rank| *rank as f64)).collect())
+    } else {
+        (alpha, Vec::new())
+    };
+    let config = LoraConfig { rank, alpha, rank_pattern, alpha_pattern, ..LoraConfig::default() };
+    config.check()?;
+    Ok(config)
+}
+
+/// Opens the tensors; `head_dim` is the number of elements of a head of the model.
+///
+/// # Errors
+/// As [`config`], and if rows can't be put in the order of checkpoints because `head_dim` is unknown.
+pub(crate) fn open_weights(path: &Path, head_dim: Option<usize>) -> Result<AdapterFile> {
+    let (file, parts) = open(path)?;
+    let mut tensors = BTreeMap::new();
+    for tensor in file.tensors() {
+        let name = tensor.name.clone();
+        let factor = keys::LORA_FACTORS.iter().position(|end| name.ends_with(end));
+        let stem = factor.and_then(|index| name.strip_suffix(keys::LORA_FACTORS[index]));
+        let (peft, order) = match (factor, stem.and_then(|stem| layer_of(parts, stem))) {
+            (Some(index), Some((layer, part))) => {
+                let is_moved = part.rows == RowOrder::Interleaved && index == 1;
+                let order = match (is_moved, head_dim) {
+                    (false, _) => Order::Same,
+                    (true, Some(head_dim)) => Order::Interleaved { head_dim },
+                    (true, None) => {
+                        let reason = "the rows of queries and keys have llama.cpp's order; the size of the model's heads is \
+                                      needed to read them (MergedCheckpoint::of)";
+                        return Err(LoraError::format(path, reason));
+                    }
+                };
+                (format!("{PREFIX}{layer}{}", FACTORS[index]), order)
+            }
+            // Named in an error later.
+            _ => (name.clone(), Order::Same),
+        };
+        tensors.insert(peft, StoredTensor { name, order });
+    }
+    Ok(AdapterFile::new(Box::new(file), tensors))
+}
+
+/// The layer of a tensor, by its name in checkpoints, and its part.
+fn layer_of(parts: &'static [Part], stem: &str) -> Option<(String, &'static Part)> {
+    let (name, part) = of_gguf(parts, stem)?;
+    Some((name.strip_suffix(".weight")?.to_owned(), part))
+}
+
+/// The file, and the parts of the architecture that it belongs to.
+fn open(path: &Path) -> Result<(GgufFile, &'static [Part])> {
+    let file = GgufFile::open(path)?;
+    let refuse = |reason: &str| Err(LoraError::format(path, reason));
+    let text = |key: &str| file.metadata().text(key).unwrap_or_default();
+    match (text(keys::TYPE), text(keys::ADAPTER_TYPE)) {
+        (keys::ADAPTER, keys::LORA) => {}
+        (keys::ADAPTER, other) => {
+            return refuse(&format!("`{}`: expected {}, got {other}", keys::ADAPTER_TYPE, keys::LORA));
+        }
+        _ => return refuse("this is a model, not an adapter; pass it as --model"),
+    }
+    if file.metadata().get(keys::ALORA_TOKENS).is_some() {
+        return refuse(&format!(
+            "`{}`: an adapter that works only after certain tokens is not supported",
+            keys::ALORA_TOKENS
+        ));
+    }
+    let parts = by_architecture(text(keys::ARCHITECTURE))?.parts;
+    Ok((file, parts))
+}
