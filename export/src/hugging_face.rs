@@ -7,29 +7,32 @@ use serde_json::{Map, Value, json};
 
 use crate::counted_file::write_text;
 use crate::error::Result;
+use crate::model_card::ModelCard;
 use crate::report::ExportReport;
 use crate::safetensors::{SHARD_BYTES, pretty, write_shards};
 use crate::target::{inputs_of, write_folder};
 use crate::{chat_templates, fit};
 
 /// Options of [`export_hugging_face`].
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct HuggingFaceOptions {
     /// The type that the weights are stored in.
     pub float: FloatType,
     /// The largest size of a shard in bytes; a single tensor may be larger.
     pub shard_bytes: u64,
+    /// The model card; `None` for that of a model without an adapter.
+    pub card: Option<ModelCard>,
     /// Whether an existing target may be replaced.
     pub overwrite: bool,
 }
 
 impl Default for HuggingFaceOptions {
     fn default() -> Self {
-        Self { float: FloatType::BF16, shard_bytes: SHARD_BYTES, overwrite: false }
+        Self { float: FloatType::BF16, shard_bytes: SHARD_BYTES, card: None, overwrite: false }
     }
 }
 
-/// Writes a Hugging Face folder: configuration, tokenizer, chat template, and `weights` as safetensors.
+/// Writes a Hugging Face folder: configuration, tokenizer, chat template, model card, and `weights` as safetensors.
 ///
 /// `weights` are those of `model`, or the same with an adapter merged into them.
 ///
@@ -46,17 +49,10 @@ pub fn export_hugging_face(
     let mut report = ExportReport { path: target.to_owned(), ..ExportReport::default() };
     fit::check(&model.config, weights)?;
     write_folder(target, options.overwrite, &inputs_of(model, weights), |folder| -> Result<()> {
-        report.bytes += write_text(&folder.join("config.json"), &pretty(&config(model, options.float)))?;
-        if let Some(generation) = generation_config(model) {
-            report.bytes += write_text(&folder.join("generation_config.json"), &pretty(&generation))?;
-        }
-        let tokenizer = model.tokenizer.to_json()?;
-        report.bytes += write_text(&folder.join("tokenizer.json"), &tokenizer)?;
-        report.bytes += write_text(&folder.join("tokenizer_config.json"), &pretty(&tokenizer_config(model)))?;
-        if let Some(template) = &model.chat_template {
-            report.bytes += chat_templates::write(folder, template)?;
-        }
+        report.bytes += write_all_but_weights(model, &config(model, options.float), folder)?;
         report.bytes += write_shards(weights, folder, options.float, options.shard_bytes)?;
+        let card = options.card.clone().unwrap_or_else(|| ModelCard::of(model, "transformers", None));
+        report.bytes += card.write(folder)?;
         Ok(())
     })?;
     for name in weights.names() {
@@ -67,7 +63,22 @@ pub fn export_hugging_face(
     Ok(report)
 }
 
-fn config(model: &Pretrained, float: FloatType) -> Value {
+/// Writes configuration, tokenizer and chat templates, and returns the number of bytes.
+pub(crate) fn write_all_but_weights(model: &Pretrained, config: &Value, folder: &Path) -> Result<u64> {
+    let mut bytes = write_text(&folder.join("config.json"), &pretty(config))?;
+    if let Some(generation) = generation_config(model) {
+        bytes += write_text(&folder.join("generation_config.json"), &pretty(&generation))?;
+    }
+    bytes += write_text(&folder.join("tokenizer.json"), &model.tokenizer.to_json()?)?;
+    bytes += write_text(&folder.join("tokenizer_config.json"), &pretty(&tokenizer_config(model)))?;
+    if let Some(template) = &model.chat_template {
+        bytes += chat_templates::write(folder, template)?;
+    }
+    Ok(bytes)
+}
+
+/// `config.json` of a model whose weights are stored as `float`.
+pub(crate) fn config(model: &Pretrained, float: FloatType) -> Value {
     let mut config = model.config_json.clone();
     set_dtype(&mut config, float);
     if let Value::Object(map) = &mut config {

@@ -5,7 +5,10 @@
 //! | [`export_hugging_face`] | a folder with safetensors | transformers, vLLM, mlx-lm, llama.cpp's converter |
 //! | [`export_gguf`] | one GGUF file, optionally quantised | llama.cpp, Ollama, LM Studio |
 //! | [`quantize_gguf`] | a GGUF file quantised | the same |
+//! | [`export_gguf_lora`] | an adapter as a GGUF file | llama.cpp, Ollama |
+//! | [`export_mlx`] | a folder with safetensors, optionally quantised | mlx-lm, LM Studio |
 //! | [`export_adapter`] | a PEFT folder | PEFT |
+//! | [`export_mlx_adapter`] | an adapter as a folder | mlx-lm |
 //!
 //! The weights are written one tensor at a time to a file or folder beside the target, which is then renamed: a crash or a
 //! full disk leaves the target as it was. The module [`target`] decides what an export may replace.
@@ -44,6 +47,10 @@ pub mod error;
 mod fit;
 pub mod gguf;
 pub mod hugging_face;
+pub mod mlx;
+pub mod model_card;
+pub mod modelfile;
+mod one_scale;
 pub mod peft;
 pub mod report;
 pub mod safetensors;
@@ -51,8 +58,13 @@ pub mod target;
 
 pub use burnish_models::FloatType;
 pub use error::{ExportError, Result};
-pub use gguf::{GgufOptions, GgufType, ImportanceMatrix, Mixture, export_gguf, quantize_gguf};
+pub use gguf::{
+    GgufLoraOptions, GgufOptions, GgufType, ImportanceMatrix, Mixture, export_gguf, export_gguf_lora, quantize_gguf,
+};
 pub use hugging_face::{HuggingFaceOptions, export_hugging_face};
+pub use mlx::{MlxAdapterOptions, MlxOptions, MlxQuantisation, MlxType, export_mlx, export_mlx_adapter};
+pub use model_card::ModelCard;
+pub use modelfile::{Holds, check_modelfile, write_modelfile};
 pub use peft::export_adapter;
 pub use report::ExportReport;
 pub use safetensors::{write_safetensors, write_safetensors_file};

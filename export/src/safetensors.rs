@@ -25,6 +25,24 @@ pub fn write_safetensors(weights: &dyn Checkpoint, folder: &Path, float: FloatTy
 /// # Errors
 /// As [`write_safetensors`].
 pub fn write_shards(weights: &dyn Checkpoint, folder: &Path, float: FloatType, shard_bytes: u64) -> Result<u64> {
+    write_layout(weights, folder, &Layout { float, shard_bytes, format: "pt", index: None })
+}
+
+/// How the weights of a folder are written.
+pub(crate) struct Layout<'a> {
+    /// The type of floats.
+    pub(crate) float: FloatType,
+    /// The largest size of a shard in bytes; a single tensor may be larger.
+    pub(crate) shard_bytes: u64,
+    /// `format` in the metadata of each file.
+    pub(crate) format: &'static str,
+    /// More keys for the metadata of the index, which is then written for a single file too.
+    pub(crate) index: Option<&'a Map<String, Value>>,
+}
+
+/// As [`write_shards`].
+pub(crate) fn write_layout(weights: &dyn Checkpoint, folder: &Path, layout: &Layout<'_>) -> Result<u64> {
+    let (float, shard_bytes) = (layout.float, layout.shard_bytes);
     let mut names = weights.names();
     names.sort_unstable();
     let size = |name: &String| -> u64 {
@@ -42,17 +60,22 @@ pub fn write_shards(weights: &dyn Checkpoint, folder: &Path, float: FloatType, s
             _ => shards.push(Shard { bytes, names: vec![name] }),
         }
     }
-    if let [shard] = shards.as_slice() {
-        return write_file(weights, &shard.names, &folder.join("model.safetensors"), float);
+    if let ([shard], None) = (shards.as_slice(), layout.index) {
+        return write_file(weights, &shard.names, &folder.join("model.safetensors"), layout);
     }
     let (count, mut written, mut weight_map) = (shards.len(), 0, Map::new());
     let total: u64 = shards.iter().map(|shard| shard.bytes).sum();
     for (index, Shard { names, .. }) in shards.iter().enumerate() {
-        let file = format!("model-{:05}-of-{count:05}.safetensors", index + 1);
-        written += write_file(weights, names, &folder.join(&file), float)?;
+        let file = match count {
+            1 => "model.safetensors".to_owned(),
+            _ => format!("model-{:05}-of-{count:05}.safetensors", index + 1),
+        };
+        written += write_file(weights, names, &folder.join(&file), layout)?;
         weight_map.extend(names.iter().map(|name| ((*name).clone(), Value::from(file.clone()))));
     }
-    let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
+    let mut metadata = layout.index.cloned().unwrap_or_default();
+    metadata.insert("total_size".to_owned(), json!(total));
+    let index = json!({ "metadata": metadata, "weight_map": weight_map });
     written += write_text(&folder.join("model.safetensors.index.json"), &pretty(&index))?;
     Ok(written)
 }
@@ -72,12 +95,14 @@ struct Shard<'a> {
 pub fn write_safetensors_file(weights: &dyn Checkpoint, path: &Path, float: FloatType) -> Result<u64> {
     let mut names = weights.names();
     names.sort_unstable();
-    write_file(weights, &names.iter().collect::<Vec<_>>(), path, float)
+    let layout = Layout { float, shard_bytes: u64::MAX, format: "pt", index: None };
+    write_file(weights, &names.iter().collect::<Vec<_>>(), path, &layout)
 }
 
-fn write_file(weights: &dyn Checkpoint, names: &[&String], path: &Path, float: FloatType) -> Result<u64> {
+fn write_file(weights: &dyn Checkpoint, names: &[&String], path: &Path, layout: &Layout<'_>) -> Result<u64> {
+    let float = layout.float;
     let mut header = Map::new();
-    header.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
+    header.insert("__metadata__".to_owned(), json!({ "format": layout.format }));
     let mut offset = 0usize;
     for name in names {
         let shape = weights.shape(name).ok_or_else(|| ExportError::unsupported(format!("`{name}` has no shape")))?;

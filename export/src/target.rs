@@ -9,9 +9,10 @@ use burnish_models::{Checkpoint, Pretrained, atomic};
 
 use crate::counted_file::CountedFile;
 use crate::error::{ExportError, Result};
+use crate::model_card::{MODEL_CARD, is_own_card};
 
 /// The files that exports write into folders.
-const OWN_FILES: [&str; 11] = [
+const OWN_FILES: [&str; 12] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -23,6 +24,7 @@ const OWN_FILES: [&str; 11] = [
     "model.safetensors.index.json",
     "adapter_config.json",
     "adapter_model.safetensors",
+    "adapters.safetensors",
 ];
 /// The folder that exports write into folders.
 const TEMPLATES: &str = "additional_chat_templates";
@@ -181,6 +183,9 @@ fn is_own(folder: &Path, name: &str) -> bool {
             entry.is_ok_and(|entry| entry.path().extension().is_some_and(|extension| extension == "jinja"))
         };
         return name == TEMPLATES && fs::read_dir(&path).is_ok_and(|mut entries| entries.all(is_template));
+    }
+    if name == MODEL_CARD {
+        return fs::read_to_string(&path).is_ok_and(|text| is_own_card(&text));
     }
     OWN_FILES.contains(&name) || SYSTEM_FILES.contains(&name) || is_shard() == Some(true)
 }

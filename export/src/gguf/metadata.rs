@@ -88,7 +88,7 @@ fn shortest_window(config: &ModelConfig) -> Option<usize> {
 }
 
 /// The last part of a path or hub id, without `.gguf`.
-fn name_of(source: &str) -> String {
+pub(super) fn name_of(source: &str) -> String {
     let trimmed = source.trim_end_matches('/');
     trimmed.rsplit('/').next().unwrap_or(trimmed).trim_end_matches(".gguf").to_owned()
 }

@@ -5,6 +5,7 @@
 
 mod importance;
 mod kind;
+mod lora;
 mod metadata;
 mod mixture;
 mod quantize;
@@ -25,6 +26,7 @@ use burnish_models::{Checkpoint, ModelConfig, Pretrained, RopeScaling, RotaryCon
 
 pub use importance::ImportanceMatrix;
 pub use kind::{GgufOptions, GgufType};
+pub use lora::{GgufLoraOptions, export_gguf_lora};
 pub use mixture::Mixture;
 pub use quantize::quantize_gguf;
 

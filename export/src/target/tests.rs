@@ -57,6 +57,7 @@ fn only_what_an_export_wrote_is_replaced() {
         ("deep", &["config.json", "data/rows.jsonl"], "`data`"),
         ("odd", &["additional_chat_templates/rows.jsonl"], "`additional_chat_templates`"),
         ("like", &["model-1-of-2.safetensors"], "`model-1-of-2.safetensors`"),
+        ("card", &["config.json", "README.md"], "`README.md`"),
         ("run", &["config.toml", "metrics.jsonl"], "training run"),
         ("run2", &["checkpoint-20/trainer_state.json"], "training run"),
     ] {

@@ -1,0 +1,137 @@
+//! Writes LoRA adapters as GGUF files, which llama.cpp and Ollama apply to a model without merging.
+//!
+//! Source: `convert_lora_to_gguf.py` and `src/llama-adapter.cpp` of llama.cpp.
+
+use std::path::Path;
+
+use burnish_lora::{HostAdapter, HostLayer};
+use burnish_models::gguf::{GgmlType, Metadata, halves_interleaved, keys};
+use burnish_models::part::{DeclaredTensor, RowOrder, declared_tensors};
+use burnish_models::{FloatType, ModelConfig, Pretrained};
+
+use super::metadata::name_of;
+use super::writer::{ALIGNMENT, PlannedTensor, entries, write_header};
+use super::order;
+use crate::error::{ExportError, Result};
+use crate::one_scale;
+use crate::report::ExportReport;
+use crate::target;
+
+/// Options of [`export_gguf_lora`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct GgufLoraOptions {
+    /// The type that the factors are stored in.
+    pub float: FloatType,
+    /// Whether an existing target may be replaced.
+    pub overwrite: bool,
+}
+
+/// Writes an adapter of `model` as a GGUF file.
+///
+/// Such a file has one alpha: that of rsLoRA is multiplied by the root of the rank, and where `alpha_pattern` gives a layer another
+/// scale, its B is multiplied instead, with a note in the report. Ranks may differ.
+///
+/// # Errors
+/// [`ExportError::Unsupported`] for what the format can't hold: DoRA, matrices trained as a whole, and an adapter whose scale is 0.
+/// Otherwise as [`export_gguf`](crate::export_gguf). The target is then unchanged.
+pub fn export_gguf_lora(
+    model: &Pretrained,
+    adapter: &HostAdapter<'_>,
+    target: &Path,
+    options: &GgufLoraOptions,
+) -> Result<ExportReport> {
+    let config = adapter.config();
+    check(adapter, config.dora)?;
+    let mut layers: Vec<DeclaredTensor> = declared_tensors(&model.config)
+        .into_iter()
+        .filter(|tensor| tensor.name.strip_suffix(".weight").is_some_and(|layer| adapter.has_layer(layer)))
+        .collect();
+    layers.sort_by_key(order);
+    let alpha_of = |layer: &str| config.scale_of(layer) * config.rank_of(layer) as f64;
+    let alpha = one_scale::most_common(adapter.layers().map(alpha_of));
+    if alpha == 0.0 {
+        return Err(ExportError::unsupported(
+            "the adapter's alpha is 0, so it changes nothing; in GGUF files 0 means no scaling",
+        ));
+    }
+    let mut tensors = Vec::new();
+    for layer in &layers {
+        let [outputs, inputs] = [layer.shape[0], layer.shape[1]];
+        let rank = config.rank_of(layer_name(layer));
+        for (end, shape) in keys::LORA_FACTORS.iter().zip([vec![rank, inputs], vec![outputs, rank]]) {
+            let kind = ggml(options.float);
+            tensors.push(PlannedTensor { name: format!("{}{end}", layer.gguf), shape, kind });
+        }
+    }
+    let mut report = ExportReport { path: target.to_owned(), ..ExportReport::default() };
+    let changed = adapter.layers().filter(|layer| !one_scale::is_same(alpha_of(layer), alpha)).count();
+    report.notes.extend(one_scale::note("a LoRA GGUF", changed));
+    report.count(tensors.iter().map(|tensor| tensor.kind.name()));
+    let metadata = metadata(model, alpha);
+    let inputs = [target::inputs_of(model, &*model.checkpoint), adapter.files()].concat();
+    report.bytes = target::write_file(target, options.overwrite, &inputs, b"GGUF", |file| {
+        write_header(file, &entries(&metadata)?, &tensors)?;
+        for tensor in &layers {
+            let Some(layer) = adapter.layer(layer_name(tensor))? else { continue };
+            for values in factors(tensor, &layer, alpha, &model.config)? {
+                file.put(&options.float.encode(&tensor.name, &values)?)?;
+                file.align(ALIGNMENT)?;
+            }
+        }
+        Ok(())
+    })?;
+    Ok(report)
+}
+
+/// Refuses what the format can't hold.
+fn check(adapter: &HostAdapter<'_>, dora: bool) -> Result<()> {
+    let way_out = "--format gguf writes the merged model, which has it";
+    if dora {
+        let reason = format!("a LoRA GGUF has no magnitudes, and this is an adapter of DoRA (`use_dora`); {way_out}");
+        return Err(ExportError::unsupported(reason));
+    }
+    let modules: Vec<&str> = adapter.modules().collect();
+    if !modules.is_empty() {
+        let names = modules.join(", ");
+        let reason = format!(
+            "a LoRA GGUF has only factors, and this adapter trained whole matrices (`modules_to_save`: {names}); {way_out}"
+        );
+        return Err(ExportError::unsupported(reason));
+    }
+    Ok(())
+}
+
+fn metadata(model: &Pretrained, alpha: f64) -> Metadata {
+    let mut metadata = Metadata::default();
+    metadata.insert(keys::ARCHITECTURE, model.config.family.gguf.name);
+    metadata.insert(keys::TYPE, keys::ADAPTER);
+    metadata.insert(keys::ADAPTER_TYPE, keys::LORA);
+    metadata.insert(keys::LORA_ALPHA, alpha);
+    metadata.insert("general.name", format!("{} LoRA", name_of(&model.source)));
+    metadata.insert("general.quantization_version", 2usize);
+    metadata
+}
+
+/// `A` and `B` as the file stores them.
+fn factors(tensor: &DeclaredTensor, layer: &HostLayer, alpha: f64, config: &ModelConfig) -> Result<[Vec<f32>; 2]> {
+    let lora_b = one_scale::lora_b(layer, alpha / layer.rank as f64);
+    let heads = tensor.part.role.heads(config).filter(|_| tensor.part.rows == RowOrder::Interleaved);
+    let Some(heads) = heads else { return Ok([layer.lora_a.clone(), lora_b]) };
+    let moved = halves_interleaved(&lora_b, heads * config.head_dim, heads).ok_or_else(|| {
+        ExportError::unsupported(format!("`{}` does not have the rows of {heads} heads of {}", tensor.name, config.head_dim))
+    })?;
+    Ok([layer.lora_a.clone(), moved])
+}
+
+/// The name of the layer that a weight belongs to.
+fn layer_name(weight: &DeclaredTensor) -> &str {
+    weight.name.strip_suffix(".weight").unwrap_or(&weight.name)
+}
+
+fn ggml(float: FloatType) -> GgmlType {
+    match float {
+        FloatType::F32 => GgmlType::F32,
+        FloatType::F16 => GgmlType::F16,
+        FloatType::BF16 => GgmlType::BF16,
+    }
+}

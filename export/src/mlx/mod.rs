@@ -1,0 +1,132 @@
+//! Writes folders that mlx-lm opens: models, optionally quantised, and adapters.
+
+mod adapter;
+mod config;
+mod quantised;
+
+use std::path::Path;
+use std::str::FromStr;
+
+use burnish_models::part::declared_tensors;
+use burnish_models::{Checkpoint, FloatType, Pretrained};
+use serde_json::{Map, Value, json};
+
+pub use adapter::{MlxAdapterOptions, export_mlx_adapter};
+
+use crate::error::Result;
+use crate::fit;
+use crate::hugging_face::{config as config_json, write_all_but_weights};
+use crate::model_card::ModelCard;
+use crate::report::ExportReport;
+use crate::safetensors::{Layout, write_layout};
+use crate::target::{inputs_of, write_folder};
+use quantised::Quantised;
+
+/// The largest size of a shard in bytes, as in mlx-lm.
+const SHARD_BYTES: u64 = 5 << 30;
+
+/// Integers times a scale plus a bias, which a group of weights shares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MlxQuantisation {
+    /// Bits of an integer: 4 or 8.
+    pub bits: usize,
+    /// Weights that share a scale and a bias: 32, 64 or 128.
+    pub group: usize,
+}
+
+/// Options of [`export_mlx`].
+#[derive(Debug, Clone)]
+pub struct MlxOptions {
+    /// The type of the weights that stay floats, and of scales and biases.
+    pub float: FloatType,
+    /// How matrices are quantised; `None` if they stay floats.
+    pub quantisation: Option<MlxQuantisation>,
+    /// The largest size of a shard in bytes; a single tensor may be larger.
+    pub shard_bytes: u64,
+    /// The model card; `None` for that of a model without an adapter.
+    pub card: Option<ModelCard>,
+    /// Whether an existing target may be replaced.
+    pub overwrite: bool,
+}
+
+impl Default for MlxOptions {
+    fn default() -> Self {
+        Self { float: FloatType::BF16, quantisation: None, shard_bytes: SHARD_BYTES, card: None, overwrite: false }
+    }
+}
+
+/// How the weights of an MLX folder are stored: `f32`, `f16`, `bf16`, `int4` or `int8`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MlxType {
+    /// As floats.
+    Float(FloatType),
+    /// As integers of that many bits.
+    Integer(usize),
+}
+
+impl FromStr for MlxType {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        match name {
+            "int4" => Ok(Self::Integer(4)),
+            "int8" => Ok(Self::Integer(8)),
+            float => float
+                .parse()
+                .map(Self::Float)
+                .map_err(|_: String| format!("expected f32, f16, bf16, int4 or int8, got `{float}`")),
+        }
+    }
+}
+
+/// Writes a model as a folder that mlx-lm opens.
+///
+/// `weights` are those of `model`, or the same with an adapter merged into them. Embedding, head and linear layers are quantised, if
+/// the group divides their rows; the rest, and all of a folder without quantisation, are floats. Weights that `weights` has in the
+/// same groups already are copied.
+///
+/// # Errors
+/// As [`export_hugging_face`](crate::export_hugging_face), and if the bits or the group are none of MLX's.
+///
+/// # Source
+/// `convert`, `quantize_model` and `save` of mlx-lm 0.32.2.
+pub fn export_mlx(
+    model: &Pretrained,
+    weights: &dyn Checkpoint,
+    target: &Path,
+    options: &MlxOptions,
+) -> Result<ExportReport> {
+    let mut report = ExportReport { path: target.to_owned(), ..ExportReport::default() };
+    fit::check(&model.config, weights)?;
+    let mut json = config_json(model, options.float);
+    config::adapt(&mut json, &model.config);
+    report.notes = config::notes(&model.config);
+    let quantised = options.quantisation.map(|setting| Quantised::new(&model.config, weights, options.float, setting));
+    if let (Some(quantised), Value::Object(map)) = (&quantised, &mut json) {
+        let settings = quantised.settings();
+        map.insert("quantization".to_owned(), settings.clone());
+        map.insert("quantization_config".to_owned(), settings);
+    }
+    let stored: &dyn Checkpoint = match &quantised {
+        Some(quantised) => quantised,
+        None => weights,
+    };
+    let parameters: usize =
+        declared_tensors(&model.config).iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
+    let index = Map::from_iter([("total_parameters".to_owned(), json!(parameters))]);
+    let layout = Layout { float: options.float, shard_bytes: options.shard_bytes, format: "mlx", index: Some(&index) };
+    write_folder(target, options.overwrite, &inputs_of(model, weights), |folder| -> Result<()> {
+        report.bytes += write_all_but_weights(model, &json, folder)?;
+        report.bytes += write_layout(stored, folder, &layout)?;
+        let card = options.card.clone().unwrap_or_else(|| ModelCard::of(model, "mlx", None));
+        report.bytes += card.write(folder)?;
+        Ok(())
+    })?;
+    match &quantised {
+        Some(quantised) => quantised.describe(&mut report),
+        None => {
+            report.tensors.insert(options.float.safetensors_name().to_owned(), weights.names().len());
+        }
+    }
+    Ok(report)
+}
