@@ -201,7 +201,8 @@ fn half_precision_weights_are_read_unchanged() {
     let model = Pretrained::open(assets().join("model")).unwrap();
     for kind in [FloatType::F16, FloatType::BF16].map(GgufType::Float) {
         let path = folder.path().join("model.gguf");
-        export_gguf(&model, &*model.checkpoint, &path, &GgufOptions { kind, overwrite: true, ..GgufOptions::default() }).unwrap();
+        export_gguf(&model, &*model.checkpoint, &path, &GgufOptions { kind, overwrite: true, ..GgufOptions::default() })
+            .unwrap();
         let file = GgufFile::open(&path).unwrap();
         for checkpoint in [&file as &dyn Checkpoint, &*model.checkpoint] {
             for (name, dtype) in checkpoint.names().iter().flat_map(|name| FloatType::ALL.map(|dtype| (name, dtype))) {

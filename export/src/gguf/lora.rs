@@ -10,8 +10,8 @@ use burnish_models::part::{DeclaredTensor, RowOrder, declared_tensors};
 use burnish_models::{FloatType, ModelConfig, Pretrained};
 
 use super::metadata::name_of;
-use super::writer::{ALIGNMENT, PlannedTensor, entries, write_header};
 use super::order;
+use super::writer::{ALIGNMENT, PlannedTensor, entries, write_header};
 use crate::error::{ExportError, Result};
 use crate::one_scale;
 use crate::report::ExportReport;

@@ -6,9 +6,11 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow, bail};
 use burnish_engine::{AdamWConfig, Adapter, TrainedPart, with_hint};
 use burnish_export::{
-    ExportError, ExportReport, GgufOptions, GgufType, HuggingFaceOptions, export_gguf, export_hugging_face, target,
+    ExportError, ExportReport, GgufLoraOptions, GgufOptions, GgufType, Holds, HuggingFaceOptions, MlxAdapterOptions,
+    MlxOptions, MlxQuantisation, MlxType, ModelCard, check_modelfile, export_gguf, export_gguf_lora, export_hugging_face,
+    export_mlx, export_mlx_adapter, target, write_modelfile,
 };
-use burnish_lora::{MergedCheckpoint, read_config};
+use burnish_lora::{HostAdapter, MergedCheckpoint, read_config};
 use burnish_models::{Checkpoint, FloatType, LoadOptions, Pretrained, Quantization, atomic};
 use clap::ValueEnum;
 use serde_json::json;
@@ -25,6 +27,12 @@ enum Format {
     Peft,
     /// GGUF file for llama.cpp and Ollama, with the adapter merged in
     Gguf,
+    /// GGUF file with only the adapter, which llama.cpp and Ollama apply to the model
+    GgufLora,
+    /// Folder for mlx-lm and LM Studio, with the adapter merged in
+    Mlx,
+    /// Folder for mlx-lm with only the adapter
+    MlxAdapter,
 }
 
 /// Arguments of `export`.
@@ -33,21 +41,28 @@ pub struct Args {
     /// Hugging Face folder, hub id, or .gguf file
     #[arg(short, long)]
     model: String,
-    /// PEFT folder of an adapter for the model
-    #[arg(short, long, value_name = "FOLDER")]
+    /// Adapter for the model: a PEFT or MLX folder, or a .gguf file
+    #[arg(short, long, value_name = "PATH")]
     adapter: Option<PathBuf>,
     /// Format to write
     #[arg(long, value_enum)]
     format: Format,
-    /// Data type of the weights: f32, f16, bf16 or, for gguf, a mixture of `quantize`, such as q4_k_m [default: hf bf16, gguf f16]
+    /// Data type of the weights: f32, f16, bf16; for gguf also a mixture of `quantize`, such as q4_k_m, for mlx int4 and int8
+    /// [default: hf and mlx bf16, gguf f16, gguf-lora f32]
     #[arg(long, value_name = "TYPE")]
     quant: Option<String>,
+    /// Weights that share a scale, for mlx with int4 and int8: 32, 64 or 128
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    group_size: usize,
     /// File or folder to write
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
     /// Quantise quantised weights again, although that adds to their errors and loses part of an adapter's change
     #[arg(long, alias = "allow-requantize")]
     requantize: bool,
+    /// Write no Modelfile for Ollama beside a GGUF file
+    #[arg(long)]
+    no_modelfile: bool,
     /// Replace an earlier export
     #[arg(long)]
     overwrite: bool,
@@ -57,10 +72,16 @@ impl Args {
     pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
         clean_up_on_interrupt();
         let pretrained = Pretrained::open(&self.model)?;
-        if self.format == Format::Peft {
-            return self.peft(&pretrained, style);
+        if self.writes_modelfile() {
+            let inputs = target::inputs_of(&pretrained, &*pretrained.checkpoint);
+            check_modelfile(&self.output, self.overwrite, &inputs).map_err(way_out)?;
         }
-        let merged = self.adapter.as_deref().map(|folder| MergedCheckpoint::open(&*pretrained.checkpoint, folder));
+        match self.format {
+            Format::Peft => return self.peft(&pretrained, style),
+            Format::GgufLora | Format::MlxAdapter => return self.adapter_alone(&pretrained, style),
+            Format::Hf | Format::Gguf | Format::Mlx => {}
+        }
+        let merged = self.adapter.as_deref().map(|adapter| MergedCheckpoint::of(&pretrained, adapter));
         let merged = merged.transpose().context("the adapter can't be merged")?;
         let weights: &dyn Checkpoint = match &merged {
             Some(merged) => merged,
@@ -77,18 +98,73 @@ impl Args {
                 let options = GgufOptions { kind, importance: None, requantize: self.requantize, overwrite: self.overwrite };
                 (export_gguf(&pretrained, weights, &self.output, &options), note)
             }
-            Format::Hf | Format::Peft => {
+            Format::Mlx => {
+                let (float, quantisation) = match parse(self.quant.as_deref(), MlxType::Float(FloatType::BF16))? {
+                    MlxType::Float(float) => (float, None),
+                    MlxType::Integer(bits) => (FloatType::BF16, Some(MlxQuantisation { bits, group: self.group()? })),
+                };
+                let note = note(self.quant.as_deref().unwrap_or(float.name()), quantisation.is_some())?;
+                let card = card(&pretrained, "mlx", self.adapter.as_deref())?;
+                let options = MlxOptions { float, quantisation, card, overwrite: self.overwrite, ..MlxOptions::default() };
+                (export_mlx(&pretrained, weights, &self.output, &options), note)
+            }
+            _ => {
                 let float: FloatType = parse(self.quant.as_deref(), FloatType::BF16)?;
-                let options = HuggingFaceOptions { float, overwrite: self.overwrite, ..Default::default() };
+                let card = card(&pretrained, "transformers", self.adapter.as_deref())?;
+                let options = HuggingFaceOptions { float, card, overwrite: self.overwrite, ..Default::default() };
                 let note = note(float.name(), false)?;
                 (export_hugging_face(&pretrained, weights, &self.output, &options), note)
             }
         };
         let mut report = report.map_err(way_out)?;
         report.notes.extend(note);
+        self.finish(&pretrained, report, style)
+    }
+
+    fn writes_modelfile(&self) -> bool {
+        matches!(self.format, Format::Gguf | Format::GgufLora) && !self.no_modelfile
+    }
+
+    /// Writes the Modelfile of a GGUF file, and prints the report.
+    fn finish(&self, pretrained: &Pretrained, mut report: ExportReport, style: OutputStyle) -> Result<ExitCode> {
+        if self.writes_modelfile() {
+            let holds = if self.format == Format::Gguf { Holds::Model } else { Holds::Adapter };
+            let path = write_modelfile(pretrained, &self.output, holds, self.overwrite).map_err(way_out)?;
+            report.notes.push(format!("Ollama takes it over with: ollama create NAME -f {}", path.display()));
+        }
         remove_stale_beside(&self.output, style);
         style.result(describe(&report), &json!(report));
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// The group size, if MLX has it.
+    fn group(&self) -> Result<usize> {
+        match self.group_size {
+            32 | 64 | 128 => Ok(self.group_size),
+            other => bail!("--group-size: expected 32, 64 or 128, got {other}"),
+        }
+    }
+
+    /// Writes the adapter for programs that apply it without merging.
+    fn adapter_alone(&self, pretrained: &Pretrained, style: OutputStyle) -> Result<ExitCode> {
+        let Some(adapter) = &self.adapter else {
+            let format = if self.format == Format::GgufLora { "gguf-lora" } else { "mlx-adapter" };
+            bail!("--format {format} needs --adapter")
+        };
+        let adapter = HostAdapter::of(pretrained, adapter)?;
+        let report = match self.format {
+            Format::GgufLora => {
+                let float = parse(self.quant.as_deref(), FloatType::F32)?;
+                export_gguf_lora(pretrained, &adapter, &self.output, &GgufLoraOptions { float, overwrite: self.overwrite })
+            }
+            _ if self.quant.is_some() => bail!("--quant: an mlx-adapter is always stored in f32"),
+            _ => {
+                let card = card(pretrained, "mlx-adapter", self.adapter.as_deref())?;
+                let options = MlxAdapterOptions { card, overwrite: self.overwrite };
+                export_mlx_adapter(pretrained, &adapter, &self.output, &options)
+            }
+        };
+        self.finish(pretrained, report.map_err(way_out)?, style)
     }
 
     /// Loads the adapter onto the model, which checks it, and writes it.
@@ -98,6 +174,7 @@ impl Args {
         inputs.push(adapter.clone());
         target::check_folder(&self.output, self.overwrite, &inputs).map_err(way_out)?;
         let config = read_config(adapter)?;
+        let card = ModelCard::of(pretrained, "peft", Some((&config, adapter)));
         burnish_backends::enter("cpu", |device| {
             let adapter = Adapter::Folder { path: adapter, dropout: config.dropout };
             let part = TrainedPart::Adapters {
@@ -108,13 +185,21 @@ impl Args {
             };
             let model = device.train(&pretrained.config, part, AdamWConfig::default())?;
             target::write_folder(&self.output, self.overwrite, &inputs, |folder| -> Result<()> {
-                model.save_adapter(&config, &pretrained.source, folder)
+                model.save_adapter(&config, &pretrained.source, folder)?;
+                card.write(folder)?;
+                Ok(())
             })
         })?;
         remove_stale_beside(&self.output, style);
         style.result(format!("wrote {}", self.output.display()), &json!({ "path": self.output }));
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The model card of an export.
+pub(super) fn card(pretrained: &Pretrained, library: &'static str, adapter: Option<&Path>) -> Result<Option<ModelCard>> {
+    let config = adapter.map(read_config).transpose()?;
+    Ok(Some(ModelCard::of(pretrained, library, config.as_ref().zip(adapter))))
 }
 
 fn parse<T: std::str::FromStr<Err = String>>(quant: Option<&str>, default: T) -> Result<T> {

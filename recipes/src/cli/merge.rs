@@ -10,7 +10,7 @@ use burnish_models::Pretrained;
 use serde_json::json;
 
 use super::change;
-use super::export::{clean_up_on_interrupt, describe, remove_stale_beside, way_out};
+use super::export::{card, clean_up_on_interrupt, describe, remove_stale_beside, way_out};
 use crate::report::OutputStyle;
 
 /// Arguments of `merge`.
@@ -19,8 +19,8 @@ pub struct Args {
     /// Hugging Face folder, hub id, or .gguf file
     #[arg(short, long)]
     model: String,
-    /// PEFT folder of the adapter
-    #[arg(short, long, value_name = "FOLDER")]
+    /// Adapter: a PEFT or MLX folder, or a .gguf file
+    #[arg(short, long, value_name = "PATH")]
     adapter: PathBuf,
     /// Folder to write
     #[arg(short, long, value_name = "FOLDER")]
@@ -37,9 +37,9 @@ impl Args {
     pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
         clean_up_on_interrupt();
         let pretrained = Pretrained::open(&self.model)?;
-        let merged =
-            MergedCheckpoint::open(&*pretrained.checkpoint, &self.adapter).context("the adapter can't be merged")?;
-        let options = HuggingFaceOptions { float: self.dtype, overwrite: self.overwrite, ..Default::default() };
+        let merged = MergedCheckpoint::of(&pretrained, &self.adapter).context("the adapter can't be merged")?;
+        let card = card(&pretrained, "transformers", Some(&self.adapter))?;
+        let options = HuggingFaceOptions { float: self.dtype, card, overwrite: self.overwrite, ..Default::default() };
         let note = change::note(&merged, self.dtype.name(), false, false)?;
         let mut report = export_hugging_face(&pretrained, &merged, &self.output, &options).map_err(way_out)?;
         report.notes.extend(note);

@@ -9,6 +9,7 @@ mod export;
 mod flags;
 mod generate;
 mod init;
+mod leave;
 mod merge;
 mod model;
 mod plan;
@@ -63,7 +64,7 @@ enum Command {
     Chat(chat::Args),
     /// Merge an adapter into its model, as a Hugging Face folder
     Merge(merge::Args),
-    /// Write a model as Hugging Face folder, PEFT folder or GGUF file
+    /// Write a model, or an adapter alone, for other programs: transformers, PEFT, llama.cpp, Ollama, mlx-lm
     Export(export::Args),
     /// Write a model as a GGUF file in few bits, by llama.cpp's mixtures of types
     Quantize(quantize::Args),

@@ -10,7 +10,8 @@ use burn_train::Interrupter;
 use serde_json::json;
 
 use super::flags::ConfigFlags;
-use crate::config::{Recipe, TrainConfig, load};
+use super::leave::Leave;
+use crate::config::{FineTuneType, Recipe, TrainConfig, load};
 use crate::report::{OutputStyle, TrainReport};
 use crate::train::{End, Events, Plan, PreparedRun, train};
 use burnish_engine::with_hint;
@@ -59,6 +60,7 @@ impl Args {
         let interrupter = Interrupter::new();
         on_interrupt(interrupter.clone(), while_it_runs);
         let events: Arc<Mutex<dyn Events>> = Arc::new(Mutex::new(report));
+        let leave = Leave::of(&prepared.pretrained);
         let summary = train(prepared, events, interrupter, self.tui)?;
         let value = json!({
             "event": "end", "end": format!("{:?}", summary.end), "step": summary.state.step,
@@ -90,6 +92,12 @@ impl Args {
                     config.output_dir
                 ));
             }
+            style.say("to use it in other programs:");
+            let is_adapter = config.fine_tune_type == FineTuneType::Lora;
+            leave
+                .lines(&config.output_dir, &output.display().to_string(), is_adapter)
+                .iter()
+                .for_each(|line| style.say(line));
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -3,6 +3,7 @@
 //! [`PreparedRun::new`] opens model and data; [`train`] loads them onto the device and starts the loop, [`TrainingRun::steps`], inside
 //! burn-train. The loop is in `run.rs`, to be read from top to bottom; `learner.rs` connects it to burn-train.
 
+mod card;
 mod changes;
 mod checkpoint;
 mod evaluate;

@@ -11,6 +11,7 @@ use burnish_engine::{AdamWConfig, Adapter, Device, MomentType, TrainedPart, Trai
 use burnish_models::checkpoint::SafetensorsFolder;
 use burnish_models::{FloatType, LoadOptions, Pretrained};
 
+use super::card::card;
 use super::checkpoint::{RunCheckpoint, TrainerState};
 use super::events::Events;
 use super::learner::{Driver, SharedTrainer, launch};
@@ -115,7 +116,8 @@ fn finish(run: TrainingRun, end: End, pretrained: &Pretrained) -> Result<Summary
         let best = best_checkpoint(&run);
         output_step = best.as_ref().map_or(run.state.step, |best| best.state.step);
         let folder = Path::new(&run.config.output_dir);
-        output = Some(run.weights.write_result(folder, pretrained, &**run.trainer.get(), best.as_ref())?);
+        let card = card(&run, pretrained);
+        output = Some(run.weights.write_result(folder, pretrained, &**run.trainer.get(), best.as_ref(), card)?);
     }
     let TrainingRun { state, last_loss, checkpoint, .. } = run;
     Ok(Summary { end, state, last_loss, output, output_step, checkpoint })

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use burnish_engine::Trainer;
-use burnish_export::{FloatType, HuggingFaceOptions, export_hugging_face, write_safetensors};
+use burnish_export::{FloatType, HuggingFaceOptions, ModelCard, export_hugging_face, write_safetensors};
 use burnish_lora::{ADAPTER_FILES, LoraConfig, read_config};
 use burnish_models::atomic::write_folder;
 use burnish_models::checkpoint::SafetensorsFolder;
@@ -68,13 +68,18 @@ impl WeightWriter {
         pretrained: &Pretrained,
         trainer: &dyn Trainer,
         best: Option<&RunCheckpoint>,
+        card: ModelCard,
     ) -> Result<PathBuf> {
         match self {
             Self::Adapter { .. } => {
                 let target = run.join("adapter");
-                write_folder(&target, |folder| match best {
-                    Some(best) => copy_adapter(&best.path, folder),
-                    None => self.write(trainer, folder),
+                write_folder(&target, |folder| -> Result<()> {
+                    match best {
+                        Some(best) => copy_adapter(&best.path, folder)?,
+                        None => self.write(trainer, folder)?,
+                    }
+                    card.write(folder)?;
+                    Ok(())
                 })?;
                 Ok(target)
             }
@@ -84,7 +89,7 @@ impl WeightWriter {
                     Some(best) => Box::new(SafetensorsFolder::open(&best.path)?),
                     None => trainer.weights(),
                 };
-                let options = HuggingFaceOptions { overwrite: true, ..Default::default() };
+                let options = HuggingFaceOptions { card: Some(card), overwrite: true, ..Default::default() };
                 export_hugging_face(pretrained, &*weights, &target, &options)
                     .with_context(|| target.display().to_string())?;
                 Ok(target)
