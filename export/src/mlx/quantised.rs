@@ -12,8 +12,16 @@ use burnish_models::{Checkpoint, FloatType, ModelConfig, ModelError};
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
-use super::MlxQuantisation;
 use crate::report::ExportReport;
+
+/// Integers times a scale plus a bias, which a group of weights shares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MlxQuantisation {
+    /// Bits of an integer: 4 or 8.
+    pub bits: usize,
+    /// Weights that share a scale and a bias: 32, 64 or 128.
+    pub group: usize,
+}
 
 /// A checkpoint whose matrices are integers, scales and biases.
 pub(super) struct Quantised<'a> {
@@ -40,7 +48,7 @@ impl<'a> Quantised<'a> {
             let Some(layer) = tensor.name.strip_suffix(".weight").filter(|_| tensor.shape.len() == 2) else { continue };
             // mlx-lm asks by the group of the whole model, and then takes that of the layer.
             if tensor.shape[1].is_multiple_of(setting.group) {
-                let fixed = own_setting(config, tensor.part.role);
+                let fixed = own_setting(config, tensor.part.role).filter(|own| tensor.shape[1].is_multiple_of(own.group));
                 own.extend(fixed.map(|_| layer.to_owned()));
                 layers.insert(layer.to_owned(), fixed.unwrap_or(setting));
             } else {
