@@ -88,7 +88,10 @@ def judge_lora_gguf(judge, program, name, folder, tokenizer, model, llama_cpp):
     judge(f"{name} gguf-lora, merged", distance(with_adapter, merged) < tolerance, f"{distance(with_adapter, merged):.1e}")
     if llama_cpp:
         converter = [sys.executable, llama_cpp / "convert_lora_to_gguf.py", "--base", base, "--outfile", folder / "theirs.gguf", adapter]
-        subprocess.run(converter, check=True, capture_output=True)
+        done = subprocess.run(converter, capture_output=True, text=True)
+        if done.returncode:
+            print(f"skipped: convert_lora_to_gguf.py refuses {name}: {done.stderr.strip().splitlines()[-1]}")
+            return
         own, other = GGUFReader(folder / "lora.gguf"), GGUFReader(folder / "theirs.gguf")
         same = {t.name: t.data.tobytes() for t in own.tensors} == {t.name: t.data.tobytes() for t in other.tensors}
         keys = ["general.architecture", "general.type", "adapter.type", "adapter.lora.alpha"]
@@ -114,6 +117,9 @@ def judge_patterns(judge, program, folder, tokenizer):
                 if "lora_B" in key:
                     parameter.normal_(0, 0.05)
         model.save_pretrained(folder / "patterns")
+        # PEFT takes the first pattern that matches, and saves them in another order.
+        base_model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        model = PeftModel.from_pretrained(base_model, folder / "patterns").eval()
         burnish(program, "export", "--model", base, "--adapter", folder / "patterns", "--format", "gguf-lora", "--output",
                 folder / "patterns.gguf", "--overwrite")
         far = distance(logits(open_llama(folder / "base.gguf", folder / "patterns.gguf"), ids), theirs(model, ids))
