@@ -4,7 +4,7 @@
 use burnish_models::gguf::GgmlType;
 use safetensors::SafeTensors;
 
-const TYPES: [(&str, GgmlType); 12] = [
+const TYPES: [(&str, GgmlType); 13] = [
     ("Q4_0", GgmlType::Q4_0),
     ("Q4_1", GgmlType::Q4_1),
     ("Q5_0", GgmlType::Q5_0),
@@ -17,6 +17,7 @@ const TYPES: [(&str, GgmlType); 12] = [
     ("Q6_K", GgmlType::Q6K),
     ("IQ4_NL", GgmlType::IQ4NL),
     ("IQ4_XS", GgmlType::IQ4XS),
+    ("MXFP4", GgmlType::MXFP4),
 ];
 
 #[test]
@@ -32,9 +33,8 @@ fn blocks_are_decoded_as_by_the_gguf_package() {
         assert_eq!(blocks.shape()[1], kind.block_bytes(), "{name}");
         let found = kind.dequantize(blocks.data());
         assert_eq!(found.len(), expected.len(), "{name}");
-        let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
         for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
-            assert!((found - expected).abs() <= 1e-6 * largest, "{name}[{at}]: expected {expected}, got {found}");
+            assert_eq!(found.to_bits(), expected.to_bits(), "{name}[{at}]: expected {expected}, got {found}");
         }
     }
 }

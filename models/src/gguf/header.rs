@@ -159,6 +159,31 @@ fn read_value(cursor: &mut Cursor, kind: u32, key: &str, depth: usize) -> Read<V
     })
 }
 
+/// The name of a storage type that is not read, or its number.
+fn unread(id: u32) -> String {
+    const NAMES: [(u32, &str); 18] = [
+        (9, "Q8_1"),
+        (15, "Q8_K"),
+        (16, "IQ2_XXS"),
+        (17, "IQ2_XS"),
+        (18, "IQ3_XXS"),
+        (19, "IQ1_S"),
+        (21, "IQ3_S"),
+        (22, "IQ2_S"),
+        (24, "I8"),
+        (25, "I16"),
+        (26, "I32"),
+        (27, "I64"),
+        (28, "F64"),
+        (29, "IQ1_M"),
+        (34, "TQ1_0"),
+        (35, "TQ2_0"),
+        (40, "NVFP4"),
+        (41, "Q1_0"),
+    ];
+    NAMES.iter().find(|(known, _)| *known == id).map_or_else(|| id.to_string(), |(_, name)| (*name).to_owned())
+}
+
 fn read_tensor(cursor: &mut Cursor) -> Read<TensorInfo> {
     let name = cursor.text("a tensor's name")?;
     let rank = cursor.u32(&name)?;
@@ -172,8 +197,12 @@ fn read_tensor(cursor: &mut Cursor) -> Read<TensorInfo> {
     }
     // The file has the fastest dimension first.
     shape.reverse();
-    let kind = GgmlType::from_id(cursor.u32(&name)?)
-        .map_err(|id| format!("`{name}` has the storage type {id} of ggml, which is not supported"))?;
+    let kind = GgmlType::from_id(cursor.u32(&name)?).map_err(|id| {
+        format!(
+            "`{name}` has the storage type {} of ggml, which is not supported; choose a file of another quantisation",
+            unread(id)
+        )
+    })?;
     let offset = cursor.u64(&name)?;
     let elements = shape.iter().try_fold(1usize, |product, dim| product.checked_mul(*dim));
     let row = shape.last().copied().unwrap_or(1);

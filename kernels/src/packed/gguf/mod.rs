@@ -10,6 +10,7 @@ mod encode;
 mod iq4;
 mod k;
 mod lanes;
+mod mxfp4;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -48,6 +49,7 @@ pub enum GgmlType {
     Q6K,
     IQ4NL,
     IQ4XS,
+    MXFP4,
 }
 
 /// Elements of a block of most types.
@@ -57,7 +59,7 @@ const BLOCK_K: usize = 256;
 
 impl GgmlType {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::F32,
         Self::F16,
         Self::BF16,
@@ -73,6 +75,7 @@ impl GgmlType {
         Self::Q6K,
         Self::IQ4NL,
         Self::IQ4XS,
+        Self::MXFP4,
     ];
 
     /// From the number in a file.
@@ -101,6 +104,7 @@ impl GgmlType {
             Self::IQ4NL => 20,
             Self::IQ4XS => 23,
             Self::BF16 => 30,
+            Self::MXFP4 => 39,
         }
     }
 
@@ -122,6 +126,7 @@ impl GgmlType {
             Self::Q6K => "Q6_K",
             Self::IQ4NL => "IQ4_NL",
             Self::IQ4XS => "IQ4_XS",
+            Self::MXFP4 => "MXFP4",
         }
     }
 
@@ -129,7 +134,7 @@ impl GgmlType {
     pub fn block_elements(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
-            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::IQ4NL => BLOCK,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::IQ4NL | Self::MXFP4 => BLOCK,
             Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K | Self::IQ4XS => BLOCK_K,
         }
     }
@@ -150,6 +155,7 @@ impl GgmlType {
             Self::Q5K => 176,
             Self::Q6K => 210,
             Self::IQ4XS => 136,
+            Self::MXFP4 => 17,
         }
     }
 
@@ -161,7 +167,7 @@ impl GgmlType {
     /// Byte offsets of a block's f16 scales.
     fn scales(self) -> &'static [usize] {
         match self {
-            Self::F32 | Self::F16 | Self::BF16 => &[],
+            Self::F32 | Self::F16 | Self::BF16 | Self::MXFP4 => &[],
             Self::Q4_0 | Self::Q5_0 | Self::Q8_0 | Self::IQ4NL | Self::IQ4XS => &[0],
             Self::Q4_1 | Self::Q5_1 | Self::Q4K | Self::Q5K => &[0, 2],
             Self::Q2K => &[80, 82],
@@ -198,6 +204,7 @@ impl GgmlType {
             Self::Q6K => q6_k::dequantize,
             Self::IQ4NL => iq4::dequantize_nl,
             Self::IQ4XS => iq4::dequantize_xs,
+            Self::MXFP4 => mxfp4::dequantize,
         };
         let blocks = bytes.chunks_exact(self.block_bytes());
         for (bytes, values) in blocks.zip(values.chunks_exact_mut(self.block_elements())) {
