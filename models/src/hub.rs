@@ -25,11 +25,12 @@ const SMALL_FILES: &[&str] = &[
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    // Read if there is no `tokenizer.json`.
+    "tokenizer.model",
     "chat_template.jinja",
     "chat_template.json",
     "processor_config.json",
-    // These are not read, but an error says what they are.
-    "tokenizer.model",
+    // This is not read, but an error says what it is.
     "adapter_config.json",
 ];
 

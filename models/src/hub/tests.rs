@@ -128,8 +128,6 @@ fn unsupported_models_are_refused_before_weights_are_fetched() {
     let files = [("config.json", config.as_str()), ("model.safetensors.index.json", &index)];
     let text = error("quantised", &["model.safetensors"], &files);
     assert!(text.contains("owner/name is quantised (MLX, 3 bits"), "{text}");
-    let text = error("sentencepiece", &["tokenizer.json"], &[("tokenizer.model", "")]);
-    assert!(text.contains("tokenizer.model but no tokenizer.json"), "{text}");
     let text = error("gguf", &["config.json"], &[("a-Q4_0.gguf", "")]);
     assert!(text.contains("a-Q4_0.gguf"), "{text}");
 }

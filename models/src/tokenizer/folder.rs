@@ -6,23 +6,27 @@ use std::path::Path;
 use serde_json::Value;
 use tokenizers::AddedToken;
 
-use super::{Around, SpecialTokens, Tokenizer, token_text};
+use super::{Around, SpecialTokens, Tokenizer, sentencepiece, token_text};
 use crate::error::{ModelError, Result};
 use crate::json_file::read_if_present;
 
 impl Tokenizer {
-    /// Reads `tokenizer.json`, and `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` if they exist.
+    /// Reads `tokenizer.json`, or else the `tokenizer.model` of SentencePiece, and `tokenizer_config.json`, `special_tokens_map.json`
+    /// and `added_tokens.json` if they exist.
     ///
     /// # Errors
     /// A [`ModelError`] that names the file that is missing or malformed.
     pub fn from_folder(folder: &Path) -> Result<Self> {
-        let path = folder.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(|error| missing(folder).unwrap_or_else(|| ModelError::io(&path, error)))?;
+        let (path, model) = (folder.join("tokenizer.json"), folder.join(SENTENCE_PIECE));
         let config = read_if_present(&folder.join("tokenizer_config.json"))?;
         let map = read_if_present(&folder.join("special_tokens_map.json"))?;
         let added = read_if_present(&folder.join("added_tokens.json"))?;
-        Self::from_json(&bytes, &config, &map, &added)
-            .map_err(|error| ModelError::format(&path, error.to_string().replacen("tokenizer: ", "", 1)))
+        if !path.exists() && model.exists() {
+            let bytes = std::fs::read(&model).map_err(|error| ModelError::io(&model, error))?;
+            return Self::from_sentence_piece(&bytes, &config, &map, &added).map_err(|error| named_file(&model, &error));
+        }
+        let bytes = std::fs::read(&path).map_err(|error| missing(folder).unwrap_or_else(|| ModelError::io(&path, error)))?;
+        Self::from_json(&bytes, &config, &map, &added).map_err(|error| named_file(&path, &error))
     }
 
     /// Builds a tokenizer from the contents of `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and
@@ -31,9 +35,23 @@ impl Tokenizer {
     /// # Errors
     /// [`ModelError::Tokenizer`] if the first is not a tokenizer, or the tokens of the others don't fit it.
     pub fn from_json(tokenizer: &[u8], config: &Value, map: &Value, added: &Value) -> Result<Self> {
-        let refuse = |reason: String| ModelError::Tokenizer { reason };
-        let mut inner =
+        let inner =
             tokenizers::Tokenizer::from_bytes(tokenizer).map_err(|error| refuse(format!("not a tokenizer: {error}")))?;
+        Self::with_files(inner, config, map, added)
+    }
+
+    /// As [`Tokenizer::from_json`], from the contents of SentencePiece's `tokenizer.model`, as transformers converts it.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] if the first is not a SentencePiece model of BPE or Unigram, or the tokens of the others don't fit it.
+    pub fn from_sentence_piece(model: &[u8], config: &Value, map: &Value, added: &Value) -> Result<Self> {
+        let (json, config) = sentencepiece::convert(model, config, map).map_err(refuse)?;
+        let inner =
+            serde_json::from_value(json).map_err(|error| refuse(format!("its vocabulary is inconsistent: {error}")))?;
+        Self::with_files(inner, &config, map, added)
+    }
+
+    fn with_files(mut inner: tokenizers::Tokenizer, config: &Value, map: &Value, added: &Value) -> Result<Self> {
         add_missing(&mut inner, config, added)?;
         let named = |key: &str| {
             let text = [config, map].into_iter().find_map(|file| token_text(file.get(key)?))?;
@@ -68,8 +86,19 @@ impl Tokenizer {
     }
 }
 
+/// The file of SentencePiece.
+const SENTENCE_PIECE: &str = "tokenizer.model";
 /// The files of tokenizers in other formats.
-const OTHER_FILES: [&str; 5] = ["tokenizer.model", "spiece.model", "tekken.json", "vocab.json", "vocab.txt"];
+const OTHER_FILES: [&str; 4] = ["spiece.model", "tekken.json", "vocab.json", "vocab.txt"];
+
+fn refuse(reason: String) -> ModelError {
+    ModelError::Tokenizer { reason }
+}
+
+/// The error of a tokenizer, with its file.
+fn named_file(path: &Path, error: &ModelError) -> ModelError {
+    ModelError::format(path, error.to_string().replacen("tokenizer: ", "", 1))
+}
 
 /// The error for a folder that has another file instead of `tokenizer.json`.
 fn missing(folder: &Path) -> Option<ModelError> {
@@ -211,11 +240,11 @@ mod tests {
     #[test]
     fn the_error_for_another_tokenizer_file_says_how_to_convert_it() {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("tokenizer.model"), b"x").unwrap();
+        std::fs::write(folder.path().join("spiece.model"), b"x").unwrap();
         let error = Tokenizer::from_folder(folder.path()).unwrap_err();
         assert!(matches!(error, ModelError::Tokenizer { .. }), "{error}");
         let text = error.to_string();
-        assert!(text.contains("got `tokenizer.model`") && text.contains("save_pretrained"), "{text}");
+        assert!(text.contains("got `spiece.model`") && text.contains("save_pretrained"), "{text}");
     }
 
     #[test]
