@@ -167,6 +167,10 @@ impl Checkpoint for Extended<'_> {
         self.0.float_type(name)
     }
 
+    fn is_float8(&self, name: &str) -> bool {
+        self.0.is_float8(name)
+    }
+
     fn file_of(&self, name: &str) -> Option<PathBuf> {
         self.0.file_of(name)
     }

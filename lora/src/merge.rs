@@ -118,6 +118,10 @@ impl Checkpoint for MergedCheckpoint<'_> {
         if self.changes(name) { Ok(None) } else { self.base().read_packed(name) }
     }
 
+    fn is_float8(&self, name: &str) -> bool {
+        !self.changes(name) && self.base().is_float8(name)
+    }
+
     fn integer_dtype(&self, name: &str) -> Option<Dtype> {
         self.base().integer_dtype(name)
     }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::config::LoraConfig;
 use crate::error::{LoraError, Result};
 use crate::file::AdapterFile;
-use crate::peft::{self, ADAPTER_FILES, CONFIG};
+use crate::peft::{self, CONFIG};
 use crate::{gguf, mlx};
 
 /// The format of an adapter.
@@ -66,7 +66,7 @@ pub fn config_notes(adapter: &Path) -> Result<Vec<String>> {
 /// If it is a file of another format.
 pub fn adapter_files(adapter: &Path) -> Result<Vec<PathBuf>> {
     Ok(match Format::of(adapter)? {
-        Format::Peft => ADAPTER_FILES.iter().map(|name| adapter.join(name)).collect(),
+        Format::Peft => peft::adapter_files(adapter).to_vec(),
         Format::Mlx(_) => vec![adapter.join(CONFIG), mlx::weights(adapter)],
         Format::Gguf => vec![adapter.to_owned()],
     })

@@ -320,3 +320,28 @@ fn a_start_that_a_layer_can_not_have_is_refused() {
     let error = resume_adapter(&mut model, &other, folder.path(), &Default::default()).unwrap_err().to_string();
     assert!(error.contains("expected the rank 16") && error.contains("got 8"), "{error}");
 }
+
+#[test]
+fn an_adapter_of_torch_equals_the_one_in_safetensors() {
+    let golden = Golden::open("biased", "dora_biased");
+    let fixtures = golden.folder.join("../..");
+    let own = fixtures.join("parity/biased/adapter");
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(own.join("adapter_config.json"), folder.path().join("adapter_config.json")).unwrap();
+    std::fs::copy(fixtures.join("pytorch/adapter_model.bin"), folder.path().join("adapter_model.bin")).unwrap();
+    let [merged, expected] = [folder.path(), &own].map(|path| MergedCheckpoint::open(&golden.weights, path).unwrap());
+    let name = "model.layers.0.self_attn.q_proj.weight";
+    assert_eq!(merged.read_f32(name).unwrap(), expected.read_f32(name).unwrap());
+    assert_ne!(merged.read_f32(name).unwrap(), golden.weights.read_f32(name).unwrap());
+    let logits = [folder.path(), &own].map(|path| {
+        let mut model = golden.load::<Flex>(&golden.weights);
+        load_adapter(&mut model, path, None, &Default::default()).unwrap();
+        golden.logits(&model, AdapterPass::Current)
+    });
+    assert_eq!(logits[0], logits[1]);
+    // Where both are there, safetensors is read.
+    std::fs::write(folder.path().join("adapter_model.bin"), "damaged").unwrap();
+    assert!(MergedCheckpoint::open(&golden.weights, folder.path()).is_err());
+    std::fs::copy(own.join("adapter_model.safetensors"), folder.path().join("adapter_model.safetensors")).unwrap();
+    assert!(MergedCheckpoint::open(&golden.weights, folder.path()).is_ok());
+}

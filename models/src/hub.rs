@@ -12,7 +12,8 @@ use hf_hub::{Cache, Repo, RepoType};
 pub use environment::HubEnvironment;
 
 use crate::chat_template::ADDITIONAL_TEMPLATES;
-use crate::checkpoint::safetensors::{INDEX, SINGLE, shard_paths, tensor_names};
+use crate::checkpoint::index::{shard_paths, tensor_names};
+use crate::checkpoint::names;
 use crate::error::{ModelError, Result};
 use crate::json_file;
 use crate::recognise;
@@ -132,8 +133,8 @@ impl HubRepository {
     }
 }
 
-/// Fetches a model, unless it is in the cache, and returns its folder there. The weights are `model.safetensors`, or the shards
-/// that the index names; other weights of the repository are not fetched.
+/// Fetches a model, unless it is in the cache, and returns its folder there. The weights are `model.safetensors` or the shards
+/// that its index names, or else those of `pytorch_model.bin`; other weights of the repository are not fetched.
 ///
 /// # Errors
 /// [`ModelError::Hub`] if the id is malformed, or a file can't be fetched or, offline, is not in the cache. The errors of
@@ -167,16 +168,17 @@ pub fn fetch_model_in(environment: &HubEnvironment, id: &str) -> Result<PathBuf>
     }
     repository.fetch("config.json")?;
     let folder = folder.ok_or_else(|| repository.refuse("the cache is malformed".into()))?;
-    if repository.has(SINGLE) {
-        repository.fetch(SINGLE)?;
-    } else if repository.has(INDEX) {
-        let index = repository.fetch(INDEX)?;
+    let Some(weights) = names::ALL.iter().find(|names| repository.has(names.single) || repository.has(names.index)) else {
+        return Err(repository.refuse(names::none_found()));
+    };
+    if repository.has(weights.single) {
+        repository.fetch(weights.single)?;
+    } else {
+        let index = repository.fetch(weights.index)?;
         recognise::check_quantised(Path::new(id), &json_file::read(&folder.join("config.json"))?, &tensor_names(&index)?)?;
         for shard in shard_paths(&folder, &index)? {
             repository.fetch(&shard.file_name().unwrap_or_default().to_string_lossy())?;
         }
-    } else {
-        return Err(repository.refuse(format!("expected {SINGLE} or {INDEX}, found neither")));
     }
     Ok(folder)
 }

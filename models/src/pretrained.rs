@@ -6,7 +6,7 @@ use burnish_kernels::FusedBackend;
 use serde_json::Value;
 
 use crate::chat_template::{ChatTemplate, Message};
-use crate::checkpoint::{Checkpoint, SafetensorsFolder, canonical, packed_folder};
+use crate::checkpoint::{Checkpoint, canonical, is_weights, open_files, open_folder, packed_folder};
 use crate::config::{ModelConfig, text_part};
 use crate::error::{ModelError, Result};
 use crate::gguf::{GgufFile, keys};
@@ -39,6 +39,9 @@ pub struct Pretrained {
 impl Pretrained {
     /// Opens a Hugging Face folder, a `.gguf` file, or a model of the hub by its id, which is fetched into the hub's cache.
     ///
+    /// A file of weights (`.safetensors`, or `.bin`, `.pt` and `.pth` of PyTorch) is opened with the configuration and the tokenizer
+    /// beside it.
+    ///
     /// # Errors
     /// A [`ModelError`] that names the file or id and what is wrong with it.
     pub fn open(id_or_path: impl AsRef<Path>) -> Result<Self> {
@@ -48,8 +51,11 @@ impl Pretrained {
             Self::from_folder(path)?
         } else if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
             Self::from_gguf(path)?
+        } else if path.is_file() && is_weights(path) {
+            Self::from_file(path)?
         } else if path.exists() {
-            return Err(ModelError::Unsupported { path: path.into(), reason: "is a file, but not a .gguf file".into() });
+            let reason = "is a file, but not one of weights: expected .gguf, .safetensors, .bin, .pt or .pth".into();
+            return Err(ModelError::Unsupported { path: path.into(), reason });
         } else {
             Self::from_folder(&hub::fetch_model(&source)?)?
         };
@@ -85,7 +91,13 @@ impl Pretrained {
 
     fn from_folder(folder: &Path) -> Result<Self> {
         recognise::check_folder(folder, folder)?;
-        Self::from_parts(folder, Box::new(SafetensorsFolder::open(folder)?))
+        Self::from_parts(folder, open_folder(folder)?)
+    }
+
+    /// The weights of a file, with what its folder has besides weights.
+    fn from_file(path: &Path) -> Result<Self> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Self::from_parts(folder, open_files(&[path.to_owned()])?)
     }
 
     fn from_parts(folder: &Path, checkpoint: Box<dyn Checkpoint>) -> Result<Self> {

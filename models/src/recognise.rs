@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::checkpoint::is_read;
+use crate::checkpoint::{is_read, names};
 use crate::error::{ModelError, Result};
 use crate::json_file;
 
@@ -108,7 +108,7 @@ fn base_of(config: &Value) -> Option<String> {
 }
 
 fn has_weights(folder: &Path) -> bool {
-    ["model.safetensors", "model.safetensors.index.json"].iter().any(|name| folder.join(name).exists())
+    names::ALL.iter().any(|names| folder.join(names.single).exists() || folder.join(names.index).exists())
 }
 
 fn gguf_files(folder: &Path) -> Vec<String> {

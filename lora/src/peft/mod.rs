@@ -16,7 +16,7 @@ use safetensors::tensor::{Dtype, TensorView};
 
 pub(crate) use config::{MAX_RANK, config_notes, read_stored};
 pub use names::ADAPTER_FILES;
-pub(crate) use names::{CONFIG, FACTORS, MAGNITUDES, PREFIX};
+pub(crate) use names::{CONFIG, FACTORS, MAGNITUDES, PREFIX, adapter_files};
 pub(crate) use tensors::{AdapterTensors, LayerTensors, open_weights};
 
 use crate::config::LoraConfig;

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use burnish_kernels::FusedBackend;
 use burnish_models::LanguageModel;
-use burnish_models::checkpoint::{SafetensorsFolder, in_text_model, is_of_text_part};
+use burnish_models::checkpoint::{in_text_model, is_of_text_part, open_files};
 use burnish_models::error::Result as ModelResult;
 
-use super::names::{FACTORS, MAGNITUDES, PREFIX, WEIGHTS};
+use super::names::{FACTORS, MAGNITUDES, PREFIX, adapter_files};
 use crate::config::{LoraConfig, TargetModules};
 use crate::error::{LoraError, Result};
 use crate::file::AdapterFile;
@@ -20,17 +20,10 @@ use crate::pattern::is_named;
 const APART: &str = "the base uses its embedding as its head, and the adapter trained one of them apart (PEFT's \
                      `ensure_weight_tying` was off), which is not supported";
 
-/// Opens the weights of an adapter.
+/// Opens the weights of an adapter: safetensors, or else what PEFT wrote by `torch.save`.
 pub(crate) fn open_weights(folder: &Path) -> Result<AdapterFile> {
-    let path = folder.join(WEIGHTS);
-    if !path.exists() && folder.join("adapter_model.bin").exists() {
-        let reason = format!(
-            "expected {WEIGHTS}, got adapter_model.bin, which is not read; loading the adapter with PEFT and calling \
-             save_pretrained(folder) converts it"
-        );
-        return Err(LoraError::format(folder, reason));
-    }
-    Ok(AdapterFile::plain(Box::new(SafetensorsFolder::from_files(&[path])?)))
+    let [_, weights] = adapter_files(folder);
+    Ok(AdapterFile::plain(open_files(&[weights])?))
 }
 
 /// The names of the tensors of a layer in the file; an absent one is empty.

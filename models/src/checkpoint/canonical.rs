@@ -124,6 +124,10 @@ impl Checkpoint for Renamed {
         self.inner.read_packed(self.stored(name)?)
     }
 
+    fn is_float8(&self, name: &str) -> bool {
+        self.names.get(name).is_some_and(|stored| self.inner.is_float8(stored))
+    }
+
     fn integer_dtype(&self, name: &str) -> Option<Dtype> {
         self.names.get(name).and_then(|stored| self.inner.integer_dtype(stored))
     }

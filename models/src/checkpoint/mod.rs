@@ -1,14 +1,21 @@
 //! Named tensors on disk.
 
 mod canonical;
+mod element;
+mod folder;
+pub(crate) mod index;
 mod mapped;
+pub(crate) mod names;
 mod packed;
+mod pytorch;
 pub(crate) mod safetensors;
 
 pub use self::canonical::{canonical, in_text_model, is_ignored, is_of_text_part};
+pub use self::folder::{is_weights, open_files, open_folder};
 pub(crate) use self::mapped::release;
 pub(crate) use self::packed::is_read;
 pub use self::packed::packed_folder;
+pub use self::pytorch::PytorchFiles;
 pub use self::safetensors::SafetensorsFolder;
 
 use std::path::PathBuf;
@@ -64,6 +71,11 @@ pub trait Checkpoint: Send + Sync {
         None
     }
 
+    /// Whether a tensor is stored in floats of 8 bits, whose scales lie elsewhere.
+    fn is_float8(&self, _name: &str) -> bool {
+        false
+    }
+
     /// The type of a tensor of integers or booleans, such as a buffer of positions; `None` for floats.
     fn integer_dtype(&self, _name: &str) -> Option<Dtype> {
         None
@@ -115,6 +127,10 @@ impl<C: Checkpoint + ?Sized> Checkpoint for Box<C> {
 
     fn float_type(&self, name: &str) -> Option<FloatType> {
         (**self).float_type(name)
+    }
+
+    fn is_float8(&self, name: &str) -> bool {
+        (**self).is_float8(name)
     }
 
     fn integer_dtype(&self, name: &str) -> Option<Dtype> {

@@ -262,6 +262,10 @@ impl Checkpoint for PackedFolder {
         if self.weights.contains_key(name) { None } else { self.inner.float_type(name) }
     }
 
+    fn is_float8(&self, name: &str) -> bool {
+        self.inner.is_float8(name)
+    }
+
     fn file_of(&self, name: &str) -> Option<PathBuf> {
         self.inner.file_of(name)
     }

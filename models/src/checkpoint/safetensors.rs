@@ -2,23 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use ::safetensors::SafeTensors;
 use ::safetensors::tensor::{Dtype, Metadata};
 use burn::tensor::TensorData;
-use half::{bf16, f16};
 use memmap2::Mmap;
 
-use super::{Checkpoint, release};
+use super::index::shard_paths;
+use super::names::SAFETENSORS;
+use super::{Checkpoint, element, release};
 use crate::error::{ModelError, Result};
 use crate::float_type::FloatType;
-use crate::json_file;
-
-/// The file of a checkpoint that is not sharded.
-pub(crate) const SINGLE: &str = "model.safetensors";
-/// The file that lists the shards.
-pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// Memory-mapped safetensors files: one, or several shards.
 #[derive(Debug)]
@@ -57,14 +52,14 @@ impl SafetensorsFolder {
     /// # Errors
     /// If there are none, a header is malformed, a shard is missing, or the index names a file outside the folder.
     pub fn open(folder: &Path) -> Result<Self> {
-        let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
+        let (single, index) = (folder.join(SAFETENSORS.single), folder.join(SAFETENSORS.index));
         if single.exists() {
             return Self::from_files(&[single]);
         }
         if index.exists() {
             return Self::from_files(&shard_paths(folder, &index)?);
         }
-        Err(ModelError::format(folder, format!("expected {SINGLE} or {INDEX}, found neither")))
+        Err(ModelError::format(folder, format!("expected {} or {}, found neither", SAFETENSORS.single, SAFETENSORS.index)))
     }
 
     /// Opens the named files as one checkpoint.
@@ -109,40 +104,6 @@ impl SafetensorsFolder {
     }
 }
 
-/// The tensors that an index lists.
-pub(crate) fn tensor_names(index: &Path) -> Result<Vec<String>> {
-    Ok(weight_map(index)?.into_iter().map(|(tensor, _)| tensor).collect())
-}
-
-fn weight_map(index: &Path) -> Result<serde_json::Map<String, serde_json::Value>> {
-    let mut json = json_file::read(index)?;
-    match json.get_mut("weight_map").map(serde_json::Value::take) {
-        Some(serde_json::Value::Object(map)) => Ok(map),
-        _ => Err(ModelError::format(index, "`weight_map` is missing")),
-    }
-}
-
-/// The files that an index names. Each must lie in the folder itself.
-pub(crate) fn shard_paths(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
-    let map = weight_map(index)?;
-    let mut names: Vec<&str> = Vec::new();
-    for (tensor, file) in &map {
-        let file =
-            file.as_str().ok_or_else(|| ModelError::format(index, format!("`{tensor}`: expected the name of a file")))?;
-        let mut parts = Path::new(file).components();
-        if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
-            return Err(ModelError::format(index, format!("`{tensor}` points outside the folder: {file}")));
-        }
-        names.push(file);
-    }
-    names.sort_unstable();
-    names.dedup();
-    if names.is_empty() {
-        return Err(ModelError::format(index, "`weight_map` is empty"));
-    }
-    Ok(names.into_iter().map(|name| folder.join(name)).collect())
-}
-
 impl Checkpoint for SafetensorsFolder {
     fn names(&self) -> Vec<String> {
         self.shard_of.keys().cloned().collect()
@@ -153,37 +114,24 @@ impl Checkpoint for SafetensorsFolder {
     }
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        self.with_bytes(name, to_f32)
+        self.with_bytes(name, element::to_f32)
     }
 
     fn float_type(&self, name: &str) -> Option<FloatType> {
-        match self.locate(name)?.1.dtype {
-            Dtype::F32 => Some(FloatType::F32),
-            Dtype::F16 => Some(FloatType::F16),
-            Dtype::BF16 => Some(FloatType::BF16),
-            _ => None,
-        }
+        element::float_type(self.locate(name)?.1.dtype)
     }
 
     fn file_of(&self, name: &str) -> Option<PathBuf> {
         self.locate(name).map(|(shard, _)| shard.path.clone())
     }
 
+    fn is_float8(&self, name: &str) -> bool {
+        self.locate(name).is_some_and(|(_, info)| element::is_float8(info.dtype))
+    }
+
     fn integer_dtype(&self, name: &str) -> Option<Dtype> {
         let dtype = self.locate(name)?.1.dtype;
-        let is_integer = matches!(
-            dtype,
-            Dtype::BOOL
-                | Dtype::U8
-                | Dtype::I8
-                | Dtype::U16
-                | Dtype::I16
-                | Dtype::U32
-                | Dtype::I32
-                | Dtype::U64
-                | Dtype::I64
-        );
-        is_integer.then_some(dtype)
+        element::is_integer(dtype).then_some(dtype)
     }
 
     fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
@@ -195,27 +143,6 @@ impl Checkpoint for SafetensorsFolder {
     }
 
     fn read(&self, name: &str, dtype: FloatType) -> Result<TensorData> {
-        if self.float_type(name) == Some(dtype) {
-            return self.with_bytes(name, |bytes, _| Some(dtype.read(bytes)));
-        }
-        self.with_bytes(name, |bytes, stored| {
-            // Whole elements of any dtype.
-            const PART: usize = 1 << 22;
-            to_f32(&[], stored)?;
-            let parts = bytes.chunks(PART).filter_map(|part| to_f32(part, stored));
-            Some(dtype.convert_parts(name, bytes.len() * 8 / stored.bitsize(), parts))
-        })?
+        self.with_bytes(name, |bytes, stored| element::convert(name, bytes, stored, dtype))?
     }
-}
-
-/// Little-endian floats as f32; `None` for other types.
-fn to_f32(bytes: &[u8], dtype: Dtype) -> Option<Vec<f32>> {
-    let values = match dtype {
-        Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        Dtype::F64 => bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
-        Dtype::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
-        Dtype::BF16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
-        _ => return None,
-    };
-    Some(values)
 }

@@ -131,3 +131,24 @@ fn unsupported_models_are_refused_before_weights_are_fetched() {
     let text = error("gguf", &["config.json"], &[("a-Q4_0.gguf", "")]);
     assert!(text.contains("a-Q4_0.gguf"), "{text}");
 }
+
+#[test]
+fn weights_of_pytorch_are_fetched_where_there_are_no_others() {
+    let root = tempfile::tempdir().unwrap();
+    let fetch = |name: &str, weights: &[(&str, &str)], remove: &[&str]| {
+        let folder = repository(&root.path().join(name), weights);
+        remove.iter().for_each(|file| fs::remove_file(folder.join(file)).unwrap());
+        fetch_model_in(&environment(&root.path().join(name), serve(folder)), "owner/name")
+    };
+    let own = ["model.safetensors"];
+    let both = fetch("both", &[("pytorch_model.bin", "PK")], &[]).unwrap();
+    assert!(both.join(own[0]).exists() && !both.join("pytorch_model.bin").exists());
+    let single = fetch("single", &[("pytorch_model.bin", "PK"), ("other.bin", "PK")], &own).unwrap();
+    assert!(single.join("pytorch_model.bin").exists() && !single.join("other.bin").exists());
+    let index = json!({ "weight_map": { "a": "part-1.bin", "b": "part-2.bin" } }).to_string();
+    let shards = [("pytorch_model.bin.index.json", index.as_str()), ("part-1.bin", "PK"), ("part-2.bin", "PK")];
+    let sharded = fetch("sharded", &shards, &own).unwrap();
+    assert!(sharded.join("part-1.bin").exists() && sharded.join("part-2.bin").exists());
+    let none = fetch("none", &[], &own).unwrap_err().to_string();
+    assert!(none.contains("pytorch_model.bin") && none.contains("found none of them"), "{none}");
+}
