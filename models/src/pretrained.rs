@@ -6,7 +6,7 @@ use burnish_kernels::FusedBackend;
 use serde_json::Value;
 
 use crate::chat_template::{ChatTemplate, Message};
-use crate::checkpoint::{Checkpoint, canonical, is_weights, open_files, open_folder, packed_folder};
+use crate::checkpoint::{Checkpoint, canonical, is_weights, open_files, open_folder, quantised_folder};
 use crate::config::{ModelConfig, text_part};
 use crate::error::{ModelError, Result};
 use crate::gguf::{GgufFile, keys};
@@ -108,7 +108,7 @@ impl Pretrained {
             tracing::warn!("{}: only the text part of this multimodal model is read", folder.display());
         }
         recognise::check_quantised(folder, &whole, &checkpoint.names())?;
-        let checkpoint = packed_folder(folder, checkpoint, &whole)?;
+        let checkpoint = quantised_folder(folder, checkpoint, &whole)?;
         let mut tokenizer = Tokenizer::from_folder(folder)?;
         let generation = folder.join("generation_config.json");
         let generation_config = generation.exists().then(|| json_file::read(&generation)).transpose()?;

@@ -178,14 +178,14 @@ mod tests {
         let mxfp4 = json!({ "quantization": { "group_size": 32, "bits": 4, "mode": "mxfp4" } });
         let gptq = json!({ "quantization_config": { "quant_method": "gptq", "bits": 8 } });
         let bnb = json!({ "quantization_config": { "quant_method": "bitsandbytes", "load_in_4bit": true } });
-        let fp8 = json!({ "quantization_config": { "quant_method": "fp8" } });
+        let fbgemm = json!({ "quantization_config": { "quant_method": "fbgemm_fp8" } });
         for (config, tensor, method) in [
             (&mlx, "model.layers.0.mlp.up_proj.scales", "MLX, 3 bits"),
             (&both, "lm_head.scales", "MLX, 6 bits"),
             (&mxfp4, "lm_head.scales", "MLX, 4 bits"),
             (&gptq, "model.layers.0.mlp.up_proj.qweight", "gptq, 8 bits"),
             (&bnb, "model.layers.0.mlp.up_proj.weight.absmax", "bitsandbytes, 4 bits"),
-            (&fp8, "model.layers.0.mlp.up_proj.weight_scale_inv", "fp8"),
+            (&fbgemm, "model.layers.0.mlp.up_proj.weight_scale", "fbgemm_fp8"),
             (&json!({}), "a.qweight", "not named in config.json"),
         ] {
             let tensors = ["model.embed_tokens.weight".to_owned(), tensor.to_owned()];
@@ -197,7 +197,8 @@ mod tests {
             "quantization_config": { "quant_method": "bitsandbytes", "load_in_4bit": true, "bnb_4bit_quant_type": "nf4" },
         });
         let int4 = json!({ "quantization": { "group_size": 64, "bits": 4 } });
-        for (config, tensor) in [(nf4, "q_proj.weight.absmax"), (int4, "q_proj.scales")] {
+        let fp8 = json!({ "quantization_config": { "quant_method": "fp8", "weight_block_size": [128, 128] } });
+        for (config, tensor) in [(nf4, "q_proj.weight.absmax"), (int4, "q_proj.scales"), (fp8, "q_proj.weight_scale_inv")] {
             check_quantised(Path::new("m"), &config, &[tensor.to_owned()]).unwrap();
         }
         // The weights are floats, whatever the configuration says.

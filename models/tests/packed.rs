@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use burnish_kernels::packed::Packed;
-use burnish_models::checkpoint::{Checkpoint, SafetensorsFolder, packed_folder};
+use burnish_models::checkpoint::{Checkpoint, SafetensorsFolder, quantised_folder};
 use serde_json::{Value, json};
 
 fn fixture(name: &str) -> PathBuf {
@@ -21,7 +21,7 @@ fn mlx() -> Value {
 
 fn open(name: &str, config: &Value) -> burnish_models::Result<Box<dyn Checkpoint>> {
     let inner = SafetensorsFolder::from_files(&[fixture(name)]).unwrap();
-    packed_folder(Path::new("a/folder"), Box::new(inner), config)
+    quantised_folder(Path::new("a/folder"), Box::new(inner), config)
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn error_of(file: &str, config: &Value, change: impl Fn(&str) -> Option<Vec<u8>>
     let read = |checkpoint: Box<dyn Checkpoint>| {
         checkpoint.names().iter().map(|name| checkpoint.read_f32(name)).collect::<burnish_models::Result<Vec<_>>>()
     };
-    packed_folder(Path::new("a/folder"), Box::new(inner), config).and_then(read).unwrap_err().to_string()
+    quantised_folder(Path::new("a/folder"), Box::new(inner), config).and_then(read).unwrap_err().to_string()
 }
 
 #[test]

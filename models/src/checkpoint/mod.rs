@@ -3,6 +3,7 @@
 mod canonical;
 mod element;
 mod folder;
+mod fp8;
 pub(crate) mod index;
 mod mapped;
 pub(crate) mod names;
@@ -13,16 +14,16 @@ pub(crate) mod safetensors;
 pub use self::canonical::{canonical, in_text_model, is_ignored, is_of_text_part};
 pub use self::folder::{is_weights, open_files, open_folder};
 pub(crate) use self::mapped::release;
-pub(crate) use self::packed::is_read;
-pub use self::packed::packed_folder;
 pub use self::pytorch::PytorchFiles;
 pub use self::safetensors::SafetensorsFolder;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ::safetensors::Dtype;
 use burn::tensor::TensorData;
 use burnish_kernels::packed::{Packed, PackedKind};
+
+use serde_json::Value;
 
 use crate::error::{ModelError, Result};
 use crate::float_type::FloatType;
@@ -148,6 +149,20 @@ impl<C: Checkpoint + ?Sized> Checkpoint for Box<C> {
     fn files(&self) -> Vec<PathBuf> {
         (**self).files()
     }
+}
+
+/// The checkpoint with each quantised weight under its own name and shape, and without the parts that it consists of: NF4 of
+/// bitsandbytes, 4 and 8 bits of MLX, and 8-bit floats. Itself where `config.json` names no method that is read.
+///
+/// # Errors
+/// [`ModelError::Mismatch`] with every quantised weight that lacks a part or has one of another shape.
+pub fn quantised_folder(folder: &Path, inner: Box<dyn Checkpoint>, config: &Value) -> Result<Box<dyn Checkpoint>> {
+    fp8::fp8_folder(folder, packed::packed_folder(folder, inner, config)?, config)
+}
+
+/// Whether a tensor is part of a quantised weight that [`quantised_folder`] reads.
+pub(crate) fn is_read(config: &Value, name: &str) -> bool {
+    packed::is_read(config, name) || fp8::is_read(config, name)
 }
 
 /// Checks that the checkpoint has every expected tensor, with its shape.

@@ -42,7 +42,7 @@ fn method(config: &Value) -> Option<Method> {
 }
 
 /// Whether a tensor is part of a packed weight that [`packed_folder`] reads.
-pub(crate) fn is_read(config: &Value, name: &str) -> bool {
+pub(super) fn is_read(config: &Value, name: &str) -> bool {
     match method(config) {
         Some(Method::Nf4) => name.ends_with(".weight.absmax"),
         Some(Method::Mlx) => name.ends_with(".scales"),
@@ -55,7 +55,7 @@ pub(crate) fn is_read(config: &Value, name: &str) -> bool {
 ///
 /// # Errors
 /// [`ModelError::Mismatch`] with every packed weight that lacks a part or has one of another shape.
-pub fn packed_folder(folder: &Path, inner: Box<dyn Checkpoint>, config: &Value) -> Result<Box<dyn Checkpoint>> {
+pub(super) fn packed_folder(folder: &Path, inner: Box<dyn Checkpoint>, config: &Value) -> Result<Box<dyn Checkpoint>> {
     let Some(method) = method(config) else { return Ok(inner) };
     let (mut weights, mut problems) = (BTreeMap::new(), Vec::new());
     let file = |name: &str| inner.file_of(name).unwrap_or_else(|| folder.to_owned()).display().to_string();
