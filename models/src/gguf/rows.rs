@@ -25,6 +25,9 @@ fn reorder<T: Copy + Default>(
         return None;
     }
     let (columns, head_dim) = (values.len() / rows, rows / heads);
+    if columns == 0 {
+        return Some(Vec::new());
+    }
     let mut moved = vec![T::default(); values.len()];
     for (row, source) in values.chunks_exact(columns).enumerate() {
         let target = row / head_dim * head_dim + to(row % head_dim, head_dim / 2);
@@ -44,5 +47,6 @@ mod tests {
         assert_eq!(interleaved[3..6], values[6..9]);
         assert_eq!(halves_apart(&interleaved, 8, 2).unwrap(), values);
         assert!(halves_apart(&values, 8, 3).is_none());
+        assert_eq!(halves_apart::<f32>(&[], 8, 2), Some(Vec::new()));
     }
 }
