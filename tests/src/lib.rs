@@ -80,6 +80,7 @@ impl Golden {
             labels,
             rows,
             length,
+            desirable: Vec::new(),
         })
     }
 }

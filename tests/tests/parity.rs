@@ -144,6 +144,7 @@ fn packed(device: &dyn Device, case: &str) {
         length: kept.len(),
         tokens: kept.len(),
         target_tokens: batch.target_tokens,
+        desirable: Vec::new(),
     };
     let mut runner = device.run(&golden.config, &golden.weights, LoadOptions::default(), None).unwrap();
     let loss = runner.loss(&row).unwrap() as f32;

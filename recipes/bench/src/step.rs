@@ -313,6 +313,7 @@ pub fn random_batch(sizes: &Sizes) -> Batch {
         tokens: rows * length,
         target_tokens: rows * (length - 1),
         input_ids,
+        desirable: Vec::new(),
     }
 }
 

@@ -100,6 +100,7 @@ fn lay_out(rows: &[Vec<&Example>], options: &BatchOptions) -> Batch {
         length: shape.length,
         tokens: tokens.iter().sum(),
         target_tokens: 0,
+        desirable: Vec::new(),
     };
     let (mut start, mut segment) = (0, 0);
     for (row, examples) in rows.iter().enumerate() {
@@ -128,6 +129,7 @@ fn put(batch: &mut Batch, start: usize, segment: u32, example: &Example) {
         *id = position as u32;
     }
     batch.target_tokens += example.target_tokens();
+    batch.desirable.push(example.desirable);
 }
 
 /// The batches of all epochs, with random access: a run resumed at (epoch, index) gets the same batches as an uninterrupted one.
@@ -191,6 +193,11 @@ impl Batches {
     /// One batch of an epoch. For many, use [`Batches::epoch`], since each call here orders all rows.
     pub fn batch(&self, epoch: usize, index: usize) -> Batch {
         self.epoch(epoch).batch(index)
+    }
+
+    /// The maximum length of a row.
+    pub fn max_seq_length(&self) -> usize {
+        self.options.max_seq_length
     }
 
     /// The examples, in the order of the file.

@@ -4,6 +4,8 @@ mod chat;
 mod preference;
 mod tokens;
 
+use std::borrow::Cow;
+
 use burnish_models::{Message, json};
 use serde_json::{Map, Value};
 
@@ -59,6 +61,13 @@ pub enum Row {
         /// The worse one.
         rejected: Box<Row>,
     },
+    /// A row with an answer, and with `label` or `kto_tag`: for recipes that learn from single answers, true or false.
+    Labelled {
+        /// The row without its label.
+        answer: Box<Row>,
+        /// The label.
+        label: Value,
+    },
 }
 
 impl Row {
@@ -85,22 +94,47 @@ impl Row {
             return Err(format!("`{key}` is not empty, but only text is supported"));
         }
         if row.contains_key("input_ids") {
-            tokens::tokens(&row)
-        } else if row.contains_key("chosen") || row.contains_key("rejected") {
-            preference::preference(row)
-        } else if let Some(messages) = row.shift_remove("messages") {
-            chat::of_messages(&row, messages)
-        } else if let Some(turns) = row.shift_remove("conversations") {
-            chat::of_messages(&row, turns)
-        } else if row.contains_key("prompt") && row.contains_key("completion") {
-            completion(row)
-        } else if row.contains_key("instruction") && row.contains_key("output") {
-            alpaca(row)
-        } else if let Some(text) = row.shift_remove("text") {
-            string("text", text).map(Self::Text)
-        } else {
-            Err(unknown(&row))
+            return tokens::tokens(&row);
         }
+        if row.contains_key("chosen") || row.contains_key("rejected") {
+            return preference::preference(row);
+        }
+        let label = LABELS.into_iter().find_map(|key| row.get(key)).cloned();
+        let answer = if let Some(messages) = row.shift_remove("messages") {
+            chat::of_messages(&row, messages)?
+        } else if let Some(turns) = row.shift_remove("conversations") {
+            chat::of_messages(&row, turns)?
+        } else if row.contains_key("prompt") && row.contains_key("completion") {
+            completion(row)?
+        } else if row.contains_key("instruction") && row.contains_key("output") {
+            alpaca(row)?
+        } else if let Some(text) = row.shift_remove("text") {
+            return string("text", text).map(Self::Text);
+        } else {
+            return Err(unknown(&row));
+        };
+        Ok(match label {
+            Some(label) => Self::Labelled { answer: Box::new(answer), label },
+            None => answer,
+        })
+    }
+}
+
+/// TRL's name of a label, and LLaMA-Factory's.
+pub(crate) const LABELS: [&str; 2] = ["label", "kto_tag"];
+
+/// A row with a label, of whose conversation the label concerns the last answer only.
+pub(crate) fn with_last_answer(row: &Row) -> Result<Cow<'_, Row>, String> {
+    let Row::Chat { messages, tools, learn_from: 0, unlearned } = row else { return Ok(Cow::Borrowed(row)) };
+    let last = messages.len().saturating_sub(1);
+    match messages.last() {
+        Some(message) if message.role == "assistant" && !unlearned.contains(&last) => Ok(Cow::Owned(Row::Chat {
+            messages: messages.clone(),
+            tools: tools.clone(),
+            learn_from: last,
+            unlearned: unlearned.clone(),
+        })),
+        _ => Err("a label concerns the last message, which should be the assistant's".to_owned()),
     }
 }
 
@@ -160,6 +194,9 @@ fn history(value: Value) -> Result<Vec<(String, String)>, String> {
 /// The error for a row of an unknown kind.
 fn unknown(row: &Map<String, Value>) -> String {
     let keys: Vec<&str> = row.keys().map(String::as_str).collect();
+    if let Some(label) = LABELS.into_iter().find(|key| row.contains_key(*key)).filter(|_| row.contains_key("prompt")) {
+        return format!("a row with prompt and {label} needs a completion, got the keys [{}]", keys.join(", "));
+    }
     let rows = row.iter().find(|(_, value)| value.as_array().and_then(|list| list.first()).is_some_and(Value::is_object));
     let list = rows.map(|(key, _)| {
         format!("; if the list `{key}` holds the rows, put each on a line of its own: jq -c '.{key}[]' FILE > rows.jsonl")
@@ -190,7 +227,7 @@ fn string(key: &str, value: Value) -> Result<String, String> {
 }
 
 /// A number as it is, or the kind of any other value, which might fill the screen.
-fn shown(value: &Value) -> String {
+pub(crate) fn shown(value: &Value) -> String {
     match value {
         Value::Number(number) => number.to_string(),
         other => json::literal(other).map_or_else(|| kind(other).to_owned(), str::to_owned),

@@ -24,7 +24,7 @@ pub use error::DataError;
 pub use format::Row;
 pub use parts::Sources;
 pub use source::BadRows;
-pub use tokenize::{Example, RowTokenizer};
+pub use tokenize::{Example, RowTokenizer, RowUse};
 pub use tokenized_file::{DataReport, TokenizedFile};
 
 /// Reads a file and tokenises its rows.

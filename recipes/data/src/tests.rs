@@ -15,7 +15,7 @@ fn row_tokenizer<'a>(tokenizer: &'a Tokenizer, template: Option<&'a ChatTemplate
         tokenizer,
         template,
         mask_prompt: true,
-        preference_pairs: false,
+        rows: RowUse::Answers,
         max_seq_length: 512,
         vocab_size: tokenizer.vocab_size(),
     }

@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use burnish_engine::IGNORE;
 use burnish_models::{ChatTemplate, Message, Pretrained, Start, Tokenizer};
+use serde_json::Value;
 
 use super::content;
-use super::format::Row;
+use super::format::{self, Row};
 use super::spans::{Rendered, Turns};
 
 /// Tokens with labels: `labels[i]` is `input_ids[i]` if that token is learned, else -100. Labels are not shifted: the loss compares the
@@ -17,6 +18,19 @@ pub struct Example {
     pub input_ids: Vec<u32>,
     /// One per token.
     pub labels: Vec<i64>,
+    /// Whether the answer is one to learn; false if the row says that it is one to unlearn.
+    pub desirable: bool,
+}
+
+/// Which rows a recipe learns from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowUse {
+    /// Rows with an answer to learn.
+    Answers,
+    /// Pairs of a chosen and a rejected answer, which become two examples each.
+    Pairs,
+    /// Rows with an answer and a label that says whether it is a good one; a pair counts as two of them.
+    Ratings,
 }
 
 impl Example {
@@ -25,6 +39,10 @@ impl Example {
         self.labels.iter().skip(1).filter(|label| **label != IGNORE).count()
     }
 }
+
+/// The recipes for pairs of answers, and the one for single answers with a label.
+const OF_PAIRS: &str = "dpo, orpo, simpo or cpo";
+const OF_RATINGS: &str = "the recipe kto";
 
 /// Turns rows into examples.
 #[derive(Debug, Clone)]
@@ -35,8 +53,8 @@ pub struct RowTokenizer<'a> {
     pub template: Option<&'a ChatTemplate>,
     /// Whether only the assistant's turns or the completion are learned. `text` rows are always learned completely.
     pub mask_prompt: bool,
-    /// Whether rows are pairs of a chosen and a rejected answer, which become two examples each.
-    pub preference_pairs: bool,
+    /// The rows that are used; others are refused.
+    pub rows: RowUse,
     /// Examples are truncated to this many tokens.
     pub max_seq_length: usize,
     /// Rows of the model's embedding; every token id must be smaller.
@@ -71,7 +89,7 @@ impl<'a> RowTokenizer<'a> {
             tokenizer: &model.tokenizer,
             template: model.chat_template.as_ref(),
             mask_prompt: true,
-            preference_pairs: false,
+            rows: RowUse::Answers,
             max_seq_length: 2048,
             vocab_size: model.config.vocab_size,
         }
@@ -84,12 +102,10 @@ impl RowTokenizer<'_> {
     /// # Errors
     /// What is wrong with the row, for the user.
     pub fn tokenize(&self, row: &Row) -> Result<TokenizedRow, String> {
-        match row {
-            Row::Preference { chosen, rejected } if self.preference_pairs => return self.pair(chosen, rejected),
-            _ if self.preference_pairs => {
-                return Err("a preference recipe needs rows with chosen and rejected".to_owned());
-            }
-            _ => {}
+        match self.rows {
+            RowUse::Answers => {}
+            RowUse::Pairs => return self.pairs(row),
+            RowUse::Ratings => return self.ratings(row),
         }
         let mut made = TokenizedRow::default();
         match row {
@@ -102,8 +118,13 @@ impl RowTokenizer<'_> {
             Row::Alpaca { .. } => self.alpaca(&mut made, row)?,
             Row::Tokens { input_ids, labels } => made.examples.push(from_tokens(input_ids, labels.as_deref())),
             Row::Preference { .. } => {
-                return Err("a preference row (chosen, rejected) needs a preference recipe such as dpo, got sft".into());
+                return Err(format!("a preference row (chosen, rejected) needs one of the recipes {OF_PAIRS}, got sft"));
             }
+            Row::Labelled { label: Value::Bool(_), .. } => {
+                return Err(format!("a row with a label that is true or false needs {OF_RATINGS}, got sft"));
+            }
+            // Any other label is a column without meaning.
+            Row::Labelled { answer, .. } => return self.tokenize(answer),
         }
         for example in &made.examples {
             self.check(example)?;
@@ -120,9 +141,45 @@ impl RowTokenizer<'_> {
         Ok(made)
     }
 
+    fn pairs(&self, row: &Row) -> Result<TokenizedRow, String> {
+        match row {
+            Row::Preference { chosen, rejected } => self.pair(chosen, rejected),
+            Row::Labelled { label: Value::Bool(_), .. } => {
+                Err(format!("a row with prompt, chosen and rejected is needed; a row with a label is for {OF_RATINGS}"))
+            }
+            _ => Err("a row with prompt, chosen and rejected is needed; a row with one answer is for the recipe sft".into()),
+        }
+    }
+
+    fn ratings(&self, row: &Row) -> Result<TokenizedRow, String> {
+        match row {
+            Row::Labelled { answer, label: Value::Bool(desirable) } => {
+                let alone = RowTokenizer { rows: RowUse::Answers, mask_prompt: true, ..self.clone() };
+                let answer = format::with_last_answer(answer)?;
+                let mut made = alone.tokenize(&answer)?;
+                if made.split {
+                    return Err(
+                        "an answer of several turns can't have a label, because the template renders each turn differently"
+                            .into(),
+                    );
+                }
+                made.examples.iter_mut().for_each(|example| example.desirable = *desirable);
+                Ok(made)
+            }
+            Row::Labelled { label, .. } => Err(format!("label should be true or false, got {}", format::shown(label))),
+            Row::Preference { chosen, rejected } => {
+                let mut made = self.pair(chosen, rejected)?;
+                made.examples.iter_mut().skip(1).for_each(|rejected| rejected.desirable = false);
+                Ok(made)
+            }
+            _ => Err("a row needs a label that is true or false, or chosen and rejected; without, it is for the recipe sft"
+                .into()),
+        }
+    }
+
     /// The chosen and the rejected answer, each with the prompt; none if one of them has nothing left to learn.
     fn pair(&self, chosen: &Row, rejected: &Row) -> Result<TokenizedRow, String> {
-        let alone = RowTokenizer { preference_pairs: false, mask_prompt: true, ..self.clone() };
+        let alone = RowTokenizer { rows: RowUse::Answers, mask_prompt: true, ..self.clone() };
         let (mut made, other) = (alone.tokenize(chosen)?, alone.tokenize(rejected)?);
         if made.split || other.split {
             return Err(
@@ -147,7 +204,7 @@ impl RowTokenizer<'_> {
         &self,
         made: &mut TokenizedRow,
         messages: &[Message],
-        tools: Option<&serde_json::Value>,
+        tools: Option<&Value>,
         learn_from: usize,
         unlearned: &[usize],
     ) -> Result<(), String> {
@@ -263,7 +320,7 @@ impl RowTokenizer<'_> {
 
 fn from_tokens(input_ids: &[u32], labels: Option<&[i64]>) -> Example {
     let labels = labels.map_or_else(|| input_ids.iter().map(|id| i64::from(*id)).collect(), <[i64]>::to_vec);
-    Example { input_ids: input_ids.to_vec(), labels }
+    Example { input_ids: input_ids.to_vec(), labels, desirable: true }
 }
 
 /// A token is learned if any of its characters lies in a span: the first token of an answer may begin in the prompt, as in `Label: ` +
@@ -285,7 +342,7 @@ fn with_labels(made: &mut TokenizedRow, tokens: Start, learned: &[Range<usize>])
     }
     made.begun_inside += usize::from(begun_inside);
     made.cut += usize::from(!tokens.whole);
-    Example { input_ids: tokens.ids, labels }
+    Example { input_ids: tokens.ids, labels, desirable: true }
 }
 
 fn alpaca_prompt(system: &str, instruction: &str, input: &str) -> String {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::backend::Flex;
 use burn::tensor::DType;
 use burnish_data::{Batch, BatchOptions, Batches, Example, IGNORE};
-use burnish_engine::objective::{Judge, Judgement};
+use burnish_engine::objective::{Judge, Judgement, Losses, Term};
 use burnish_engine::{Objective, StepGradients, StepItem, Training, gradients};
 use burnish_kernels::tolerance::Tolerance;
 use burnish_models::{AnyTensor, LanguageModel, ModelConfig, NamedParameter};
@@ -46,7 +46,7 @@ fn examples() -> Vec<Example> {
         let ids = (0..*length as u32).map(|index| (number * 31 + index * index * 7 + index) % 90);
         let input_ids: Vec<u32> = ids.collect();
         let label = |(index, id): (usize, &u32)| if index * 3 < *length { IGNORE } else { i64::from(*id) };
-        Example { labels: input_ids.iter().enumerate().map(label).collect(), input_ids }
+        Example { labels: input_ids.iter().enumerate().map(label).collect(), input_ids, desirable: true }
     };
     (0..).zip(&lengths).map(example).collect()
 }
@@ -121,20 +121,18 @@ impl Judge for Squares {
         false
     }
 
-    fn count(&self, batch: &Batch) -> usize {
-        batch.examples()
+    fn counts(&self, batch: &Batch) -> Vec<usize> {
+        vec![batch.examples()]
     }
 
-    fn judge(&self, batch: &Batch, losses: &[f64], _reference: &[f64]) -> Judgement {
+    fn judge(&self, batch: &Batch, losses: &Losses) -> Judgement {
         let examples = batch.target_examples();
-        assert_eq!(examples.len(), losses.len());
+        assert_eq!(examples.len(), losses.policy.len());
         let mut sums = vec![0.0; batch.examples()];
-        examples.iter().zip(losses).for_each(|(example, loss)| sums[*example] += loss);
-        Judgement {
-            loss: sums.iter().map(|sum| sum * sum).sum(),
-            factors: examples.iter().map(|example| 2.0 * sums[*example]).collect(),
-            metrics: Vec::new(),
-        }
+        examples.iter().zip(&losses.policy).for_each(|(example, loss)| sums[*example] += loss);
+        let loss = sums.iter().map(|sum| sum * sum).sum();
+        let factors = examples.iter().map(|example| 2.0 * sums[*example]).collect();
+        Judgement { terms: vec![Term { loss, factors }], metrics: Vec::new() }
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Batch {
     pub tokens: usize,
     /// Labels that are trained on.
     pub target_tokens: usize,
+    /// `[examples]`: whether the answer of each is one to learn, or one to unlearn; empty where rows don't tell.
+    pub desirable: Vec<bool>,
 }
 
 /// The predicted tokens of a batch.
@@ -76,6 +78,11 @@ impl Batch {
         self.learned().map(|(index, _)| self.segment_ids[index].saturating_sub(1) as usize).collect()
     }
 
+    /// For each predicted token, in the same order, whether `other`, a batch of the same tokens, predicts it too.
+    pub fn is_predicted_by(&self, other: &Self) -> Vec<bool> {
+        self.learned().map(|(index, _)| other.is_learned(index)).collect()
+    }
+
     fn is_learned(&self, index: usize) -> bool {
         self.labels.get(index).is_some_and(|label| *label != IGNORE) && !index.is_multiple_of(self.length)
     }
@@ -117,6 +124,7 @@ mod tests {
             length: 16,
             tokens: 11,
             target_tokens: 9,
+            desirable: Vec::new(),
         };
         let Targets { positions, labels, count } = batch.to_targets::<Flex>(&Default::default());
         let positions: Vec<i64> = positions.into_data().iter::<i64>().collect();

@@ -27,7 +27,7 @@ pub use failure::{failure, out_of_memory};
 pub use hint::{Hinted, with_hint};
 pub use kernel_cache::KernelCache;
 pub use loss_scale::{LossScale, Verdict};
-pub use objective::Objective;
+pub use objective::{LossSums, Objective};
 pub use optimizer::{AdamW, AdamWConfig, MomentType, Moments, Norm};
 pub use runner::{ModelRunner, Runner};
 pub use step::{StepGradients, StepItem, Training, batch_loss, gradients, squared_gradient_norm, token_losses};

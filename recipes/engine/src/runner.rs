@@ -3,12 +3,11 @@
 use anyhow::{Result, anyhow};
 use burnish_kernels::FusedBackend;
 use burnish_models::generate::{Generated, last_logits};
-use burnish_models::{Cache, GenerateOptions, LanguageModel, Tokenizer, generate};
+use burnish_models::{AdapterPass, Cache, GenerateOptions, LanguageModel, Tokenizer, generate};
 
 use crate::batch::Batch;
 use crate::failure::failure;
-use crate::objective::Objective;
-use crate::step::judged_loss;
+use crate::step::{batch_loss, numbers};
 
 /// A model with frozen weights on a device of any backend.
 pub trait Runner: Send {
@@ -62,7 +61,7 @@ impl<B: FusedBackend> ModelRunner<B> {
 
 impl<B: FusedBackend> Runner for ModelRunner<B> {
     fn loss(&mut self, batch: &Batch) -> Result<f64> {
-        judged_loss(&self.model, batch, &Objective::Tokens, &self.device)
+        Ok(numbers(batch_loss(&self.model, batch, AdapterPass::Current, &self.device))?.iter().sum())
     }
 
     fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>> {

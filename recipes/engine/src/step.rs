@@ -1,5 +1,6 @@
 //! Forward and backward of one optimizer step.
 
+use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, anyhow};
@@ -16,7 +17,7 @@ use crate::batch::{Batch, Targets};
 use crate::checkpointing::{Checkpointing, Checkpoints};
 use crate::failure::failure;
 use crate::gradient_sums::GradientSums;
-use crate::objective::{Judge, MetricSums, Objective};
+use crate::objective::{Judge, LossSums, Losses, MetricSums, Objective};
 
 /// The backend for training: burn's autodiff, recomputing cheap values such as norms and activations in the backward pass.
 pub type Training<B> = Autodiff<B, BalancedCheckpointing>;
@@ -56,9 +57,15 @@ impl Default for StepItem {
 }
 
 impl StepItem {
-    /// The number of items that the step's loss is a mean over: tokens, or what the objective counts.
-    pub fn count(&self) -> usize {
-        self.batches.iter().map(|batch| self.objective.count(batch)).sum()
+    /// The number of items in each term of the step's loss: tokens, or what the objective counts.
+    pub fn counts(&self) -> Vec<usize> {
+        let mut counts = Vec::new();
+        for batch in &self.batches {
+            let more = self.objective.counts(batch);
+            counts.resize(more.len().max(counts.len()), 0);
+            counts.iter_mut().zip(more).for_each(|(sum, count)| *sum += count);
+        }
+        counts
     }
 
     /// Tokens that are not padding.
@@ -116,8 +123,8 @@ static ONE_GRAPH: Mutex<()> = Mutex::new(());
 
 /// Computes loss and gradients of a step. Only one thread at a time does so; others wait.
 ///
-/// Each micro-batch's loss is divided by the item count of the whole step, so the result does not depend on how rows are split into
-/// micro-batches.
+/// Each term of a micro-batch's loss is divided by its item count of the whole step, so the result does not depend on how rows are split
+/// into micro-batches, unless an objective judges an item by the others of its micro-batch.
 ///
 /// # Errors
 /// When the device fails while the objective reads losses.
@@ -127,29 +134,36 @@ pub fn gradients<B: TrainBackend>(
     device: &B::Device,
 ) -> Result<StepGradients<B>> {
     let _one = ONE_GRAPH.lock().unwrap_or_else(PoisonError::into_inner);
-    let count = item.count();
+    let counts = item.counts();
     let mut gradients = GradientSums::default();
     let mut total: Option<Tensor<B::InnerBackend, 1>> = None;
     let mut sums = MetricSums::default();
     for (index, batch) in item.batches.iter().enumerate() {
         let seed = DropoutSeed { seed: item.seed, step: item.step as u32, micro_batch: index as u32, first_row: 0 };
         // Before the forward pass of training, so that both never hold memory at the same time.
-        let reference = match &item.objective {
-            Objective::Judged(judge) => reference_losses(&model.valid(), batch, &**judge, device)?,
-            Objective::Tokens => Vec::new(),
+        let (labelled, known) = match &item.objective {
+            Objective::Judged(judge) => {
+                let labelled = judge.labelled(batch);
+                let known = losses_without_gradients(&model.valid(), batch, &labelled, &**judge, device)?;
+                (labelled, known)
+            }
+            Objective::Tokens => (Cow::Borrowed(batch), Losses::default()),
         };
-        let (losses, checkpoints) = training_losses(model, batch, AdapterPass::Dropout(seed), item.checkpointing, device);
+        let (losses, checkpoints) =
+            training_losses(model, &labelled, AdapterPass::Dropout(seed), item.checkpointing, device);
         let (loss, value) = match &item.objective {
             Objective::Tokens => {
-                let loss = losses.sum().div_scalar(count as f64);
+                let loss = losses.sum().div_scalar(counts.iter().sum::<usize>() as f64);
                 (loss.clone(), loss.inner())
             }
             Objective::Judged(judge) => {
-                let judgement = judge.judge(batch, &numbers(losses.clone().inner())?, &reference);
+                let policy = numbers(losses.clone().inner())?;
+                let judgement = judge.judge(batch, &Losses { policy, ..known });
                 sums.add(&judgement.metrics);
-                let factors = judgement.factors.iter().map(|factor| (factor / count as f64) as f32).collect();
+                let (value, factors) = judgement.of_step(&counts);
+                let factors = factors.into_iter().map(|factor| factor as f32).collect();
                 let factors = Tensor::<B, 1>::from_data(TensorData::new(factors, losses.dims()), (device, DType::F32));
-                let value = Tensor::from_floats([(judgement.loss / count as f64) as f32], device);
+                let value = Tensor::from_floats([value as f32], device);
                 ((losses * factors).sum(), value)
             }
         };
@@ -168,7 +182,7 @@ pub fn gradients<B: TrainBackend>(
     Ok(StepGradients {
         loss: total.unwrap_or_else(|| Tensor::zeros([1], device)),
         grads: gradients.into_inner(),
-        metrics: sums.means(count),
+        metrics: sums.means(),
     })
 }
 
@@ -187,7 +201,7 @@ fn training_losses<B: TrainBackend>(
     (losses_of(model, hidden, batch, device), Some(checkpoints))
 }
 
-/// The loss of a batch without gradients, summed over the items that the objective counts.
+/// The loss of a batch without gradients.
 ///
 /// # Errors
 /// When the device fails.
@@ -196,27 +210,42 @@ pub(crate) fn judged_loss<B: FusedBackend>(
     batch: &Batch,
     objective: &Objective,
     device: &B::Device,
-) -> Result<f64> {
+) -> Result<LossSums> {
     match objective {
-        Objective::Tokens => Ok(numbers(batch_loss(model, batch, AdapterPass::Current, device))?.iter().sum()),
+        Objective::Tokens => {
+            let sum = numbers(batch_loss(model, batch, AdapterPass::Current, device))?.iter().sum();
+            Ok(LossSums::of_tokens(sum, batch.target_tokens))
+        }
         Objective::Judged(judge) => {
-            let reference = reference_losses(model, batch, &**judge, device)?;
-            let losses = numbers(token_losses(model, batch, AdapterPass::Current, device))?;
-            Ok(judge.judge(batch, &losses, &reference).loss)
+            let labelled = judge.labelled(batch);
+            let known = losses_without_gradients(model, batch, &labelled, &**judge, device)?;
+            let policy = numbers(token_losses(model, &labelled, AdapterPass::Current, device))?;
+            Ok(LossSums::of(&judge.judge(batch, &Losses { policy, ..known }), &judge.counts(batch)))
         }
     }
 }
 
-fn reference_losses<B: FusedBackend>(
+/// The losses that an objective needs beside those of the batch itself.
+fn losses_without_gradients<B: FusedBackend>(
     model: &LanguageModel<B>,
     batch: &Batch,
+    labelled: &Batch,
     judge: &dyn Judge,
     device: &B::Device,
-) -> Result<Vec<f64>> {
-    if !judge.has_reference() {
-        return Ok(Vec::new());
+) -> Result<Losses> {
+    let read = |batch: &Batch, pass: AdapterPass| numbers(token_losses(model, batch, pass, device));
+    let mut losses = Losses::default();
+    let beside = judge.beside(batch);
+    if judge.has_reference() {
+        losses.reference = read(labelled, AdapterPass::Reference)?;
     }
-    numbers(token_losses(model, batch, AdapterPass::Reference, device))
+    if let Some(beside) = beside.filter(|beside| beside.target_tokens > 0) {
+        losses.beside = read(&beside, AdapterPass::Current)?;
+        if judge.has_reference() {
+            losses.beside_reference = read(&beside, AdapterPass::Reference)?;
+        }
+    }
+    Ok(losses)
 }
 
 /// Reads values back from the device.

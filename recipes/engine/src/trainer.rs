@@ -12,7 +12,7 @@ use burnish_lora::{LoraConfig, save_adapter};
 use burnish_models::{AnyTensor, Checkpoint, LanguageModel, NamedParameter};
 
 use crate::batch::Batch;
-use crate::objective::Objective;
+use crate::objective::{LossSums, Objective};
 use crate::optimizer::{AdamW, AdamWConfig, Norm, SavedMoments, read_moments};
 use crate::step::{StepGradients, StepItem, Training, gradients, judged_loss, numbers};
 use crate::weights::DeviceTensors;
@@ -95,11 +95,11 @@ pub trait Trainer: Send {
     /// Uncounts the last update, which changed nothing.
     fn take_back(&mut self);
 
-    /// The loss of a batch without dropout and gradients, summed over the items that the objective counts.
+    /// The loss of a batch without dropout and gradients.
     ///
     /// # Errors
     /// When the device fails.
-    fn loss(&mut self, batch: &Batch, objective: &Objective) -> Result<f64>;
+    fn loss(&mut self, batch: &Batch, objective: &Objective) -> Result<LossSums>;
 
     /// The moments of all trained parameters, as `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`, or in eight bits as
     /// `<parameter>.state1`, `.state2`, `.absmax1` and `.absmax2`. A tensor is copied to the host only when it is read.
@@ -231,7 +231,7 @@ impl<B: FusedBackend> Trainer for ModelTrainer<B> {
         self.optimizer.take_back();
     }
 
-    fn loss(&mut self, batch: &Batch, objective: &Objective) -> Result<f64> {
+    fn loss(&mut self, batch: &Batch, objective: &Objective) -> Result<LossSums> {
         judged_loss(&self.model.valid(), batch, objective, &self.device)
     }
 

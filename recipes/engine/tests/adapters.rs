@@ -27,6 +27,7 @@ impl Golden {
             labels,
             rows,
             length,
+            desirable: Vec::new(),
         }
     }
 

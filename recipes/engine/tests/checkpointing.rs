@@ -8,7 +8,7 @@ use burn::backend::Flex;
 use burn::module::Param;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Distribution, Tensor};
-use burnish_engine::objective::{Judge, Judgement};
+use burnish_engine::objective::{Judge, Judgement, Losses, Metric, Term};
 use burnish_engine::{Batch, Checkpointing, IGNORE, Objective, StepItem, Training, gradients};
 use burnish_kernels::tolerance::Tolerance;
 use burnish_lora::{LoraConfig, TargetModules, attach};
@@ -78,6 +78,7 @@ fn batch(length: usize, seed: u32) -> Batch {
         input_ids,
         rows,
         length,
+        desirable: Vec::new(),
     }
 }
 
@@ -95,18 +96,16 @@ impl Judge for Contrast {
         true
     }
 
-    fn count(&self, batch: &Batch) -> usize {
-        batch.rows
+    fn counts(&self, batch: &Batch) -> Vec<usize> {
+        vec![batch.rows]
     }
 
-    fn judge(&self, _: &Batch, losses: &[f64], reference: &[f64]) -> Judgement {
-        assert_eq!(losses.len(), reference.len());
-        let differences: Vec<f64> = losses.iter().zip(reference).map(|(loss, reference)| loss - 0.5 * reference).collect();
-        Judgement {
-            loss: differences.iter().map(|difference| difference * difference / 2.0).sum(),
-            metrics: vec![("difference", differences.iter().sum())],
-            factors: differences,
-        }
+    fn judge(&self, batch: &Batch, Losses { policy, reference, .. }: &Losses) -> Judgement {
+        assert_eq!(policy.len(), reference.len());
+        let differences: Vec<f64> = policy.iter().zip(reference).map(|(loss, reference)| loss - 0.5 * reference).collect();
+        let loss = differences.iter().map(|difference| difference * difference / 2.0).sum();
+        let metric = Metric { name: "difference", sum: differences.iter().sum(), count: batch.rows };
+        Judgement { terms: vec![Term { loss, factors: differences }], metrics: vec![metric] }
     }
 }
 

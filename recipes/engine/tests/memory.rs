@@ -66,6 +66,7 @@ fn a_checkpointed_step_keeps_little_more_than_the_inputs_of_its_blocks() {
         length: LENGTH,
         tokens: count,
         target_tokens: count - ROWS,
+        desirable: Vec::new(),
     };
     let item = |checkpointing| StepItem { batches: vec![batch.clone()], checkpointing, ..StepItem::default() };
     // Slices of 128 tokens.

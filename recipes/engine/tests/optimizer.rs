@@ -49,6 +49,7 @@ fn item(step: usize) -> StepItem {
         tokens: 24,
         target_tokens: 22,
         input_ids: ids,
+        desirable: Vec::new(),
     };
     StepItem { step, batches: vec![batch], ..StepItem::default() }
 }
@@ -281,6 +282,7 @@ fn row_of(prompt: &[u32], answer: &[u32]) -> Batch {
         length: tokens,
         tokens,
         target_tokens: answer.len(),
+        desirable: Vec::new(),
     }
 }
 
@@ -336,5 +338,6 @@ fn golden_batch(case: &Path) -> Batch {
         labels,
         rows: 2,
         length,
+        desirable: Vec::new(),
     }
 }

@@ -3,13 +3,13 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use burnish_engine::Objective;
+use burnish_engine::{LossSums, Objective};
 use burnish_models::Pretrained;
 use serde_json::json;
 
 use super::at_least;
 use super::model::{Choice, ModelArgs};
-use crate::data::{self, BadRows, BatchOptions, Batches, RowTokenizer, Sources};
+use crate::data::{self, BadRows, BatchOptions, Batches, RowTokenizer, RowUse, Sources};
 use crate::report::OutputStyle;
 use crate::train::evaluate;
 
@@ -45,7 +45,7 @@ impl Args {
             tokenizer: &pretrained.tokenizer,
             template: pretrained.chat_template.as_ref(),
             mask_prompt: !self.no_mask_prompt,
-            preference_pairs: false,
+            rows: RowUse::Answers,
             max_seq_length: limit,
             vocab_size: pretrained.config.vocab_size,
         };
@@ -72,7 +72,7 @@ impl Args {
             let Pretrained { config, checkpoint, .. } = &pretrained;
             let mut runner = device.run(config, &**checkpoint, storage.options, self.model.adapter())?;
             evaluate(
-                |batch| runner.loss(batch),
+                |batch| Ok(LossSums::of_tokens(runner.loss(batch)?, batch.target_tokens)),
                 &batches,
                 &Objective::Tokens,
                 0,

@@ -17,7 +17,7 @@ use crate::report::OutputStyle;
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub struct Args {
-    /// Recipe: sft (supervised fine-tuning) or dpo (direct preference optimization) [default: sft]
+    /// Recipe: sft (fine-tuning on answers), dpo, orpo, simpo or cpo (preferences in pairs), kto (good and bad answers) [default: sft]
     #[arg(id = "recipe_argument", value_name = "RECIPE", value_parser = Recipe::NAMES, hide_possible_values = true)]
     recipe: Option<String>,
     /// Configuration in TOML or YAML, overridden by flags; see `burnish init`

@@ -21,7 +21,7 @@ use burnish_models::atomic;
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub struct Args {
-    /// Recipe: sft (supervised fine-tuning) or dpo (direct preference optimization) [default: sft]
+    /// Recipe: sft (fine-tuning on answers), dpo, orpo, simpo or cpo (preferences in pairs), kto (good and bad answers) [default: sft]
     #[arg(id = "recipe_argument", value_name = "RECIPE", value_parser = Recipe::NAMES, hide_possible_values = true)]
     recipe: Option<String>,
     /// Configuration in TOML or YAML, overridden by flags; see `burnish init`
@@ -116,7 +116,7 @@ fn describe(prepared: &PreparedRun, backend: &str, why: &str, style: OutputStyle
         model.config.num_hidden_layers,
         model.config.parameter_count() as f64 / 1e6
     ));
-    let (each, what) = if config.recipe.is_preference() { (2, "pairs") } else { (1, "examples") };
+    let (each, what) = if config.recipe.has_pairs() { (2, "pairs") } else { (1, "examples") };
     let valid = prepared.valid.as_ref().map_or(0, |valid| valid.examples().len() / each);
     style.say(format!(
         "data {}: {} training {what}, {valid} validation {what}; {} steps of {} {what}",

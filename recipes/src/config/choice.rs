@@ -5,6 +5,8 @@ use std::str::FromStr;
 use burnish_models::Quantization;
 use serde::{Deserialize, Serialize};
 
+use crate::data::RowUse;
+
 /// What is learned, and from which rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -13,20 +15,115 @@ pub enum Recipe {
     Sft,
     /// Direct preference optimization: which of two answers is better.
     Dpo,
+    /// Odds ratio preference optimization: the chosen texts, and which of two answers is better.
+    Orpo,
+    /// Kahneman-Tversky optimization: whether an answer is good or bad.
+    Kto,
+    /// Simple preference optimization: which of two answers is better, by a margin.
+    Simpo,
+    /// Contrastive preference optimization: the chosen answers, and which of two is better.
+    Cpo,
 }
 
 impl Recipe {
     /// The names that `train` accepts.
-    pub const NAMES: [&str; 2] = ["sft", "dpo"];
+    pub const NAMES: [&str; 6] = ["sft", "dpo", "orpo", "kto", "simpo", "cpo"];
+    /// All of them, in the order of their names.
+    pub const ALL: [Self; 6] = [Self::Sft, Self::Dpo, Self::Orpo, Self::Kto, Self::Simpo, Self::Cpo];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+
+    /// The rows that it learns from.
+    pub fn rows(self) -> RowUse {
+        match self {
+            Self::Sft => RowUse::Answers,
+            Self::Dpo | Self::Orpo | Self::Simpo | Self::Cpo => RowUse::Pairs,
+            Self::Kto => RowUse::Ratings,
+        }
+    }
 
     /// Whether it learns from pairs of a chosen and a rejected answer.
-    pub fn is_preference(self) -> bool {
-        matches!(self, Self::Dpo)
+    pub fn has_pairs(self) -> bool {
+        self.rows() == RowUse::Pairs
     }
 
     /// Whether it compares with a reference model: the model as it was when the run started.
     pub fn has_reference(self) -> bool {
-        matches!(self, Self::Dpo)
+        matches!(self, Self::Dpo | Self::Kto)
+    }
+
+    /// The keys of preferences that affect it.
+    pub fn preference_keys(self) -> &'static [&'static str] {
+        match self {
+            Self::Sft => &[],
+            Self::Dpo => &["beta", "loss_type", "label_smoothing", "rpo_alpha"],
+            Self::Orpo => &["beta"],
+            Self::Kto => &["beta", "loss_type", "desirable_weight", "undesirable_weight"],
+            Self::Simpo => &["beta", "label_smoothing", "simpo_gamma"],
+            Self::Cpo => &["beta", "loss_type", "label_smoothing", "cpo_alpha", "simpo_gamma"],
+        }
+    }
+}
+
+/// The keys of preference recipes.
+pub const PREFERENCE_KEYS: [&str; 8] = [
+    "beta",
+    "loss_type",
+    "label_smoothing",
+    "rpo_alpha",
+    "cpo_alpha",
+    "simpo_gamma",
+    "desirable_weight",
+    "undesirable_weight",
+];
+
+/// The loss of a preference recipe, under TRL's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the recipes document their losses")]
+pub enum LossType {
+    /// The recipe's own.
+    Auto,
+    Sigmoid,
+    Robust,
+    Hinge,
+    Ipo,
+    SigmoidNorm,
+    NcaPair,
+    BcoPair,
+    SppoHard,
+    ApoZero,
+    ApoDown,
+    Simpo,
+    Kto,
+    ApoZeroUnpaired,
+}
+
+impl LossType {
+    /// The names that `loss_type` accepts.
+    pub const NAMES: [&str; 14] = [
+        "auto",
+        "sigmoid",
+        "robust",
+        "hinge",
+        "ipo",
+        "sigmoid_norm",
+        "nca_pair",
+        "bco_pair",
+        "sppo_hard",
+        "apo_zero",
+        "apo_down",
+        "simpo",
+        "kto",
+        "apo_zero_unpaired",
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
     }
 }
 

@@ -115,9 +115,32 @@ fn translated(name: &str, value: &Value) -> Result<Reading, String> {
         | "bfloat16"
         | "fp16"
         | "float16" => nothing,
+        "stage" => match value.as_str() {
+            Some("sft") => nothing,
+            Some(recipe @ ("dpo" | "kto")) => one("recipe", recipe.into()),
+            _ => Err(should_be("sft, dpo or kto", value)),
+        },
+        "pref_loss" => match value.as_str() {
+            Some(recipe @ ("orpo" | "simpo")) => one("recipe", recipe.into()),
+            Some(loss @ ("sigmoid" | "hinge" | "ipo")) => one("loss_type", loss.into()),
+            _ => Err(should_be("sigmoid, hinge, ipo, orpo or simpo", value)),
+        },
+        "rl" => preference(value),
         "eval_strategy" | "evaluation_strategy" => strategy(value, "steps_per_eval"),
         "save_strategy" => strategy(value, "save_every"),
         _ => Ok(Reading::Own),
+    }
+}
+
+/// axolotl's recipes of preferences.
+fn preference(value: &Value) -> Result<Reading, String> {
+    match value.as_str() {
+        Some(recipe @ ("dpo" | "orpo" | "kto")) => Ok(Reading::As(vec![("recipe", recipe.into())])),
+        Some("ipo") => Ok(Reading::As(vec![("recipe", "dpo".into()), ("loss_type", "ipo".into())])),
+        // axolotl gives TRL's CPO the loss of SimPO; it keeps the part that `cpo_alpha` weighs.
+        Some("simpo") => Ok(Reading::As(vec![("recipe", "cpo".into()), ("loss_type", "simpo".into())])),
+        _ if is_off(value) => Ok(Reading::Ignored(None)),
+        _ => Err(should_be("dpo, ipo, orpo, kto or simpo", value)),
     }
 }
 
@@ -141,6 +164,12 @@ fn own_word(name: &str, value: &Value) -> Result<Option<Reading>, String> {
         {
             Err("concerns the storage of the model in training here; `burnish export --quant` writes a GGUF file".into())
         }
+        // TRL's losses for dpo are a list.
+        ("loss_type", None) => match value.as_array().map(Vec::as_slice) {
+            Some([one]) => Ok(Some(Reading::As(vec![("loss_type", one.clone())]))),
+            Some(_) => Err("names several losses; the loss of chosen answers may be added with rpo_alpha".to_owned()),
+            None => Ok(None),
+        },
         // mlx-lm's Adam is AdamW without weight decay.
         ("optimizer", Some("adam")) => {
             Ok(Some(Reading::As(vec![("optimizer", "adamw".into()), ("weight_decay", 0.0.into())])))
@@ -325,6 +354,8 @@ const VALUES: &[(&str, &str, &str, &str)] = &[
     ("quantization", "4bit", "nf4", ""),
     ("quantization", "8bit", "int8", ""),
     ("lr_scheduler", "constant_with_warmup", "constant", ""),
+    ("loss_type", "nll", "auto", ""),
+    ("loss_type", "chunked_nll", "auto", ""),
     ("target_modules", "all", "all-linear", ""),
 ];
 

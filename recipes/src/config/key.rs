@@ -2,7 +2,7 @@
 
 use burnish_lora::{Init, TargetModules};
 
-use super::choice::{FineTuneType, LrScheduler, OptimizerKind, QuantizationKind, Recipe};
+use super::choice::{FineTuneType, LossType, LrScheduler, OptimizerKind, QuantizationKind, Recipe};
 
 /// The type of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +53,7 @@ macro_rules! kinds {
 
 kinds! {
     bool => Bool, usize => Integer, u64 => Integer, f64 => Float, String => Text, Option<String> => Text,
-    Recipe => Text, FineTuneType => Text, LrScheduler => Text, OptimizerKind => Text, QuantizationKind => Text, TargetModules => Texts,
+    Recipe => Text, LossType => Text, FineTuneType => Text, LrScheduler => Text, OptimizerKind => Text, QuantizationKind => Text, TargetModules => Texts,
     Init => Text,
 }
 

@@ -6,7 +6,7 @@ use burnish_models::encoding::text_of;
 use serde_json::{Map, Value};
 
 use super::TrainConfig;
-use super::choice::QuantizationKind;
+use super::choice::{PREFERENCE_KEYS, QuantizationKind};
 use super::error::ConfigError;
 use super::source::Keys;
 
@@ -61,7 +61,16 @@ fn read(file: Option<&Path>, flags: Map<String, Value>, needs_data: bool) -> Res
     if config.double_quant && config.quantization != QuantizationKind::Nf4 {
         notes.push("`double_quant` has no effect, because `quantization` is not nf4".to_owned());
     }
+    let unread = PREFERENCE_KEYS.iter().filter(|key| values.contains_key(**key));
+    for key in unread.filter(|key| !config.recipe.preference_keys().contains(key) && !is_default(key, &values)) {
+        notes.push(format!("`{key}` has no effect, because `recipe` is {}", config.recipe.name()));
+    }
     Ok(Loaded { config, notes })
+}
+
+fn is_default(key: &str, values: &Map<String, Value>) -> bool {
+    let default = serde_json::to_value(TrainConfig::default()).unwrap_or_default();
+    default.get(key) == values.get(key)
 }
 
 /// Reads a TOML or YAML file into a map, unchanged.

@@ -15,7 +15,7 @@ mod source;
 mod value;
 
 pub use alias::FOREIGN;
-pub use choice::{FineTuneType, LrScheduler, OptimizerKind, QuantizationKind, Recipe};
+pub use choice::{FineTuneType, LossType, LrScheduler, OptimizerKind, PREFERENCE_KEYS, QuantizationKind, Recipe};
 pub use error::ConfigError;
 pub use init::commented_toml;
 pub use key::{Key, Kind};
@@ -86,12 +86,24 @@ config! {
             steps_per_report: usize = 10,
         }
         "Method" {
-            /// sft: supervised fine-tuning on answers. dpo: direct preference optimization on pairs of answers.
+            /// sft: supervised fine-tuning on answers. dpo, orpo, simpo, cpo: preferences in pairs of answers. kto: good and bad answers.
             recipe: Recipe = Recipe::Sft,
-            /// Strength of dpo's penalty for leaving the reference model; lower values allow larger changes.
+            /// dpo, kto: strength of the penalty for leaving the reference model. simpo, cpo: scale of rewards. orpo: weight of the odds ratio.
             beta: f64 = 0.1,
-            /// Share of dpo pairs assumed to be mislabelled, from 0 (plain dpo) to below 0.5.
+            /// Loss of dpo, kto and cpo under TRL's name, such as sigmoid, ipo, hinge or robust; auto is the recipe's own.
+            loss_type: LossType = LossType::Auto,
+            /// dpo, simpo, cpo: share of pairs assumed to be mislabelled, from 0 (off) to below 0.5.
             label_smoothing: f64 = 0.0,
+            /// dpo: weight of the chosen answers' own loss, which is added.
+            rpo_alpha: f64 = 0.0,
+            /// cpo: weight of the chosen answers' own loss, which is added.
+            cpo_alpha: f64 = 1.0,
+            /// simpo: margin by which the reward of the chosen answer should be higher.
+            simpo_gamma: f64 = 0.5,
+            /// kto: weight of good answers.
+            desirable_weight: f64 = 1.0,
+            /// kto: weight of bad answers.
+            undesirable_weight: f64 = 1.0,
             /// lora: train adapters. full: train every weight.
             fine_tune_type: FineTuneType = FineTuneType::Lora,
             /// Train a new model from scratch, of the config.json and tokenizer.json in this folder; needs fine_tune_type full.
@@ -118,7 +130,7 @@ config! {
             num_layers: usize = 0,
         }
         "Steps" {
-            /// Rows (dpo: pairs) in a micro-batch.
+            /// Rows in a micro-batch; of dpo, orpo, simpo and cpo pairs.
             batch_size: usize = 4,
             /// Micro-batches in an optimizer step. The loss is the mean over all their tokens.
             grad_accumulation_steps: usize = 1,

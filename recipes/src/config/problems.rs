@@ -62,7 +62,10 @@ impl TrainConfig {
         check(!full || !has_modules, "`modules_to_save` needs `fine_tune_type = \"lora\"`: a full run trains every matrix");
         check(
             !has_modules || !self.recipe.has_reference(),
-            "`modules_to_save` with `dpo` is not supported: its reference would need a second embedding and head",
+            &format!(
+                "`modules_to_save` with `{}` is not supported: its reference would need a second embedding and head",
+                self.recipe.name()
+            ),
         );
         check(
             self.early_stopping == 0 || self.steps_per_eval > 0,

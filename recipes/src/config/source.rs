@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::TrainConfig;
 use super::alias::{FOREIGN, peer_of};
-use super::choice::{QuantizationKind, Recipe};
+use super::choice::{LossType, QuantizationKind, Recipe};
 use super::entry::{Entry, SECTIONS, entries};
 use super::error::ConfigError;
 use super::foreign::{self, Reading};
@@ -137,10 +137,11 @@ impl Source {
         let (value, why) = foreign::value_for(key, value);
         check(key, &value)?;
         if let (Some(before), Some(name)) = (self.values.get(own), self.given_as.get(own)) {
-            // A warmup_steps or warmup_ratio of 0 doesn't count, and lora_target_linear overrides lora_target_modules.
+            // A warmup_steps or warmup_ratio of 0 doesn't count, lora_target_linear overrides lora_target_modules, and pref_loss stage.
             let is_less = |value: &Value, name: &str, than: &str| match own {
                 "warmup" => value.as_f64() == Some(0.0),
                 "target_modules" => than == "lora_target_linear" && name == "lora_target_modules",
+                "recipe" => than == "pref_loss" && name == "stage",
                 _ => false,
             };
             if is_less(&value, given_as, name) {
@@ -243,6 +244,7 @@ fn choices(name: &str) -> Option<&'static [&'static str]> {
     Some(match name {
         "fine_tune_type" => &["lora", "full"],
         "recipe" => &Recipe::NAMES,
+        "loss_type" => &LossType::NAMES,
         "quantization" => &QuantizationKind::NAMES,
         "lr_scheduler" => &["constant", "linear", "cosine"],
         "optimizer" => &["adamw", "adamw8bit"],

@@ -38,6 +38,8 @@ fn from_file(name: &str, text: &str) -> Result<Loaded, ConfigError> {
 fn sample(key: &Key) -> Value {
     match (key.name, key.kind) {
         ("recipe", _) => json!("dpo"),
+        ("loss_type", _) => json!("ipo"),
+        ("simpo_gamma", _) => json!(0.7),
         ("fine_tune_type", _) => json!("full"),
         ("lr_scheduler", _) => json!("linear"),
         ("optimizer", _) => json!("adamw8bit"),
@@ -119,6 +121,10 @@ fn foreign_names_set_their_key_and_leave_a_note() {
                 map.insert((*name).to_owned(), sample(key));
                 if *own == "double_quant" {
                     map.insert("quantization".to_owned(), json!("nf4"));
+                }
+                // Without it the key has no effect.
+                if let Some(recipe) = Recipe::ALL.into_iter().find(|recipe| recipe.preference_keys().contains(own)) {
+                    map.insert("recipe".to_owned(), recipe.name().into());
                 }
                 let loaded = load(None, map).unwrap_or_else(|error| panic!("{name}: {error}"));
                 assert_eq!(value_of(&loaded.config, own), sample(key), "{name}");
@@ -257,7 +263,10 @@ fn values_of_others_are_translated() {
         json!({ "warmup_ratio": 3 }),
         json!({ "warmup_steps": 0.5 }),
         json!({ "save_strategy": "best" }),
-        json!({ "stage": "dpo" }),
+        json!({ "stage": "ppo" }),
+        json!({ "pref_loss": "kto_pair" }),
+        json!({ "rl": "grpo" }),
+        json!({ "loss_type": ["sigmoid", "sft"] }),
         json!({ "bias": "all" }),
         json!({ "datasets": [{ "path": "a" }, { "path": "b" }] }),
         json!({ "datasets": ["a"] }),

@@ -177,7 +177,7 @@ impl Planned<'_> {
 
 /// Rows of a micro-batch.
 fn rows(config: &TrainConfig) -> usize {
-    config.batch_size.saturating_mul(if config.recipe.is_preference() { 2 } else { 1 })
+    config.batch_size.saturating_mul(if config.recipe.has_pairs() { 2 } else { 1 })
 }
 
 /// Where a backend computes.

@@ -1,23 +1,136 @@
 //! `train dpo`: direct preference optimization, from pairs of a chosen and a rejected answer.
 //!
-//! Each example is a prompt with two answers, [`crate::data::Row::Preference`]. The examples of a batch alternate: chosen, rejected, chosen,
-//! rejected. The reference is the model at the start of the run: the base model, with the initial adapter if there is one.
+//! The reference is the model at the start of the run: the base model, with the initial adapter if there is one.
 
 use burnish_engine::Batch;
-use burnish_engine::objective::{Judge, Judgement};
+use burnish_engine::objective::{Judge, Judgement, Losses};
 
-/// `L = -log σ(m)`, with the margin `m = β (log π(chosen) - log π₀(chosen) - log π(rejected) + log π₀(rejected))`. With smoothing
-/// `L = (-(1 - ε) log σ(m) + ε log σ(-m)) / (1 - 2ε)`, which assumes that a share ε of the pairs is mislabelled.
+use super::logistic::{log_sigmoid, sigmoid, sigmoid_slope, smoothed};
+use super::pairs::{self, Answer, PairLoss, Pairs};
+use crate::config::{LossType, TrainConfig};
+
+/// A loss of the margin `m = β (log π(chosen) - log π₀(chosen) - log π(rejected) + log π₀(rejected))`, by default `-log σ(m)`.
 ///
 /// # Source
-/// Rafailov et al. 2023, "Direct Preference Optimization"; Chowdhury et al. 2024, "Provably Robust DPO". `DPOTrainer` of TRL 1.16:
-/// `loss_type` is `sigmoid`, or `robust` with `label_smoothing`; the metrics have its names.
+/// Rafailov et al. 2023, "Direct Preference Optimization". `DPOTrainer` of TRL 1.16: losses, metrics and their names are its own;
+/// `rpo_alpha` stands for its `loss_type = […, "sft"]` with `loss_weights = [1, rpo_alpha]`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dpo {
     /// Strength of the penalty for leaving the reference model, β.
     pub beta: f64,
-    /// Share of pairs assumed to be mislabelled, ε, below 0.5.
-    pub label_smoothing: f64,
+    /// The loss.
+    pub loss: Loss,
+    /// Weight of the negative log-likelihood of the chosen answers; 0 leaves it out.
+    pub rpo_alpha: f64,
+}
+
+/// The loss of a pair, with `a` and `b` for β times the log-ratios of the chosen and the rejected answer to the reference, and `m = a - b`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Loss {
+    /// `-log σ(m)`.
+    Sigmoid,
+    /// `(-(1 - ε) log σ(m) + ε log σ(-m)) / (1 - 2ε)`: assumes that a share ε of the pairs is mislabelled (Chowdhury et al. 2024).
+    Robust {
+        /// ε, below 0.5.
+        label_smoothing: f64,
+    },
+    /// `max(0, 1 - m)` (Zhao et al. 2023, SLiC).
+    Hinge,
+    /// `(d - 1 / 2β)²`, with the difference `d` of the log-ratios per token (Azar et al. 2023).
+    Ipo,
+    /// `-log σ(β d)`, with the same difference.
+    SigmoidNorm,
+    /// `-log σ(a) - ½ log σ(-a) - ½ log σ(-b)` (Chen et al. 2024).
+    NcaPair,
+    /// `-log σ(a) - log σ(-b)` (Jung et al. 2024, without its shift of rewards).
+    BcoPair,
+    /// `(a/β - 1/2β)² + (b/β + 1/2β)²` (Wu et al. 2024).
+    SppoHard,
+    /// `1 - σ(a) + σ(b)` (D'Oosterlinck et al. 2024).
+    ApoZero,
+    /// `σ(a) + 1 - σ(m)` (the same).
+    ApoDown,
+}
+
+/// The losses that `loss_type` may name.
+pub(super) const LOSSES: &[LossType] = &[
+    LossType::Sigmoid,
+    LossType::Robust,
+    LossType::Hinge,
+    LossType::Ipo,
+    LossType::SigmoidNorm,
+    LossType::NcaPair,
+    LossType::BcoPair,
+    LossType::SppoHard,
+    LossType::ApoZero,
+    LossType::ApoDown,
+];
+
+impl Dpo {
+    /// The objective of a configuration. With `label_smoothing` the loss is [`Loss::Robust`] by default.
+    pub fn new(config: &TrainConfig) -> Self {
+        let label_smoothing = config.label_smoothing;
+        let loss = match config.loss_type {
+            LossType::Hinge => Loss::Hinge,
+            LossType::Ipo => Loss::Ipo,
+            LossType::SigmoidNorm => Loss::SigmoidNorm,
+            LossType::NcaPair => Loss::NcaPair,
+            LossType::BcoPair => Loss::BcoPair,
+            LossType::SppoHard => Loss::SppoHard,
+            LossType::ApoZero => Loss::ApoZero,
+            LossType::ApoDown => Loss::ApoDown,
+            LossType::Robust => Loss::Robust { label_smoothing },
+            LossType::Auto if label_smoothing > 0.0 => Loss::Robust { label_smoothing },
+            _ => Loss::Sigmoid,
+        };
+        Self { beta: config.beta, loss, rpo_alpha: config.rpo_alpha }
+    }
+
+    fn loss(&self, pair: [Answer; 2]) -> PairLoss {
+        let beta = self.beta;
+        let ratios = pair.map(Answer::log_ratio);
+        let [a, b] = ratios.map(|ratio| beta * ratio);
+        let per_token = pair.map(|answer| 1.0 / answer.length());
+        let difference = ratios[0] * per_token[0] - ratios[1] * per_token[1];
+        // Of losses of `a` and `b`, from the derivatives by these.
+        let of = |loss: f64, slopes: [f64; 2]| PairLoss { loss, slopes: slopes.map(|slope| beta * slope) };
+        match self.loss {
+            Loss::Sigmoid => PairLoss::of_difference(smoothed(a - b, 0.0), [beta; 2]),
+            Loss::Robust { label_smoothing } => {
+                let (clean, flipped) = (smoothed(a - b, 0.0), smoothed(b - a, 0.0));
+                let mixed = |clean: f64, flipped: f64| {
+                    ((1.0 - label_smoothing) * clean - label_smoothing * flipped) / (1.0 - 2.0 * label_smoothing)
+                };
+                // The second margin falls with the first one.
+                PairLoss::of_difference((mixed(clean.0, flipped.0), mixed(clean.1, -flipped.1)), [beta; 2])
+            }
+            Loss::Hinge => {
+                let slope = if a - b < 1.0 { -1.0 } else { 0.0 };
+                PairLoss::of_difference(((1.0 - a + b).max(0.0), slope), [beta; 2])
+            }
+            Loss::Ipo => {
+                let excess = difference - 0.5 / beta;
+                PairLoss::of_difference((excess * excess, 2.0 * excess), per_token)
+            }
+            Loss::SigmoidNorm => {
+                let scores = per_token.map(|share| beta * share);
+                PairLoss::of_difference(smoothed(beta * difference, 0.0), scores)
+            }
+            Loss::NcaPair => of(
+                -log_sigmoid(a) - 0.5 * (log_sigmoid(-a) + log_sigmoid(-b)),
+                [-sigmoid(-a) + 0.5 * sigmoid(a), 0.5 * sigmoid(b)],
+            ),
+            Loss::BcoPair => of(-log_sigmoid(a) - log_sigmoid(-b), [-sigmoid(-a), sigmoid(b)]),
+            Loss::SppoHard => {
+                let [chosen, rejected] = [ratios[0] - 0.5 / beta, ratios[1] + 0.5 / beta];
+                PairLoss { loss: chosen * chosen + rejected * rejected, slopes: [2.0 * chosen, 2.0 * rejected] }
+            }
+            Loss::ApoZero => of(sigmoid(-a) + sigmoid(b), [-sigmoid_slope(a), sigmoid_slope(b)]),
+            Loss::ApoDown => {
+                of(sigmoid(a) + sigmoid(b - a), [sigmoid_slope(a) - sigmoid_slope(a - b), sigmoid_slope(a - b)])
+            }
+        }
+    }
 }
 
 impl Judge for Dpo {
@@ -25,125 +138,57 @@ impl Judge for Dpo {
         true
     }
 
-    /// The number of pairs.
-    fn count(&self, batch: &Batch) -> usize {
-        batch.examples() / 2
+    /// Pairs, and tokens of chosen answers if these are learned too.
+    fn counts(&self, batch: &Batch) -> Vec<usize> {
+        let tokens = (self.rpo_alpha > 0.0).then(|| pairs::chosen_tokens(batch));
+        std::iter::once(pairs::count(batch)).chain(tokens).collect()
     }
 
-    fn judge(&self, batch: &Batch, losses: &[f64], reference: &[f64]) -> Judgement {
-        let examples = batch.target_examples();
-        // A token's loss is its negative log-probability.
-        let mut answers = vec![Answer::default(); batch.examples()];
-        for ((example, loss), reference) in examples.iter().zip(losses).zip(reference) {
-            answers[*example].log_probability -= loss;
-            answers[*example].reference -= reference;
+    fn judge(&self, batch: &Batch, losses: &Losses) -> Judgement {
+        let pairs = Pairs::new(batch, losses);
+        let mut judgement = Judgement {
+            terms: vec![pairs.term(|pair| self.loss(pair))],
+            metrics: pairs.metrics(|answer| self.beta * answer.log_ratio(), |answer| answer.log_probability),
+        };
+        if self.rpo_alpha > 0.0 {
+            judgement.terms.push(pairs.chosen_term(self.rpo_alpha));
+            judgement.metrics.push(pairs.chosen_metric());
         }
-        let Self { beta, label_smoothing: smoothing } = *self;
-        let whole = 1.0 - 2.0 * smoothing;
-        let mut slopes = vec![0.0; answers.len()];
-        let mut judgement = Judgement { loss: 0.0, factors: Vec::with_capacity(losses.len()), metrics: Vec::new() };
-        let mut sums = [0.0; 6];
-        for (pair, answers) in answers.chunks_exact(2).enumerate() {
-            let [chosen, rejected] = [answers[0].reward(beta), answers[1].reward(beta)];
-            let margin = chosen - rejected;
-            judgement.loss -= ((1.0 - smoothing) * log_sigmoid(margin) - smoothing * log_sigmoid(-margin)) / whole;
-            // dL/dm. The margin's derivative by a token's loss is -β in the chosen answer and β in the rejected one.
-            let slope = -((1.0 - smoothing) * sigmoid(-margin) + smoothing * sigmoid(margin)) / whole;
-            slopes[2 * pair] = -beta * slope;
-            slopes[2 * pair + 1] = beta * slope;
-            let is_right = f64::from(u8::from(margin > 0.0));
-            let of_pair = [chosen, rejected, is_right, margin, answers[0].log_probability, answers[1].log_probability];
-            sums.iter_mut().zip(of_pair).for_each(|(sum, value)| *sum += value);
-        }
-        judgement.factors.extend(examples.iter().map(|example| slopes[*example]));
-        judgement.metrics = METRICS.into_iter().zip(sums).collect();
         judgement
     }
-}
-
-/// TRL's names.
-const METRICS: [&str; 6] =
-    ["rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected"];
-
-/// Log-probabilities of an answer, summed over its tokens.
-#[derive(Debug, Clone, Copy, Default)]
-struct Answer {
-    log_probability: f64,
-    reference: f64,
-}
-
-impl Answer {
-    fn reward(self, beta: f64) -> f64 {
-        beta * (self.log_probability - self.reference)
-    }
-}
-
-fn sigmoid(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
-}
-
-/// `log σ(x)`, without an overflow on either side.
-fn log_sigmoid(x: f64) -> f64 {
-    x.min(0.0) - (-x.abs()).exp().ln_1p()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::IGNORE;
-
-    /// Two pairs of answers of two and one tokens, after a prompt of one token.
-    fn batch() -> Batch {
-        let line = |tokens: usize| (0..4).map(move |index| if (1..=tokens).contains(&index) { 7 } else { IGNORE });
-        Batch {
-            input_ids: vec![7; 16],
-            labels: [2, 1, 2, 1].into_iter().flat_map(line).collect(),
-            position_ids: (0..16).map(|index| index % 4).collect(),
-            segment_ids: (0..16).map(|index| index / 4 + 1).collect(),
-            rows: 4,
-            length: 4,
-            tokens: 16,
-            target_tokens: 6,
-        }
-    }
-
-    const LOSSES: [f64; 6] = [1.0, 2.0, 0.5, 3.0, 1.5, 2.5];
-    const REFERENCE: [f64; 6] = [1.5, 2.5, 0.75, 2.0, 1.0, 0.5];
+    use crate::recipe::pairs::example::{batch, check_factors, losses, metric};
 
     #[test]
     fn losses_and_rewards_follow_the_formula() {
-        let judge = Dpo { beta: 0.5, label_smoothing: 0.1 };
-        let found = judge.judge(&batch(), &LOSSES, &REFERENCE);
+        let judge = Dpo { beta: 0.5, loss: Loss::Robust { label_smoothing: 0.1 }, rpo_alpha: 0.25 };
+        let found = judge.judge(&batch(), &losses());
         // First pair: 0.5 · 1.0 and 0.5 · 0.25; second: 0.5 · -1.5 and 0.5 · -2.0.
         let margins = [0.5 - 0.125, -0.75 + 1.0];
         let loss = |margin: f64| (-0.9 * sigmoid(margin).ln() + 0.1 * sigmoid(-margin).ln()) / 0.8;
-        assert!((found.loss - margins.iter().map(|margin| loss(*margin)).sum::<f64>()).abs() < 1e-12, "{found:?}");
-        let metric = |name: &str| found.metrics.iter().find(|(own, _)| *own == name).unwrap().1;
-        assert!((metric("rewards/chosen") - (0.5 - 0.75)).abs() < 1e-12);
-        assert!((metric("rewards/margins") - margins.iter().sum::<f64>()).abs() < 1e-12);
-        assert!((metric("rewards/accuracies") - 2.0).abs() < 1e-12 && (metric("logps/chosen") + 7.5).abs() < 1e-12);
-        assert_eq!(judge.count(&batch()), 2);
+        assert!((found.terms[0].loss - margins.map(loss).iter().sum::<f64>()).abs() < 1e-12, "{found:?}");
+        assert!((metric(&found, "rewards/chosen") - (0.5 - 0.75) / 2.0).abs() < 1e-12);
+        assert!((metric(&found, "rewards/margins") - margins.iter().sum::<f64>() / 2.0).abs() < 1e-12);
+        assert!((metric(&found, "rewards/accuracies") - 1.0).abs() < 1e-12);
+        assert!((metric(&found, "logps/chosen") + 7.5 / 2.0).abs() < 1e-12);
+        assert!((found.terms[1].loss - 0.25 * 7.5).abs() < 1e-12 && (metric(&found, "nll_loss") - 7.5 / 4.0).abs() < 1e-12);
+        assert_eq!(judge.counts(&batch()), [2, 4]);
     }
 
     #[test]
     fn factors_are_the_derivatives() {
-        for judge in [Dpo { beta: 0.1, label_smoothing: 0.0 }, Dpo { beta: 2.0, label_smoothing: 0.2 }] {
-            let factors = judge.judge(&batch(), &LOSSES, &REFERENCE).factors;
-            for token in 0..LOSSES.len() {
-                let at = |step: f64| {
-                    let mut losses = LOSSES;
-                    losses[token] += step;
-                    judge.judge(&batch(), &losses, &REFERENCE).loss
-                };
-                let difference = (at(1e-5) - at(-1e-5)) / 2e-5;
-                assert!((factors[token] - difference).abs() < 1e-8, "{judge:?}, token {token}");
+        for loss_type in LOSSES {
+            for (beta, label_smoothing, rpo_alpha) in [(0.1, 0.0, 0.0), (1.7, 0.2, 0.5)] {
+                let config =
+                    TrainConfig { beta, label_smoothing, rpo_alpha, loss_type: *loss_type, ..TrainConfig::default() };
+                check_factors(&Dpo::new(&config), &losses());
             }
         }
-    }
-
-    #[test]
-    fn large_margins_do_not_overflow() {
-        assert!((log_sigmoid(-1000.0) + 1000.0).abs() < 1e-9 && log_sigmoid(1000.0).abs() < 1e-9);
-        assert!((log_sigmoid(0.3) - sigmoid(0.3).ln()).abs() < 1e-12);
+        let smoothed = Dpo::new(&TrainConfig { label_smoothing: 0.2, ..TrainConfig::default() });
+        assert_eq!(smoothed.loss, Loss::Robust { label_smoothing: 0.2 });
     }
 }

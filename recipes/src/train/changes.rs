@@ -7,7 +7,7 @@ use burnish_engine::with_hint;
 use toml::{Table, Value};
 
 use super::saved_config::{CONFIG, run_config};
-use crate::config::TrainConfig;
+use crate::config::{PREFERENCE_KEYS, TrainConfig};
 
 /// Keys that decide when and where files are written, or how the run started, but not what is learned from here on.
 const HARMLESS: [&str; 10] = [
@@ -39,8 +39,6 @@ const FIXED: [&str; 10] = [
 ];
 /// Keys that have no effect on a run that started from an adapter, because it has the adapter's shape.
 const OF_ADAPTER: [&str; 8] = ["rank", "alpha", "rslora", "dora", "init", "modules_to_save", "target_modules", "num_layers"];
-/// Keys of preference recipes.
-const OF_PREFERENCES: [&str; 2] = ["beta", "label_smoothing"];
 /// Keys that decide how the base model is stored.
 const OF_WEIGHTS: [&str; 3] = ["quantization", "double_quant", "quantize_embedding"];
 /// Keys that, together with `val_batches`, decide which rows are validated.
@@ -71,7 +69,7 @@ impl Changes {
         let matters = |key: &str| {
             !(HARMLESS.contains(&key)
                 || has_fingerprint && INPUTS.contains(&key)
-                || !config.recipe.is_preference() && OF_PREFERENCES.contains(&key)
+                || PREFERENCE_KEYS.contains(&key) && !config.recipe.preference_keys().contains(&key)
                 || old.contains_key("adapter") && OF_ADAPTER.contains(&key))
         };
         let validates_some = [&old, &new].iter().any(|table| table.get("val_batches") != Some(&Value::Integer(0)));
@@ -103,7 +101,7 @@ impl Changes {
         let keys = self.keys.iter().map(|change| change.key.as_str());
         let decides = |key: &&str| {
             *key == "val_batches"
-                || OF_PREFERENCES.contains(key)
+                || PREFERENCE_KEYS.contains(key)
                 || OF_WEIGHTS.contains(key)
                 || INPUTS.contains(key)
                 || self.validates_some && OF_BATCHES.contains(key)

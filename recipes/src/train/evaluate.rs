@@ -1,7 +1,7 @@
 //! Loss on held-out batches.
 
 use anyhow::Result;
-use burnish_engine::Objective;
+use burnish_engine::{LossSums, Objective};
 use serde::Serialize;
 
 use crate::data::{Batch, Batches};
@@ -17,13 +17,13 @@ pub struct Evaluation {
     pub tokens: usize,
 }
 
-/// Mean loss over at most `limit` batches (0: all), per token or per item that the objective counts. `loss_of` returns the summed loss
-/// of a batch; `on_batch` gets the number of finished batches and their total.
+/// Mean loss over at most `limit` batches (0: all), per token or per item that the objective counts. `loss_of` returns the sums of a
+/// batch; `on_batch` gets the number of finished batches and their total.
 ///
 /// # Errors
 /// Those of `loss_of`.
 pub fn evaluate(
-    mut loss_of: impl FnMut(&Batch) -> Result<f64>,
+    mut loss_of: impl FnMut(&Batch) -> Result<LossSums>,
     batches: &Batches,
     objective: &Objective,
     limit: usize,
@@ -32,17 +32,16 @@ pub fn evaluate(
     let epoch = batches.epoch(0);
     let all = batches.per_epoch();
     let count = if limit == 0 { all } else { all.min(limit) };
-    let (mut sum, mut counted, mut tokens) = (0.0, 0, 0);
+    let (mut sums, mut tokens) = (LossSums::default(), 0);
     for (index, batch) in epoch.iter().take(count).enumerate() {
         if batch.target_tokens > 0 {
-            sum += loss_of(&batch)?;
-            counted += objective.count(&batch);
+            sums.add(&loss_of(&batch)?);
             tokens += batch.target_tokens;
         }
         on_batch(index + 1, count);
     }
     // Without predicted tokens there is no loss, and 0 would count as the best one.
-    let loss = if counted > 0 { sum / counted as f64 } else { f64::NAN };
+    let loss = sums.mean();
     let perplexity = matches!(objective, Objective::Tokens).then(|| loss.exp());
     Ok(Evaluation { loss, perplexity, tokens })
 }
@@ -57,6 +56,7 @@ mod tests {
         let example = |learned: usize| Example {
             input_ids: vec![1; 8],
             labels: (0..8).map(|index| if index >= 8 - learned { 1 } else { crate::data::IGNORE }).collect(),
+            desirable: true,
         };
         let options = BatchOptions {
             batch_size: 1,
@@ -71,7 +71,7 @@ mod tests {
         let of = |learned: &[usize]| {
             let batches = Batches::new(learned.iter().map(|learned| example(*learned)).collect(), options);
             evaluate(
-                |batch| Ok(batch.target_tokens as f64 * batch.target_tokens as f64),
+                |batch| Ok(LossSums::of_tokens((batch.target_tokens * batch.target_tokens) as f64, batch.target_tokens)),
                 &batches,
                 &Objective::Tokens,
                 0,

@@ -69,6 +69,9 @@ fn of_rows(batches: &Batches) -> String {
         hasher.update((example.input_ids.len() as u64).to_le_bytes());
         example.input_ids.iter().for_each(|id| hasher.update(id.to_le_bytes()));
         example.labels.iter().for_each(|label| hasher.update(label.to_le_bytes()));
+        if !example.desirable {
+            hasher.update(b"undesirable");
+        }
     }
     hex(hasher)
 }
@@ -164,9 +167,11 @@ mod tests {
             pad_token_id: 0,
         };
         let rows = |ids: &[u32], labels: &[i64]| {
-            let example = Example { input_ids: ids.to_vec(), labels: labels.to_vec() };
-            of_rows(&Batches::new(vec![example], options))
+            let example = Example { input_ids: ids.to_vec(), labels: labels.to_vec(), desirable: true };
+            [true, false].map(|desirable| of_rows(&Batches::new(vec![Example { desirable, ..example.clone() }], options)))
         };
+        let [good, bad] = rows(&[1, 2], &[-100, 2]);
+        assert_ne!(good, bad);
         assert_eq!(rows(&[1, 2], &[-100, 2]), rows(&[1, 2], &[-100, 2]));
         assert_ne!(rows(&[1, 2], &[-100, 2]), rows(&[1, 3], &[-100, 2]));
         assert_ne!(rows(&[1, 2], &[-100, 2]), rows(&[1, 2], &[1, 2]));

@@ -35,7 +35,8 @@ impl Plan {
         let accumulation = config.grad_accumulation_steps;
         let total = if config.iters > 0 { config.iters } else { config.epochs * batches.steps_per_epoch(accumulation) };
         let checkpointing = config.grad_checkpoint.then(Checkpointing::default);
-        Self { batches, accumulation, total, done, seed: config.seed, objective: recipe::objective(config), checkpointing }
+        let objective = recipe::objective(config, batches.max_seq_length());
+        Self { batches, accumulation, total, done, seed: config.seed, objective, checkpointing }
     }
 
     /// The shapes of the remaining micro-batches.
@@ -168,7 +169,7 @@ mod tests {
 
     /// A run over rows of these lengths.
     fn plan(lengths: &[usize], options: BatchOptions, iters: usize) -> Plan {
-        let example = |length: &usize| Example { input_ids: vec![1; *length], labels: vec![1; *length] };
+        let example = |length: &usize| Example { input_ids: vec![1; *length], labels: vec![1; *length], desirable: true };
         let batches = Arc::new(Batches::new(lengths.iter().map(example).collect(), options));
         let config = TrainConfig { iters, grad_accumulation_steps: 2, ..TrainConfig::default() };
         Plan::new(&config, batches, 0)

@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn the_largest_micro_batch_is_rehearsed_once_and_pools_that_grew_are_trimmed() {
-        let example = |length: usize| Example { input_ids: vec![1; length], labels: vec![1; length] };
+        let example = |length: usize| Example { input_ids: vec![1; length], labels: vec![1; length], desirable: true };
         let batches = Batches::new([40, 40, 300, 80].map(example).to_vec(), BatchOptions::default());
         let plan = Plan::new(&TrainConfig::default(), Arc::new(batches), 0);
         let steps: Vec<StepItem> = plan.steps().collect();

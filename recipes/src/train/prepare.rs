@@ -95,7 +95,7 @@ impl PreparedRun {
             tokenizer: &pretrained.tokenizer,
             template: pretrained.chat_template.as_ref(),
             mask_prompt: config.mask_prompt,
-            preference_pairs: config.recipe.is_preference(),
+            rows: config.recipe.rows(),
             max_seq_length: limit,
             vocab_size: pretrained.config.vocab_size,
         };
@@ -112,7 +112,7 @@ impl PreparedRun {
                 packing: config.packing,
                 padding_free: config.padding_free,
                 shuffle_seed,
-                preference_pairs: config.recipe.is_preference(),
+                preference_pairs: config.recipe.has_pairs(),
                 granule: burnish_backends::granule(&config.backend),
                 pad_token_id: pretrained.config.pad_token_id.unwrap_or(0),
             };
@@ -144,6 +144,7 @@ impl PreparedRun {
         };
         let train = batches(train, config.shuffle.then_some(config.seed));
         let valid = valid.map(|valid| batches(valid, None));
+        notes.extend(recipe::note(&config, train.examples()));
         check_validation(&config, valid.is_some())?;
         if config.fine_tune_type == FineTuneType::Full {
             // Fail now rather than after the training.

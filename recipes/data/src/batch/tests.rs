@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn example(ids: Range<u32>) -> Example {
-    Example { input_ids: ids.clone().collect(), labels: ids.map(i64::from).collect() }
+    Example { input_ids: ids.clone().collect(), labels: ids.map(i64::from).collect(), desirable: true }
 }
 
 fn options(batch_size: usize, max_seq_length: usize, packing: bool, shuffle_seed: Option<u64>) -> BatchOptions {
@@ -180,7 +180,7 @@ proptest! {
 
 #[test]
 fn preference_pairs_stay_together_in_any_order() {
-    let example = |id: u32| Example { input_ids: vec![id; 2], labels: vec![i64::from(id); 2] };
+    let example = |id: u32| Example { input_ids: vec![id; 2], labels: vec![i64::from(id); 2], desirable: true };
     let options = BatchOptions { preference_pairs: true, ..options(2, 8, false, Some(3)) };
     let batches = Batches::new((0..10).map(example).collect(), options);
     assert_eq!(batches.per_epoch(), 3);

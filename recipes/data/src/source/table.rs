@@ -6,7 +6,7 @@ use csv::{ByteRecord, ReaderBuilder, StringRecord};
 use serde_json::{Map, Value};
 
 use super::unpack::plain_name;
-use crate::format::Row;
+use crate::format::{LABELS, Row};
 
 /// Columns whose cells are lists or objects, written as JSON.
 const NESTED: [&str; 12] = [
@@ -97,8 +97,13 @@ fn row(names: &StringRecord, record: &ByteRecord) -> Result<Row, String> {
     Row::from_value(Value::Object(object))
 }
 
-/// A cell as JSON where it is a list or an object and its column may have such, else as text.
+/// A cell as JSON where it is a list, an object or a truth value and its column may have such, else as text.
 fn value(name: &str, text: &str) -> Value {
+    if LABELS.contains(&name)
+        && let Ok(label) = text.trim().to_lowercase().parse::<bool>()
+    {
+        return label.into();
+    }
     let is_nested = NESTED.contains(&name) && text.trim_start().starts_with(['[', '{']);
     let parsed = is_nested.then(|| burnish_models::json::parse(text).ok()).flatten();
     parsed.filter(|value| value.is_array() || value.is_object()).unwrap_or_else(|| Value::String(text.to_owned()))

@@ -116,6 +116,7 @@ fn plain_cut(example: &Example, length: usize) -> Example {
     let cut = |length: usize| Example {
         input_ids: example.input_ids[..length].to_vec(),
         labels: example.labels[..length].to_vec(),
+        desirable: true,
     };
     cut(length.min(example.input_ids.len()))
 }
@@ -148,7 +149,7 @@ fn token_rows_are_used_unchanged() {
     let tokenizer = tokenizer();
     let tokens = |input_ids: Vec<u32>, labels| row_tokenizer(&tokenizer, None).tokenize(&Row::Tokens { input_ids, labels });
     let made = tokens(vec![5, 6, 7], Some(vec![-100, -100, 7])).unwrap();
-    assert_eq!(made.examples[0], Example { input_ids: vec![5, 6, 7], labels: vec![-100, -100, 7] });
+    assert_eq!(made.examples[0], Example { input_ids: vec![5, 6, 7], labels: vec![-100, -100, 7], desirable: true });
     assert_eq!(made.examples[0].target_tokens(), 1);
     let outside = tokens(vec![5, 9999], None).unwrap_err();
     assert!(outside.contains("9999"), "{outside}");
@@ -162,8 +163,9 @@ fn preference_rows_need_a_preference_recipe() {
     let pair = Row::from_json(r#"{"prompt": "a", "chosen": "b", "rejected": "c"}"#).unwrap();
     let of_answers = row_tokenizer(&tokenizer, None);
     assert!(of_answers.tokenize(&pair).unwrap_err().contains("dpo"));
-    let of_pairs = RowTokenizer { preference_pairs: true, mask_prompt: false, ..of_answers.clone() };
-    assert!(of_pairs.tokenize(&Row::Text("a".to_owned())).unwrap_err().contains("chosen and rejected"));
+    let of_pairs = RowTokenizer { rows: RowUse::Pairs, mask_prompt: false, ..of_answers.clone() };
+    let error = of_pairs.tokenize(&Row::Text("a".to_owned())).unwrap_err();
+    assert!(error.contains("chosen and rejected") && error.contains("sft"), "{error}");
     // Two examples, the chosen one first; the prompt is never learned.
     let alone = |completion: &str| {
         let row = Row::Completion { prompt: "a".to_owned(), completion: completion.to_owned() };
@@ -173,6 +175,55 @@ fn preference_rows_need_a_preference_recipe() {
     let short = RowTokenizer { max_seq_length: 1, ..of_pairs };
     let made = short.tokenize(&pair).unwrap();
     assert!(made.examples.is_empty() && made.dropped == 1, "{made:?}");
+}
+
+#[test]
+fn rows_with_a_label_need_the_recipe_for_them() {
+    let (tokenizer, template) = (tokenizer(), template(models::LLAMA3));
+    let of_answers = row_tokenizer(&tokenizer, Some(&template));
+    let of_ratings = RowTokenizer { rows: RowUse::Ratings, mask_prompt: false, ..of_answers.clone() };
+    let read = |json: &str| of_ratings.tokenize(&row(json)).map(|made| made.examples);
+    let alone = |json: &str, desirable: bool| {
+        let mut made = of_answers.tokenize(&row(json)).unwrap().examples;
+        made[0].desirable = desirable;
+        made
+    };
+    // The prompt is never learned; the label may have LLaMA-Factory's name.
+    let completion = r#"{"prompt": "a", "completion": "b"}"#;
+    assert_eq!(read(r#"{"prompt": "a", "completion": "b", "label": false}"#).unwrap(), alone(completion, false));
+    assert_eq!(read(r#"{"prompt": "a", "completion": "b", "kto_tag": true}"#).unwrap(), alone(completion, true));
+    // Of a conversation the last answer has the label.
+    let turns = |first: &str, last: &str| {
+        format!(
+            r#"{{"messages": [{{"role": "user", "content": "a"}}, {{"role": "assistant", "content": "b"{first}}},
+                {{"role": "user", "content": "c"}}, {{"role": "assistant", "content": "d"}}]{last}}}"#
+        )
+    };
+    let expected = alone(&turns(r#", "train": false"#, ""), false);
+    assert_eq!(read(&turns("", r#", "label": false"#)).unwrap(), expected);
+    // A pair is a good and a bad answer.
+    let pair = read(r#"{"prompt": "a", "chosen": "b", "rejected": "c"}"#).unwrap();
+    assert_eq!(pair, [alone(completion, true), alone(r#"{"prompt": "a", "completion": "c"}"#, false)].concat());
+
+    for (json, word) in [
+        (completion, "needs a label that is true or false"),
+        (r#"{"prompt": "a", "completion": "b", "label": null}"#, "needs a label"),
+        (r#"{"prompt": "a", "completion": "b", "label": 1}"#, "label should be true or false, got 1"),
+        (r#"{"prompt": "a", "completion": "b", "label": "yes"}"#, "got a string"),
+        (r#"{"messages": [{"role": "user", "content": "a"}], "label": true}"#, "should be the assistant's"),
+    ] {
+        let error = read(json).unwrap_err();
+        assert!(error.contains(word), "{json}: {error}");
+    }
+    let error = Row::from_json(r#"{"prompt": "a", "label": true}"#).unwrap_err();
+    assert!(error.contains("needs a completion"), "{error}");
+    // Other recipes name the right one, and ignore labels of other kinds.
+    let labelled = row(r#"{"prompt": "a", "completion": "b", "label": true}"#);
+    assert!(of_answers.tokenize(&labelled).unwrap_err().contains("kto"));
+    let of_pairs = RowTokenizer { rows: RowUse::Pairs, ..of_answers.clone() };
+    assert!(of_pairs.tokenize(&labelled).unwrap_err().contains("kto"));
+    let other = row(r#"{"prompt": "a", "completion": "b", "label": "positive"}"#);
+    assert_eq!(of_answers.tokenize(&other).unwrap().examples, alone(completion, true));
 }
 
 #[test]
@@ -222,7 +273,7 @@ fn messages_need_a_template() {
 fn rows_are_split_as_a_whole_and_by_the_seed() {
     let tokenizer = tokenizer();
     let mut row_tokenizer = row_tokenizer(&tokenizer, None);
-    row_tokenizer.preference_pairs = true;
+    row_tokenizer.rows = RowUse::Pairs;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pairs.jsonl");
     let pairs: Vec<String> =

@@ -3,9 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    CHECKPOINTING, NO_EVALUATION, NO_LAYERS, NO_LOFTQ, NO_NEW_TOKENS, NO_OTHER_MODULES, NO_RATES, NO_SCHEDULE_PART,
-    NO_UPLOAD, ONE_ATTENTION, ONE_DEVICE, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer, SFT_ONLY, STEPS,
-    with_double_quant,
+    CHECKPOINTING, NO_EVALUATION, NO_LAYERS, NO_LOFTQ, NO_LOSS_PART, NO_NEW_TOKENS, NO_OTHER_MODULES, NO_RATES, NO_REWARDS,
+    NO_SCHEDULE_PART, NO_SMOOTHING, NO_UPLOAD, ONE_ATTENTION, ONE_DEVICE, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE,
+    Peer, STEPS, with_double_quant,
 };
 use crate::config::entry::Entry;
 use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated};
@@ -90,8 +90,18 @@ const KEYS: &[(&str, Meaning)] = &[
     ("lr_quadratic_warmup", Refused(NO_SCHEDULE_PART)),
     ("cosine_min_lr_ratio", Refused(NO_SCHEDULE_PART)),
     ("cosine_constant_lr_ratio", Refused(NO_SCHEDULE_PART)),
-    ("rl", Refused(SFT_ONLY)),
-    ("reward_model", Refused(SFT_ONLY)),
+    ("rl", Translated),
+    ("rl_beta", Same("beta")),
+    ("orpo_alpha", Same("beta")),
+    ("kto_desirable_weight", Same("desirable_weight")),
+    ("kto_undesirable_weight", Same("undesirable_weight")),
+    ("dpo_label_smoothing", Refused(NO_SMOOTHING)),
+    ("dpo_use_weighting", Refused(NO_LOSS_PART)),
+    ("dpo_norm_loss", Refused("set loss_type = \"sigmoid_norm\" and remove it")),
+    ("dpo_padding_free", Harmless("see padding_free")),
+    ("dpo_generate_during_eval", Harmless(NO_EVALUATION)),
+    ("dpo_use_logits_to_keep", Harmless(OWN_KERNELS)),
+    ("reward_model", Refused(NO_REWARDS)),
     ("use_pose", Refused("positions are never changed; remove it")),
     ("saves_per_epoch", Harmless(STEPS)),
     ("evals_per_epoch", Harmless(STEPS)),

@@ -3,8 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    CHECKPOINTING, NO_EVALUATION, NO_LAYERS, NO_LOSS, NO_NEW_TOKENS, NO_OPTIMIZER, NO_OTHER_MODULES, ONE_ATTENTION,
-    ONLY_NF4, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer, SFT_ONLY, TEXT_ONLY, with_double_quant,
+    CHECKPOINTING, NO_EVALUATION, NO_LAYERS, NO_LOSS, NO_LOSS_PART, NO_NEW_TOKENS, NO_OPTIMIZER, NO_OTHER_MODULES,
+    NO_REFERENCE, NO_REWARDS, ONE_ATTENTION, ONLY_NF4, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer, TEXT_ONLY,
+    with_double_quant,
 };
 use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated};
 
@@ -22,7 +23,17 @@ const KEYS: &[(&str, Meaning)] = &[
     ("train_on_prompt", Translated),
     ("disable_shuffling", Translated),
     ("pure_bf16", Translated),
-    ("stage", Only(&["sft"], SFT_ONLY)),
+    ("stage", Translated),
+    ("pref_loss", Translated),
+    ("pref_beta", Same("beta")),
+    ("pref_ftx", Same("rpo_alpha")),
+    ("kto_chosen_weight", Same("desirable_weight")),
+    ("kto_rejected_weight", Same("undesirable_weight")),
+    ("pref_bco_weight", Refused(NO_LOSS_PART)),
+    ("ref_model", Refused(NO_REFERENCE)),
+    ("ref_model_adapters", Refused(NO_REFERENCE)),
+    ("ref_model_quantization_bit", Refused(NO_REFERENCE)),
+    ("reward_model_type", Refused(NO_REWARDS)),
     ("do_train", Only(&["true"], "`burnish train` trains, `burnish eval` evaluates")),
     ("val_size", Same("val_split")),
     ("eval_dataset", Harmless(NO_EVALUATION)),

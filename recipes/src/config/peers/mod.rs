@@ -58,4 +58,7 @@ const NO_LOSS: &str = "the loss is the cross-entropy of the answer's tokens; rem
 const NO_NEFTUNE: &str = "this version has no noise on embeddings; remove it";
 const NO_NEW_TOKENS: &str = "the vocabulary of the checkpoint can't be changed; remove it";
 const NO_REVISION: &str = "only the main revision is loaded; download another one and set `model` to its folder";
-const SFT_ONLY: &str = "use `burnish train sft` or `burnish train dpo`; remove it";
+const NO_LOSS_PART: &str = "see loss_type for the losses; remove it";
+const NO_REWARDS: &str = "no recipe has a reward model; remove it";
+const NO_REFERENCE: &str = "the reference is the model at the start of the run, with its adapter; remove it";
+const NO_SMOOTHING: &str = "set label_smoothing, with loss_type = \"robust\" for dpo, and remove it";

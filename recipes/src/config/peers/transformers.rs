@@ -3,9 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    CHECKPOINTING, COMPUTE_DTYPE, NO_EVALUATION, NO_GENERATION, NO_LAYERS, NO_LOFTQ, NO_LOSS, NO_NEFTUNE, NO_NEW_TOKENS,
-    NO_OPTIMIZER, NO_OTHER_MODULES, NO_PATTERN, NO_PRUNING, NO_REMOTE_CODE, NO_REVISION, NO_SCHEDULE_PART, NO_UPLOAD,
-    ONE_ATTENTION, ONE_DEVICE, ONLY_NF4, OWN_KERNELS, OWN_LOG, OWN_ROWS, Peer,
+    CHECKPOINTING, COMPUTE_DTYPE, NO_EVALUATION, NO_GENERATION, NO_LAYERS, NO_LOFTQ, NO_LOSS, NO_LOSS_PART, NO_NEFTUNE,
+    NO_NEW_TOKENS, NO_OPTIMIZER, NO_OTHER_MODULES, NO_PATTERN, NO_PRUNING, NO_REMOTE_CODE, NO_REVISION, NO_SCHEDULE_PART,
+    NO_UPLOAD, ONE_ATTENTION, ONE_DEVICE, ONLY_NF4, OWN_KERNELS, OWN_LOG, OWN_ROWS, Peer,
 };
 use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated, Yields};
 
@@ -128,7 +128,17 @@ const KEYS: &[(&str, Meaning)] = &[
     // The loss and the optimizer
     ("neftune_noise_alpha", Refused(NO_NEFTUNE)),
     ("label_smoothing_factor", Refused(NO_LOSS)),
-    ("loss_type", Only(&["nll", "chunked_nll"], NO_LOSS)),
+    ("loss_weights", Refused("the only second loss of dpo is that of chosen answers; set rpo_alpha")),
+    ("f_divergence_type", Only(&["reverse_kl"], NO_LOSS_PART)),
+    ("ld_alpha", Refused(NO_LOSS_PART)),
+    ("use_weighting", Refused(NO_LOSS_PART)),
+    ("reference_free", Refused("use simpo, cpo or orpo, which have no reference model")),
+    ("sync_ref_model", Refused("the reference is the model at the start of the run; remove it")),
+    ("precompute_ref_log_probs", Harmless("the reference is the same model without its adapters")),
+    ("truncation_mode", Only(&["keep_start"], "rows are truncated at their end; remove it")),
+    ("max_prompt_length", Refused("only whole rows are truncated, see max_seq_length; remove it")),
+    ("max_completion_length", Refused("only whole rows are truncated, see max_seq_length; remove it")),
+    ("disable_dropout", Refused("set dropout = 0 and remove it")),
     ("optim_args", Refused(NO_OPTIMIZER)),
     ("optim_target_modules", Refused(NO_OPTIMIZER)),
     ("lr_scheduler_kwargs", Refused(NO_SCHEDULE_PART)),
