@@ -111,12 +111,13 @@ fn two_hundred_steps_in_f16_with_an_overflow_equal_f32() {
     let folder = tempfile::tempdir().unwrap();
     let long = |name: &str, backend: &str, dtype: &str, iters: usize| {
         let config = config(&folder.path().join(name), backend, dtype);
-        TrainConfig { iters, learning_rate: 5e-4, lr_scheduler: LrScheduler::Constant, warmup: 0.0, ..config }
+        TrainConfig { iters, learning_rate: 5e-5, lr_scheduler: LrScheduler::Constant, warmup: 0.0, ..config }
     };
     let expected = losses(long("f32", "cpu", "f32", 200));
     let ours = if cfg!(target_os = "macos") { "metal" } else { "vulkan" };
     let mut found = losses(TrainConfig { save_every: 2, ..long("f16", ours, "f16", 2) });
-    plant_scale(&folder.path().join("f16/checkpoint-2"), 2f64.powi(23));
+    // One skipped step, so that the rest of the run lags by one update.
+    plant_scale(&folder.path().join("f16/checkpoint-2"), 2f64.powi(18));
     let kept = run(TrainConfig { resume: "auto".to_owned(), ..long("f16", ours, "f16", 200) }).unwrap();
     found.extend(kept.steps.iter().map(|step| step.loss as f32));
     let skipped = kept.steps.last().unwrap().skipped;

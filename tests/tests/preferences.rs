@@ -225,22 +225,30 @@ fn pairs_may_be_split_into_micro_batches() {
 #[test]
 fn candle_equals_trl() {
     of_references().remove(0).equals_trl("candle");
-    of_losses().iter().filter(|(case, _)| case.key == "orpo").for_each(|(case, _)| drop(case.equals_trl("candle")));
+    for (case, _) in of_losses().iter().filter(|(case, _)| case.key == "orpo") {
+        case.equals_trl("candle");
+    }
 }
 
 #[cfg(feature = "metal")]
 #[test]
 fn our_runtime_equals_trl() {
     let backend = if cfg!(target_os = "macos") { "metal" } else { "vulkan" };
-    of_references().iter().for_each(|case| drop(case.equals_trl(backend)));
-    of_losses().iter().filter(|(_, has_gradients)| *has_gradients).for_each(|(case, _)| drop(case.equals_trl(backend)));
+    for case in of_references() {
+        case.equals_trl(backend);
+    }
+    for (case, _) in of_losses().iter().filter(|(_, has_gradients)| *has_gradients) {
+        case.equals_trl(backend);
+    }
 }
 
 #[cfg(feature = "emulator")]
 #[test]
 fn emulated_metal_equals_trl() {
     of_references().remove(3).equals_trl("emulator");
-    of_losses().iter().filter(|(case, _)| case.key == "kto.swapped").for_each(|(case, _)| drop(case.equals_trl("emulator")));
+    for (case, _) in of_losses().iter().filter(|(case, _)| case.key == "kto.swapped") {
+        case.equals_trl("emulator");
+    }
 }
 
 fn assets() -> PathBuf {

@@ -24,7 +24,7 @@ fn word(value: impl serde::Serialize) -> String {
 
 fn rows(run: &TrainingRun) -> Vec<(String, String)> {
     let (config, state) = (&run.config, &run.state);
-    let (each, what) = if config.recipe.is_preference() { (2, "pairs") } else { (1, "examples") };
+    let (each, what) = if config.recipe.has_pairs() { (2, "pairs") } else { (1, "examples") };
     // A path of this machine says nothing elsewhere.
     let file =
         |path: &str| Path::new(path).file_name().map_or_else(|| path.to_owned(), |name| name.to_string_lossy().into_owned());

@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn a_long_run_rehearses_more_shapes() {
-        let example = |length: usize| Example { input_ids: vec![1; length], labels: vec![1; length] };
+        let example = |length: usize| Example { input_ids: vec![1; length], labels: vec![1; length], desirable: true };
         let batches = Batches::new([40, 80, 300, 160].map(example).to_vec(), BatchOptions::default());
         let config = TrainConfig { iters: 2 * REHEARSED, ..TrainConfig::default() };
         let plan = Plan::new(&config, Arc::new(batches), 0);
