@@ -20,7 +20,7 @@ const TILE: usize = 128;
 /// Tokens from which chunks are whole tiles.
 const WIDE: usize = 2 * TILE;
 /// Tokens of a matrix unit's fragment: smaller chunks are whole fragments.
-const FRAGMENT: usize = super::WHOLE;
+const FRAGMENT: usize = 16;
 
 /// What the logits become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

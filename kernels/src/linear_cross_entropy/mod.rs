@@ -60,14 +60,15 @@ pub(crate) fn chunk_tokens(vocabulary: usize) -> usize {
     (CHUNK_ELEMENTS / vocabulary.max(1)).max(1)
 }
 
-/// Rows of a matrix unit's fragment.
-const WHOLE: usize = 16;
+/// Rows of a tile of a product, and of a matrix unit's fragment.
+const WHOLE: [usize; 2] = [128, 16];
 
-/// The tokens of every chunk. Chunks are of nearly one size, so that none is too short for a fast product: multiples of [`WHOLE`]
+/// The tokens of every chunk. Chunks are of nearly one size, so that none is too short for a fast product, and whole tiles or fragments
 /// where the largest allowed one is.
 pub(crate) fn chunks(tokens: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
     let even = tokens.div_ceil(tokens.div_ceil(most).max(1)).max(1);
-    let chunk = if most.is_multiple_of(WHOLE) { even.next_multiple_of(WHOLE) } else { even };
+    let whole = WHOLE.into_iter().find(|whole| most.is_multiple_of(*whole)).unwrap_or(1);
+    let chunk = even.next_multiple_of(whole);
     (0..tokens).step_by(chunk).map(move |start| start..tokens.min(start + chunk))
 }
 

@@ -29,6 +29,14 @@ pub struct Gemm {
     pub result: DType,
 }
 
+impl Gemm {
+    /// The bytes of `A`, `B` and `D`.
+    pub fn bytes(&self) -> [usize; 3] {
+        let Self { m, n, k, operands, result, .. } = self;
+        [m * k * operands.size(), k * n * operands.size(), m * n * result.size()]
+    }
+}
+
 /// A product on the buffers of a device.
 #[derive(Debug)]
 pub struct GemmStep {
@@ -54,7 +62,7 @@ pub trait ProductLibrary: Send + Sync {
     /// Whether it computes such a product. The first call for a shape waits for the device's thread.
     fn supports(&self, gemm: Gemm) -> bool;
 
-    /// Queues products that the library supports, one after the other, in line with the caller's kernels. What fails is an error of the
+    /// Queues products that the library supports, one after the other, in order with the caller's kernels. What fails is an error of the
     /// next read.
     fn multiply(&self, steps: Vec<GemmStep>);
 }

@@ -1,10 +1,10 @@
-//! Keeps what NVIDIA's compiler made of the kernels, which takes it most of a minute.
+//! Keeps compiled kernels: NVIDIA's compiler takes most of a minute.
 
-use std::panic::catch_unwind;
 use std::path::Path;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow};
+use burnish_engine::guard::{caught, message};
 use burnish_engine::kernel_cache::{KernelCache, digest};
 use cubecl_common::config::RuntimeConfig;
 use cubecl_runtime::config::CubeClRuntimeConfig;
@@ -12,7 +12,7 @@ use cubecl_runtime::config::cache::CacheConfig;
 use cudarc::driver::{result as cu, sys as driver};
 use cudarc::nvrtc::sys as nvrtc;
 
-static CACHE: OnceLock<Mutex<KernelCache>> = OnceLock::new();
+static CACHE: Mutex<Option<KernelCache>> = Mutex::new(None);
 
 /// Where cubecl-cuda 0.10 keeps compiled kernels, below the folder that it is given.
 const FILE: &str = "cuda/0.10.0/ptx/chunk0.cbor";
@@ -22,29 +22,41 @@ const FILE: &str = "cuda/0.10.0/ptx/chunk0.cbor";
 /// # Errors
 /// When there is no driver, or a folder can't be written. Kernels are then compiled as they are needed.
 pub(crate) fn take_from(folder: &Path) -> Result<()> {
-    if CACHE.get().is_some() {
-        return Ok(());
+    let mut held = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
+    if held.is_none() {
+        // Where driver or compiler are missing, or `cubecl.toml` is malformed, these panic.
+        let opened = caught(|| open(folder)).map_err(|payload| anyhow!("{}", message(&*payload)))?;
+        *held = opened?;
     }
-    let key = catch_unwind(key).map_err(|_| anyhow!("the driver or NVRTC lacks a function"))??;
-    let cache = KernelCache::open(folder, &key, Path::new(FILE)).with_context(|| folder.display().to_string())?;
+    Ok(())
+}
+
+fn open(folder: &Path) -> Result<Option<KernelCache>> {
+    let key = key()?;
     let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
     if config.compilation.cache.is_some() {
-        return Ok(()); // the user's own
+        return Ok(None); // the user's own
     }
+    let cache = KernelCache::open(folder, &key, Path::new(FILE)).with_context(|| folder.display().to_string())?;
     config.compilation.cache = Some(CacheConfig::File(cache.folder().to_owned()));
-    catch_unwind(|| CubeClRuntimeConfig::set(config)).map_err(|_| anyhow!("kernels were launched before"))?;
-    CACHE.set(Mutex::new(cache)).ok();
-    Ok(())
+    CubeClRuntimeConfig::set(config);
+    Ok(Some(cache))
 }
 
 /// Shares the kernels that were compiled in this process. No kernel may be compiling now.
 pub(crate) fn publish() {
-    let Some(cache) = CACHE.get() else { return };
-    match cache.lock().unwrap_or_else(PoisonError::into_inner).publish() {
-        Ok(true) => tracing::debug!("compiled kernels are kept for the next run"),
-        Ok(false) => {}
-        Err(error) => tracing::debug!("compiled kernels are not kept: {error}"),
+    if let Some(cache) = &mut *CACHE.lock().unwrap_or_else(PoisonError::into_inner) {
+        match cache.publish() {
+            Ok(true) => tracing::debug!("compiled kernels are kept for the next run"),
+            Ok(false) => {}
+            Err(error) => tracing::debug!("compiled kernels are not kept: {error}"),
+        }
     }
+}
+
+/// Removes the process's own copy. No device may be used after that.
+pub(crate) fn close() {
+    CACHE.lock().unwrap_or_else(PoisonError::into_inner).take();
 }
 
 /// What compiled kernels depend on: the program, the driver, its compiler and the device.

@@ -115,6 +115,12 @@ pub fn publish_kernels() {
     kernel_cache::publish();
 }
 
+/// Removes this process's copy of the kept kernels. No device may be used after that.
+pub fn close_kernels() {
+    #[cfg(all(feature = "cuda", not(target_os = "macos")))]
+    kernel_cache::close();
+}
+
 /// Opens a device of the named backend.
 ///
 /// # Errors

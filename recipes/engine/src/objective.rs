@@ -28,6 +28,11 @@ pub trait Judge: fmt::Debug + Send + Sync {
         Cow::Borrowed(batch)
     }
 
+    /// Whether [`Judge::beside`] has rows for any batch.
+    fn has_rows_beside(&self) -> bool {
+        false
+    }
+
     /// Other rows whose losses are needed, but not their gradients; by default there are none.
     fn beside(&self, _batch: &Batch) -> Option<Batch> {
         None
@@ -88,6 +93,14 @@ impl Objective {
         match self {
             Self::Tokens => vec![batch.target_tokens],
             Self::Judged(judge) => judge.counts(batch),
+        }
+    }
+
+    /// Whether there are rows beside a batch, whose shape is not that of the batch.
+    pub fn has_rows_beside(&self) -> bool {
+        match self {
+            Self::Tokens => false,
+            Self::Judged(judge) => judge.has_rows_beside(),
         }
     }
 }

@@ -23,6 +23,7 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use burnish_engine::guard::{message, panics_are_guarded};
@@ -46,6 +47,14 @@ struct Cli {
     verbose: u8,
     #[command(subcommand)]
     command: Command,
+}
+
+impl Cli {
+    /// Refuses flags that have no effect on what was asked for.
+    fn checked(self) -> Result<Self, clap::Error> {
+        let misuse = if let Command::Export(args) = &self.command { args.misuse() } else { None };
+        misuse.map_or(Ok(self), |reason| Err(Self::command().error(ErrorKind::ArgumentConflict, reason)))
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -90,7 +99,8 @@ pub fn bench_main() -> ExitCode {
 
 fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     quiet_panics();
-    let parsed = Cli::command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    let parsed =
+        Cli::command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches)?.checked());
     let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
@@ -107,6 +117,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     if matches!(run, Ok(Ok(_))) {
         burnish_backends::publish_kernels();
     }
+    burnish_backends::close_kernels();
     match run {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => {
@@ -217,7 +228,7 @@ mod tests {
     use super::*;
 
     fn exit_code(arguments: &[&str]) -> i32 {
-        Cli::try_parse_from(arguments).map_or_else(|error| error.exit_code(), |_| 0)
+        Cli::try_parse_from(arguments).and_then(Cli::checked).map_or_else(|error| error.exit_code(), |_| 0)
     }
 
     #[test]
@@ -256,6 +267,31 @@ mod tests {
             &["burnish", "plan", "-c", "c.toml", "--chip", "M4 Pro", "--memory", "24", "--lora-r", "8"],
         ] {
             assert_eq!(exit_code(fine), 0, "{fine:?}");
+        }
+    }
+
+    #[test]
+    fn a_flag_that_the_format_does_not_use_is_wrong_usage() {
+        let parse = |words: &str| {
+            let words = format!("burnish export --model m --output o --format {words}");
+            Cli::try_parse_from(words.split(' ')).and_then(Cli::checked)
+        };
+        for (wrong, named) in [
+            ("gguf --group-size 32", "--format gguf"),
+            ("mlx --group-size 32", "--quant int4"),
+            ("mlx --quant bf16 --group-size 32", "--quant bf16"),
+            ("mlx --quant int4 --group-size 48", "expected 32, 64 or 128"),
+            ("gguf --group-size 48", "expected 32, 64 or 128"),
+            ("hf --no-modelfile", "--format hf"),
+            ("mlx-adapter --no-modelfile", "--format mlx-adapter"),
+        ] {
+            let error = parse(wrong).unwrap_err();
+            assert!(error.exit_code() == 2 && error.to_string().contains(named), "{wrong}: {error}");
+        }
+        for fine in
+            ["mlx --quant int8 --group-size 128", "gguf --no-modelfile", "gguf-lora --no-modelfile", "mlx --quant int4"]
+        {
+            assert!(parse(fine).is_ok(), "{fine}");
         }
     }
 

@@ -33,8 +33,8 @@ impl Pools {
         self.grew && changed
     }
 
-    /// The micro-batches to rehearse after the first step: the largest shape of the run, and the next smaller ones as long as that takes
-    /// at most one part in [`REHEARSED`] of the run. Then the pools have their final size, the kernels are compiled, and memory that
+    /// The micro-batches to rehearse after the first step: the largest shape of the run, and the next smaller ones, up to one for every
+    /// [`REHEARSED`] micro-batches of the run. Then the pools have their final size, the kernels are compiled, and memory that
     /// does not suffice is found now and not in mid-run.
     pub fn to_rehearse(&self, plan: &Plan, shapes: &Shapes) -> Vec<StepItem> {
         if self.limit.is_some() || shapes.count() <= 1 {
@@ -64,7 +64,7 @@ mod tests {
     fn a_long_run_rehearses_more_shapes() {
         let example = |length: usize| Example { input_ids: vec![1; length], labels: vec![1; length], desirable: true };
         let batches = Batches::new([40, 80, 300, 160].map(example).to_vec(), BatchOptions::default());
-        let config = TrainConfig { iters: 2 * REHEARSED, ..TrainConfig::default() };
+        let config = TrainConfig { iters: 3 * REHEARSED, ..TrainConfig::default() };
         let plan = Plan::new(&config, Arc::new(batches), 0);
         let mut pools = Pools::default();
         pools.are_trimmed_for(&plan.steps().next().unwrap().batches);

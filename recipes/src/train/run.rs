@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::Result;
 use burnish_engine::bytes::{peak_bytes, resident_bytes};
 use burnish_engine::{LossScale, Numbers, StepItem, Verdict, with_hint};
+use burnish_kernels::DeviceMemory;
 
 use super::checkpoint::{RunCheckpoint, TrainerState};
 use super::evaluate::evaluate;
@@ -73,7 +74,7 @@ impl TrainingRun {
         let total = self.plan.total;
         let started = self.state.step;
         let mut saved = started;
-        if self.shapes.count() == 1 {
+        if self.shapes.count() == 1 && !self.plan.objective.has_rows_beside() {
             self.trainer.get().use_exact_buffers();
         }
         let mut pools = Pools::default();
@@ -83,12 +84,12 @@ impl TrainingRun {
                 self.trainer.get().trim();
             }
             let metrics = self.step(driver, item)?;
-            self.look_after(&mut pools).map_err(on_device)?;
+            file.write(&metrics)?;
+            self.look_after(&mut pools, driver).map_err(on_device)?;
             if step == started + 1 {
                 // Its kernels are compiled, and nothing is queued.
                 burnish_backends::publish_kernels();
             }
-            file.write(&metrics)?;
             if epoch > self.state.epoch {
                 driver.end_epoch(self.state.epoch + 1);
             }
@@ -153,7 +154,7 @@ impl TrainingRun {
     }
 
     /// Rehearses the largest micro-batches after the first step, on a device with pools.
-    fn look_after(&self, pools: &mut Pools) -> Result<()> {
+    fn look_after(&self, pools: &mut Pools, driver: &Driver<'_>) -> Result<()> {
         let mut trainer = self.trainer.get();
         if trainer.memory().is_none() {
             return Ok(());
@@ -164,6 +165,10 @@ impl TrainingRun {
             trainer.trim();
         }
         for item in items {
+            let is_full = |memory: DeviceMemory| memory.total.is_some_and(|total| memory.reserved > total / 10 * 9);
+            if driver.should_stop() || trainer.memory().is_some_and(is_full) {
+                break;
+            }
             trainer.rehearse(&item)?;
         }
         if let Some(memory) = trainer.memory() {

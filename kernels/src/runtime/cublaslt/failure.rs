@@ -11,7 +11,7 @@ use cubecl_runtime::compiler::{CompilationError, Compiler, CubeTask};
 use cubecl_runtime::id::KernelId;
 use cubecl_runtime::kernel::{CompiledKernel, KernelMetadata};
 
-use super::Server;
+use super::server::Server;
 
 type Cuda = <CudaRuntime as Runtime>::Compiler;
 

@@ -1,28 +1,24 @@
 //! Matrix products by NVIDIA's cuBLASLt, where the driver and the library are there.
 
+mod context_events;
 mod failure;
 mod queue;
+mod server;
 
 use std::collections::HashMap;
 use std::panic::catch_unwind;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use cubecl::Runtime;
 use cubecl::server::ComputeServer;
 use cubecl_common::device::Device;
 use cubecl_common::device_handle::DeviceHandle;
 use cubecl_common::stream_id::StreamId;
-use cubecl_cuda::{CudaDevice, CudaRuntime};
+use cubecl_cuda::CudaDevice;
 use cudarc::cublaslt::sys;
-use cudarc::driver::sys as driver;
 
 use crate::{Gemm, GemmStep, ProductLibrary};
 use queue::Queue;
-
-type Server = <CudaRuntime as Runtime>::Server;
-
-/// `cuCtxRecordEvent` and `cuCtxWaitEvent` came with this driver; cudarc panics if a symbol is missing.
-const DRIVER: i32 = 12_050;
+use server::{Server, text};
 
 /// The environment variable that keeps products on the kernels of this crate when it is `kernels`.
 const VARIABLE: &str = "BURNISH_PRODUCTS";
@@ -40,19 +36,15 @@ pub(super) fn of(device: &CudaDevice) -> Option<&'static dyn ProductLibrary> {
     let mut loaded = LOADED.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
     let found = *loaded.entry(device.index).or_insert_with(|| match CublasLt::load(device) {
         Ok(library) => {
-            tracing::debug!("matrix products by {} on CUDA device {}", library.name, device.index);
+            tracing::info!("matrix products by {} on CUDA device {}", library.name, device.index);
             Some(Box::leak(Box::new(library)))
         }
         Err(reason) => {
-            tracing::debug!("matrix products by own kernels on CUDA device {}: {reason}", device.index);
+            tracing::info!("matrix products by own kernels on CUDA device {}: {reason}", device.index);
             None
         }
     });
     found.map(|library| library as &dyn ProductLibrary)
-}
-
-fn text(error: impl std::fmt::Debug) -> String {
-    format!("{error:?}")
 }
 
 impl CublasLt {
@@ -60,19 +52,14 @@ impl CublasLt {
         if std::env::var(VARIABLE).is_ok_and(|value| value == "kernels") {
             return Err(format!("{VARIABLE} asks for them"));
         }
-        let mut version = 0;
-        // SAFETY: the driver is loaded, because the device's server runs on it.
-        unsafe { driver::cuDriverGetVersion(&raw mut version).result().map_err(text)? };
-        if version < DRIVER {
-            return Err(format!("the driver knows CUDA {}.{}, expected 12.5 or later", version / 1000, version % 1000 / 10));
-        }
         // SAFETY: it only looks for the library. Without it, cudarc's other calls would panic.
         if !unsafe { sys::is_culib_present() } {
             return Err("libcublasLt was not found".to_owned());
         }
         let handle = DeviceHandle::<Server>::new(device.to_id());
         let loaded = handle.submit_blocking(|server| {
-            server.flush(StreamId::current()).map_err(text)?; // makes the device's context current
+            // Makes the device's context current, and leaves its errors to the next read.
+            server.staging(&[], StreamId::current()).map_err(text)?;
             catch_unwind(Queue::open).map_err(|_| "libcublasLt lacks a function".to_owned())?
         });
         loaded.map_err(text)??;
@@ -89,8 +76,14 @@ impl ProductLibrary for CublasLt {
     }
 
     fn supports(&self, gemm: Gemm) -> bool {
-        let mut supported = self.supported.lock().unwrap_or_else(PoisonError::into_inner);
-        *supported.entry(gemm).or_insert_with(|| self.device.exclusive(move || queue::plans(&gemm)).unwrap_or(false))
+        let supported = || self.supported.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = supported().get(&gemm).copied() {
+            return known;
+        }
+        // Not under the lock, because the device's thread may be waiting for it.
+        let found = self.device.exclusive(move || queue::plans(&gemm)).unwrap_or(false);
+        supported().insert(gemm, found);
+        found
     }
 
     fn multiply(&self, steps: Vec<GemmStep>) {

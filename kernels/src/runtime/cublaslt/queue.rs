@@ -1,4 +1,4 @@
-//! Products on the device's thread, in line with cubecl's launches.
+//! Products on the device's thread, in order with cubecl's launches.
 //!
 //! cubecl's stream is private, so products run on a stream of their own, between two events of the whole context: they wait for all work
 //! that was queued before, and all work that is queued later waits for them. The memory of an operand that is dropped after the call
@@ -14,7 +14,8 @@ use cubecl_common::stream_id::StreamId;
 use cudarc::cublaslt::{result as lt, sys};
 use cudarc::driver::{result as cu, sys as driver};
 
-use super::{Server, text};
+use super::context_events::ContextEvents;
+use super::server::{Server, text};
 use crate::Gemm;
 use crate::matrix::ALIGNMENT;
 
@@ -27,6 +28,7 @@ thread_local!(static QUEUE: RefCell<Option<Queue>> = const { RefCell::new(None) 
 pub(super) struct Queue {
     handle: sys::cublasLtHandle_t,
     context: driver::CUcontext,
+    context_events: ContextEvents,
     stream: driver::CUstream,
     /// Before the products and after them.
     events: [driver::CUevent; 2],
@@ -109,6 +111,7 @@ impl Queue {
         let queue = Self {
             handle: lt::create_handle().map_err(text)?,
             context: cu::ctx::get_current().map_err(text)?.ok_or("no context is current")?,
+            context_events: ContextEvents::load()?,
             stream: cu::stream::create(cu::stream::StreamKind::NonBlocking).map_err(text)?,
             events: [event()?, event()?],
             // SAFETY: it is never freed.
@@ -152,16 +155,16 @@ impl Queue {
         }
     }
 
-    /// Queues products between the two events, so that they are in line with all other work of the context.
+    /// Queues products between the two events, so that they are in order with all other work of the context.
     fn between_events(&self, products: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
         let [before, after] = self.events;
         // SAFETY: context, stream and events live as long as the program.
         unsafe {
-            driver::cuCtxRecordEvent(self.context, before).result().map_err(text)?;
+            self.context_events.record(self.context, before).map_err(text)?;
             cu::stream::wait_event(self.stream, before, driver::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT).map_err(text)?;
             let done = products();
             cu::event::record(after, self.stream).map_err(text)?;
-            driver::cuCtxWaitEvent(self.context, after).result().map_err(text)?;
+            self.context_events.wait(self.context, after).map_err(text)?;
             done
         }
     }
@@ -178,11 +181,16 @@ pub(super) fn run(server: &mut Server, steps: Vec<(Gemm, [f32; 2], [Binding; 3])
     let mut held = Vec::new();
     let mut ready = Vec::new();
     for (gemm, factors, bindings) in steps {
-        let mut pointers = [0; 3];
+        let (mut pointers, mut sizes) = ([0; 3], Vec::new());
         for (pointer, binding) in pointers.iter_mut().zip(bindings) {
             let resource = server.get_resource(binding, stream).map_err(text)?;
             *pointer = resource.resource().ptr;
+            sizes.push(resource.resource().size as usize);
             held.push(resource);
+        }
+        let fits = gemm.bytes().iter().zip(&sizes).all(|(needed, found)| needed <= found);
+        if !fits || pointers.iter().any(|pointer| !(*pointer as usize).is_multiple_of(ALIGNMENT)) {
+            return Err(format!("{gemm:?} has buffers of {sizes:?} bytes at {pointers:x?}"));
         }
         ready.push((gemm, factors, pointers));
     }
