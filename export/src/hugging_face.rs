@@ -20,7 +20,7 @@ pub struct HuggingFaceOptions {
     pub float: FloatType,
     /// The largest size of a shard in bytes; a single tensor may be larger.
     pub shard_bytes: u64,
-    /// The model card; `None` for that of a model without an adapter.
+    /// The model card, if there is to be one.
     pub card: Option<ModelCard>,
     /// Whether an existing target may be replaced.
     pub overwrite: bool,
@@ -32,7 +32,8 @@ impl Default for HuggingFaceOptions {
     }
 }
 
-/// Writes a Hugging Face folder: configuration, tokenizer, chat template, model card, and `weights` as safetensors.
+/// Writes a Hugging Face folder: configuration, tokenizer, chat template, the model card of the options, and `weights` as
+/// safetensors.
 ///
 /// `weights` are those of `model`, or the same with an adapter merged into them.
 ///
@@ -51,8 +52,9 @@ pub fn export_hugging_face(
     write_folder(target, options.overwrite, &inputs_of(model, weights), |folder| -> Result<()> {
         report.bytes += write_all_but_weights(model, &config(model, options.float), folder)?;
         report.bytes += write_shards(weights, folder, options.float, options.shard_bytes)?;
-        let card = options.card.clone().unwrap_or_else(|| ModelCard::of(model, "transformers", None));
-        report.bytes += card.write(folder)?;
+        if let Some(card) = &options.card {
+            report.bytes += card.write(folder)?;
+        }
         Ok(())
     })?;
     for name in weights.names() {
@@ -161,6 +163,8 @@ mod tests {
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 2);
         assert_eq!(copy.config_json["dtype"], "bfloat16");
         assert_eq!(copy.config_json["torch_dtype"], "bfloat16");
+        // The weights may be merged ones, of which the model's own card would be wrong.
+        assert!(!target.join("README.md").exists());
     }
 
     #[test]

@@ -22,7 +22,7 @@ const TRAINING: &str = "## Training";
 /// What a card says.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ModelCard {
-    /// The base model: a path or hub id.
+    /// The base model: a path, or a hub id, with or without `@revision`.
     pub base: String,
     /// The library that opens the folder, in the words of the hub: `transformers`, `peft` or `mlx`; `mlx-adapter` for an adapter alone.
     pub library: &'static str,
@@ -59,8 +59,8 @@ impl ModelCard {
         let library = self.library.trim_end_matches("-adapter");
         let mut text = format!("---\nlibrary_name: {library}\npipeline_tag: text-generation\n");
         if !is_local && !name.is_empty() {
-            // Writing to a string can't fail.
-            writeln!(text, "base_model: {name}").ok();
+            // The hub knows no revisions here. Writing to a string can't fail.
+            writeln!(text, "base_model: {}", name.split('@').next().unwrap_or(name)).ok();
         }
         let tags = [library, if self.adapter.is_some() { "lora" } else { "" }];
         let tags: Vec<String> = tags.iter().filter(|tag| !tag.is_empty()).map(|tag| format!("- {tag}\n")).collect();
@@ -147,6 +147,11 @@ mod tests {
             env!("CARGO_PKG_VERSION")
         );
         assert_eq!(card().text(), expected);
+        let revision = ModelCard { base: "owner/name@main".into(), ..card() }.text();
+        assert!(
+            revision.contains("\nbase_model: owner/name\n") && revision.contains("adapter of owner/name@main\n"),
+            "{revision}"
+        );
     }
 
     #[test]

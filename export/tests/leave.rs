@@ -8,8 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burnish_export::{
-    ExportReport, FloatType, GgufLoraOptions, MlxAdapterOptions, MlxOptions, MlxQuantisation, export_gguf_lora, export_mlx,
-    export_mlx_adapter,
+    ExportError, ExportReport, FloatType, GgufLoraOptions, MlxAdapterOptions, MlxOptions, MlxQuantisation, export_gguf_lora,
+    export_mlx, export_mlx_adapter,
 };
 use burnish_lora::{HostAdapter, HostLayer, MergedCheckpoint, read_config};
 use burnish_models::checkpoint::SafetensorsFolder;
@@ -224,6 +224,14 @@ fn a_model_in_four_bits_equals_that_of_mlx() {
     let again = work.path().join("again");
     export_mlx(&packed, &*packed.checkpoint, &again, &options).unwrap();
     assert_eq!(file(&again), file(&target));
+    // Other bits would add to the errors.
+    let eight = MlxOptions { quantisation: Some(MlxQuantisation { bits: 8, group: 32 }), ..options };
+    let error = export_mlx(&packed, &*packed.checkpoint, &again, &eight).unwrap_err();
+    assert!(matches!(error, ExportError::Requantizes { from: "int4", to: "int8", .. }), "{error}");
+    assert_eq!(file(&again), file(&target));
+    let eight = MlxOptions { requantize: true, ..eight };
+    let report = export_mlx(&packed, &*packed.checkpoint, &again, &eight).unwrap();
+    assert!(report.tensors["int8"] > 0 && file(&again) != file(&target));
 }
 
 #[test]
@@ -240,5 +248,6 @@ fn a_dense_folder_has_the_weights_of_the_model() {
     let bytes = fs::read(&written.files()[0]).unwrap();
     let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
     assert_eq!(metadata.metadata().as_ref().unwrap()["format"], "mlx");
+    assert!(!target.join("README.md").exists());
     Pretrained::open(&target).unwrap();
 }

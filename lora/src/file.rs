@@ -96,7 +96,7 @@ impl AdapterFile {
 }
 
 /// The transpose of a row-major matrix.
-fn transposed(values: &[f32], rows: usize) -> Vec<f32> {
+pub fn transposed(values: &[f32], rows: usize) -> Vec<f32> {
     let columns = values.len().checked_div(rows).unwrap_or_default();
     (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()
 }

@@ -64,6 +64,7 @@ pub use attach::{attach, attach_to, check_model};
 pub use change::WeightChange;
 pub use config::{LoraConfig, TargetModules};
 pub use error::{LoraError, Result};
+pub use file::transposed;
 pub use host::{HostAdapter, HostLayer};
 pub use init::Init;
 pub use load::{load_adapter, resume_adapter};

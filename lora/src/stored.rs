@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use burnish_models::encoding::text_of;
+use burnish_models::gguf::is_gguf_name;
 use burnish_models::recognise::is_mlx_adapter;
 use serde_json::Value;
 
@@ -23,9 +24,8 @@ enum Format {
 impl Format {
     fn of(path: &Path) -> Result<Self> {
         if path.is_file() {
-            let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
             let reason = "expected the folder of an adapter, or a .gguf file; got another file";
-            return if is_gguf { Ok(Self::Gguf) } else { Err(LoraError::format(path, reason)) };
+            return if is_gguf_name(path) { Ok(Self::Gguf) } else { Err(LoraError::format(path, reason)) };
         }
         // A damaged configuration is PEFT's to refuse.
         let bytes = std::fs::read(path.join(CONFIG)).unwrap_or_default();

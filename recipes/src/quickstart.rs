@@ -7,8 +7,10 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use burn_train::Interrupter;
 use burnish_backends::dtype;
-use burnish_export::{ExportReport, FloatType, GgufOptions, HuggingFaceOptions, export_gguf, export_hugging_face};
-use burnish_lora::MergedCheckpoint;
+use burnish_export::{
+    ExportReport, FloatType, GgufOptions, HuggingFaceOptions, ModelCard, export_gguf, export_hugging_face,
+};
+use burnish_lora::{MergedCheckpoint, read_config};
 use burnish_models::{GenerateOptions, LoadOptions, Message, Pretrained};
 use serde::Serialize;
 use serde_json::Value;
@@ -163,7 +165,8 @@ pub fn run(
     let pretrained = Pretrained::open(&folders.model)?;
     let weights = MergedCheckpoint::open(&*pretrained.checkpoint, &adapter)?;
     let merged = folders.run.with_file_name("merged");
-    let options = HuggingFaceOptions { float: FloatType::F32, overwrite: true, ..Default::default() };
+    let card = ModelCard::of(&pretrained, "transformers", Some((&read_config(&adapter)?, adapter.as_path())));
+    let options = HuggingFaceOptions { float: FloatType::F32, card: Some(card), overwrite: true, ..Default::default() };
     let merged = export_hugging_face(&pretrained, &weights, &merged, &options)?;
     let gguf = folders.run.with_file_name("bookings-f16.gguf");
     let gguf = export_gguf(&pretrained, &weights, &gguf, &GgufOptions { overwrite: true, ..GgufOptions::default() })?;

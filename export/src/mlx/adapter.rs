@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use burnish_lora::mlx::{MLX_FACTORS, MLX_MAGNITUDE, MLX_WEIGHTS};
-use burnish_lora::{HostAdapter, HostLayer};
+use burnish_lora::{HostAdapter, HostLayer, transposed};
 use burnish_models::{Pretrained, part::declared_tensors};
 use serde_json::{Value, json};
 
@@ -155,10 +155,4 @@ fn write_weights(adapter: &HostAdapter<'_>, scale: f64, path: &Path) -> Result<(
 fn tensors(layer: &HostLayer, scale: f64) -> Vec<Vec<f32>> {
     let factors = [transposed(&layer.lora_a, layer.rank), transposed(&one_scale::lora_b(layer, scale), layer.dims()[1])];
     factors.into_iter().chain(layer.magnitude.clone()).collect()
-}
-
-/// The transpose of a row-major matrix.
-fn transposed(values: &[f32], rows: usize) -> Vec<f32> {
-    let columns = values.len() / rows;
-    (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()
 }

@@ -33,9 +33,11 @@ pub struct MlxOptions {
     pub float: FloatType,
     /// How matrices are quantised; `None` if they stay floats.
     pub quantisation: Option<MlxQuantisation>,
+    /// Whether matrices that are in few bits already may be quantised again.
+    pub requantize: bool,
     /// The largest size of a shard in bytes; a single tensor may be larger.
     pub shard_bytes: u64,
-    /// The model card; `None` for that of a model without an adapter.
+    /// The model card, if there is to be one.
     pub card: Option<ModelCard>,
     /// Whether an existing target may be replaced.
     pub overwrite: bool,
@@ -43,7 +45,14 @@ pub struct MlxOptions {
 
 impl Default for MlxOptions {
     fn default() -> Self {
-        Self { float: FloatType::BF16, quantisation: None, shard_bytes: SHARD_BYTES, card: None, overwrite: false }
+        Self {
+            float: FloatType::BF16,
+            quantisation: None,
+            requantize: false,
+            shard_bytes: SHARD_BYTES,
+            card: None,
+            overwrite: false,
+        }
     }
 }
 
@@ -79,6 +88,8 @@ impl FromStr for MlxType {
 ///
 /// # Errors
 /// As [`export_hugging_face`](crate::export_hugging_face), and if the bits or the group are none of MLX's.
+/// [`ExportError::Requantizes`](crate::ExportError::Requantizes) if a matrix is in few bits already, and the options don't allow
+/// quantising it again.
 ///
 /// # Source
 /// `convert`, `quantize_model` and `save` of mlx-lm 0.32.2.
@@ -94,6 +105,9 @@ pub fn export_mlx(
     config::adapt(&mut json, &model.config);
     report.notes = config::notes(&model.config);
     let quantised = options.quantisation.map(|setting| Quantised::new(&model.config, weights, options.float, setting));
+    if let Some(quantised) = quantised.as_ref().filter(|_| !options.requantize) {
+        quantised.check_packed(&model.source)?;
+    }
     if let (Some(quantised), Value::Object(map)) = (&quantised, &mut json) {
         let settings = quantised.settings();
         map.insert("quantization".to_owned(), settings.clone());
@@ -110,8 +124,9 @@ pub fn export_mlx(
     write_folder(target, options.overwrite, &inputs_of(model, weights), |folder| -> Result<()> {
         report.bytes += write_all_but_weights(model, &json, folder)?;
         report.bytes += write_layout(stored, folder, &layout)?;
-        let card = options.card.clone().unwrap_or_else(|| ModelCard::of(model, "mlx", None));
-        report.bytes += card.write(folder)?;
+        if let Some(card) = &options.card {
+            report.bytes += card.write(folder)?;
+        }
         Ok(())
     })?;
     match &quantised {

@@ -12,6 +12,7 @@ use burnish_models::{Checkpoint, FloatType, ModelConfig, ModelError};
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
+use crate::error::{ExportError, Result};
 use crate::report::ExportReport;
 
 /// Integers times a scale plus a bias, which a group of weights shares.
@@ -58,6 +59,18 @@ impl<'a> Quantised<'a> {
         Self { inner, float, setting, layers, own, left, last: Mutex::new(None) }
     }
 
+    /// Refuses matrices that are in few bits already, unless they are copied.
+    pub(super) fn check_packed(&self, source: &str) -> Result<()> {
+        for (layer, &MlxQuantisation { bits, group }) in &self.layers {
+            let tensor = format!("{layer}.weight");
+            let to = PackedKind::Affine { bits, group, scales: self.float.into() };
+            if let Some(from) = self.inner.packed_kind(&tensor).filter(|from| *from != to) {
+                return Err(ExportError::Requantizes { path: source.into(), tensor, from: from.name(), to: to.name() });
+            }
+        }
+        Ok(())
+    }
+
     /// `quantization` of `config.json`.
     pub(super) fn settings(&self) -> Value {
         let mut settings = Map::from_iter([
@@ -80,9 +93,10 @@ impl<'a> Quantised<'a> {
         report.tensors.insert(self.float.safetensors_name().to_owned(), floats);
         if !self.left.is_empty() {
             let (count, group) = (self.left.len(), self.setting.group);
-            report
-                .notes
-                .push(format!("{count} matrices stay floats: {group} does not divide their rows, as of {}", self.left[0]));
+            report.notes.push(format!(
+                "{count} matrices stay floats: their row length is not a multiple of {group}, for example {}",
+                self.left[0]
+            ));
         }
     }
 
@@ -169,6 +183,10 @@ impl Checkpoint for Quantised<'_> {
             Some((_, part, _)) => (part > 0).then_some(self.float),
             None => self.inner.float_type(name),
         }
+    }
+
+    fn is_float8(&self, name: &str) -> bool {
+        self.part(name).is_none() && self.inner.is_float8(name)
     }
 
     fn read_packed(&self, name: &str) -> ModelResult<Option<Packed>> {

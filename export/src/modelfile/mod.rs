@@ -6,6 +6,7 @@ mod turns;
 
 use std::path::{Path, PathBuf};
 
+use burnish_models::gguf::is_gguf_name;
 use burnish_models::{ChatTemplate, Pretrained};
 
 use crate::error::Result;
@@ -17,9 +18,14 @@ const FIRST: &str = "# Modelfile written by Burnish";
 /// Ollama's own default. Longer contexts take much more memory.
 const CONTEXT: usize = 4096;
 
-/// The name of the Modelfile beside a GGUF file: `model.gguf` has `model.Modelfile`.
+/// The name of the Modelfile beside a GGUF file: `model.gguf` has `model.Modelfile`, and `llama-3.1` has `llama-3.1.Modelfile`.
 pub fn modelfile_of(gguf: &Path) -> PathBuf {
-    gguf.with_extension("Modelfile")
+    if is_gguf_name(gguf) {
+        return gguf.with_extension("Modelfile");
+    }
+    let mut name = gguf.as_os_str().to_owned();
+    name.push(".Modelfile");
+    name.into()
 }
 
 /// Checks that an export may write the Modelfile of a GGUF file.
@@ -39,8 +45,8 @@ pub enum Holds {
     Adapter,
 }
 
-/// Writes the Modelfile of a GGUF file of `model` beside it, and returns its path: the template of the chat, where it can be said in
-/// Ollama's language, the system message that the model's own template has by default, the end tokens, and the context.
+/// Writes the Modelfile of a GGUF file of `model` beside it, and returns its path: the template of the chat, where it can be expressed in
+/// Ollama's template language, the system message that the model's own template has by default, the end tokens, and the context.
 ///
 /// # Errors
 /// As [`export_gguf`](crate::export_gguf), if the file can't be written.
@@ -88,9 +94,9 @@ fn template_lines(model: &Pretrained) -> Vec<String> {
     let turns = Turns::learn(template, bos);
     let Some((turns, go)) = turns.and_then(|turns| turns.to_go().map(|go| (turns, go))) else {
         return vec![
-            "# No TEMPLATE: the chat template of this model can't be said in Ollama's language. Ollama then compares the one in the"
+            "# No TEMPLATE: the chat template of this model can't be expressed in Ollama's template language. Ollama then compares the"
                 .to_owned(),
-            "# GGUF file with those that it knows, and without a match passes the prompt on as it is.".to_owned(),
+            "# one in the GGUF file with those that it knows, and without a match passes the prompt on as it is.".to_owned(),
         ];
     };
     let mut lines =
@@ -146,6 +152,19 @@ mod tests {
         );
         let bare = modelfile(&Pretrained { chat_template: None, ..remote }, Path::new("a.gguf"), Holds::Model);
         assert!(bare.contains("TEMPLATE {{ .Prompt }}\n"), "{bare}");
+    }
+
+    #[test]
+    fn files_beside_each_other_have_modelfiles_of_their_own() {
+        for (gguf, expected) in [
+            ("out/m.gguf", "out/m.Modelfile"),
+            ("m.GGUF", "m.Modelfile"),
+            ("llama-3.1", "llama-3.1.Modelfile"),
+            ("llama-3.2", "llama-3.2.Modelfile"),
+            ("model", "model.Modelfile"),
+        ] {
+            assert_eq!(modelfile_of(Path::new(gguf)), Path::new(expected));
+        }
     }
 
     #[test]

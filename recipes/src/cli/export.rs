@@ -38,7 +38,7 @@ enum Format {
 /// Arguments of `export`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Hugging Face folder, hub id, or .gguf file
+    /// Hugging Face folder, hub id, or a file of weights (.gguf; .safetensors, .bin or .pt with its configuration beside it)
     #[arg(short, long)]
     model: String,
     /// Adapter for the model: a PEFT or MLX folder, or a .gguf file
@@ -51,9 +51,9 @@ pub struct Args {
     /// [default: hf and mlx bf16, gguf f16, gguf-lora f32]
     #[arg(long, value_name = "TYPE")]
     quant: Option<String>,
-    /// Weights that share a scale, for mlx with int4 and int8: 32, 64 or 128
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    group_size: usize,
+    /// Weights that share a scale, for mlx with int4 and int8: 32, 64 or 128 [default: 64]
+    #[arg(long, value_name = "N", value_parser = group_size)]
+    group_size: Option<usize>,
     /// File or folder to write
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
@@ -101,11 +101,14 @@ impl Args {
             Format::Mlx => {
                 let (float, quantisation) = match parse(self.quant.as_deref(), MlxType::Float(FloatType::BF16))? {
                     MlxType::Float(float) => (float, None),
-                    MlxType::Integer(bits) => (FloatType::BF16, Some(MlxQuantisation { bits, group: self.group()? })),
+                    MlxType::Integer(bits) => {
+                        (FloatType::BF16, Some(MlxQuantisation { bits, group: self.group_size.unwrap_or(64) }))
+                    }
                 };
                 let note = note(self.quant.as_deref().unwrap_or(float.name()), quantisation.is_some())?;
                 let card = card(&pretrained, "mlx", self.adapter.as_deref())?;
-                let options = MlxOptions { float, quantisation, card, overwrite: self.overwrite, ..MlxOptions::default() };
+                let (requantize, overwrite) = (self.requantize, self.overwrite);
+                let options = MlxOptions { float, quantisation, requantize, card, overwrite, ..MlxOptions::default() };
                 (export_mlx(&pretrained, weights, &self.output, &options), note)
             }
             _ => {
@@ -121,8 +124,26 @@ impl Args {
         self.finish(&pretrained, report, style)
     }
 
+    /// A flag without effect on the format, as an error of usage.
+    pub(super) fn misuse(&self) -> Option<String> {
+        let format = self.format.to_possible_value()?;
+        let format = format.get_name();
+        let has_groups = self.format == Format::Mlx && matches!(self.quant.as_deref(), Some("int4" | "int8"));
+        if self.group_size.is_some() && !has_groups {
+            let got = self.quant.as_ref().map(|quant| format!(" --quant {quant}")).unwrap_or_default();
+            return Some(format!("--group-size needs --format mlx with --quant int4 or int8, got --format {format}{got}"));
+        }
+        (self.no_modelfile && !self.is_gguf()).then(|| {
+            format!("--no-modelfile needs --format gguf or gguf-lora, got --format {format}, which has no Modelfile")
+        })
+    }
+
+    fn is_gguf(&self) -> bool {
+        matches!(self.format, Format::Gguf | Format::GgufLora)
+    }
+
     fn writes_modelfile(&self) -> bool {
-        matches!(self.format, Format::Gguf | Format::GgufLora) && !self.no_modelfile
+        self.is_gguf() && !self.no_modelfile
     }
 
     /// Writes the Modelfile of a GGUF file, and prints the report.
@@ -130,19 +151,11 @@ impl Args {
         if self.writes_modelfile() {
             let holds = if self.format == Format::Gguf { Holds::Model } else { Holds::Adapter };
             let path = write_modelfile(pretrained, &self.output, holds, self.overwrite).map_err(way_out)?;
-            report.notes.push(format!("Ollama takes it over with: ollama create NAME -f {}", path.display()));
+            report.notes.push(format!("to import it into Ollama: ollama create NAME -f {}", path.display()));
         }
         remove_stale_beside(&self.output, style);
         style.result(describe(&report), &json!(report));
         Ok(ExitCode::SUCCESS)
-    }
-
-    /// The group size, if MLX has it.
-    fn group(&self) -> Result<usize> {
-        match self.group_size {
-            32 | 64 | 128 => Ok(self.group_size),
-            other => bail!("--group-size: expected 32, 64 or 128, got {other}"),
-        }
     }
 
     /// Writes the adapter for programs that apply it without merging.
@@ -202,6 +215,12 @@ pub(super) fn card(pretrained: &Pretrained, library: &'static str, adapter: Opti
     Ok(Some(ModelCard::of(pretrained, library, config.as_ref().zip(adapter))))
 }
 
+/// Parses a group size that MLX has.
+fn group_size(text: &str) -> Result<usize, String> {
+    let group = text.parse::<usize>().ok().filter(|group| matches!(group, 32 | 64 | 128));
+    group.ok_or_else(|| "expected 32, 64 or 128".to_owned())
+}
+
 fn parse<T: std::str::FromStr<Err = String>>(quant: Option<&str>, default: T) -> Result<T> {
     quant.map_or(Ok(default), |name| name.parse().map_err(|reason| anyhow!("--quant: {reason}")))
 }
@@ -239,7 +258,7 @@ pub(super) fn describe(report: &ExportReport) -> String {
 pub(super) fn way_out(error: ExportError) -> anyhow::Error {
     let hint = match &error {
         ExportError::Exists { .. } => "--overwrite replaces it",
-        ExportError::Requantizes { .. } => "begin with a model in 16 bits, or write it all the same with --allow-requantize",
+        ExportError::Requantizes { .. } => "start from a 16-bit model, or write it all the same with --requantize",
         _ => return error.into(),
     };
     with_hint(error.to_string(), hint)

@@ -16,7 +16,7 @@ use crate::report::OutputStyle;
 /// Arguments of `merge`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Hugging Face folder, hub id, or .gguf file
+    /// Hugging Face folder, hub id, or a file of weights (.gguf; .safetensors, .bin or .pt with its configuration beside it)
     #[arg(short, long)]
     model: String,
     /// Adapter: a PEFT or MLX folder, or a .gguf file

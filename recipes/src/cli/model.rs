@@ -14,7 +14,7 @@ use crate::storage::StorageChoice;
 /// Arguments of commands that run a model.
 #[derive(Debug, clap::Args)]
 pub struct ModelArgs {
-    /// Hugging Face folder, hub id, or .gguf file
+    /// Hugging Face folder, hub id, or a file of weights (.gguf; .safetensors, .bin or .pt with its configuration beside it)
     #[arg(short, long, help_heading = "Model")]
     model: String,
     /// Adapter for the model: a PEFT or MLX folder, or a .gguf file

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use burnish_export::{GgufOptions, GgufType, ImportanceMatrix, Mixture, export_gguf, quantize_gguf};
 use burnish_models::Pretrained;
-use burnish_models::gguf::GgufFile;
+use burnish_models::gguf::{GgufFile, is_gguf_name};
 use serde_json::json;
 
 use super::export::{clean_up_on_interrupt, describe, remove_stale_beside, way_out};
@@ -29,8 +29,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
     /// Quantise quantised weights again, although that adds to their errors
-    #[arg(long, alias = "requantize")]
-    allow_requantize: bool,
+    #[arg(long, alias = "allow-requantize")]
+    requantize: bool,
     /// Replace an existing GGUF file
     #[arg(long)]
     overwrite: bool,
@@ -43,12 +43,11 @@ impl Args {
         let options = GgufOptions {
             kind: GgufType::Quantized(self.quant),
             importance: importance.as_ref(),
-            requantize: self.allow_requantize,
+            requantize: self.requantize,
             overwrite: self.overwrite,
         };
         let path = Path::new(&self.input);
-        let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) && !path.is_dir();
-        let report = if is_gguf {
+        let report = if is_gguf_name(path) && !path.is_dir() {
             quantize_gguf(&GgufFile::open(path)?, &self.output, &options)
         } else {
             let model = Pretrained::open(&self.input)?;

@@ -15,6 +15,7 @@ use crate::config::{FineTuneType, Recipe, TrainConfig, load};
 use crate::report::{OutputStyle, TrainReport};
 use crate::train::{End, Events, Plan, PreparedRun, train};
 use burnish_engine::with_hint;
+use burnish_lora::read_config;
 use burnish_models::atomic;
 
 /// Arguments of `train`. If a flag is given twice, the last one counts.
@@ -94,8 +95,9 @@ impl Args {
             }
             style.say("to use it in other programs:");
             let is_adapter = config.fine_tune_type == FineTuneType::Lora;
+            let lora = is_adapter.then(|| read_config(output)).transpose()?;
             leave
-                .lines(&config.output_dir, &output.display().to_string(), is_adapter)
+                .lines(&config.output_dir, &output.display().to_string(), lora.as_ref())
                 .iter()
                 .for_each(|line| style.say(line));
         }
