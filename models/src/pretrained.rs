@@ -9,7 +9,7 @@ use crate::chat_template::{ChatTemplate, Message};
 use crate::checkpoint::{Checkpoint, canonical, is_weights, open_files, open_folder, quantised_folder};
 use crate::config::{ModelConfig, text_part};
 use crate::error::{ModelError, Result};
-use crate::gguf::{GgufFile, keys};
+use crate::gguf::{GgufFile, is_gguf_name, keys};
 use crate::hub;
 use crate::json_file;
 use crate::load_options::LoadOptions;
@@ -49,7 +49,7 @@ impl Pretrained {
         let source = path.display().to_string();
         let mut opened = if path.is_dir() {
             Self::from_folder(path)?
-        } else if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+        } else if is_gguf_name(path) {
             Self::from_gguf(path)?
         } else if path.is_file() && is_weights(path) {
             Self::from_file(path)?

@@ -141,8 +141,9 @@ fn eight_bit_floats_without_scales_are_refused() {
     let read = |config: &Value| open(SafetensorsFolder::from_files(std::slice::from_ref(&path)).unwrap(), config);
     let error = read(&fp8(Value::Null)).map(drop).unwrap_err().to_string();
     assert!(error.contains("a.weight: has 8-bit floats, but no scales"), "{error}");
-    // Where no method says otherwise, the values are what they are.
-    assert_eq!(read(&json!({})).unwrap().read_f32("a.weight").unwrap(), [0.0; 4]);
+    // Where no method is known, their scales may have any name.
+    let error = read(&json!({})).map(drop).unwrap_err().to_string();
+    assert!(error.starts_with("a/folder has 8-bit floats in `a.weight`") && error.contains("choose the model"), "{error}");
 }
 
 #[test]
@@ -169,9 +170,10 @@ fn other_methods_are_left_to_the_refusal_by_name() {
         method("modelopt"),
         json!({}),
     ] {
-        let unchanged = open(fixture("compressed.safetensors"), &config).unwrap();
-        assert!(unchanged.names().iter().any(|name| name.ends_with(".weight_scale")), "{config}");
-        let refused = burnish_models::recognise::check_quantised(Path::new("m"), &config, &unchanged.names());
+        let stored = fixture("compressed.safetensors");
+        let refused = burnish_models::recognise::check_quantised(Path::new("m"), &config, &stored.names());
         assert!(refused.unwrap_err().to_string().contains("weight_scale"), "{config}");
+        let refused = open(stored, &config).map(drop).unwrap_err().to_string();
+        assert!(refused.contains("has 8-bit floats in `"), "{config}: {refused}");
     }
 }

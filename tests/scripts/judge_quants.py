@@ -201,9 +201,9 @@ def judge_requantizing(program, quantised, work):
     target = work / "again.gguf"
     command = [program, "quantize", quantised, target, "--quant", "q4_1"]
     refused = subprocess.run(command, capture_output=True, text=True)
-    check(refused.returncode == 1 and "--allow-requantize" in refused.stderr and not target.exists(), "requantising is refused")
-    burnish(program, *command[1:], "--allow-requantize")
-    check(target.exists(), "requantising with --allow-requantize")
+    check(refused.returncode == 1 and "--requantize" in refused.stderr and not target.exists(), "requantising is refused")
+    burnish(program, *command[1:], "--requantize")
+    check(target.exists(), "requantising with --requantize")
     target.unlink()
 
 

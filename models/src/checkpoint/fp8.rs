@@ -88,13 +88,14 @@ pub(super) fn is_read(config: &Value, name: &str) -> bool {
     method(config).is_some() && SCALES.iter().any(|end| name.ends_with(end))
 }
 
-/// The checkpoint with each weight of 8-bit floats times its scales, and without the scales; itself where `config.json` names no
-/// method that is read.
+/// The checkpoint with each weight of 8-bit floats times its scales, and without the scales; itself where there are no such
+/// weights.
 ///
 /// # Errors
-/// [`ModelError::Mismatch`] with every weight that lacks its scales or has them in another shape.
+/// [`ModelError::Mismatch`] with every weight that lacks its scales or has them in another shape, and [`ModelError::Unsupported`] if
+/// there are 8-bit floats, but no method that is read says how they are scaled.
 pub(super) fn fp8_folder(folder: &Path, inner: Box<dyn Checkpoint>, config: &Value) -> Result<Box<dyn Checkpoint>> {
-    let Some(method) = method(config) else { return Ok(inner) };
+    let Some(method) = method(config) else { return without_method(folder, inner) };
     let (mut weights, mut problems) = (BTreeMap::new(), Vec::new());
     let names = inner.names();
     let file = |name: &str| inner.file_of(name).unwrap_or_else(|| folder.to_owned()).display().to_string();
@@ -128,6 +129,16 @@ pub(super) fn fp8_folder(folder: &Path, inner: Box<dyn Checkpoint>, config: &Val
         );
     }
     Ok(if weights.is_empty() && left_out.is_empty() { inner } else { Box::new(Fp8Folder { inner, names: kept, weights }) })
+}
+
+/// The checkpoint itself, if it has no 8-bit floats: their scales may have any name, and without them the values mean nothing.
+fn without_method(folder: &Path, inner: Box<dyn Checkpoint>) -> Result<Box<dyn Checkpoint>> {
+    let Some(name) = inner.names().into_iter().find(|name| inner.is_float8(name)) else { return Ok(inner) };
+    let reason = format!(
+        "has 8-bit floats in `{name}`, but no `quantization_config` in config.json that is read and says how they are scaled; choose \
+         the model that it was made from, or one with the method fp8 or compressed-tensors (float-quantized)"
+    );
+    Err(ModelError::Unsupported { path: folder.to_owned(), reason })
 }
 
 /// The scales of a weight.

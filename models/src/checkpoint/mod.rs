@@ -152,10 +152,11 @@ impl<C: Checkpoint + ?Sized> Checkpoint for Box<C> {
 }
 
 /// The checkpoint with each quantised weight under its own name and shape, and without the parts that it consists of: NF4 of
-/// bitsandbytes, 4 and 8 bits of MLX, and 8-bit floats. Itself where `config.json` names no method that is read.
+/// bitsandbytes, 4 and 8 bits of MLX, and 8-bit floats. Itself where it has none of these.
 ///
 /// # Errors
-/// [`ModelError::Mismatch`] with every quantised weight that lacks a part or has one of another shape.
+/// [`ModelError::Mismatch`] with every quantised weight that lacks a part or has one of another shape, and
+/// [`ModelError::Unsupported`] if there are 8-bit floats without a method that is read.
 pub fn quantised_folder(folder: &Path, inner: Box<dyn Checkpoint>, config: &Value) -> Result<Box<dyn Checkpoint>> {
     fp8::fp8_folder(folder, packed::packed_folder(folder, inner, config)?, config)
 }

@@ -32,6 +32,11 @@ use crate::float_type::FloatType;
 use crate::part::{Part, Role, RowOrder, of_gguf};
 use crate::tokenizer::Tokenizer;
 
+/// Whether a path ends in `.gguf`.
+pub fn is_gguf_name(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+}
+
 /// A tensor of the file.
 #[derive(Debug)]
 struct Stored {

@@ -56,6 +56,11 @@ impl BatchOptions {
     fn rows_per_sample(&self) -> usize {
         if self.preference_pairs { 2 } else { 1 }
     }
+
+    /// One batch of all these examples, each in a row of its own, whose tokens are rounded up to a multiple of the granule.
+    pub fn lay_out(&self, examples: &[Example]) -> Batch {
+        lay_out(&examples.iter().map(|example| vec![example]).collect::<Vec<_>>(), self)
+    }
 }
 
 /// The shape of a batch.
@@ -198,6 +203,11 @@ impl Batches {
     /// The maximum length of a row.
     pub fn max_seq_length(&self) -> usize {
         self.options.max_seq_length
+    }
+
+    /// What the tokens of a batch are rounded up to a multiple of.
+    pub fn granule(&self) -> usize {
+        self.options.granule
     }
 
     /// The examples, in the order of the file.

@@ -107,6 +107,11 @@ impl RowTokenizer<'_> {
             RowUse::Pairs => return self.pairs(row),
             RowUse::Ratings => return self.ratings(row),
         }
+        self.answers(row, false)
+    }
+
+    /// The examples of the answers of a row, or of its last answer.
+    fn answers(&self, row: &Row, only_last: bool) -> Result<TokenizedRow, String> {
         let mut made = TokenizedRow::default();
         match row {
             Row::Chat { messages, tools, learn_from, unlearned } => {
@@ -115,16 +120,18 @@ impl RowTokenizer<'_> {
             Row::Completion { prompt, completion } => self.completion(&mut made, prompt, completion)?,
             Row::Text(text) if text.is_empty() => return Err("text is empty".to_owned()),
             Row::Text(text) => self.plain(&mut made, text, 0)?,
-            Row::Alpaca { .. } => self.alpaca(&mut made, row)?,
+            Row::Alpaca { .. } => self.alpaca(&mut made, row, only_last)?,
             Row::Tokens { input_ids, labels } => made.examples.push(from_tokens(input_ids, labels.as_deref())),
             Row::Preference { .. } => {
-                return Err(format!("a preference row (chosen, rejected) needs one of the recipes {OF_PAIRS}, got sft"));
+                return Err(format!("a preference row (chosen, rejected) needs one of the recipes {OF_PAIRS}"));
             }
             Row::Labelled { label: Value::Bool(_), .. } => {
-                return Err(format!("a row with a label that is true or false needs {OF_RATINGS}, got sft"));
+                return Err(format!(
+                    "a row with a label that is true or false needs {OF_RATINGS}; for sft remove `label` or `kto_tag`"
+                ));
             }
             // Any other label is a column without meaning.
-            Row::Labelled { answer, .. } => return self.tokenize(answer),
+            Row::Labelled { answer, .. } => return self.answers(answer, only_last),
         }
         for example in &made.examples {
             self.check(example)?;
@@ -156,7 +163,7 @@ impl RowTokenizer<'_> {
             Row::Labelled { answer, label: Value::Bool(desirable) } => {
                 let alone = RowTokenizer { rows: RowUse::Answers, mask_prompt: true, ..self.clone() };
                 let answer = format::with_last_answer(answer)?;
-                let mut made = alone.tokenize(&answer)?;
+                let mut made = alone.answers(&answer, true)?;
                 if made.split {
                     return Err(
                         "an answer of several turns can't have a label, because the template renders each turn differently"
@@ -172,8 +179,12 @@ impl RowTokenizer<'_> {
                 made.examples.iter_mut().skip(1).for_each(|rejected| rejected.desirable = false);
                 Ok(made)
             }
-            _ => Err("a row needs a label that is true or false, or chosen and rejected; without, it is for the recipe sft"
-                .into()),
+            Row::Text(_) => Err("a label needs a prompt and an answer, not `text`".into()),
+            Row::Tokens { .. } => Err("a label needs a prompt and an answer, not `input_ids`".into()),
+            _ => {
+                Err("a row needs a label that is true or false, or chosen and rejected; a row without either is for sft"
+                    .into())
+            }
         }
     }
 
@@ -272,8 +283,9 @@ impl RowTokenizer<'_> {
         Ok(())
     }
 
-    /// Adds an Alpaca row as messages, or with Alpaca's own prompt if the model has no template.
-    fn alpaca(&self, made: &mut TokenizedRow, row: &Row) -> Result<(), String> {
+    /// Adds an Alpaca row as messages, or with Alpaca's own prompt if the model has no template. The answers of its history are
+    /// learned too, unless only the last one is.
+    fn alpaca(&self, made: &mut TokenizedRow, row: &Row, only_last: bool) -> Result<(), String> {
         let Row::Alpaca { system, history, tools, instruction, input, output } = row else { return Ok(()) };
         if self.template.is_none() {
             if !history.is_empty() || tools.is_some() {
@@ -292,7 +304,8 @@ impl RowTokenizer<'_> {
             messages.extend([Message::new("user", question), Message::new("assistant", answer)]);
         }
         messages.extend([Message::new("user", question), Message::new("assistant", output)]);
-        self.chat(made, &messages, tools.as_ref(), 0, &[])
+        let learn_from = if only_last { messages.len() - 1 } else { 0 };
+        self.chat(made, &messages, tools.as_ref(), learn_from, &[])
     }
 
     fn end(&self, made: &mut TokenizedRow, example: &mut Example) {

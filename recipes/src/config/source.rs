@@ -12,7 +12,7 @@ use super::entry::{Entry, SECTIONS, entries};
 use super::error::ConfigError;
 use super::foreign::{self, Reading};
 use super::key::{Key, Kind};
-use super::peers::{Peer, axolotl, mlx_lm};
+use super::peers::{Peer, axolotl, llama_factory, mlx_lm};
 use super::value::should_be;
 
 /// The values of all sources, under our own names.
@@ -29,7 +29,8 @@ impl Keys {
         let peer = peer_of(entries.iter().map(|entry| entry.name.as_str()));
         let mut source = Source { peer, is_file: !place.is_empty(), ..Source::default() };
         let wrong = |key: &str, reason: String| ConfigError::Value { place: place.to_owned(), key: key.to_owned(), reason };
-        let mut rewritten = mlx_lm::rewrite(&mut entries, &mut self.notes);
+        let mut rewritten = mlx_lm::rewrite(&mut entries, &mut self.notes)
+            .and_then(|()| llama_factory::rewrite(&mut entries, &mut self.notes));
         if source.is_of(&axolotl::PEER) {
             rewritten = rewritten.and_then(|()| axolotl::rewrite(&mut entries));
         }
@@ -180,10 +181,27 @@ impl Source {
             mlx_lm::part_of_full(&self.values).map_or(Ok(()), |reason| Err(("fine_tune_type", reason)))?;
         }
         notes.extend(self.peer.and_then(|peer| self.take_defaults(peer)));
+        notes.extend(self.drop_dropout());
         if self.is_of(&mlx_lm::PEER) {
             notes.extend(mlx_lm::to_optimizer_steps(&mut self.values).map_err(|reason| ("iters", reason))?);
         }
         Ok(notes)
+    }
+
+    /// Turns dropout off where the other program's trainers of preferences do.
+    ///
+    /// # Source
+    /// `disable_dropout` of the trainers of LLaMA-Factory, and of TRL's configurations, which axolotl uses.
+    fn drop_dropout(&mut self) -> Option<String> {
+        let peer = self.peer.filter(|peer| [axolotl::PEER.name, llama_factory::PEER.name].contains(&peer.name))?;
+        let is_preference = self.values.get("recipe").is_some_and(|recipe| recipe != "sft");
+        let has_dropout = self.values.get("dropout").and_then(Value::as_f64).is_some_and(|share| share > 0.0);
+        let is_theirs = self.given_as.get("dropout").is_some_and(|name| name == "lora_dropout");
+        if !(self.is_file && is_preference && has_dropout && is_theirs) {
+            return None;
+        }
+        self.values.insert("dropout".to_owned(), 0.0.into());
+        Some(format!("`dropout = 0.0`, because {} turns dropout off to train preferences", peer.name))
     }
 
     /// Fills in the other program's defaults for keys that its file leaves out, if they affect the result.

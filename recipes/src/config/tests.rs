@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::*;
 
 mod peers;
+mod preferences;
 
 fn given(value: &Value) -> Map<String, Value> {
     let mut map = json!({ "model": "m", "data": "d" }).as_object().cloned().unwrap();

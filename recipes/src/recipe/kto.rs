@@ -8,7 +8,7 @@ use burnish_engine::{Batch, IGNORE};
 
 use super::logistic::{sigmoid, sigmoid_slope};
 use crate::config::{LossType, TrainConfig};
-use crate::data::{BatchOptions, Batches, Example};
+use crate::data::{BatchOptions, Example};
 
 /// `L = w (1 - σ(±β (r - z)))`, with the log-ratio `r = log π - log π₀` of an answer, plus for a good one and minus for a bad one, and the
 /// mean log-ratio `z` of the mismatched answers, at least 0 and without a gradient.
@@ -28,6 +28,8 @@ pub struct Kto {
     pub has_baseline: bool,
     /// Mismatched rows are truncated to this many tokens.
     pub max_seq_length: usize,
+    /// What the tokens of mismatched rows are rounded up to a multiple of, as those of the batch.
+    pub granule: usize,
 }
 
 /// The losses that `loss_type` may name.
@@ -42,10 +44,12 @@ impl Kto {
             undesirable_weight: config.undesirable_weight,
             has_baseline: config.loss_type != LossType::ApoZeroUnpaired,
             max_seq_length: config.max_seq_length,
+            granule: 1,
         }
     }
 
-    /// Each prompt with the answer of the example before it. Answers of the same prompt are passed over while there are others.
+    /// Each prompt with the answer of the example before it. Answers of the same prompt are skipped while there are others; a lone
+    /// example gets its own answer, as in TRL.
     fn mismatched(&self, batch: &Batch) -> Vec<Example> {
         let examples = examples(batch);
         let parts: Vec<_> = examples.iter().map(split).collect();
@@ -144,6 +148,10 @@ impl Judge for Kto {
         true
     }
 
+    fn has_rows_beside(&self) -> bool {
+        self.has_baseline
+    }
+
     fn beside(&self, batch: &Batch) -> Option<Batch> {
         if !self.has_baseline {
             return None;
@@ -153,9 +161,10 @@ impl Judge for Kto {
             batch_size: examples.len(),
             max_seq_length: self.max_seq_length,
             padding_free: batch.rows < examples.len(),
+            granule: self.granule,
             ..BatchOptions::default()
         };
-        Some(Batches::new(examples, options).batch(0, 0))
+        Some(options.lay_out(&examples))
     }
 
     /// Answers.
@@ -198,8 +207,14 @@ mod tests {
     use super::*;
     use crate::recipe::pairs::example::{batch, check_factors, losses, metric};
 
-    const KTO: Kto =
-        Kto { beta: 0.5, desirable_weight: 1.5, undesirable_weight: 0.75, has_baseline: true, max_seq_length: 8 };
+    const KTO: Kto = Kto {
+        beta: 0.5,
+        desirable_weight: 1.5,
+        undesirable_weight: 0.75,
+        has_baseline: true,
+        max_seq_length: 8,
+        granule: 1,
+    };
 
     #[test]
     fn losses_follow_the_formula() {
@@ -243,7 +258,7 @@ mod tests {
 
     #[test]
     fn prompts_get_answers_of_other_prompts() {
-        // Both answers of a pair have the same prompt, so one is passed over.
+        // Both answers of a pair have the same prompt, so one is skipped.
         let made = KTO.mismatched(&batch());
         let ids = |index: usize| made[index].input_ids.as_slice();
         assert_eq!((ids(0), ids(1)), (&[0, 0, 7][..], &[0, 0, 7][..]));
@@ -254,7 +269,10 @@ mod tests {
         assert_eq!((beside.rows, beside.examples(), beside.target_tokens), (4, 4, 4));
         let free = Batch { rows: 1, length: 16, ..batch() };
         assert_eq!(KTO.beside(&free).unwrap().rows, 1);
-        assert!(Kto { has_baseline: false, ..KTO }.beside(&batch()).is_none());
+        let rounded = Kto { granule: 24, ..KTO }.beside(&free).unwrap();
+        assert_eq!((rounded.rows, rounded.length, rounded.tokens), (1, 24, 12));
+        let without = Kto { has_baseline: false, ..KTO };
+        assert!(without.beside(&batch()).is_none() && !without.has_rows_beside() && KTO.has_rows_beside());
         let short = Kto { max_seq_length: 2, ..KTO };
         assert_eq!(short.beside(&batch()).unwrap().target_tokens, 0);
     }

@@ -14,15 +14,20 @@ use anyhow::Result;
 use burnish_engine::{Objective, with_hint};
 
 use crate::config::{FineTuneType, LossType, Recipe, TrainConfig};
-use crate::data::Example;
+use crate::data::{Batches, Example};
 
-/// How a recipe computes the loss of a step from the losses of its tokens. Rows have at most `max_seq_length` tokens.
-pub fn objective(config: &TrainConfig, max_seq_length: usize) -> Objective {
+/// How a recipe computes the loss of a step from the losses of its tokens. Rows beside those of a batch are laid out as
+/// the batches are.
+pub fn objective(config: &TrainConfig, batches: &Batches) -> Objective {
     match config.recipe {
         Recipe::Sft => Objective::Tokens,
         Recipe::Dpo => Objective::Judged(Arc::new(dpo::Dpo::new(config))),
         Recipe::Orpo => Objective::Judged(Arc::new(orpo::Orpo::new(config))),
-        Recipe::Kto => Objective::Judged(Arc::new(kto::Kto { max_seq_length, ..kto::Kto::new(config) })),
+        Recipe::Kto => Objective::Judged(Arc::new(kto::Kto {
+            max_seq_length: batches.max_seq_length(),
+            granule: batches.granule(),
+            ..kto::Kto::new(config)
+        })),
         Recipe::Simpo => Objective::Judged(Arc::new(simpo::Simpo::new(config))),
         Recipe::Cpo => Objective::Judged(Arc::new(cpo::Cpo::new(config))),
     }

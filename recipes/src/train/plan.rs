@@ -35,7 +35,7 @@ impl Plan {
         let accumulation = config.grad_accumulation_steps;
         let total = if config.iters > 0 { config.iters } else { config.epochs * batches.steps_per_epoch(accumulation) };
         let checkpointing = config.grad_checkpoint.then(Checkpointing::default);
-        let objective = recipe::objective(config, batches.max_seq_length());
+        let objective = recipe::objective(config, &batches);
         Self { batches, accumulation, total, done, seed: config.seed, objective, checkpointing }
     }
 

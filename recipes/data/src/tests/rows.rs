@@ -162,7 +162,8 @@ fn preference_rows_need_a_preference_recipe() {
     let tokenizer = tokenizer();
     let pair = Row::from_json(r#"{"prompt": "a", "chosen": "b", "rejected": "c"}"#).unwrap();
     let of_answers = row_tokenizer(&tokenizer, None);
-    assert!(of_answers.tokenize(&pair).unwrap_err().contains("dpo"));
+    let error = of_answers.tokenize(&pair).unwrap_err();
+    assert!(error.contains("dpo") && !error.contains("got sft"), "{error}");
     let of_pairs = RowTokenizer { rows: RowUse::Pairs, mask_prompt: false, ..of_answers.clone() };
     let error = of_pairs.tokenize(&Row::Text("a".to_owned())).unwrap_err();
     assert!(error.contains("chosen and rejected") && error.contains("sft"), "{error}");
@@ -201,13 +202,18 @@ fn rows_with_a_label_need_the_recipe_for_them() {
     };
     let expected = alone(&turns(r#", "train": false"#, ""), false);
     assert_eq!(read(&turns("", r#", "label": false"#)).unwrap(), expected);
+    let history = |tag: &str| format!(r#"{{"instruction": "c", "output": "d", "history": [["a", "b"]]{tag}}}"#);
+    assert_eq!(read(&history(r#", "kto_tag": false"#)).unwrap(), expected);
+    assert_ne!(of_answers.tokenize(&row(&history(""))).unwrap().examples[0].labels, expected[0].labels);
     // A pair is a good and a bad answer.
     let pair = read(r#"{"prompt": "a", "chosen": "b", "rejected": "c"}"#).unwrap();
     assert_eq!(pair, [alone(completion, true), alone(r#"{"prompt": "a", "completion": "c"}"#, false)].concat());
 
     for (json, word) in [
         (completion, "needs a label that is true or false"),
-        (r#"{"prompt": "a", "completion": "b", "label": null}"#, "needs a label"),
+        (r#"{"prompt": "a", "completion": "b", "label": null}"#, "a row without either is for sft"),
+        (r#"{"text": "a", "label": true}"#, "a label needs a prompt and an answer, not `text`"),
+        (r#"{"input_ids": [1, 2], "label": true}"#, "a label needs a prompt and an answer, not `input_ids`"),
         (r#"{"prompt": "a", "completion": "b", "label": 1}"#, "label should be true or false, got 1"),
         (r#"{"prompt": "a", "completion": "b", "label": "yes"}"#, "got a string"),
         (r#"{"messages": [{"role": "user", "content": "a"}], "label": true}"#, "should be the assistant's"),
@@ -219,7 +225,8 @@ fn rows_with_a_label_need_the_recipe_for_them() {
     assert!(error.contains("needs a completion"), "{error}");
     // Other recipes name the right one, and ignore labels of other kinds.
     let labelled = row(r#"{"prompt": "a", "completion": "b", "label": true}"#);
-    assert!(of_answers.tokenize(&labelled).unwrap_err().contains("kto"));
+    let error = of_answers.tokenize(&labelled).unwrap_err();
+    assert!(error.contains("the recipe kto; for sft remove `label`"), "{error}");
     let of_pairs = RowTokenizer { rows: RowUse::Pairs, ..of_answers.clone() };
     assert!(of_pairs.tokenize(&labelled).unwrap_err().contains("kto"));
     let other = row(r#"{"prompt": "a", "completion": "b", "label": "positive"}"#);

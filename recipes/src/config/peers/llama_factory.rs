@@ -7,7 +7,9 @@ use super::{
     NO_REFERENCE, NO_REWARDS, ONE_ATTENTION, ONLY_NF4, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer, TEXT_ONLY,
     with_double_quant,
 };
+use crate::config::entry::Entry;
 use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated};
+use crate::config::value::number;
 
 const ONE_FILE: &str = "put the rows into one file, in the order you want";
 
@@ -125,4 +127,53 @@ fn defaults(given: &Map<String, Value>) -> Value {
         "lr_scheduler": "linear", "warmup": 0.0, "weight_decay": 0.0,
     });
     with_double_quant(given, defaults)
+}
+
+/// Reads `pref_loss` and `pref_ftx`, whose meaning depends on each other and on `stage`, as its trainers do.
+///
+/// # Errors
+/// The key, and why it is not supported.
+pub(in crate::config) fn rewrite(entries: &mut Vec<Entry>, notes: &mut Vec<String>) -> Result<(), (&'static str, String)> {
+    let given = |name: &str| entries.iter().find(|entry| entry.name == name).map(|entry| &entry.value);
+    let stage = given("stage").and_then(Value::as_str).unwrap_or("dpo").to_owned();
+    let loss = given("pref_loss").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let ftx = given("pref_ftx").and_then(number).filter(|weight| *weight > 0.0);
+    if stage != "dpo" {
+        if !loss.is_empty() {
+            notes.push(format!("`pref_loss` has no effect: `stage` is {stage}"));
+            entries.retain(|entry| entry.name != "pref_loss");
+        }
+        return match ftx {
+            Some(ftx) if stage == "kto" => {
+                Err(("pref_ftx", format!("= {ftx} is not supported: kto has no loss of the chosen answers; remove it")))
+            }
+            _ => Ok(()),
+        };
+    }
+    match (loss.as_str(), ftx) {
+        ("orpo", Some(ftx)) => {
+            let reason =
+                format!("= {ftx} is not supported: the loss of orpo has that of the chosen texts already; remove it");
+            Err(("pref_ftx", reason))
+        }
+        ("orpo", None) => {
+            notes.push(
+                "`pref_loss` is orpo, which learns the prompts of chosen answers too, as in TRL; \
+                 LLaMA-Factory learns the answers only"
+                    .to_owned(),
+            );
+            Ok(())
+        }
+        ("simpo", Some(ftx)) => {
+            notes.push(format!(
+                "`pref_loss` simpo with `pref_ftx` is read as `recipe = \"cpo\"`, `loss_type = \"simpo\"`, `cpo_alpha = {ftx:?}`"
+            ));
+            entries.retain(|entry| !["stage", "pref_loss", "pref_ftx"].contains(&entry.name.as_str()));
+            let keys: [(&str, Value); 3] =
+                [("recipe", "cpo".into()), ("loss_type", "simpo".into()), ("cpo_alpha", ftx.into())];
+            entries.extend(keys.map(|(name, value)| Entry::new(name, value)));
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }

@@ -27,12 +27,12 @@ fn check(name: &str, text: &str, values: &Value, lines: &[(&str, &str)]) {
 }
 
 /// The error about a YAML file, without its path.
-fn refused(text: &str) -> String {
+pub(super) fn refused(text: &str) -> String {
     let error = from_file("c.yaml", &format!("model: m\ndata: d\n{text}")).unwrap_err().to_string();
     error.split_once(".yaml: ").map_or(error.as_str(), |(_, reason)| reason).to_owned()
 }
 
-fn read(text: &str) -> Loaded {
+pub(super) fn read(text: &str) -> Loaded {
     from_file("c.yaml", &format!("model: m\ndata: d\n{text}")).unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
@@ -422,42 +422,6 @@ fn values_are_read_as_pyyaml_reads_them() {
     ] {
         let error = refused(text);
         assert!(error.starts_with(expected), "{text}: {error}");
-    }
-}
-
-#[test]
-fn preferences_of_other_programs() {
-    let of = |text: &str| {
-        let TrainConfig { recipe, loss_type, beta, .. } = read(text).config;
-        (recipe.name(), loss_type.name(), beta)
-    };
-    assert_eq!(of("stage: dpo\npref_beta: 0.2\n"), ("dpo", "auto", 0.2));
-    assert_eq!(of("stage: dpo\npref_loss: ipo\n"), ("dpo", "ipo", 0.1));
-    // `pref_loss` may name a recipe, in any order.
-    assert_eq!(of("stage: dpo\npref_loss: orpo\n"), ("orpo", "auto", 0.1));
-    assert_eq!(of("pref_loss: simpo\nstage: dpo\n"), ("simpo", "auto", 0.1));
-    assert_eq!(of("rl: ipo\nrl_beta: 0.3\n"), ("dpo", "ipo", 0.3));
-    assert_eq!(of("rl: orpo\norpo_alpha: 0.4\n"), ("orpo", "auto", 0.4));
-    assert_eq!(of("rl: simpo\n"), ("cpo", "simpo", 0.1));
-    assert_eq!(of("rl: false\nloss_type: chunked_nll\n"), ("sft", "auto", 0.1));
-    assert_eq!(of("recipe: dpo\nloss_type: [robust]\n"), ("dpo", "robust", 0.1));
-    let factory = read("stage: kto\nkto_chosen_weight: 1.5\nkto_rejected_weight: 0.5\n").config;
-    let axolotl = read("rl: kto\nkto_desirable_weight: 1.5\nkto_undesirable_weight: 0.5\n").config;
-    for TrainConfig { recipe, desirable_weight, undesirable_weight, .. } in [factory, axolotl] {
-        assert_eq!((recipe, desirable_weight, undesirable_weight), (Recipe::Kto, 1.5, 0.5));
-    }
-    let ftx = read("stage: dpo\npref_ftx: 0.25\nsimpo_gamma: 0.7\n");
-    assert_eq!((ftx.config.rpo_alpha, ftx.config.simpo_gamma), (0.25, 0.7));
-    assert!(ftx.notes.iter().any(|note| note == "`simpo_gamma` has no effect, because `recipe` is dpo"), "{ftx:?}");
-    for (text, word) in [
-        ("stage: ppo\n", "sft, dpo or kto"),
-        ("pref_loss: kto_pair\n", "sigmoid, hinge"),
-        ("dpo_label_smoothing: 0.1\n", "robust"),
-        ("ref_model: m\n", "start of the run"),
-        ("loss_type: [sigmoid, sft]\n", "rpo_alpha"),
-    ] {
-        let error = refused(text);
-        assert!(error.contains(word), "{text}: {error}");
     }
 }
 
