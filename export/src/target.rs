@@ -46,9 +46,6 @@ pub fn check_folder(target: &Path, overwrite: bool, inputs: &[PathBuf]) -> Resul
     if !exists(target) {
         return Ok(());
     }
-    if !overwrite {
-        return Err(ExportError::Exists { path: target.to_owned() });
-    }
     check_inputs(target, inputs)?;
     let entries = fs::read_dir(target).map_err(|error| ExportError::io(target, error))?;
     let mut names = Vec::new();
@@ -64,7 +61,8 @@ pub fn check_folder(target: &Path, overwrite: bool, inputs: &[PathBuf]) -> Resul
     }
     match names.iter().find(|name| !is_own(target, name)) {
         Some(name) => occupied(format!("has `{name}`, which no export wrote, so it is not replaced; choose another folder")),
-        None => Ok(()),
+        None if overwrite => Ok(()),
+        None => Err(ExportError::Exists { path: target.to_owned() }),
     }
 }
 
@@ -78,11 +76,11 @@ pub fn check_file(target: &Path, overwrite: bool, inputs: &[PathBuf], magic: &[u
     if target.is_dir() {
         return occupied("is a folder, but this export writes a file");
     }
+    if target.as_os_str().to_string_lossy().ends_with(std::path::is_separator) {
+        return occupied("is the name of a folder, but this export writes a file");
+    }
     if !exists(target) {
         return Ok(());
-    }
-    if !overwrite {
-        return Err(ExportError::Exists { path: target.to_owned() });
     }
     check_inputs(target, inputs)?;
     let mut begin = vec![0; magic.len()];
@@ -90,7 +88,7 @@ pub fn check_file(target: &Path, overwrite: bool, inputs: &[PathBuf], magic: &[u
     if read.is_err() || begin != magic {
         return occupied("is a file that no export wrote, so it is not replaced; choose another name");
     }
-    Ok(())
+    if overwrite { Ok(()) } else { Err(ExportError::Exists { path: target.to_owned() }) }
 }
 
 /// Checks the target as [`check_folder`] does, and writes it: `fill` puts the files into a folder beside it, which is then

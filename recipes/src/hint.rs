@@ -5,9 +5,35 @@ use burnish_export::ExportError;
 use burnish_lora::LoraError;
 use burnish_models::ModelError;
 use burnish_models::atomic::WriteError;
+use burnish_models::gguf::is_gguf_name;
 
 use crate::config::ConfigError;
 use crate::data::DataError;
+
+/// The way out where a disk takes no more, for every command.
+const ELSEWHERE: &str = "write to another place";
+
+/// Words of errors that a damaged file has, and one of another format; not one that is sound but not supported.
+const DAMAGE: [&str; 13] = [
+    "cut off",
+    "not a GGUF file",
+    "expected GGUF version",
+    "bytes that are left can hold",
+    "not UTF-8",
+    "has the unknown type",
+    "not a safetensors file",
+    "not a complete safetensors file",
+    "lies beyond the end",
+    "is empty",
+    "not a file of torch.save",
+    "is missing from the archive",
+    "not JSON",
+];
+
+/// As [`hint`], for an error of a run, which has checkpoints.
+pub fn hint_of_run(error: &anyhow::Error) -> Option<String> {
+    Some(hint(error)?.replace(ELSEWHERE, "choose another --output-dir; the last checkpoint is intact"))
+}
 
 /// A hint for an error, if there is one.
 pub fn hint(error: &anyhow::Error) -> Option<String> {
@@ -34,16 +60,16 @@ fn of_io(error: &std::io::Error) -> Option<String> {
     use std::io::ErrorKind;
     Some(match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            "the disk is full: free some space or choose another --output-dir; the last checkpoint is intact".to_owned()
+            format!("the disk is full: free some space or {ELSEWHERE}")
         }
         ErrorKind::FileTooLarge => {
-            "the size of files is limited (by `ulimit -f`, or to 4 GB on a FAT32 disk): raise the limit or choose another --output-dir; \
-             the last checkpoint is intact"
-                .to_owned()
+            format!(
+                "the size of files is limited (by `ulimit -f`, or to 4 GB on a FAT32 disk): raise the limit or {ELSEWHERE}"
+            )
         }
         ErrorKind::PermissionDenied => "check the permissions of the file or folder, or choose another".to_owned(),
         ErrorKind::NotFound => "check the spelling; relative paths start at the current folder".to_owned(),
-        ErrorKind::ReadOnlyFilesystem => "the disk is read-only; choose another --output-dir".to_owned(),
+        ErrorKind::ReadOnlyFilesystem => format!("the disk is read-only: {ELSEWHERE}"),
         _ => return None,
     })
 }
@@ -51,7 +77,9 @@ fn of_io(error: &std::io::Error) -> Option<String> {
 fn of_model(error: &ModelError) -> Option<String> {
     Some(match error {
         ModelError::Io { source, .. } => return of_io(source),
-        ModelError::Format { .. } => "the file may be truncated or of another format; download it again".to_owned(),
+        ModelError::Format { reason, .. } if DAMAGE.iter().any(|words| reason.contains(words)) => {
+            "the file may be truncated or of another format; download it again".to_owned()
+        }
         ModelError::Mismatch { .. } => {
             "config.json and the weights may belong to different models, or a shard may be missing".to_owned()
         }
@@ -70,7 +98,8 @@ fn of_model(error: &ModelError) -> Option<String> {
                 .to_owned()
         }
         ModelError::IsAdapter { .. } => "pass it as --adapter, and the model it belongs to as --model".to_owned(),
-        ModelError::Config { .. }
+        ModelError::Format { .. }
+        | ModelError::Config { .. }
         | ModelError::Unsupported { .. }
         | ModelError::Tokenizer { .. }
         | ModelError::Template { .. } => return None,
@@ -80,6 +109,7 @@ fn of_model(error: &ModelError) -> Option<String> {
 fn of_lora(error: &LoraError) -> Option<String> {
     Some(match error {
         LoraError::Io { source, .. } | LoraError::Write(WriteError::Io { source, .. }) => return of_io(source),
+        LoraError::Mismatch { path, .. } if is_gguf_name(path) => "the adapter was trained on another model".to_owned(),
         LoraError::Mismatch { .. } => {
             "the adapter was trained on another model, which its adapter_config.json names".to_owned()
         }
@@ -142,7 +172,39 @@ mod tests {
             ] {
                 let hint = hint(&error);
                 assert!(hint.as_deref().is_some_and(|hint| hint.contains(words)), "{error:?}: {hint:?}");
+                // Only a run has a checkpoint and an output folder.
+                assert!(hint.is_some_and(|hint| !hint.contains("checkpoint") && !hint.contains("--output-dir")));
+                let of_run = hint_of_run(&error);
+                assert!(
+                    of_run.is_some_and(|hint| hint.contains(words) && hint.contains("--output-dir; the last checkpoint"))
+                );
             }
         }
+    }
+
+    #[test]
+    fn a_sound_file_is_not_to_be_downloaded_again() {
+        let of = |reason: &str| hint(&ModelError::format("m", reason).into());
+        for damaged in
+            ["the file is cut off: at byte 8", "not a complete safetensors file: HeaderTooLarge", "the file is empty"]
+        {
+            assert!(of(damaged).is_some_and(|hint| hint.contains("download it again")), "{damaged}");
+        }
+        for sound in [
+            "its `data.pkl`: it needs `os.system` of Python, which is not part of a state dict of tensors",
+            "is in the format of torch.save before PyTorch 1.6, which is not read",
+            "`w` has the storage type TQ1_0 of ggml, which is not supported",
+            "expected one of model.safetensors, found none of them",
+        ] {
+            assert_eq!(of(sound), None, "{sound}");
+        }
+    }
+
+    #[test]
+    fn only_a_folder_of_an_adapter_names_its_base() {
+        let of =
+            |path: &str| hint(&LoraError::Mismatch { path: path.into(), problems: Vec::new() }.into()).unwrap_or_default();
+        assert!(of("run/adapter").contains("adapter_config.json"));
+        assert_eq!(of("l.gguf"), "the adapter was trained on another model");
     }
 }

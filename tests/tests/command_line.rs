@@ -74,11 +74,13 @@ fn damaged_models_are_refused_by_name() {
         fs::write(model.join("config.json"), text).unwrap();
     });
     // All misfits are reported together: a missing layer, and a different width.
-    generate_fails(&missing, &["model.layers.4.mlp.up_proj.weight: missing", "model.layers.0.mlp.up_proj.weight", "hint: "]);
+    let words = ["model.layers.4.mlp.up_proj.weight: missing", "model.layers.0.mlp.up_proj.weight", "hint: "];
+    fails(&["-v", "generate", "--model", &missing, "--prompt", "hi"], &words);
+    generate_fails(&missing, &["more (-v shows all)", "hint: "]);
     for format in ["gguf", "hf"] {
         let target = folder.path().join(format).display().to_string();
         let words = ["model.layers.4.mlp.up_proj.weight", "hint: config.json and the weights"];
-        fails(&["export", "--model", &missing, "--format", format, "--output", &target], &words);
+        fails(&["-v", "export", "--model", &missing, "--format", format, "--output", &target], &words);
         assert!(!Path::new(&target).exists());
     }
     let unknown = damaged(&folder.path().join("unknown"), |model| {

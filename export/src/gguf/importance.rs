@@ -25,9 +25,12 @@ impl ImportanceMatrix {
     /// Reads a file of `llama-imatrix` in the format of GGUF.
     ///
     /// # Errors
-    /// A [`ModelError::Format`] that names the file, and what is wrong with it.
+    /// If the file can't be read, and an [`ExportError::Unsupported`] that names it if it is no importance matrix.
     pub fn open(path: &Path) -> Result<Self> {
-        let wrong = |reason: String| ExportError::from(ModelError::Format { path: path.to_owned(), reason });
+        let wrong = |reason: String| ExportError::unsupported(format!("{}: {reason}", path.display()));
+        if path.is_dir() {
+            return Err(wrong("expected a GGUF file of llama-imatrix, got a folder".to_owned()));
+        }
         let file = GgufFile::open(path).map_err(|error| match error {
             ModelError::Format { reason, .. } if reason.starts_with("not a GGUF file") => wrong(format!(
                 "{reason}; llama-imatrix --in-file OLD.dat -o NEW.gguf converts importance matrices in the old format"
@@ -92,6 +95,11 @@ impl ImportanceMatrix {
             ))),
             found => Ok(found.map(Vec::as_slice)),
         }
+    }
+
+    /// Whether it has the importance of a tensor.
+    pub(super) fn has(&self, tensor: &str) -> bool {
+        self.columns.contains_key(tensor)
     }
 
     /// The keys that llama-quantize adds to the metadata.

@@ -131,6 +131,12 @@ fn importance_of<'a>(
     report: &mut ExportReport,
 ) -> Result<Vec<Option<&'a [f32]>>> {
     let Some(matrix) = options.importance else { return Ok(vec![None; tensors.len()]) };
+    if !tensors.iter().any(|tensor| matrix.has(&tensor.name)) {
+        return Err(ExportError::unsupported(format!(
+            "{} has the importance of no tensor of this model: it belongs to another model",
+            matrix.path().display()
+        )));
+    }
     let mut missing = Vec::new();
     let mut found = Vec::new();
     for tensor in tensors {

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use burnish_models::gguf::{GgufFile, TensorInfo, Value};
+use burnish_models::ModelError;
+use burnish_models::gguf::{GgufFile, TensorInfo, Value, keys};
 
 use super::kind::GgufOptions;
 use super::mixture::Facts;
@@ -24,8 +25,8 @@ const CHANGED: [&str; 5] =
 ///
 /// # Errors
 /// [`ExportError::Exists`] or [`ExportError::Occupied`] if the target must not be replaced. [`ExportError::Requantizes`] if a matrix
-/// is in few bits already, and the options don't allow quantising it again. [`ExportError::Unsupported`] for a part of a model, and
-/// an error if no family has the architecture, a weight is not finite or outside the range of f16, or the file can't be read or
+/// is in few bits already, and the options don't allow quantising it again. [`ModelError::IsAdapter`] for an adapter,
+/// [`ExportError::Unsupported`] for a part of a model or one with another number of blocks than it says, and an error if no family has the architecture, a weight is not finite or outside the range of f16, or the file can't be read or
 /// written. The target is then unchanged.
 pub fn quantize_gguf(source: &GgufFile, target: &Path, options: &GgufOptions<'_>) -> Result<ExportReport> {
     let mut report = ExportReport { path: target.to_owned(), ..ExportReport::default() };
@@ -56,6 +57,9 @@ pub fn quantize_gguf(source: &GgufFile, target: &Path, options: &GgufOptions<'_>
             for first in (0..rows).step_by(each) {
                 source.with_rows(info, first..rows.min(first + each), |bytes| {
                     if tensor.kind == info.kind {
+                        if !info.kind.is_packed() {
+                            quants::check_finite(&info.name, &info.kind.dequantize(bytes))?;
+                        }
                         return file.put(bytes);
                     }
                     file.put(&quants::recode(tensor, info.kind, bytes, *importance)?)
@@ -71,6 +75,9 @@ pub fn quantize_gguf(source: &GgufFile, target: &Path, options: &GgufOptions<'_>
 /// What the types depend on.
 fn facts<'a>(source: &'a GgufFile, options: &GgufOptions<'_>) -> Result<Facts<'a>> {
     let metadata = source.metadata();
+    if metadata.text(keys::TYPE) == Some(keys::ADAPTER) {
+        return Err(ModelError::IsAdapter { path: source.path().to_owned(), base: None, format: "GGUF" }.into());
+    }
     if metadata.number("split.count").is_some_and(|count| count > 1) {
         return Err(ExportError::unsupported(format!(
             "{} is a part of a model: merge the parts first (llama-gguf-split --merge)",
@@ -82,9 +89,19 @@ fn facts<'a>(source: &'a GgufFile, options: &GgufOptions<'_>) -> Result<Facts<'a
     let architecture = metadata.text("general.architecture").unwrap_or_default();
     let number = |key: &str| metadata.number(&format!("{architecture}.{key}"));
     let heads = number("attention.head_count").unwrap_or(0);
+    let layers = number("block_count").unwrap_or(0);
+    let blocks =
+        source.tensors().filter_map(|info| info.name.strip_prefix("blk.")?.split('.').next()?.parse::<usize>().ok());
+    let blocks = blocks.max().map_or(0, |last| last.saturating_add(1));
+    if layers != blocks || layers == 0 {
+        return Err(ExportError::unsupported(format!(
+            "{}: `{architecture}.block_count` is {layers}, but the file has the tensors of {blocks} blocks",
+            source.path().display()
+        )));
+    }
     Ok(Facts {
         architecture,
-        layers: number("block_count").unwrap_or(0),
+        layers,
         heads,
         kv_heads: number("attention.head_count_kv").unwrap_or(heads),
         has_importance: options.importance.is_some(),

@@ -7,16 +7,29 @@ use bytemuck::AnyBitPattern;
 use half::{bf16, f16};
 
 use super::writer::PlannedTensor;
-use crate::error::Result;
+use crate::error::{ExportError, Result};
 
 /// Encodes whole rows of a tensor, with the importance of its columns if that is known.
 pub(super) fn encode(tensor: &PlannedTensor, values: &[f32], importance: Option<&[f32]>) -> Result<Vec<u8>> {
     let name = &tensor.name;
+    if !tensor.kind.is_packed() {
+        check_finite(name, values)?;
+    }
     match tensor.kind {
         GgmlType::F32 => Ok(FloatType::F32.encode(name, values)?),
         GgmlType::F16 => Ok(FloatType::F16.encode(name, values)?),
         GgmlType::BF16 => Ok(FloatType::BF16.encode(name, values)?),
         _ => quantize(tensor, values, importance),
+    }
+}
+
+/// Refuses values that make every answer of the model useless, as the quantisation of matrices does.
+pub(super) fn check_finite(name: &str, values: &[f32]) -> Result<()> {
+    // Divisors of frequencies that are not to turn may be infinite.
+    let is_wrong = |value: &&f32| value.is_nan() || (value.is_infinite() && !name.starts_with("rope_"));
+    match values.iter().find(is_wrong) {
+        Some(value) => Err(ExportError::unsupported(format!("`{name}` has the value {value}, which is not finite"))),
+        None => Ok(()),
     }
 }
 

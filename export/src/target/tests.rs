@@ -61,8 +61,11 @@ fn only_what_an_export_wrote_is_replaced() {
         ("run", &["config.toml", "metrics.jsonl"], "training run"),
         ("run2", &["checkpoint-20/trainer_state.json"], "training run"),
     ] {
-        let error = refused(&folder(root.path(), name, files), true, &[]);
-        assert!(error.contains(words), "{name}: {error}");
+        // That is said at once: --overwrite would not help.
+        for overwrite in [false, true] {
+            let error = refused(&folder(root.path(), name, files), overwrite, &[]);
+            assert!(error.contains(words), "{name}: {error}");
+        }
     }
     assert!(entries(root.path()).iter().all(|name| !name.starts_with('.')));
 }
@@ -113,8 +116,13 @@ fn files_and_folders_do_not_replace_each_other() {
     }
     let text = root.path().join("notes.txt");
     fs::write(&text, "mine").unwrap();
-    let error = write_file(&text, true, &[], b"GGUF", |_| Ok(())).unwrap_err().to_string();
-    assert!(error.contains("no export wrote") && fs::read(&text).unwrap() == b"mine", "{error}");
+    for overwrite in [false, true] {
+        let error = write_file(&text, overwrite, &[], b"GGUF", |_| Ok(())).unwrap_err().to_string();
+        assert!(error.contains("no export wrote") && fs::read(&text).unwrap() == b"mine", "{error}");
+    }
+    let slash = root.path().join("sub/");
+    let error = write_file(&slash, false, &[], b"GGUF", |_| Ok(())).unwrap_err().to_string();
+    assert!(error.contains("is the name of a folder"), "{error}");
     assert_eq!(entries(root.path()), ["notes.txt", "out"]);
 }
 

@@ -245,6 +245,12 @@ impl<A: Borrow<Batches>> Epoch<A> {
         lay_out(&rows, options)
     }
 
+    /// The examples of the batch at `index`.
+    pub fn examples(&self, index: usize) -> impl Iterator<Item = &Example> {
+        let Batches { examples, .. } = self.batches.borrow();
+        self.rows(index).flatten().map(move |example| &examples[*example])
+    }
+
     /// The shape of the batch at `index`.
     pub fn shape(&self, index: usize) -> Shape {
         let Batches { examples, options, .. } = self.batches.borrow();

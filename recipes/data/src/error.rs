@@ -76,6 +76,9 @@ impl DataError {
             Self::Row { reason, .. } if reason.contains("no chat template") => {
                 Some("without a chat template, use rows with prompt and completion, or with text")
             }
+            Self::Row { reason, .. } | Self::NothingLeft { first: Some(reason), .. } if recipe_for(reason).is_some() => {
+                recipe_for(reason)
+            }
             Self::Row { .. } => Some("fix the row, or use --skip-bad-rows"),
             Self::Empty { .. } => Some("each line is one JSON object, such as {\"text\": \"...\"}"),
             Self::NothingLeft { cut: true, .. } => {
@@ -94,4 +97,15 @@ impl DataError {
             Self::Io { .. } => None,
         }
     }
+}
+
+/// The hint for a row that only other recipes learn from, by the reason that tokenising gives.
+fn recipe_for(reason: &str) -> Option<&'static str> {
+    let hints = [
+        ("needs one of the recipes dpo", "`burnish train dpo` learns from such rows, and so do orpo, simpo, cpo and kto"),
+        ("the recipe kto", "`burnish train kto` learns from such rows"),
+        ("for the recipe sft", "`burnish train sft` learns from such rows"),
+        ("a row without either is for sft", "`burnish train sft` learns from such rows"),
+    ];
+    hints.into_iter().find(|(words, _)| reason.contains(words)).map(|(_, hint)| hint)
 }

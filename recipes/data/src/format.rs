@@ -99,6 +99,11 @@ impl Row {
         if row.contains_key("chosen") || row.contains_key("rejected") {
             return preference::preference(row);
         }
+        if let [Some(Value::Bool(label)), Some(Value::Bool(tag))] = LABELS.map(|key| row.get(key))
+            && label != tag
+        {
+            return Err(format!("`label` is {label}, but `kto_tag` is {tag}"));
+        }
         let label = LABELS.into_iter().find_map(|key| row.get(key)).cloned();
         let answer = if let Some(messages) = row.shift_remove("messages") {
             chat::of_messages(&row, messages)?

@@ -40,8 +40,8 @@ impl Example {
     }
 }
 
-/// The recipes for pairs of answers, and the one for single answers with a label.
-const OF_PAIRS: &str = "dpo, orpo, simpo or cpo";
+/// The recipes for pairs of answers, and the only one for single answers with a label.
+const OF_PAIRS: &str = "dpo, orpo, simpo, cpo or kto";
 const OF_RATINGS: &str = "the recipe kto";
 
 /// Turns rows into examples.

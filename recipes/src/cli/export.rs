@@ -16,6 +16,7 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use super::change;
+use super::leave::quoted;
 use crate::report::{OutputStyle, gib};
 
 /// The format to write.
@@ -74,7 +75,7 @@ impl Args {
         let pretrained = Pretrained::open(&self.model)?;
         if self.writes_modelfile() {
             let inputs = target::inputs_of(&pretrained, &*pretrained.checkpoint);
-            check_modelfile(&self.output, self.overwrite, &inputs).map_err(way_out)?;
+            check_modelfile(&self.output, self.overwrite, &inputs).map_err(modelfile_way_out)?;
         }
         match self.format {
             Format::Peft => return self.peft(&pretrained, style),
@@ -133,6 +134,9 @@ impl Args {
             let got = self.quant.as_ref().map(|quant| format!(" --quant {quant}")).unwrap_or_default();
             return Some(format!("--group-size needs --format mlx with --quant int4 or int8, got --format {format}{got}"));
         }
+        if self.format == Format::Peft && self.quant.is_some() {
+            return Some("--quant has no effect with --format peft: an adapter is always stored in f32".to_owned());
+        }
         (self.no_modelfile && !self.is_gguf()).then(|| {
             format!("--no-modelfile needs --format gguf or gguf-lora, got --format {format}, which has no Modelfile")
         })
@@ -150,11 +154,12 @@ impl Args {
     fn finish(&self, pretrained: &Pretrained, mut report: ExportReport, style: OutputStyle) -> Result<ExitCode> {
         if self.writes_modelfile() {
             let holds = if self.format == Format::Gguf { Holds::Model } else { Holds::Adapter };
-            let path = write_modelfile(pretrained, &self.output, holds, self.overwrite).map_err(way_out)?;
-            report.notes.push(format!("to import it into Ollama: ollama create NAME -f {}", path.display()));
+            let path = write_modelfile(pretrained, &self.output, holds, self.overwrite).map_err(modelfile_way_out)?;
+            let path = quoted(&path.display().to_string());
+            report.notes.push(format!("to import it into Ollama: ollama create NAME -f {path}"));
         }
         remove_stale_beside(&self.output, style);
-        style.result(describe(&report), &json!(report));
+        style.result(describe(&report, style), &json!(report));
         Ok(ExitCode::SUCCESS)
     }
 
@@ -243,15 +248,23 @@ pub(super) fn remove_stale_beside(target: &Path, style: OutputStyle) {
     }
 }
 
-/// What was written, as text for the user.
-pub(super) fn describe(report: &ExportReport) -> String {
+/// What was written, as text for the user, with the notes unless they are to be quiet.
+pub(super) fn describe(report: &ExportReport, style: OutputStyle) -> String {
     let tensors: Vec<String> = report.tensors.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     let mut text = format!("wrote {} ({}, {} tensors)", report.path.display(), gib(report.bytes), tensors.join(" + "));
-    for note in &report.notes {
+    for note in report.notes.iter().filter(|_| !style.quiet) {
         text.push_str("\nnote: ");
         text.push_str(note);
     }
     text
+}
+
+/// As [`way_out`], for the Modelfile.
+fn modelfile_way_out(error: ExportError) -> anyhow::Error {
+    match &error {
+        ExportError::Occupied { .. } => with_hint(error.to_string(), "--no-modelfile writes none"),
+        _ => way_out(error),
+    }
 }
 
 /// Adds a hint if a flag is the way out.
@@ -262,4 +275,24 @@ pub(super) fn way_out(error: ExportError) -> anyhow::Error {
         _ => return error.into(),
     };
     with_hint(error.to_string(), hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_are_silent_if_quiet() {
+        let report = ExportReport { notes: vec!["of a tensor".to_owned()], ..ExportReport::default() };
+        let text = |quiet| describe(&report, OutputStyle { json: false, quiet });
+        assert!(text(false).ends_with("\nnote: of a tensor") && !text(true).contains("note"), "{}", text(true));
+    }
+
+    #[test]
+    fn a_foreign_modelfile_can_be_left_alone() {
+        let path = PathBuf::from("m.Modelfile");
+        let hint = |error: ExportError| crate::hint::hint(&modelfile_way_out(error)).unwrap_or_default();
+        assert!(hint(ExportError::Occupied { path: path.clone(), reason: "is".into() }).contains("--no-modelfile"));
+        assert!(hint(ExportError::Exists { path }).contains("--overwrite"));
+    }
 }

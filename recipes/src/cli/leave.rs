@@ -55,7 +55,7 @@ fn has_several_ranks(lora: &LoraConfig) -> bool {
 }
 
 /// A word as a shell takes it.
-fn quoted(word: &str) -> String {
+pub(super) fn quoted(word: &str) -> String {
     let is_plain = |character: char| character.is_ascii_alphanumeric() || "-_./:@%+,=~".contains(character);
     if !word.is_empty() && word.chars().all(is_plain) {
         word.to_owned()

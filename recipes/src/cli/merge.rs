@@ -44,7 +44,7 @@ impl Args {
         let mut report = export_hugging_face(&pretrained, &merged, &self.output, &options).map_err(way_out)?;
         report.notes.extend(note);
         remove_stale_beside(&self.output, style);
-        style.result(describe(&report), &json!(report));
+        style.result(describe(&report, style), &json!(report));
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -29,7 +29,8 @@ use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use burnish_engine::guard::{message, panics_are_guarded};
 use tracing_subscriber::EnvFilter;
 
-use crate::hint::hint;
+use crate::config::ConfigError;
+use crate::hint::{hint, hint_of_run};
 use crate::report::{OutputStyle, complain};
 
 /// Fine-tune language models, in Rust
@@ -113,7 +114,8 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         burnish_backends::keep_kernels(folder.join("burnish").join("kernels"));
     }
     let style = OutputStyle { json: cli.json, quiet: cli.quiet };
-    let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| dispatch(cli.command, cli.verbose > 0, style)));
+    let (verbose, is_run) = (cli.verbose > 0, matches!(cli.command, Command::Train(_) | Command::Quickstart(_)));
+    let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| dispatch(cli.command, verbose, style)));
     if matches!(run, Ok(Ok(_))) {
         burnish_backends::publish_kernels();
     }
@@ -121,8 +123,9 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     match run {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => {
-            complain(format!("error: {}", chain(&error)));
-            if let Some(hint) = hint(&error) {
+            complain(format!("error: {}", chain(&error, verbose)));
+            let hint = if is_run { hint_of_run(&error) } else { hint(&error) };
+            if let Some(hint) = hint {
                 complain(format!("hint: {hint}"));
             }
             ExitCode::FAILURE
@@ -166,11 +169,12 @@ fn dispatch(command: Command, verbose: bool, style: OutputStyle) -> anyhow::Resu
     }
 }
 
-/// An error and its causes in one line, without repetitions.
-fn chain(error: &anyhow::Error) -> String {
+/// An error and its causes in one line, without repetitions. A list of tensors is cut, unless `whole`.
+fn chain(error: &anyhow::Error, whole: bool) -> String {
     let mut text = String::new();
     for cause in error.chain() {
-        let cause = cause.to_string();
+        let is_whole = whole || cause.is::<ConfigError>();
+        let cause = if is_whole { cause.to_string() } else { cut(&cause.to_string()) };
         if text.is_empty() {
             text = cause;
         } else if !text.contains(&cause) {
@@ -178,6 +182,21 @@ fn chain(error: &anyhow::Error) -> String {
         }
     }
     text
+}
+
+/// The most lines of a list in an error.
+const LISTED: usize = 3;
+
+/// The text with no more than the first lines of the list at its end.
+fn cut(text: &str) -> String {
+    let Some((title, list)) = text.split_once("\n  ") else { return text.to_owned() };
+    let lines: Vec<&str> = list.split("\n  ").collect();
+    // One line more takes no more room than the number of those that are left out.
+    if lines.len() <= LISTED + 1 {
+        return text.to_owned();
+    }
+    let (shown, rest) = lines.split_at(LISTED);
+    format!("{title}\n  {}\n  and {} more (-v shows all)", shown.join("\n  "), rest.len())
 }
 
 /// Sends the libraries' logs to stderr: warnings, unless `--quiet`, and more with `--verbose` or `RUST_LOG`.
@@ -248,6 +267,7 @@ mod tests {
             &["burnish", "export", "--model", "m", "--format", "onnx", "--output", "o"],
             &["burnish", "chat", "--model", "m", "--backend", "gpu"],
             &["burnish", "quantize", "m.gguf", "q.gguf"],
+            &["burnish", "quantize", "", "q.gguf", "--quant", "q4_k_m"],
             &["burnish", "-q", "-v", "init"],
             &["burnish", "plan", "--model", "m", "--memory", "0"],
             &["burnish", "plan", "--model", "m", "--chip", "M4"],
@@ -284,6 +304,7 @@ mod tests {
             ("gguf --group-size 48", "expected 32, 64 or 128"),
             ("hf --no-modelfile", "--format hf"),
             ("mlx-adapter --no-modelfile", "--format mlx-adapter"),
+            ("peft --quant f16", "always stored in f32"),
         ] {
             let error = parse(wrong).unwrap_err();
             assert!(error.exit_code() == 2 && error.to_string().contains(named), "{wrong}: {error}");
@@ -299,6 +320,20 @@ mod tests {
     fn causes_are_one_line_without_repetitions() {
         let error =
             Err::<(), _>(anyhow!("no space left")).context("a.bin: no space left").context("can't save").unwrap_err();
-        assert_eq!(chain(&error), "can't save: a.bin: no space left");
+        assert_eq!(chain(&error, false), "can't save: a.bin: no space left");
+    }
+
+    #[test]
+    fn a_long_list_of_tensors_is_cut_unless_all_is_asked_for() {
+        let error = |count: usize| {
+            let problems = (0..count).map(|at| format!("layer {at}")).collect();
+            anyhow::Error::from(burnish_lora::LoraError::Mismatch { path: "a".into(), problems }).context("can't merge")
+        };
+        let text = chain(&error(56), false);
+        assert!(text.ends_with(":\n  layer 0\n  layer 1\n  layer 2\n  and 53 more (-v shows all)"), "{text}");
+        assert_eq!(chain(&error(56), true).lines().count(), 57);
+        assert!(chain(&error(4), false).ends_with("layer 3"));
+        let problems = (0..9).map(|at| format!("key {at}")).collect();
+        assert_eq!(chain(&ConfigError::Problems { problems }.into(), false).lines().count(), 9);
     }
 }

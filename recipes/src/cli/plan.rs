@@ -11,6 +11,7 @@ use serde_json::json;
 use super::flags::ConfigFlags;
 use crate::config::{FineTuneType, QuantizationKind, Recipe, TrainConfig, load_without_data};
 use crate::plan::{Budget, Header, Planned, check_chip};
+use crate::recipe;
 use crate::report::OutputStyle;
 
 /// Arguments of `plan`. If a flag is given twice, the last one counts.
@@ -44,6 +45,7 @@ impl Args {
             style.say(note);
         }
         let mut config = loaded.config;
+        recipe::check(&config)?;
         if let Some(chip) = &self.chip {
             check_chip(chip)?;
             "metal".clone_into(&mut config.backend);
@@ -80,5 +82,26 @@ fn here(config: &mut TrainConfig, backend: &str) -> Result<FloatType> {
     match config.fine_tune_type {
         FineTuneType::Full => Ok(FloatType::F32),
         FineTuneType::Lora => Ok(dtype::choose(backend, &config.dtype)?.dtype),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn what_train_refuses_has_no_plan() {
+        let refused = |recipe: &str, (key, value): (&str, Value), word: &str| {
+            let flags = [("model", Value::from("llama-3.2-1b")), (key, value)];
+            let flags = ConfigFlags(flags.map(|(key, value)| (key.to_owned(), value)).into_iter().collect());
+            let plan = Args { recipe: Some(recipe.to_owned()), config: None, chip: None, memory: Some(16), flags };
+            let error = plan.run(OutputStyle { quiet: true, ..OutputStyle::default() }).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        };
+        refused("kto", ("batch_size", 1.into()), "`batch_size` is 1");
+        refused("dpo", ("fine_tune_type", "full".into()), "second model");
+        refused("dpo", ("packing", true.into()), "`packing` is on");
     }
 }

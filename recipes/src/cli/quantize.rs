@@ -7,6 +7,7 @@ use anyhow::Result;
 use burnish_export::{GgufOptions, GgufType, ImportanceMatrix, Mixture, export_gguf, quantize_gguf};
 use burnish_models::Pretrained;
 use burnish_models::gguf::{GgufFile, is_gguf_name};
+use clap::builder::NonEmptyStringValueParser;
 use serde_json::json;
 
 use super::export::{clean_up_on_interrupt, describe, remove_stale_beside, way_out};
@@ -16,7 +17,7 @@ use crate::report::OutputStyle;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// .gguf file, Hugging Face folder, or hub id
-    #[arg(value_name = "IN")]
+    #[arg(value_name = "IN", value_parser = NonEmptyStringValueParser::new())]
     input: String,
     /// GGUF file to write
     #[arg(value_name = "OUT")]
@@ -55,7 +56,7 @@ impl Args {
         };
         let report = report.map_err(way_out)?;
         remove_stale_beside(&self.output, style);
-        style.result(describe(&report), &json!(report));
+        style.result(describe(&report, style), &json!(report));
         Ok(ExitCode::SUCCESS)
     }
 }

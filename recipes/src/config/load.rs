@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use burnish_lora::read_config;
 use burnish_models::encoding::text_of;
 use serde_json::{Map, Value};
 
 use super::TrainConfig;
-use super::choice::{PREFERENCE_KEYS, QuantizationKind};
+use super::choice::{ADAPTER_KEYS, PREFERENCE_KEYS, QuantizationKind, Recipe};
 use super::error::ConfigError;
 use super::source::Keys;
 
@@ -36,13 +37,14 @@ pub fn load_without_data(file: Option<&Path>, flags: Map<String, Value>) -> Resu
 }
 
 fn read(file: Option<&Path>, flags: Map<String, Value>, needs_data: bool) -> Result<Loaded, ConfigError> {
-    let mut merged = Keys::default();
     let mut errors = Vec::new();
-    if let Some(path) = file {
-        merged.take(read_file(path)?, &format!("{}: ", path.display()), &mut errors);
+    let in_file = file.map(read_file).transpose()?;
+    let mut merged = Keys { recipe: recipe_of(&flags).or_else(|| in_file.as_ref().and_then(recipe_of)), ..Keys::default() };
+    if let (Some(path), Some(map)) = (file, in_file) {
+        merged.take(map, &format!("{}: ", path.display()), &mut errors);
     }
     merged.take(flags, "", &mut errors);
-    let Keys { values, mut notes } = merged;
+    let Keys { values, mut notes, .. } = merged;
     if !errors.is_empty() {
         return Err(together(errors));
     }
@@ -61,11 +63,38 @@ fn read(file: Option<&Path>, flags: Map<String, Value>, needs_data: bool) -> Res
     if config.double_quant && config.quantization != QuantizationKind::Nf4 {
         notes.push("`double_quant` has no effect, because `quantization` is not nf4".to_owned());
     }
-    let unread = PREFERENCE_KEYS.iter().filter(|key| values.contains_key(**key));
+    let unread = PREFERENCE_KEYS.iter().filter(|key| values.contains_key(**key) && !is_refused(key, config.recipe));
     for key in unread.filter(|key| !config.recipe.preference_keys().contains(key) && !is_default(key, &values)) {
         notes.push(format!("`{key}` has no effect, because `recipe` is {}", config.recipe.name()));
     }
+    notes.extend(take_adapter(&mut config, &values));
     Ok(Loaded { config, notes })
+}
+
+/// Takes the values of the adapter that the run starts from, and returns a note for each key that has another one. An adapter that can't
+/// be read is an error later.
+fn take_adapter(config: &mut TrainConfig, given: &Map<String, Value>) -> Vec<String> {
+    let Some(adapter) = config.adapter.as_ref().and_then(|adapter| read_config(adapter.as_ref()).ok()) else {
+        return Vec::new();
+    };
+    let taken = config.with_adapter(adapter);
+    let value = |config: &TrainConfig| serde_json::to_value(config).unwrap_or_default();
+    let (before, now) = (value(config), value(&taken));
+    *config = taken;
+    let differs = |key: &&str| given.contains_key(*key) && before.get(*key) != now.get(*key);
+    let note = |key: &str| format!("`{key}` has no effect, because `adapter` gives it");
+    ADAPTER_KEYS.into_iter().filter(differs).map(note).collect()
+}
+
+/// Whether the recipe refuses values other than the default, rather than ignoring them.
+fn is_refused(key: &str, recipe: Recipe) -> bool {
+    key == "loss_type" || key == "label_smoothing" && recipe != Recipe::Sft
+}
+
+/// The recipe under its own key.
+fn recipe_of(map: &Map<String, Value>) -> Option<Recipe> {
+    let name = map.get("recipe")?.as_str()?;
+    Recipe::ALL.into_iter().find(|recipe| recipe.name() == name)
 }
 
 fn is_default(key: &str, values: &Map<String, Value>) -> bool {

@@ -15,7 +15,9 @@ mod source;
 mod value;
 
 pub use alias::FOREIGN;
-pub use choice::{FineTuneType, LossType, LrScheduler, OptimizerKind, PREFERENCE_KEYS, QuantizationKind, Recipe};
+pub use choice::{
+    ADAPTER_KEYS, FineTuneType, LossType, LrScheduler, OptimizerKind, PREFERENCE_KEYS, QuantizationKind, Recipe,
+};
 pub use error::ConfigError;
 pub use init::commented_toml;
 pub use key::{Key, Kind};
@@ -191,6 +193,21 @@ impl TrainConfig {
             modules_to_save: self.modules_to_save.list(),
             num_layers: (self.num_layers > 0).then_some(self.num_layers),
             ..LoraConfig::default()
+        }
+    }
+
+    /// This configuration with the values of an adapter that it starts from.
+    fn with_adapter(&self, adapter: LoraConfig) -> Self {
+        Self {
+            rank: adapter.rank,
+            alpha: adapter.alpha,
+            rslora: adapter.rslora,
+            dora: adapter.dora,
+            init: Init::Default,
+            target_modules: adapter.target_modules,
+            modules_to_save: TargetModules::Named(adapter.modules_to_save),
+            num_layers: adapter.num_layers.unwrap_or(0),
+            ..self.clone()
         }
     }
 

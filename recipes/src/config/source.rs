@@ -20,6 +20,8 @@ use super::value::should_be;
 pub(super) struct Keys {
     pub values: Map<String, Value>,
     pub notes: Vec<String>,
+    /// The recipe, if it is known before the keys are read.
+    pub recipe: Option<Recipe>,
 }
 
 impl Keys {
@@ -27,7 +29,7 @@ impl Keys {
     pub fn take(&mut self, map: Map<String, Value>, place: &str, errors: &mut Vec<ConfigError>) {
         let mut entries = entries(map);
         let peer = peer_of(entries.iter().map(|entry| entry.name.as_str()));
-        let mut source = Source { peer, is_file: !place.is_empty(), ..Source::default() };
+        let mut source = Source { peer, is_file: !place.is_empty(), recipe: self.recipe, ..Source::default() };
         let wrong = |key: &str, reason: String| ConfigError::Value { place: place.to_owned(), key: key.to_owned(), reason };
         let mut rewritten = mlx_lm::rewrite(&mut entries, &mut self.notes)
             .and_then(|()| llama_factory::rewrite(&mut entries, &mut self.notes));
@@ -77,6 +79,7 @@ struct Source {
     /// The program that the file belongs to, if its keys tell.
     peer: Option<&'static Peer>,
     is_file: bool,
+    recipe: Option<Recipe>,
     /// Whether the scheduler is transformers' `constant`, which ignores `warmup_steps`.
     without_warmup: bool,
 }
@@ -136,7 +139,7 @@ impl Source {
         let by_transformers = given_as == "lr_scheduler_type" || self.is_of(&axolotl::PEER);
         self.without_warmup |= own == "lr_scheduler" && value == "constant" && by_transformers;
         let (value, why) = foreign::value_for(key, value);
-        check(key, &value)?;
+        check(key, &value, self.recipe)?;
         if let (Some(before), Some(name)) = (self.values.get(own), self.given_as.get(own)) {
             // A warmup_steps or warmup_ratio of 0 doesn't count, lora_target_linear overrides lora_target_modules, and pref_loss stage.
             let is_less = |value: &Value, name: &str, than: &str| match own {
@@ -212,9 +215,11 @@ impl Source {
         // Either `iters` or `epochs` sets the length of the run.
         let iters = self.values.get("iters").is_some_and(|iters| *iters != 0);
         let epochs = self.values.contains_key("epochs");
+        let adapter = self.values.contains_key("adapter");
         defaults.retain(|key, _| match key.as_str() {
             given if self.values.contains_key(given) => false,
-            "rank" | "alpha" | "dropout" | "num_layers" => !full,
+            "rank" | "alpha" | "num_layers" => !full && !adapter,
+            "dropout" => !full,
             "epochs" => !iters,
             "iters" => !epochs,
             _ => true,
@@ -233,7 +238,7 @@ fn is_key(name: &str) -> bool {
 }
 
 /// Checks that a value fits its key.
-fn check(key: &Key, value: &Value) -> Result<(), String> {
+fn check(key: &Key, value: &Value, recipe: Option<Recipe>) -> Result<(), String> {
     let fits = match key.kind {
         Kind::Bool => value.is_boolean(),
         Kind::Integer => value.as_u64().is_some(),
@@ -248,6 +253,7 @@ fn check(key: &Key, value: &Value) -> Result<(), String> {
     }
     match choices(key.name) {
         Some(known) if !value.as_str().is_some_and(|text| known.contains(&text)) => {
+            let known = if key.name == "loss_type" { losses(recipe) } else { known.to_vec() };
             Err(should_be(&format!("one of {}", known.join(", ")), value))
         }
         None if key.name == "init" && value.as_str().is_none_or(|text| text.parse::<Init>().is_err()) => {
@@ -255,6 +261,12 @@ fn check(key: &Key, value: &Value) -> Result<(), String> {
         }
         _ => Ok(()),
     }
+}
+
+/// The losses of a recipe that has several, or else of all.
+fn losses(recipe: Option<Recipe>) -> Vec<&'static str> {
+    let own = recipe.map(crate::recipe::losses).filter(|own| !own.is_empty());
+    own.map_or_else(|| LossType::NAMES.to_vec(), |own| [LossType::Auto].iter().chain(own).map(|loss| loss.name()).collect())
 }
 
 /// The values of a key that accepts only a few.

@@ -421,3 +421,26 @@ fn invalid_files_are_refused() {
     assert!(matches!(load(Some(std::path::Path::new("no/such.toml")), Map::new()), Err(ConfigError::Io { .. })));
     assert!(error("c.yaml", "").contains("`model` is missing"));
 }
+
+#[test]
+fn an_adapter_gives_its_values() {
+    let json = r#"{"peft_type": "LORA", "r": 3, "lora_alpha": 5, "target_modules": ["q_proj"], "use_rslora": true}"#;
+    let (folder, _) = written("adapter_config.json", json);
+    let adapter = folder.path().display().to_string();
+    let given = json!({
+        "adapter": adapter, "rank": 8, "alpha": 99, "target_modules": ["v_proj"], "dora": true, "init": "pissa", "num_layers": 2,
+        "dropout": 0.1,
+    });
+    let Loaded { config, mut notes } = loaded(&given);
+    notes.sort();
+    let unread = ["alpha", "dora", "init", "num_layers", "rank", "target_modules"];
+    assert_eq!(notes, unread.map(|key| format!("`{key}` has no effect, because `adapter` gives it")));
+    let found = (config.rank, config.alpha, config.rslora, config.dora, config.num_layers, config.dropout);
+    assert_eq!(found, (3, 5.0, true, false, 0, 0.1));
+    assert_eq!((config.init, config.target_modules.list()), (burnish_lora::Init::Default, vec!["q_proj".to_owned()]));
+    // The configuration that is saved says nothing, and neither do another program's defaults.
+    let (_kept, path) = written("c.toml", &config.to_toml());
+    assert_eq!(load(Some(&path), Map::new()).unwrap().notes, [""; 0]);
+    let theirs = from_file("c.yaml", &format!("model: m\ndata: d\nstage: sft\nadapter_name_or_path: {adapter}\n")).unwrap();
+    assert!(theirs.config.rank == 3 && !theirs.notes.iter().any(|note| note.contains("rank")), "{theirs:?}");
+}

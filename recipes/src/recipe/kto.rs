@@ -70,15 +70,32 @@ impl Kto {
     }
 }
 
-/// A note if the weights don't make up for different numbers of good and bad answers: by the paper, the good ones should count as much as
+/// Whether all of these examples have the same prompt.
+pub fn has_one_prompt<'a>(examples: impl IntoIterator<Item = &'a Example>) -> bool {
+    let mut prompts = examples.into_iter().map(prompt);
+    let first = prompts.next();
+    prompts.all(|prompt| Some(prompt) == first)
+}
+
+/// The prompt as a batch has it, where the first token is never learned.
+fn prompt(example: &Example) -> &[u32] {
+    let learned = example.labels.iter().skip(1).position(|label| *label != IGNORE);
+    &example.input_ids[..learned.map_or(example.input_ids.len(), |at| at + 1)]
+}
+
+/// A note if all answers are good or all are bad, or if the weights don't make up for different numbers of good and bad answers: by the paper, the good ones should count as much as
 /// the bad ones, to a third more.
 pub fn imbalance(config: &TrainConfig, examples: &[Example]) -> Option<String> {
     let good = examples.iter().filter(|example| example.desirable).count();
     let bad = examples.len() - good;
-    let [low, high] = [1.0, 4.0 / 3.0].map(|share| share * config.undesirable_weight * bad as f64 / good.max(1) as f64);
+    if good.min(bad) == 0 {
+        let kind = if bad == 0 { "good" } else { "bad" };
+        return Some(format!("all {} answers are {kind}: kto learns from good and bad ones", examples.len()));
+    }
+    let [low, high] = [1.0, 4.0 / 3.0].map(|share| share * config.undesirable_weight * bad as f64 / good as f64);
     // As TRL, which rounds the limits.
     let is_within = (low - 0.005..=high + 0.005).contains(&config.desirable_weight);
-    (good != bad && good.min(bad) > 0 && !is_within).then(|| {
+    (good != bad && !is_within).then(|| {
         format!("{good} good and {bad} bad answers: desirable_weight from {low:.2} to {high:.2} would balance them")
     })
 }
@@ -205,6 +222,8 @@ impl Judge for Kto {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Recipe;
+    use crate::recipe::check_rows;
     use crate::recipe::pairs::example::{batch, check_factors, losses, metric};
 
     const KTO: Kto = Kto {
@@ -245,9 +264,26 @@ mod tests {
         assert!(note.starts_with("8 good and 4 bad answers: desirable_weight from 0.50 to 0.67"), "{note}");
         let weighted = TrainConfig { desirable_weight: 0.6, ..TrainConfig::default() };
         assert!(imbalance(&weighted, &examples(8, 4)).is_none());
-        assert!([(4, 4), (3, 0), (4, 5)].iter().all(|(good, bad)| {
+        for (counts, said) in [((3, 0), "all 3 answers are good"), ((0, 2), "all 2 answers are bad")] {
+            assert!(imbalance(&weighted, &examples(counts.0, counts.1)).unwrap().starts_with(said));
+        }
+        assert!([(4, 4), (4, 5)].iter().all(|(good, bad)| {
             imbalance(&TrainConfig { desirable_weight: 1.25, ..weighted.clone() }, &examples(*good, *bad)).is_none()
         }));
+    }
+
+    #[test]
+    fn one_prompt_is_nothing_to_compare() {
+        let of =
+            |ids: [u32; 2], labels: [i64; 2]| Example { input_ids: ids.to_vec(), labels: labels.to_vec(), desirable: true };
+        let (one, same) = (of([1, 5], [IGNORE, 5]), of([1, 6], [1, 6]));
+        let other = of([2, 5], [IGNORE, 5]);
+        assert!(has_one_prompt([&one, &same]) && has_one_prompt([&one]) && !has_one_prompt([&one, &same, &other]));
+        let config = TrainConfig { recipe: Recipe::Kto, ..TrainConfig::default() };
+        let error = check_rows(&config, &[one.clone(), same.clone()]).unwrap_err().to_string();
+        assert!(error.contains("only one prompt, but prompts are compared"), "{error}");
+        check_rows(&config, &[one.clone(), other]).unwrap();
+        check_rows(&TrainConfig { loss_type: LossType::ApoZeroUnpaired, ..config }, &[one, same]).unwrap();
     }
 
     #[test]

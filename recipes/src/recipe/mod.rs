@@ -34,7 +34,7 @@ pub fn objective(config: &TrainConfig, batches: &Batches) -> Objective {
 }
 
 /// The losses that `loss_type` may name, besides `auto`.
-fn losses(recipe: Recipe) -> &'static [LossType] {
+pub(crate) fn losses(recipe: Recipe) -> &'static [LossType] {
     match recipe {
         Recipe::Sft | Recipe::Orpo | Recipe::Simpo => &[],
         Recipe::Dpo => dpo::LOSSES,
@@ -46,6 +46,29 @@ fn losses(recipe: Recipe) -> &'static [LossType] {
 /// A note on the training rows, if they and the configuration don't go well together.
 pub fn note(config: &TrainConfig, examples: &[Example]) -> Option<String> {
     (config.recipe == Recipe::Kto).then(|| kto::imbalance(config, examples)).flatten()
+}
+
+/// Whether prompts are compared with the answers to other prompts of a micro-batch.
+pub fn compares_prompts(config: &TrainConfig) -> bool {
+    config.recipe == Recipe::Kto && config.loss_type != LossType::ApoZeroUnpaired
+}
+
+/// Checks the training rows against what the recipe learns from them.
+///
+/// # Errors
+/// When prompts are compared, and there is only one.
+pub fn check_rows(config: &TrainConfig, examples: &[Example]) -> Result<()> {
+    if compares_prompts(config) && kto::has_one_prompt(examples) {
+        return Err(nothing_to_compare("there is only one prompt", "add rows with other prompts"));
+    }
+    Ok(())
+}
+
+fn nothing_to_compare(why: &str, way_out: &str) -> anyhow::Error {
+    with_hint(
+        format!("`recipe` is kto and {why}, but prompts are compared with the answers of other rows of a micro-batch"),
+        format!("{way_out}, or loss_type = \"apo_zero_unpaired\", which compares nothing"),
+    )
 }
 
 /// Checks the configuration against what its recipe supports.
@@ -85,10 +108,13 @@ pub fn check(config: &TrainConfig) -> Result<()> {
         return Err(with_hint(format!("`{key}` should be a number, 0 or more, but is {value}"), "0 leaves its part out"));
     }
     check_smoothing(config)?;
-    if recipe == Recipe::Kto && config.loss_type != LossType::ApoZeroUnpaired && config.batch_size < 2 {
+    if compares_prompts(config) && config.batch_size < 2 {
+        return Err(nothing_to_compare("`batch_size` is 1", "set batch_size to 2 or more"));
+    }
+    if recipe == Recipe::Kto && config.desirable_weight + config.undesirable_weight <= 0.0 {
         return Err(with_hint(
-            "`recipe` is kto and `batch_size` is 1, but prompts are compared with the answers of other rows of a micro-batch",
-            "set batch_size to 2 or more, or loss_type = \"apo_zero_unpaired\", which compares nothing",
+            "`desirable_weight` and `undesirable_weight` are both 0, so there is nothing to learn",
+            "1 is usual for both",
         ));
     }
     Ok(())
@@ -163,6 +189,7 @@ mod tests {
             (TrainConfig { simpo_gamma: -1.0, ..of(Recipe::Simpo) }, "`simpo_gamma`"),
             (TrainConfig { cpo_alpha: f64::NAN, ..of(Recipe::Cpo) }, "`cpo_alpha`"),
             (TrainConfig { batch_size: 1, ..of(Recipe::Kto) }, "`batch_size`"),
+            (TrainConfig { desirable_weight: 0.0, undesirable_weight: 0.0, ..of(Recipe::Kto) }, "are both 0"),
             (TrainConfig { label_smoothing: 0.5, ..of(Recipe::Cpo) }, "below 0.5"),
             (TrainConfig { label_smoothing: 0.1, ..of(Recipe::Orpo) }, "has none"),
             (TrainConfig { label_smoothing: 0.1, loss_type: LossType::Ipo, ..of(Recipe::Dpo) }, "has none"),

@@ -7,7 +7,7 @@ use burnish_engine::with_hint;
 use toml::{Table, Value};
 
 use super::saved_config::{CONFIG, run_config};
-use crate::config::{PREFERENCE_KEYS, TrainConfig};
+use crate::config::{ADAPTER_KEYS, PREFERENCE_KEYS, TrainConfig};
 
 /// Keys that decide when and where files are written, or how the run started, but not what is learned from here on.
 const HARMLESS: [&str; 10] = [
@@ -37,8 +37,6 @@ const FIXED: [&str; 10] = [
     "target_modules",
     "num_layers",
 ];
-/// Keys that have no effect on a run that started from an adapter, because it has the adapter's shape.
-const OF_ADAPTER: [&str; 8] = ["rank", "alpha", "rslora", "dora", "init", "modules_to_save", "target_modules", "num_layers"];
 /// Keys that decide how the base model is stored.
 const OF_WEIGHTS: [&str; 3] = ["quantization", "double_quant", "quantize_embedding"];
 /// Keys that, together with `val_batches`, decide which rows are validated.
@@ -70,7 +68,7 @@ impl Changes {
             !(HARMLESS.contains(&key)
                 || has_fingerprint && INPUTS.contains(&key)
                 || PREFERENCE_KEYS.contains(&key) && !config.recipe.preference_keys().contains(&key)
-                || old.contains_key("adapter") && OF_ADAPTER.contains(&key))
+                || old.contains_key("adapter") && ADAPTER_KEYS.contains(&key))
         };
         let validates_some = [&old, &new].iter().any(|table| table.get("val_batches") != Some(&Value::Integer(0)));
         let changed = new.into_iter().map(|(key, now)| Change { before: before(&key), key, now });

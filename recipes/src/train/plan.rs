@@ -8,7 +8,7 @@ use burnish_engine::{Checkpointing, Objective, StepItem};
 
 use crate::config::TrainConfig;
 use crate::data::{Batches, Epoch, Shape};
-use crate::recipe;
+use crate::recipe::{self, kto::has_one_prompt};
 
 /// The steps of a run.
 #[derive(Clone)]
@@ -42,18 +42,36 @@ impl Plan {
     /// The shapes of the remaining micro-batches.
     pub fn shapes(&self) -> Shapes {
         let mut shapes = Shapes::default();
+        self.visit(|epoch, index| shapes.take(epoch.shape(index), epoch.number(), index));
+        shapes
+    }
+
+    /// A note on the remaining micro-batches in which the recipe can't compare prompts.
+    pub fn note(&self, config: &TrainConfig) -> Option<String> {
+        if !recipe::compares_prompts(config) {
+            return None;
+        }
+        let mut count = 0;
+        self.visit(|epoch, index| count += usize::from(has_one_prompt(epoch.examples(index))));
+        let (are, their) = if count == 1 { ("micro-batch has", "its") } else { ("micro-batches have", "their") };
+        (count > 0).then(|| {
+            format!("{count} {are} answers to one prompt only; {their} KL is taken from the answers themselves, as in TRL")
+        })
+    }
+
+    /// Goes through the remaining micro-batches.
+    fn visit(&self, mut visit: impl FnMut(&Epoch<&Batches>, usize)) {
         let each = self.batches.steps_per_epoch(self.accumulation).max(1);
         let mut step = self.done;
         while step < self.total {
             let epoch = Epoch::of(&*self.batches, step / each);
             for step in step..self.total.min(epoch.number() * each + each) {
                 for index in self.batches.of_step(step % each, self.accumulation) {
-                    shapes.take(epoch.shape(index), epoch.number(), index);
+                    visit(&epoch, index);
                 }
             }
             step = epoch.number() * each + each;
         }
-        shapes
     }
 
     /// A step of one micro-batch, to be rehearsed.
@@ -165,6 +183,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::config::Recipe;
     use crate::data::{BatchOptions, Example};
 
     /// A run over rows of these lengths.
@@ -197,6 +216,19 @@ mod tests {
             }
             assert!(shapes.to_string().starts_with(&format!("micro-batches of {} shapes, the largest ", all.len())));
         }
+    }
+
+    #[test]
+    fn micro_batches_of_one_prompt_are_counted() {
+        // The prompts are the first tokens, all the same; an epoch has micro-batches of 2, 2 and 1 examples.
+        let options = BatchOptions { batch_size: 2, ..BatchOptions::default() };
+        let mut plan = plan(&[4; 5], options, 4);
+        let kto = TrainConfig { recipe: Recipe::Kto, ..TrainConfig::default() };
+        let note = plan.note(&kto).unwrap();
+        assert!(note.starts_with("6 micro-batches have answers to one prompt only; their KL"), "{note}");
+        plan.done = 3;
+        assert!(plan.note(&kto).unwrap().starts_with("1 micro-batch has answers"));
+        assert!(plan.note(&TrainConfig::default()).is_none());
     }
 
     #[test]

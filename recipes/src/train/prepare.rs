@@ -142,6 +142,7 @@ impl PreparedRun {
             }
             (valid, rows) => (rows.examples, valid.map(|file| load(&file)).transpose()?.map(|rows| rows.examples)),
         };
+        recipe::check_rows(&config, &train)?;
         let train = batches(train, config.shuffle.then_some(config.seed));
         let valid = valid.map(|valid| batches(valid, None));
         notes.extend(recipe::note(&config, train.examples()));
@@ -161,7 +162,9 @@ impl PreparedRun {
         state.fingerprint = Some(now);
         storage.storage.check_blocks(&*pretrained.checkpoint)?;
         let resume = found.checkpoint.clone();
-        let shapes = Plan::new(&config, train.clone(), resume.as_ref().map_or(0, |_| state.step)).shapes();
+        let plan = Plan::new(&config, train.clone(), resume.as_ref().map_or(0, |_| state.step));
+        notes.extend(plan.note(&config));
+        let shapes = plan.shapes();
         let memory = check_memory(&config, &pretrained, &storage, &shapes)?;
         notes.extend(resume.as_ref().and_then(|_| no_step_left(&config, &train, state.step)));
         let (lines, lock) = run_folder::prepare(&config, found, &mut state)?;

@@ -186,10 +186,44 @@ fn files_that_are_no_importance_matrix_of_the_model_are_named() {
         assert!(open(&path).contains("at column 1: expected a sum of squares"), "{}", open(&path));
     }
     of(vec![1.0; 4], Some(1.0));
-    let matrix = ImportanceMatrix::open(&path).unwrap();
-    let with = GgufOptions { importance: Some(&matrix), ..options(Mixture::Q4_1) };
-    let error = quantize_gguf(&GgufFile::open(&source).unwrap(), &work.path().join("q.gguf"), &with).unwrap_err();
-    assert!(error.to_string().contains("has the importance of 4 columns, expected"), "{error}");
+    let quantize = || {
+        let matrix = ImportanceMatrix::open(&path).unwrap();
+        let with = GgufOptions { importance: Some(&matrix), ..options(Mixture::Q4_1) };
+        quantize_gguf(&GgufFile::open(&source).unwrap(), &work.path().join("q.gguf"), &with).unwrap_err().to_string()
+    };
+    assert!(quantize().contains("has the importance of 4 columns, expected"), "{}", quantize());
+    let other = [("other.weight.in_sum2".to_owned(), vec![1.0]), ("other.weight.counts".to_owned(), vec![1.0])];
+    write(&path, &Metadata::default(), &other);
+    assert!(quantize().contains("i.gguf has the importance of no tensor of this model"), "{}", quantize());
+    assert!(open(work.path()).ends_with("expected a GGUF file of llama-imatrix, got a folder"));
+}
+
+#[test]
+fn models_that_would_be_useless_are_refused_by_name() {
+    let work = tempfile::tempdir().unwrap();
+    let source = GgufFile::open(&exported(work.path(), "f16.gguf", GgufType::default())).unwrap();
+    let (path, target) = (work.path().join("wrong.gguf"), work.path().join("q.gguf"));
+    let refused = |change: &dyn Fn(&mut Metadata, &mut Vec<(String, Vec<f32>)>)| {
+        let mut metadata = source.metadata().clone();
+        // Tensors by their names in the file; their values don't matter.
+        let mut tensors: Vec<_> = source.tensors().map(|info| (info.name.clone(), vec![1.0; 32])).collect();
+        change(&mut metadata, &mut tensors);
+        write(&path, &metadata, &tensors);
+        let error = quantize_gguf(&GgufFile::open(&path).unwrap(), &target, &options(Mixture::Q4_0)).unwrap_err();
+        assert!(!target.exists());
+        error.to_string()
+    };
+    for count in [0usize, 1_000_000] {
+        let error = refused(&|metadata, _| metadata.insert("llama.block_count", count));
+        assert!(error.contains(&format!("`llama.block_count` is {count}, but the file has the tensors of")), "{error}");
+    }
+    let error = refused(&|metadata, _| metadata.insert(keys::TYPE, keys::ADAPTER));
+    assert!(error.ends_with("wrong.gguf: expected a model, got a GGUF adapter"), "{error}");
+    let error = refused(&|_, tensors| {
+        let norm = tensors.iter_mut().find(|(name, _)| name == "output_norm.weight").unwrap();
+        norm.1[3] = f32::NAN;
+    });
+    assert!(error.contains("`output_norm.weight` has the value NaN"), "{error}");
 }
 
 #[test]

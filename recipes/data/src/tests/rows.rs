@@ -228,7 +228,17 @@ fn rows_with_a_label_need_the_recipe_for_them() {
     let error = of_answers.tokenize(&labelled).unwrap_err();
     assert!(error.contains("the recipe kto; for sft remove `label`"), "{error}");
     let of_pairs = RowTokenizer { rows: RowUse::Pairs, ..of_answers.clone() };
-    assert!(of_pairs.tokenize(&labelled).unwrap_err().contains("kto"));
+    let other_way = of_pairs.tokenize(&labelled).unwrap_err();
+    assert!(other_way.contains("kto"));
+    let pair = of_answers.tokenize(&row(r#"{"prompt": "a", "chosen": "b", "rejected": "c"}"#)).unwrap_err();
+    assert!(pair.contains("dpo, orpo, simpo, cpo or kto"), "{pair}");
+    let single = of_pairs.tokenize(&row(completion)).unwrap_err();
+    for (reason, recipe) in [(error, "kto"), (other_way, "kto"), (pair, "dpo"), (single, "sft")] {
+        let error = DataError::Row { file: "rows.jsonl".into(), line: 1, reason };
+        assert!(error.hint().unwrap().starts_with(&format!("`burnish train {recipe}`")), "{error}");
+    }
+    let error = Row::from_json(r#"{"prompt": "a", "completion": "b", "label": true, "kto_tag": false}"#).unwrap_err();
+    assert_eq!(error, "`label` is true, but `kto_tag` is false");
     let other = row(r#"{"prompt": "a", "completion": "b", "label": "positive"}"#);
     assert_eq!(of_answers.tokenize(&other).unwrap().examples, alone(completion, true));
 }

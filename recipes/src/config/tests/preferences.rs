@@ -40,6 +40,20 @@ fn preferences_of_other_programs() {
 }
 
 #[test]
+fn a_wrong_loss_is_told_once() {
+    for recipe in ["orpo", "sft"] {
+        // The recipe's own check refuses it.
+        assert!(loaded(&json!({ "recipe": recipe, "loss_type": "ipo" })).notes.is_empty());
+    }
+    let smooth = |recipe: &str| loaded(&json!({ "recipe": recipe, "label_smoothing": 0.1 })).notes.len();
+    assert_eq!((smooth("sft"), smooth("orpo")), (1, 0));
+    let error = error(&json!({ "recipe": "kto", "loss_type": "nonsense" }));
+    assert!(error.contains("should be one of auto, kto, apo_zero_unpaired, got"), "{error}");
+    let of_file = refused("recipe: cpo\nloss_type: nonsense\n");
+    assert!(of_file.contains("one of auto, sigmoid, ") && !of_file.contains("robust"), "{of_file}");
+}
+
+#[test]
 fn preference_losses_of_llama_factory() {
     let has = |loaded: &Loaded, note: &str| loaded.notes.iter().any(|found| found.contains(note));
     let orpo = read("stage: dpo\npref_loss: orpo\n");
