@@ -35,10 +35,10 @@ fn a_model_is_fine_tuned_merged_and_exported() {
     let name = "model.layers.0.self_attn.q_proj.weight";
     let expected = merged.read_f32(name).unwrap();
     assert_ne!(expected, base.checkpoint.read_f32(name).unwrap());
-    // Written in bf16, and in 8 bits.
+    // Written in bf16, and in the 4 and more bits of Q4_K_M.
     let folder = Pretrained::open(exported.join("model")).unwrap();
     let file = GgufFile::open(&exported.join("model.gguf")).unwrap();
-    for (written, allowed) in [(&*folder.checkpoint, 1e-2), (&file as &dyn Checkpoint, 2e-2)] {
+    for (written, allowed) in [(&*folder.checkpoint, 1e-2), (&file as &dyn Checkpoint, 1e-1)] {
         let written = written.read_f32(name).unwrap();
         let largest = expected.iter().fold(0f32, |largest, value| largest.max(value.abs()));
         for (written, expected) in written.iter().zip(&expected) {

@@ -145,7 +145,8 @@ fn gguf_blocks_are_those_of_ggml() {
     let (golden, dims) = (Golden::read(), [10, 512]);
     let values = numbers(3, dims[0] * dims[1]);
     let importance: Vec<f32> = numbers(5, dims[1]).into_iter().map(|x| x * x).collect();
-    for kind in GgmlType::ALL.into_iter().filter(|kind| kind.is_packed()) {
+    // The only type that is read and not written.
+    for kind in GgmlType::ALL.into_iter().filter(|kind| kind.is_packed() && *kind != GgmlType::MXFP4) {
         let name = kind.name();
         let expect = |found: &[u8], expected: &[u8]| {
             assert_eq!(found.len(), expected.len(), "{name}");

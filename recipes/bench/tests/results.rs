@@ -73,7 +73,7 @@ fn fields(head: &str) -> &'static [(&'static str, f64)] {
         _ if head.contains("% of a copy of as many bytes") => &[("equal_copy_share", 0.01)],
         _ if head.contains("% of a large copy") => &[("copy_share", 0.01)],
         _ if head.contains("launches") => &[("launches", 1.0)],
-        _ if head.contains("seconds") => &[("first_ms", 1000.0)],
+        _ if head.contains("seconds") => &[("first_ms", 1000.0), ("first_s", 1.0), ("second_s", 1.0)],
         _ if head == "ms" || head.ends_with(", ms") => &[("ms", 1.0)],
         _ => &[],
     }
