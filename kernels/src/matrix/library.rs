@@ -5,8 +5,8 @@ use burn_cubecl::kernel::cast;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::server::Handle;
 
-use super::launch::{More, Product};
 use super::plan::Extents;
+use super::product::{More, Product};
 use crate::cube::launch::{contiguous, empty};
 use crate::runtime::KernelRuntime;
 

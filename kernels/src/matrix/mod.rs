@@ -9,14 +9,15 @@ mod library;
 mod mma;
 mod packed;
 mod plan;
+mod product;
 pub(crate) mod registers;
 mod step;
 mod threads;
 mod tile;
 
 pub use launch::multiply_packed;
-pub(crate) use launch::{More, Product};
 pub(crate) use library::ALIGNMENT;
 pub use library::{Gemm, GemmStep, ProductLibrary};
 pub use plan::PackedRoute;
 pub(crate) use plan::{Fragment, PADDING, PLANE, Route, has_registers, packed_route, route};
+pub(crate) use product::{More, Product};

@@ -137,7 +137,9 @@ fn weights_of_pytorch_are_fetched_where_there_are_no_others() {
     let root = tempfile::tempdir().unwrap();
     let fetch = |name: &str, weights: &[(&str, &str)], remove: &[&str]| {
         let folder = repository(&root.path().join(name), weights);
-        remove.iter().for_each(|file| fs::remove_file(folder.join(file)).unwrap());
+        for file in remove {
+            fs::remove_file(folder.join(file)).unwrap();
+        }
         fetch_model_in(&environment(&root.path().join(name), serve(folder)), "owner/name")
     };
     let own = ["model.safetensors"];

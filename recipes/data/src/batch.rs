@@ -158,9 +158,10 @@ impl Batches {
         } else {
             (0..examples.len()).map(|example| vec![example]).collect()
         };
-        let longest = match options.packing {
-            true => options.max_seq_length,
-            false => examples.iter().map(|example| example.input_ids.len()).max().unwrap_or(0),
+        let longest = if options.packing {
+            options.max_seq_length
+        } else {
+            examples.iter().map(|example| example.input_ids.len()).max().unwrap_or(0)
         };
         let most = longest * options.batch_size.clamp(1, rows.len().max(1)) * options.rows_per_sample();
         if !options.padding_free || most < SMALL * options.granule {

@@ -126,6 +126,7 @@ impl KernelCache {
 }
 
 /// Free bytes on the disk of a folder, where the system tells.
+#[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
 fn free(folder: &Path) -> Option<u64> {
     #[cfg(unix)]
     return nix::sys::statvfs::statvfs(folder).ok().map(|disk| disk.blocks_available() as u64 * disk.fragment_size() as u64);

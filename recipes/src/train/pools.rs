@@ -71,7 +71,7 @@ mod tests {
         let lengths = |items: Vec<StepItem>| items.iter().map(|item| item.batches[0].length).collect::<Vec<_>>();
         let most = 1 + plan.shapes().micro_batches() / REHEARSED;
         assert!(most > 3);
-        assert_eq!(lengths(pools.to_rehearse(&plan, &plan.shapes())), [304, 160, 80]);
+        assert_eq!(lengths(pools.to_rehearse(&plan, &plan.shapes())), [320, 160, 80]);
     }
 
     #[test]

@@ -198,12 +198,15 @@ fn files_that_are_no_importance_matrix_of_the_model_are_named() {
     assert!(open(work.path()).ends_with("expected a GGUF file of llama-imatrix, got a folder"));
 }
 
+/// Names and values.
+type Tensors = Vec<(String, Vec<f32>)>;
+
 #[test]
 fn models_that_would_be_useless_are_refused_by_name() {
     let work = tempfile::tempdir().unwrap();
     let source = GgufFile::open(&exported(work.path(), "f16.gguf", GgufType::default())).unwrap();
     let (path, target) = (work.path().join("wrong.gguf"), work.path().join("q.gguf"));
-    let refused = |change: &dyn Fn(&mut Metadata, &mut Vec<(String, Vec<f32>)>)| {
+    let refused = |change: &dyn Fn(&mut Metadata, &mut Tensors)| {
         let mut metadata = source.metadata().clone();
         // Tensors by their names in the file; their values don't matter.
         let mut tensors: Vec<_> = source.tensors().map(|info| (info.name.clone(), vec![1.0; 32])).collect();

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::panic::catch_unwind;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use cubecl::server::ComputeServer;
+use cubecl::server::{ComputeServer, Handle};
 use cubecl_common::device::Device;
 use cubecl_common::device_handle::DeviceHandle;
 use cubecl_common::stream_id::StreamId;
@@ -90,7 +90,7 @@ impl ProductLibrary for CublasLt {
         let Some(stream) = steps.first().map(|step| step.d.stream) else { return };
         let steps: Vec<_> = steps
             .into_iter()
-            .map(|GemmStep { gemm, alpha, beta, a, b, d }| (gemm, [alpha, beta], [a, b, d].map(|handle| handle.binding())))
+            .map(|GemmStep { gemm, alpha, beta, a, b, d }| (gemm, [alpha, beta], [a, b, d].map(Handle::binding)))
             .collect();
         self.device.submit(move |server| {
             if let Err(reason) = queue::run(server, steps, stream) {
