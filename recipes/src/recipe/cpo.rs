@@ -93,16 +93,12 @@ impl Judge for Cpo {
     }
 
     fn judge(&self, batch: &Batch, losses: &Losses) -> Judgement {
-        let pairs = Pairs::new(batch, losses);
-        let mut judgement = Judgement {
-            terms: vec![pairs.term(|pair| self.loss(pair))],
-            metrics: pairs.metrics(|answer| self.beta * self.score(answer), |answer| self.score(answer)),
-        };
-        if self.cpo_alpha > 0.0 {
-            judgement.terms.push(pairs.chosen_term(self.cpo_alpha));
-            judgement.metrics.push(pairs.chosen_metric());
-        }
-        judgement
+        Pairs::new(batch, losses).judge(
+            |pair| self.loss(pair),
+            |answer| self.beta * self.score(answer),
+            |answer| self.score(answer),
+            self.cpo_alpha,
+        )
     }
 }
 

@@ -145,16 +145,12 @@ impl Judge for Dpo {
     }
 
     fn judge(&self, batch: &Batch, losses: &Losses) -> Judgement {
-        let pairs = Pairs::new(batch, losses);
-        let mut judgement = Judgement {
-            terms: vec![pairs.term(|pair| self.loss(pair))],
-            metrics: pairs.metrics(|answer| self.beta * answer.log_ratio(), |answer| answer.log_probability),
-        };
-        if self.rpo_alpha > 0.0 {
-            judgement.terms.push(pairs.chosen_term(self.rpo_alpha));
-            judgement.metrics.push(pairs.chosen_metric());
-        }
-        judgement
+        Pairs::new(batch, losses).judge(
+            |pair| self.loss(pair),
+            |answer| self.beta * answer.log_ratio(),
+            |answer| answer.log_probability,
+            self.rpo_alpha,
+        )
     }
 }
 

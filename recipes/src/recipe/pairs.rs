@@ -4,7 +4,7 @@
 //! rejected.
 
 use burnish_engine::Batch;
-use burnish_engine::objective::{Losses, Metric, Term};
+use burnish_engine::objective::{Judgement, Losses, Metric, Term};
 
 /// An answer.
 #[derive(Debug, Clone, Copy, Default)]
@@ -87,6 +87,23 @@ impl Pairs {
     pub fn chosen_term(&self, weight: f64) -> Term {
         let factor = |answer: &usize| if is_chosen(*answer) { weight } else { 0.0 };
         Term { loss: weight * self.chosen_loss(), factors: self.answer_of.iter().map(factor).collect() }
+    }
+
+    /// Judges the pairs by their losses, and by `weight` times the loss of the chosen answers if that is above 0. Rewards and
+    /// log-probabilities are for the metrics.
+    pub fn judge(
+        &self,
+        loss_of: impl Fn([Answer; 2]) -> PairLoss,
+        reward: impl Fn(Answer) -> f64,
+        log_probability: impl Fn(Answer) -> f64,
+        weight: f64,
+    ) -> Judgement {
+        let (mut terms, mut metrics) = (vec![self.term(loss_of)], self.metrics(reward, log_probability));
+        if weight > 0.0 {
+            terms.push(self.chosen_term(weight));
+            metrics.push(self.chosen_metric());
+        }
+        Judgement { terms, metrics }
     }
 
     fn chosen_loss(&self) -> f64 {
