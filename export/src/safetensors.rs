@@ -99,6 +99,16 @@ pub fn write_safetensors_file(weights: &dyn Checkpoint, path: &Path, float: Floa
     write_file(weights, &names.iter().collect::<Vec<_>>(), path, &layout)
 }
 
+/// Creates a file with this header; the tensors follow.
+pub(crate) fn create(path: &Path, header: Map<String, Value>) -> Result<CountedFile> {
+    let mut header = Value::Object(header).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let mut file = CountedFile::create(path)?;
+    file.put(&(header.len() as u64).to_le_bytes())?;
+    file.put(&header)?;
+    Ok(file)
+}
+
 fn write_file(weights: &dyn Checkpoint, names: &[&String], path: &Path, layout: &Layout<'_>) -> Result<u64> {
     let float = layout.float;
     let mut header = Map::new();
@@ -112,11 +122,7 @@ fn write_file(weights: &dyn Checkpoint, names: &[&String], path: &Path, layout: 
         header.insert((*name).clone(), entry);
         offset = end;
     }
-    let mut header = Value::Object(header).to_string().into_bytes();
-    header.resize(header.len().next_multiple_of(8), b' ');
-    let mut file = CountedFile::create(path)?;
-    file.put(&(header.len() as u64).to_le_bytes())?;
-    file.put(&header)?;
+    let mut file = create(path, header)?;
     for name in names {
         match weights.integer_dtype(name) {
             Some(_) => file.put(&weights.read_bytes(name)?)?,

@@ -25,7 +25,7 @@ impl ImportanceMatrix {
     /// Reads a file of `llama-imatrix` in the format of GGUF.
     ///
     /// # Errors
-    /// If the file can't be read, and an [`ExportError::Unsupported`] that names it if it is no importance matrix.
+    /// If the file can't be read, and an [`ExportError::Unsupported`] that names it if it is not an importance matrix.
     pub fn open(path: &Path) -> Result<Self> {
         let wrong = |reason: String| ExportError::unsupported(format!("{}: {reason}", path.display()));
         if path.is_dir() {

@@ -17,6 +17,15 @@ pub enum GgufType {
     Quantized(Mixture),
 }
 
+/// The storage type of floats.
+pub(super) fn of_float(float: FloatType) -> GgmlType {
+    match float {
+        FloatType::F32 => GgmlType::F32,
+        FloatType::F16 => GgmlType::F16,
+        FloatType::BF16 => GgmlType::BF16,
+    }
+}
+
 impl Default for GgufType {
     fn default() -> Self {
         Self::Float(FloatType::F16)
@@ -38,9 +47,7 @@ impl GgufType {
     pub(super) fn types(self, facts: &Facts<'_>, tensors: &[(&str, &[usize])]) -> Vec<Option<GgmlType>> {
         let float = match self {
             Self::Quantized(mixture) => return types(mixture, facts, tensors),
-            Self::Float(FloatType::F32) => GgmlType::F32,
-            Self::Float(FloatType::F16) => GgmlType::F16,
-            Self::Float(FloatType::BF16) => GgmlType::BF16,
+            Self::Float(float) => of_float(float),
         };
         tensors.iter().map(|(name, shape)| is_quantised(name, shape).then_some(float)).collect()
     }

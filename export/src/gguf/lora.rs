@@ -5,13 +5,14 @@
 use std::path::Path;
 
 use burnish_lora::{HostAdapter, HostLayer};
-use burnish_models::gguf::{GgmlType, Metadata, halves_interleaved, keys};
-use burnish_models::part::{DeclaredTensor, RowOrder, declared_tensors};
+use burnish_models::gguf::{Metadata, keys};
+use burnish_models::part::{DeclaredTensor, declared_tensors};
 use burnish_models::{FloatType, ModelConfig, Pretrained};
 
-use super::metadata::name_of;
-use super::order;
+use super::kind::of_float;
+use super::metadata::{QUANTIZATION_VERSION, name_of};
 use super::writer::{ALIGNMENT, PlannedTensor, entries, write_header};
+use super::{in_order, order};
 use crate::error::{ExportError, Result};
 use crate::one_scale;
 use crate::report::ExportReport;
@@ -59,7 +60,7 @@ pub fn export_gguf_lora(
         let [outputs, inputs] = [layer.shape[0], layer.shape[1]];
         let rank = config.rank_of(layer_name(layer));
         for (end, shape) in keys::LORA_FACTORS.iter().zip([vec![rank, inputs], vec![outputs, rank]]) {
-            let kind = ggml(options.float);
+            let kind = of_float(options.float);
             tensors.push(PlannedTensor { name: format!("{}{end}", layer.gguf), shape, kind });
         }
     }
@@ -108,30 +109,17 @@ fn metadata(model: &Pretrained, alpha: f64) -> Metadata {
     metadata.insert(keys::ADAPTER_TYPE, keys::LORA);
     metadata.insert(keys::LORA_ALPHA, alpha);
     metadata.insert("general.name", format!("{} LoRA", name_of(&model.source)));
-    metadata.insert("general.quantization_version", 2usize);
+    metadata.insert(QUANTIZATION_VERSION.0, QUANTIZATION_VERSION.1);
     metadata
 }
 
 /// `A` and `B` as the file stores them.
 fn factors(tensor: &DeclaredTensor, layer: &HostLayer, alpha: f64, config: &ModelConfig) -> Result<[Vec<f32>; 2]> {
     let lora_b = one_scale::lora_b(layer, alpha / layer.rank as f64);
-    let heads = tensor.part.role.heads(config).filter(|_| tensor.part.rows == RowOrder::Interleaved);
-    let Some(heads) = heads else { return Ok([layer.lora_a.clone(), lora_b]) };
-    let moved = halves_interleaved(&lora_b, heads * config.head_dim, heads).ok_or_else(|| {
-        ExportError::unsupported(format!("`{}` does not have the rows of {heads} heads of {}", tensor.name, config.head_dim))
-    })?;
-    Ok([layer.lora_a.clone(), moved])
+    Ok([layer.lora_a.clone(), in_order(lora_b, tensor, config)?])
 }
 
 /// The name of the layer that a weight belongs to.
 fn layer_name(weight: &DeclaredTensor) -> &str {
     weight.name.strip_suffix(".weight").unwrap_or(&weight.name)
-}
-
-fn ggml(float: FloatType) -> GgmlType {
-    match float {
-        FloatType::F32 => GgmlType::F32,
-        FloatType::F16 => GgmlType::F16,
-        FloatType::BF16 => GgmlType::BF16,
-    }
 }

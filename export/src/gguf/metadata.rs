@@ -6,16 +6,19 @@ use burnish_models::{ModelConfig, Pretrained, RopeScaling};
 use crate::error::{ExportError, Result};
 use crate::report::ExportReport;
 
+/// The key and the value of the version of ggml's blocks.
+pub(super) const QUANTIZATION_VERSION: (&str, usize) = ("general.quantization_version", 2);
+
 /// The hyper-parameters of a model; `file_type` is llama.cpp's number for the storage of most matrices.
 pub(super) fn of_model(model: &Pretrained, file_type: u64, report: &mut ExportReport) -> Result<Metadata> {
     let config = &model.config;
     let architecture = config.family.gguf;
     let mut metadata = Metadata::default();
-    metadata.insert("general.architecture", architecture.name);
+    metadata.insert(keys::ARCHITECTURE, architecture.name);
     metadata.insert("general.type", "model");
     metadata.insert("general.name", name_of(&model.source));
     metadata.insert("general.file_type", file_type);
-    metadata.insert("general.quantization_version", 2usize);
+    metadata.insert(QUANTIZATION_VERSION.0, QUANTIZATION_VERSION.1);
     let mut put = |key: &str, value: Value| metadata.insert(format!("{}.{key}", architecture.name), value);
     put("vocab_size", config.vocab_size.into());
     for size in keys::SIZES {

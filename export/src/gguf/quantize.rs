@@ -6,6 +6,7 @@ use burnish_models::ModelError;
 use burnish_models::gguf::{GgufFile, TensorInfo, Value, keys};
 
 use super::kind::GgufOptions;
+use super::metadata::QUANTIZATION_VERSION;
 use super::mixture::Facts;
 use super::writer::{self, Entry, PlannedTensor};
 use super::{importance_of, quants};
@@ -17,8 +18,7 @@ use crate::target;
 const SLAB: usize = 1 << 23;
 
 /// Beginnings of the keys that are not copied.
-const CHANGED: [&str; 5] =
-    ["general.file_type", "general.quantization_version", "general.alignment", "split.", "quantize.imatrix."];
+const CHANGED: [&str; 5] = ["general.file_type", QUANTIZATION_VERSION.0, "general.alignment", "split.", "quantize.imatrix."];
 
 /// Writes a GGUF file again, with its matrices stored as the options say. Metadata, tokenizer, chat templates, and tensors that no
 /// mixture quantises are copied as they are; so are matrices that have their type already.
@@ -26,8 +26,9 @@ const CHANGED: [&str; 5] =
 /// # Errors
 /// [`ExportError::Exists`] or [`ExportError::Occupied`] if the target must not be replaced. [`ExportError::Requantizes`] if a matrix
 /// is in few bits already, and the options don't allow quantising it again. [`ModelError::IsAdapter`] for an adapter,
-/// [`ExportError::Unsupported`] for a part of a model or one with another number of blocks than it says, and an error if no family has the architecture, a weight is not finite or outside the range of f16, or the file can't be read or
-/// written. The target is then unchanged.
+/// [`ExportError::Unsupported`] for a part of a model or one with another number of blocks than it says, and an error if no family has
+/// the architecture, a weight is not finite or outside the range of f16, or the file can't be read or written. The target is then
+/// unchanged.
 pub fn quantize_gguf(source: &GgufFile, target: &Path, options: &GgufOptions<'_>) -> Result<ExportReport> {
     let mut report = ExportReport { path: target.to_owned(), ..ExportReport::default() };
     let facts = facts(source, options)?;
@@ -86,7 +87,7 @@ fn facts<'a>(source: &'a GgufFile, options: &GgufOptions<'_>) -> Result<Facts<'a
     }
     // Refuses what no family knows.
     source.config_json()?;
-    let architecture = metadata.text("general.architecture").unwrap_or_default();
+    let architecture = metadata.text(keys::ARCHITECTURE).unwrap_or_default();
     let number = |key: &str| metadata.number(&format!("{architecture}.{key}"));
     let heads = number("attention.head_count").unwrap_or(0);
     let layers = number("block_count").unwrap_or(0);
@@ -113,7 +114,7 @@ fn entries<'a>(source: &'a GgufFile, options: &GgufOptions<'_>) -> Result<Vec<En
     let is_kept = |key: &str| !CHANGED.iter().any(|changed| key.starts_with(changed));
     let kept = source.entries().filter(|(key, _)| is_kept(key)).map(|(key, value)| (key, value.into()));
     let mut entries: Vec<Entry<'a>> = kept.collect();
-    entries.push(writer::entry("general.quantization_version", &Value::Unsigned(2))?);
+    entries.push(writer::entry(QUANTIZATION_VERSION.0, &QUANTIZATION_VERSION.1.into())?);
     entries.push(writer::entry("general.file_type", &Value::Unsigned(options.kind.file_type().into()))?);
     for (key, value) in options.importance.iter().flat_map(|importance| importance.keys()) {
         entries.push(writer::entry(key, &value)?);

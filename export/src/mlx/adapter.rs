@@ -8,14 +8,14 @@ use std::path::Path;
 use burnish_lora::mlx::{MLX_FACTORS, MLX_MAGNITUDE, MLX_WEIGHTS};
 use burnish_lora::{HostAdapter, HostLayer, transposed};
 use burnish_models::{Pretrained, part::declared_tensors};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::counted_file::{CountedFile, write_text};
+use crate::counted_file::write_text;
 use crate::error::{ExportError, Result};
 use crate::model_card::ModelCard;
 use crate::one_scale;
 use crate::report::ExportReport;
-use crate::safetensors::pretty;
+use crate::safetensors::{create, pretty};
 use crate::target::{inputs_of, write_folder};
 
 /// Options of [`export_mlx_adapter`].
@@ -137,11 +137,7 @@ fn write_weights(adapter: &HostAdapter<'_>, scale: f64, path: &Path) -> Result<(
             add(format!("{name}{MLX_MAGNITUDE}"), &[outputs]);
         }
     }
-    let mut header = Value::Object(header).to_string().into_bytes();
-    header.resize(header.len().next_multiple_of(8), b' ');
-    let mut file = CountedFile::create(path)?;
-    file.put(&(header.len() as u64).to_le_bytes())?;
-    file.put(&header)?;
+    let mut file = create(path, header)?;
     for name in adapter.layers() {
         let Some(layer) = adapter.layer(name)? else { continue };
         for values in tensors(&layer, scale) {
