@@ -106,7 +106,7 @@ fn table(rows: &[(String, String)]) -> String {
     format!("| | |\n|---|---|\n{}", lines.collect::<String>())
 }
 
-/// What the card of a folder says of the training; empty if it has none of this program.
+/// What the card of a folder says about the training; empty if this program did not write the card.
 fn read_training(folder: &Path) -> Vec<(String, String)> {
     let Ok(text) = fs::read_to_string(folder.join(MODEL_CARD)) else { return Vec::new() };
     if !is_own_card(&text) {

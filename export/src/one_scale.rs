@@ -37,7 +37,7 @@ pub(crate) fn is_same(one: f64, other: f64) -> bool {
     (one - other).abs() <= TOLERANCE * one.abs().max(other.abs())
 }
 
-/// A note on the layers whose B has another factor in it; `None` if there are none.
+/// A note on the layers whose B was multiplied; `None` if no layer's was.
 pub(crate) fn note(format: &str, changed: usize) -> Option<String> {
     (changed > 0).then(|| {
         format!(

@@ -87,7 +87,7 @@ impl FromStr for MlxType {
 /// same groups already are copied.
 ///
 /// # Errors
-/// As [`export_hugging_face`](crate::export_hugging_face), and if the bits or the group are none of MLX's.
+/// As [`export_hugging_face`](crate::export_hugging_face), and if MLX does not have the bits or the group.
 /// [`ExportError::Requantizes`](crate::ExportError::Requantizes) if a matrix is in few bits already, and the options don't allow
 /// quantising it again.
 ///

@@ -7,7 +7,7 @@ use burnish_models::{ChatTemplate, Message};
 /// The texts that stand around the messages of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Turns {
-    /// Before the first question, where there is no system message.
+    /// Before the first question of a conversation without a system message.
     begin: String,
     /// Between a question and its answer.
     answer: String,
@@ -93,7 +93,7 @@ impl Turns {
         text
     }
 
-    /// The system message that the template writes if there is none.
+    /// The system message that the template adds to a conversation without one.
     pub(super) fn default_system(&self) -> Option<&str> {
         let System::First { before, after } = &self.system else { return None };
         let text = self.begin.strip_prefix(before.as_str())?.strip_suffix(after.as_str())?;

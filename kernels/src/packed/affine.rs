@@ -66,7 +66,7 @@ impl Affine {
     ///
     /// # Errors
     /// [`PackError::Setting`] for bits other than 4 and 8 or a group other than 32, 64 and 128, [`PackError::Group`] when it does not
-    /// divide a row, [`PackError::Length`] when there are not `dims` elements, [`PackError::NotFinite`] when one is no finite number.
+    /// divide a row, [`PackError::Length`] when there are not `dims` elements, [`PackError::NotFinite`] when one is not finite.
     pub fn quantize<T: Element>(
         tensor: &str,
         values: &[T],
@@ -89,7 +89,7 @@ impl Affine {
     /// Takes over what a checkpoint has.
     ///
     /// # Errors
-    /// As [`Affine::quantize`], and [`PackError::Scale`] when a scale or bias is no finite number.
+    /// As [`Affine::quantize`], and [`PackError::Scale`] when a scale or bias is not finite.
     pub fn new(
         tensor: &str,
         dims: [usize; 2],

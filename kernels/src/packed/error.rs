@@ -35,7 +35,7 @@ pub enum PackError {
         /// The element.
         value: f32,
     },
-    /// The importance of a column that is no mean square.
+    /// The importance of a column, which is not a mean square: negative or not finite.
     #[error("`{tensor}` has the importance {value} at column {index}: expected a finite number, 0 or more")]
     Importance {
         /// The tensor.
@@ -65,7 +65,7 @@ pub enum PackError {
         /// What the format has.
         known: &'static str,
     },
-    /// A scale or offset in a file that is no finite number.
+    /// A scale or offset in a file that is not finite.
     #[error("`{tensor}`: {value} in {part} is not finite")]
     Scale {
         /// The tensor.

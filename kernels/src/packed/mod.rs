@@ -97,7 +97,7 @@ impl Packed {
     }
 }
 
-/// The first element that is no finite number.
+/// The first element that is not finite.
 fn non_finite<T: Element>(values: &[T]) -> Option<(usize, f32)> {
     let found = values.par_chunks(TASK).enumerate().find_map_first(|(task, values)| {
         let at = values.iter().position(|value| !value.value().is_finite())?;

@@ -94,7 +94,7 @@ impl Nf4 {
     /// Quantises a row-major matrix. Blocks run over the flattened matrix, so any shape will do.
     ///
     /// # Errors
-    /// [`PackError::Length`] when there are not `dims` elements, [`PackError::NotFinite`] when one is no finite number.
+    /// [`PackError::Length`] when there are not `dims` elements, [`PackError::NotFinite`] when one is not finite.
     pub fn quantize<T: Element>(tensor: &str, values: &[T], dims: [usize; 2], double: bool) -> Result<Self, PackError> {
         check(tensor, values, dims)?;
         let mut codes = vec![0; values.len().div_ceil(2)];
@@ -114,7 +114,7 @@ impl Nf4 {
     ///
     /// # Errors
     /// [`PackError::Setting`] when blocks have a size that bitsandbytes does not know, [`PackError::Length`] when codes or scales
-    /// are not those of `dims`, [`PackError::Scale`] when a scale or the offset is no finite number.
+    /// are not those of `dims`, [`PackError::Scale`] when a scale or the offset is not finite.
     pub fn new(tensor: &str, dims: [usize; 2], block: usize, codes: Vec<u8>, absmax: Absmax) -> Result<Self, PackError> {
         let name = || tensor.to_owned();
         if !BLOCKS.contains(&block) {

@@ -26,7 +26,7 @@ impl GgufBlocks {
     ///
     /// # Errors
     /// [`PackError::Group`] when blocks do not divide a row, [`PackError::Length`] when the bytes are not those of `dims`,
-    /// [`PackError::Scale`] when a block's scale is no finite number.
+    /// [`PackError::Scale`] when a block's scale is not finite.
     pub fn new(tensor: &str, dims: [usize; 2], kind: GgmlType, bytes: Vec<u8>) -> Result<Self, PackError> {
         let tensor = || tensor.to_owned();
         let group = kind.block_elements();
