@@ -11,7 +11,7 @@ use crate::dropout::{self, Dropout};
 use crate::glu::{self, Activation};
 use crate::lora_linear::{self, LoraGradients, LoraSaved};
 use crate::packed::PackedTensor;
-use crate::{layer_norm, linear, linear_cross_entropy, pack, rms_norm, rotary, select_rows, squared_norm};
+use crate::{append, layer_norm, linear, linear_cross_entropy, pack, rms_norm, rotary, select_rows, squared_norm};
 
 /// A burn backend with the fused operations of Burnish.
 ///
@@ -114,6 +114,16 @@ pub trait FusedBackend: Backend {
         glu::reference_backward::<Self>(gate, up, grad, activation)
     }
 
+    /// See [`crate::append()`].
+    fn append(buffers: [FloatTensor<Self>; 2], new: [FloatTensor<Self>; 2], start: usize) -> [FloatTensor<Self>; 2] {
+        append::reference::<Self>(buffers, new, start)
+    }
+
+    /// See [`crate::append::prefix()`].
+    fn prefix(buffer: FloatTensor<Self>, length: usize) -> FloatTensor<Self> {
+        append::reference_prefix::<Self>(buffer, length)
+    }
+
     /// See [`crate::dropout()`]; its gradient is the same operation on the gradient.
     fn dropout(x: FloatTensor<Self>, dropout: Dropout) -> FloatTensor<Self> {
         dropout::reference::<Self>(x, dropout)
@@ -158,6 +168,11 @@ pub trait FusedBackend: Backend {
     /// See [`crate::linear()`].
     fn dense_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         linear::reference::<Self>(x, weight)
+    }
+
+    /// See [`crate::linears()`].
+    fn dense_linears(x: FloatTensor<Self>, weights: Vec<FloatTensor<Self>>) -> Vec<FloatTensor<Self>> {
+        weights.into_iter().map(|weight| Self::dense_linear(x.clone(), weight)).collect()
     }
 
     /// Gradient of [`FusedBackend::dense_linear`] for `x`: `dy · W`.

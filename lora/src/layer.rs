@@ -5,7 +5,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 use burnish_kernels::{FusedBackend, exact_buffers};
 use burnish_models::dora::Magnitude;
 use burnish_models::operand::Operand;
-use burnish_models::weight::{MatrixWeight, parameter_id};
+use burnish_models::weight::{MatrixWeight, parameter_id, unpadded};
 use burnish_models::{Checkpoint, FloatType, Linear, LowRank};
 
 use crate::config::LoraConfig;
@@ -59,7 +59,7 @@ impl Factors {
     fn tensors<B: FusedBackend>(self, device: &B::Device) -> [Tensor<B, 2>; 2] {
         let [a, b] = self.values;
         [(a, self.shapes[0]), (b, self.shapes[1])]
-            .map(|(values, shape)| Tensor::from_data(TensorData::new(values, shape), (device, DType::F32)))
+            .map(|(values, shape)| unpadded(TensorData::new(values, shape), shape, device, DType::F32))
     }
 }
 
@@ -169,10 +169,9 @@ fn take_out<B: FusedBackend>(
     let float = FloatType::ALL.into_iter().find(|float| float.name() == linear.weight.operand().kind());
     let [lora_a, lora_b] = initial.matrices();
     let data = float.unwrap_or_default().convert(&format!("{name}.weight"), residual(&weight, &lora_a, &lora_b, scale))?;
-    let data = TensorData { shape: shape.into(), ..data };
     let dtype = data.dtype;
     // In the pool, weights beside activations would keep pages from being reused.
-    let tensor = exact_buffers::<B, _>(device, || Tensor::from_data(data, (device, dtype)));
+    let tensor = exact_buffers::<B, _>(device, || unpadded(data, shape, device, dtype));
     linear.weight = MatrixWeight::Frozen(Operand::Dense(tensor));
     Ok(())
 }

@@ -1,9 +1,9 @@
 //! Matrices that are trained as a whole beside the adapters: the embedding and the head.
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, TensorData};
 use burnish_kernels::FusedBackend;
 use burnish_models::part::Role;
-use burnish_models::weight::MatrixWeight;
+use burnish_models::weight::{MatrixWeight, unpadded};
 use burnish_models::{LanguageModel, ModelConfig};
 
 use crate::error::{LoraError, Result};
@@ -58,5 +58,5 @@ pub(crate) fn trainable<B: FusedBackend>(
     shape: [usize; 2],
     device: &B::Device,
 ) -> MatrixWeight<B> {
-    MatrixWeight::new(name, Tensor::from_data(TensorData::new(values, shape), (device, DType::F32)), true)
+    MatrixWeight::new(name, unpadded(TensorData::new(values, shape), shape, device, DType::F32), true)
 }

@@ -2,6 +2,7 @@
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use burnish_kernels::{FusedBackend, append, prefix};
 
 /// The capacity grows in steps of this many tokens.
 const GROWTH: usize = 256;
@@ -51,35 +52,28 @@ impl<B: Backend> Cache<B> {
     }
 }
 
-impl<B: Backend> LayerCache<B> {
+impl<B: FusedBackend> LayerCache<B> {
     /// Appends the keys and values of new tokens, each `[batch, new, heads, head_dim]`, and returns those of all tokens, each
     /// `[batch, length, heads, head_dim]`.
     pub fn append(&mut self, key: Tensor<B, 4>, value: Tensor<B, 4>) -> (Tensor<B, 4>, Tensor<B, 4>) {
         let [batch, new, heads, head_dim] = key.dims();
         let (start, end) = (self.length, self.length + new);
-        let (mut keys, mut values) = match self.buffers.take() {
-            Some((keys, values)) if keys.dims()[1] >= end => (keys, values),
+        let buffers = match self.buffers.take() {
+            Some((keys, values)) if keys.dims()[1] >= end => [keys, values],
             old => {
-                let capacity = end.next_multiple_of(GROWTH);
-                let grow = |old: Option<Tensor<B, 4>>| {
-                    let empty = Tensor::zeros([batch, capacity, heads, head_dim], (&key.device(), key.dtype()));
-                    match old {
-                        Some(old) => {
-                            let seen = old.narrow(1, 0, start.max(1));
-                            empty.slice_assign([0..batch, 0..start.max(1), 0..heads, 0..head_dim], seen)
-                        }
-                        None => empty,
-                    }
-                };
-                let (old_keys, old_values) = old.unzip();
-                (grow(old_keys), grow(old_values))
+                let shape = [batch, end.next_multiple_of(GROWTH), heads, head_dim];
+                // Of one dimension, because backends may pad the rows of matrices.
+                let empty = [(); 2]
+                    .map(|()| Tensor::<B, 1>::zeros([shape.iter().product::<usize>()], (&key.device(), key.dtype())).reshape(shape));
+                match old {
+                    Some((keys, values)) if start > 0 => append(empty, [keys, values].map(|old| prefix(old, start)), 0),
+                    _ => empty,
+                }
             }
         };
-        let range = [0..batch, start..end, 0..heads, 0..head_dim];
-        keys = keys.slice_assign(range.clone(), key);
-        values = values.slice_assign(range, value);
+        let [keys, values] = append(buffers, [key, value], start);
         self.length = end;
-        let seen = (keys.clone().narrow(1, 0, end), values.clone().narrow(1, 0, end));
+        let seen = (prefix(keys.clone(), end), prefix(values.clone(), end));
         self.buffers = Some((keys, values));
         seen
     }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use burn::tensor::DType;
 use burnish_kernels::FusedBackend;
 
 use crate::cache::Cache;
@@ -128,7 +129,8 @@ pub fn last_logits<B: FusedBackend>(
     let input = ModelInput::texts(tokens, 1, cache.len(), device);
     let hidden = model.hidden_states(&input, Some(cache));
     let last = hidden.narrow(0, tokens.len() - 1, 1);
-    model.logits(last).into_data().iter::<f32>().collect()
+    let logits = model.logits(last).cast(DType::F32).into_data();
+    logits.into_vec().unwrap_or_else(|error| unreachable!("logits in f32: {error}"))
 }
 
 /// Decodes tokens into text. A piece is passed on only when it is final: a character can need several tokens, and the end of
@@ -219,7 +221,7 @@ impl<'a> StreamedText<'a> {
 #[cfg(test)]
 mod tests {
     use burn::backend::Flex;
-    use burn::tensor::{DType, Tensor};
+    use burn::tensor::Tensor;
     use burnish_kernels::tolerance::Tolerance;
     use serde_json::json;
 

@@ -6,6 +6,7 @@ use burn::tensor::{DType, Tensor};
 use burnish_kernels::{Dropout, DropoutKey, FusedBackend, dropout_from, linear};
 
 use crate::dora::Magnitude;
+use crate::operand::Operand;
 use crate::weight::{MatrixWeight, VectorWeight};
 
 /// A linear layer: `y = x Wᵀ + b`, plus the update of its adapter if it has one.
@@ -119,9 +120,22 @@ impl<B: FusedBackend> Linear<B> {
                 self.scaled(x, low_rank, gain)
             }
         };
+        self.biased(y)
+    }
+
+    /// A product with the weight, plus the bias.
+    pub(crate) fn biased(&self, product: Tensor<B, 2>) -> Tensor<B, 2> {
         match &self.bias {
-            Some(bias) => y + bias.val().unsqueeze(),
-            None => y,
+            Some(bias) => product + bias.val().unsqueeze(),
+            None => product,
+        }
+    }
+
+    /// The weight, if it is of floats and has no adapter in this pass.
+    pub(crate) fn plain_weight(&self, pass: AdapterPass) -> Option<Tensor<B, 2>> {
+        match (self.weight.operand(), self.adapter.as_ref().and_then(|adapter| adapter.factors(pass))) {
+            (Operand::Dense(weight), None) => Some(weight),
+            _ => None,
         }
     }
 

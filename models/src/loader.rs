@@ -14,7 +14,7 @@ use crate::load_options::LoadOptions;
 use crate::operand::{Operand, PackedWeight};
 use crate::quantization::Quantization;
 use crate::storage::{Form, refused};
-use crate::weight::{MatrixWeight, VectorWeight, parameter_id};
+use crate::weight::{MatrixWeight, VectorWeight, parameter_id, unpadded};
 
 /// Standard deviation of random weights: the default of `initializer_range` in transformers.
 const INITIAL_DEVIATION: f64 = 0.02;
@@ -145,9 +145,8 @@ impl<'a, B: FusedBackend> Loader<'a, B> {
             let problem = format!("{name}: expected {shape:?}, got {} elements", data.num_elements());
             return Err(ModelError::Mismatch { problems: vec![problem] });
         }
-        let (data, dtype) = (TensorData { shape: shape.into(), ..data }, self.options.dtype.into());
         // In the pool, weights beside activations would keep pages from being reused.
-        Ok(exact_buffers::<B, _>(&self.device, || Tensor::from_data(data, (&self.device, dtype))))
+        Ok(exact_buffers::<B, _>(&self.device, || unpadded(data, shape, &self.device, self.options.dtype.into())))
     }
 }
 

@@ -1,5 +1,8 @@
 //! Chooses the next token by its logits.
 
+use std::borrow::Cow;
+use std::cmp::Ordering;
+
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -50,60 +53,61 @@ impl Sampler {
     /// Keskar et al. 2019 (repetition penalty); Holtzman et al. 2020 (top-p); Nguyen et al. 2024 (min-p).
     pub fn next(&mut self, logits: &[f32], seen: &[u32]) -> u32 {
         assert!(!logits.is_empty(), "expected at least one logit");
-        let mut logits = logits.to_vec();
-        self.penalise(&mut logits, seen);
+        let logits = self.penalised(logits, seen);
         if self.options.temperature <= 0.0 {
             return most_likely(&logits);
         }
-        let mut candidates: Vec<(u32, f32)> = logits.iter().enumerate().map(|(id, logit)| (id as u32, *logit)).collect();
-        candidates.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        if self.options.top_k > 0 {
-            candidates.truncate(self.options.top_k);
-        }
-        let largest = candidates[0].1;
-        let mut weights: Vec<f64> = candidates
-            .iter()
-            .map(|(_, logit)| (f64::from(logit - largest) / f64::from(self.options.temperature)).exp())
-            .collect();
-        let kept = self.keep(&weights);
-        weights.truncate(kept);
-        let total: f64 = weights.iter().sum();
         let uniform = (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        let mut ranked = Ranked::new(&logits);
+        if self.options.top_k > 0 {
+            ranked.keep(self.options.top_k);
+        }
+        let largest = ranked.get(0).1;
+        let temperature = f64::from(self.options.temperature);
+        let weight = |logit: f32| (f64::from(logit - largest) / temperature).exp();
+        let total: f64 = ranked.candidates.iter().map(|(_, logit)| weight(*logit)).sum();
+        let (kept, total) = self.kept(&mut ranked, weight, total);
         let mut left = uniform * total;
-        for ((id, _), weight) in candidates.iter().zip(&weights) {
-            left -= weight;
+        for rank in 0..kept {
+            let (id, logit) = ranked.get(rank);
+            left -= weight(logit);
             if left < 0.0 {
-                return *id;
+                return id;
             }
         }
-        candidates[kept - 1].0
+        ranked.get(kept - 1).0
     }
 
-    /// How many of the candidates, most likely first, top-p and min-p keep; at least one.
-    fn keep(&self, weights: &[f64]) -> usize {
-        let mut kept = weights.len();
-        if self.options.top_p < 1.0 {
-            let total: f64 = weights.iter().sum();
-            let mut sum = 0.0;
-            let reached = weights.iter().position(|weight| {
-                sum += weight / total;
-                sum >= f64::from(self.options.top_p)
-            });
-            kept = reached.map_or(kept, |index| index + 1);
+    /// How many of the candidates, most likely first, top-p and min-p keep, at least one; and the sum of their weights. `total` is that
+    /// of all candidates.
+    fn kept(&self, ranked: &mut Ranked, weight: impl Fn(f32) -> f64, total: f64) -> (usize, f64) {
+        let SamplingOptions { top_p, min_p, .. } = self.options;
+        if top_p >= 1.0 && min_p <= 0.0 {
+            return (ranked.candidates.len(), total);
         }
-        if self.options.min_p > 0.0 {
-            let least = weights[0] * f64::from(self.options.min_p);
-            kept = kept.min(weights.iter().take_while(|weight| **weight >= least).count());
+        let (mut kept, mut sum) = (0, 0.0);
+        while kept < ranked.candidates.len() {
+            let next = weight(ranked.get(kept).1);
+            // The largest weight is 1.
+            if kept > 0 && next < f64::from(min_p) {
+                break;
+            }
+            kept += 1;
+            sum += next;
+            if top_p < 1.0 && sum / total >= f64::from(top_p) {
+                break;
+            }
         }
-        kept.max(1)
+        (kept, sum)
     }
 
-    fn penalise(&self, logits: &mut [f32], seen: &[u32]) {
+    /// The logits after the penalty on the tokens that occurred.
+    fn penalised<'a>(&self, logits: &'a [f32], seen: &[u32]) -> Cow<'a, [f32]> {
         let penalty = self.options.repetition_penalty;
         if (penalty - 1.0).abs() < f32::EPSILON {
-            return;
+            return Cow::Borrowed(logits);
         }
-        let mut seen = seen.to_vec();
+        let (mut logits, mut seen) = (logits.to_vec(), seen.to_vec());
         seen.sort_unstable();
         seen.dedup();
         for id in seen {
@@ -111,17 +115,62 @@ impl Sampler {
                 *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
             }
         }
+        Cow::Owned(logits)
+    }
+}
+
+/// Tokens with their logits, the most likely first, sorted as far as they were asked for: a vocabulary is long, and few of its tokens
+/// are looked at.
+struct Ranked {
+    candidates: Vec<(u32, f32)>,
+    sorted: usize,
+}
+
+impl Ranked {
+    /// How many are sorted at first.
+    const FIRST: usize = 64;
+
+    fn new(logits: &[f32]) -> Self {
+        Self { candidates: logits.iter().enumerate().map(|(id, logit)| (id as u32, *logit)).collect(), sorted: 0 }
+    }
+
+    /// The more likely first; of equal ones that with the smaller id.
+    fn order(a: &(u32, f32), b: &(u32, f32)) -> Ordering {
+        b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+    }
+
+    /// The candidate of that rank, which must exist.
+    fn get(&mut self, rank: usize) -> (u32, f32) {
+        while rank >= self.sorted {
+            let (sorted, length) = (self.sorted, self.candidates.len());
+            let more = sorted.max(Self::FIRST).min(length - sorted);
+            let rest = &mut self.candidates[sorted..];
+            if more < rest.len() {
+                rest.select_nth_unstable_by(more, Self::order);
+            }
+            rest[..more].sort_unstable_by(Self::order);
+            self.sorted += more;
+        }
+        self.candidates[rank]
+    }
+
+    /// Removes all but the `count` most likely.
+    fn keep(&mut self, count: usize) {
+        if count < self.candidates.len() {
+            self.candidates.select_nth_unstable_by(count, Self::order);
+            self.candidates.truncate(count);
+        }
     }
 }
 
 fn most_likely(logits: &[f32]) -> u32 {
-    let mut best = 0;
+    let mut best = (0, logits[0]);
     for (id, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] {
-            best = id;
+        if *logit > best.1 {
+            best = (id, *logit);
         }
     }
-    best as u32
+    best.0 as u32
 }
 
 #[cfg(test)]
@@ -146,6 +195,28 @@ mod tests {
         assert!(draws(SamplingOptions { top_k: 2, ..hot.clone() }, &logits).iter().all(|id| *id >= 2));
         assert!(draws(SamplingOptions { top_p: 0.1, ..hot.clone() }, &logits).iter().all(|id| *id == 3));
         assert!(draws(SamplingOptions { min_p: 0.9, ..hot }, &logits).iter().all(|id| *id == 3));
+    }
+
+    #[test]
+    fn candidates_are_ranked_as_by_a_sort_of_all() {
+        let logits: Vec<f32> = (0..1000u32).map(|id| (id.wrapping_mul(2_654_435_761) >> 24) as f32).collect();
+        let mut sorted: Vec<(u32, f32)> = logits.iter().enumerate().map(|(id, logit)| (id as u32, *logit)).collect();
+        sorted.sort_by(Ranked::order);
+        let mut ranked = Ranked::new(&logits);
+        assert!((0..1000).all(|rank| ranked.get(rank) == sorted[rank]));
+        let mut few = Ranked::new(&logits);
+        few.keep(70);
+        assert!((0..70).all(|rank| few.get(rank) == sorted[rank]));
+        assert_eq!(few.candidates.len(), 70);
+    }
+
+    #[test]
+    fn draws_are_as_frequent_as_the_probabilities() {
+        let options = SamplingOptions { temperature: 1.0, ..Default::default() };
+        let mut sampler = Sampler::new(options);
+        let logits = [0.0f32, 3.0f32.ln(), f32::MIN];
+        let drawn = (0..4000).filter(|_| sampler.next(&logits, &[]) == 1).count();
+        assert!((2900..3100).contains(&drawn), "{drawn} of 4000");
     }
 
     #[test]

@@ -68,6 +68,18 @@ fn trained<B: Backend, const D: usize>(name: &str, tensor: Tensor<B, D>) -> Para
     Param::initialized(parameter_id(name), tensor.require_grad())
 }
 
+/// A tensor whose rows are adjacent. burn pads those of a matrix on CUDA where they are no multiple of 512 bytes, and each kernel would
+/// first copy it.
+pub fn unpadded<B: Backend, const D: usize>(
+    data: TensorData,
+    shape: [usize; D],
+    device: &B::Device,
+    dtype: DType,
+) -> Tensor<B, D> {
+    let flat = TensorData { shape: [data.num_elements()].into(), ..data };
+    Tensor::<B, 1>::from_data(flat, (device, dtype)).reshape(shape)
+}
+
 /// The id of the parameter of that name. It is the same in every process, so a saved optimizer state fits.
 ///
 /// # Source
@@ -123,7 +135,7 @@ impl<B: Backend> AnyTensor<B> {
         let data = TensorData::new(values, shape.to_vec());
         match shape.len() {
             1 => Some(Self::Vector(Tensor::from_data(data, (device, DType::F32)))),
-            2 => Some(Self::Matrix(Tensor::from_data(data, (device, DType::F32)))),
+            2 => Some(Self::Matrix(unpadded(data, [shape[0], shape[1]], device, DType::F32))),
             _ => None,
         }
     }

@@ -1,9 +1,9 @@
-//! Environment variables that drivers read when they are loaded.
+//! What drivers and the allocator read when the process begins.
 
 /// Wayland's folder for sockets.
 const RUNTIME: &str = "XDG_RUNTIME_DIR";
 
-/// Sets the environment of this process.
+/// Sets the environment of this process, and how its allocator gives memory back.
 ///
 /// # Safety
 /// No other thread may read or write the environment meanwhile, so call this first in `main`.
@@ -12,6 +12,13 @@ pub unsafe fn prepare() {
     #[cfg(feature = "metal")]
     unsafe {
         burnish_metal::relax_watchdog();
+    }
+    // By default glibc's threshold grows with what is freed, up to 32 MiB, and smaller buffers then stay in the process when they are
+    // freed: 60 of 724 MiB in training SmolLM2.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it changes a number of the allocator.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
     }
     // Vulkan's loader queries Wayland, which prints an error if this is not set, as on most servers.
     if cfg!(target_os = "linux") && std::env::var_os(RUNTIME).is_none() {

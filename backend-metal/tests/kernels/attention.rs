@@ -4,7 +4,7 @@ use burn::backend::Flex;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use burnish_kernels::{self as ops, AttentionOptions, FusedBackend};
 
-use crate::sample::{close, random, raw};
+use crate::sample::{Pair, close, random, raw, typed};
 
 pub fn attention<B: FusedBackend>(dtype: DType) {
     let cases = [
@@ -63,5 +63,32 @@ pub fn decode<B: FusedBackend>(dtype: DType) {
         let expected = ops::attention::reference::<Flex>(q.cpu(), key_cpu, value_cpu, None, options);
         let name = format!("{queries} tokens over {keys} of {capacity}, {heads} heads of {dim} on {key_value_heads}");
         close::<B, 4>(&name, B::segment_attention(q.raw(), key, value, None, options), expected, dtype);
+    }
+}
+
+/// Rows in the middle of two buffers, in place and of buffers that something else holds; then attention over their beginning.
+pub fn append<B: FusedBackend>(dtype: DType) {
+    for (batch, rows, start, capacity, heads, dim) in [(1, 1, 2, 4, 3, 5), (2, 3, 0, 8, 2, 8), (3, 2, 5, 7, 1, 64)] {
+        for held in [false, true] {
+            let buffers = [1, 2].map(|seed| random::<B, 4>([batch, capacity, heads, dim], seed, dtype));
+            let new = [3, 4].map(|seed| random::<B, 4>([batch, rows, heads, dim], seed, dtype));
+            let expected =
+                ops::append::reference::<Flex>(buffers.each_ref().map(Pair::cpu), new.each_ref().map(Pair::cpu), start);
+            let new = new.each_ref().map(Pair::raw);
+            let before = buffers.each_ref().map(Pair::cpu);
+            let kept = buffers.each_ref().map(|buffer| held.then(|| buffer.raw()));
+            let found = B::append(buffers.map(|buffer| raw(buffer.device)), new, start);
+            let name = format!("append {rows} at {start} of {capacity}, held: {held}");
+            let seen = start + rows;
+            for (((found, expected), kept), before) in found.into_iter().zip(expected).zip(kept).zip(before) {
+                let prefix = B::prefix(found.clone(), seen);
+                let whole = typed::<Flex, 4>(expected.clone());
+                close::<B, 4>(&name, found, expected, dtype);
+                close::<B, 4>(&format!("{name}, beginning"), prefix, raw(whole.narrow(1, 0, seen)), dtype);
+                if let Some(kept) = kept {
+                    close::<B, 4>(&format!("{name}, the other holder"), kept, before, dtype);
+                }
+            }
+        }
     }
 }

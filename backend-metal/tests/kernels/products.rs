@@ -19,6 +19,29 @@ pub fn linear<B: FusedBackend>(dtype: DType) {
     linear_of::<B>(dtype, &SIZES);
 }
 
+/// One to three weights of one input, of different heights, and more rows than a launch takes.
+pub fn few_rows<B: FusedBackend>(dtype: DType) {
+    let cases: [(usize, usize, &[usize]); 6] = [
+        (1, 3, &[5]),
+        (1, 64, &[64, 16, 16]),
+        (2, 77, &[131, 3]),
+        (5, 1032, &[40, 8200]),
+        (8, 72, &[1, 2, 33]),
+        (9, 64, &[24, 24]),
+    ];
+    for (rows, inputs, outputs) in cases {
+        let x = random::<B, 2>([rows, inputs], 1, dtype);
+        let weights: Vec<_> =
+            outputs.iter().zip(2..).map(|(outputs, seed)| scaled::<B>([*outputs, inputs], seed, dtype, inputs)).collect();
+        let found = B::dense_linears(x.raw(), weights.iter().map(Pair::raw).collect());
+        let expected = ops::linear::references::<Flex>(x.cpu(), weights.iter().map(Pair::cpu).collect());
+        assert_eq!(found.len(), outputs.len());
+        for ((found, expected), outputs) in found.into_iter().zip(expected).zip(outputs) {
+            close::<B, 2>(&format!("{rows} x {inputs} x {outputs}"), found, expected, product_row::<B>(dtype));
+        }
+    }
+}
+
 /// Large enough for the widest tiles, whole and ragged, several for each processor of a device with up to 150.
 pub fn wide_linear<B: FusedBackend>(dtype: DType) {
     wide_linear_of::<B>(dtype, [2570, 1032, 4104]);

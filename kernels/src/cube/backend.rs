@@ -99,6 +99,12 @@ where
 
         fn dense_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
 
+        fn dense_linears(x: FloatTensor<Self>, weights: Vec<FloatTensor<Self>>) -> Vec<FloatTensor<Self>>;
+
+        fn append(buffers: [FloatTensor<Self>; 2], new: [FloatTensor<Self>; 2], start: usize) -> [FloatTensor<Self>; 2];
+
+        fn prefix(buffer: FloatTensor<Self>, length: usize) -> FloatTensor<Self>;
+
         fn linear_backward_input(grad: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
 
         fn linear_backward_weight(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;

@@ -15,8 +15,8 @@ use crate::lora_linear::{LoraGradients, LoraSaved};
 use crate::matrix::ProductLibrary;
 use crate::packed::PackedTensor;
 use crate::{
-    adamw, adamw8bit, attention, dropout, glu, layer_norm, linear, linear_cross_entropy, lora_linear, pack, rms_norm,
-    rotary, select_rows, squared_norm,
+    adamw, adamw8bit, append, attention, dropout, glu, layer_norm, linear, linear_cross_entropy, lora_linear, pack,
+    rms_norm, rotary, select_rows, squared_norm,
 };
 
 /// Methods that run a kernel where the runtime is fused, else the composed reference.
@@ -177,6 +177,15 @@ pub trait KernelRuntime: CubeRuntime {
 
         linear::cube::forward::<Self, B> | linear::reference::<B>:
         fn dense_linear(x: FloatTensor<B>, weight: FloatTensor<B>) -> FloatTensor<B>;
+
+        linear::cube::forwards::<Self, B> | linear::references::<B>:
+        fn dense_linears(x: FloatTensor<B>, weights: Vec<FloatTensor<B>>) -> Vec<FloatTensor<B>>;
+
+        append::cube::append::<Self, B> | append::reference::<B>:
+        fn append(buffers: [FloatTensor<B>; 2], new: [FloatTensor<B>; 2], start: usize) -> [FloatTensor<B>; 2];
+
+        append::cube::prefix::<Self, B> | append::reference_prefix::<B>:
+        fn prefix(buffer: FloatTensor<B>, length: usize) -> FloatTensor<B>;
 
         linear::cube::backward_input::<Self, B> | linear::reference_backward_input::<B>:
         fn linear_backward_input(grad: FloatTensor<B>, weight: FloatTensor<B>) -> FloatTensor<B>;

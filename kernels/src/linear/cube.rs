@@ -3,14 +3,27 @@
 use crate::runtime::KernelRuntime;
 use burn_cubecl::tensor::CubeTensor;
 
+use super::few_rows;
 use crate::cube::BackendOn;
 use crate::cube::launch::same_float;
 use crate::matrix::Product;
 
 /// `x · Wᵀ`.
 pub(crate) fn forward<R: KernelRuntime, B: BackendOn<R>>(x: CubeTensor<R>, weight: CubeTensor<R>) -> CubeTensor<R> {
+    if let Some(y) = few_rows::product(&x, std::slice::from_ref(&weight)).and_then(|mut results| results.pop()) {
+        return y;
+    }
     let ours = same_float(&[&x, &weight]).then(|| Product::new(x.clone(), weight.clone()).transposed_b());
     ours.and_then(Product::multiply).unwrap_or_else(|| super::reference::<B>(x, weight))
+}
+
+/// `x · Wᵀ` of each weight.
+pub(crate) fn forwards<R: KernelRuntime, B: BackendOn<R>>(
+    x: CubeTensor<R>,
+    weights: Vec<CubeTensor<R>>,
+) -> Vec<CubeTensor<R>> {
+    few_rows::product(&x, &weights)
+        .unwrap_or_else(|| weights.into_iter().map(|weight| forward::<R, B>(x.clone(), weight)).collect())
 }
 
 /// `dy · W`.

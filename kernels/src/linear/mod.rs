@@ -3,6 +3,8 @@
 pub(crate) mod autodiff;
 #[cfg(feature = "cube")]
 pub(crate) mod cube;
+#[cfg(feature = "cube")]
+mod few_rows;
 pub(crate) mod flex;
 pub mod packed;
 
@@ -27,9 +29,25 @@ pub fn linear<B: FusedBackend>(x: Tensor<B, 2>, weight: Tensor<B, 2>) -> Tensor<
     typed(B::dense_linear(raw(x), raw(weight)))
 }
 
+/// [`linear()`] with each of the weights. Few rows, as in decoding, take one launch for up to three weights.
+///
+/// # Panics
+/// When an `in` differs.
+pub fn linears<B: FusedBackend>(x: Tensor<B, 2>, weights: Vec<Tensor<B, 2>>) -> Vec<Tensor<B, 2>> {
+    for weight in &weights {
+        assert_eq!(x.dims()[1], weight.dims()[1], "linears: x {:?} and weight {:?} do not fit", x.dims(), weight.dims());
+    }
+    B::dense_linears(raw(x), weights.into_iter().map(raw).collect()).into_iter().map(typed).collect()
+}
+
 /// The composed forward.
 pub fn reference<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>) -> FloatTensor<B> {
     B::float_matmul(x, B::float_transpose(weight))
+}
+
+/// The composed forward of each weight.
+pub fn references<B: Backend>(x: FloatTensor<B>, weights: Vec<FloatTensor<B>>) -> Vec<FloatTensor<B>> {
+    weights.into_iter().map(|weight| reference::<B>(x.clone(), weight)).collect()
 }
 
 /// The composed gradient for the input: `dy · W`.

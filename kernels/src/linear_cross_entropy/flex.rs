@@ -3,11 +3,14 @@
 use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
 
-use super::{chunk_tokens, chunks, packed, reference, reference_backward_weight, reference_with_gradient};
+use super::{chunks, packed, reference, reference_backward_weight, reference_with_gradient};
 use crate::flex::matrix::{Matrix, MatrixMut, multiply};
 use crate::flex::{all_f32, dims2, tensor, vector};
 use crate::linear::packed::flex::PackedMatrix;
 use crate::packed::PackedTensor;
+
+/// Logits alive at a time, 16 MiB: larger products are not faster, and all activations are alive beside them.
+const CHUNK_ELEMENTS: usize = 4 << 20;
 
 /// Labels on the host, whatever integer width the tensor has.
 fn read_labels(labels: FlexTensor) -> Vec<usize> {
@@ -163,7 +166,7 @@ fn each_chunk(hidden: &FlexTensor, head: Head, labels: &[usize], mut each: impl 
         labels.len() == hidden.rows && labels.iter().all(|label| *label < vocabulary),
         "linear_cross_entropy: a label lies outside the vocabulary of {vocabulary}"
     );
-    let chunk = chunk_tokens(vocabulary);
+    let chunk = (CHUNK_ELEMENTS / vocabulary.max(1)).max(1);
     let mut logits = vec![0.0; chunk.min(hidden.rows) * vocabulary];
     for at in chunks(hidden.rows, chunk) {
         let hidden = hidden.narrow_rows(at.start, at.len());

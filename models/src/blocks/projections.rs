@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burnish_kernels::FusedBackend;
+use burnish_kernels::{FusedBackend, linears};
 
 use crate::error::Result;
 use crate::linear::{AdapterPass, Linear};
@@ -30,6 +30,11 @@ impl<B: FusedBackend> Projections<B> {
         Ok(Self { linears, widths })
     }
 
+    /// The weights of all layers, if each is of floats and has no adapter in this pass.
+    fn plain_weights(&self, pass: AdapterPass) -> Option<Vec<Tensor<B, 2>>> {
+        self.linears.iter().map(|linear| linear.plain_weight(pass)).collect()
+    }
+
     /// The `N` outputs for `x`, `[rows, in]`.
     ///
     /// # Panics
@@ -42,6 +47,12 @@ impl<B: FusedBackend> Projections<B> {
                 let start = self.widths[..output].iter().sum();
                 y.clone().narrow(1, start, self.widths[output])
             });
+        }
+        if let (true, Some(weights)) = (N > 1, self.plain_weights(pass)) {
+            let products = linears(x, weights).into_iter().zip(&self.linears).map(|(y, linear)| linear.biased(y));
+            let products: [_; N] =
+                products.collect::<Vec<_>>().try_into().unwrap_or_else(|_| unreachable!("one for each layer"));
+            return products;
         }
         std::array::from_fn(|output| self.linears[output].forward(x.clone(), pass))
     }

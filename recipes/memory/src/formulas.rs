@@ -128,11 +128,11 @@ pub fn slice_backward(model: &ModelConfig, element: usize, tokens: usize) -> usi
     slice_tokens(model, tokens) * (5 * inner + 2 * hidden) * element
 }
 
-/// The logits of the tokens whose loss is computed together: on a GPU 64 MB of the compute type, on the CPU 8 Mi elements of f32.
+/// The logits of the tokens whose loss is computed together: on a GPU 64 MB of the compute type, on the CPU 4 Mi elements of f32.
 pub fn logits(model: &ModelConfig, element: usize, tokens: usize, place: Place) -> usize {
     let (bytes, element) = match place {
         Place::Device => (64_000_000, element),
-        Place::Host => ((8 << 20) * F32, F32),
+        Place::Host => ((4 << 20) * F32, F32),
     };
     let of_token = (model.vocab_size * element).max(1);
     (bytes / of_token).clamp(1, tokens.max(1)) * of_token

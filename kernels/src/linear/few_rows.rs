@@ -1,0 +1,188 @@
+//! The product of a few rows with weights of floats, as decoding takes it: several weights in one launch, each read once.
+//!
+//! A plane computes some outputs. Its lanes read a row of weights side by side and sum in f32.
+
+use burn_cubecl::CubeRuntime;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+use crate::cube::launch::{MAX_CUBES, contiguous, empty, same_float, vector_size};
+use crate::cube::reduce::{Planes, cube_sum, vector_sum};
+
+/// Most rows: with more, tiles read the weights less often.
+pub(crate) const MOST_ROWS: usize = 8;
+
+/// Most weights of a launch.
+const MOST_WEIGHTS: usize = 3;
+
+/// Threads of a cube whose planes compute outputs of their own, and of one that computes them together.
+const THREADS: usize = 128;
+const THREADS_TOGETHER: usize = 64;
+
+/// Most sums of a lane.
+const MOST_SUMS: usize = 8;
+
+/// What the kernel is compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct FewRowsPlan {
+    /// Weights of the launch.
+    weights: usize,
+    /// Rows that are summed, of which the last may not exist.
+    rows: usize,
+    /// Outputs of a plane.
+    outputs: usize,
+    /// Threads that sum an output together.
+    lanes: usize,
+    threads: usize,
+    planes: Planes,
+}
+
+impl FewRowsPlan {
+    fn new(weights: usize, rows: usize, outputs: usize, planes: Planes) -> Self {
+        let rows = rows.next_power_of_two();
+        // An x that is read serves more outputs, where enough planes remain to keep the device busy.
+        let of_plane = match outputs {
+            32768.. => 4,
+            8192.. => 2,
+            _ => 1,
+        };
+        let (lanes, threads) = match planes.size() {
+            Some(lanes) => (lanes as usize, THREADS.max(lanes as usize)),
+            None => (THREADS_TOGETHER, THREADS_TOGETHER),
+        };
+        Self { weights, rows, outputs: of_plane.min(MOST_SUMS / rows).max(1), lanes, threads, planes }
+    }
+
+    /// Outputs of a cube.
+    fn cube_outputs(&self) -> usize {
+        self.threads / self.lanes * self.outputs
+    }
+}
+
+/// Outputs of one weight, `[rows, outputs]` in `y` from `start` on, for as many cubes as there are along x.
+#[cube]
+fn products<F: Float, N: Size>(
+    x: &Array<Vector<F, N>>,
+    weight: &Array<Vector<F, N>>,
+    y: &mut Array<F>,
+    start: u32,
+    outputs: u32,
+    rows: u32,
+    vectors: u32,
+    #[comptime] plan: FewRowsPlan,
+) {
+    let lanes = comptime!(plan.lanes as u32);
+    let lane = UNIT_POS % lanes;
+    let cube_outputs = comptime!(plan.cube_outputs() as u32);
+    let mut cube = CUBE_POS_X * cube_outputs;
+    // The bound is the same for all threads of a cube, which synchronise below.
+    while cube < outputs {
+        let first = cube + UNIT_POS / lanes * comptime!(plan.outputs as u32);
+        let mut sums = Array::<Vector<f32, N>>::new(comptime!(plan.outputs * plan.rows));
+        #[unroll]
+        for i in 0..comptime!(plan.outputs * plan.rows) {
+            sums[i] = Vector::<f32, N>::new(0.0f32);
+        }
+        let mut at = lane;
+        while at < vectors {
+            #[unroll]
+            for output in 0..plan.outputs {
+                // Rows and outputs that do not exist are the last ones again, and are not written.
+                let from = min(first + output as u32, outputs - 1) * vectors + at;
+                let weights = Vector::<f32, N>::cast_from(weight[from as usize]);
+                #[unroll]
+                for row in 0..plan.rows {
+                    let from = min(row as u32, rows - 1) * vectors + at;
+                    sums[comptime!(output * plan.rows + row)] += weights * Vector::<f32, N>::cast_from(x[from as usize]);
+                }
+            }
+            at += lanes;
+        }
+        #[unroll]
+        for output in 0..plan.outputs {
+            #[unroll]
+            for row in 0..plan.rows {
+                let sum = vector_sum::<N>(sums[comptime!(output * plan.rows + row)]);
+                let total = if comptime!(plan.planes.size().is_some()) {
+                    plane_sum(sum)
+                } else {
+                    cube_sum(sum, plan.threads, plan.planes)
+                };
+                let to = first + output as u32;
+                if lane == 0 && to < outputs && (row as u32) < rows {
+                    y[(start + row as u32 * outputs + to) as usize] = F::cast_from(total);
+                }
+            }
+        }
+        cube += CUBE_COUNT_X * cube_outputs;
+    }
+}
+
+#[cube(launch_unchecked)]
+fn few_rows_kernel<F: Float, N: Size>(
+    x: &Array<Vector<F, N>>,
+    weights: &Sequence<Array<Vector<F, N>>>,
+    y: &mut Array<F>,
+    outputs: &Sequence<u32>,
+    starts: &Sequence<u32>,
+    rows: u32,
+    vectors: u32,
+    #[comptime] plan: FewRowsPlan,
+    #[define(F)] _dtype: StorageType,
+) {
+    #[unroll]
+    for index in 0..plan.weights {
+        if CUBE_POS_Y == index as u32 {
+            let (outputs, start) = (*outputs.index(index), *starts.index(index));
+            products::<F, N>(x, weights.index(index), y, start, outputs, rows, vectors, plan);
+        }
+    }
+}
+
+/// `x · Wᵀ` of each weight; `None` where other products are faster, or the dtypes differ. The results share a buffer.
+pub(crate) fn product<R: CubeRuntime>(x: &CubeTensor<R>, weights: &[CubeTensor<R>]) -> Option<Vec<CubeTensor<R>>> {
+    let (rows, inputs) = (x.meta.shape()[0], x.meta.shape()[1]);
+    let tensors: Vec<&CubeTensor<R>> = weights.iter().chain([x]).collect();
+    if rows > MOST_ROWS || weights.len() > MOST_WEIGHTS || inputs == 0 || !same_float(&tensors) {
+        return None;
+    }
+    let (x, weights) = (contiguous(x.clone()), weights.iter().cloned().map(contiguous).collect::<Vec<_>>());
+    let (client, dtype) = (x.client.clone(), x.dtype);
+    let size = vector_size(&weights.iter().chain([&x]).collect::<Vec<_>>(), inputs);
+    let outputs: Vec<usize> = weights.iter().map(|weight| weight.meta.shape()[0]).collect();
+    // Each result begins where the device can begin a tensor.
+    let aligned = (client.properties().memory.alignment as usize / dtype.size()).max(1);
+    let mut starts = vec![0];
+    for count in &outputs {
+        starts.push(starts[starts.len() - 1] + (rows * count).next_multiple_of(aligned));
+    }
+    let y = empty(&x, [starts[weights.len()]], dtype);
+    let (most, total) = (outputs.iter().copied().max().unwrap_or(0), outputs.iter().sum());
+    let plan = FewRowsPlan::new(weights.len(), rows, total, Planes::of(&client));
+    let number = weights.len() as u32;
+    // SAFETY: rows and outputs that are read exist, and each result is written within its part of `y`.
+    unsafe {
+        few_rows_kernel::launch_unchecked::<R>(
+            &client,
+            CubeCount::Static(most.div_ceil(plan.cube_outputs()).clamp(1, MAX_CUBES) as u32, number, 1),
+            CubeDim::new_1d(plan.threads as u32),
+            size,
+            x.into_array_arg(),
+            weights.into_iter().map(CubeTensor::into_array_arg).collect(),
+            y.clone().into_array_arg(),
+            outputs.iter().map(|count| *count as u32).collect(),
+            starts.iter().map(|start| *start as u32).collect(),
+            rows as u32,
+            (inputs / size) as u32,
+            plan,
+            dtype.into(),
+        );
+    }
+    let (whole, bytes) = (starts[outputs.len()], dtype.size());
+    let result = |(start, count): (usize, usize)| {
+        let end = whole - start - rows * count;
+        let handle = y.handle.clone().offset_start((start * bytes) as u64).offset_end((end * bytes) as u64);
+        CubeTensor::new_contiguous(y.client.clone(), y.device.clone(), [rows, count].into(), handle, dtype)
+    };
+    Some(starts.iter().copied().zip(outputs).map(result).collect())
+}
