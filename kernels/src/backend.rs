@@ -119,6 +119,17 @@ pub trait FusedBackend: Backend {
         append::reference::<Self>(buffers, new, start)
     }
 
+    /// See [`crate::append_rotated()`]; `table` is its cosines and sines.
+    fn append_rotated(
+        query: FloatTensor<Self>,
+        new: [FloatTensor<Self>; 2],
+        table: [FloatTensor<Self>; 2],
+        buffers: [FloatTensor<Self>; 2],
+        start: usize,
+    ) -> (FloatTensor<Self>, [FloatTensor<Self>; 2]) {
+        append::reference_rotated::<Self>(query, new, table, buffers, start)
+    }
+
     /// See [`crate::append::prefix()`].
     fn prefix(buffer: FloatTensor<Self>, length: usize) -> FloatTensor<Self> {
         append::reference_prefix::<Self>(buffer, length)
@@ -173,6 +184,11 @@ pub trait FusedBackend: Backend {
     /// See [`crate::linears()`].
     fn dense_linears(x: FloatTensor<Self>, weights: Vec<FloatTensor<Self>>) -> Vec<FloatTensor<Self>> {
         weights.into_iter().map(|weight| Self::dense_linear(x.clone(), weight)).collect()
+    }
+
+    /// See [`crate::glu_linear()`].
+    fn glu_linear(x: FloatTensor<Self>, weights: [FloatTensor<Self>; 2], activation: Activation) -> FloatTensor<Self> {
+        linear::reference_glu::<Self>(x, weights, activation)
     }
 
     /// Gradient of [`FusedBackend::dense_linear`] for `x`: `dy · W`.

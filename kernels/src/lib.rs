@@ -47,7 +47,7 @@ pub mod tolerance;
 
 pub use adamw::{AdamWStep, AdamWTensors, adamw};
 pub use adamw8bit::{AdamW8bitTensors, AdamW8bitUpdate, Moment8bit, adamw8bit};
-pub use append::{append, prefix};
+pub use append::{append, append_rotated, prefix};
 pub use attention::{AttentionOptions, attention};
 pub use backend::{DeviceMemory, FusedBackend, MemoryProbe, TrainBackend};
 pub use backward_from::{backward_from, is_tracked};
@@ -58,7 +58,7 @@ pub use exact_buffers::exact_buffers;
 pub use glu::{geglu, swiglu};
 pub use layer_norm::layer_norm;
 pub use linear::packed::{packed_linear, packed_rows};
-pub use linear::{linear, linears};
+pub use linear::{glu_linear, linear, linears};
 pub use linear_cross_entropy::capped::{capped_linear_cross_entropy, packed_capped_linear_cross_entropy, soft_cap};
 pub use linear_cross_entropy::linear_cross_entropy;
 pub use linear_cross_entropy::packed::packed_linear_cross_entropy;

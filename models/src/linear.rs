@@ -120,21 +120,17 @@ impl<B: FusedBackend> Linear<B> {
                 self.scaled(x, low_rank, gain)
             }
         };
-        self.biased(y)
-    }
-
-    /// A product with the weight, plus the bias.
-    pub(crate) fn biased(&self, product: Tensor<B, 2>) -> Tensor<B, 2> {
         match &self.bias {
-            Some(bias) => product + bias.val().unsqueeze(),
-            None => product,
+            Some(bias) => y + bias.val().unsqueeze(),
+            None => y,
         }
     }
 
-    /// The weight, if it is of floats and has no adapter in this pass.
+    /// The weight, if it is of floats, and the layer has neither a bias nor an adapter in this pass.
     pub(crate) fn plain_weight(&self, pass: AdapterPass) -> Option<Tensor<B, 2>> {
-        match (self.weight.operand(), self.adapter.as_ref().and_then(|adapter| adapter.factors(pass))) {
-            (Operand::Dense(weight), None) => Some(weight),
+        let is_plain = self.bias.is_none() && self.adapter.as_ref().and_then(|adapter| adapter.factors(pass)).is_none();
+        match self.weight.operand() {
+            Operand::Dense(weight) if is_plain => Some(weight),
             _ => None,
         }
     }

@@ -92,3 +92,38 @@ pub fn append<B: FusedBackend>(dtype: DType) {
         }
     }
 }
+
+/// Texts of one token and of several, heads that are rotated whole and in part, and buffers that something else holds.
+pub fn append_rotated<B: FusedBackend>(dtype: DType) {
+    let cases = [
+        (1, 1, 2, 4, [4, 2], 8, 4),
+        (2, 3, 0, 8, [3, 1], 16, 4),
+        (1, 5, 6, 300, [8, 8], 64, 32),
+        (1, 1, 0, 1, [2, 1], 6, 3),
+    ];
+    for (batch, length, start, capacity, [heads, key_value_heads], dim, half) in cases {
+        for held in [false, true] {
+            let tokens = batch * length;
+            let query = random::<B, 3>([tokens, heads, dim], 1, dtype);
+            let new = [2, 3].map(|seed| random::<B, 3>([tokens, key_value_heads, dim], seed, dtype));
+            let table = [4, 5].map(|seed| random::<B, 2>([tokens, half], seed, DType::F32));
+            let buffers = [6, 7].map(|seed| random::<B, 4>([batch, capacity, key_value_heads, dim], seed, dtype));
+            let (expected, expected_buffers) = ops::append::reference_rotated::<Flex>(
+                query.cpu(),
+                new.each_ref().map(Pair::cpu),
+                table.each_ref().map(Pair::cpu),
+                buffers.each_ref().map(Pair::cpu),
+                start,
+            );
+            let (new, table) = (new.each_ref().map(Pair::raw), table.each_ref().map(Pair::raw));
+            let _kept = buffers.each_ref().map(|buffer| held.then(|| buffer.raw()));
+            let (found, buffers) =
+                B::append_rotated(query.raw(), new, table, buffers.map(|buffer| raw(buffer.device)), start);
+            let name = format!("append_rotated {length} at {start} of {capacity}, held: {held}");
+            close::<B, 3>(&name, found, expected, dtype);
+            for (found, expected) in buffers.into_iter().zip(expected_buffers) {
+                close::<B, 4>(&name, found, expected, dtype);
+            }
+        }
+    }
+}

@@ -25,7 +25,7 @@ macro_rules! on {
             on!(@tests $backend; $(#[$ignored])?; moments: adamw8bit);
             on!(@tests $backend; $(#[$ignored])?; products: linear, few_rows, lora_linear);
             on!(@tests $backend; $(#[$ignored])?; packed: packed_rows, packed_linear, packed_lora_linear, packed_cross_entropy);
-            on!(@tests $backend; $(#[$ignored])?; attention: attention, decode, append);
+            on!(@tests $backend; $(#[$ignored])?; attention: attention, decode, append, append_rotated);
             on!(@tests $backend; $(#[$ignored])?; tiles: packed_tiles, packed_adapters);
             on!(@tests $backend; $(#[$ignored])?; differences: gradients);
         }

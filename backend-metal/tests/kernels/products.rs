@@ -2,6 +2,7 @@
 
 use burn::backend::Flex;
 use burn::tensor::DType;
+use burnish_kernels::glu::Activation;
 use burnish_kernels::lora_linear::LoraSaved;
 use burnish_kernels::{self as ops, Dropout, DropoutKey, FusedBackend};
 
@@ -36,6 +37,13 @@ pub fn few_rows<B: FusedBackend>(dtype: DType) {
         let found = B::dense_linears(x.raw(), weights.iter().map(Pair::raw).collect());
         let expected = ops::linear::references::<Flex>(x.cpu(), weights.iter().map(Pair::cpu).collect());
         assert_eq!(found.len(), outputs.len());
+        let pair = [2, 9].map(|seed| scaled::<B>([outputs[0], inputs], seed, dtype, inputs));
+        for activation in [Activation::Silu, Activation::GeluTanh] {
+            let (device, cpu) = (pair.each_ref().map(Pair::raw), pair.each_ref().map(Pair::cpu));
+            let expected = ops::linear::reference_glu::<Flex>(x.cpu(), cpu, activation);
+            let name = format!("{activation:?} of {rows} x {inputs} x {}", outputs[0]);
+            close::<B, 2>(&name, B::glu_linear(x.raw(), device, activation), expected, product_row::<B>(dtype));
+        }
         for ((found, expected), outputs) in found.into_iter().zip(expected).zip(outputs) {
             close::<B, 2>(&format!("{rows} x {inputs} x {outputs}"), found, expected, product_row::<B>(dtype));
         }

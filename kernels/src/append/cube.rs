@@ -1,4 +1,4 @@
-//! The GPU kernel: one launch writes the rows of both buffers in place.
+//! The GPU kernels: one launch writes the rows of both buffers in place, and one also rotates query and key.
 
 use burn::tensor::TensorMetadata;
 use burn_cubecl::CubeRuntime;
@@ -7,7 +7,8 @@ use cubecl::prelude::*;
 use cubecl::zspace::metadata::Metadata;
 
 use crate::cube::BackendOn;
-use crate::cube::launch::{contiguous, cubes, same_float, vector_size};
+use crate::cube::launch::{all_f32, contiguous, cubes, empty_like, greatest_common_divisor, same_float, vector_size};
+use crate::rotary::cube::{HeadPlan, Place, rotate_vector};
 
 const THREADS: usize = 128;
 
@@ -34,6 +35,120 @@ fn append_kernel<F: Float, N: Size>(
     }
 }
 
+/// The extents of queries, keys and values, and where their rows begin in the buffers.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+struct Extents {
+    tokens: u32,
+    /// Tokens of a text.
+    length: u32,
+    heads: u32,
+    key_value_heads: u32,
+    capacity: u32,
+    start: u32,
+}
+
+/// The head of a buffer for a head of the new rows.
+#[cube]
+fn target(head: u32, extents: &Extents) -> u32 {
+    let token = head / extents.key_value_heads;
+    let row = token / extents.length * extents.capacity + extents.start + token % extents.length;
+    row * extents.key_value_heads + head % extents.key_value_heads
+}
+
+#[cube(launch_unchecked)]
+fn append_rotated_kernel<F: Float, N: Size>(
+    query: &Array<Vector<F, N>>,
+    key: &Array<Vector<F, N>>,
+    value: &Array<Vector<F, N>>,
+    cos: &Array<Vector<f32, N>>,
+    sin: &Array<Vector<f32, N>>,
+    rotated: &mut Array<Vector<F, N>>,
+    keys: &mut Array<Vector<F, N>>,
+    values: &mut Array<Vector<F, N>>,
+    extents: Extents,
+    #[comptime] plan: HeadPlan,
+    #[define(F)] _dtype: StorageType,
+) {
+    let at = ABSOLUTE_POS;
+    let queries = (extents.tokens * extents.heads) as usize * plan.threads;
+    let new_heads = (extents.tokens * extents.key_value_heads) as usize;
+    let new_keys = new_heads * plan.threads;
+    let new_values = new_heads * plan.vectors;
+    if at < queries {
+        let place = Place::new(at, extents.heads, plan);
+        rotate_vector::<F, N>(query, cos, sin, rotated, &place, 1.0f32, plan);
+    } else if at < queries + new_keys {
+        let at = at - queries;
+        let mut place = Place::new(at, extents.key_value_heads, plan);
+        place.to = target((at / plan.threads) as u32, &extents) as usize * plan.vectors;
+        rotate_vector::<F, N>(key, cos, sin, keys, &place, 1.0f32, plan);
+    } else if at < queries + new_keys + new_values {
+        let at = at - queries - new_keys;
+        let to = target((at / plan.vectors) as u32, &extents) as usize * plan.vectors;
+        values[to + at % plan.vectors] = value[at];
+    }
+}
+
+/// The rotated query, and the buffers with the rotated keys and the values.
+pub(crate) fn append_rotated<R: CubeRuntime, B: BackendOn<R>>(
+    query: CubeTensor<R>,
+    new: [CubeTensor<R>; 2],
+    table: [CubeTensor<R>; 2],
+    buffers: [CubeTensor<R>; 2],
+    start: usize,
+) -> (CubeTensor<R>, [CubeTensor<R>; 2]) {
+    let floats: Vec<&CubeTensor<R>> = new.iter().chain(&buffers).chain([&query]).collect();
+    if !in_place(&buffers) || !same_float(&floats) || !all_f32(&table.each_ref()) {
+        return super::reference_rotated::<B>(query, new, table, buffers, start);
+    }
+    let (query, new, table) = (contiguous(query), new.map(contiguous), table.map(contiguous));
+    let ([key, value], [cos, sin]) = (&new, &table);
+    let (shape, buffer, half) = (query.shape(), buffers[0].shape(), cos.meta.shape()[1]);
+    let (tokens, dim) = (shape[0], shape[2]);
+    let rest = dim - 2 * half;
+    let operands = [&query, key, value, cos, sin, &buffers[0], &buffers[1]];
+    let size = vector_size(&operands, greatest_common_divisor(half, rest));
+    let plan = HeadPlan { vectors: dim / size, pairs: half / size, threads: half / size + rest / size };
+    let heads = shape[1] * plan.threads + buffer[2] * (plan.threads + plan.vectors);
+    let (client, dtype, rotated, written) = (query.client.clone(), query.dtype, empty_like(&query), buffers.clone());
+    let extents = ExtentsLaunch::new(
+        tokens as u32,
+        (tokens / buffer[0]) as u32,
+        shape[1] as u32,
+        buffer[2] as u32,
+        buffer[1] as u32,
+        start as u32,
+    );
+    let ([key, value], [cos, sin]) = (new.map(CubeTensor::into_array_arg), table.map(CubeTensor::into_array_arg));
+    let [keys, values] = buffers.map(CubeTensor::into_array_arg);
+    // SAFETY: a thread reads its own vectors of query, key or value, and the caller has checked that they fit in the buffers.
+    unsafe {
+        append_rotated_kernel::launch_unchecked::<R>(
+            &client,
+            cubes((tokens * heads).div_ceil(THREADS)),
+            CubeDim::new_1d(THREADS as u32),
+            size,
+            query.into_array_arg(),
+            key,
+            value,
+            cos,
+            sin,
+            rotated.clone().into_array_arg(),
+            keys,
+            values,
+            extents,
+            plan,
+            dtype.into(),
+        );
+    }
+    (rotated, written)
+}
+
+/// Whether the buffers can be written where they are.
+fn in_place<R: CubeRuntime>(buffers: &[CubeTensor<R>; 2]) -> bool {
+    buffers[0].shape() == buffers[1].shape() && buffers.iter().all(|buffer| buffer.can_mut() && buffer.is_contiguous())
+}
+
 /// The buffers with the new rows.
 pub(crate) fn append<R: CubeRuntime, B: BackendOn<R>>(
     buffers: [CubeTensor<R>; 2],
@@ -42,8 +157,7 @@ pub(crate) fn append<R: CubeRuntime, B: BackendOn<R>>(
 ) -> [CubeTensor<R>; 2] {
     let new = new.map(contiguous);
     let [[first, second], [new_first, new_second]] = [&buffers, &new];
-    let in_place = buffers.iter().all(|buffer| buffer.can_mut() && buffer.is_contiguous());
-    if !in_place || first.shape() != second.shape() || !same_float(&[first, second, new_first, new_second]) {
+    if !in_place(&buffers) || !same_float(&[first, second, new_first, new_second]) {
         return super::reference::<B>(buffers, new, start);
     }
     let (shape, rows) = (first.shape(), new_first.shape()[1]);

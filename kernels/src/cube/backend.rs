@@ -101,7 +101,17 @@ where
 
         fn dense_linears(x: FloatTensor<Self>, weights: Vec<FloatTensor<Self>>) -> Vec<FloatTensor<Self>>;
 
+        fn glu_linear(x: FloatTensor<Self>, weights: [FloatTensor<Self>; 2], activation: Activation) -> FloatTensor<Self>;
+
         fn append(buffers: [FloatTensor<Self>; 2], new: [FloatTensor<Self>; 2], start: usize) -> [FloatTensor<Self>; 2];
+
+        fn append_rotated(
+            query: FloatTensor<Self>,
+            new: [FloatTensor<Self>; 2],
+            table: [FloatTensor<Self>; 2],
+            buffers: [FloatTensor<Self>; 2],
+            start: usize,
+        ) -> (FloatTensor<Self>, [FloatTensor<Self>; 2]);
 
         fn prefix(buffer: FloatTensor<Self>, length: usize) -> FloatTensor<Self>;
 

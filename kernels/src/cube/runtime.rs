@@ -181,8 +181,20 @@ pub trait KernelRuntime: CubeRuntime {
         linear::cube::forwards::<Self, B> | linear::references::<B>:
         fn dense_linears(x: FloatTensor<B>, weights: Vec<FloatTensor<B>>) -> Vec<FloatTensor<B>>;
 
+        linear::cube::glu::<Self, B> | linear::reference_glu::<B>:
+        fn glu_linear(x: FloatTensor<B>, weights: [FloatTensor<B>; 2], activation: Activation) -> FloatTensor<B>;
+
         append::cube::append::<Self, B> | append::reference::<B>:
         fn append(buffers: [FloatTensor<B>; 2], new: [FloatTensor<B>; 2], start: usize) -> [FloatTensor<B>; 2];
+
+        append::cube::append_rotated::<Self, B> | append::reference_rotated::<B>:
+        fn append_rotated(
+            query: FloatTensor<B>,
+            new: [FloatTensor<B>; 2],
+            table: [FloatTensor<B>; 2],
+            buffers: [FloatTensor<B>; 2],
+            start: usize,
+        ) -> (FloatTensor<B>, [FloatTensor<B>; 2]);
 
         append::cube::prefix::<Self, B> | append::reference_prefix::<B>:
         fn prefix(buffer: FloatTensor<B>, length: usize) -> FloatTensor<B>;

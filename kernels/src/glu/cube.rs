@@ -15,7 +15,7 @@ const BYTES: usize = 16;
 
 /// `f(z)` and `f'(z)` of the gate's activation.
 #[cube]
-fn activation<N: Size>(z: Vector<f32, N>, #[comptime] kind: Activation) -> (Vector<f32, N>, Vector<f32, N>) {
+pub(crate) fn activation<N: Size>(z: Vector<f32, N>, #[comptime] kind: Activation) -> (Vector<f32, N>, Vector<f32, N>) {
     let one = Vector::<f32, N>::new(1.0f32);
     match comptime!(kind) {
         Activation::Silu => {

@@ -6,6 +6,7 @@ use burn_cubecl::tensor::CubeTensor;
 use super::few_rows;
 use crate::cube::BackendOn;
 use crate::cube::launch::same_float;
+use crate::glu::Activation;
 use crate::matrix::Product;
 
 /// `x · Wᵀ`.
@@ -24,6 +25,15 @@ pub(crate) fn forwards<R: KernelRuntime, B: BackendOn<R>>(
 ) -> Vec<CubeTensor<R>> {
     few_rows::product(&x, &weights)
         .unwrap_or_else(|| weights.into_iter().map(|weight| forward::<R, B>(x.clone(), weight)).collect())
+}
+
+/// `f(x · Gᵀ) · (x · Uᵀ)` of the weights `[G, U]`.
+pub(crate) fn glu<R: KernelRuntime, B: BackendOn<R>>(
+    x: CubeTensor<R>,
+    weights: [CubeTensor<R>; 2],
+    activation: Activation,
+) -> CubeTensor<R> {
+    few_rows::glu(&x, &weights, activation).unwrap_or_else(|| super::reference_glu::<B>(x, weights, activation))
 }
 
 /// `dy · W`.

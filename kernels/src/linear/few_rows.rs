@@ -8,6 +8,8 @@ use cubecl::prelude::*;
 
 use crate::cube::launch::{MAX_CUBES, contiguous, empty, same_float, vector_size};
 use crate::cube::reduce::{Planes, cube_sum, vector_sum};
+use crate::glu::Activation;
+use crate::glu::cube::activation;
 
 /// Most rows: with more, tiles read the weights less often.
 pub(crate) const MOST_ROWS: usize = 8;
@@ -21,6 +23,13 @@ const THREADS_TOGETHER: usize = 64;
 
 /// Most sums of a lane.
 const MOST_SUMS: usize = 8;
+
+/// The extents of `x`, its columns in vectors.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+struct Extents {
+    rows: u32,
+    vectors: u32,
+}
 
 /// What the kernel is compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,6 +68,46 @@ impl FewRowsPlan {
     }
 }
 
+/// Adds the products of this lane's share of each row with `plan.outputs` outputs of a weight, from `first` on, to `sums`.
+#[cube]
+fn add_products<F: Float, N: Size>(
+    x: &Array<Vector<F, N>>,
+    weight: &Array<Vector<F, N>>,
+    sums: &mut Array<Vector<f32, N>>,
+    first: u32,
+    extents: &Extents,
+    outputs: u32,
+    #[comptime] plan: FewRowsPlan,
+) {
+    let lanes = comptime!(plan.lanes as u32);
+    #[unroll]
+    for i in 0..comptime!(plan.outputs * plan.rows) {
+        sums[i] = Vector::<f32, N>::new(0.0f32);
+    }
+    let mut at = UNIT_POS % lanes;
+    while at < extents.vectors {
+        #[unroll]
+        for output in 0..plan.outputs {
+            // Rows and outputs that do not exist are the last ones again, and are not written.
+            let from = min(first + output as u32, outputs - 1) * extents.vectors + at;
+            let weights = Vector::<f32, N>::cast_from(weight[from as usize]);
+            #[unroll]
+            for row in 0..plan.rows {
+                let from = min(row as u32, extents.rows - 1) * extents.vectors + at;
+                sums[comptime!(output * plan.rows + row)] += weights * Vector::<f32, N>::cast_from(x[from as usize]);
+            }
+        }
+        at += lanes;
+    }
+}
+
+/// The sum over the lanes, returned to each of them. All threads of the cube must call it.
+#[cube]
+fn lane_sum<N: Size>(sum: Vector<f32, N>, #[comptime] plan: FewRowsPlan) -> f32 {
+    let sum = vector_sum::<N>(sum);
+    if comptime!(plan.planes.size().is_some()) { plane_sum(sum) } else { cube_sum(sum, plan.threads, plan.planes) }
+}
+
 /// Outputs of one weight, `[rows, outputs]` in `y` from `start` on, for as many cubes as there are along x.
 #[cube]
 fn products<F: Float, N: Size>(
@@ -67,49 +116,24 @@ fn products<F: Float, N: Size>(
     y: &mut Array<F>,
     start: u32,
     outputs: u32,
-    rows: u32,
-    vectors: u32,
+    extents: &Extents,
     #[comptime] plan: FewRowsPlan,
 ) {
     let lanes = comptime!(plan.lanes as u32);
-    let lane = UNIT_POS % lanes;
     let cube_outputs = comptime!(plan.cube_outputs() as u32);
+    let mut sums = Array::<Vector<f32, N>>::new(comptime!(plan.outputs * plan.rows));
     let mut cube = CUBE_POS_X * cube_outputs;
-    // The bound is the same for all threads of a cube, which synchronise below.
+    // The bound is the same for all threads of a cube, which may synchronise in `lane_sum`.
     while cube < outputs {
         let first = cube + UNIT_POS / lanes * comptime!(plan.outputs as u32);
-        let mut sums = Array::<Vector<f32, N>>::new(comptime!(plan.outputs * plan.rows));
-        #[unroll]
-        for i in 0..comptime!(plan.outputs * plan.rows) {
-            sums[i] = Vector::<f32, N>::new(0.0f32);
-        }
-        let mut at = lane;
-        while at < vectors {
-            #[unroll]
-            for output in 0..plan.outputs {
-                // Rows and outputs that do not exist are the last ones again, and are not written.
-                let from = min(first + output as u32, outputs - 1) * vectors + at;
-                let weights = Vector::<f32, N>::cast_from(weight[from as usize]);
-                #[unroll]
-                for row in 0..plan.rows {
-                    let from = min(row as u32, rows - 1) * vectors + at;
-                    sums[comptime!(output * plan.rows + row)] += weights * Vector::<f32, N>::cast_from(x[from as usize]);
-                }
-            }
-            at += lanes;
-        }
+        add_products::<F, N>(x, weight, &mut sums, first, extents, outputs, plan);
         #[unroll]
         for output in 0..plan.outputs {
             #[unroll]
             for row in 0..plan.rows {
-                let sum = vector_sum::<N>(sums[comptime!(output * plan.rows + row)]);
-                let total = if comptime!(plan.planes.size().is_some()) {
-                    plane_sum(sum)
-                } else {
-                    cube_sum(sum, plan.threads, plan.planes)
-                };
+                let total = lane_sum::<N>(sums[comptime!(output * plan.rows + row)], plan);
                 let to = first + output as u32;
-                if lane == 0 && to < outputs && (row as u32) < rows {
+                if UNIT_POS % lanes == 0 && to < outputs && (row as u32) < extents.rows {
                     y[(start + row as u32 * outputs + to) as usize] = F::cast_from(total);
                 }
             }
@@ -125,8 +149,7 @@ fn few_rows_kernel<F: Float, N: Size>(
     y: &mut Array<F>,
     outputs: &Sequence<u32>,
     starts: &Sequence<u32>,
-    rows: u32,
-    vectors: u32,
+    extents: Extents,
     #[comptime] plan: FewRowsPlan,
     #[define(F)] _dtype: StorageType,
 ) {
@@ -134,16 +157,98 @@ fn few_rows_kernel<F: Float, N: Size>(
     for index in 0..plan.weights {
         if CUBE_POS_Y == index as u32 {
             let (outputs, start) = (*outputs.index(index), *starts.index(index));
-            products::<F, N>(x, weights.index(index), y, start, outputs, rows, vectors, plan);
+            products::<F, N>(x, weights.index(index), y, start, outputs, &extents, plan);
         }
     }
+}
+
+#[cube(launch_unchecked)]
+fn glu_kernel<F: Float, N: Size>(
+    x: &Array<Vector<F, N>>,
+    gate: &Array<Vector<F, N>>,
+    up: &Array<Vector<F, N>>,
+    y: &mut Array<F>,
+    outputs: u32,
+    extents: Extents,
+    #[comptime] kind: Activation,
+    #[comptime] plan: FewRowsPlan,
+    #[define(F)] _dtype: StorageType,
+) {
+    let lanes = comptime!(plan.lanes as u32);
+    let cube_outputs = comptime!(plan.cube_outputs() as u32);
+    let mut gates = Array::<Vector<f32, N>>::new(comptime!(plan.outputs * plan.rows));
+    let mut ups = Array::<Vector<f32, N>>::new(comptime!(plan.outputs * plan.rows));
+    let mut cube = CUBE_POS_X * cube_outputs;
+    while cube < outputs {
+        let first = cube + UNIT_POS / lanes * comptime!(plan.outputs as u32);
+        add_products::<F, N>(x, gate, &mut gates, first, &extents, outputs, plan);
+        add_products::<F, N>(x, up, &mut ups, first, &extents, outputs, plan);
+        #[unroll]
+        for output in 0..plan.outputs {
+            #[unroll]
+            for row in 0..plan.rows {
+                let at = comptime!(output * plan.rows + row);
+                let (gate, up) = (lane_sum::<N>(gates[at], plan), lane_sum::<N>(ups[at], plan));
+                let to = first + output as u32;
+                if UNIT_POS % lanes == 0 && to < outputs && (row as u32) < extents.rows {
+                    // Rounded as the products of a launch of their own.
+                    let gate = Vector::<f32, Const<1>>::cast_from(Vector::<F, Const<1>>::cast_from(gate));
+                    let (value, _slope) = activation::<Const<1>>(gate, kind);
+                    let value = value * Vector::<f32, Const<1>>::cast_from(Vector::<F, Const<1>>::cast_from(up));
+                    y[(row as u32 * outputs + to) as usize] = F::cast_from(value[0]);
+                }
+            }
+        }
+        cube += CUBE_COUNT_X * cube_outputs;
+    }
+}
+
+/// Whether a launch takes these, which must have one float dtype.
+fn fits<R: CubeRuntime>(x: &CubeTensor<R>, weights: &[CubeTensor<R>]) -> bool {
+    let tensors: Vec<&CubeTensor<R>> = weights.iter().chain([x]).collect();
+    x.meta.shape()[0] <= MOST_ROWS && weights.len() <= MOST_WEIGHTS && x.meta.shape()[1] > 0 && same_float(&tensors)
+}
+
+/// `f(x · Gᵀ) · (x · Uᵀ)` of the weights `[G, U]`; `None` where other products are faster, or the dtypes differ.
+pub(crate) fn glu<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    weights: &[CubeTensor<R>; 2],
+    kind: Activation,
+) -> Option<CubeTensor<R>> {
+    let [rows, inputs, outputs] = [x.meta.shape()[0], x.meta.shape()[1], weights[0].meta.shape()[0]];
+    if !fits(x, weights) {
+        return None;
+    }
+    let (x, [gate, up]) = (contiguous(x.clone()), weights.clone().map(contiguous));
+    let (client, dtype) = (x.client.clone(), x.dtype);
+    let size = vector_size(&[&x, &gate, &up], inputs);
+    let y = empty(&x, [rows, outputs], dtype);
+    let plan = FewRowsPlan::new(1, rows, outputs, Planes::of(&client));
+    // SAFETY: rows and outputs that are read exist, and no others are written.
+    unsafe {
+        glu_kernel::launch_unchecked::<R>(
+            &client,
+            CubeCount::Static(outputs.div_ceil(plan.cube_outputs()).clamp(1, MAX_CUBES) as u32, 1, 1),
+            CubeDim::new_1d(plan.threads as u32),
+            size,
+            x.into_array_arg(),
+            gate.into_array_arg(),
+            up.into_array_arg(),
+            y.clone().into_array_arg(),
+            outputs as u32,
+            ExtentsLaunch::new(rows as u32, (inputs / size) as u32),
+            kind,
+            plan,
+            dtype.into(),
+        );
+    }
+    Some(y)
 }
 
 /// `x · Wᵀ` of each weight; `None` where other products are faster, or the dtypes differ. The results share a buffer.
 pub(crate) fn product<R: CubeRuntime>(x: &CubeTensor<R>, weights: &[CubeTensor<R>]) -> Option<Vec<CubeTensor<R>>> {
     let (rows, inputs) = (x.meta.shape()[0], x.meta.shape()[1]);
-    let tensors: Vec<&CubeTensor<R>> = weights.iter().chain([x]).collect();
-    if rows > MOST_ROWS || weights.len() > MOST_WEIGHTS || inputs == 0 || !same_float(&tensors) {
+    if !fits(x, weights) {
         return None;
     }
     let (x, weights) = (contiguous(x.clone()), weights.iter().cloned().map(contiguous).collect::<Vec<_>>());
@@ -172,8 +277,7 @@ pub(crate) fn product<R: CubeRuntime>(x: &CubeTensor<R>, weights: &[CubeTensor<R
             y.clone().into_array_arg(),
             outputs.iter().map(|count| *count as u32).collect(),
             starts.iter().map(|start| *start as u32).collect(),
-            rows as u32,
-            (inputs / size) as u32,
+            ExtentsLaunch::new(rows as u32, (inputs / size) as u32),
             plan,
             dtype.into(),
         );

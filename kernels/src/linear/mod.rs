@@ -13,6 +13,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 
 use crate::FusedBackend;
+use crate::glu::Activation;
 use crate::primitive::{raw, typed};
 
 /// `x · Wᵀ`. The backward is `dx = dy · W` and, where the weight trains, `dW = dyᵀ · x`.
@@ -38,6 +39,28 @@ pub fn linears<B: FusedBackend>(x: Tensor<B, 2>, weights: Vec<Tensor<B, 2>>) -> 
         assert_eq!(x.dims()[1], weight.dims()[1], "linears: x {:?} and weight {:?} do not fit", x.dims(), weight.dims());
     }
     B::dense_linears(raw(x), weights.into_iter().map(raw).collect()).into_iter().map(typed).collect()
+}
+
+/// `f(x · Gᵀ) · (x · Uᵀ)` of the weights `[G, U]`, see [`crate::swiglu()`] and [`crate::geglu()`]. Few rows take one launch.
+///
+/// # Shapes
+/// `x` `[rows, in]`, the weights `[out, in]`; the result is `[rows, out]`.
+///
+/// # Panics
+/// When the shapes do not fit.
+pub fn glu_linear<B: FusedBackend>(x: Tensor<B, 2>, weights: [Tensor<B, 2>; 2], activation: Activation) -> Tensor<B, 2> {
+    let [gate, up] = weights.each_ref().map(Tensor::dims);
+    assert!(gate == up && x.dims()[1] == up[1], "glu_linear: x {:?} and weights {gate:?} and {up:?} do not fit", x.dims());
+    typed(B::glu_linear(raw(x), weights.map(raw), activation))
+}
+
+/// The products with both weights, then the activation, each as the backend computes it.
+pub fn reference_glu<B: FusedBackend>(
+    x: FloatTensor<B>,
+    [gate, up]: [FloatTensor<B>; 2],
+    activation: Activation,
+) -> FloatTensor<B> {
+    B::glu(B::dense_linear(x.clone(), gate), B::dense_linear(x, up), activation)
 }
 
 /// The composed forward.

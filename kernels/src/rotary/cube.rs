@@ -13,13 +13,13 @@ const THREADS: usize = 128;
 
 /// How the vectors of a head are distributed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct HeadPlan {
+pub(crate) struct HeadPlan {
     /// Vectors of the whole head.
-    vectors: usize,
+    pub vectors: usize,
     /// Vectors of each half that is rotated.
-    pairs: usize,
+    pub pairs: usize,
     /// Threads of a head: one for each pair, and one for each vector that is only copied.
-    threads: usize,
+    pub threads: usize,
 }
 
 #[cube(launch_unchecked)]
@@ -41,37 +41,59 @@ fn rotary_kernel<F: Float, N: Size>(
     let (query_threads, key_threads) =
         ((tokens * query_heads) as usize * plan.threads, (tokens * key_heads) as usize * plan.threads);
     if at < query_threads {
-        rotate_vector::<F, N>(query, cos, sin, rotated_query, at, query_heads, sign, plan);
+        let place = Place::new(at, query_heads, plan);
+        rotate_vector::<F, N>(query, cos, sin, rotated_query, &place, sign, plan);
     } else if at < query_threads + key_threads {
-        rotate_vector::<F, N>(key, cos, sin, rotated_key, at - query_threads, key_heads, sign, plan);
+        let place = Place::new(at - query_threads, key_heads, plan);
+        rotate_vector::<F, N>(key, cos, sin, rotated_key, &place, sign, plan);
+    }
+}
+
+/// Which vectors a thread rotates.
+#[derive(CubeType, Clone, Copy)]
+pub(crate) struct Place {
+    /// The first vector of the head that is read.
+    pub from: usize,
+    /// The first vector of the head that is written.
+    pub to: usize,
+    /// The token of the head.
+    pub token: usize,
+    /// The thread of the head.
+    pub within: usize,
+}
+
+#[cube]
+impl Place {
+    /// That of a thread where heads are written as they are read, `[tokens, heads]`.
+    pub fn new(at: usize, heads: u32, #[comptime] plan: HeadPlan) -> Place {
+        let head = at / plan.threads;
+        let start = head * plan.vectors;
+        Place { from: start, to: start, token: head / heads as usize, within: at % plan.threads }
     }
 }
 
 #[cube]
-fn rotate_vector<F: Float, N: Size>(
+pub(crate) fn rotate_vector<F: Float, N: Size>(
     x: &Array<Vector<F, N>>,
     cos: &Array<Vector<f32, N>>,
     sin: &Array<Vector<f32, N>>,
     y: &mut Array<Vector<F, N>>,
-    at: usize,
-    heads: u32,
+    place: &Place,
     sign: f32,
     #[comptime] plan: HeadPlan,
 ) {
-    let head = at / plan.threads;
-    let within = at % plan.threads;
-    let start = head * plan.vectors;
+    let (from, to, within) = (place.from, place.to, place.within);
     if within < plan.pairs {
-        let angle = head / heads as usize * plan.pairs + within;
-        let first = Vector::<f32, N>::cast_from(x[start + within]);
-        let second = Vector::<f32, N>::cast_from(x[start + within + plan.pairs]);
+        let angle = place.token * plan.pairs + within;
+        let first = Vector::<f32, N>::cast_from(x[from + within]);
+        let second = Vector::<f32, N>::cast_from(x[from + within + plan.pairs]);
         let (cos, sin) = (cos[angle], sin[angle] * Vector::<f32, N>::new(sign));
-        y[start + within] = Vector::<F, N>::cast_from(first * cos - second * sin);
-        y[start + within + plan.pairs] = Vector::<F, N>::cast_from(second * cos + first * sin);
+        y[to + within] = Vector::<F, N>::cast_from(first * cos - second * sin);
+        y[to + within + plan.pairs] = Vector::<F, N>::cast_from(second * cos + first * sin);
     } else {
         // What is not rotated is copied, one vector in each thread.
         let rest = within + plan.pairs;
-        y[start + rest] = x[start + rest];
+        y[to + rest] = x[from + rest];
     }
 }
 

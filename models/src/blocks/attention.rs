@@ -66,22 +66,30 @@ impl<B: FusedBackend> Attention<B> {
             Some(norm) => norm.forward_parts(x),
             None => x,
         };
-        let mut query = normed(query, self.query_norm.as_ref()).reshape([batch * length, self.heads, self.head_dim]);
-        let mut key = normed(key, self.key_norm.as_ref()).reshape([batch * length, self.key_value_heads, self.head_dim]);
-        let value = value.reshape([batch, length, self.key_value_heads, self.head_dim]);
-        if let Some(table) = self.rotary {
-            (query, key) = rotary(query, key, &state.rotary[table]);
-        }
+        let query = normed(query, self.query_norm.as_ref()).reshape([batch * length, self.heads, self.head_dim]);
+        let key = normed(key, self.key_norm.as_ref()).reshape([batch * length, self.key_value_heads, self.head_dim]);
+        let value = value.reshape([batch * length, self.key_value_heads, self.head_dim]);
+        let by_text = |x: Tensor<B, 3>| {
+            let [_, heads, head_dim] = x.dims();
+            x.reshape([batch, length, heads, head_dim])
+        };
+        let table = self.rotary.map(|table| &state.rotary[table]);
+        let (mut query, [key, value]) = match (table, cache) {
+            (Some(table), Some(cache)) => cache.append_rotated(query, [key, value], table, batch),
+            (None, Some(cache)) => (query, cache.append(by_text(key), by_text(value))),
+            (table, None) => {
+                let (query, key) = match table {
+                    Some(table) => rotary(query, key, table),
+                    None => (query, key),
+                };
+                (query, [key, value].map(by_text))
+            }
+        };
         if let Some(scale) = &state.query_scale {
             let scale = scale.clone().cast(query.dtype()).reshape([batch * length, 1, 1]);
             query = query * scale;
         }
-        let query = query.reshape([batch, length, self.heads, self.head_dim]);
-        let key = key.reshape([batch, length, self.key_value_heads, self.head_dim]);
-        let (key, value) = match cache {
-            Some(cache) => cache.append(key, value),
-            None => (key, value),
-        };
+        let query = by_text(query);
         let output = attention(query, key, value, state.segments.clone(), self.options);
         self.output.forward(output.reshape([batch * length, self.heads * self.head_dim]), state.adapters)
     }

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use burnish_kernels::glu::Activation;
-use burnish_kernels::{FusedBackend, geglu, swiglu};
+use burnish_kernels::{FusedBackend, geglu, glu_linear, swiglu};
 
 use super::Projections;
 use crate::error::Result;
@@ -33,10 +33,15 @@ impl<B: FusedBackend> Mlp<B> {
 
     /// The update of the residual stream; `x` is the normalised stream, and both are `[rows, hidden_size]`.
     pub fn forward(&self, x: Tensor<B, 2>, pass: AdapterPass) -> Tensor<B, 2> {
-        let [gate, up] = self.input.forward(x, pass);
-        let inner = match self.activation {
-            Activation::Silu => swiglu(gate, up),
-            Activation::GeluTanh => geglu(gate, up),
+        let inner = match self.input.plain_weights(pass) {
+            Some(weights) => glu_linear(x, weights, self.activation),
+            None => {
+                let [gate, up] = self.input.forward(x, pass);
+                match self.activation {
+                    Activation::Silu => swiglu(gate, up),
+                    Activation::GeluTanh => geglu(gate, up),
+                }
+            }
         };
         self.output.forward(inner, pass)
     }

@@ -30,9 +30,9 @@ impl<B: FusedBackend> Projections<B> {
         Ok(Self { linears, widths })
     }
 
-    /// The weights of all layers, if each is of floats and has no adapter in this pass.
-    fn plain_weights(&self, pass: AdapterPass) -> Option<Vec<Tensor<B, 2>>> {
-        self.linears.iter().map(|linear| linear.plain_weight(pass)).collect()
+    /// The weights, if there are `N` layers, of floats, without a bias, and without an adapter in this pass.
+    pub(super) fn plain_weights<const N: usize>(&self, pass: AdapterPass) -> Option<[Tensor<B, 2>; N]> {
+        self.linears.iter().map(|linear| linear.plain_weight(pass)).collect::<Option<Vec<_>>>()?.try_into().ok()
     }
 
     /// The `N` outputs for `x`, `[rows, in]`.
@@ -48,12 +48,12 @@ impl<B: FusedBackend> Projections<B> {
                 y.clone().narrow(1, start, self.widths[output])
             });
         }
-        if let (true, Some(weights)) = (N > 1, self.plain_weights(pass)) {
-            let products = linears(x, weights).into_iter().zip(&self.linears).map(|(y, linear)| linear.biased(y));
-            let products: [_; N] =
-                products.collect::<Vec<_>>().try_into().unwrap_or_else(|_| unreachable!("one for each layer"));
-            return products;
+        match self.plain_weights::<N>(pass) {
+            Some(weights) => {
+                let products = <[_; N]>::try_from(linears(x, weights.into()));
+                products.unwrap_or_else(|_| unreachable!("a product for each weight"))
+            }
+            None => std::array::from_fn(|output| self.linears[output].forward(x.clone(), pass)),
         }
-        std::array::from_fn(|output| self.linears[output].forward(x.clone(), pass))
     }
 }
