@@ -21,8 +21,8 @@ import torch
 from llama_cpp import Llama
 from peft import LoraConfig, get_peft_model
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GraniteConfig, LlamaConfig, Ministral3Config,
-                          MistralConfig, Olmo2Config, Olmo3Config, Phi3Config, PreTrainedTokenizerFast, Qwen2Config,
+from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GraniteConfig, GraniteMoeHybridConfig, LlamaConfig,
+                          Ministral3Config, MistralConfig, Olmo2Config, Olmo3Config, Phi3Config, PreTrainedTokenizerFast, Qwen2Config,
                           Qwen3Config, SmolLM3Config)
 
 from tokenizer_ids import WRITTEN
@@ -115,6 +115,10 @@ FAMILIES = {
                                                     original_max_position_embeddings=64))),
     "granite": lambda: llama(GraniteConfig, **HEADS, tie_word_embeddings=True, rope_parameters=ROPE, attention_multiplier=0.1,
                              embedding_multiplier=12.0, residual_multiplier=0.5, logits_scaling=2.0),
+    "granite4": lambda: llama(GraniteMoeHybridConfig, **HEADS, tie_word_embeddings=True, rope_parameters=ROPE,
+                              attention_multiplier=0.1, embedding_multiplier=12.0, residual_multiplier=0.5, logits_scaling=2.0,
+                              num_local_experts=0, num_experts_per_tok=0, shared_intermediate_size=256, mamba_n_heads=4,
+                              position_embedding_type="rope", layer_types=["attention"] * 3),
     "smollm3": lambda: llama(SmolLM3Config, **HEADS, num_hidden_layers=5, tie_word_embeddings=True, rope_parameters=ROPE),
     # llama.cpp chooses the divisors by the length of its context, here 256.
     "phi3": lambda: llama(Phi3Config, **HEADS, original_max_position_embeddings=256, rope_parameters=dict(

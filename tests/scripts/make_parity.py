@@ -15,7 +15,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import (Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GraniteConfig,
-                          GraniteForCausalLM, LlamaConfig, LlamaForCausalLM, Ministral3Config, Ministral3ForCausalLM,
+                          GraniteForCausalLM, GraniteMoeHybridConfig, GraniteMoeHybridForCausalLM, LlamaConfig, LlamaForCausalLM, Ministral3Config, Ministral3ForCausalLM,
                           MistralConfig, MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM, Olmo3Config, Olmo3ForCausalLM,
                           Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM,
                           SmolLM3Config, SmolLM3ForCausalLM)
@@ -75,6 +75,13 @@ CASES = {
     "ministral3": (Ministral3ForCausalLM, Ministral3Config(**BASE, num_attention_heads=4, num_key_value_heads=2, head_dim=12,
                    rope_parameters=YARN | dict(factor=16.0, original_max_position_embeddings=4, llama_4_scaling_beta=0.4)),
                    dict(dtype=torch.bfloat16, full=True), dict()),
+    # Dense: no Mamba layers, no experts.
+    "granite4": (GraniteMoeHybridForCausalLM, GraniteMoeHybridConfig(**BASE, num_attention_heads=4, num_key_value_heads=2,
+                 tie_word_embeddings=True, attention_multiplier=0.2, embedding_multiplier=6.0, residual_multiplier=0.22,
+                 logits_scaling=3.0, num_local_experts=0, num_experts_per_tok=0, shared_intermediate_size=48,
+                 position_embedding_type="rope", layer_types=["attention", "attention"], mamba_n_heads=4),
+                 dict(dtype=torch.bfloat16), dict(target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "input_linear",
+                                                                  "output_linear"])),
 }
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

@@ -8,13 +8,13 @@ use std::path::Path;
 use std::str::FromStr;
 
 use burnish_models::part::declared_tensors;
-use burnish_models::{Checkpoint, FloatType, Pretrained};
+use burnish_models::{Checkpoint, FloatType, ModelConfig, Pretrained};
 use serde_json::{Map, Value, json};
 
 pub use adapter::{MlxAdapterOptions, export_mlx_adapter};
 pub use quantised::MlxQuantisation;
 
-use crate::error::Result;
+use crate::error::{ExportError, Result};
 use crate::fit;
 use crate::hugging_face::{config as config_json, write_all_but_weights};
 use crate::model_card::ModelCard;
@@ -80,6 +80,17 @@ impl FromStr for MlxType {
     }
 }
 
+/// Refuses models whose gate and up are one matrix here and two in mlx-lm, which divides them only where they are floats.
+fn check_halves(config: &ModelConfig, what: &str, way_out: &str) -> Result<()> {
+    match config.family.parts.iter().find(|part| part.halves.is_some()) {
+        Some(part) => Err(ExportError::unsupported(format!(
+            "{what} can't have `{}`, which mlx-lm reads as two matrices; {way_out}",
+            part.name
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Writes a model as a folder that mlx-lm opens.
 ///
 /// `weights` are those of `model`, or the same with an adapter merged into them. Embedding, head and linear layers are quantised, if
@@ -101,6 +112,9 @@ pub fn export_mlx(
 ) -> Result<ExportReport> {
     let mut report = ExportReport { path: target.to_owned(), ..ExportReport::default() };
     fit::check(&model.config, weights)?;
+    if options.quantisation.is_some() {
+        check_halves(&model.config, "a quantised MLX folder", "--quant f16 writes floats, which mlx-lm divides")?;
+    }
     let mut json = config_json(model, options.float);
     config::adapt(&mut json, &model.config);
     report.notes = config::notes(&model.config);

@@ -3,6 +3,7 @@
 mod gemma2;
 mod gemma3;
 mod granite;
+mod granite4;
 mod llama;
 mod ministral3;
 mod olmo2;
@@ -26,6 +27,7 @@ pub static FAMILIES: &[&Family] = &[
     &gemma2::FAMILY,
     &phi3::FAMILY,
     &ministral3::FAMILY,
+    &granite4::FAMILY,
 ];
 
 /// The family of a `model_type` of `config.json`.

@@ -1,9 +1,11 @@
 //! The parts of a family: what each tensor is for, and its names in checkpoints and in GGUF files.
 
 mod declared;
+mod gguf;
 mod loader;
 
 pub use declared::{DeclaredTensor, declared_tensors, undeclared_tensors};
+pub use gguf::{GgufTensor, gguf_tensors};
 pub use loader::PartLoader;
 
 /// What a tensor is for in a decoder. Its shape follows from it.
@@ -93,12 +95,19 @@ pub struct Part {
     pub gguf: &'static str,
     /// The order of its rows in GGUF files.
     pub rows: RowOrder,
+    /// The GGUF names of the two halves of its rows, where files have a tensor for each.
+    pub halves: Option<[&'static str; 2]>,
 }
 
 impl Part {
     /// A part whose rows have the same order in GGUF files.
     pub const fn new(role: Role, name: &'static str, gguf: &'static str) -> Self {
-        Self { role, name, gguf, rows: RowOrder::Same }
+        Self { role, name, gguf, rows: RowOrder::Same, halves: None }
+    }
+
+    /// A part whose rows GGUF files have in two tensors, the first half and the second.
+    pub const fn in_halves(role: Role, name: &'static str, halves: [&'static str; 2]) -> Self {
+        Self { halves: Some(halves), ..Self::new(role, name, halves[0]) }
     }
 
     /// The part with [`RowOrder::Interleaved`].
@@ -130,6 +139,7 @@ pub fn of_gguf(parts: &'static [Part], name: &str) -> Option<(String, &'static P
         Some((layer, own)) => (Some(layer.parse::<usize>().ok()?), own),
         None => (None, stem),
     };
-    let part = parts.iter().find(|part| part.gguf == own && part.role.is_of_block() == layer.is_some())?;
+    let is_named = |part: &&Part| part.gguf == own && part.halves.is_none() && part.role.is_of_block() == layer.is_some();
+    let part = parts.iter().find(is_named)?;
     Some((format!("{}.{kind}", part.checkpoint_name(layer)), part))
 }
