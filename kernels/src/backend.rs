@@ -9,6 +9,7 @@ use crate::adamw8bit::{self, AdamW8bitTensors, AdamW8bitUpdate};
 use crate::attention::{self, AttentionOptions, Statistics};
 use crate::dropout::{self, Dropout};
 use crate::glu::{self, Activation};
+use crate::grouped_linear::{self, RawGroup};
 use crate::lora_linear::{self, LoraGradients, LoraSaved};
 use crate::packed::PackedTensor;
 use crate::{layer_norm, linear, linear_cross_entropy, pack, rms_norm, rotary, select_rows, squared_norm};
@@ -183,6 +184,16 @@ pub trait FusedBackend: Backend {
     /// See [`crate::packed_rows()`].
     fn packed_rows(weight: PackedTensor<Self>, rows: IntTensor<Self>, dtype: DType) -> FloatTensor<Self> {
         linear::packed::reference_rows::<Self>(weight, rows, dtype)
+    }
+
+    /// See [`crate::grouped_linear()`].
+    fn grouped_linear(x: FloatTensor<Self>, groups: Vec<RawGroup<Self>>) -> FloatTensor<Self> {
+        grouped_linear::reference::<Self>(x, groups)
+    }
+
+    /// Gradient of [`FusedBackend::grouped_linear`] for `x`: `dy · W`, group by group.
+    fn grouped_linear_backward_input(grad: FloatTensor<Self>, groups: Vec<RawGroup<Self>>) -> FloatTensor<Self> {
+        grouped_linear::reference_backward_input::<Self>(grad, groups)
     }
 
     /// See [`crate::lora_linear()`]; returns the result, and `scale · dropout(x) Aᵀ` for the backward.
