@@ -50,6 +50,11 @@ fn every_family_is_written_to_gguf_and_read_again() {
         let (folder, target) = (work.path().join(case), work.path().join(format!("{case}.gguf")));
         model_folder(case, &folder, |_| ());
         let model = open(&folder);
+        if case == "qwen3moe-mixed" {
+            let error = gguf(&model, &target).unwrap_err().to_string();
+            assert!(error.contains("llama.cpp does not support layers without experts"), "{error}");
+            continue;
+        }
         let notes = gguf(&model, &target).unwrap();
         assert_eq!(notes.len(), usize::from(case == "mistral"), "{notes:?}");
         let read = open(&target);

@@ -20,6 +20,7 @@ use crate::weight::{MatrixWeight, VectorWeight, parameter_id};
 const INITIAL_DEVIATION: f64 = 0.02;
 
 /// The source of the weights.
+#[derive(Clone, Copy)]
 enum Origin<'a> {
     Checkpoint(&'a dyn Checkpoint),
     Random(u64),
@@ -97,6 +98,17 @@ impl<'a, B: FusedBackend> Loader<'a, B> {
         let weight = self.matrix(&format!("{name}.weight"), [outputs, inputs], self.options.quantization)?;
         let bias = bias.then(|| self.vector(&format!("{name}.bias"), outputs, |_| 0.0)).transpose()?;
         Ok(Linear::new(name, weight, bias))
+    }
+
+    /// A linear layer that is frozen and in f32, whatever the model computes in.
+    ///
+    /// # Errors
+    /// If the weight can't be read or has another size.
+    pub fn router(&mut self, name: &str, outputs: usize, inputs: usize) -> Result<Linear<B>> {
+        let options = LoadOptions::frozen(FloatType::F32);
+        let loader = Self { origin: self.origin, device: self.device.clone(), options };
+        let weight = loader.matrix(&format!("{name}.weight"), [outputs, inputs], Quantization::None)?;
+        Ok(Linear::new(name, weight, None))
     }
 
     fn vector(&self, name: &str, length: usize, draw: impl Fn(&mut ChaCha8Rng) -> f64) -> Result<VectorWeight<B>> {

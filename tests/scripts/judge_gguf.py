@@ -23,7 +23,7 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GraniteConfig, GraniteMoeHybridConfig, LlamaConfig,
                           Ministral3Config, MistralConfig, Olmo2Config, Olmo3Config, Phi3Config, PreTrainedTokenizerFast, Qwen2Config,
-                          Qwen3Config, SmolLM3Config)
+                          Qwen3Config, Qwen3MoeConfig, SmolLM3Config)
 
 from tokenizer_ids import WRITTEN
 
@@ -129,6 +129,8 @@ FAMILIES = {
         mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1)),
     "qwen2": lambda: qwen(Qwen2Config, **HEADS, tie_word_embeddings=True, rope_parameters=ROPE),
     "qwen3": lambda: qwen(Qwen3Config, **HEADS, head_dim=48, tie_word_embeddings=False, rope_parameters=ROPE),
+    "qwen3moe": lambda: qwen(Qwen3MoeConfig, **HEADS, head_dim=48, tie_word_embeddings=False, rope_parameters=ROPE, num_experts=8,
+                             num_experts_per_tok=3, moe_intermediate_size=64, norm_topk_prob=True),
     "gemma2": lambda: gemma(Gemma2Config, attn_logit_softcapping=5.0, final_logit_softcapping=8.0),
     "gemma3": lambda: gemma(Gemma3TextConfig),
     # As in the sizes from 4B: rotary scaling only in the full layers.

@@ -15,9 +15,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import (Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GraniteConfig,
-                          GraniteForCausalLM, GraniteMoeHybridConfig, GraniteMoeHybridForCausalLM, LlamaConfig, LlamaForCausalLM, Ministral3Config, Ministral3ForCausalLM,
-                          MistralConfig, MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM, Olmo3Config, Olmo3ForCausalLM,
-                          Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM,
+                          GraniteForCausalLM, GraniteMoeHybridConfig, GraniteMoeHybridForCausalLM, LlamaConfig,
+                          LlamaForCausalLM, Ministral3Config, Ministral3ForCausalLM, MistralConfig, MistralForCausalLM,
+                          Olmo2Config, Olmo2ForCausalLM, Olmo3Config, Olmo3ForCausalLM, Phi3Config, Phi3ForCausalLM,
+                          Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM,
                           SmolLM3Config, SmolLM3ForCausalLM)
 
 BASE = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, max_position_embeddings=64,
@@ -25,6 +26,9 @@ BASE = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_laye
 
 LONGROPE = dict(rope_type="longrope", rope_theta=500.0, short_factor=[1.0, 1.05, 1.2, 1.5, 2.0, 3.0], long_factor=[9.0] * 6)
 YARN = dict(rope_type="yarn", rope_theta=500.0, mscale=1.0, mscale_all_dim=1.0, beta_fast=24.0, beta_slow=0.5)
+EXPERTS = dict(num_attention_heads=4, num_key_value_heads=2, head_dim=12, num_experts=8, num_experts_per_tok=3,
+               moe_intermediate_size=16)
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 FUSED = dict(target_modules=["qkv_proj", "o_proj", "gate_up_proj", "down_proj"])
 
 # The class; its configuration; how the checkpoint is saved: the type, the size of a shard, the mean of norms (1), and whether there are
@@ -82,6 +86,11 @@ CASES = {
                  position_embedding_type="rope", layer_types=["attention", "attention"], mamba_n_heads=4),
                  dict(dtype=torch.bfloat16), dict(target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "input_linear",
                                                                   "output_linear"])),
+    "qwen3moe": (Qwen3MoeForCausalLM, Qwen3MoeConfig(**BASE, **EXPERTS, norm_topk_prob=True, tie_word_embeddings=False),
+                 dict(dtype=torch.bfloat16), dict(target_modules=ATTENTION)),
+    # Every other layer has no experts, and the shares of experts do not add up to 1.
+    "qwen3moe-mixed": (Qwen3MoeForCausalLM, Qwen3MoeConfig(**BASE, **EXPERTS, decoder_sparse_step=2, tie_word_embeddings=True),
+                       dict(dtype=torch.float16), dict(target_modules=ATTENTION)),
 }
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

@@ -77,7 +77,9 @@ pub fn export_gguf(
         .map(|((name, shape), kind)| PlannedTensor { name: (*name).to_owned(), shape: shape.to_vec(), kind })
         .collect();
     for (tensor, planned) in declared.iter().zip(&tensors) {
-        check_packed(model, weights.packed_kind(&tensor.source.name), planned, options)?;
+        for source in tensor.sources() {
+            check_packed(model, weights.packed_kind(&source.name), planned, options)?;
+        }
     }
     for (name, factors) in &factors {
         tensors.push(PlannedTensor { name: (*name).to_owned(), shape: vec![factors.len()], kind: GgmlType::F32 });
@@ -158,7 +160,22 @@ fn importance_of<'a>(
 /// The bytes of a tensor in the file. Blocks of its type are copied.
 fn encode(
     weights: &dyn Checkpoint,
-    GgufTensor { source, rows, .. }: &GgufTensor,
+    declared: &GgufTensor,
+    tensor: &PlannedTensor,
+    config: &ModelConfig,
+    importance: Option<&[f32]>,
+) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    for source in declared.sources() {
+        bytes.extend(encode_part(weights, (source, &declared.rows), tensor, config, importance)?);
+    }
+    Ok(bytes)
+}
+
+/// The bytes of some rows of a tensor of the checkpoint.
+fn encode_part(
+    weights: &dyn Checkpoint,
+    (source, rows): (&DeclaredTensor, &Range<usize>),
     tensor: &PlannedTensor,
     config: &ModelConfig,
     importance: Option<&[f32]>,

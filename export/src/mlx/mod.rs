@@ -80,11 +80,11 @@ impl FromStr for MlxType {
     }
 }
 
-/// Refuses models whose gate and up are one matrix here and two in mlx-lm, which divides them only where they are floats.
-fn check_halves(config: &ModelConfig, what: &str, way_out: &str) -> Result<()> {
-    match config.family.parts.iter().find(|part| part.halves.is_some()) {
+/// Refuses to quantise what mlx-lm has in other matrices: it divides gate and up and joins experts only where they are floats.
+fn check_layout(config: &ModelConfig) -> Result<()> {
+    match config.family.parts.iter().find(|part| part.halves.is_some() || part.role.is_expert()) {
         Some(part) => Err(ExportError::unsupported(format!(
-            "{what} can't have `{}`, which mlx-lm reads as two matrices; {way_out}",
+            "a quantised MLX folder can't have `{}`, which mlx-lm divides or joins only as floats; --quant f16 or bf16 writes those",
             part.name
         ))),
         None => Ok(()),
@@ -113,7 +113,7 @@ pub fn export_mlx(
     let mut report = ExportReport { path: target.to_owned(), ..ExportReport::default() };
     fit::check(&model.config, weights)?;
     if options.quantisation.is_some() {
-        check_halves(&model.config, "a quantised MLX folder", "--quant f16 writes floats, which mlx-lm divides")?;
+        check_layout(&model.config)?;
     }
     let mut json = config_json(model, options.float);
     config::adapt(&mut json, &model.config);

@@ -10,6 +10,7 @@ mod olmo2;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 mod smollm3;
 
 use crate::config::Family;
@@ -28,6 +29,7 @@ pub static FAMILIES: &[&Family] = &[
     &phi3::FAMILY,
     &ministral3::FAMILY,
     &granite4::FAMILY,
+    &qwen3_moe::FAMILY,
 ];
 
 /// The family of a `model_type` of `config.json`.

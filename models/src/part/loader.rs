@@ -2,7 +2,7 @@
 
 use burnish_kernels::FusedBackend;
 
-use super::{Part, Role};
+use super::{Part, Role, with_expert};
 use crate::blocks::Norm;
 use crate::config::ModelConfig;
 use crate::error::{ModelError, Result};
@@ -36,6 +36,24 @@ impl<'a, 'b, B: FusedBackend> PartLoader<'a, 'b, B> {
     pub fn linear(&mut self, role: Role) -> Result<Linear<B>> {
         let (name, shape) = self.find(role)?;
         self.loader.linear(&name, shape[0], shape[1], role.has_bias(self.config))
+    }
+
+    /// A linear layer of one expert.
+    ///
+    /// # Errors
+    /// As [`PartLoader::linear`].
+    pub fn expert(&mut self, role: Role, expert: usize) -> Result<Linear<B>> {
+        let (name, shape) = self.find(role)?;
+        self.loader.linear(&with_expert(&name, expert), shape[0], shape[1], role.has_bias(self.config))
+    }
+
+    /// The router, in f32.
+    ///
+    /// # Errors
+    /// As [`PartLoader::linear`].
+    pub fn router(&mut self) -> Result<Linear<B>> {
+        let (name, shape) = self.find(Role::Router)?;
+        self.loader.router(&name, shape[0], shape[1])
     }
 
     /// The embedding or the head, with its checkpoint name.

@@ -41,6 +41,14 @@ pub enum Role {
     GateUp,
     /// The projection from the feed-forward back to the residual stream.
     Down,
+    /// The projection to the scores of experts.
+    Router,
+    /// The gate of an expert.
+    ExpertGate,
+    /// The projection of an expert that is multiplied by its gate.
+    ExpertUp,
+    /// The projection of an expert back to the residual stream.
+    ExpertDown,
     /// The norm after the feed-forward, before the result is added to the residual stream.
     PostFeedForwardNorm,
     /// The norm before the head.
@@ -71,7 +79,13 @@ impl Role {
 
     /// Whether it is a linear layer of a block, to which an adapter can be attached.
     pub fn is_linear(self) -> bool {
-        self.is_of_block() && !self.is_norm()
+        self.is_of_block() && !self.is_norm() && !self.is_expert() && self != Self::Router
+    }
+
+    /// Whether there is one for each expert. Its name has `{}` where the number of the expert belongs, and GGUF files have those of all
+    /// experts in one tensor.
+    pub fn is_expert(self) -> bool {
+        matches!(self, Self::ExpertGate | Self::ExpertUp | Self::ExpertDown)
     }
 }
 
@@ -121,10 +135,20 @@ impl Part {
         layer.map_or_else(|| self.name.to_owned(), |layer| format!("{LAYERS}{layer}.{}", self.name))
     }
 
+    /// The checkpoint name without `.weight` of one expert's part.
+    pub fn expert_name(&self, layer: Option<usize>, expert: usize) -> String {
+        with_expert(&self.checkpoint_name(layer), expert)
+    }
+
     /// The GGUF name without `.weight`, in the block `layer` if it belongs to one.
     pub fn gguf_name(&self, layer: Option<usize>) -> String {
         layer.map_or_else(|| self.gguf.to_owned(), |layer| format!("{GGUF_LAYERS}{layer}.{}", self.gguf))
     }
+}
+
+/// The name of one expert's tensor, from the name of a part that each of them has.
+pub(crate) fn with_expert(name: &str, expert: usize) -> String {
+    name.replacen("{}", &expert.to_string(), 1)
 }
 
 /// What comes before the index of a block in checkpoint names.

@@ -1,0 +1,161 @@
+//! The feed-forward of experts, of which each token uses a few.
+
+use burn::module::Module;
+use burn::tensor::activation::softmax;
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Int, Tensor, TensorData};
+use burnish_kernels::{FusedBackend, Group, grouped_linear, select_rows, swiglu};
+
+use crate::error::Result;
+use crate::linear::{AdapterPass, Linear};
+use crate::part::{PartLoader, Role};
+
+/// The sum of the experts that the router chooses for a token, each times its share: the softmax of the router's scores.
+#[derive(Module, Debug)]
+pub struct Experts<B: Backend> {
+    /// The projection to the scores, `[experts, hidden_size]`, in f32.
+    pub router: Linear<B>,
+    /// The experts.
+    pub experts: Vec<Expert<B>>,
+    per_token: usize,
+    /// Whether the shares of a token's experts are divided by their sum.
+    normalised: bool,
+}
+
+/// One gated feed-forward: `down(silu(gate(x)) · up(x))`.
+#[derive(Module, Debug)]
+pub struct Expert<B: Backend> {
+    /// The projection to the gate.
+    pub gate: Linear<B>,
+    /// The projection that is multiplied by the gate.
+    pub up: Linear<B>,
+    /// The projection back to the residual stream.
+    pub down: Linear<B>,
+}
+
+impl<B: FusedBackend> Experts<B> {
+    pub(super) fn load(parts: &mut PartLoader<B>, count: usize, per_token: usize, normalised: bool) -> Result<Self> {
+        let mut expert = |index| -> Result<Expert<B>> {
+            Ok(Expert {
+                gate: parts.expert(Role::ExpertGate, index)?,
+                up: parts.expert(Role::ExpertUp, index)?,
+                down: parts.expert(Role::ExpertDown, index)?,
+            })
+        };
+        let experts = (0..count).map(&mut expert).collect::<Result<_>>()?;
+        Ok(Self { router: parts.router()?, experts, per_token, normalised })
+    }
+
+    /// The inner width of all experts of a token.
+    pub fn width(&self) -> usize {
+        self.per_token * self.experts.first().map_or(0, |expert| expert.down.dims()[1])
+    }
+
+    /// Its linear layers, the router first.
+    pub fn linears(&self) -> impl Iterator<Item = &Linear<B>> {
+        let experts = self.experts.iter().flat_map(|expert| [&expert.gate, &expert.up, &expert.down]);
+        std::iter::once(&self.router).chain(experts)
+    }
+
+    /// The update of the residual stream; `x` is the normalised stream, and both are `[rows, hidden_size]`.
+    ///
+    /// Only the chosen experts are computed: the rows are brought into the order of their experts, which the host must know.
+    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let ([tokens, hidden], dtype, device) = (x.dims(), x.dtype(), x.device());
+        let (chosen, shares) = self.route(x.clone());
+        let order = Order::new(&chosen, self.experts.len(), self.per_token);
+        let rows = x.select(0, indices(&order.tokens, &device));
+        let product = |x: Tensor<B, 2>, layer: fn(&Expert<B>) -> &Linear<B>| {
+            let used = self.experts.iter().zip(&order.counts).filter(|(_, rows)| **rows > 0);
+            let group = |(expert, rows): (&Expert<B>, &usize)| Group {
+                rows: *rows,
+                weight: layer(expert).weight.operand().into_group_weight(),
+            };
+            grouped_linear(x, used.map(group).collect())
+        };
+        let inner = swiglu(product(rows.clone(), |expert| &expert.gate), product(rows, |expert| &expert.up));
+        let outputs = select_rows(product(inner, |expert| &expert.down), indices(&order.places, &device));
+        let outputs = outputs.cast(DType::F32).reshape([tokens, self.per_token, hidden]);
+        let sum = (outputs * shares.unsqueeze_dim::<3>(2)).sum_dim(1);
+        sum.reshape([tokens, hidden]).cast(dtype)
+    }
+
+    /// The experts of each token, `per_token` of them, and their shares, `[tokens, per_token]` and f32.
+    fn route(&self, x: Tensor<B, 2>) -> (Vec<usize>, Tensor<B, 2>) {
+        let device = x.device();
+        let probabilities = softmax(self.router.forward(x.cast(DType::F32), AdapterPass::Current), 1);
+        let [tokens, experts] = probabilities.dims();
+        let values: Vec<f32> = probabilities.to_data().iter::<f32>().collect();
+        let chosen: Vec<usize> = values.chunks_exact(experts).flat_map(|row| largest(row, self.per_token)).collect();
+        let shares = probabilities.gather(1, indices(&chosen, &device).reshape([tokens, self.per_token]));
+        if self.normalised {
+            let sum = shares.clone().sum_dim(1);
+            return (chosen, shares / sum);
+        }
+        (chosen, shares)
+    }
+}
+
+/// The positions of the `count` largest values, the largest first; of equal ones the first.
+fn largest(values: &[f32], count: usize) -> impl Iterator<Item = usize> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|one, other| values[*other].total_cmp(&values[*one]));
+    order.into_iter().take(count)
+}
+
+fn indices<B: FusedBackend>(values: &[usize], device: &B::Device) -> Tensor<B, 1, Int> {
+    let values: Vec<i32> = values.iter().map(|value| *value as i32).collect();
+    let count = values.len();
+    Tensor::from_data(TensorData::new(values, [count]), device)
+}
+
+/// The pairs of a token and one of its experts, in the order of the experts.
+#[derive(Debug, PartialEq, Eq)]
+struct Order {
+    /// How many tokens use each expert.
+    counts: Vec<usize>,
+    /// The token of each pair.
+    tokens: Vec<usize>,
+    /// The place of each pair in this order, in the order of the tokens.
+    places: Vec<usize>,
+}
+
+impl Order {
+    fn new(chosen: &[usize], experts: usize, per_token: usize) -> Self {
+        let mut counts = vec![0; experts];
+        chosen.iter().for_each(|expert| counts[*expert] += 1);
+        let mut next: Vec<usize> = counts
+            .iter()
+            .scan(0, |start, count| {
+                *start += count;
+                Some(*start - count)
+            })
+            .collect();
+        let (mut tokens, mut places) = (vec![0; chosen.len()], Vec::with_capacity(chosen.len()));
+        for (pair, expert) in chosen.iter().enumerate() {
+            let place = next[*expert];
+            next[*expert] += 1;
+            tokens[place] = pair / per_token;
+            places.push(place);
+        }
+        Self { counts, tokens, places }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_are_sorted_by_expert_and_found_again() {
+        let order = Order::new(&[2, 0, 3, 2, 0, 2], 4, 2);
+        assert_eq!(order.counts, [2, 0, 3, 1]);
+        assert_eq!(order.tokens, [0, 2, 0, 1, 2, 1]);
+        assert_eq!(order.places, [2, 0, 5, 3, 1, 4]);
+    }
+
+    #[test]
+    fn the_largest_come_first_and_of_equal_ones_the_first() {
+        assert_eq!(largest(&[0.1, 0.4, 0.1, 0.4], 3).collect::<Vec<_>>(), [1, 3, 0]);
+    }
+}
