@@ -11,6 +11,7 @@ use crate::dropout::Dropout;
 use crate::glu::{self, Activation};
 use crate::grouped_linear::{self, RawGroup};
 use crate::packed::PackedTensor;
+use crate::sink_attention::{self, SinkInputs};
 use crate::{
     DeviceMemory, FusedBackend, attention, dropout, layer_norm, linear, linear_cross_entropy, lora_linear, rms_norm, rotary,
     select_rows,
@@ -59,6 +60,9 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
             segments: Option<IntTensor<Self>>,
             options: AttentionOptions
         ) -> FloatTensor<Self>);
+
+    ruled!(sink_attention::autodiff::forward::<B, C> | sink_attention::reference::<Self>:
+        fn sink_attention(inputs: SinkInputs<Self>, options: AttentionOptions) -> FloatTensor<Self>);
 
     ruled!(linear::autodiff::forward::<B, C> | linear::reference::<Self>:
         fn dense_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>);

@@ -12,6 +12,7 @@ use crate::glu::{self, Activation};
 use crate::grouped_linear::{self, RawGroup};
 use crate::lora_linear::{self, LoraGradients, LoraSaved};
 use crate::packed::PackedTensor;
+use crate::sink_attention::{self, SinkInputs};
 use crate::{layer_norm, linear, linear_cross_entropy, pack, rms_norm, rotary, select_rows, squared_norm};
 
 /// A burn backend with the fused operations of Burnish.
@@ -154,6 +155,30 @@ pub trait FusedBackend: Backend {
     ) -> [FloatTensor<Self>; 3] {
         let _ = statistics;
         attention::reference_backward::<Self>(query, key, value, segments, grad, options)
+    }
+
+    /// See [`crate::sink_attention()`].
+    fn sink_attention(inputs: SinkInputs<Self>, options: AttentionOptions) -> FloatTensor<Self> {
+        sink_attention::reference::<Self>(inputs, options)
+    }
+
+    /// As [`FusedBackend::sink_attention`], with what the backward of this backend needs of it.
+    fn sink_attention_for_backward(
+        inputs: SinkInputs<Self>,
+        options: AttentionOptions,
+    ) -> (FloatTensor<Self>, Option<Statistics<Self>>) {
+        sink_attention::reference_for_backward::<Self>(inputs, options)
+    }
+
+    /// Gradients of [`FusedBackend::sink_attention`] for query, key and value.
+    fn sink_attention_backward(
+        inputs: SinkInputs<Self>,
+        statistics: Option<Statistics<Self>>,
+        grad: FloatTensor<Self>,
+        options: AttentionOptions,
+    ) -> [FloatTensor<Self>; 3] {
+        let _ = statistics;
+        sink_attention::reference_backward::<Self>(inputs, grad, options)
     }
 
     /// See [`crate::linear()`].

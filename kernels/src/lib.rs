@@ -42,6 +42,7 @@ pub mod rms_norm;
 pub mod rotary;
 pub mod runtime;
 pub mod select_rows;
+pub mod sink_attention;
 pub mod squared_norm;
 pub mod tolerance;
 
@@ -72,4 +73,5 @@ pub use rotary::{RotaryTable, rotary};
 #[cfg(feature = "cube")]
 pub use runtime::KernelRuntime;
 pub use select_rows::select_rows;
+pub use sink_attention::sink_attention;
 pub use squared_norm::squared_norm;

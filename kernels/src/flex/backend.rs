@@ -12,6 +12,7 @@ use crate::glu::Activation;
 use crate::grouped_linear::{self, RawGroup};
 use crate::lora_linear::{LoraGradients, LoraSaved};
 use crate::packed::PackedTensor;
+use crate::sink_attention::{self, SinkInputs};
 use crate::{FusedBackend, adamw8bit, attention, dropout, glu, linear, linear_cross_entropy, lora_linear, rms_norm, rotary};
 
 /// Methods that call a function.
@@ -69,6 +70,17 @@ impl FusedBackend for Flex {
             key: FloatTensor<Self>,
             value: FloatTensor<Self>,
             segments: Option<IntTensor<Self>>,
+            statistics: Option<Statistics<Self>>,
+            grad: FloatTensor<Self>,
+            options: AttentionOptions,
+        ) -> [FloatTensor<Self>; 3];
+
+        sink_attention::flex::forward:
+        fn sink_attention(inputs: SinkInputs<Self>, options: AttentionOptions) -> FloatTensor<Self>;
+
+        sink_attention::flex::backward:
+        fn sink_attention_backward(
+            inputs: SinkInputs<Self>,
             statistics: Option<Statistics<Self>>,
             grad: FloatTensor<Self>,
             options: AttentionOptions,
