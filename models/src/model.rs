@@ -213,6 +213,8 @@ impl<B: FusedBackend> LanguageModel<B> {
         }
         let norms = decoder.blocks.iter().flat_map(Block::norms).chain([&decoder.norm]);
         weights.extend(norms.map(|norm| (norm.name().to_owned(), BaseTensor::Vector(norm.stored()))));
+        let sinks = decoder.blocks.iter().filter_map(|block| block.attention.sinks.as_ref());
+        weights.extend(sinks.map(|sinks| (sinks.name.clone(), BaseTensor::Vector(sinks.weight.clone()))));
         let frozen = decoder.blocks.iter().flat_map(Block::frozen_linears);
         let linears = self.linears().into_iter().map(|(_, linear)| linear).chain(frozen);
         for linear in linears {

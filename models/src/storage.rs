@@ -90,7 +90,7 @@ impl Storage {
         let mut storage = Self::default();
         for tensor in declared_tensors(config) {
             let elements: usize = tensor.shape.iter().product();
-            let float = if tensor.part.role == Role::Router { FloatType::F32 } else { options.dtype };
+            let float = if tensor.part.role.is_single() { FloatType::F32 } else { options.dtype };
             let dense = (float.name(), elements * float.size());
             let (kind, bytes) = match <[usize; 2]>::try_from(tensor.shape) {
                 Ok(dims) if !options.trainable => {

@@ -21,7 +21,7 @@ import torch
 from llama_cpp import Llama
 from peft import LoraConfig, get_peft_model
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GraniteConfig, GraniteMoeHybridConfig, LlamaConfig,
+from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GptOssConfig, GraniteConfig, GraniteMoeHybridConfig, LlamaConfig,
                           Ministral3Config, MistralConfig, Olmo2Config, Olmo3Config, Phi3Config, PreTrainedTokenizerFast, Qwen2Config,
                           Qwen3Config, Qwen3MoeConfig, SmolLM3Config)
 
@@ -131,6 +131,11 @@ FAMILIES = {
     "qwen3": lambda: qwen(Qwen3Config, **HEADS, head_dim=48, tie_word_embeddings=False, rope_parameters=ROPE),
     "qwen3moe": lambda: qwen(Qwen3MoeConfig, **HEADS, head_dim=48, tie_word_embeddings=False, rope_parameters=ROPE, num_experts=8,
                              num_experts_per_tok=3, moe_intermediate_size=64, norm_topk_prob=True),
+    # llama.cpp rounds the bounds of YaRN.
+    "gpt-oss": lambda: llama(GptOssConfig, **HEADS, head_dim=48, num_hidden_layers=4, num_local_experts=8, num_experts_per_tok=3,
+                             sliding_window=16, rope_parameters=dict(
+                                 rope_type="yarn", rope_theta=1e6, factor=4.0, beta_fast=32.0, beta_slow=1.0, truncate=True,
+                                 original_max_position_embeddings=64)),
     "gemma2": lambda: gemma(Gemma2Config, attn_logit_softcapping=5.0, final_logit_softcapping=8.0),
     "gemma3": lambda: gemma(Gemma3TextConfig),
     # As in the sizes from 4B: rotary scaling only in the full layers.

@@ -7,6 +7,7 @@ mod quantised;
 use std::path::Path;
 use std::str::FromStr;
 
+use burnish_models::config::Stacking;
 use burnish_models::part::declared_tensors;
 use burnish_models::{Checkpoint, FloatType, ModelConfig, Pretrained};
 use serde_json::{Map, Value, json};
@@ -112,6 +113,10 @@ pub fn export_mlx(
 ) -> Result<ExportReport> {
     let mut report = ExportReport { path: target.to_owned(), ..ExportReport::default() };
     fit::check(&model.config, weights)?;
+    if model.config.experts.as_ref().is_some_and(|experts| experts.stacking == Stacking::Columns) {
+        let kind = &model.config.model_type;
+        return Err(ExportError::unsupported(format!("mlx-lm reads `{kind}` only with experts in MXFP4, which are not written")));
+    }
     if options.quantisation.is_some() {
         check_layout(&model.config)?;
     }

@@ -1,16 +1,17 @@
 //! The feed-forward of experts, of which each token uses a few.
 
 use burn::module::Module;
-use burn::tensor::activation::softmax;
+use burn::tensor::activation::{sigmoid, softmax};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use burnish_kernels::{FusedBackend, Group, grouped_linear, select_rows, swiglu};
 
+use crate::config::{ClampedGate, ExpertsConfig, Shares};
 use crate::error::Result;
 use crate::linear::{AdapterPass, Linear};
 use crate::part::{PartLoader, Role};
 
-/// The sum of the experts that the router chooses for a token, each times its share: the softmax of the router's scores.
+/// The sum of the experts that the router chooses for a token, each times its share, which is a softmax of the router's scores.
 #[derive(Module, Debug)]
 pub struct Experts<B: Backend> {
     /// The projection to the scores, `[experts, hidden_size]`, in f32.
@@ -18,8 +19,10 @@ pub struct Experts<B: Backend> {
     /// The experts.
     pub experts: Vec<Expert<B>>,
     per_token: usize,
-    /// Whether the shares of a token's experts are divided by their sum.
-    normalised: bool,
+    #[module(skip)]
+    shares: Shares,
+    #[module(skip)]
+    gate: Option<ClampedGate>,
 }
 
 /// One gated feed-forward: `down(silu(gate(x)) · up(x))`.
@@ -34,7 +37,7 @@ pub struct Expert<B: Backend> {
 }
 
 impl<B: FusedBackend> Experts<B> {
-    pub(super) fn load(parts: &mut PartLoader<B>, count: usize, per_token: usize, normalised: bool) -> Result<Self> {
+    pub(super) fn load(parts: &mut PartLoader<B>, config: &ExpertsConfig) -> Result<Self> {
         let mut expert = |index| -> Result<Expert<B>> {
             Ok(Expert {
                 gate: parts.expert(Role::ExpertGate, index)?,
@@ -42,8 +45,9 @@ impl<B: FusedBackend> Experts<B> {
                 down: parts.expert(Role::ExpertDown, index)?,
             })
         };
-        let experts = (0..count).map(&mut expert).collect::<Result<_>>()?;
-        Ok(Self { router: parts.router()?, experts, per_token, normalised })
+        let experts = (0..config.count).map(&mut expert).collect::<Result<_>>()?;
+        let ExpertsConfig { per_token, shares, gate, .. } = *config;
+        Ok(Self { router: parts.router()?, experts, per_token, shares, gate })
     }
 
     /// The inner width of all experts of a token.
@@ -71,9 +75,17 @@ impl<B: FusedBackend> Experts<B> {
                 rows: *rows,
                 weight: layer(expert).weight.operand().into_group_weight(),
             };
-            grouped_linear(x, used.map(group).collect())
+            let y = grouped_linear(x, used.clone().map(group).collect());
+            let biases = used.filter_map(|(expert, rows)| Some((layer(expert).bias.as_ref()?, *rows)));
+            let biases = biases.map(|(bias, rows)| bias.val().unsqueeze::<2>().expand([rows, y.dims()[1]]));
+            let biases: Vec<Tensor<B, 2>> = biases.collect();
+            if biases.is_empty() { y } else { y + Tensor::cat(biases, 0) }
         };
-        let inner = swiglu(product(rows.clone(), |expert| &expert.gate), product(rows, |expert| &expert.up));
+        let (gate, up) = (product(rows.clone(), |expert| &expert.gate), product(rows, |expert| &expert.up));
+        let inner = match self.gate {
+            Some(clamped) => clamped_swiglu(gate, up, clamped),
+            None => swiglu(gate, up),
+        };
         let outputs = select_rows(product(inner, |expert| &expert.down), indices(&order.places, &device));
         let outputs = outputs.cast(DType::F32).reshape([tokens, self.per_token, hidden]);
         let sum = (outputs * shares.unsqueeze_dim::<3>(2)).sum_dim(1);
@@ -83,17 +95,31 @@ impl<B: FusedBackend> Experts<B> {
     /// The experts of each token, `per_token` of them, and their shares, `[tokens, per_token]` and f32.
     fn route(&self, x: Tensor<B, 2>) -> (Vec<usize>, Tensor<B, 2>) {
         let device = x.device();
-        let probabilities = softmax(self.router.forward(x.cast(DType::F32), AdapterPass::Current), 1);
-        let [tokens, experts] = probabilities.dims();
-        let values: Vec<f32> = probabilities.to_data().iter::<f32>().collect();
+        let scores = self.router.forward(x.cast(DType::F32), AdapterPass::Current);
+        let [tokens, experts] = scores.dims();
+        let scores = if self.shares == Shares::OfChosen { scores } else { softmax(scores, 1) };
+        let values: Vec<f32> = scores.to_data().iter::<f32>().collect();
         let chosen: Vec<usize> = values.chunks_exact(experts).flat_map(|row| largest(row, self.per_token)).collect();
-        let shares = probabilities.gather(1, indices(&chosen, &device).reshape([tokens, self.per_token]));
-        if self.normalised {
-            let sum = shares.clone().sum_dim(1);
-            return (chosen, shares / sum);
-        }
+        let of_chosen = scores.gather(1, indices(&chosen, &device).reshape([tokens, self.per_token]));
+        let shares = match self.shares {
+            Shares::OfAll => of_chosen,
+            Shares::Normalised => {
+                let sum = of_chosen.clone().sum_dim(1);
+                of_chosen / sum
+            }
+            Shares::OfChosen => softmax(of_chosen, 1),
+        };
         (chosen, shares)
     }
+}
+
+/// `(u + 1) · g · σ(alpha · g)` of clamped `gate` and `up`, in f32.
+fn clamped_swiglu<B: FusedBackend>(gate: Tensor<B, 2>, up: Tensor<B, 2>, clamped: ClampedGate) -> Tensor<B, 2> {
+    let ClampedGate { alpha, limit } = clamped;
+    let dtype = gate.dtype();
+    let gate = gate.cast(DType::F32).clamp_max(limit);
+    let up = up.cast(DType::F32).clamp(-limit, limit);
+    (up.add_scalar(1.0) * gate.clone() * sigmoid(gate.mul_scalar(alpha))).cast(dtype)
 }
 
 /// The positions of the `count` largest values, the largest first; of equal ones the first.

@@ -22,9 +22,7 @@ pub enum FeedForward<B: Backend> {
 impl<B: FusedBackend> FeedForward<B> {
     pub(super) fn load(parts: &mut PartLoader<B>, layer: usize) -> Result<Self> {
         match parts.config.experts_of(layer) {
-            Some(experts) => {
-                Experts::load(parts, experts.count, experts.per_token, experts.normalised).map(Self::Experts)
-            }
+            Some(experts) => Experts::load(parts, experts).map(Self::Experts),
             None => Mlp::load(parts).map(Self::Dense),
         }
     }

@@ -9,7 +9,7 @@ mod norm;
 mod projections;
 mod stream;
 
-pub use attention::Attention;
+pub use attention::{Attention, Sinks};
 pub use block::{Block, BlockState};
 pub use experts::{Expert, Experts};
 pub use feed_forward::FeedForward;

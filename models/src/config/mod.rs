@@ -12,7 +12,7 @@ use std::fmt;
 use burnish_kernels::glu::Activation;
 use serde_json::{Map, Value};
 
-pub use experts::ExpertsConfig;
+pub use experts::{ClampedGate, ExpertsConfig, Shares, Stacking};
 pub use json::{TokenIds, ignored_dropouts};
 pub(crate) use json::{parse, refuse_unread, require_activation};
 pub use layers::{Biases, LayerConfig, QueryScaling};

@@ -2,6 +2,7 @@
 
 mod gemma2;
 mod gemma3;
+mod gpt_oss;
 mod granite;
 mod granite4;
 mod llama;
@@ -30,6 +31,7 @@ pub static FAMILIES: &[&Family] = &[
     &ministral3::FAMILY,
     &granite4::FAMILY,
     &qwen3_moe::FAMILY,
+    &gpt_oss::FAMILY,
 ];
 
 /// The family of a `model_type` of `config.json`.

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Biases, ExpertsConfig, Family, GgufArchitecture, LayerConfig, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds,
-    parse, require_activation,
+    Biases, ExpertsConfig, Family, GgufArchitecture, LayerConfig, ModelConfig, ModelType, RotaryConfig, Shares, Sizes,
+    Stacking, TokenIds, parse, require_activation,
 };
 use crate::error::{ModelError, Result};
 use crate::gguf::metadata::Metadata;
@@ -156,7 +156,10 @@ fn experts(config: &Qwen3MoeConfig) -> Result<Option<ExpertsConfig>> {
         count,
         per_token: config.num_experts_per_tok,
         intermediate_size: config.moe_intermediate_size,
-        normalised: config.norm_topk_prob,
+        shares: if config.norm_topk_prob { Shares::Normalised } else { Shares::OfAll },
+        biased: false,
+        gate: None,
+        stacking: Stacking::Rows,
         dense_layers,
     }))
 }
@@ -168,7 +171,7 @@ fn write(config: &ModelConfig, metadata: &mut Metadata) -> std::result::Result<(
                     Qwen3-MoE"
             .to_owned());
     };
-    if !experts.normalised {
+    if experts.shares != Shares::Normalised {
         return Err("llama.cpp computes `norm_topk_prob` as true, and it is false".to_owned());
     }
     if config.biases != Biases::default() {

@@ -45,15 +45,16 @@ struct Stored {
     part: Option<&'static Part>,
 }
 
-/// The tensor of each expert; one with the name in the file if it has not one more dimension than those.
+/// The tensor of each expert, along the first dimension; one with the name in the file if it has no other.
 fn of_experts(name: &str, part: &'static Part, info: &TensorInfo) -> Vec<(String, Stored)> {
-    let [count @ 1.., rows, columns] = info.shape[..] else {
-        return vec![(info.name.clone(), Stored { info: info.clone(), part: None })];
+    let (count, shape) = match info.shape.split_first() {
+        Some((count @ 1.., shape)) if !shape.is_empty() => (*count, shape.to_vec()),
+        _ => return vec![(info.name.clone(), Stored { info: info.clone(), part: None })],
     };
     // The header has been checked: these bytes are there, and as many blocks as the rows have.
     let bytes = info.bytes / count;
     let of = |expert: usize| {
-        let info = TensorInfo { shape: vec![rows, columns], offset: info.offset + expert * bytes, bytes, ..info.clone() };
+        let info = TensorInfo { shape: shape.clone(), offset: info.offset + expert * bytes, bytes, ..info.clone() };
         (with_expert(name, expert), Stored { info, part: Some(part) })
     };
     if bytes == 0 { Vec::new() } else { (0..count).map(of).collect() }

@@ -23,6 +23,7 @@ impl Role {
             Self::Gate | Self::Up => vec![inner, hidden],
             Self::GateUp => vec![2 * inner, hidden],
             Self::Down => vec![hidden, inner],
+            Self::Sinks => vec![config.num_attention_heads],
             Self::Router => vec![experts, hidden],
             Self::ExpertGate | Self::ExpertUp => vec![of_expert, hidden],
             Self::ExpertDown => vec![hidden, of_expert],
@@ -52,6 +53,9 @@ impl Role {
             Self::Query | Self::Key | Self::Value | Self::QueryKeyValue => config.biases.query_key_value,
             Self::AttentionOutput => config.biases.attention_output,
             Self::Gate | Self::Up | Self::GateUp | Self::Down => config.biases.mlp,
+            Self::Router | Self::ExpertGate | Self::ExpertUp | Self::ExpertDown => {
+                config.experts.as_ref().is_some_and(|experts| experts.biased)
+            }
             _ => false,
         }
     }

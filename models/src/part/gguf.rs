@@ -36,7 +36,7 @@ impl GgufTensor {
     fn half(source: &DeclaredTensor, index: usize, gguf: &str) -> Self {
         let name = source.gguf.replacen(source.part.gguf, gguf, 1);
         let rows = source.shape[0] / 2;
-        let shape = [&[rows], &source.shape[1..]].concat();
+        let shape = [&[rows][..], &source.shape[1..]].concat();
         Self { name, shape, source: source.clone(), others: Vec::new(), rows: index * rows..(index + 1) * rows }
     }
 }
@@ -54,7 +54,7 @@ pub fn gguf_tensors(config: &ModelConfig) -> Vec<GgufTensor> {
             last.others.push(source);
         } else {
             let whole = GgufTensor::whole(source);
-            tensors.push(GgufTensor { shape: [&[1], whole.shape.as_slice()].concat(), ..whole });
+            tensors.push(GgufTensor { shape: [&[1][..], &whole.shape].concat(), ..whole });
         }
     }
     tensors

@@ -1,5 +1,6 @@
 //! Loads the parts that a family declares.
 
+use burn::tensor::Tensor;
 use burnish_kernels::FusedBackend;
 
 use super::{Part, Role, with_expert};
@@ -53,7 +54,21 @@ impl<'a, 'b, B: FusedBackend> PartLoader<'a, 'b, B> {
     /// As [`PartLoader::linear`].
     pub fn router(&mut self) -> Result<Linear<B>> {
         let (name, shape) = self.find(Role::Router)?;
-        self.loader.router(&name, shape[0], shape[1])
+        self.loader.router(&name, shape[0], shape[1], Role::Router.has_bias(self.config))
+    }
+
+    /// The sinks of attention, in f32, with their checkpoint name; `None` if the family declares none.
+    ///
+    /// # Errors
+    /// If they are declared and can't be read.
+    pub fn sinks(&mut self) -> Result<Option<(String, Tensor<B, 1>)>> {
+        if !self.has(Role::Sinks) {
+            return Ok(None);
+        }
+        let (name, shape) = self.find(Role::Sinks)?;
+        let name = format!("{name}.weight");
+        let weight = self.loader.sinks(&name, shape[0])?;
+        Ok(Some((name, weight)))
     }
 
     /// The embedding or the head, with its checkpoint name.

@@ -23,6 +23,8 @@ pub enum Role {
     Value,
     /// One projection to queries, keys and values.
     QueryKeyValue,
+    /// One more score of each head, which takes part in the softmax alone.
+    Sinks,
     /// The norm of each query head, or of all of them together.
     QueryNorm,
     /// The norm of each key head, or of all of them together.
@@ -79,7 +81,12 @@ impl Role {
 
     /// Whether it is a linear layer of a block, to which an adapter can be attached.
     pub fn is_linear(self) -> bool {
-        self.is_of_block() && !self.is_norm() && !self.is_expert() && self != Self::Router
+        self.is_of_block() && !self.is_norm() && !self.is_expert() && !self.is_single()
+    }
+
+    /// Whether it is in f32, whatever the model computes in.
+    pub fn is_single(self) -> bool {
+        matches!(self, Self::Router | Self::Sinks)
     }
 
     /// Whether there is one for each expert. Its name has `{}` where the number of the expert belongs, and GGUF files have those of all
