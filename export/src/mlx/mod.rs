@@ -115,7 +115,9 @@ pub fn export_mlx(
     fit::check(&model.config, weights)?;
     if model.config.experts.as_ref().is_some_and(|experts| experts.stacking == Stacking::Columns) {
         let kind = &model.config.model_type;
-        return Err(ExportError::unsupported(format!("mlx-lm reads `{kind}` only with experts in MXFP4, which are not written")));
+        return Err(ExportError::unsupported(format!(
+            "mlx-lm reads `{kind}` only with experts in MXFP4, which are not written"
+        )));
     }
     if options.quantisation.is_some() {
         check_layout(&model.config)?;

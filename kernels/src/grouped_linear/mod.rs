@@ -70,7 +70,11 @@ pub fn grouped_linear<B: FusedBackend>(x: Tensor<B, 2>, groups: Vec<TensorGroup<
         .collect();
     let [rows, inputs] = x.dims();
     let outputs = groups.first().expect("grouped_linear: expected at least one group").dims()[0];
-    assert_eq!(groups.iter().map(|group| group.rows).sum::<usize>(), rows, "grouped_linear: the rows of x and of the groups");
+    assert_eq!(
+        groups.iter().map(|group| group.rows).sum::<usize>(),
+        rows,
+        "grouped_linear: the rows of x and of the groups"
+    );
     for group in &groups {
         assert_eq!(group.dims(), [outputs, inputs], "grouped_linear: the weights of the groups");
     }

@@ -7,6 +7,10 @@ use crate::linear::linear;
 use crate::packed::PackedKind;
 use crate::tolerance::Tolerance;
 
+/// A weight as it is passed, and as floats.
+type Pair = (GroupWeight<Tensor<Flex, 2>, PackedTensor<Flex>>, Tensor<Flex, 2>);
+type Train = Autodiff<Flex>;
+
 const INPUTS: usize = 64;
 const OUTPUTS: usize = 24;
 const EXPERTS: usize = 8;
@@ -32,7 +36,7 @@ fn rows() -> Vec<usize> {
 }
 
 /// Weights of each group, every other one packed, and the same as floats.
-fn weights() -> Vec<(GroupWeight<Tensor<Flex, 2>, PackedTensor<Flex>>, Tensor<Flex, 2>)> {
+fn weights() -> Vec<Pair> {
     let weight = |index: usize| {
         let dense = random::<Flex>([OUTPUTS, INPUTS]);
         if index % 2 == 0 {
@@ -49,11 +53,9 @@ fn weights() -> Vec<(GroupWeight<Tensor<Flex, 2>, PackedTensor<Flex>>, Tensor<Fl
 
 #[test]
 fn groups_equal_a_product_each_forward_and_backward() {
-    type Train = Autodiff<Flex>;
     let (x, weights) = (random::<Flex>([TOKENS * CHOSEN, INPUTS]), weights());
     let grad = Tensor::<Train, 2>::from_inner(random([TOKENS * CHOSEN, OUTPUTS]));
     let leaf = || Tensor::<Train, 2>::from_inner(x.clone()).require_grad();
-    type Pair = (GroupWeight<Tensor<Flex, 2>, PackedTensor<Flex>>, Tensor<Flex, 2>);
     let group = |(rows, (weight, _)): (usize, &Pair)| Group {
         rows,
         weight: match weight {
@@ -84,7 +86,6 @@ fn groups_equal_a_product_each_forward_and_backward() {
 
 #[test]
 fn a_weight_that_trains_gets_its_gradient() {
-    type Train = Autodiff<Flex>;
     let (x, one, two) = (random::<Train>([5, INPUTS]), random::<Train>([3, INPUTS]), random::<Train>([3, INPUTS]));
     let weight = one.require_grad();
     let group = |rows, weight: &Tensor<Train, 2>| Group { rows, weight: GroupWeight::Dense(weight.clone()) };

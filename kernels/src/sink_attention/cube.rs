@@ -24,10 +24,7 @@ pub(crate) fn for_backward<R: KernelRuntime, B: BackendOn<R>>(
 }
 
 /// The result.
-pub(crate) fn forward<R: KernelRuntime, B: BackendOn<R>>(
-    inputs: SinkInputs<B>,
-    options: AttentionOptions,
-) -> CubeTensor<R> {
+pub(crate) fn forward<R: KernelRuntime, B: BackendOn<R>>(inputs: SinkInputs<B>, options: AttentionOptions) -> CubeTensor<R> {
     for_backward::<R, B>(inputs, options).0
 }
 

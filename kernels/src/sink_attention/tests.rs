@@ -4,6 +4,8 @@ use burn::tensor::{Distribution, TensorData};
 use super::*;
 use crate::tolerance::Tolerance;
 
+type Train = Autodiff<Flex>;
+
 const OPTIONS: AttentionOptions = AttentionOptions { scale: 0.4, sliding_window: Some(5), softcap: None };
 const SINKS: [f32; 4] = [-1.5, 0.3, 2.0, 9.0];
 
@@ -26,7 +28,9 @@ fn inputs() -> SinkInputs<Flex> {
         query: raw(random::<Flex>([2, 70, 4, 8])),
         key: raw(random::<Flex>([2, 70, 2, 8])),
         value: raw(random::<Flex>([2, 70, 2, 8])),
-        segments: Some(Tensor::<Flex, 2, Int>::from_data(TensorData::new(ids, [2, 70]), &Default::default()).into_primitive()),
+        segments: Some(
+            Tensor::<Flex, 2, Int>::from_data(TensorData::new(ids, [2, 70]), &Default::default()).into_primitive(),
+        ),
         sinks: raw(Tensor::<Flex, 1>::from_floats(SINKS, &Default::default())),
     }
 }
@@ -47,7 +51,6 @@ fn the_cpu_kernel_equals_the_composed_operation_forward_and_backward() {
 /// The composed forward, recorded operation by operation.
 #[test]
 fn the_composed_gradients_are_those_of_autodiff() {
-    type Train = Autodiff<Flex>;
     let own = inputs();
     let leaf = |tensor: &FloatTensor<Flex>| Tensor::<Train, 4>::from_inner(typed(tensor.clone())).require_grad();
     let leaves = [leaf(&own.query), leaf(&own.key), leaf(&own.value)];

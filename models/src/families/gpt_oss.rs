@@ -195,7 +195,9 @@ fn read(metadata: &Metadata, config: &mut Map<String, Value>) -> std::result::Re
     let theta = config.get("rope_theta").and_then(Value::as_f64);
     let sliding = metadata.optional_float("gpt-oss.rope.freq_base_swa")?.map(shortest);
     if let Some(sliding) = sliding.filter(|sliding| Some(*sliding) != theta) {
-        return Err(format!("`gpt-oss.rope.freq_base_swa` is {sliding}, other than `rope.freq_base`, which is not supported"));
+        return Err(format!(
+            "`gpt-oss.rope.freq_base_swa` is {sliding}, other than `rope.freq_base`, which is not supported"
+        ));
     }
     if config.get("rope_scaling").is_none() {
         config.insert("rope_scaling".to_owned(), json!({ "rope_type": "default" }));

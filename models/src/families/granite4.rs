@@ -103,11 +103,7 @@ fn configure(json: &Value) -> Result<ModelConfig> {
     Ok(ModelConfig {
         tie_word_embeddings: config.tie_word_embeddings,
         rms_norm_eps: config.rms_norm_eps,
-        biases: Biases {
-            query_key_value: config.attention_bias,
-            attention_output: config.attention_bias,
-            mlp: false,
-        },
+        biases: Biases { query_key_value: config.attention_bias, attention_output: config.attention_bias, mlp: false },
         rotary: vec![RotaryConfig::read(json, 10_000.0, plain.max_position_embeddings)?],
         ..plain
     })
@@ -117,7 +113,11 @@ fn configure(json: &Value) -> Result<ModelConfig> {
 fn check_dense(config: &Granite4Config) -> Result<()> {
     let refuse = |reason: String| Err(ModelError::Config { reason });
     match &config.layer_types {
-        None => return refuse("`layer_types` is missing, so that every layer is one of Mamba, which is not supported".to_owned()),
+        None => {
+            return refuse(
+                "`layer_types` is missing, so that every layer is one of Mamba, which is not supported".to_owned(),
+            );
+        }
         Some(types) if types.len() != config.num_hidden_layers => {
             let (count, got) = (config.num_hidden_layers, types.len());
             return refuse(format!("`layer_types`: expected {count} entries, one per layer, got {got}"));

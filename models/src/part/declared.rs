@@ -106,7 +106,8 @@ pub fn declared_tensors(config: &ModelConfig) -> Vec<DeclaredTensor> {
     outer(Role::Embedding).for_each(|part| push(part, None, part.checkpoint_name(None)));
     for layer in 0..config.num_hidden_layers {
         for part in parts.iter().filter(|part| part.role.is_of_block() && part.role.is_in(config, layer)) {
-            let experts = if part.role.is_expert() { config.experts_of(layer).map_or(0, |experts| experts.count) } else { 1 };
+            let experts =
+                if part.role.is_expert() { config.experts_of(layer).map_or(0, |experts| experts.count) } else { 1 };
             (0..experts).for_each(|expert| push(part, Some(layer), part.expert_name(Some(layer), expert)));
         }
     }

@@ -54,7 +54,7 @@ pub fn gguf_tensors(config: &ModelConfig) -> Vec<GgufTensor> {
             last.others.push(source);
         } else {
             let whole = GgufTensor::whole(source);
-            tensors.push(GgufTensor { shape: [&[1][..], &whole.shape].concat(), ..whole });
+            tensors.push(GgufTensor { shape: [&[1][..], &whole.shape[..]].concat(), ..whole });
         }
     }
     tensors

@@ -195,10 +195,10 @@ impl Apart {
 /// A block as GGUF files have it: the power of two, then in each byte an element of the first half and one of the second, where the
 /// checkpoint has two adjacent elements.
 fn joined(block: [u8; 16], power: u8) -> [u8; 17] {
-    let element = |at: usize| block[at / 2] >> (4 * (at % 2)) & 15;
+    let element = |at: usize| (block[at / 2] >> (4 * (at % 2))) & 15;
     let mut joined = [power; 17];
     for at in 0..16 {
-        joined[1 + at] = element(at) | element(at + 16) << 4;
+        joined[1 + at] = element(at) | (element(at + 16) << 4);
     }
     joined
 }
@@ -275,9 +275,9 @@ impl Checkpoint for Apart {
     fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
         match self.source(name)? {
             Source::Renamed(stored) => self.inner.read_bytes(stored),
-            Source::Expert { .. } => {
-                Err(ModelError::Mismatch { problems: vec![format!("{name}: a part of another tensor, without bytes of its own")] })
-            }
+            Source::Expert { .. } => Err(ModelError::Mismatch {
+                problems: vec![format!("{name}: a part of another tensor, without bytes of its own")],
+            }),
         }
     }
 
@@ -303,10 +303,10 @@ mod tests {
     #[test]
     fn nibbles_are_put_where_gguf_files_have_them() {
         // Elements 0 to 15, twice.
-        let block: [u8; 16] = std::array::from_fn(|at| (2 * (at as u8) % 16) | (2 * (at as u8) % 16 + 1) << 4);
+        let block: [u8; 16] = std::array::from_fn(|at| (2 * (at as u8) % 16) | ((2 * (at as u8) % 16 + 1) << 4));
         let joined = joined(block, 130);
         assert_eq!(joined[0], 130);
-        assert_eq!(joined[1..], std::array::from_fn::<u8, 16, _>(|at| at as u8 | (at as u8) << 4));
+        assert_eq!(joined[1..], std::array::from_fn::<u8, 16, _>(|at| at as u8 | ((at as u8) << 4)));
     }
 
     #[test]

@@ -151,9 +151,9 @@ impl Checkpoint for Stacked<'_> {
     fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
         match self.source(name)? {
             Source::Renamed(own) => self.inner.read_bytes(own),
-            Source::Experts { .. } => {
-                Err(ModelError::Mismatch { problems: vec![format!("{name}: made of several tensors, without bytes of its own")] })
-            }
+            Source::Experts { .. } => Err(ModelError::Mismatch {
+                problems: vec![format!("{name}: made of several tensors, without bytes of its own")],
+            }),
         }
     }
 
