@@ -49,9 +49,9 @@ pub fn gguf_tensors(config: &ModelConfig) -> Vec<GgufTensor> {
             tensors.extend((0..2).map(|index| GgufTensor::half(&source, index, halves[index])));
         } else if !source.part.role.is_expert() {
             tensors.push(GgufTensor::whole(source));
-        } else if let Some(last) = tensors.last_mut().filter(|last| last.name == source.gguf) {
-            last.shape[0] += 1;
-            last.others.push(source);
+        } else if let Some(same) = tensors.iter_mut().rev().find(|same| same.name == source.gguf) {
+            same.shape[0] += 1;
+            same.others.push(source);
         } else {
             let whole = GgufTensor::whole(source);
             tensors.push(GgufTensor { shape: [&[1][..], &whole.shape[..]].concat(), ..whole });
