@@ -149,7 +149,9 @@ struct Order {
 impl Order {
     fn new(chosen: &[usize], experts: usize, per_token: usize) -> Self {
         let mut counts = vec![0; experts];
-        chosen.iter().for_each(|expert| counts[*expert] += 1);
+        for expert in chosen {
+            counts[*expert] += 1;
+        }
         let mut next: Vec<usize> = counts
             .iter()
             .scan(0, |start, count| {

@@ -72,13 +72,22 @@ enum Source {
     Expert { stored: String, place: Place, is_packed: bool },
 }
 
+/// The bytes of tensors of one layer.
+#[derive(Debug, Default)]
+struct Kept {
+    /// The beginning of their names.
+    layer: String,
+    /// By name.
+    tensors: BTreeMap<String, Arc<Vec<u8>>>,
+}
+
 /// See [`experts_apart`].
 struct Apart {
     inner: Box<dyn Checkpoint>,
     names: BTreeMap<String, Source>,
     experts: ExpertsConfig,
     /// The bytes of the tensors of one layer: the experts of a layer are read one after the other.
-    kept: Mutex<(String, BTreeMap<String, Arc<Vec<u8>>>)>,
+    kept: Mutex<Kept>,
 }
 
 impl Apart {
@@ -90,14 +99,14 @@ impl Apart {
     fn bytes(&self, stored: &str) -> Result<Arc<Vec<u8>>> {
         let layer = &stored[..stored.find(super::EXPERTS).unwrap_or(0)];
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.0 != layer {
-            *kept = (layer.to_owned(), BTreeMap::new());
+        if kept.layer != layer {
+            *kept = Kept { layer: layer.to_owned(), tensors: BTreeMap::new() };
         }
-        if let Some(bytes) = kept.1.get(stored) {
+        if let Some(bytes) = kept.tensors.get(stored) {
             return Ok(bytes.clone());
         }
         let bytes = Arc::new(self.inner.read_bytes(stored)?);
-        kept.1.insert(stored.to_owned(), bytes.clone());
+        kept.tensors.insert(stored.to_owned(), bytes.clone());
         Ok(bytes)
     }
 
@@ -124,8 +133,9 @@ impl Apart {
         } else {
             match (&self.inner.shape(stored)?[..], place.is_bias, self.experts.stacking) {
                 ([_, length], true, _) => vec![*length],
-                ([_, rows, columns], false, Stacking::Rows) => vec![*rows, *columns],
-                ([_, columns, rows], false, Stacking::Columns) => vec![*rows, *columns],
+                ([_, rows, columns], false, Stacking::Rows) | ([_, columns, rows], false, Stacking::Columns) => {
+                    vec![*rows, *columns]
+                }
                 _ => return None,
             }
         };

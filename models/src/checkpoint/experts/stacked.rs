@@ -35,14 +35,11 @@ impl<'a> Stacked<'a> {
         let experts = config.experts.as_ref().filter(|experts| experts.stacking == Stacking::Columns)?;
         let mut names = BTreeMap::new();
         for name in inner.names() {
-            let (stored, source) = match Place::of(&name) {
-                Some((start, place)) => {
-                    (place.stacked(start), Source::Experts { start: start.to_owned(), place: Place { expert: 0, ..place } })
-                }
-                None => {
-                    let own = name.strip_suffix(".weight").filter(|own| own.ends_with(SINKS)).unwrap_or(&name);
-                    (own.to_owned(), Source::Renamed(name.clone()))
-                }
+            let (stored, source) = if let Some((start, place)) = Place::of(&name) {
+                (place.stacked(start), Source::Experts { start: start.to_owned(), place: Place { expert: 0, ..place } })
+            } else {
+                let own = name.strip_suffix(".weight").filter(|own| own.ends_with(SINKS)).unwrap_or(&name);
+                (own.to_owned(), Source::Renamed(name.clone()))
             };
             names.insert(stored, source);
         }
