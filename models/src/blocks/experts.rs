@@ -1,7 +1,7 @@
 //! The feed-forward of experts, of which each token uses a few.
 
 use burn::module::Module;
-use burn::tensor::activation::{sigmoid, softmax};
+use burn::tensor::activation::sigmoid;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use burnish_kernels::{FusedBackend, Group, grouped_linear, select_rows, swiglu};
@@ -97,7 +97,7 @@ impl<B: FusedBackend> Experts<B> {
         let device = x.device();
         let scores = self.router.forward(x.cast(DType::F32), AdapterPass::Current);
         let [tokens, experts] = scores.dims();
-        let scores = if self.shares == Shares::OfChosen { scores } else { softmax(scores, 1) };
+        let scores = if self.shares == Shares::OfChosen { scores } else { softmax(scores) };
         let values: Vec<f32> = scores.to_data().iter::<f32>().collect();
         let chosen: Vec<usize> = values.chunks_exact(experts).flat_map(|row| largest(row, self.per_token)).collect();
         let of_chosen = scores.gather(1, indices(&chosen, &device).reshape([tokens, self.per_token]));
@@ -107,10 +107,19 @@ impl<B: FusedBackend> Experts<B> {
                 let sum = of_chosen.clone().sum_dim(1);
                 of_chosen / sum
             }
-            Shares::OfChosen => softmax(of_chosen, 1),
+            Shares::OfChosen => softmax(of_chosen),
         };
         (chosen, shares)
     }
+}
+
+/// The softmax of each row. Backends have one of their own, which rounds differently from what autodiff records; blocks that are
+/// computed again must give the same bits.
+fn softmax<B: FusedBackend>(scores: Tensor<B, 2>) -> Tensor<B, 2> {
+    let largest = scores.clone().detach().max_dim(1);
+    let exponentials = (scores - largest).exp();
+    let sum = exponentials.clone().sum_dim(1);
+    exponentials / sum
 }
 
 /// `(u + 1) · g · σ(alpha · g)` of clamped `gate` and `up`, in f32.
