@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use burnish_models::checkpoint::Stacked;
 use burnish_models::{Checkpoint, FloatType, Pretrained};
 use serde_json::{Map, Value, json};
 
@@ -49,6 +50,11 @@ pub fn export_hugging_face(
 ) -> Result<ExportReport> {
     let mut report = ExportReport { path: target.to_owned(), ..ExportReport::default() };
     fit::check(&model.config, weights)?;
+    let stacked = Stacked::of(weights, &model.config);
+    let weights: &dyn Checkpoint = match &stacked {
+        Some(stacked) => stacked,
+        None => weights,
+    };
     write_folder(target, options.overwrite, &inputs_of(model, weights), |folder| -> Result<()> {
         report.bytes += write_all_but_weights(model, &config(model, options.float), folder)?;
         report.bytes += write_shards(weights, folder, options.float, options.shard_bytes)?;

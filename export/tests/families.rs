@@ -50,9 +50,22 @@ fn every_family_is_written_to_gguf_and_read_again() {
         let (folder, target) = (work.path().join(case), work.path().join(format!("{case}.gguf")));
         model_folder(case, &folder, |_| ());
         let model = open(&folder);
+        if case == "qwen3moe-mixed" {
+            let error = gguf(&model, &target).unwrap_err().to_string();
+            assert!(error.contains("llama.cpp does not support layers without experts"), "{error}");
+            continue;
+        }
         let notes = gguf(&model, &target).unwrap();
-        assert_eq!(notes.len(), usize::from(case == "mistral"), "{notes:?}");
-        let read = open(&target);
+        let rounds = case == "gpt-oss-mxfp4";
+        assert_eq!(notes.len(), usize::from(case == "mistral" || rounds), "{notes:?}");
+        let mut read = open(&target);
+        if rounds {
+            // As the note says: the logits are the same only with the frequencies of the folder.
+            assert!(notes[0].contains("`rope_parameters.truncate` is false"), "{notes:?}");
+            read.config.rotary.clone_from(&model.config.rotary);
+            close(case, &logits(&read), &logits(&model));
+            continue;
+        }
         let has_windows = model.config.family.gguf.has_windows;
         assert_eq!(read.config.window(0), model.config.window(0).filter(|_| has_windows));
         assert_eq!(read.config.max_position_embeddings, if case == "mistral" { 6 } else { 64 });

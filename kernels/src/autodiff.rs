@@ -9,7 +9,9 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 use crate::attention::AttentionOptions;
 use crate::dropout::Dropout;
 use crate::glu::{self, Activation};
+use crate::grouped_linear::{self, RawGroup};
 use crate::packed::PackedTensor;
+use crate::sink_attention::{self, SinkInputs};
 use crate::{
     DeviceMemory, FusedBackend, attention, dropout, layer_norm, linear, linear_cross_entropy, lora_linear, rms_norm, rotary,
     select_rows,
@@ -59,8 +61,14 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
             options: AttentionOptions
         ) -> FloatTensor<Self>);
 
+    ruled!(sink_attention::autodiff::forward::<B, C> | sink_attention::reference::<Self>:
+        fn sink_attention(inputs: SinkInputs<Self>, options: AttentionOptions) -> FloatTensor<Self>);
+
     ruled!(linear::autodiff::forward::<B, C> | linear::reference::<Self>:
         fn dense_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>);
+
+    ruled!(grouped_linear::autodiff::forward::<B, C> | grouped_linear::reference::<Self>:
+        fn grouped_linear(x: FloatTensor<Self>, groups: Vec<RawGroup<Self>>) -> FloatTensor<Self>);
 
     ruled!(lora_linear::autodiff::forward::<B, C> | lora_linear::reference::<Self>:
         fn lora_linear(

@@ -9,8 +9,10 @@ use crate::adamw8bit::{self, AdamW8bitTensors, AdamW8bitUpdate};
 use crate::attention::{self, AttentionOptions, Statistics};
 use crate::dropout::{self, Dropout};
 use crate::glu::{self, Activation};
+use crate::grouped_linear::{self, RawGroup};
 use crate::lora_linear::{self, LoraGradients, LoraSaved};
 use crate::packed::PackedTensor;
+use crate::sink_attention::{self, SinkInputs};
 use crate::{append, layer_norm, linear, linear_cross_entropy, pack, rms_norm, rotary, select_rows, squared_norm};
 
 /// A burn backend with the fused operations of Burnish.
@@ -176,6 +178,30 @@ pub trait FusedBackend: Backend {
         attention::reference_backward::<Self>(query, key, value, segments, grad, options)
     }
 
+    /// See [`crate::sink_attention()`].
+    fn sink_attention(inputs: SinkInputs<Self>, options: AttentionOptions) -> FloatTensor<Self> {
+        sink_attention::reference::<Self>(inputs, options)
+    }
+
+    /// As [`FusedBackend::sink_attention`], with what the backward of this backend needs of it.
+    fn sink_attention_for_backward(
+        inputs: SinkInputs<Self>,
+        options: AttentionOptions,
+    ) -> (FloatTensor<Self>, Option<Statistics<Self>>) {
+        sink_attention::reference_for_backward::<Self>(inputs, options)
+    }
+
+    /// Gradients of [`FusedBackend::sink_attention`] for query, key and value.
+    fn sink_attention_backward(
+        inputs: SinkInputs<Self>,
+        statistics: Option<Statistics<Self>>,
+        grad: FloatTensor<Self>,
+        options: AttentionOptions,
+    ) -> [FloatTensor<Self>; 3] {
+        let _ = statistics;
+        sink_attention::reference_backward::<Self>(inputs, grad, options)
+    }
+
     /// See [`crate::linear()`].
     fn dense_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         linear::reference::<Self>(x, weight)
@@ -214,6 +240,16 @@ pub trait FusedBackend: Backend {
     /// See [`crate::packed_rows()`].
     fn packed_rows(weight: PackedTensor<Self>, rows: IntTensor<Self>, dtype: DType) -> FloatTensor<Self> {
         linear::packed::reference_rows::<Self>(weight, rows, dtype)
+    }
+
+    /// See [`crate::grouped_linear()`].
+    fn grouped_linear(x: FloatTensor<Self>, groups: Vec<RawGroup<Self>>) -> FloatTensor<Self> {
+        grouped_linear::reference::<Self>(x, groups)
+    }
+
+    /// Gradient of [`FusedBackend::grouped_linear`] for `x`: `dy · W`, group by group.
+    fn grouped_linear_backward_input(grad: FloatTensor<Self>, groups: Vec<RawGroup<Self>>) -> FloatTensor<Self> {
+        grouped_linear::reference_backward_input::<Self>(grad, groups)
     }
 
     /// See [`crate::lora_linear()`]; returns the result, and `scale · dropout(x) Aᵀ` for the backward.

@@ -20,6 +20,7 @@ use crate::weight::{MatrixWeight, VectorWeight, parameter_id, unpadded};
 const INITIAL_DEVIATION: f64 = 0.02;
 
 /// The source of the weights.
+#[derive(Clone, Copy)]
 enum Origin<'a> {
     Checkpoint(&'a dyn Checkpoint),
     Random(u64),
@@ -97,6 +98,30 @@ impl<'a, B: FusedBackend> Loader<'a, B> {
         let weight = self.matrix(&format!("{name}.weight"), [outputs, inputs], self.options.quantization)?;
         let bias = bias.then(|| self.vector(&format!("{name}.bias"), outputs, |_| 0.0)).transpose()?;
         Ok(Linear::new(name, weight, bias))
+    }
+
+    /// A linear layer that is frozen and in f32, whatever the model computes in.
+    ///
+    /// # Errors
+    /// If a tensor can't be read or has another size.
+    pub fn router(&mut self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Result<Linear<B>> {
+        let loader = self.in_f32();
+        let weight = loader.matrix(&format!("{name}.weight"), [outputs, inputs], Quantization::None)?;
+        let bias = bias.then(|| loader.vector(&format!("{name}.bias"), outputs, |_| 0.0)).transpose()?;
+        Ok(Linear::new(name, weight, bias))
+    }
+
+    /// A vector that is frozen and in f32, whatever the model computes in.
+    ///
+    /// # Errors
+    /// If it can't be read or has another size.
+    pub fn sinks(&mut self, name: &str, length: usize) -> Result<Tensor<B, 1>> {
+        Ok(self.in_f32().vector(name, length, |_| 0.0)?.val())
+    }
+
+    /// For what is frozen and in f32, whatever the model computes in.
+    fn in_f32(&self) -> Self {
+        Self { origin: self.origin, device: self.device.clone(), options: LoadOptions::frozen(FloatType::F32) }
     }
 
     fn vector(&self, name: &str, length: usize, draw: impl Fn(&mut ChaCha8Rng) -> f64) -> Result<VectorWeight<B>> {

@@ -11,7 +11,7 @@ use crate::checkpoint::{Checkpoint, check_shapes};
 use crate::config::ModelConfig;
 use crate::decoder::{Decoder, Matrix};
 use crate::dora::{Magnitude, magnitude_name};
-use crate::error::Result;
+use crate::error::{ModelError, Result};
 use crate::input::ModelInput;
 use crate::linear::Linear;
 use crate::load_options::LoadOptions;
@@ -29,6 +29,16 @@ pub struct LanguageModel<B: Backend> {
     decoder: Decoder<B>,
 }
 
+/// Refuses to train the weights of experts: those that no token of a step chose would have no gradient.
+fn check_trainable(config: &ModelConfig) -> Result<()> {
+    match &config.experts {
+        Some(experts) => Err(ModelError::Config {
+            reason: format!("the weights of a model with {} experts can't be trained, only adapters on it", experts.count),
+        }),
+        None => Ok(()),
+    }
+}
+
 impl<B: FusedBackend> LanguageModel<B> {
     /// Loads the weights of a checkpoint to the device, one tensor at a time.
     ///
@@ -43,6 +53,9 @@ impl<B: FusedBackend> LanguageModel<B> {
         options: LoadOptions,
     ) -> Result<Self> {
         Self::check_checkpoint(config, checkpoint)?;
+        if options.trainable {
+            check_trainable(config)?;
+        }
         let mut loader = Loader::from_checkpoint(checkpoint, device.clone(), options)?;
         Ok(Self { decoder: Decoder::load(config, &mut loader)? })
     }
@@ -50,8 +63,9 @@ impl<B: FusedBackend> LanguageModel<B> {
     /// A model with random weights, all trainable and in f32. The same seed gives the same weights.
     ///
     /// # Errors
-    /// If the family lacks a part that the decoder needs.
+    /// If the family lacks a part that the decoder needs, and [`ModelError::Config`] if the model has experts.
     pub fn random(config: &ModelConfig, seed: u64, device: &B::Device) -> Result<Self> {
+        check_trainable(config)?;
         Ok(Self { decoder: Decoder::load(config, &mut Loader::random(seed, device.clone()))? })
     }
 
@@ -199,7 +213,12 @@ impl<B: FusedBackend> LanguageModel<B> {
         }
         let norms = decoder.blocks.iter().flat_map(Block::norms).chain([&decoder.norm]);
         weights.extend(norms.map(|norm| (norm.name().to_owned(), BaseTensor::Vector(norm.stored()))));
-        for (name, linear) in self.linears() {
+        let sinks = decoder.blocks.iter().filter_map(|block| block.attention.sinks.as_ref());
+        weights.extend(sinks.map(|sinks| (sinks.name.clone(), BaseTensor::Vector(sinks.weight.clone()))));
+        let frozen = decoder.blocks.iter().flat_map(Block::frozen_linears);
+        let linears = self.linears().into_iter().map(|(_, linear)| linear).chain(frozen);
+        for linear in linears {
+            let name = linear.name();
             weights.push((format!("{name}.weight"), BaseTensor::Matrix(linear.weight.operand())));
             weights.extend(linear.bias.as_ref().map(|bias| (format!("{name}.bias"), BaseTensor::Vector(bias.val()))));
         }

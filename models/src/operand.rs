@@ -5,8 +5,9 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use burnish_kernels::packed::{PackError, Packed, PackedTensor, Planes};
 use burnish_kernels::{
-    Dropout, FusedBackend, capped_linear_cross_entropy, exact_buffers, linear, linear_cross_entropy, lora_linear,
-    packed_capped_linear_cross_entropy, packed_linear, packed_linear_cross_entropy, packed_lora_linear, packed_rows,
+    Dropout, FusedBackend, GroupWeight, capped_linear_cross_entropy, exact_buffers, linear, linear_cross_entropy,
+    lora_linear, packed_capped_linear_cross_entropy, packed_linear, packed_linear_cross_entropy, packed_lora_linear,
+    packed_rows,
 };
 
 /// A matrix `[out, in]` of a model. This is the one place that chooses between operations on dense and on packed weights.
@@ -75,6 +76,14 @@ impl<B: Backend> Operand<B> {
         match self {
             Self::Dense(tensor) => tensor.shape().num_elements() * tensor.dtype().size(),
             Self::Packed(weight) => weight.planes.words() * size_of::<u32>(),
+        }
+    }
+
+    /// The weight of a group of rows, see [`burnish_kernels::grouped_linear()`].
+    pub fn into_group_weight(self) -> GroupWeight<Tensor<B, 2>, PackedTensor<B>> {
+        match self {
+            Self::Dense(weight) => GroupWeight::Dense(weight),
+            Self::Packed(weight) => GroupWeight::Packed(weight.tensor()),
         }
     }
 

@@ -6,7 +6,7 @@ use burnish_kernels::FusedBackend;
 use serde_json::Value;
 
 use crate::chat_template::{ChatTemplate, Message};
-use crate::checkpoint::{Checkpoint, canonical, is_weights, open_files, open_folder, quantised_folder};
+use crate::checkpoint::{Checkpoint, canonical, experts_apart, is_weights, open_files, open_folder, quantised_folder};
 use crate::config::{ModelConfig, text_part};
 use crate::error::{ModelError, Result};
 use crate::gguf::{GgufFile, is_gguf_name, keys};
@@ -114,7 +114,7 @@ impl Pretrained {
         let generation_config = generation.exists().then(|| json_file::read(&generation)).transpose()?;
         let mut config = ModelConfig::from_json(&config_json)?;
         add_end_tokens(&mut config, generation_config.as_ref(), &tokenizer);
-        let checkpoint = canonical(checkpoint, &mut config, &mut config_json)?;
+        let checkpoint = experts_apart(canonical(checkpoint, &mut config, &mut config_json)?, &config);
         warn_of_undeclared(folder, &config, &*checkpoint);
         if let Some(end) = config.eos_token_id.first() {
             tokenizer.set_end_of_text(*end);

@@ -22,14 +22,15 @@ pub fn inverse_frequencies(rotated: usize, config: &RotaryConfig) -> Vec<f64> {
         Some(RopeScaling::Factors { factors } | RopeScaling::LongRope { short: factors, .. }) => {
             plain.zip(factors.iter().chain(std::iter::repeat(&1.0))).map(|(frequency, factor)| frequency / factor).collect()
         }
-        Some(RopeScaling::Yarn { factor, beta_fast, beta_slow, original_max_position_embeddings, .. }) => {
+        Some(RopeScaling::Yarn { factor, beta_fast, beta_slow, original_max_position_embeddings, truncate, .. }) => {
             let original = *original_max_position_embeddings as f64;
             // The index of the frequency that rotates so many times in the original context.
             let index = |rotations: f64| {
                 dim * (original / (rotations * 2.0 * std::f64::consts::PI)).ln() / (2.0 * config.theta.ln())
             };
-            let low = index(*beta_fast).floor().max(0.0);
-            let high = index(*beta_slow).ceil().min(dim - 1.0);
+            let (low, high) = (index(*beta_fast), index(*beta_slow));
+            let (low, high) = if *truncate { (low.floor(), high.ceil()) } else { (low, high) };
+            let (low, high) = (low.max(0.0), high.min(dim - 1.0));
             // As in transformers, equal bounds are a step.
             let width = if (high - low).abs() > 0.0 { high - low } else { 0.001 };
             plain

@@ -9,6 +9,7 @@ use burnish_kernels::packed::{PackError, PackedKind};
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::error::{ModelError, Result};
+use crate::float_type::FloatType;
 use crate::load_options::LoadOptions;
 use crate::part::{Role, declared_tensors};
 use crate::quantization::Quantization;
@@ -89,11 +90,13 @@ impl Storage {
         let mut storage = Self::default();
         for tensor in declared_tensors(config) {
             let elements: usize = tensor.shape.iter().product();
-            let dense = (options.dtype.name(), elements * options.dtype.size());
+            let float = if tensor.part.role.is_single() { FloatType::F32 } else { options.dtype };
+            let dense = (float.name(), elements * float.size());
             let (kind, bytes) = match <[usize; 2]>::try_from(tensor.shape) {
                 Ok(dims) if !options.trainable => {
                     let quantization = match tensor.part.role {
                         Role::Embedding | Role::Head => options.of_embedding(),
+                        Role::Router => Quantization::None,
                         _ => options.quantization,
                     };
                     let form = Form::of(checkpoint, &tensor.name, dims, quantization)?;

@@ -21,9 +21,9 @@ import torch
 from llama_cpp import Llama
 from peft import LoraConfig, get_peft_model
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GraniteConfig, LlamaConfig, Ministral3Config,
-                          MistralConfig, Olmo2Config, Olmo3Config, Phi3Config, PreTrainedTokenizerFast, Qwen2Config,
-                          Qwen3Config, SmolLM3Config)
+from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GptOssConfig, GraniteConfig, GraniteMoeHybridConfig, LlamaConfig,
+                          Ministral3Config, MistralConfig, Olmo2Config, Olmo3Config, Phi3Config, PreTrainedTokenizerFast, Qwen2Config,
+                          Qwen3Config, Qwen3MoeConfig, SmolLM3Config)
 
 from tokenizer_ids import WRITTEN
 
@@ -115,6 +115,10 @@ FAMILIES = {
                                                     original_max_position_embeddings=64))),
     "granite": lambda: llama(GraniteConfig, **HEADS, tie_word_embeddings=True, rope_parameters=ROPE, attention_multiplier=0.1,
                              embedding_multiplier=12.0, residual_multiplier=0.5, logits_scaling=2.0),
+    "granite4": lambda: llama(GraniteMoeHybridConfig, **HEADS, tie_word_embeddings=True, rope_parameters=ROPE,
+                              attention_multiplier=0.1, embedding_multiplier=12.0, residual_multiplier=0.5, logits_scaling=2.0,
+                              num_local_experts=0, num_experts_per_tok=0, shared_intermediate_size=256, mamba_n_heads=4,
+                              position_embedding_type="rope", layer_types=["attention"] * 3),
     "smollm3": lambda: llama(SmolLM3Config, **HEADS, num_hidden_layers=5, tie_word_embeddings=True, rope_parameters=ROPE),
     # llama.cpp chooses the divisors by the length of its context, here 256.
     "phi3": lambda: llama(Phi3Config, **HEADS, original_max_position_embeddings=256, rope_parameters=dict(
@@ -125,6 +129,13 @@ FAMILIES = {
         mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1)),
     "qwen2": lambda: qwen(Qwen2Config, **HEADS, tie_word_embeddings=True, rope_parameters=ROPE),
     "qwen3": lambda: qwen(Qwen3Config, **HEADS, head_dim=48, tie_word_embeddings=False, rope_parameters=ROPE),
+    "qwen3moe": lambda: qwen(Qwen3MoeConfig, **HEADS, head_dim=48, tie_word_embeddings=False, rope_parameters=ROPE, num_experts=8,
+                             num_experts_per_tok=3, moe_intermediate_size=64, norm_topk_prob=True),
+    # llama.cpp rounds the bounds of YaRN.
+    "gpt-oss": lambda: llama(GptOssConfig, **HEADS, head_dim=48, num_hidden_layers=4, num_local_experts=8, num_experts_per_tok=3,
+                             sliding_window=16, rope_parameters=dict(
+                                 rope_type="yarn", rope_theta=1e6, factor=4.0, beta_fast=32.0, beta_slow=1.0, truncate=True,
+                                 original_max_position_embeddings=64)),
     "gemma2": lambda: gemma(Gemma2Config, attn_logit_softcapping=5.0, final_logit_softcapping=8.0),
     "gemma3": lambda: gemma(Gemma3TextConfig),
     # As in the sizes from 4B: rotary scaling only in the full layers.
@@ -148,7 +159,10 @@ def make(name, folder):
     model.save_pretrained(folder / "base")
     (folder / "base/generation_config.json").unlink(missing_ok=True)
     tokenizer.save_pretrained(folder / "base")
-    peft = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    # PEFT means routers and experts by all-linear too.
+    has_experts = getattr(config, "num_local_experts", 0) > 0
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj"] if has_experts else "all-linear"
+    peft = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM"))
     with torch.no_grad():
         for key, parameter in peft.named_parameters():
             if "lora_B" in key:

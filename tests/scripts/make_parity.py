@@ -13,11 +13,13 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import save_file
-from transformers import (Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GraniteConfig,
-                          GraniteForCausalLM, LlamaConfig, LlamaForCausalLM, Ministral3Config, Ministral3ForCausalLM,
-                          MistralConfig, MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM, Olmo3Config, Olmo3ForCausalLM,
-                          Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM,
+from safetensors.torch import load_file, save_file
+from transformers import (Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GptOssConfig, GptOssForCausalLM,
+                          GraniteConfig,
+                          GraniteForCausalLM, GraniteMoeHybridConfig, GraniteMoeHybridForCausalLM, LlamaConfig,
+                          LlamaForCausalLM, Ministral3Config, Ministral3ForCausalLM, MistralConfig, MistralForCausalLM,
+                          Olmo2Config, Olmo2ForCausalLM, Olmo3Config, Olmo3ForCausalLM, Phi3Config, Phi3ForCausalLM,
+                          Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM,
                           SmolLM3Config, SmolLM3ForCausalLM)
 
 BASE = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, max_position_embeddings=64,
@@ -25,6 +27,11 @@ BASE = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_laye
 
 LONGROPE = dict(rope_type="longrope", rope_theta=500.0, short_factor=[1.0, 1.05, 1.2, 1.5, 2.0, 3.0], long_factor=[9.0] * 6)
 YARN = dict(rope_type="yarn", rope_theta=500.0, mscale=1.0, mscale_all_dim=1.0, beta_fast=24.0, beta_slow=0.5)
+EXPERTS = dict(num_attention_heads=4, num_key_value_heads=2, head_dim=12, num_experts=8, num_experts_per_tok=3,
+               moe_intermediate_size=16)
+OSS = dict(num_attention_heads=4, num_key_value_heads=2, head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=6)
+OSS_YARN = dict(rope_type="yarn", rope_theta=500.0, factor=8.0, beta_fast=32.0, beta_slow=1.0, original_max_position_embeddings=16)
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 FUSED = dict(target_modules=["qkv_proj", "o_proj", "gate_up_proj", "down_proj"])
 
 # The class; its configuration; how the checkpoint is saved: the type, the size of a shard, the mean of norms (1), and whether there are
@@ -75,6 +82,23 @@ CASES = {
     "ministral3": (Ministral3ForCausalLM, Ministral3Config(**BASE, num_attention_heads=4, num_key_value_heads=2, head_dim=12,
                    rope_parameters=YARN | dict(factor=16.0, original_max_position_embeddings=4, llama_4_scaling_beta=0.4)),
                    dict(dtype=torch.bfloat16, full=True), dict()),
+    # Dense: no Mamba layers, no experts.
+    "granite4": (GraniteMoeHybridForCausalLM, GraniteMoeHybridConfig(**BASE, num_attention_heads=4, num_key_value_heads=2,
+                 tie_word_embeddings=True, attention_multiplier=0.2, embedding_multiplier=6.0, residual_multiplier=0.22,
+                 logits_scaling=3.0, num_local_experts=0, num_experts_per_tok=0, shared_intermediate_size=48,
+                 position_embedding_type="rope", layer_types=["attention", "attention"], mamba_n_heads=4),
+                 dict(dtype=torch.bfloat16), dict(target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "input_linear",
+                                                                  "output_linear"])),
+    "qwen3moe": (Qwen3MoeForCausalLM, Qwen3MoeConfig(**BASE, **EXPERTS, norm_topk_prob=True, tie_word_embeddings=False),
+                 dict(dtype=torch.bfloat16), dict(target_modules=ATTENTION)),
+    # Every other layer has no experts, and the shares of experts do not add up to 1.
+    "qwen3moe-mixed": (Qwen3MoeForCausalLM, Qwen3MoeConfig(**BASE, **EXPERTS, decoder_sparse_step=2, tie_word_embeddings=True),
+                       dict(dtype=torch.float16), dict(target_modules=ATTENTION)),
+    "gpt-oss": (GptOssForCausalLM, GptOssConfig(**BASE, **OSS, rope_parameters=OSS_YARN | dict(truncate=True)),
+                dict(dtype=torch.bfloat16), dict(target_modules=ATTENTION)),
+    "gpt-oss-mxfp4": (GptOssForCausalLM, GptOssConfig(**BASE | dict(hidden_size=64, intermediate_size=32), **OSS,
+                      rope_parameters=OSS_YARN | dict(truncate=False)),
+                      dict(dtype=torch.bfloat16, mxfp4=True), dict(target_modules=ATTENTION)),
 }
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -93,6 +117,21 @@ def inputs():
 
 def adapter_tensors(model):
     return {name.replace(".default", ""): p for name, p in model.named_parameters() if "lora_" in name}
+
+
+def pack_experts(folder):
+    """Replaces the experts' weights by random ones in MXFP4: blocks of 32 elements of four bits, with a power of two each."""
+    tensors = load_file(folder / "model.safetensors")
+    for name in [name for name in tensors if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        experts, inputs, outputs = tensors.pop(name).shape
+        blocks = [experts, outputs, inputs // 32]
+        tensors[f"{name}_blocks"] = torch.randint(0, 256, [*blocks, 16], dtype=torch.uint8)
+        tensors[f"{name}_scales"] = torch.randint(121, 125, blocks, dtype=torch.uint8)
+    save_file(tensors, folder / "model.safetensors", metadata=dict(format="pt"))
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = dict(quant_method="mxfp4", modules_to_not_convert=[
+        "model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"])
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def steps(model, batch, clip):
@@ -120,10 +159,12 @@ def make(name, folder):
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             noise = torch.randn_like(parameter)
-            parameter.copy_(saving.get("norm", 1) + 0.1 * noise if "norm" in key else 0.2 * noise)
+            parameter.copy_(saving.get("norm", 1) + 0.1 * noise if "norm" in key else (1.0 if "sinks" in key else 0.2) * noise)
     model = model.to(saving["dtype"])
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder, max_shard_size=saving.get("shard", "5GB"))
+    if saving.get("mxfp4"):
+        pack_experts(folder)
     # Load again instead of casting, since casting the module would also have rounded the rotary frequencies.
     model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     (folder / "generation_config.json").unlink(missing_ok=True)

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use anyhow::{Context, Result};
 use burnish_engine::{Batch, IGNORE};
-use burnish_models::checkpoint::SafetensorsFolder;
+use burnish_models::checkpoint::{SafetensorsFolder, experts_apart};
 use burnish_models::{Checkpoint, ModelConfig};
 
 /// The folder of a fixture.
@@ -20,7 +20,7 @@ pub struct Golden {
     /// Its configuration.
     pub config: ModelConfig,
     /// Its weights.
-    pub weights: SafetensorsFolder,
+    pub weights: Box<dyn Checkpoint>,
     values: SafetensorsFolder,
 }
 
@@ -32,9 +32,10 @@ impl Golden {
     pub fn open(name: &str) -> Result<Self> {
         let folder = fixture("parity").join(name);
         let text = std::fs::read_to_string(folder.join("config.json"))?;
+        let config = ModelConfig::from_json(&serde_json::from_str(&text)?)?;
         Ok(Self {
-            config: ModelConfig::from_json(&serde_json::from_str(&text)?)?,
-            weights: SafetensorsFolder::open(&folder)?,
+            weights: experts_apart(Box::new(SafetensorsFolder::open(&folder)?), &config),
+            config,
             values: SafetensorsFolder::from_files(&[folder.join("golden.safetensors")])?,
             folder,
         })

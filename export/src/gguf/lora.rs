@@ -6,13 +6,13 @@ use std::path::Path;
 
 use burnish_lora::{HostAdapter, HostLayer};
 use burnish_models::gguf::{Metadata, keys};
-use burnish_models::part::{DeclaredTensor, declared_tensors};
+use burnish_models::part::{GgufTensor, gguf_tensors};
 use burnish_models::{FloatType, ModelConfig, Pretrained};
 
 use super::kind::of_float;
 use super::metadata::{QUANTIZATION_VERSION, name_of};
 use super::writer::{ALIGNMENT, PlannedTensor, entries, write_header};
-use super::{in_order, order};
+use super::{in_order, order, some_rows};
 use crate::error::{ExportError, Result};
 use crate::one_scale;
 use crate::report::ExportReport;
@@ -43,11 +43,11 @@ pub fn export_gguf_lora(
 ) -> Result<ExportReport> {
     let config = adapter.config();
     check(adapter, config.dora)?;
-    let mut layers: Vec<DeclaredTensor> = declared_tensors(&model.config)
+    let mut layers: Vec<GgufTensor> = gguf_tensors(&model.config)
         .into_iter()
-        .filter(|tensor| tensor.name.strip_suffix(".weight").is_some_and(|layer| adapter.has_layer(layer)))
+        .filter(|tensor| tensor.source.name.strip_suffix(".weight").is_some_and(|layer| adapter.has_layer(layer)))
         .collect();
-    layers.sort_by_key(order);
+    layers.sort_by_key(|tensor| order(&tensor.source));
     let alpha_of = |layer: &str| config.scale_of(layer) * config.rank_of(layer) as f64;
     let alpha = one_scale::most_common(adapter.layers().map(alpha_of));
     if alpha == 0.0 {
@@ -61,7 +61,7 @@ pub fn export_gguf_lora(
         let rank = config.rank_of(layer_name(layer));
         for (end, shape) in keys::LORA_FACTORS.iter().zip([vec![rank, inputs], vec![outputs, rank]]) {
             let kind = of_float(options.float);
-            tensors.push(PlannedTensor { name: format!("{}{end}", layer.gguf), shape, kind });
+            tensors.push(PlannedTensor { name: format!("{}{end}", layer.name), shape, kind });
         }
     }
     let mut report = ExportReport { path: target.to_owned(), ..ExportReport::default() };
@@ -75,7 +75,7 @@ pub fn export_gguf_lora(
         for tensor in &layers {
             let Some(layer) = adapter.layer(layer_name(tensor))? else { continue };
             for values in factors(tensor, &layer, alpha, &model.config)? {
-                file.put(&options.float.encode(&tensor.name, &values)?)?;
+                file.put(&options.float.encode(&tensor.source.name, &values)?)?;
                 file.align(ALIGNMENT)?;
             }
         }
@@ -113,13 +113,13 @@ fn metadata(model: &Pretrained, alpha: f64) -> Metadata {
     metadata
 }
 
-/// `A` and `B` as the file stores them.
-fn factors(tensor: &DeclaredTensor, layer: &HostLayer, alpha: f64, config: &ModelConfig) -> Result<[Vec<f32>; 2]> {
-    let lora_b = one_scale::lora_b(layer, alpha / layer.rank as f64);
-    Ok([layer.lora_a.clone(), in_order(lora_b, tensor, config)?])
+/// `A` and `B` as the file stores them. Tensors that share a layer share its `A`.
+fn factors(tensor: &GgufTensor, layer: &HostLayer, alpha: f64, config: &ModelConfig) -> Result<[Vec<f32>; 2]> {
+    let lora_b = in_order(one_scale::lora_b(layer, alpha / layer.rank as f64), &tensor.source, config)?;
+    Ok([layer.lora_a.clone(), some_rows(&lora_b, tensor.source.shape[0], &tensor.rows).to_vec()])
 }
 
-/// The name of the layer that a weight belongs to.
-fn layer_name(weight: &DeclaredTensor) -> &str {
-    weight.name.strip_suffix(".weight").unwrap_or(&weight.name)
+/// The name of the layer that a tensor belongs to.
+fn layer_name(tensor: &GgufTensor) -> &str {
+    tensor.source.name.strip_suffix(".weight").unwrap_or(&tensor.source.name)
 }

@@ -35,7 +35,21 @@ pub(super) fn of_model(model: &Pretrained, file_type: u64, report: &mut ExportRe
                 put(keys::ROPE_SCALING_TYPE, "linear".into());
                 put(keys::ROPE_SCALING_FACTOR, factor.into());
             }
-            Some(RopeScaling::Yarn { factor, beta_fast, beta_slow, original_max_position_embeddings, attention_factor }) => {
+            Some(RopeScaling::Yarn {
+                factor,
+                beta_fast,
+                beta_slow,
+                original_max_position_embeddings,
+                attention_factor,
+                truncate,
+            }) => {
+                if !truncate {
+                    report.notes.push(
+                        "llama.cpp rounds the bounds of YaRN, which this model does not (`rope_parameters.truncate` is false): some \
+                         frequencies are slightly different there"
+                            .to_owned(),
+                    );
+                }
                 // llama.cpp assumes these for most architectures, whatever the file says.
                 let mut assumed = [32.0, 1.0, 1.0 + 0.1 * factor.max(1.0).ln()];
                 let own = [beta_fast, beta_slow, attention_factor];

@@ -14,13 +14,14 @@ mod tokenizer;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::Path;
 
 use burnish_kernels::packed::{Packed, PackedKind};
 
 use burnish_models::checkpoint::is_ignored;
 use burnish_models::gguf::{GgmlType, halves_interleaved, keys};
-use burnish_models::part::{DeclaredTensor, Role, RowOrder, declared_tensors};
+use burnish_models::part::{DeclaredTensor, GgufTensor, Role, RowOrder, declared_tensors, gguf_tensors};
 use burnish_models::rope::inverse_frequencies;
 use burnish_models::{Checkpoint, ModelConfig, Pretrained, RopeScaling, RotaryConfig};
 
@@ -61,9 +62,7 @@ pub fn export_gguf(
     }
     let declared = declared(&model.config, weights)?;
     let factors = rope_factors(&model.config);
-    let shapes: Vec<Vec<usize>> = declared.iter().map(|tensor| weights.shape(&tensor.name).unwrap_or_default()).collect();
-    let named: Vec<_> =
-        declared.iter().zip(&shapes).map(|(tensor, shape)| (tensor.gguf.as_str(), shape.as_slice())).collect();
+    let named: Vec<_> = declared.iter().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice())).collect();
     let facts = Facts {
         architecture: model.config.family.gguf.name,
         layers: model.config.num_hidden_layers,
@@ -78,7 +77,9 @@ pub fn export_gguf(
         .map(|((name, shape), kind)| PlannedTensor { name: (*name).to_owned(), shape: shape.to_vec(), kind })
         .collect();
     for (tensor, planned) in declared.iter().zip(&tensors) {
-        check_packed(model, weights.packed_kind(&tensor.name), planned, options)?;
+        for source in tensor.sources() {
+            check_packed(model, weights.packed_kind(&source.name), planned, options)?;
+        }
     }
     for (name, factors) in &factors {
         tensors.push(PlannedTensor { name: (*name).to_owned(), shape: vec![factors.len()], kind: GgmlType::F32 });
@@ -159,23 +160,46 @@ fn importance_of<'a>(
 /// The bytes of a tensor in the file. Blocks of its type are copied.
 fn encode(
     weights: &dyn Checkpoint,
-    declared: &DeclaredTensor,
+    declared: &GgufTensor,
     tensor: &PlannedTensor,
     config: &ModelConfig,
     importance: Option<&[f32]>,
 ) -> Result<Vec<u8>> {
-    if weights.packed_kind(&declared.name) == Some(PackedKind::Gguf(tensor.kind))
-        && let Some(Packed::Gguf(blocks)) = weights.read_packed(&declared.name)?
-    {
-        return in_order(blocks.bytes().to_vec(), declared, config);
+    let mut bytes = Vec::new();
+    for source in declared.sources() {
+        bytes.extend(encode_part(weights, (source, &declared.rows), tensor, config, importance)?);
     }
-    quants::encode(tensor, &read(weights, declared, config)?, importance)
+    Ok(bytes)
+}
+
+/// The bytes of some rows of a tensor of the checkpoint.
+fn encode_part(
+    weights: &dyn Checkpoint,
+    (source, rows): (&DeclaredTensor, &Range<usize>),
+    tensor: &PlannedTensor,
+    config: &ModelConfig,
+    importance: Option<&[f32]>,
+) -> Result<Vec<u8>> {
+    if weights.packed_kind(&source.name) == Some(PackedKind::Gguf(tensor.kind))
+        && let Some(Packed::Gguf(blocks)) = weights.read_packed(&source.name)?
+    {
+        let bytes = in_order(blocks.bytes().to_vec(), source, config)?;
+        return Ok(some_rows(&bytes, source.shape[0], rows).to_vec());
+    }
+    let values = read(weights, source, config)?;
+    quants::encode(tensor, some_rows(&values, source.shape[0], rows), importance)
+}
+
+/// Some of the `count` rows of a tensor.
+fn some_rows<'a, T>(values: &'a [T], count: usize, rows: &Range<usize>) -> &'a [T] {
+    let row = values.len() / count.max(1);
+    &values[rows.start * row..rows.end * row]
 }
 
 /// The tensors of the file: exactly those that the family declares, because llama.cpp would ignore any other.
-fn declared(config: &ModelConfig, weights: &dyn Checkpoint) -> Result<Vec<DeclaredTensor>> {
-    let mut tensors = declared_tensors(config);
-    let known: BTreeSet<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+fn declared(config: &ModelConfig, weights: &dyn Checkpoint) -> Result<Vec<GgufTensor>> {
+    let all = declared_tensors(config);
+    let known: BTreeSet<&str> = all.iter().map(|tensor| tensor.name.as_str()).collect();
     let stored: BTreeSet<String> = weights.names().into_iter().filter(|name| !is_ignored(name)).collect();
     let unnamed = stored.iter().filter(|name| !known.contains(name.as_str()));
     let problems: Vec<String> = unnamed.map(|name| format!("`{name}` has no name in GGUF files")).collect();
@@ -184,7 +208,8 @@ fn declared(config: &ModelConfig, weights: &dyn Checkpoint) -> Result<Vec<Declar
         return Err(ExportError::unsupported(format!("can't be written as a `{kind}` GGUF:\n  {}", problems.join("\n  "))));
     }
     fit::check(config, weights)?;
-    tensors.sort_by_key(order);
+    let mut tensors = gguf_tensors(config);
+    tensors.sort_by_key(|tensor| order(&tensor.source));
     Ok(tensors)
 }
 

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use burnish_lora::mlx::{MLX_FACTORS, MLX_MAGNITUDE, MLX_WEIGHTS};
 use burnish_lora::{HostAdapter, HostLayer, transposed};
-use burnish_models::{Pretrained, part::declared_tensors};
+use burnish_models::Pretrained;
+use burnish_models::part::{DeclaredTensor, Role, declared_tensors};
 use serde_json::json;
 
 use crate::counted_file::write_text;
@@ -43,6 +44,7 @@ pub fn export_mlx_adapter(
 ) -> Result<ExportReport> {
     let config = adapter.config();
     check(adapter)?;
+    check_names(model, adapter)?;
     let scale = one_scale::most_common(adapter.layers().map(|layer| config.scale_of(layer)));
     if scale == 0.0 {
         return Err(ExportError::unsupported("the adapter's scale is 0, so it changes nothing"));
@@ -96,6 +98,24 @@ fn check(adapter: &HostAdapter<'_>) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// Refuses layers of a feed-forward whose gate and up are one matrix here and two in mlx-lm, where they have other names.
+fn check_names(model: &Pretrained, adapter: &HostAdapter<'_>) -> Result<()> {
+    if model.config.family.parts.iter().all(|part| part.halves.is_none()) {
+        return Ok(());
+    }
+    let is_other = |tensor: &DeclaredTensor| {
+        let layer = tensor.name.strip_suffix(".weight");
+        matches!(tensor.part.role, Role::GateUp | Role::Down) && layer.is_some_and(|layer| adapter.has_layer(layer))
+    };
+    match declared_tensors(&model.config).into_iter().find(is_other) {
+        Some(tensor) => Err(ExportError::unsupported(format!(
+            "an MLX adapter can't have `{}`, which has another name in mlx-lm; --format mlx writes the merged model",
+            tensor.part.name
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// The layers in mlx-lm's words: their names within a block, and the number of blocks counted from the last. Where the blocks differ,

@@ -7,14 +7,15 @@ mod quantised;
 use std::path::Path;
 use std::str::FromStr;
 
+use burnish_models::config::Stacking;
 use burnish_models::part::declared_tensors;
-use burnish_models::{Checkpoint, FloatType, Pretrained};
+use burnish_models::{Checkpoint, FloatType, ModelConfig, Pretrained};
 use serde_json::{Map, Value, json};
 
 pub use adapter::{MlxAdapterOptions, export_mlx_adapter};
 pub use quantised::MlxQuantisation;
 
-use crate::error::Result;
+use crate::error::{ExportError, Result};
 use crate::fit;
 use crate::hugging_face::{config as config_json, write_all_but_weights};
 use crate::model_card::ModelCard;
@@ -80,6 +81,17 @@ impl FromStr for MlxType {
     }
 }
 
+/// Refuses to quantise what mlx-lm has in other matrices: it divides gate and up and joins experts only where they are floats.
+fn check_layout(config: &ModelConfig) -> Result<()> {
+    match config.family.parts.iter().find(|part| part.halves.is_some() || part.role.is_expert()) {
+        Some(part) => Err(ExportError::unsupported(format!(
+            "a quantised MLX folder can't have `{}`, which mlx-lm divides or joins only as floats; --quant f16 or bf16 writes those",
+            part.name
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Writes a model as a folder that mlx-lm opens.
 ///
 /// `weights` are those of `model`, or the same with an adapter merged into them. Embedding, head and linear layers are quantised, if
@@ -101,6 +113,15 @@ pub fn export_mlx(
 ) -> Result<ExportReport> {
     let mut report = ExportReport { path: target.to_owned(), ..ExportReport::default() };
     fit::check(&model.config, weights)?;
+    if model.config.experts.as_ref().is_some_and(|experts| experts.stacking == Stacking::Columns) {
+        let kind = &model.config.model_type;
+        return Err(ExportError::unsupported(format!(
+            "mlx-lm reads `{kind}` only with experts in MXFP4, which are not written"
+        )));
+    }
+    if options.quantisation.is_some() {
+        check_layout(&model.config)?;
+    }
     let mut json = config_json(model, options.float);
     config::adapt(&mut json, &model.config);
     report.notes = config::notes(&model.config);

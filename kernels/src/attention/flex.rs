@@ -62,11 +62,18 @@ struct Problem<'a> {
     heads: usize,
     key_value_heads: usize,
     head_dim: usize,
+    /// One score of each head, which takes part in the softmax alone.
+    sinks: Option<&'a [f32]>,
     options: AttentionOptions,
 }
 
 impl<'a> Problem<'a> {
-    fn new([query, key, value]: [&'a FlexTensor; 3], segments: Option<&FlexTensor>, options: AttentionOptions) -> Self {
+    fn new(
+        [query, key, value]: [&'a FlexTensor; 3],
+        segments: Option<&FlexTensor>,
+        sinks: Option<&'a FlexTensor>,
+        options: AttentionOptions,
+    ) -> Self {
         let (shape, keys) = (query.shape(), key.shape());
         let length = keys[1];
         let segments = match segments {
@@ -87,6 +94,7 @@ impl<'a> Problem<'a> {
             heads: shape[2],
             key_value_heads: keys[2],
             head_dim: shape[3],
+            sinks: sinks.map(FlexTensor::storage),
             options,
         }
     }
@@ -149,20 +157,20 @@ impl<'a> Problem<'a> {
         }
         let past = self.keys - self.queries;
         for (index, row) in scores.chunks_exact_mut(keys.length).enumerate() {
-            self.normalise(row, keys.start, past + queries.start + index);
+            self.normalise(row, keys.start, past + queries.start + index, self.sinks.map(|sinks| sinks[head]));
         }
         keys
     }
 
     /// Masks one row of scores and takes its softmax; hidden keys get probability 0.
-    fn normalise(&self, row: &mut [f32], begin: usize, position: usize) {
+    fn normalise(&self, row: &mut [f32], begin: usize, position: usize, sink: Option<f32>) {
         let first = self.options.sliding_window.map_or(0, |window| (position + 1).saturating_sub(window)).max(begin) - begin;
         let last = position + 1 - begin;
         row[..first].fill(0.0);
         row[last..].fill(0.0);
         let row = &mut row[first..last];
-        let largest = vector::maximum(row);
-        let sum = vector::exp_and_sum(row, largest);
+        let largest = vector::maximum(row).max(sink.unwrap_or(f32::NEG_INFINITY));
+        let sum = vector::exp_and_sum(row, largest) + sink.map_or(0.0, |sink| (sink - largest).exp());
         vector::scale(row, 1.0 / sum);
     }
 }
@@ -209,12 +217,24 @@ pub(crate) fn forward(
     segments: Option<FlexTensor>,
     options: AttentionOptions,
 ) -> FlexTensor {
-    if !all_f32(&[&query, &key, &value]) {
-        return reference::<Flex>(query, key, value, segments, options);
+    let computed = compute([&query, &key, &value], segments.as_ref(), None, options);
+    computed.unwrap_or_else(|| reference::<Flex>(query, key, value, segments, options))
+}
+
+/// The result, with or without sinks; `None` if not all inputs are f32.
+pub(crate) fn compute(
+    inputs: [&FlexTensor; 3],
+    segments: Option<&FlexTensor>,
+    sinks: Option<&FlexTensor>,
+    options: AttentionOptions,
+) -> Option<FlexTensor> {
+    if !all_f32(&inputs) {
+        return None;
     }
-    let shape = query.shape();
-    let owned = [&query, &key, &value].map(FlexTensor::to_contiguous);
-    let problem = Problem::new(owned.each_ref(), segments.as_ref(), options);
+    let shape = inputs[0].shape();
+    let owned = inputs.map(FlexTensor::to_contiguous);
+    let sinks = sinks.map(FlexTensor::to_contiguous);
+    let problem = Problem::new(owned.each_ref(), segments, sinks.as_ref(), options);
     let mut output = vec![0.0; shape.num_elements()];
     let shared = Shared(output.as_mut_ptr(), output.len());
     let row_stride = problem.heads * problem.head_dim;
@@ -235,7 +255,7 @@ pub(crate) fn forward(
             unsafe { shared.put(&block, problem.head_dim, offset, row_stride) };
         }
     });
-    tensor(output, [shape[0], shape[1], shape[2], shape[3]])
+    Some(tensor(output, [shape[0], shape[1], shape[2], shape[3]]))
 }
 
 /// Gradients for query, key and value; the probabilities are recomputed.
@@ -248,14 +268,27 @@ pub(crate) fn backward(
     grad: FlexTensor,
     options: AttentionOptions,
 ) -> [FlexTensor; 3] {
-    if !all_f32(&[&query, &key, &value, &grad]) {
-        return reference_backward::<Flex>(query, key, value, segments, grad, options);
+    let computed = gradients([&query, &key, &value], segments.as_ref(), None, &grad, options);
+    computed.unwrap_or_else(|| reference_backward::<Flex>(query, key, value, segments, grad, options))
+}
+
+/// The gradients, with or without sinks; `None` if not all inputs are f32.
+pub(crate) fn gradients(
+    inputs: [&FlexTensor; 3],
+    segments: Option<&FlexTensor>,
+    sinks: Option<&FlexTensor>,
+    grad: &FlexTensor,
+    options: AttentionOptions,
+) -> Option<[FlexTensor; 3]> {
+    if !all_f32(&inputs) || !all_f32(&[grad]) {
+        return None;
     }
-    let (shape, key_shape) = (query.shape(), key.shape());
-    let owned = [&query, &key, &value].map(FlexTensor::to_contiguous);
+    let (shape, key_shape) = (inputs[0].shape(), inputs[1].shape());
+    let owned = inputs.map(FlexTensor::to_contiguous);
     let grad = grad.to_contiguous();
     let grad: &[f32] = grad.storage();
-    let problem = Problem::new(owned.each_ref(), segments.as_ref(), options);
+    let sinks = sinks.map(FlexTensor::to_contiguous);
+    let problem = Problem::new(owned.each_ref(), segments, sinks.as_ref(), options);
     let mut d_query = vec![0.0; shape.num_elements()];
     let (mut d_key, mut d_value) = (vec![0.0; key_shape.num_elements()], vec![0.0; key_shape.num_elements()]);
     let outputs = [&mut d_query, &mut d_key, &mut d_value].map(|buffer| Shared(buffer.as_mut_ptr(), buffer.len()));
@@ -265,7 +298,7 @@ pub(crate) fn backward(
     });
     let query_shape = [shape[0], shape[1], shape[2], shape[3]];
     let key_shape = [key_shape[0], key_shape[1], key_shape[2], key_shape[3]];
-    [tensor(d_query, query_shape), tensor(d_key, key_shape), tensor(d_value, key_shape)]
+    Some([tensor(d_query, query_shape), tensor(d_key, key_shape), tensor(d_value, key_shape)])
 }
 
 /// The gradients of one segment of a key-value head, and of all query heads that share it.

@@ -58,6 +58,12 @@ pub fn attention<B: FusedBackend>(
     segments: Option<Tensor<B, 2, Int>>,
     options: AttentionOptions,
 ) -> Tensor<B, 4> {
+    check([&query, &key, &value], segments.as_ref());
+    typed(B::segment_attention(raw(query), raw(key), raw(value), segments.map(Tensor::into_primitive), options))
+}
+
+/// Checks the shapes of the inputs.
+pub(crate) fn check<B: Backend>([query, key, value]: [&Tensor<B, 4>; 3], segments: Option<&Tensor<B, 2, Int>>) {
     let [batch, queries, heads, head_dim] = query.dims();
     let [key_batch, keys, key_value_heads, key_dim] = key.dims();
     assert_eq!(key.dims(), value.dims(), "attention: key and value differ");
@@ -67,10 +73,9 @@ pub fn attention<B: FusedBackend>(
         query.dims(),
         key.dims()
     );
-    if let Some(segments) = &segments {
+    if let Some(segments) = segments {
         assert!(queries == keys && segments.dims() == [batch, keys], "attention: segments need one id a position");
     }
-    typed(B::segment_attention(raw(query), raw(key), raw(value), segments.map(Tensor::into_primitive), options))
 }
 
 /// True where a key is hidden from a query: `[batch or 1, 1, queries, keys]`.
@@ -134,11 +139,11 @@ fn check_scores(elements: usize, allowed: Option<u64>) {
     );
 }
 
+/// With `sinks`, `[heads]`, each row of scores has one more while the softmax is taken.
 fn grouped<B: FusedBackend>(
-    query: FloatTensor<B>,
-    key: FloatTensor<B>,
-    value: FloatTensor<B>,
+    [query, key, value]: [FloatTensor<B>; 3],
     segments: Option<IntTensor<B>>,
+    sinks: Option<FloatTensor<B>>,
     options: AttentionOptions,
 ) -> Grouped<B> {
     let shape = query.shape();
@@ -160,7 +165,14 @@ fn grouped<B: FusedBackend>(
     let masked = scores
         .reshape([batch, heads, queries, keys])
         .mask_fill(hidden.expand([batch, heads, queries, keys]), f32::MIN / 2.0);
-    let probabilities = softmax(masked, 3).reshape([batch, key_value_heads, heads / key_value_heads * queries, keys]);
+    let probabilities = match sinks {
+        Some(sinks) => {
+            let sinks = typed::<B, 1>(sinks).reshape([1, heads, 1, 1]).expand([batch, heads, queries, 1]);
+            softmax(Tensor::cat(vec![masked, sinks], 3), 3).narrow(3, 0, keys)
+        }
+        None => softmax(masked, 3),
+    };
+    let probabilities = probabilities.reshape([batch, key_value_heads, heads / key_value_heads * queries, keys]);
     Grouped { query, key, value, probabilities, capped }
 }
 
@@ -175,8 +187,18 @@ pub fn reference<B: FusedBackend>(
     segments: Option<IntTensor<B>>,
     options: AttentionOptions,
 ) -> FloatTensor<B> {
-    let (dtype, heads) = (query.dtype(), query.shape()[2]);
-    let grouped = grouped::<B>(query, key, value, segments, options);
+    composed::<B>([query, key, value], segments, None, options)
+}
+
+/// The composed forward, with or without sinks.
+pub(crate) fn composed<B: FusedBackend>(
+    inputs: [FloatTensor<B>; 3],
+    segments: Option<IntTensor<B>>,
+    sinks: Option<FloatTensor<B>>,
+    options: AttentionOptions,
+) -> FloatTensor<B> {
+    let (dtype, heads) = (inputs[0].dtype(), inputs[0].shape()[2]);
+    let grouped = grouped::<B>(inputs, segments, sinks, options);
     unstack(grouped.probabilities.matmul(grouped.value), heads, dtype)
 }
 
@@ -202,9 +224,20 @@ pub fn reference_backward<B: FusedBackend>(
     grad: FloatTensor<B>,
     options: AttentionOptions,
 ) -> [FloatTensor<B>; 3] {
-    let (dtype, heads, key_value_heads) = (query.dtype(), query.shape()[2], key.shape()[2]);
+    composed_backward::<B>([query, key, value], segments, None, grad, options)
+}
+
+/// The composed backward, with or without sinks, whose probabilities have no part in it but in the sum of the others.
+pub(crate) fn composed_backward<B: FusedBackend>(
+    inputs: [FloatTensor<B>; 3],
+    segments: Option<IntTensor<B>>,
+    sinks: Option<FloatTensor<B>>,
+    grad: FloatTensor<B>,
+    options: AttentionOptions,
+) -> [FloatTensor<B>; 3] {
+    let (dtype, heads, key_value_heads) = (inputs[0].dtype(), inputs[0].shape()[2], inputs[1].shape()[2]);
     let grad = stack::<B>(grad, key_value_heads);
-    let Grouped { query, key, value, probabilities, capped } = grouped::<B>(query, key, value, segments, options);
+    let Grouped { query, key, value, probabilities, capped } = grouped::<B>(inputs, segments, sinks, options);
     let d_value = probabilities.clone().swap_dims(2, 3).matmul(grad.clone());
     let d_probabilities = grad.matmul(value.swap_dims(2, 3));
     let row = (probabilities.clone() * d_probabilities.clone()).sum_dim(3);

@@ -15,6 +15,7 @@ use crate::dropout::Dropout;
 use crate::glu::Activation;
 use crate::lora_linear::{LoraGradients, LoraSaved};
 use crate::packed::PackedTensor;
+use crate::sink_attention::{self, SinkInputs};
 
 /// Methods that call those of the runtime of the same name.
 macro_rules! of_runtime {
@@ -34,6 +35,34 @@ where
 {
     const OWN_GRADIENTS: bool = R::OWN_GRADIENTS;
     const PACKED_KERNELS: bool = R::FUSED;
+
+    fn sink_attention(inputs: SinkInputs<Self>, options: AttentionOptions) -> FloatTensor<Self> {
+        if R::FUSED {
+            sink_attention::cube::forward::<R, Self>(inputs, options)
+        } else {
+            sink_attention::reference::<Self>(inputs, options)
+        }
+    }
+
+    fn sink_attention_for_backward(
+        inputs: SinkInputs<Self>,
+        options: AttentionOptions,
+    ) -> (FloatTensor<Self>, Option<Statistics<Self>>) {
+        if R::FUSED {
+            sink_attention::cube::for_backward::<R, Self>(inputs, options)
+        } else {
+            sink_attention::reference_for_backward::<Self>(inputs, options)
+        }
+    }
+
+    fn sink_attention_backward(
+        inputs: SinkInputs<Self>,
+        statistics: Option<Statistics<Self>>,
+        grad: FloatTensor<Self>,
+        options: AttentionOptions,
+    ) -> [FloatTensor<Self>; 3] {
+        sink_attention::cube::backward::<R, Self>(inputs, statistics, grad, options)
+    }
 
     of_runtime! {
         fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self>;

@@ -9,8 +9,10 @@ use crate::adamw8bit::{AdamW8bitTensors, AdamW8bitUpdate};
 use crate::attention::{AttentionOptions, Statistics};
 use crate::dropout::Dropout;
 use crate::glu::Activation;
+use crate::grouped_linear::{self, RawGroup};
 use crate::lora_linear::{LoraGradients, LoraSaved};
 use crate::packed::PackedTensor;
+use crate::sink_attention::{self, SinkInputs};
 use crate::{FusedBackend, adamw8bit, attention, dropout, glu, linear, linear_cross_entropy, lora_linear, rms_norm, rotary};
 
 /// Methods that call a function.
@@ -73,6 +75,17 @@ impl FusedBackend for Flex {
             options: AttentionOptions,
         ) -> [FloatTensor<Self>; 3];
 
+        sink_attention::flex::forward:
+        fn sink_attention(inputs: SinkInputs<Self>, options: AttentionOptions) -> FloatTensor<Self>;
+
+        sink_attention::flex::backward:
+        fn sink_attention_backward(
+            inputs: SinkInputs<Self>,
+            statistics: Option<Statistics<Self>>,
+            grad: FloatTensor<Self>,
+            options: AttentionOptions,
+        ) -> [FloatTensor<Self>; 3];
+
         linear::flex::forward:
         fn dense_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
 
@@ -84,6 +97,12 @@ impl FusedBackend for Flex {
 
         linear::packed::flex::rows:
         fn packed_rows(weight: PackedTensor<Self>, rows: IntTensor<Self>, dtype: DType) -> FloatTensor<Self>;
+
+        grouped_linear::flex::forward:
+        fn grouped_linear(x: FloatTensor<Self>, groups: Vec<RawGroup<Self>>) -> FloatTensor<Self>;
+
+        grouped_linear::flex::backward_input:
+        fn grouped_linear_backward_input(grad: FloatTensor<Self>, groups: Vec<RawGroup<Self>>) -> FloatTensor<Self>;
 
         lora_linear::flex::forward:
         fn lora_linear(

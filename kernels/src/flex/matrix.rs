@@ -64,6 +64,8 @@ pub(crate) fn multiply(destination: MatrixMut, accumulate: bool, factor: f32, le
             && (rows == 1 || columns <= destination.row_stride),
         "the destination reaches beyond its slice"
     );
+    #[cfg(test)]
+    FLOPS.set(FLOPS.get() + 2 * (rows * columns * inner) as u64);
     // Below some millions of multiply-adds, threads cost more than they gain.
     let parallelism =
         if parallel && rows * columns * inner > 2 << 20 { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
@@ -91,6 +93,23 @@ pub(crate) fn multiply(destination: MatrixMut, accumulate: bool, factor: f32, le
             parallelism,
         );
     }
+}
+
+#[cfg(test)]
+std::thread_local! {
+    /// The floating-point operations of the products of this thread.
+    static FLOPS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// Computes on one thread, and counts the floating-point operations of its products.
+#[cfg(test)]
+pub(crate) fn counted<T: Send>(compute: impl FnOnce() -> T + Send) -> (T, u64) {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    pool.install(|| {
+        FLOPS.set(0);
+        let result = compute();
+        (result, FLOPS.get())
+    })
 }
 
 /// `left · right` as a new row-major buffer.

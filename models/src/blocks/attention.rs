@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burnish_kernels::{AttentionOptions, FusedBackend, attention, rotary};
+use burnish_kernels::{AttentionOptions, FusedBackend, attention, rotary, sink_attention};
 
 use super::{BlockState, Norm, Projections};
 use crate::cache::LayerCache;
@@ -20,6 +20,8 @@ pub struct Attention<B: Backend> {
     pub query_norm: Option<Norm<B>>,
     /// The norm of each key head, or of all of them together.
     pub key_norm: Option<Norm<B>>,
+    /// One more score of each head, `[heads]` and f32, if there are any.
+    pub sinks: Option<Sinks<B>>,
     /// The projection back to the residual stream.
     pub output: Linear<B>,
     heads: usize,
@@ -29,6 +31,16 @@ pub struct Attention<B: Backend> {
     rotary: Option<usize>,
     #[module(skip)]
     options: AttentionOptions,
+}
+
+/// Scores that take part in the softmax of attention, but have no value. They are never trained.
+#[derive(Module, Debug)]
+pub struct Sinks<B: Backend> {
+    /// One a head, `[heads]`, in f32.
+    pub weight: Tensor<B, 1>,
+    /// The checkpoint name.
+    #[module(skip)]
+    pub name: String,
 }
 
 impl<B: Backend> Attention<B> {
@@ -45,6 +57,7 @@ impl<B: FusedBackend> Attention<B> {
             input: Projections::load(parts, &[Role::Query, Role::Key, Role::Value], Role::QueryKeyValue)?,
             query_norm: parts.optional_norm(Role::QueryNorm)?,
             key_norm: parts.optional_norm(Role::KeyNorm)?,
+            sinks: parts.sinks()?.map(|(name, weight)| Sinks { weight, name }),
             output: parts.linear(Role::AttentionOutput)?,
             heads: config.num_attention_heads,
             key_value_heads: config.num_key_value_heads,
@@ -90,7 +103,11 @@ impl<B: FusedBackend> Attention<B> {
             query = query * scale;
         }
         let query = by_text(query);
-        let output = attention(query, key, value, state.segments.clone(), self.options);
+        let segments = state.segments.clone();
+        let output = match &self.sinks {
+            Some(sinks) => sink_attention(query, [key, value], segments, sinks.weight.clone(), self.options),
+            None => attention(query, key, value, segments, self.options),
+        };
         self.output.forward(output.reshape([batch * length, self.heads * self.head_dim]), state.adapters)
     }
 }

@@ -5,7 +5,7 @@ use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{Int, Tensor};
 use burnish_kernels::{FusedBackend, RotaryTable};
 
-use super::{Attention, Mlp, Norm, Stream};
+use super::{Attention, FeedForward, Norm, Stream};
 use crate::cache::LayerCache;
 use crate::config::ModelConfig;
 use crate::error::Result;
@@ -25,7 +25,7 @@ pub struct Block<B: Backend> {
     /// The norm before the feed-forward.
     pub feed_forward_norm: Option<Norm<B>>,
     /// The feed-forward.
-    pub mlp: Mlp<B>,
+    pub mlp: FeedForward<B>,
     /// The norm after the feed-forward, before the result is added to the residual stream.
     pub post_feed_forward_norm: Option<Norm<B>>,
     residual_multiplier: Option<f64>,
@@ -75,7 +75,7 @@ impl<B: FusedBackend> Block<B> {
             attention: Attention::load(&mut parts, index)?,
             post_attention_norm: parts.optional_norm(Role::PostAttentionNorm)?,
             feed_forward_norm: parts.optional_norm(Role::FeedForwardNorm)?,
-            mlp: Mlp::load(&mut parts)?,
+            mlp: FeedForward::load(&mut parts, index)?,
             post_feed_forward_norm: parts.optional_norm(Role::PostFeedForwardNorm)?,
             residual_multiplier: config.residual_multiplier,
         })
@@ -111,16 +111,21 @@ impl<B: FusedBackend> Block<B> {
         }
     }
 
-    /// Its linear layers, in the order of the forward pass.
+    /// The linear layers to which adapters can be attached, in the order of the forward pass.
     pub fn linears(&self) -> impl Iterator<Item = &Linear<B>> {
         let attention = self.attention.input.linears.iter().chain([&self.attention.output]);
-        attention.chain(&self.mlp.input.linears).chain([&self.mlp.output])
+        attention.chain(self.mlp.linears())
+    }
+
+    /// The linear layers that are never trained: the router and those of experts.
+    pub fn frozen_linears(&self) -> impl Iterator<Item = &Linear<B>> {
+        self.mlp.frozen_linears()
     }
 
     /// Mutable references to [`Block::linears`].
     pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear<B>> {
         let attention = self.attention.input.linears.iter_mut().chain([&mut self.attention.output]);
-        attention.chain(&mut self.mlp.input.linears).chain([&mut self.mlp.output])
+        attention.chain(self.mlp.linears_mut())
     }
 
     /// Its norms.

@@ -2,6 +2,7 @@
 
 mod canonical;
 mod element;
+mod experts;
 mod folder;
 mod fp8;
 pub(crate) mod index;
@@ -12,6 +13,7 @@ mod pytorch;
 pub(crate) mod safetensors;
 
 pub use self::canonical::{canonical, in_text_model, is_ignored, is_of_text_part};
+pub use self::experts::{Stacked, experts_apart};
 pub use self::folder::{is_weights, open_files, open_folder};
 pub(crate) use self::mapped::release;
 pub use self::pytorch::PytorchFiles;
@@ -163,7 +165,7 @@ pub fn quantised_folder(folder: &Path, inner: Box<dyn Checkpoint>, config: &Valu
 
 /// Whether a tensor is part of a quantised weight that [`quantised_folder`] reads.
 pub(crate) fn is_read(config: &Value, name: &str) -> bool {
-    packed::is_read(config, name) || fp8::is_read(config, name)
+    packed::is_read(config, name) || fp8::is_read(config, name) || experts::is_read(config, name)
 }
 
 /// Checks that the checkpoint has every expected tensor, with its shape.

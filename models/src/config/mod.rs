@@ -1,5 +1,6 @@
 //! What a decoder computes, and the family that reads it from `config.json`.
 
+mod experts;
 mod from_json;
 mod json;
 mod layers;
@@ -11,6 +12,7 @@ use std::fmt;
 use burnish_kernels::glu::Activation;
 use serde_json::{Map, Value};
 
+pub use experts::{ClampedGate, ExpertsConfig, Shares, Stacking};
 pub use json::{TokenIds, ignored_dropouts};
 pub(crate) use json::{parse, refuse_unread, require_activation};
 pub use layers::{Biases, LayerConfig, QueryScaling};
@@ -87,7 +89,7 @@ impl PartialEq for Family {
     }
 }
 
-/// The configuration of a dense decoder: embedding, blocks of attention and gated feed-forward, norm, head.
+/// The configuration of a decoder: embedding, blocks of attention and gated feed-forward, or experts, norm, head.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
     /// The family that it belongs to.
@@ -116,6 +118,8 @@ pub struct ModelConfig {
     pub rms_norm_eps: f64,
     /// The activation of the gate in the feed-forward.
     pub activation: Activation,
+    /// The experts, if there are any.
+    pub experts: Option<ExpertsConfig>,
     /// Which linear layers have biases.
     pub biases: Biases,
     /// Whether the norms of queries and keys span all heads together, instead of each head.
@@ -199,6 +203,7 @@ impl ModelConfig {
             tie_word_embeddings: false,
             rms_norm_eps: 1e-6,
             activation: Activation::Silu,
+            experts: None,
             biases: Biases::default(),
             norms_span_heads: false,
             attention_scale: (head_dim as f64).powf(-0.5),
@@ -227,6 +232,11 @@ impl ModelConfig {
     /// How many tokens a token attends to in the layer of that index, itself included; `None` means all before it.
     pub fn window(&self, index: usize) -> Option<usize> {
         self.sliding_window.filter(|_| self.layer(index).is_sliding)
+    }
+
+    /// The experts of the layer of that index; `None` if it has a plain feed-forward.
+    pub fn experts_of(&self, index: usize) -> Option<&ExpertsConfig> {
+        self.experts.as_ref().filter(|experts| !experts.dense_layers.contains(&index))
     }
 
     /// How many elements of a head are rotated.
@@ -259,6 +269,7 @@ impl ModelConfig {
         } else if self.sliding_window.is_none() && self.layers.iter().any(|layer| layer.is_sliding) {
             "`sliding_window`: expected a number of tokens, because there are sliding layers, got none".to_owned()
         } else {
+            self.experts.as_ref().map_or(Ok(()), ExpertsConfig::check)?;
             return self.rotary.iter().try_for_each(|rotary| rotary.check(self.rotated_elements()));
         };
         Err(ModelError::Config { reason })

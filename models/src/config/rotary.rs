@@ -45,6 +45,8 @@ pub enum RopeScaling {
         original_max_position_embeddings: usize,
         /// Factor on cosines and sines.
         attention_factor: f64,
+        /// Whether the indices of the frequencies at both bounds are rounded outwards.
+        truncate: bool,
     },
     /// LongRoPE: each frequency has its own divisor, and another one in texts that are longer than the original context; cosines
     /// and sines are multiplied by a factor.
@@ -190,9 +192,6 @@ fn longrope(parameters: &Map<String, Value>, positions: usize) -> Result<RopeSca
 /// # Source
 /// `_compute_yarn_parameters` of transformers 5.
 fn yarn(parameters: &Map<String, Value>, positions: usize) -> Result<RopeScaling> {
-    if parameters.get("truncate").and_then(Value::as_bool) == Some(false) {
-        return Err(refuse("`rope_scaling.truncate` is false, which is not supported"));
-    }
     let original = optional_positive(parameters, "original_max_position_embeddings")?.unwrap_or(positions as f64);
     let factor = optional_positive(parameters, "factor")?.unwrap_or(positions as f64 / original);
     let of_scale = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
@@ -208,6 +207,13 @@ fn yarn(parameters: &Map<String, Value>, positions: usize) -> Result<RopeScaling
         beta_slow: optional_positive(parameters, "beta_slow")?.unwrap_or(1.0),
         original_max_position_embeddings: original as usize,
         attention_factor,
+        truncate: match parameters.get("truncate") {
+            None | Some(Value::Null) => true,
+            Some(value) => {
+                let refused = || refuse(format!("`rope_scaling.truncate`: expected true or false, got {value}"));
+                value.as_bool().ok_or_else(refused)?
+            }
+        },
     })
 }
 

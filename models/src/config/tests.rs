@@ -48,7 +48,7 @@ fn unsupported_keys_and_unreasonable_sizes_are_refused_by_name() {
         ("vocab_size", json!(u64::MAX), "vocab_size"),
         ("max_position_embeddings", json!(0), "max_position_embeddings"),
         ("rope_scaling", longrope(7), "8 factors"),
-        ("rope_scaling", json!({"type": "yarn", "factor": 4.0, "truncate": false}), "truncate"),
+        ("rope_scaling", json!({"type": "yarn", "factor": 4.0, "truncate": 1}), "truncate"),
         ("rope_scaling", json!({"type": "yarn", "factor": "4"}), "rope_scaling.factor"),
         ("rope_scaling", json!({"rope_type": "dynamic", "factor": 4.0}), "dynamic"),
         ("rope_parameters", json!({"full_attention": {"rope_theta": 5.0}}), "full_attention"),
@@ -144,6 +144,7 @@ fn rotary_parameters_are_read_as_transformers_reads_them() {
         beta_slow: 1.0,
         original_max_position_embeddings: 32,
         attention_factor: 1.0,
+        truncate: true,
     };
     assert_eq!(config.rotary[0].scaling, Some(scaling));
     // An empty or null `rope_scaling` counts as absent.

@@ -63,10 +63,6 @@ struct GraniteConfig {
     tie_word_embeddings: bool,
     attention_bias: bool,
     mlp_bias: bool,
-    embedding_multiplier: f64,
-    logits_scaling: f64,
-    residual_multiplier: f64,
-    attention_multiplier: f64,
 }
 
 impl Default for GraniteConfig {
@@ -85,10 +81,54 @@ impl Default for GraniteConfig {
             tie_word_embeddings: false,
             attention_bias: false,
             mlp_bias: false,
-            embedding_multiplier: 1.0,
-            logits_scaling: 1.0,
-            residual_multiplier: 1.0,
-            attention_multiplier: 1.0,
+        }
+    }
+}
+
+/// The factors of all Granite models; absent ones are 1.
+#[derive(Debug, Deserialize)]
+pub(super) struct Factors {
+    #[serde(default = "one")]
+    embedding_multiplier: f64,
+    #[serde(default = "one")]
+    logits_scaling: f64,
+    #[serde(default = "one")]
+    residual_multiplier: f64,
+    #[serde(default = "one")]
+    attention_multiplier: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl Factors {
+    /// Reads and checks the factors.
+    pub(super) fn read(json: &Value) -> Result<Self> {
+        let factors: Self = parse(json)?;
+        // To llama.cpp, a factor of 0 is an absent one.
+        for (key, factor) in [
+            ("embedding_multiplier", factors.embedding_multiplier),
+            ("logits_scaling", factors.logits_scaling),
+            ("residual_multiplier", factors.residual_multiplier),
+            ("attention_multiplier", factors.attention_multiplier),
+        ] {
+            if !(factor.is_finite() && factor > 0.0) {
+                return Err(ModelError::Config { reason: format!("`{key}`: expected a positive number, got {factor}") });
+            }
+        }
+        Ok(factors)
+    }
+
+    /// The configuration with these factors.
+    pub(super) fn apply(self, config: ModelConfig) -> ModelConfig {
+        let other_than_one = |factor: f64| Some(factor).filter(|factor| (factor - 1.0).abs() > 0.0);
+        ModelConfig {
+            attention_scale: self.attention_multiplier,
+            embedding_scale: other_than_one(self.embedding_multiplier),
+            residual_multiplier: other_than_one(self.residual_multiplier),
+            logits_scaling: other_than_one(self.logits_scaling),
+            ..config
         }
     }
 }
@@ -96,17 +136,7 @@ impl Default for GraniteConfig {
 fn configure(json: &Value) -> Result<ModelConfig> {
     let config: GraniteConfig = parse(json)?;
     require_activation("hidden_act", config.hidden_act.as_deref(), Activation::Silu)?;
-    // To llama.cpp, a factor of 0 is an absent one.
-    for (key, factor) in [
-        ("embedding_multiplier", config.embedding_multiplier),
-        ("logits_scaling", config.logits_scaling),
-        ("residual_multiplier", config.residual_multiplier),
-        ("attention_multiplier", config.attention_multiplier),
-    ] {
-        if !(factor.is_finite() && factor > 0.0) {
-            return Err(ModelError::Config { reason: format!("`{key}`: expected a positive number, got {factor}") });
-        }
-    }
+    let factors = Factors::read(json)?;
     let sizes = Sizes {
         vocab_size: config.vocab_size,
         hidden_size: config.hidden_size,
@@ -119,7 +149,7 @@ fn configure(json: &Value) -> Result<ModelConfig> {
     };
     let tokens = TokenIds { bos: Some(1), eos: vec![2], pad: None }.or_read(json)?;
     let plain = ModelConfig::plain(&FAMILY, "granite".to_owned(), sizes, tokens)?;
-    let other_than_one = |factor: f64| Some(factor).filter(|factor| (factor - 1.0).abs() > 0.0);
+    let plain = factors.apply(plain);
     Ok(ModelConfig {
         tie_word_embeddings: config.tie_word_embeddings,
         rms_norm_eps: config.rms_norm_eps,
@@ -128,17 +158,13 @@ fn configure(json: &Value) -> Result<ModelConfig> {
             attention_output: config.attention_bias,
             mlp: config.mlp_bias,
         },
-        attention_scale: config.attention_multiplier,
-        embedding_scale: other_than_one(config.embedding_multiplier),
-        residual_multiplier: other_than_one(config.residual_multiplier),
-        logits_scaling: other_than_one(config.logits_scaling),
         rotary: vec![RotaryConfig::read(json, 10_000.0, plain.max_position_embeddings)?],
         ..plain
     })
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "the type of every family's `write`")]
-fn write(config: &ModelConfig, metadata: &mut Metadata) -> std::result::Result<(), String> {
+pub(super) fn write(config: &ModelConfig, metadata: &mut Metadata) -> std::result::Result<(), String> {
     metadata.insert("granite.attention.scale", config.attention_scale);
     metadata.insert("granite.embedding_scale", config.embedding_scale.unwrap_or(1.0));
     metadata.insert("granite.residual_scale", config.residual_multiplier.unwrap_or(1.0));

@@ -2,13 +2,16 @@
 
 mod gemma2;
 mod gemma3;
+mod gpt_oss;
 mod granite;
+mod granite4;
 mod llama;
 mod ministral3;
 mod olmo2;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 mod smollm3;
 
 use crate::config::Family;
@@ -26,6 +29,9 @@ pub static FAMILIES: &[&Family] = &[
     &gemma2::FAMILY,
     &phi3::FAMILY,
     &ministral3::FAMILY,
+    &granite4::FAMILY,
+    &qwen3_moe::FAMILY,
+    &gpt_oss::FAMILY,
 ];
 
 /// The family of a `model_type` of `config.json`.

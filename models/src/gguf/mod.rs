@@ -29,7 +29,7 @@ use crate::checkpoint::{Checkpoint, release};
 use crate::error::{ModelError, Result};
 use crate::families;
 use crate::float_type::FloatType;
-use crate::part::{Part, Role, RowOrder, of_gguf};
+use crate::part::{Part, Role, RowOrder, of_gguf, with_expert};
 use crate::tokenizer::Tokenizer;
 
 /// Whether a path ends in `.gguf`.
@@ -45,6 +45,21 @@ struct Stored {
     part: Option<&'static Part>,
 }
 
+/// The tensor of each expert, along the first dimension; one with the name in the file if it has no other.
+fn of_experts(name: &str, part: &'static Part, info: &TensorInfo) -> Vec<(String, Stored)> {
+    let (count, shape) = match info.shape.split_first() {
+        Some((count @ 1.., shape)) if !shape.is_empty() => (*count, shape.to_vec()),
+        _ => return vec![(info.name.clone(), Stored { info: info.clone(), part: None })],
+    };
+    // The header has been checked: these bytes are there, and as many blocks as the rows have.
+    let bytes = info.bytes / count;
+    let of = |expert: usize| {
+        let info = TensorInfo { shape: shape.clone(), offset: info.offset + expert * bytes, bytes, ..info.clone() };
+        (with_expert(name, expert), Stored { info, part: Some(part) })
+    };
+    if bytes == 0 { Vec::new() } else { (0..count).map(of).collect() }
+}
+
 /// A memory-mapped GGUF file. As a [`Checkpoint`], its tensors have the names and values of a Hugging Face checkpoint.
 #[derive(Debug)]
 pub struct GgufFile {
@@ -53,6 +68,8 @@ pub struct GgufFile {
     metadata: Metadata,
     /// Where each value of the metadata lies, with its type, in the order of the file.
     entries: Vec<(String, Range<usize>)>,
+    /// The tensors as they stand in the header.
+    infos: Vec<TensorInfo>,
     /// By checkpoint name, or by the name in the file if no family declares the tensor.
     tensors: BTreeMap<String, Stored>,
     /// The offset that has been added to norms in the file.
@@ -76,14 +93,16 @@ impl GgufFile {
         let header = header::read(&map).map_err(|reason| ModelError::format(path, reason))?;
         // The tokenizer of a file with an unknown architecture can be read; its configuration is refused.
         let family = header.metadata.text("general.architecture").and_then(|name| families::by_architecture(name).ok());
-        let named = |info: TensorInfo| match family.and_then(|family| of_gguf(family.parts, &info.name)) {
-            Some((name, part)) => (name, Stored { info, part: Some(part) }),
-            None => (info.name.clone(), Stored { info, part: None }),
+        let named = |info: &TensorInfo| match family.and_then(|family| of_gguf(family.parts, &info.name)) {
+            Some((name, part)) if part.role.is_expert() => of_experts(&name, part, info),
+            Some((name, part)) => vec![(name, Stored { info: info.clone(), part: Some(part) })],
+            None => vec![(info.name.clone(), Stored { info: info.clone(), part: None })],
         };
         Ok(Self {
             path: path.to_owned(),
             map,
-            tensors: header.tensors.into_iter().map(named).collect(),
+            tensors: header.tensors.iter().flat_map(named).collect(),
+            infos: header.tensors,
             norm_offset: family.map_or(0.0, |family| family.norm_offset as f32),
             metadata: header.metadata,
             entries: header.entries,
@@ -98,7 +117,7 @@ impl GgufFile {
 
     /// The tensors as they stand in the header.
     pub fn tensors(&self) -> impl Iterator<Item = &TensorInfo> {
-        self.tensors.values().map(|stored| &stored.info)
+        self.infos.iter()
     }
 
     /// The keys in the order of the file, each with the bytes of its value and of the number of its type before that.

@@ -12,6 +12,8 @@ impl Role {
         let (hidden, inner, vocab) = (config.hidden_size, config.intermediate_size, config.vocab_size);
         let query = config.num_attention_heads * config.head_dim;
         let key_value = config.num_key_value_heads * config.head_dim;
+        let (experts, of_expert) =
+            config.experts.as_ref().map_or((0, 0), |experts| (experts.count, experts.intermediate_size));
         match self {
             Self::Embedding | Self::Head => vec![vocab, hidden],
             Self::Query => vec![query, hidden],
@@ -21,6 +23,10 @@ impl Role {
             Self::Gate | Self::Up => vec![inner, hidden],
             Self::GateUp => vec![2 * inner, hidden],
             Self::Down => vec![hidden, inner],
+            Self::Sinks => vec![config.num_attention_heads],
+            Self::Router => vec![experts, hidden],
+            Self::ExpertGate | Self::ExpertUp => vec![of_expert, hidden],
+            Self::ExpertDown => vec![hidden, of_expert],
             Self::QueryNorm if config.norms_span_heads => vec![query],
             Self::KeyNorm if config.norms_span_heads => vec![key_value],
             Self::QueryNorm | Self::KeyNorm => vec![config.head_dim],
@@ -32,12 +38,24 @@ impl Role {
         }
     }
 
+    /// Whether the layer of that index has it.
+    pub fn is_in(self, config: &ModelConfig, layer: usize) -> bool {
+        match self {
+            Self::Gate | Self::Up | Self::GateUp | Self::Down => config.experts_of(layer).is_none(),
+            _ if self.is_expert() || self == Self::Router => config.experts_of(layer).is_some(),
+            _ => true,
+        }
+    }
+
     /// Whether there is a bias too.
     pub fn has_bias(self, config: &ModelConfig) -> bool {
         match self {
             Self::Query | Self::Key | Self::Value | Self::QueryKeyValue => config.biases.query_key_value,
             Self::AttentionOutput => config.biases.attention_output,
             Self::Gate | Self::Up | Self::GateUp | Self::Down => config.biases.mlp,
+            Self::Router | Self::ExpertGate | Self::ExpertUp | Self::ExpertDown => {
+                config.experts.as_ref().is_some_and(|experts| experts.biased)
+            }
             _ => false,
         }
     }
@@ -71,8 +89,8 @@ pub struct DeclaredTensor {
 pub fn declared_tensors(config: &ModelConfig) -> Vec<DeclaredTensor> {
     let parts = config.family.parts;
     let mut tensors = Vec::new();
-    let mut push = |part: &'static Part, layer: Option<usize>| {
-        let (name, gguf) = (part.checkpoint_name(layer), part.gguf_name(layer));
+    let mut push = |part: &'static Part, layer: Option<usize>, name: String| {
+        let gguf = part.gguf_name(layer);
         let shape = part.role.shape(config);
         let bias = part.role.has_bias(config).then(|| ("bias", vec![shape[0]]));
         let kinds = [Some(("weight", shape)), bias].into_iter().flatten();
@@ -85,12 +103,16 @@ pub fn declared_tensors(config: &ModelConfig) -> Vec<DeclaredTensor> {
         }));
     };
     let outer = |role: Role| parts.iter().filter(move |part| part.role == role);
-    outer(Role::Embedding).for_each(|part| push(part, None));
+    outer(Role::Embedding).for_each(|part| push(part, None, part.checkpoint_name(None)));
     for layer in 0..config.num_hidden_layers {
-        parts.iter().filter(|part| part.role.is_of_block()).for_each(|part| push(part, Some(layer)));
+        for part in parts.iter().filter(|part| part.role.is_of_block() && part.role.is_in(config, layer)) {
+            let experts =
+                if part.role.is_expert() { config.experts_of(layer).map_or(0, |experts| experts.count) } else { 1 };
+            (0..experts).for_each(|expert| push(part, Some(layer), part.expert_name(Some(layer), expert)));
+        }
     }
-    outer(Role::FinalNorm).for_each(|part| push(part, None));
-    outer(Role::Head).filter(|_| !config.tie_word_embeddings).for_each(|part| push(part, None));
+    outer(Role::FinalNorm).for_each(|part| push(part, None, part.checkpoint_name(None)));
+    outer(Role::Head).filter(|_| !config.tie_word_embeddings).for_each(|part| push(part, None, part.checkpoint_name(None)));
     tensors
 }
 

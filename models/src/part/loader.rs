@@ -1,8 +1,9 @@
 //! Loads the parts that a family declares.
 
+use burn::tensor::Tensor;
 use burnish_kernels::FusedBackend;
 
-use super::{Part, Role};
+use super::{Part, Role, with_expert};
 use crate::blocks::Norm;
 use crate::config::ModelConfig;
 use crate::error::{ModelError, Result};
@@ -36,6 +37,38 @@ impl<'a, 'b, B: FusedBackend> PartLoader<'a, 'b, B> {
     pub fn linear(&mut self, role: Role) -> Result<Linear<B>> {
         let (name, shape) = self.find(role)?;
         self.loader.linear(&name, shape[0], shape[1], role.has_bias(self.config))
+    }
+
+    /// A linear layer of one expert.
+    ///
+    /// # Errors
+    /// As [`PartLoader::linear`].
+    pub fn expert(&mut self, role: Role, expert: usize) -> Result<Linear<B>> {
+        let (name, shape) = self.find(role)?;
+        self.loader.linear(&with_expert(&name, expert), shape[0], shape[1], role.has_bias(self.config))
+    }
+
+    /// The router, in f32.
+    ///
+    /// # Errors
+    /// As [`PartLoader::linear`].
+    pub fn router(&mut self) -> Result<Linear<B>> {
+        let (name, shape) = self.find(Role::Router)?;
+        self.loader.router(&name, shape[0], shape[1], Role::Router.has_bias(self.config))
+    }
+
+    /// The sinks of attention, in f32, with their checkpoint name; `None` if the family declares none.
+    ///
+    /// # Errors
+    /// If they are declared and can't be read.
+    pub fn sinks(&mut self) -> Result<Option<(String, Tensor<B, 1>)>> {
+        if !self.has(Role::Sinks) {
+            return Ok(None);
+        }
+        let (name, shape) = self.find(Role::Sinks)?;
+        let name = format!("{name}.weight");
+        let weight = self.loader.sinks(&name, shape[0])?;
+        Ok(Some((name, weight)))
     }
 
     /// The embedding or the head, with its checkpoint name.

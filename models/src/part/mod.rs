@@ -1,9 +1,11 @@
 //! The parts of a family: what each tensor is for, and its names in checkpoints and in GGUF files.
 
 mod declared;
+mod gguf;
 mod loader;
 
 pub use declared::{DeclaredTensor, declared_tensors, undeclared_tensors};
+pub use gguf::{GgufTensor, gguf_tensors};
 pub use loader::PartLoader;
 
 /// What a tensor is for in a decoder. Its shape follows from it.
@@ -21,6 +23,8 @@ pub enum Role {
     Value,
     /// One projection to queries, keys and values.
     QueryKeyValue,
+    /// One more score of each head, which takes part in the softmax alone.
+    Sinks,
     /// The norm of each query head, or of all of them together.
     QueryNorm,
     /// The norm of each key head, or of all of them together.
@@ -39,6 +43,14 @@ pub enum Role {
     GateUp,
     /// The projection from the feed-forward back to the residual stream.
     Down,
+    /// The projection to the scores of experts.
+    Router,
+    /// The gate of an expert.
+    ExpertGate,
+    /// The projection of an expert that is multiplied by its gate.
+    ExpertUp,
+    /// The projection of an expert back to the residual stream.
+    ExpertDown,
     /// The norm after the feed-forward, before the result is added to the residual stream.
     PostFeedForwardNorm,
     /// The norm before the head.
@@ -69,7 +81,18 @@ impl Role {
 
     /// Whether it is a linear layer of a block, to which an adapter can be attached.
     pub fn is_linear(self) -> bool {
-        self.is_of_block() && !self.is_norm()
+        self.is_of_block() && !self.is_norm() && !self.is_expert() && !self.is_single()
+    }
+
+    /// Whether it is in f32, whatever the model computes in.
+    pub fn is_single(self) -> bool {
+        matches!(self, Self::Router | Self::Sinks)
+    }
+
+    /// Whether there is one for each expert. Its name has `{}` where the number of the expert belongs, and GGUF files have those of all
+    /// experts in one tensor.
+    pub fn is_expert(self) -> bool {
+        matches!(self, Self::ExpertGate | Self::ExpertUp | Self::ExpertDown)
     }
 }
 
@@ -93,12 +116,19 @@ pub struct Part {
     pub gguf: &'static str,
     /// The order of its rows in GGUF files.
     pub rows: RowOrder,
+    /// The GGUF names of the two halves of its rows, where files have a tensor for each.
+    pub halves: Option<[&'static str; 2]>,
 }
 
 impl Part {
     /// A part whose rows have the same order in GGUF files.
     pub const fn new(role: Role, name: &'static str, gguf: &'static str) -> Self {
-        Self { role, name, gguf, rows: RowOrder::Same }
+        Self { role, name, gguf, rows: RowOrder::Same, halves: None }
+    }
+
+    /// A part whose rows GGUF files have in two tensors, the first half and the second.
+    pub const fn in_halves(role: Role, name: &'static str, halves: [&'static str; 2]) -> Self {
+        Self { halves: Some(halves), ..Self::new(role, name, halves[0]) }
     }
 
     /// The part with [`RowOrder::Interleaved`].
@@ -112,10 +142,20 @@ impl Part {
         layer.map_or_else(|| self.name.to_owned(), |layer| format!("{LAYERS}{layer}.{}", self.name))
     }
 
+    /// The checkpoint name without `.weight` of one expert's part.
+    pub fn expert_name(&self, layer: Option<usize>, expert: usize) -> String {
+        with_expert(&self.checkpoint_name(layer), expert)
+    }
+
     /// The GGUF name without `.weight`, in the block `layer` if it belongs to one.
     pub fn gguf_name(&self, layer: Option<usize>) -> String {
         layer.map_or_else(|| self.gguf.to_owned(), |layer| format!("{GGUF_LAYERS}{layer}.{}", self.gguf))
     }
+}
+
+/// The name of one expert's tensor, from the name of a part that each of them has.
+pub(crate) fn with_expert(name: &str, expert: usize) -> String {
+    name.replacen("{}", &expert.to_string(), 1)
 }
 
 /// What comes before the index of a block in checkpoint names.
@@ -130,6 +170,7 @@ pub fn of_gguf(parts: &'static [Part], name: &str) -> Option<(String, &'static P
         Some((layer, own)) => (Some(layer.parse::<usize>().ok()?), own),
         None => (None, stem),
     };
-    let part = parts.iter().find(|part| part.gguf == own && part.role.is_of_block() == layer.is_some())?;
+    let is_named = |part: &&Part| part.gguf == own && part.halves.is_none() && part.role.is_of_block() == layer.is_some();
+    let part = parts.iter().find(is_named)?;
     Some((format!("{}.{kind}", part.checkpoint_name(layer)), part))
 }

@@ -144,8 +144,7 @@ fn by_slices<I: FusedBackend, B: FusedBackend>(
     mut each: impl FnMut(Tensor<I, 2>, usize) -> Tensor<I, 2>,
 ) -> Tensor<I, 2> {
     let [count, features] = x.dims();
-    let [_, width] = block.mlp.output.dims();
-    let slice = checkpointing.slice(width);
+    let slice = checkpointing.slice(block.mlp.width());
     if count <= slice {
         return each(x, 0);
     }

@@ -42,13 +42,25 @@ impl Widths {
     pub fn of(model: &ModelConfig) -> Self {
         Self {
             hidden: model.hidden_size,
-            inner: model.intermediate_size,
+            inner: inner(model),
             query: model.num_attention_heads * model.head_dim,
             key_value: model.num_key_value_heads * model.head_dim,
             heads: model.num_attention_heads,
             vocabulary: model.vocab_size,
         }
     }
+}
+
+/// The inner width of the feed-forward; of all experts of a token, if there are any. Where layers differ, the widest.
+fn inner(model: &ModelConfig) -> usize {
+    let Some(experts) = &model.experts else { return model.intermediate_size };
+    let of_experts = experts.per_token * experts.intermediate_size;
+    if experts.dense_layers.is_empty() { of_experts } else { of_experts.max(model.intermediate_size) }
+}
+
+/// What experts keep of a token besides: their results in f32, and the shares of all of them.
+fn experts_of_token(model: &ModelConfig) -> usize {
+    model.experts.as_ref().map_or(0, |experts| (experts.per_token * model.hidden_size + 2 * experts.count) * F32)
 }
 
 /// What the attention half of a block keeps of a token for its backward: the stream before it and after it, query, key and value,
@@ -67,7 +79,7 @@ pub fn feed_forward_of_token(model: &ModelConfig, element: usize, trains_all: bo
     let Widths { hidden, inner, .. } = Widths::of(model);
     let norm = if model.family.part(Role::PostFeedForwardNorm).is_some() { hidden } else { 0 };
     let normed = if trains_all { hidden } else { 0 };
-    (2 * inner + norm + normed) * element
+    (2 * inner + norm + normed) * element + experts_of_token(model)
 }
 
 /// What a block holds of a token until the backward begins, although that does not read it: burn keeps what an operation that may be
@@ -104,14 +116,14 @@ pub fn ends_of_token(model: &ModelConfig, element: usize, trains_all: bool) -> u
 
 /// Tokens of a slice of a checkpointed feed-forward.
 pub fn slice_tokens(model: &ModelConfig, tokens: usize) -> usize {
-    Checkpointing::default().slice(model.intermediate_size).min(tokens)
+    Checkpointing::default().slice(inner(model)).min(tokens)
 }
 
 /// What the backward of a block without checkpointing takes besides what is kept: the gradients of gate, of up and of their product,
 /// the input of a norm, and the gradients of the stream.
 pub fn backward_of_token(model: &ModelConfig, element: usize) -> usize {
     let Widths { hidden, inner, .. } = Widths::of(model);
-    (3 * inner + 3 * hidden) * element
+    (3 * inner + 3 * hidden) * element + 2 * experts_of_token(model)
 }
 
 /// What a checkpointed block takes of a token while its own backward runs, besides its input: its attention half, which is computed
@@ -125,7 +137,7 @@ pub fn again_of_token(model: &ModelConfig, element: usize, ranks: usize) -> usiz
 /// their product.
 pub fn slice_backward(model: &ModelConfig, element: usize, tokens: usize) -> usize {
     let Widths { hidden, inner, .. } = Widths::of(model);
-    slice_tokens(model, tokens) * (5 * inner + 2 * hidden) * element
+    slice_tokens(model, tokens) * ((5 * inner + 2 * hidden) * element + 3 * experts_of_token(model))
 }
 
 /// The logits of the tokens whose loss is computed together: on a GPU 64 MB of the compute type, on the CPU 4 Mi elements of f32.

@@ -40,6 +40,15 @@ impl<'a> PackedMatrix<'a> {
         self.planes.dims
     }
 
+    /// `x · Wᵀ`, where the rows of `x` fill its slice, and those of the target are adjacent.
+    pub fn few_or_many_into(self, x: Matrix, target: MatrixMut) {
+        if x.rows <= FEW_ROWS {
+            few_rows(x, self.planes, self.words, target.data);
+        } else {
+            self.forward_into(x, target);
+        }
+    }
+
     /// `x · Wᵀ`.
     pub fn forward_into(self, x: Matrix, target: MatrixMut) {
         let row_stride = target.row_stride;
@@ -85,11 +94,7 @@ fn product(x: &FlexTensor, weight: PackedMatrix) -> FlexTensor {
     let x = x.to_contiguous();
     let x = Matrix::new(x.storage(), rows, inputs);
     let mut y = vec![0.0; rows * outputs];
-    if rows <= FEW_ROWS {
-        few_rows(x, weight.planes, weight.words, &mut y);
-    } else {
-        weight.forward_into(x, MatrixMut { data: &mut y, row_stride: outputs });
-    }
+    weight.few_or_many_into(x, MatrixMut { data: &mut y, row_stride: outputs });
     tensor(y, [rows, outputs])
 }
 
