@@ -105,6 +105,8 @@ pub enum ModelError {
         id: String,
         /// What is wrong.
         reason: String,
+        /// What the user can do about it, if that is known.
+        way: Option<String>,
     },
 }
 

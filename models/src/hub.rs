@@ -2,12 +2,17 @@
 //!
 //! The environment variables of `huggingface_hub` are respected: see [`HubEnvironment`].
 
+mod download;
 mod environment;
+mod problem;
 
 use std::path::{Path, PathBuf};
 
-use hf_hub::api::sync::{ApiBuilder, ApiRepo};
+use hf_hub::api::sync::ApiBuilder;
 use hf_hub::{Cache, Repo, RepoType};
+
+use download::{Online, RETRIES};
+use problem::{Asked, is_unreachable};
 
 pub use environment::HubEnvironment;
 
@@ -35,6 +40,9 @@ const SMALL_FILES: &[&str] = &[
     "adapter_config.json",
 ];
 
+/// The address of the hub, unless `HF_ENDPOINT` has another one.
+const HUB: &str = "https://huggingface.co";
+
 /// A model or a data set of the hub.
 pub struct HubRepository {
     id: String,
@@ -45,7 +53,7 @@ pub struct HubRepository {
 enum Origin {
     /// The folder of the cache with its files.
     Cached(PathBuf),
-    Online(Box<ApiRepo>),
+    Online(Box<Online>),
 }
 
 impl HubRepository {
@@ -76,7 +84,7 @@ impl HubRepository {
     }
 
     fn open(environment: &HubEnvironment, id: &str, kind: RepoType, no_id: &str) -> Result<Self> {
-        let refuse = |reason: String| ModelError::Hub { id: id.to_owned(), reason };
+        let refuse = |reason: String| ModelError::Hub { id: id.to_owned(), reason, way: None };
         let (name, revision) = id.split_once('@').unwrap_or((id, "main"));
         let valid = |part: &str| is_plain(part) && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
         let parts = name.split('/').count();
@@ -89,20 +97,38 @@ impl HubRepository {
             let folder = cached_snapshot(&environment.cache, &repo).ok_or_else(|| {
                 refuse(format!("not in the cache ({}), and HF_HUB_OFFLINE is set", environment.cache.display()))
             })?;
-            let mut files = Vec::new();
-            list(&folder, "", 0, &mut files).map_err(|error| ModelError::io(&folder, error))?;
-            return Ok(Self { id: id.to_owned(), files, origin: Origin::Cached(folder) });
+            return Self::cached(id, folder);
         }
+        let endpoint = environment.endpoint.clone().unwrap_or_else(|| HUB.to_owned());
+        let pages = if matches!(kind, RepoType::Dataset) { "/datasets" } else { "" };
+        let page = format!("{endpoint}{pages}/{name}");
+        let asked = Asked { id: id.to_owned(), page, has_token: environment.token.is_some(), endpoint };
         let cache = Cache::new(environment.cache.clone());
-        let mut builder = ApiBuilder::from_cache(cache).with_token(environment.token.clone()).with_progress(true);
-        if let Some(endpoint) = &environment.endpoint {
-            builder = builder.with_endpoint(endpoint.clone());
-        }
-        let online = builder.build().map_err(|error| refuse(error.to_string()))?.repo(repo);
-        let info = online.info().map_err(|error| refuse(error.to_string()))?;
+        let builder = ApiBuilder::from_cache(cache.clone()).with_token(environment.token.clone()).with_retries(RETRIES);
+        let api = builder.with_endpoint(asked.endpoint.clone()).build().map_err(|error| refuse(error.to_string()))?;
+        let requests = api.repo(repo.clone());
+        let info = match requests.info() {
+            Ok(info) => info,
+            Err(error) => match cached_snapshot(&environment.cache, &repo).filter(|_| is_unreachable(&error)) {
+                Some(folder) => {
+                    tracing::warn!("{id}: can't reach {}, so it is taken from the cache as it is there", asked.endpoint);
+                    return Self::cached(id, folder);
+                }
+                None => return Err(asked.refused(&error, None)),
+            },
+        };
         // The hub is not trusted: no file may be written outside the folder.
-        let files = info.siblings.into_iter().map(|file| file.rfilename).filter(|file| file.split('/').all(is_plain));
-        Ok(Self { id: id.to_owned(), files: files.collect(), origin: Origin::Online(Box::new(online)) })
+        let files =
+            info.siblings.into_iter().map(|file| file.rfilename).filter(|file| file.split('/').all(is_plain)).collect();
+        let origin = Origin::Online(Box::new(Online { api, requests, repo, cache, asked }));
+        Ok(Self { id: id.to_owned(), files, origin })
+    }
+
+    /// What the cache has of a repository.
+    fn cached(id: &str, folder: PathBuf) -> Result<Self> {
+        let mut files = Vec::new();
+        list(&folder, "", 0, &mut files).map_err(|error| ModelError::io(&folder, error))?;
+        Ok(Self { id: id.to_owned(), files, origin: Origin::Cached(folder) })
     }
 
     /// The names of the files, with their folders.
@@ -120,7 +146,7 @@ impl HubRepository {
         }
         match &self.origin {
             Origin::Cached(folder) => Ok(folder.join(file)),
-            Origin::Online(repo) => repo.get(file).map_err(|error| self.refuse(format!("{file}: {error}"))),
+            Origin::Online(online) => online.fetch(file),
         }
     }
 
@@ -129,7 +155,7 @@ impl HubRepository {
     }
 
     fn refuse(&self, reason: String) -> ModelError {
-        ModelError::Hub { id: self.id.clone(), reason }
+        ModelError::Hub { id: self.id.clone(), reason, way: None }
     }
 }
 

@@ -93,7 +93,8 @@ fn of_model(error: &ModelError) -> Option<String> {
             "use an instruct model; or train on rows with `text`, or `prompt` and `completion`; or generate with --raw"
                 .to_owned()
         }
-        ModelError::Hub { .. } => {
+        ModelError::Hub { way: Some(way), .. } => way.clone(),
+        ModelError::Hub { way: None, .. } => {
             "check the id and the network; set HF_TOKEN for gated models, or HF_HUB_OFFLINE=1 to use only the cache"
                 .to_owned()
         }

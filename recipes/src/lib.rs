@@ -4,6 +4,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod dashboard;
 pub mod environment;
 pub mod fit;
 pub mod generation;
@@ -14,6 +15,7 @@ pub mod recipe;
 pub mod report;
 pub mod storage;
 pub mod system;
+pub mod tracker;
 pub mod train;
 
 pub use burnish_data as data;

@@ -155,7 +155,7 @@ pub fn run(
 ) -> Result<Option<Outcome>> {
     let backend = config.backend.clone();
     let started = Instant::now();
-    let summary: Summary = train(PreparedRun::new(config)?, events, interrupter, false)?;
+    let summary: Summary = train(PreparedRun::new(config)?, events, interrupter)?;
     if summary.end == End::Interrupted {
         return Ok(None);
     }

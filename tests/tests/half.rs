@@ -62,7 +62,7 @@ fn config(run: &Path, backend: &str, dtype: &str) -> TrainConfig {
 
 fn run(config: TrainConfig) -> Result<Kept> {
     let kept = Arc::new(Mutex::new(Kept::default()));
-    train(PreparedRun::new(config)?, kept.clone(), Interrupter::new(), false)?;
+    train(PreparedRun::new(config)?, kept.clone(), Interrupter::new())?;
     let kept = std::mem::take(&mut *kept.lock().unwrap());
     Ok(kept)
 }

@@ -45,7 +45,14 @@ fn serve(folder: PathBuf) -> (String, Arc<Mutex<BTreeSet<String>>>) {
 /// Answers one request; each connection has only one.
 fn answer(mut stream: TcpStream, folder: &Path, served: &Mutex<BTreeSet<String>>) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?).lines();
-    let path = lines.next().transpose()?.unwrap_or_default().split(' ').nth(1).unwrap_or_default().to_owned();
+    let mut request = lines.next().transpose()?.unwrap_or_default();
+    if request.starts_with("CONNECT ") {
+        // The client takes this for a proxy.
+        lines.by_ref().map_while(Result::ok).take_while(|line| !line.is_empty()).for_each(drop);
+        write!(stream, "HTTP/1.1 200 OK\r\n\r\n")?;
+        request = lines.next().transpose()?.unwrap_or_default();
+    }
+    let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
     let is_range = |line: &str| line.to_ascii_lowercase().starts_with("range: bytes=0-0");
     let headers: Vec<String> = lines.map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
     let file = path.strip_prefix("/owner/name/resolve/main/");
@@ -108,6 +115,14 @@ fn a_model_is_downloaded_once_and_then_found_offline() {
     let served: Vec<String> = served.lock().unwrap().iter().cloned().collect();
     assert!(served.iter().filter(|name| name.starts_with("model-0000")).count() > 1, "{served:?}");
     assert!(served.iter().all(|name| !name.contains("consolidated") && !name.contains("pytorch")), "{served:?}");
+    // Through a proxy, which alone knows the address of the hub.
+    let proxied = generate(&folder.path().join("other"), "owner/name", |command| {
+        for name in ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"] {
+            command.env_remove(name);
+        }
+        command.env("HF_ENDPOINT", "http://hub.invalid").env("HTTP_PROXY", &address).env_remove("HF_HUB_OFFLINE");
+    });
+    assert!(proxied.status.success(), "{}", text(&proxied).1);
     // Without the server, the cached model gives the same answer.
     let cached = generate(&home, "owner/name", |command| {
         command.env("HF_ENDPOINT", "http://127.0.0.1:9");

@@ -42,7 +42,7 @@ fn steps(config: TrainConfig, rows: &Path) -> anyhow::Result<Vec<StepMetrics>> {
         ..config
     })?;
     let kept = Arc::new(Mutex::new(Steps::default()));
-    train(prepared, kept.clone(), Interrupter::new(), false)?;
+    train(prepared, kept.clone(), Interrupter::new())?;
     let steps = std::mem::take(&mut kept.lock().unwrap().0);
     Ok(steps)
 }

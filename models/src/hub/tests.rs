@@ -7,6 +7,8 @@ use serde_json::json;
 use super::*;
 use crate::Pretrained;
 
+mod refusals;
+
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// A copy of the quickstart's small model with more files.

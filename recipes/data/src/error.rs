@@ -66,12 +66,14 @@ pub enum DataError {
         id: String,
         /// What the hub or the network said.
         reason: String,
+        /// What the user can do about it, if that is known.
+        way: Option<String>,
     },
 }
 
 impl DataError {
     /// A hint for the user, if there is one.
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Row { reason, .. } if reason.contains("no chat template") => {
                 Some("without a chat template, use rows with prompt and completion, or with text")
@@ -91,7 +93,8 @@ impl DataError {
             Self::NotFound { .. } => Some(
                 "data should be a .jsonl, .json, .csv or .tsv file, a folder with train.jsonl, or a hub id such as owner/name",
             ),
-            Self::Hub { .. } => {
+            Self::Hub { way: Some(way), .. } => Some(way),
+            Self::Hub { way: None, .. } => {
                 Some("check the id and the network; set HF_TOKEN for gated data, or HF_HUB_OFFLINE=1 to use only the cache")
             }
             Self::Io { .. } => None,

@@ -11,9 +11,9 @@ use super::parts::{EXTENSIONS, Sources, TEST, TRAIN, VALID};
 /// # Errors
 /// [`DataError::Hub`] when the hub fails or the data set has no such files.
 pub(super) fn fetch(id: &str) -> Result<Sources, DataError> {
-    let refuse = |reason: String| DataError::Hub { id: id.to_owned(), reason };
+    let refuse = |reason: String| DataError::Hub { id: id.to_owned(), reason, way: None };
     let of_hub = |error: ModelError| match error {
-        ModelError::Hub { id, reason } => DataError::Hub { id, reason },
+        ModelError::Hub { id, reason, way } => DataError::Hub { id, reason, way },
         other => refuse(other.to_string()),
     };
     let dataset = HubRepository::dataset(id).map_err(of_hub)?;

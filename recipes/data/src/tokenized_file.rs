@@ -52,7 +52,10 @@ impl DataReport {
             lines.push(format!("bad rows skipped: {}; the first is line {line}: {reason}", self.skipped));
         }
         if self.truncated > 0 {
-            lines.push(format!("examples truncated to max_seq_length: {}", self.truncated));
+            // More than half of a file is surely a mistake.
+            let is_most = 2 * self.truncated > self.examples + self.dropped;
+            let advice = if is_most { ", most of the file: raise max_seq_length, or split the rows" } else { "" };
+            lines.push(format!("examples truncated to max_seq_length: {}{advice}", self.truncated));
         }
         if let Some(line) = self.first_dropped {
             lines.push(format!(

@@ -16,6 +16,7 @@ pub mod objective;
 pub mod optimizer;
 pub mod runner;
 pub mod step;
+pub mod timing;
 pub mod trainer;
 pub mod weights;
 
@@ -31,5 +32,6 @@ pub use objective::{LossSums, Objective};
 pub use optimizer::{AdamW, AdamWConfig, MomentType, Moments, Norm};
 pub use runner::{ModelRunner, Runner};
 pub use step::{StepGradients, StepItem, Training, batch_loss, gradients, squared_gradient_norm, token_losses};
+pub use timing::StepTimes;
 pub use trainer::{HostTensor, ModelTrainer, Numbers, Trainer};
 pub use weights::DeviceTensors;

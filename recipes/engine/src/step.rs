@@ -18,6 +18,7 @@ use crate::checkpointing::{Checkpointing, Checkpoints};
 use crate::failure::failure;
 use crate::gradient_sums::GradientSums;
 use crate::objective::{Judge, LossSums, Losses, MetricSums, Objective};
+use crate::timing::{StepTimes, Stopwatch};
 
 /// The backend for training: burn's autodiff, recomputing cheap values such as norms and activations in the backward pass.
 pub type Training<B> = Autodiff<B, BalancedCheckpointing>;
@@ -39,10 +40,12 @@ pub struct StepItem {
     pub loss_scale: f64,
     /// Keeps only the inputs of blocks, and computes blocks again in the backward pass; `None` keeps all that the backward needs.
     pub checkpointing: Option<Checkpointing>,
+    /// Measures the parts of the step, and waits for the device after each.
+    pub timed: bool,
 }
 
 impl Default for StepItem {
-    /// Step 1 with seed 0, without batches, without loss scaling and without checkpointing.
+    /// Step 1 with seed 0, without batches, without loss scaling, checkpointing and timing.
     fn default() -> Self {
         Self {
             step: 1,
@@ -52,6 +55,7 @@ impl Default for StepItem {
             objective: Objective::Tokens,
             loss_scale: 1.0,
             checkpointing: None,
+            timed: false,
         }
     }
 }
@@ -115,6 +119,8 @@ pub struct StepGradients<B: TrainBackend> {
     pub grads: GradientsParams,
     /// Further metrics of the objective, by name.
     pub metrics: Vec<(&'static str, f64)>,
+    /// The seconds of both passes, if the step is timed.
+    pub times: StepTimes,
 }
 
 /// A backward pass of burn 0.21 frees what another thread's graph needs if that graph has a leaf that was in an earlier one, and a
@@ -138,6 +144,7 @@ pub fn gradients<B: TrainBackend>(
     let mut gradients = GradientSums::default();
     let mut total: Option<Tensor<B::InnerBackend, 1>> = None;
     let mut sums = MetricSums::default();
+    let (mut times, mut stopwatch) = (StepTimes::default(), Stopwatch::start::<B>(item.timed, device));
     for (index, batch) in item.batches.iter().enumerate() {
         let seed = DropoutSeed { seed: item.seed, step: item.step as u32, micro_batch: index as u32, first_row: 0 };
         // Before the forward pass of training, so that both never hold memory at the same time.
@@ -170,10 +177,12 @@ pub fn gradients<B: TrainBackend>(
         // Multiplying by 1 would be a needless launch.
         let is_scaled = (item.loss_scale - 1.0).abs() > 0.0;
         let scaled = if is_scaled { loss.mul_scalar(item.loss_scale) } else { loss };
+        times.forward += stopwatch.lap::<B>(device);
         match checkpoints {
             Some(checkpoints) => checkpoints.backward(model, scaled, &mut gradients),
             None => gradients.add(model, scaled.backward()),
         }
+        times.backward += stopwatch.lap::<B>(device);
         total = Some(match total {
             Some(total) => total + value,
             None => value,
@@ -183,6 +192,7 @@ pub fn gradients<B: TrainBackend>(
         loss: total.unwrap_or_else(|| Tensor::zeros([1], device)),
         grads: gradients.into_inner(),
         metrics: sums.means(),
+        times,
     })
 }
 

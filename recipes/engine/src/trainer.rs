@@ -15,6 +15,7 @@ use crate::batch::Batch;
 use crate::objective::{LossSums, Objective};
 use crate::optimizer::{AdamW, AdamWConfig, Norm, SavedMoments, read_moments};
 use crate::step::{StepGradients, StepItem, Training, gradients, judged_loss, numbers};
+use crate::timing::{StepTimes, Stopwatch};
 use crate::weights::DeviceTensors;
 
 /// Loss and gradient norm of a step.
@@ -92,6 +93,9 @@ pub trait Trainer: Send {
     /// Further metrics of the objective for the last step, by name.
     fn metrics(&self) -> &[(&'static str, f64)];
 
+    /// How long the parts of the last step took, if it was timed.
+    fn times(&self) -> Option<StepTimes>;
+
     /// Uncounts the last update, which changed nothing.
     fn take_back(&mut self);
 
@@ -145,6 +149,7 @@ pub struct ModelTrainer<B: FusedBackend> {
     device: B::Device,
     queued: Queued<B>,
     metrics: Vec<(&'static str, f64)>,
+    times: Option<StepTimes>,
     has_exact_buffers: bool,
 }
 
@@ -163,7 +168,8 @@ impl<B: FusedBackend> ModelTrainer<B> {
         if has_rates {
             optimizer.set_rates(&model);
         }
-        Self { model, optimizer, device, queued: Queued::Nothing, metrics: Vec::new(), has_exact_buffers: false }
+        let (queued, metrics) = (Queued::Nothing, Vec::new());
+        Self { model, optimizer, device, queued, metrics, times: None, has_exact_buffers: false }
     }
 
     /// The model.
@@ -183,10 +189,11 @@ impl<B: FusedBackend> ModelTrainer<B> {
 
 impl<B: FusedBackend> Trainer for ModelTrainer<B> {
     fn forward_backward(&mut self, item: &StepItem) -> Result<()> {
-        let StepGradients { loss, grads, metrics } =
+        let StepGradients { loss, grads, metrics, times } =
             self.within(|trainer| gradients(&trainer.model, item, &trainer.device))?;
         self.queued = Queued::Gradients { loss, grads, loss_scale: item.loss_scale };
         self.metrics = metrics;
+        self.times = item.timed.then_some(times);
         Ok(())
     }
 
@@ -207,11 +214,16 @@ impl<B: FusedBackend> Trainer for ModelTrainer<B> {
         let Queued::Gradients { loss, grads, loss_scale } = std::mem::replace(&mut self.queued, Queued::Nothing) else {
             return;
         };
+        let mut stopwatch = Stopwatch::start::<B>(self.times.is_some(), &self.device);
         self.queued = self.within(|trainer| {
             let norm = Norm::of(&trainer.model, &grads, loss_scale, &trainer.device);
             trainer.optimizer.update(&mut trainer.model, grads, &norm, &loss, learning_rate);
             Queued::Update { loss, norm }
         });
+        let seconds = stopwatch.lap::<B>(&self.device);
+        if let Some(times) = &mut self.times {
+            times.optimizer = seconds;
+        }
     }
 
     fn finish(&mut self) -> Result<Numbers> {
@@ -225,6 +237,10 @@ impl<B: FusedBackend> Trainer for ModelTrainer<B> {
 
     fn metrics(&self) -> &[(&'static str, f64)] {
         &self.metrics
+    }
+
+    fn times(&self) -> Option<StepTimes> {
+        self.times
     }
 
     fn take_back(&mut self) {

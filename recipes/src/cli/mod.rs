@@ -30,6 +30,7 @@ use burnish_engine::guard::{message, panics_are_guarded};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::ConfigError;
+use crate::dashboard;
 use crate::hint::{hint, hint_of_run};
 use crate::report::{OutputStyle, complain};
 
@@ -100,6 +101,7 @@ pub fn bench_main() -> ExitCode {
 
 fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     quiet_panics();
+    relax_watchdog();
     let parsed =
         Cli::command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches)?.checked());
     let cli = match parsed {
@@ -149,6 +151,16 @@ fn at_least<const LEAST: usize>(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(number) if (LEAST..=1_000_000_000).contains(&number) => Ok(number),
         _ => Err(format!("expected a whole number, {LEAST} or more")),
+    }
+}
+
+/// Asks macOS not to end long work of the GPU while it also draws a screen; it kills such programs otherwise. A value that the user set
+/// stays.
+fn relax_watchdog() {
+    #[cfg(target_os = "macos")]
+    if std::env::var_os("AGX_RELAX_CDM_CTXSTORE_TIMEOUT").is_none() {
+        // SAFETY: nothing has started another thread yet.
+        unsafe { std::env::set_var("AGX_RELAX_CDM_CTXSTORE_TIMEOUT", "1") };
     }
 }
 
@@ -220,9 +232,16 @@ fn log(verbose: u8, quiet: bool) {
     }
 }
 
-/// Prints a panic as one line, unless RUST_BACKTRACE is set or the panic becomes an error.
+/// Prints a panic as one line, unless RUST_BACKTRACE is set or the panic becomes an error. A dashboard gives the terminal back first.
 fn quiet_panics() {
     if std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0") {
+        let print = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !panics_are_guarded() {
+                dashboard::restore();
+            }
+            print(info);
+        }));
         return;
     }
     std::panic::set_hook(Box::new(|info| {
@@ -230,6 +249,7 @@ fn quiet_panics() {
             tracing::debug!("{info}");
             return;
         }
+        dashboard::restore();
         let message = message(info.payload());
         if is_about_memory(message) {
             complain(format!("error: {message}"));

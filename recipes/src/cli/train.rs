@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use burn_train::Interrupter;
@@ -12,8 +12,9 @@ use serde_json::json;
 use super::flags::ConfigFlags;
 use super::leave::Leave;
 use crate::config::{FineTuneType, Recipe, TrainConfig, load};
+use crate::dashboard::{self, Dashboard};
 use crate::report::{OutputStyle, TrainReport};
-use crate::train::{End, Events, Plan, PreparedRun, train};
+use crate::train::{End, Events, Plan, PreparedRun, Summary, train};
 use burnish_engine::with_hint;
 use burnish_lora::read_config;
 use burnish_models::atomic;
@@ -28,7 +29,7 @@ pub struct Args {
     /// Configuration in TOML or YAML, overridden by flags; see `burnish init`
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Show a dashboard in the terminal
+    /// Show a dashboard in the terminal: loss curve, speed, memory, time left; q stops the run after the step
     #[arg(long)]
     tui: bool,
     #[command(flatten)]
@@ -39,6 +40,9 @@ impl Args {
     pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
         if self.tui && !(std::io::stdout().is_terminal() && std::io::stdin().is_terminal()) {
             return Err(with_hint("--tui needs a terminal", "without --tui the run prints plain lines"));
+        }
+        if self.tui && style.json {
+            return Err(with_hint("--tui and --json exclude each other", "both would write to the terminal"));
         }
         let mut flags = self.flags.0;
         if let Some(recipe) = self.recipe {
@@ -60,9 +64,12 @@ impl Args {
         }
         let interrupter = Interrupter::new();
         on_interrupt(interrupter.clone(), while_it_runs);
-        let events: Arc<Mutex<dyn Events>> = Arc::new(Mutex::new(report));
         let leave = Leave::of(&prepared.pretrained);
-        let summary = train(prepared, events, interrupter, self.tui)?;
+        let summary = if self.tui {
+            on_dashboard(prepared, &loaded.notes, interrupter, style)?
+        } else {
+            train(prepared, Arc::new(Mutex::new(report)), interrupter)?
+        };
         let value = json!({
             "event": "end", "end": format!("{:?}", summary.end), "step": summary.state.step,
             "loss": summary.last_loss, "best_loss": summary.state.best_loss, "best_step": summary.state.best_step,
@@ -103,6 +110,22 @@ impl Args {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Trains behind a dashboard, and prints what remains of it.
+fn on_dashboard(prepared: PreparedRun, notes: &[String], interrupter: Interrupter, style: OutputStyle) -> Result<Summary> {
+    let config = &prepared.config;
+    let model = if prepared.pretrained.source.is_empty() { "(from scratch)" } else { &prepared.pretrained.source };
+    let title = format!("{model} · {} · {} · {}", config.recipe.name(), config.backend, config.output_dir);
+    let notes: Vec<String> = notes.iter().chain(&prepared.notes).cloned().collect();
+    let dashboard = Arc::new(Mutex::new(Dashboard::open(title, interrupter.clone())?));
+    let shown = || dashboard.lock().unwrap_or_else(PoisonError::into_inner);
+    notes.iter().for_each(|note| shown().note(note));
+    let summary = train(prepared, dashboard.clone(), interrupter);
+    for line in shown().close() {
+        style.say(line);
+    }
+    summary
 }
 
 /// Prints model, data and effective configuration.
@@ -157,6 +180,7 @@ fn effective(config: &TrainConfig) -> Vec<String> {
 pub(super) fn on_interrupt(interrupter: Interrupter, style: OutputStyle) {
     let set = ctrlc::set_handler(move || {
         if interrupter.should_stop() {
+            dashboard::restore();
             atomic::abandon();
             std::process::exit(1);
         }

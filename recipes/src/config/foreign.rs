@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::alias::meaning;
 use super::key::{Key, Kind};
 use super::meaning::Meaning;
+use super::report_to;
 use super::value::{number, should_be};
 
 /// How a key of another program is read.
@@ -95,6 +96,14 @@ fn translated(name: &str, value: &Value) -> Result<Reading, String> {
         },
         "quantization_config" | "bnb_config_kwargs" | "bnb_config" => bitsandbytes(value),
         "full_finetuning" if boolean(value)? => one("fine_tune_type", "full".into()),
+        // They turn W&B on by naming its project.
+        "wandb" | "wandb_project" => match value.as_str() {
+            Some(_) if is_off(value) => nothing,
+            Some(_) => Ok(Reading::As(vec![("report_to", "wandb".into()), ("project_name", value.clone())])),
+            None => Err(should_be("the name of a project", value)),
+        },
+        "use_wandb" | "enable_wandb" if boolean(value)? => one("report_to", "wandb".into()),
+        "use_tensorboard" | "enable_tensorboard" if boolean(value)? => one("report_to", "tensorboard".into()),
         "disable_shuffling" if boolean(value)? => one("shuffle", false.into()),
         "gradient_checkpointing" | "use_gradient_checkpointing" => one("grad_checkpoint", checkpointing(value)?.into()),
         "disable_gradient_checkpointing" => one("grad_checkpoint", (!boolean(value)?).into()),
@@ -110,6 +119,10 @@ fn translated(name: &str, value: &Value) -> Result<Reading, String> {
         | "load_in_8bit"
         | "disable_shuffling"
         | "use_unsloth_gc"
+        | "use_wandb"
+        | "enable_wandb"
+        | "use_tensorboard"
+        | "enable_tensorboard"
         | "bf16"
         | "pure_bf16"
         | "bfloat16"
@@ -154,6 +167,11 @@ fn own_word(name: &str, value: &Value) -> Result<Option<Reading>, String> {
         },
         // Unsloth's "unsloth" also moves what it keeps to the host.
         ("grad_checkpoint", Some(_)) => Ok(Some(Reading::As(vec![("grad_checkpoint", checkpointing(value)?.into())]))),
+        ("report_to", _) if !value.is_null() => Ok(match report_to::read(value)? {
+            report_to::Read::Own => None,
+            report_to::Read::As(value) => Some(Reading::As(vec![("report_to", value)])),
+            report_to::Read::Nothing(why) => Some(Reading::Ignored(Some(why))),
+        }),
         // mlx-lm's third kind of fine-tuning.
         ("fine_tune_type", Some("dora")) => {
             Ok(Some(Reading::As(vec![("fine_tune_type", "lora".into()), ("dora", true.into())])))

@@ -3,6 +3,7 @@
 use burnish_lora::{Init, TargetModules};
 
 use super::choice::{FineTuneType, LossType, LrScheduler, OptimizerKind, QuantizationKind, Recipe};
+use super::report_to::ReportTo;
 
 /// The type of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +55,7 @@ macro_rules! kinds {
 kinds! {
     bool => Bool, usize => Integer, u64 => Integer, f64 => Float, String => Text, Option<String> => Text,
     Recipe => Text, LossType => Text, FineTuneType => Text, LrScheduler => Text, OptimizerKind => Text, QuantizationKind => Text, TargetModules => Texts,
-    Init => Text,
+    Init => Text, ReportTo => Texts,
 }
 
 /// Declares the configuration: sections of keys, each with its documentation, type and default.

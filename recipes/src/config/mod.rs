@@ -11,6 +11,7 @@ mod load;
 mod meaning;
 mod peers;
 mod problems;
+mod report_to;
 mod source;
 mod value;
 
@@ -23,6 +24,7 @@ pub use init::commented_toml;
 pub use key::{Key, Kind};
 pub use load::{Loaded, load, load_without_data, read_file};
 pub use meaning::Meaning;
+pub use report_to::{ReportTo, Tracker};
 
 use std::path::Path;
 
@@ -86,6 +88,16 @@ config! {
             load_best_model_at_end: bool = false,
             /// Optimizer steps between lines of the log.
             steps_per_report: usize = 10,
+            /// Where metrics go beside metrics.jsonl: none, tensorboard, wandb (offline, for `wandb sync`), or both.
+            report_to: ReportTo = ReportTo::default(),
+            /// Project that wandb files the run under; empty is WANDB_PROJECT, or burnish.
+            project_name: String = String::new(),
+            /// Name of the run in wandb; empty is WANDB_NAME, or the name of output_dir.
+            run_name: String = String::new(),
+            /// Measure what data, forward, backward and optimizer take of each step; waiting for each makes steps slower.
+            timings: bool = false,
+            /// macOS: keep the Mac awake while it trains.
+            prevent_sleep: bool = true,
         }
         "Method" {
             /// sft: supervised fine-tuning on answers. dpo, orpo, simpo, cpo: preferences in pairs of answers. kto: good and bad answers.

@@ -13,6 +13,7 @@ use super::error::ConfigError;
 use super::foreign::{self, Reading};
 use super::key::{Key, Kind};
 use super::peers::{Peer, axolotl, llama_factory, mlx_lm};
+use super::report_to::joined;
 use super::value::should_be;
 
 /// The values of all sources, under our own names.
@@ -140,6 +141,11 @@ impl Source {
         self.without_warmup |= own == "lr_scheduler" && value == "constant" && by_transformers;
         let (value, why) = foreign::value_for(key, value);
         check(key, &value, self.recipe)?;
+        if own == "report_to" {
+            let value = joined(self.values.get(own).unwrap_or(&Value::Null), &value);
+            self.values.insert(own.to_owned(), value.clone());
+            return Ok(Some(Set { value, why }));
+        }
         if let (Some(before), Some(name)) = (self.values.get(own), self.given_as.get(own)) {
             // A warmup_steps or warmup_ratio of 0 doesn't count, lora_target_linear overrides lora_target_modules, and pref_loss stage.
             let is_less = |value: &Value, name: &str, than: &str| match own {

@@ -1,6 +1,5 @@
 //! What the program prints.
 
-mod dashboard;
 mod quiet;
 
 use std::io::{IsTerminal, Write};
@@ -11,10 +10,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 pub use burnish_engine::gib;
-pub use dashboard::Dashboard;
 pub use quiet::Quiet;
 
-use crate::train::{Evaluation, Events, StepMetrics};
+use crate::train::{Evaluation, Events, StepMetrics, TimingSums};
 
 /// Prints a line to stderr. Ignores a closed stderr, which is no reason to end a run.
 pub fn complain(line: impl AsRef<str>) {
@@ -55,6 +53,7 @@ pub struct TrainReport {
     total: usize,
     started: Instant,
     first_step: Option<usize>,
+    timings: TimingSums,
 }
 
 impl TrainReport {
@@ -67,7 +66,15 @@ impl TrainReport {
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar
         });
-        Self { style, bar, every: every.max(1), total: 0, started: Instant::now(), first_step: None }
+        Self {
+            style,
+            bar,
+            every: every.max(1),
+            total: 0,
+            started: Instant::now(),
+            first_step: None,
+            timings: TimingSums::default(),
+        }
     }
 
     fn line(&self, line: &str) {
@@ -109,6 +116,9 @@ impl Events for TrainReport {
                 Instant::now().checked_sub(Duration::from_secs_f64(metrics.step_ms / 1e3)).unwrap_or(self.started);
         }
         self.total = total;
+        if let Some(timings) = &metrics.timings {
+            self.timings.add(timings, metrics.step_ms);
+        }
         if self.style.json {
             let mut value = json!(metrics);
             value["event"] = json!("step");
@@ -157,6 +167,21 @@ impl Events for TrainReport {
     fn note(&mut self, line: &str) {
         self.event(&json!({ "event": "note", "text": line }));
         self.line(line);
+    }
+
+    fn warning(&mut self, line: &str) {
+        self.event(&json!({ "event": "warning", "text": line }));
+        self.line(&format!("warning: {line}"));
+    }
+
+    fn end(&mut self, _finished: bool) {
+        // An interrupted run leaves its bar where it is.
+        if let Some(bar) = self.bar.as_ref().filter(|bar| !bar.is_finished()) {
+            bar.abandon();
+        }
+        for line in self.timings.lines() {
+            self.line(&line);
+        }
     }
 }
 

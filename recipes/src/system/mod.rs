@@ -3,11 +3,13 @@
 mod backends;
 mod markdown;
 mod probe;
+mod strain;
 
 use serde::Serialize;
 
 pub use backends::{BackendFacts, DeviceFacts};
 pub use probe::report;
+pub use strain::Strain;
 
 /// The report of `burnish env`. What the system does not tell is `None`, which is printed as `unknown`.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -85,7 +85,8 @@ fn cores_of_cpuinfo(text: &str) -> Option<usize> {
     is_known.then_some(cores.len())
 }
 
-fn swap_used() -> Option<u64> {
+/// Swap in use.
+pub(super) fn swap_used() -> Option<u64> {
     if cfg!(target_os = "macos") {
         return of_swapusage(&sysctl("vm.swapusage")?);
     }
@@ -116,7 +117,7 @@ fn gpu_cores() -> Option<u32> {
 }
 
 fn mac() -> MacFacts {
-    let low_power_mode = answer("/usr/bin/pmset", &["-g"]).as_deref().and_then(low_power_mode);
+    let low_power_mode = low_power_mode();
     #[cfg(feature = "metal")]
     if let Some(machine) = burnish_metal::chip::machine() {
         return MacFacts {
@@ -129,8 +130,13 @@ fn mac() -> MacFacts {
     MacFacts { low_power_mode, ..MacFacts::default() }
 }
 
+/// Whether macOS saves power.
+pub(super) fn low_power_mode() -> Option<bool> {
+    of_pmset(&answer("/usr/bin/pmset", &["-g"])?)
+}
+
 /// From `pmset -g`: `lowpowermode 1`, or `powermode 1` on Macs that have a mode of high power too.
-fn low_power_mode(text: &str) -> Option<bool> {
+fn of_pmset(text: &str) -> Option<bool> {
     let words = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     let mut modes = words.filter(|words| matches!(words.first(), Some(&"lowpowermode" | &"powermode")));
     Some(*modes.next()?.get(1)? == "1")
@@ -146,9 +152,9 @@ mod tests {
         assert_eq!(of_swapusage(swap), Some(1_071_906_816));
         assert_eq!(of_swapusage("no swap"), None);
         let settings = "System-wide power settings:\nCurrently in use:\n standby              1\n lowpowermode         1\n";
-        assert_eq!(low_power_mode(settings), Some(true));
-        assert_eq!(low_power_mode(&settings.replace("lowpowermode         1", "powermode 2")), Some(false));
-        assert_eq!(low_power_mode("Currently in use:\n"), None);
+        assert_eq!(of_pmset(settings), Some(true));
+        assert_eq!(of_pmset(&settings.replace("lowpowermode         1", "powermode 2")), Some(false));
+        assert_eq!(of_pmset("Currently in use:\n"), None);
     }
 
     #[test]

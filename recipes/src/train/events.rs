@@ -23,4 +23,12 @@ pub trait Events: Send {
     fn note(&mut self, line: &str) {
         let _ = line;
     }
+    /// Something that makes the run slower or worse than it could be; shown once.
+    fn warning(&mut self, line: &str) {
+        self.note(line);
+    }
+    /// The run ended: all steps were taken, or it stopped early by itself; or it was interrupted or failed.
+    fn end(&mut self, finished: bool) {
+        let _ = finished;
+    }
 }

@@ -9,6 +9,8 @@ use anyhow::{Context, Result};
 use burnish_models::atomic;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::timings::Timings;
+
 /// The metrics of an optimizer step: one line of the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
@@ -43,6 +45,9 @@ pub struct StepMetrics {
     pub peak_bytes: Option<u64>,
     /// Steps skipped so far, this one included, because their gradient overflowed f16.
     pub skipped: usize,
+    /// What the parts of the step took, if the run measures them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timings: Option<Timings>,
     /// Further metrics of the objective, under TRL's names.
     #[serde(flatten)]
     pub objective: BTreeMap<String, f64>,
@@ -136,6 +141,7 @@ mod tests {
             resident_bytes: None,
             peak_bytes: None,
             skipped: 1,
+            timings: None,
             objective: BTreeMap::new(),
         };
         let mut file = MetricsFile::open(folder.path(), 0).unwrap();

@@ -3,6 +3,7 @@
 //! [`PreparedRun::new`] opens model and data; [`train`] loads them onto the device and starts the loop, [`TrainingRun::steps`], inside
 //! burn-train. The loop is in `run.rs`, to be read from top to bottom; `learner.rs` connects it to burn-train.
 
+mod awake;
 mod card;
 mod changes;
 mod checkpoint;
@@ -20,7 +21,9 @@ mod run_folder;
 mod saved_config;
 mod schedule;
 mod start;
+mod timings;
 mod validation;
+mod watch;
 mod weights;
 
 pub use checkpoint::{RunCheckpoint, TrainerState};
@@ -35,4 +38,5 @@ pub use prepare::PreparedRun;
 pub use run::{End, TrainingRun};
 pub use schedule::Schedule;
 pub use start::{Summary, train};
+pub use timings::{TimingSums, Timings};
 pub use weights::WeightWriter;

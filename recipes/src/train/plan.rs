@@ -27,6 +27,8 @@ pub struct Plan {
     pub objective: Objective,
     /// How blocks are checkpointed, if they are.
     pub checkpointing: Option<Checkpointing>,
+    /// Whether the parts of a step are measured.
+    pub timed: bool,
 }
 
 impl Plan {
@@ -36,7 +38,8 @@ impl Plan {
         let total = if config.iters > 0 { config.iters } else { config.epochs * batches.steps_per_epoch(accumulation) };
         let checkpointing = config.grad_checkpoint.then(Checkpointing::default);
         let objective = recipe::objective(config, &batches);
-        Self { batches, accumulation, total, done, seed: config.seed, objective, checkpointing }
+        let (seed, timed) = (config.seed, config.timings);
+        Self { batches, accumulation, total, done, seed, objective, checkpointing, timed }
     }
 
     /// The shapes of the remaining micro-batches.
@@ -78,7 +81,16 @@ impl Plan {
     pub fn rehearsal(&self, epoch: usize, index: usize) -> StepItem {
         let batches = vec![self.batches.batch(epoch, index)];
         let Self { seed, checkpointing, .. } = *self;
-        StepItem { step: 1, epoch, batches, seed, objective: self.objective.clone(), loss_scale: 1.0, checkpointing }
+        StepItem {
+            step: 1,
+            epoch,
+            batches,
+            seed,
+            objective: self.objective.clone(),
+            loss_scale: 1.0,
+            checkpointing,
+            timed: false,
+        }
     }
 
     /// The remaining steps.
@@ -173,8 +185,8 @@ impl Iterator for Steps {
         let batches = batches.of_step(within, self.plan.accumulation).map(|index| order.batch(index)).collect();
         self.epoch = Some(order);
         let objective = self.plan.objective.clone();
-        let Plan { seed, checkpointing, .. } = self.plan;
-        Some(StepItem { step: self.step, epoch, batches, seed, objective, loss_scale: 1.0, checkpointing })
+        let Plan { seed, checkpointing, timed, .. } = self.plan;
+        Some(StepItem { step: self.step, epoch, batches, seed, objective, loss_scale: 1.0, checkpointing, timed })
     }
 }
 

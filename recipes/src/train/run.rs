@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use burnish_engine::bytes::{peak_bytes, resident_bytes};
@@ -17,9 +17,12 @@ use super::learner::{Driver, SharedTrainer};
 use super::metrics::{MetricsFile, StepMetrics};
 use super::plan::{Plan, Shapes};
 use super::pools::Pools;
+use super::timings::Timings;
+use super::watch::Watch;
 use super::weights::WeightWriter;
 use crate::config::TrainConfig;
 use crate::data::Batches;
+use crate::system::Strain;
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,12 +81,14 @@ impl TrainingRun {
             self.trainer.get().use_exact_buffers();
         }
         let mut pools = Pools::default();
+        let mut watch = Watch::new(Strain::now);
+        let mut asked = Instant::now();
         for item in self.plan.steps() {
             let (step, epoch) = (item.step, item.epoch);
             if pools.are_trimmed_for(&item.batches) {
                 self.trainer.get().trim();
             }
-            let metrics = self.step(driver, item)?;
+            let metrics = self.step(driver, item, asked.elapsed())?;
             file.write(&metrics)?;
             self.look_after(&mut pools, driver).map_err(on_device)?;
             if step == started + 1 {
@@ -98,6 +103,9 @@ impl TrainingRun {
             self.state.tokens += metrics.tokens as u64;
             self.last_loss = Some(metrics.loss);
             self.events().step(&metrics, total);
+            for warning in watch.after(&metrics) {
+                self.events().warning(&warning);
+            }
 
             let is_best = (is_due(self.config.steps_per_eval, step) || step == total) && self.validate(step)?;
             let end = if driver.should_stop() {
@@ -116,21 +124,32 @@ impl TrainingRun {
             if let Some(end) = end {
                 return Ok(end);
             }
+            asked = Instant::now();
         }
         // Interrupted before the first step of this process: there is nothing new to save.
         let is_interrupted = driver.should_stop() && saved == self.state.step && self.state.step < total;
         Ok(if is_interrupted { End::Interrupted } else { End::Finished })
     }
 
-    /// Forward, backward, clipping and update.
-    fn step(&mut self, driver: &mut Driver<'_>, mut item: StepItem) -> Result<StepMetrics> {
+    /// Forward, backward, clipping and update. `data` is the time that the batches took.
+    fn step(&mut self, driver: &mut Driver<'_>, mut item: StepItem, data: Duration) -> Result<StepMetrics> {
         let started = Instant::now();
         let (step, epoch, tokens) = (item.step, item.epoch, item.tokens());
         item.loss_scale = self.state.loss_scale.as_ref().map_or(1.0, |loss_scale| loss_scale.scale);
         let learning_rate = driver.queue(item).map_err(on_device)?;
-        let (numbers, memory, metrics) = {
+        let queued = Instant::now();
+        let (numbers, memory, metrics, timings) = {
             let mut trainer = self.trainer.get();
-            (trainer.finish().map_err(on_device)?, trainer.memory(), trainer.metrics().to_vec())
+            let numbers = trainer.finish().map_err(on_device)?;
+            let milliseconds = |seconds: f64| seconds * 1e3;
+            let timings = trainer.times().map(|times| Timings {
+                data_ms: milliseconds(data.as_secs_f64()),
+                forward_ms: milliseconds(times.forward),
+                backward_ms: milliseconds(times.backward),
+                optimizer_ms: milliseconds(times.optimizer),
+                wait_ms: milliseconds(queued.elapsed().as_secs_f64()),
+            });
+            (numbers, trainer.memory(), trainer.metrics().to_vec(), timings)
         };
         self.judge(step, numbers)?;
         driver.report(numbers.loss, step, epoch, self.plan.total);
@@ -149,6 +168,7 @@ impl TrainingRun {
             resident_bytes: resident_bytes(),
             peak_bytes: peak_bytes(),
             skipped: self.state.skipped,
+            timings,
             objective: metrics.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         })
     }

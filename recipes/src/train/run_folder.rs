@@ -238,7 +238,9 @@ fn products(run: &Path) -> Vec<PathBuf> {
 /// Whether a run writes a file or folder of this name, or may leave it behind when killed.
 fn is_written(name: &str, is_full: bool) -> bool {
     let name = beside(name).unwrap_or(name);
-    matches!(name, CONFIG | METRICS | "adapter") || (is_full && name == "model") || checkpoint::step_of(name).is_some()
+    matches!(name, CONFIG | METRICS | "adapter" | "tensorboard" | "wandb")
+        || (is_full && name == "model")
+        || checkpoint::step_of(name).is_some()
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -277,7 +279,17 @@ mod tests {
 
     /// A folder with the files of a run, and files of the user beside them.
     fn occupied(folder: &Path, config: &TrainConfig) {
-        for name in ["checkpoint-5", "adapter", ".checkpoint-6.new", "models", "model", "adapter_notes", "checkpoint-best"] {
+        for name in [
+            "tensorboard",
+            "wandb",
+            "checkpoint-5",
+            "adapter",
+            ".checkpoint-6.new",
+            "models",
+            "model",
+            "adapter_notes",
+            "checkpoint-best",
+        ] {
             fs::create_dir_all(folder.join(name)).unwrap();
             fs::write(folder.join(name).join("file"), "x").unwrap();
         }

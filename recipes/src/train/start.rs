@@ -11,6 +11,7 @@ use burnish_engine::{AdamWConfig, Adapter, Device, MomentType, TrainedPart, Trai
 use burnish_models::checkpoint::SafetensorsFolder;
 use burnish_models::{FloatType, LoadOptions, Pretrained};
 
+use super::awake::Awake;
 use super::card::card;
 use super::checkpoint::{RunCheckpoint, TrainerState};
 use super::events::Events;
@@ -21,7 +22,8 @@ use super::run::{End, TrainingRun};
 use super::schedule::Schedule;
 use super::weights::WeightWriter;
 use crate::config::{FineTuneType, OptimizerKind, TrainConfig};
-use crate::report::{Dashboard, Quiet};
+use crate::report::Quiet;
+use crate::tracker;
 
 /// The result of a run.
 #[derive(Debug)]
@@ -44,14 +46,15 @@ pub struct Summary {
 ///
 /// # Errors
 /// When the device fails, a number is not finite, or a file can't be written; the last checkpoint stays intact.
-pub fn train(
-    prepared: PreparedRun,
-    events: Arc<Mutex<dyn Events>>,
-    interrupter: Interrupter,
-    dashboard: bool,
-) -> Result<Summary> {
+pub fn train(prepared: PreparedRun, events: Arc<Mutex<dyn Events>>, interrupter: Interrupter) -> Result<Summary> {
     let backend = prepared.config.backend.clone();
-    burnish_backends::enter(&backend, |device| on_device(device, prepared, events, interrupter, dashboard))
+    let _awake = Awake::new(prepared.config.prevent_sleep);
+    let events = tracker::open(&prepared.config, prepared.state.step, events)?;
+    let received = events.clone();
+    let summary = burnish_backends::enter(&backend, |device| on_device(device, prepared, received, interrupter));
+    let finished = summary.as_ref().is_ok_and(|summary| summary.end != End::Interrupted);
+    events.lock().unwrap_or_else(PoisonError::into_inner).end(finished);
+    summary
 }
 
 fn on_device(
@@ -59,7 +62,6 @@ fn on_device(
     prepared: PreparedRun,
     events: Arc<Mutex<dyn Events>>,
     interrupter: Interrupter,
-    dashboard: bool,
 ) -> Result<Summary> {
     let PreparedRun { config, dtype, storage, pretrained, train, valid, shapes, resume, mut state, lock, .. } = prepared;
     let _held_until_the_end = lock;
@@ -101,11 +103,7 @@ fn on_device(
         // The receiver outlives this call.
         send.send((run, end)).ok();
     };
-    if dashboard {
-        launch(trainer, plan, schedule, epochs, interrupter.clone(), Dashboard::new(interrupter), steps);
-    } else {
-        launch(trainer, plan, schedule, epochs, interrupter, Quiet, steps);
-    }
+    launch(trainer, plan, schedule, epochs, interrupter, Quiet, steps);
     let (run, end) = receive.recv().context("the training loop did not run")?;
     finish(run, end?, &pretrained)
 }

@@ -12,6 +12,7 @@ use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Trans
 use crate::config::value::number;
 
 const LIKE_CONFIG: &str = "it follows from the checkpoint's config.json and tokenizer.json";
+const LATER: &str = "nothing is uploaded while a run goes on; `wandb sync` does that";
 const NO_RELORA: &str = "adapters are never merged within a run; remove it";
 
 const KEYS: &[(&str, Meaning)] = &[
@@ -143,15 +144,15 @@ const KEYS: &[(&str, Meaning)] = &[
     ("debug", Harmless("use -v for more output")),
     ("gc_steps", Harmless("memory is freed as soon as it is unused")),
     ("eot_tokens", Harmless(OWN_TEMPLATE)),
-    ("wandb_project", Harmless(OWN_LOG)),
-    ("wandb_entity", Harmless(OWN_LOG)),
+    ("wandb_project", Translated),
+    ("wandb_entity", Harmless(LATER)),
     ("wandb_watch", Harmless(OWN_LOG)),
-    ("wandb_name", Harmless(OWN_LOG)),
-    ("wandb_run_id", Harmless(OWN_LOG)),
-    ("wandb_mode", Harmless(OWN_LOG)),
-    ("wandb_log_model", Harmless(OWN_LOG)),
-    ("use_wandb", Harmless(OWN_LOG)),
-    ("use_tensorboard", Harmless(OWN_LOG)),
+    ("wandb_name", Same("run_name")),
+    ("wandb_run_id", Harmless("set WANDB_RUN_ID")),
+    ("wandb_mode", Harmless("runs are written offline, for `wandb sync`")),
+    ("wandb_log_model", Harmless(LATER)),
+    ("use_wandb", Translated),
+    ("use_tensorboard", Translated),
     ("use_mlflow", Harmless(OWN_LOG)),
     ("mlflow_tracking_uri", Harmless(OWN_LOG)),
     ("mlflow_experiment_name", Harmless(OWN_LOG)),

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{NO_EVALUATION, OWN_LOG, Peer};
+use super::{NO_EVALUATION, Peer};
 use crate::config::entry::Entry;
 use crate::config::meaning::Meaning::{self, Harmless, Only, Same, Translated};
 use crate::config::value::{number, should_be};
@@ -21,8 +21,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("test", Harmless(NO_EVALUATION)),
     ("test_batches", Harmless(NO_EVALUATION)),
     ("clear_cache_threshold", Harmless("each backend has its own memory pool")),
-    ("project_name", Harmless(OWN_LOG)),
-    ("wandb", Harmless(OWN_LOG)),
+    ("wandb", Translated),
     ("prompt_feature", Only(&["prompt"], ROWS)),
     ("completion_feature", Only(&["completion"], ROWS)),
     ("text_feature", Only(&["text"], ROWS)),

@@ -33,6 +33,7 @@ const CHECKPOINTING: &str = "there is one way to checkpoint, on the device; see 
 const ONE_ATTENTION: &str = "each backend has its own attention";
 const ONE_DEVICE: &str = "training runs on one device; see backend";
 const OWN_KERNELS: &str = "each backend has its own kernels";
+const OWN_EVENTS: &str = "the event files are in `tensorboard` in output_dir";
 const OWN_LOG: &str = "metrics are written to metrics.jsonl in output_dir";
 const OWN_ROWS: &str = "rows are tokenised in memory at every start";
 const OWN_TEMPLATE: &str = "the checkpoint's own chat template is used";

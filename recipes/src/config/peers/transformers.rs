@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::{
     CHECKPOINTING, COMPUTE_DTYPE, NO_EVALUATION, NO_GENERATION, NO_LAYERS, NO_LOFTQ, NO_LOSS, NO_LOSS_PART, NO_NEFTUNE,
     NO_NEW_TOKENS, NO_OPTIMIZER, NO_OTHER_MODULES, NO_PATTERN, NO_PRUNING, NO_REMOTE_CODE, NO_REVISION, NO_SCHEDULE_PART,
-    NO_UPLOAD, ONE_ATTENTION, ONE_DEVICE, ONLY_NF4, OWN_KERNELS, OWN_LOG, OWN_ROWS, Peer,
+    NO_UPLOAD, ONE_ATTENTION, ONE_DEVICE, ONLY_NF4, OWN_EVENTS, OWN_KERNELS, OWN_LOG, OWN_ROWS, Peer,
 };
 use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated, Yields};
 
@@ -145,9 +145,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("average_tokens_across_devices", Harmless(ONE_DEVICE)),
     ("full_determinism", Harmless("the same seed on the same device always gives the same losses")),
     // Logs, checkpoints, validation
-    ("report_to", Harmless(OWN_LOG)),
-    ("run_name", Harmless(OWN_LOG)),
-    ("logging_dir", Harmless(OWN_LOG)),
+    ("logging_dir", Harmless(OWN_EVENTS)),
     ("logging_strategy", Harmless(OWN_LOG)),
     ("logging_first_step", Harmless(OWN_LOG)),
     ("log_level", Harmless(OWN_LOG)),

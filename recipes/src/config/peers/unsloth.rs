@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{NO_LOFTQ, NO_RATES, NO_UPLOAD, OWN_KERNELS, OWN_LOG, OWN_ROWS, Peer, TEXT_ONLY};
+use super::{NO_LOFTQ, NO_RATES, NO_UPLOAD, OWN_EVENTS, OWN_KERNELS, OWN_ROWS, Peer, TEXT_ONLY};
 use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated, Yields};
 
 const NO_GENERATION: &str = "it concerns inference, not training";
@@ -37,10 +37,10 @@ const KEYS: &[(&str, Meaning)] = &[
     ("push_model", Harmless(NO_UPLOAD)),
     ("push_gguf", Harmless(NO_UPLOAD)),
     ("hub_path", Harmless(NO_UPLOAD)),
-    ("enable_wandb", Harmless(OWN_LOG)),
-    ("wandb_token", Harmless(OWN_LOG)),
-    ("enable_tensorboard", Harmless(OWN_LOG)),
-    ("tensorboard_dir", Harmless(OWN_LOG)),
+    ("enable_wandb", Translated),
+    ("wandb_token", Harmless("`wandb sync`, which uploads the run, asks for it")),
+    ("enable_tensorboard", Translated),
+    ("tensorboard_dir", Harmless(OWN_EVENTS)),
     ("finetune_vision_layers", Harmless(TEXT_ONLY)),
     ("vision_all_linear", Harmless(TEXT_ONLY)),
     ("finetune_language_layers", Only(&["true"], TEXT_ONLY)),

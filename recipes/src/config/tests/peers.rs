@@ -78,7 +78,10 @@ fn files_of_mlx_lm() {
         "lora-reportto.yaml",
         include_str!("../fixtures/lora-reportto.yaml"),
         &values("./run3"),
-        &with(&[("adapter_path", "is read as `output_dir = \"./run3\"`"), ("report_to", LOG), ("project_name", LOG)]),
+        &with(&[
+            ("adapter_path", "is read as `output_dir = \"./run3\"`"),
+            ("report_to", "has no effect: swanlab is not supported, tensorboard and wandb are"),
+        ]),
     );
 }
 
@@ -189,7 +192,6 @@ fn arguments_of_unsloth() {
         ("logging_steps", "is read as `steps_per_report = 1`"),
         ("optim", "is read as `optimizer = \"adamw8bit\"`"),
         ("lr_scheduler_type", "is read as `lr_scheduler = \"linear\"`"),
-        ("report_to", LOG),
     ];
     check("args.toml", include_str!("../fixtures/args.toml"), &values, &lines);
 }
@@ -216,7 +218,6 @@ fn sections_of_unsloth_train() {
         ("lora.lora_r", "is read as `rank = 64`"),
         ("lora.use_dora", "is read as `dora = false`"),
         ("lora.finetune_vision_layers", "has no effect: only text models are supported"),
-        ("logging.enable_wandb", LOG),
         (
             "",
             "not in the file, so set to the defaults of Unsloth: `batch_size = 2`, `grad_accumulation_steps = 4`, `warmup = 5.0`, \
@@ -232,6 +233,33 @@ fn sections_of_unsloth_train() {
         let error = refused(text);
         assert!(error.starts_with(expected), "{error}");
     }
+}
+
+#[test]
+fn trackers_are_turned_on_as_each_program_does() {
+    for (text, report_to, project, run) in [
+        ("report_to: none\n", json!("none"), "", ""),
+        ("report_to: wandb\nrun_name: two\n", json!("wandb"), "", "two"),
+        ("report_to: [tensorboard, wandb]\n", json!(["tensorboard", "wandb"]), "", ""),
+        ("report_to: all\n", json!(["tensorboard", "wandb"]), "", ""),
+        ("adapter_path: a\nwandb: mine\n", json!("wandb"), "mine", ""),
+        ("adapter_path: a\nreport_to: wandb,swanlab\nproject_name: mine\n", json!("wandb"), "mine", ""),
+        ("sequence_len: 64\nwandb_project: mine\nwandb_name: two\n", json!("wandb"), "mine", "two"),
+        ("sequence_len: 64\nwandb_project:\nuse_tensorboard: true\n", json!("tensorboard"), "", ""),
+        ("sequence_len: 64\nuse_wandb: true\nuse_tensorboard: true\n", json!(["tensorboard", "wandb"]), "", ""),
+        ("logging:\n  enable_wandb: true\n  enable_tensorboard: false\n", json!("wandb"), "", ""),
+        ("stage: sft\nreport_to: tensorboard\n", json!("tensorboard"), "", ""),
+    ] {
+        let config = read(text).config;
+        assert_eq!(value_of(&config, "report_to"), report_to, "{text}");
+        assert_eq!((config.project_name.as_str(), config.run_name.as_str()), (project, run), "{text}");
+    }
+    assert!(refused("report_to: trackio\n").starts_with("`report_to` has no trackio"));
+    assert!(refused("report_to: tensorbord\n").contains("got \"tensorbord\""));
+    // A flag overrides the file, rather than adding to it.
+    let (_folder, path) = written("c.toml", "model = 'm'\ndata = 'd'\nreport_to = 'wandb'\n");
+    let flags = json!({ "report_to": "tensorboard" }).as_object().cloned().unwrap();
+    assert_eq!(value_of(&load(Some(&path), flags).unwrap().config, "report_to"), json!("tensorboard"));
 }
 
 #[test]

@@ -1,0 +1,206 @@
+use std::fs;
+use std::path::PathBuf;
+
+use super::datastore::records;
+use super::protobuf::{Value as Field, field, fields};
+use super::*;
+
+#[derive(Default)]
+struct Kept(Vec<String>);
+
+impl Events for Kept {
+    fn note(&mut self, line: &str) {
+        self.0.push(line.to_owned());
+    }
+
+    fn end(&mut self, finished: bool) {
+        self.0.push(format!("end {finished}"));
+    }
+}
+
+fn step(number: usize, loss: f64) -> StepMetrics {
+    let line = serde_json::json!({
+        "step": number, "loss": loss, "learning_rate": 1e-3, "grad_norm": null, "tokens": 8, "tokens_per_second": 4.0,
+        "step_ms": 2.0, "skipped": 0, "rewards/margins": 0.5,
+    });
+    serde_json::from_value(line).unwrap()
+}
+
+fn config(folder: &Path, report_to: &str) -> TrainConfig {
+    let report_to = serde_json::from_value(report_to.into()).unwrap();
+    TrainConfig { report_to, output_dir: folder.display().to_string(), model: "m".to_owned(), ..TrainConfig::default() }
+}
+
+fn opened(config: &TrainConfig, done: usize) -> (Arc<Mutex<dyn Events>>, Arc<Mutex<Kept>>) {
+    let kept = Arc::new(Mutex::new(Kept::default()));
+    (open(config, done, kept.clone()).unwrap(), kept)
+}
+
+/// The steps from `first` on, with one loss; a validation after the last.
+fn run(config: &TrainConfig, done: usize, last: usize, loss: f64, ended: Option<bool>) {
+    let (events, _) = opened(config, done);
+    let mut events = events.lock().unwrap();
+    for number in done + 1..=last {
+        events.step(&step(number, loss), last);
+    }
+    events.evaluation(last, &Evaluation { loss, perplexity: None, tokens: 8 }, true);
+    events.checkpoint(Path::new("checkpoint"));
+    if let Some(finished) = ended {
+        events.end(finished);
+    }
+}
+
+fn text(field: Field<'_>) -> String {
+    let Field::Bytes(bytes) = field else { panic!() };
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn integer(message: &[u8], number: u32) -> u64 {
+    match field(message, number) {
+        Some(Field::Integer(value)) => value,
+        None => 0,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The only file below a folder with this extension.
+fn only(folder: &Path, extension: &str) -> PathBuf {
+    let runs = fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path());
+    let files = runs.flat_map(|run| fs::read_dir(run).unwrap().flatten().map(|entry| entry.path()).collect::<Vec<_>>());
+    let found: Vec<PathBuf> = files.filter(|file| file.extension().is_some_and(|found| found == extension)).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    found[0].clone()
+}
+
+/// The rows of a `.wandb` file: step and values.
+fn rows(records: &[Vec<u8>]) -> Vec<(u64, Vec<(String, String)>)> {
+    let history = records.iter().filter_map(|record| match field(record, 2) {
+        Some(Field::Bytes(history)) => Some(history),
+        _ => None,
+    });
+    let row = |history: &[u8]| {
+        let Some(Field::Bytes(step)) = field(history, 2) else { panic!() };
+        let items = fields(history).filter_map(|(number, value)| match value {
+            Field::Bytes(item) if number == 1 => Some((text(field(item, 2).unwrap()), text(field(item, 16).unwrap()))),
+            _ => None,
+        });
+        (integer(step, 1), items.collect())
+    };
+    history.map(row).collect()
+}
+
+#[test]
+fn a_wandb_run_that_is_continued_has_every_step_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = TrainConfig { project_name: "mine".to_owned(), ..config(folder.path(), "wandb") };
+    let own = folder.path().join("wandb");
+    run(&config, 0, 4, 2.0, Some(false));
+    let file = only(&own, "wandb");
+    let before = records(&fs::read(&file).unwrap());
+    let exits = |records: &[Vec<u8>]| records.iter().filter(|record| field(record, 18).is_some()).count();
+    assert_eq!((rows(&before).len(), exits(&before)), (4, 1));
+    // A killed run leaves half a record, and the user may have uploaded it.
+    let whole = fs::read(&file).unwrap();
+    fs::write(&file, &whole[..whole.len() - 3]).unwrap();
+    let synced = PathBuf::from(format!("{}.synced", file.display()));
+    fs::write(&synced, "").unwrap();
+    run(&config, 2, 5, 1.0, Some(true));
+    assert!(!synced.exists());
+    let after = records(&fs::read(only(&own, "wandb")).unwrap());
+    let rows = rows(&after);
+    let value =
+        |row: &[(String, String)], key: &str| row.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone());
+    let losses: Vec<(u64, Option<String>)> = rows.iter().map(|(step, row)| (*step, value(row, "train/loss"))).collect();
+    let loss = |text: &str| Some(text.to_owned());
+    assert_eq!(losses, [(1, loss("2.0")), (2, loss("2.0")), (3, loss("1.0")), (4, loss("1.0")), (5, loss("1.0"))]);
+    assert_eq!(value(&rows[4].1, "eval/loss"), loss("1.0"));
+    assert_eq!(value(&rows[0].1, "train/grad_norm"), loss("NaN"));
+    assert_eq!(value(&rows[0].1, "train/rewards/margins"), loss("0.5"));
+    assert_eq!((exits(&after), integer(&after[0], 1)), (1, 1));
+    let begun: Vec<&Vec<u8>> = after.iter().filter(|record| field(record, 17).is_some()).collect();
+    let Some(Field::Bytes(begun)) = field(begun[0], 17) else { panic!() };
+    assert_eq!(text(field(begun, 3).unwrap()), "mine");
+    assert!(file.ends_with(format!("run-{}.wandb", text(field(begun, 1).unwrap()))));
+    let numbers: Vec<u64> = after.iter().map(|record| integer(record, 1)).collect();
+    assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
+}
+
+/// The events of a file, in order: step, and number of the field that it carries.
+fn events(file: &Path) -> Vec<(u64, u32)> {
+    let (bytes, mut found) = (fs::read(file).unwrap(), Vec::new());
+    let mut rest = &bytes[..];
+    while let Some((length, tail)) = rest.split_first_chunk::<8>() {
+        let length = u64::from_le_bytes(*length) as usize;
+        let event = &tail[4..4 + length];
+        let kind = fields(event).map(|(number, _)| number).find(|number| *number > 2).unwrap();
+        found.push((integer(event, 2), kind));
+        rest = &tail[length + 8..];
+    }
+    found
+}
+
+#[test]
+fn event_files_are_continued_and_what_came_after_the_checkpoint_is_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path(), "tensorboard");
+    let files = || {
+        let entries = fs::read_dir(folder.path().join("tensorboard")).unwrap().flatten();
+        let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        files.sort();
+        files
+    };
+    run(&config, 0, 4, 2.0, Some(false));
+    // Version; text and two of hyperparameters; four steps; a validation; the end.
+    let begun = [(0, 3), (0, 5), (0, 5), (0, 5), (1, 5), (2, 5)];
+    assert_eq!(events(&files()[0]), [&begun[..], &[(3, 5), (4, 5), (4, 5), (4, 5)]].concat());
+    // A killed run leaves half an event.
+    let whole = fs::read(&files()[0]).unwrap();
+    fs::write(&files()[0], &whole[..whole.len() - 3]).unwrap();
+    run(&config, 2, 3, 1.0, Some(true));
+    let files = files();
+    assert_eq!((files.len(), events(&files[0])), (2, begun.to_vec()));
+    // A session starts at step 3; its end is among the hyperparameters.
+    assert_eq!(events(&files[1]), [(0, 3), (3, 7), (2, 5), (2, 5), (2, 5), (3, 5), (3, 5), (3, 5)]);
+}
+
+/// A file on a full disk.
+struct Full;
+impl Writer for Full {
+    fn name(&self) -> &'static str {
+        "full"
+    }
+
+    fn step(&mut self, _: &StepMetrics) -> Result<()> {
+        anyhow::bail!("no space")
+    }
+
+    fn evaluation(&mut self, _: usize, _: &Evaluation) -> Result<()> {
+        panic!("it was given up")
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn end(&mut self, _: usize, _: bool) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn without_trackers_nothing_is_written_and_a_file_that_fails_is_given_up_with_a_note() {
+    let folder = tempfile::tempdir().unwrap();
+    let (events, kept) = opened(&config(folder.path(), "none"), 0);
+    events.lock().unwrap().end(true);
+    assert_eq!(kept.lock().unwrap().0, ["end true"]);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    fs::write(folder.path().join("tensorboard"), "a file in the way").unwrap();
+    assert!(open(&config(folder.path(), "tensorboard"), 0, kept.clone()).is_err());
+
+    let kept = Arc::new(Mutex::new(Kept::default()));
+    let mut trackers = Trackers { writers: vec![Box::new(Full)], events: kept.clone(), step: 0 };
+    trackers.step(&step(1, 1.0), 2);
+    trackers.step(&step(2, 1.0), 2);
+    trackers.evaluation(2, &Evaluation { loss: 1.0, perplexity: None, tokens: 1 }, false);
+    assert_eq!(kept.lock().unwrap().0, ["full is not written any further: no space"]);
+}
