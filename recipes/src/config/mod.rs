@@ -14,7 +14,7 @@ mod problems;
 mod source;
 mod value;
 
-pub use alias::FOREIGN;
+pub use alias::{FOREIGN, programs};
 pub use choice::{
     ADAPTER_KEYS, FineTuneType, LossType, LrScheduler, OptimizerKind, PREFERENCE_KEYS, QuantizationKind, Recipe,
 };
