@@ -4,6 +4,7 @@
 
 mod blocks;
 mod crates;
+mod guide;
 mod keys;
 mod links;
 mod page;
@@ -58,6 +59,11 @@ fn messages_of_other_machines_are_those_of_the_library() {
 #[test]
 fn the_tables_of_keys_are_current() {
     none(keys::outdated());
+}
+
+#[test]
+fn the_guide_is_answered_line_by_line() {
+    none(guide::unanswered());
 }
 
 #[test]
