@@ -125,6 +125,9 @@ fn of_lora(error: &LoraError) -> Option<String> {
 /// Errors of other crates inside an export error, which are not in the chain because it displays them directly.
 fn of_export(error: &ExportError) -> Option<String> {
     match error {
+        ExportError::Model(ModelError::Overflow { .. }) => {
+            Some("use --quant bf16 or --quant f32, which have a larger range".to_owned())
+        }
         ExportError::Model(error) => of_model(error),
         ExportError::Lora(error) => of_lora(error),
         _ => None,
@@ -199,6 +202,13 @@ mod tests {
         ] {
             assert_eq!(of(sound), None, "{sound}");
         }
+    }
+
+    #[test]
+    fn a_weight_that_f16_cannot_hold_names_the_flag_of_the_command() {
+        let overflow = || ModelError::Overflow { tensor: "w".into(), value: 1e6 };
+        assert!(hint(&overflow().into()).is_some_and(|hint| hint.contains("--dtype bf16")));
+        assert!(hint(&ExportError::Model(overflow()).into()).is_some_and(|hint| hint.contains("--quant bf16")));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod bench;
 mod change;
 mod chat;
+mod completions;
 mod env;
 mod eval;
 mod export;
@@ -10,6 +11,7 @@ mod flags;
 mod generate;
 mod init;
 mod leave;
+mod man;
 mod merge;
 mod model;
 mod plan;
@@ -85,6 +87,10 @@ enum Command {
     Init(init::Args),
     /// Describe this machine for an issue, without paths and names; -v also tests every backend
     Env(env::Args),
+    /// Print a script that completes commands and flags in a shell
+    Completions(completions::Args),
+    /// Write the manual pages
+    Man(man::Args),
 }
 
 /// Runs the program. Exit code 0 is success, 1 failure, 2 wrong usage.
@@ -178,6 +184,8 @@ fn dispatch(command: Command, verbose: bool, style: OutputStyle) -> anyhow::Resu
         Command::Bench(args) => args.run(style),
         Command::Init(args) => args.run(style),
         Command::Env(args) => args.run(verbose, style),
+        Command::Completions(args) => args.run(&Cli::command()),
+        Command::Man(args) => args.run(Cli::command(), style),
     }
 }
 
@@ -304,6 +312,8 @@ mod tests {
             &["burnish", "init", "-"],
             &["burnish", "quantize", "m.gguf", "q.gguf", "--quant", "q4_k_m", "--imatrix", "i.gguf", "--allow-requantize"],
             &["burnish", "env", "--json", "-v"],
+            &["burnish", "completions", "zsh"],
+            &["burnish", "man", "man1"],
             &["burnish", "plan", "-c", "c.toml", "--chip", "M4 Pro", "--memory", "24", "--lora-r", "8"],
         ] {
             assert_eq!(exit_code(fine), 0, "{fine:?}");

@@ -13,6 +13,11 @@ pub(super) const PEERS: [&Peer; 5] =
 pub static FOREIGN: LazyLock<Vec<(&'static str, Meaning)>> =
     LazyLock::new(|| PEERS.iter().flat_map(|peer| peer.keys).copied().collect());
 
+/// The programs whose files are understood, each with its keys. Those of transformers, TRL and PEFT, which the others share, are last.
+pub fn programs() -> impl Iterator<Item = (&'static str, &'static [(&'static str, Meaning)])> {
+    PEERS.iter().map(|peer| (peer.name, peer.keys))
+}
+
 /// The program whose file has these keys, if they tell.
 pub(super) fn peer_of<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Option<&'static Peer> {
     let signs = |peer: &Peer| names.clone().filter(|name| peer.signs.contains(name)).count();

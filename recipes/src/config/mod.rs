@@ -15,7 +15,7 @@ mod report_to;
 mod source;
 mod value;
 
-pub use alias::FOREIGN;
+pub use alias::{FOREIGN, programs};
 pub use choice::{
     ADAPTER_KEYS, FineTuneType, LossType, LrScheduler, OptimizerKind, PREFERENCE_KEYS, QuantizationKind, Recipe,
 };
