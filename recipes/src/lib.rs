@@ -5,6 +5,7 @@
 pub mod cli;
 pub mod config;
 pub mod environment;
+pub mod evaluation;
 pub mod fit;
 pub mod generation;
 pub mod hint;

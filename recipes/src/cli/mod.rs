@@ -66,7 +66,7 @@ enum Command {
     Train(train::Args),
     /// Say what a run would take of memory, and what would fit, without loading the model
     Plan(plan::Args),
-    /// Compute loss and perplexity on a data set
+    /// Compute loss and perplexity on a data set, score multiple-choice questions, compare adapters with their base
     Eval(eval::Args),
     /// Answer one prompt
     Generate(generate::Args),
