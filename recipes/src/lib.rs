@@ -13,6 +13,7 @@ pub mod plan;
 pub mod quickstart;
 pub mod recipe;
 pub mod report;
+pub mod run_page;
 pub mod storage;
 pub mod system;
 pub mod train;

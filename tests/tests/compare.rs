@@ -1,4 +1,4 @@
-//! `burnish eval --compare` and `eval --task` on the model of the quickstart.
+//! `burnish eval --compare`, `eval --task` and `report` on the model of the quickstart.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -49,7 +49,7 @@ fn run() -> &'static Path {
         let (model, data, output) = (assets("model"), assets("data"), run.display().to_string());
         let given = ["train", "--model", &model, "--data", &data, "--output-dir", &output, "--backend", "cpu"];
         let steps = ["--iters", "40", "--batch-size", "16", "--learning-rate", "4e-3", "--max-seq-length", "128"];
-        let kept = ["--steps-per-eval", "20", "--save-every", "20"];
+        let kept = ["--steps-per-eval", "20", "--save-every", "20", "--samples", "3"];
         succeeds(&[&given[..], &steps, &kept].concat());
         run
     })
@@ -214,4 +214,56 @@ fn what_can_not_be_compared_is_refused_by_name() {
     ] {
         assert_eq!(program().args(wrong).output().unwrap().status.code(), Some(2), "{wrong:?}");
     }
+}
+
+#[test]
+fn a_page_shows_runs_that_ended_early_with_values_escaped() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("page.html").display().to_string();
+    let whole = run().display().to_string();
+    succeeds(&["report", &whole, "--output", &page]);
+    let html = fs::read_to_string(&page).unwrap();
+    assert!(html.contains("run &lt;&amp;&gt; 1") && !html.contains("run <&>"), "{html}");
+    for words in ["Loss", "Learning rate", "Gradient norm", "Tokens per second", "Memory of the process", "validation"] {
+        assert!(html.contains(words), "{words}");
+    }
+    for words in ["Answers before and after", "as expected", "800 rows", "4e-3", "checkpoints of step 20, 40", "finished"] {
+        assert!(html.contains(words), "{words}");
+    }
+    // Nothing is fetched from elsewhere.
+    assert!(!html.contains("http:") && !html.contains("https:") && !html.contains("src="), "{html}");
+    assert_eq!(fs::read_to_string(run().join("validation.jsonl")).unwrap().lines().count(), 2);
+    assert_eq!(fs::read_to_string(run().join("samples.jsonl")).unwrap().lines().count(), 3);
+
+    // A run that was killed: no result, half a line, a step twice, a loss that is not finite.
+    let killed = folder.path().join("killed");
+    fs::create_dir(&killed).unwrap();
+    let config =
+        fs::read_to_string(run().join("config.toml")).unwrap().replace("learning_rate = 0.004", "learning_rate = 0.002");
+    fs::write(killed.join("config.toml"), config).unwrap();
+    let line = |step: usize, loss: &str| {
+        format!(
+            r#"{{"step":{step},"loss":{loss},"learning_rate":1e-3,"grad_norm":1,"tokens":9,"tokens_per_second":5,"step_ms":2,"skipped":0}}"#
+        )
+    };
+    let lines =
+        [line(1, "7.5"), line(2, "6.5"), line(2, "4.25"), line(3, "null"), line(4, "3.5"), "{\"step\": 5, \"lo".to_owned()];
+    fs::write(killed.join("metrics.jsonl"), lines.join("\n")).unwrap();
+    let (killed, both) = (killed.display().to_string(), folder.path().join("both.html").display().to_string());
+    let told = json_of(&["report", &killed, &whole, "-o", &both]);
+    assert_eq!(told["runs"][0]["figures"][0]["value"], "4");
+    assert_eq!(told["runs"][0]["notes"].as_array().unwrap().len(), 2, "{told}");
+    let html = fs::read_to_string(&both).unwrap();
+    for words in ["not finite at step 3", "not finished", "1 of 6 lines can&#x27;t be read", "learning_rate", "4.25"] {
+        assert!(html.contains(words), "{words}: {html}");
+    }
+    assert!(!html.contains("6.5\""), "the later line about a step counts");
+    // A page is replaced, and nothing else is.
+    succeeds(&["report", &killed, "-o", &both]);
+    let mine = folder.path().join("mine.html");
+    fs::write(&mine, "mine").unwrap();
+    fails(&["report", &killed, "-o", &mine.display().to_string()], &["not a page of"]);
+    assert_eq!(fs::read_to_string(&mine).unwrap(), "mine");
+    fails(&["report", &run().join("adapter").display().to_string()], &["is not the folder of a run", "that it lies in"]);
+    fails(&["report", "no/such/run"], &["is not a folder"]);
 }
