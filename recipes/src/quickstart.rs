@@ -82,6 +82,7 @@ pub fn config(folders: &Folders, backend: &str, seed: u64) -> TrainConfig {
         steps_per_eval: 100,
         save_every: 100,
         steps_per_report: 50,
+        samples: 6,
         ..TrainConfig::default()
     }
 }

@@ -7,6 +7,9 @@ mod unpack;
 
 use std::path::Path;
 
+use burnish_models::json;
+use serde_json::Value;
+
 use super::error::DataError;
 use super::format::Row;
 use super::hub;
@@ -78,11 +81,7 @@ pub fn read_rows(
     file: &Path,
     mut take: impl FnMut(usize, Result<Row, String>) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
-    let bytes = std::fs::read(file).and_then(unpack::unpacked);
-    let bytes = bytes.map_err(|source| DataError::Io { file: file.to_owned(), source })?;
-    if let Some((found, way)) = magic::other_kind(&bytes) {
-        return Err(DataError::Binary { file: file.to_owned(), found, way });
-    }
+    let bytes = contents(file)?;
     let bytes = without_mark(&bytes);
     let mut rows = 0;
     if let Some(table) = Table::of(file) {
@@ -100,20 +99,53 @@ pub fn read_rows(
     if rows == 0 { Err(DataError::Empty { file: file.to_owned() }) } else { Ok(()) }
 }
 
-fn row(bytes: &[u8]) -> Result<Row, String> {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => Row::from_json(text).map_err(|reason| {
-            let damaged = bytes.contains(&0);
-            if damaged { "not JSON: it has zero bytes, so the file is damaged".to_owned() } else { reason }
-        }),
-        Err(error) => {
-            let (at, byte) = (error.valid_up_to(), bytes[error.valid_up_to()]);
-            Err(format!(
-                "not UTF-8: its byte {} is {byte:#04x}; if the text is Latin-1, convert it: iconv -f LATIN1 -t UTF-8 FILE > rows.jsonl",
-                at + 1
-            ))
-        }
+/// Reads the JSON values of a file of rows of any other kind, as [`read_rows`] does; `take` gets the first line of each, from 1.
+///
+/// # Errors
+/// As [`read_rows`]. Tables are refused.
+pub fn read_values(
+    file: &Path,
+    mut take: impl FnMut(usize, Result<Value, String>) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    let bytes = contents(file)?;
+    if Table::of(file).is_some() {
+        let way = "write each row as a JSON object on a line of its own";
+        return Err(DataError::Binary { file: file.to_owned(), found: "it is a table", way });
     }
+    let mut rows = 0;
+    for piece in split::pieces(without_mark(&bytes)) {
+        rows += 1;
+        let value = |text: &str| json::parse(text).map_err(|error| format!("not JSON: {error}"));
+        take(piece.line, piece.bytes.map(without_mark).and_then(|bytes| text(bytes).and_then(value)))?;
+    }
+    if rows == 0 { Err(DataError::Empty { file: file.to_owned() }) } else { Ok(()) }
+}
+
+/// The bytes of a file of text, unpacked.
+fn contents(file: &Path) -> Result<Vec<u8>, DataError> {
+    let bytes = std::fs::read(file).and_then(unpack::unpacked);
+    let bytes = bytes.map_err(|source| DataError::Io { file: file.to_owned(), source })?;
+    match magic::other_kind(&bytes) {
+        Some((found, way)) => Err(DataError::Binary { file: file.to_owned(), found, way }),
+        None => Ok(bytes),
+    }
+}
+
+fn row(bytes: &[u8]) -> Result<Row, String> {
+    Row::from_json(text(bytes)?).map_err(|reason| {
+        let damaged = bytes.contains(&0);
+        if damaged { "not JSON: it has zero bytes, so the file is damaged".to_owned() } else { reason }
+    })
+}
+
+fn text(bytes: &[u8]) -> Result<&str, String> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        let (at, byte) = (error.valid_up_to(), bytes[error.valid_up_to()]);
+        format!(
+            "not UTF-8: its byte {} is {byte:#04x}; if the text is Latin-1, convert it: iconv -f LATIN1 -t UTF-8 FILE > rows.jsonl",
+            at + 1
+        )
+    })
 }
 
 /// Strips a byte order mark. Concatenated files have one before the rows of each.

@@ -1,5 +1,6 @@
 //! The examples of a file, and a report on its rows.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::batch::order::{VALIDATION, order};
@@ -109,16 +110,34 @@ pub struct TokenizedFile {
     pub report: DataReport,
     /// How many examples each row became, without rows that became none.
     of_row: Vec<usize>,
+    /// The first line of each of them.
+    lines: Vec<usize>,
 }
 
 impl TokenizedFile {
     pub(super) fn new(file: &Path) -> Self {
-        Self { file: file.to_owned(), examples: Vec::new(), report: DataReport::default(), of_row: Vec::new() }
+        Self {
+            file: file.to_owned(),
+            examples: Vec::new(),
+            report: DataReport::default(),
+            of_row: Vec::new(),
+            lines: Vec::new(),
+        }
     }
 
     /// Number of rows that became examples.
     pub fn used_rows(&self) -> usize {
         self.of_row.len()
+    }
+
+    /// The rows that became examples: the first line of each, and the examples of each.
+    pub fn rows(&self) -> impl Iterator<Item = (usize, Range<usize>)> {
+        let ranges = self.of_row.iter().scan(0, |next, count| {
+            let start = *next;
+            *next += count;
+            Some(start..*next)
+        });
+        self.lines.iter().copied().zip(ranges)
     }
 
     /// The examples of all rows but `count`, and those of these rows, which are drawn by the seed; both in the order of the file.
@@ -160,6 +179,7 @@ impl TokenizedFile {
         self.report.target_tokens += made.examples.iter().map(Example::target_tokens).sum::<usize>();
         if !made.examples.is_empty() {
             self.of_row.push(made.examples.len());
+            self.lines.push(line);
         }
         self.examples.extend(made.examples);
     }

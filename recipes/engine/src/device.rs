@@ -125,12 +125,11 @@ impl<B: FusedBackend> Device for BackendDevice<B> {
         options: LoadOptions,
         adapter: Option<&Path>,
     ) -> Result<Box<dyn Runner>> {
-        let mut model = LanguageModel::<B>::load(config, weights, &self.0, options)?;
-        if let Some(folder) = adapter {
-            load_adapter(&mut model, folder, None, &self.0)?;
-            model.freeze_matrices();
+        let base = ModelRunner::new(LanguageModel::<B>::load(config, weights, &self.0, options)?, &self.0);
+        match adapter {
+            Some(adapter) => base.with_adapter(adapter),
+            None => Ok(Box::new(base)),
         }
-        Ok(Box::new(ModelRunner::new(model, &self.0)))
     }
 
     fn train(&self, config: &ModelConfig, part: TrainedPart<'_>, optimizer: AdamWConfig) -> Result<Box<dyn Trainer>> {

@@ -1,13 +1,16 @@
 //! A model for evaluation and generation.
 
-use anyhow::{Result, anyhow};
+use std::path::Path;
+
+use anyhow::{Result, anyhow, bail};
 use burnish_kernels::FusedBackend;
+use burnish_lora::load_adapter;
 use burnish_models::generate::{Generated, last_logits};
 use burnish_models::{AdapterPass, Cache, GenerateOptions, LanguageModel, Tokenizer, generate};
 
 use crate::batch::Batch;
 use crate::failure::failure;
-use crate::step::{batch_loss, numbers};
+use crate::step::{batch_loss, numbers, token_losses};
 
 /// A model with frozen weights on a device of any backend.
 pub trait Runner: Send {
@@ -16,6 +19,18 @@ pub trait Runner: Send {
     /// # Errors
     /// When the device fails.
     fn loss(&mut self, batch: &Batch) -> Result<f64>;
+
+    /// The loss of each predicted token of a batch, in the order of [`Batch::target_examples`].
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn token_losses(&mut self, batch: &Batch) -> Result<Vec<f64>>;
+
+    /// A second runner on the same weights, which are not copied, with an adapter that is not merged.
+    ///
+    /// # Errors
+    /// When the adapter can't be loaded, or this runner has one.
+    fn with_adapter(&self, adapter: &Path) -> Result<Box<dyn Runner>>;
 
     /// The logits of every token of a batch, `[rows · length, vocab_size]`, row-major.
     ///
@@ -62,6 +77,20 @@ impl<B: FusedBackend> ModelRunner<B> {
 impl<B: FusedBackend> Runner for ModelRunner<B> {
     fn loss(&mut self, batch: &Batch) -> Result<f64> {
         Ok(numbers(batch_loss(&self.model, batch, AdapterPass::Current, &self.device))?.iter().sum())
+    }
+
+    fn token_losses(&mut self, batch: &Batch) -> Result<Vec<f64>> {
+        numbers(token_losses(&self.model, batch, AdapterPass::Current, &self.device))
+    }
+
+    fn with_adapter(&self, adapter: &Path) -> Result<Box<dyn Runner>> {
+        let mut model = self.model.clone();
+        if model.linears_mut().into_iter().any(|(_, linear)| linear.adapter.is_some()) {
+            bail!("{}: the model already has an adapter", adapter.display());
+        }
+        load_adapter(&mut model, adapter, None, &self.device)?;
+        model.freeze_matrices();
+        Ok(Box::new(Self::new(model, &self.device)))
     }
 
     fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>> {

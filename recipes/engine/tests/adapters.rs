@@ -54,6 +54,27 @@ fn ten_losses_of_a_given_adapter_equal_peft() {
     }
 }
 
+#[test]
+fn runners_with_and_without_an_adapter_share_their_weights() {
+    for (base, case) in [("llama", "dora"), ("llama3", "modules_tied")] {
+        let golden = Golden::open(base, case);
+        let path = golden.folder.join("start");
+        let (device, batch) = (BackendDevice::<Flex>::default(), golden.batch());
+        let run = |adapter| device.run(&golden.config, &golden.weights, LoadOptions::default(), adapter).unwrap();
+        let mut plain = run(None);
+        let before = plain.token_losses(&batch).unwrap();
+        let mut adapted = plain.with_adapter(&path).unwrap();
+        let found = adapted.token_losses(&batch).unwrap();
+        assert_eq!(found, run(Some(&path)).token_losses(&batch).unwrap(), "{case}");
+        assert_eq!(before, plain.token_losses(&batch).unwrap(), "{case}");
+        let same_as_start = golden.values.read_f32("losses").unwrap()[0];
+        let mean = found.iter().sum::<f64>() / found.len() as f64;
+        Tolerance::of(DType::F32).check(case, &[mean as f32], &[same_as_start]).unwrap();
+        assert_eq!(found.len(), batch.target_examples().len());
+        assert!(adapted.with_adapter(&path).is_err());
+    }
+}
+
 /// The signs of singular vectors differ, but AdamW steps alike from either.
 #[test]
 fn ten_losses_from_the_weights_own_vectors_equal_peft_and_resume_to_the_bit() {

@@ -18,6 +18,7 @@ mod plan;
 mod quantization;
 mod quantize;
 mod quickstart;
+mod report;
 mod sampling;
 mod train;
 
@@ -69,8 +70,10 @@ enum Command {
     Train(train::Args),
     /// Say what a run would take of memory, and what would fit, without loading the model
     Plan(plan::Args),
-    /// Compute loss and perplexity on a data set
+    /// Compute loss and perplexity on a data set, score multiple-choice questions, compare adapters with their base
     Eval(eval::Args),
+    /// Write a page about runs: curves, figures, answers, settings
+    Report(report::Args),
     /// Answer one prompt
     Generate(generate::Args),
     /// Chat with a model
@@ -176,6 +179,7 @@ fn dispatch(command: Command, verbose: bool, style: OutputStyle) -> anyhow::Resu
         Command::Train(args) => args.run(style),
         Command::Plan(args) => args.run(style),
         Command::Eval(args) => args.run(style),
+        Command::Report(args) => args.run(style),
         Command::Generate(args) => args.run(style),
         Command::Chat(args) => args.run(style),
         Command::Merge(args) => args.run(style),

@@ -47,6 +47,11 @@ impl ModelArgs {
         Ok(Pretrained::open(&self.model)?)
     }
 
+    /// Sets the model, where another flag names it.
+    pub fn set_model(&mut self, model: String) {
+        self.model = model;
+    }
+
     /// The adapter.
     pub fn adapter(&self) -> Option<&Path> {
         self.adapter.as_deref()

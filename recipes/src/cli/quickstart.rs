@@ -91,6 +91,7 @@ fn summary(outcome: &Outcome, root: &Path) -> String {
             root.join("base").display(),
             outcome.adapter.display()
         ),
+        format!("a page about it: burnish report {}", root.join("run").display()),
     ]);
     lines.join("\n")
 }

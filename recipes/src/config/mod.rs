@@ -186,6 +186,8 @@ config! {
             val_batches: usize = 0,
             /// Stop after this many validations without improvement; 0 is off.
             early_stopping: usize = 0,
+            /// Prompts of validation rows that are answered before and after training, into samples.jsonl, for `burnish report`; 0 is off.
+            samples: usize = 0,
         }
     }
 }

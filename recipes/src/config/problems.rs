@@ -93,6 +93,7 @@ impl TrainConfig {
             ("steps_per_eval", self.steps_per_eval, 0),
             ("val_batches", self.val_batches, 0),
             ("early_stopping", self.early_stopping, 0),
+            ("samples", self.samples, 0),
         ];
         for (name, value, least) in counts {
             if value < least {

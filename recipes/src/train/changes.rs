@@ -10,7 +10,7 @@ use super::saved_config::{CONFIG, run_config};
 use crate::config::{ADAPTER_KEYS, PREFERENCE_KEYS, TrainConfig};
 
 /// Keys that decide when and where files are written, or how the run started, but not what is learned from here on.
-const HARMLESS: [&str; 15] = [
+const HARMLESS: [&str; 16] = [
     "resume",
     "overwrite",
     "output_dir",
@@ -26,6 +26,7 @@ const HARMLESS: [&str; 15] = [
     "run_name",
     "timings",
     "prevent_sleep",
+    "samples",
 ];
 /// Inputs: their fingerprints are compared, which is better than comparing their paths.
 const INPUTS: [&str; 2] = ["model", "data"];

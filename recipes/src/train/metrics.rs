@@ -1,13 +1,10 @@
 //! `metrics.jsonl`: one line per optimizer step.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use burnish_models::atomic;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
+
+use super::step_lines::{StepFile, StepLine, number_or_nan};
 
 use super::timings::Timings;
 
@@ -17,6 +14,7 @@ pub struct StepMetrics {
     /// Counted from 1.
     pub step: usize,
     /// Mean over the predicted tokens, or over the items that the objective counts.
+    #[serde(deserialize_with = "number_or_nan")]
     pub loss: f64,
     /// Learning rate of this step.
     pub learning_rate: f64,
@@ -53,71 +51,15 @@ pub struct StepMetrics {
     pub objective: BTreeMap<String, f64>,
 }
 
-/// JSON has neither NaN nor infinity, so `serde_json` writes them as null.
-fn number_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
-}
-
 /// The file, opened for appending.
-pub struct MetricsFile {
-    file: File,
-}
+pub type MetricsFile = StepFile<StepMetrics>;
 
-const NAME: &str = "metrics.jsonl";
+impl StepLine for StepMetrics {
+    const FILE: &'static str = "metrics.jsonl";
 
-impl MetricsFile {
-    /// Opens the file of a run folder. Lines after step `done` are removed: a resumed run writes them again.
-    ///
-    /// # Errors
-    /// When the file can't be read or written.
-    pub fn open(folder: &Path, done: usize) -> Result<Self> {
-        let path = folder.join(NAME);
-        if path.exists() {
-            let kept: Vec<String> = lines(&path)?
-                .into_iter()
-                .filter(|line| serde_json::from_str::<StepMetrics>(line).is_ok_and(|metrics| metrics.step <= done))
-                .collect();
-            let mut text = kept.join("\n");
-            if !text.is_empty() {
-                text.push('\n');
-            }
-            atomic::write_bytes(&path, text.as_bytes())?;
-        }
-        let file = OpenOptions::new().create(true).append(true).open(&path).with_context(|| path.display().to_string())?;
-        Ok(Self { file })
+    fn step(&self) -> usize {
+        self.step
     }
-
-    /// Appends a step.
-    ///
-    /// # Errors
-    /// When the file can't be written.
-    pub fn write(&mut self, metrics: &StepMetrics) -> Result<()> {
-        let mut line = serde_json::to_string(metrics)?;
-        line.push('\n');
-        self.file.write_all(line.as_bytes()).with_context(|| format!("can't write {NAME}"))
-    }
-
-    /// Syncs the file to disk.
-    ///
-    /// # Errors
-    /// When the file can't be written.
-    pub fn sync(&self) -> Result<()> {
-        self.file.sync_data().with_context(|| format!("can't write {NAME}"))
-    }
-
-    /// Reads all steps of a run folder.
-    ///
-    /// # Errors
-    /// When the file can't be read.
-    pub fn read(folder: &Path) -> Result<Vec<StepMetrics>> {
-        Ok(lines(&folder.join(NAME))?.iter().filter_map(|line| serde_json::from_str(line).ok()).collect())
-    }
-}
-
-fn lines(path: &PathBuf) -> Result<Vec<String>> {
-    let file = File::open(path).with_context(|| path.display().to_string())?;
-    // A crash may leave an incomplete last line, which doesn't parse as a step.
-    Ok(BufReader::new(file).lines().map_while(Result::ok).collect())
 }
 
 #[cfg(test)]

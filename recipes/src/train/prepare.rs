@@ -14,6 +14,7 @@ use burnish_models::{FloatType, LanguageModel, Pretrained, Quantization};
 use serde_json::Value;
 
 use super::checkpoint::{RunCheckpoint, TrainerState};
+use super::facts::{RowFacts, RunFacts};
 use super::fingerprint::Fingerprint;
 use super::lock::RunLock;
 use super::plan::{Plan, Shapes};
@@ -100,8 +101,10 @@ impl PreparedRun {
             vocab_size: pretrained.config.vocab_size,
         };
         let bad_rows = if config.skip_bad_rows { BadRows::Skip } else { BadRows::Stop };
+        let mut rows = Vec::new();
         let mut load = |file: &Path| -> Result<TokenizedFile> {
             let prepared = data::load(file, &row_tokenizer, bad_rows)?;
+            rows.push(RowFacts::of(file, &prepared.report));
             notes.extend(prepared.report.lines().into_iter().map(|line| format!("{}: {line}", file.display())));
             Ok(prepared)
         };
@@ -169,6 +172,7 @@ impl PreparedRun {
         notes.extend(resume.as_ref().and_then(|_| no_step_left(&config, &train, state.step)));
         let (lines, lock) = run_folder::prepare(&config, found, &mut state)?;
         notes.extend(lines);
+        RunFacts::of(&pretrained, &storage, &plan, memory.total, rows).write(Path::new(&config.output_dir))?;
         Ok(Self { config, dtype, storage, pretrained, train, valid, shapes, memory, resume, state, notes, lock })
     }
 }

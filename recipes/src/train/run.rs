@@ -1,7 +1,7 @@
 //! The loop of a training run: steps, validation, checkpoints, and how it ends.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use super::metrics::{MetricsFile, StepMetrics};
 use super::plan::{Plan, Shapes};
 use super::pools::Pools;
 use super::timings::Timings;
+use super::validation_lines::{ValidationLine, ValidationsFile};
 use super::watch::Watch;
 use super::weights::WeightWriter;
 use crate::config::TrainConfig;
@@ -73,7 +74,9 @@ impl TrainingRun {
             // The run was resumed after an early stop.
             return Ok(End::EarlyStop);
         }
-        let mut file = MetricsFile::open(Path::new(&self.config.output_dir), self.state.step)?;
+        let folder = PathBuf::from(&self.config.output_dir);
+        let mut file = MetricsFile::open(&folder, self.state.step)?;
+        let mut validations = ValidationsFile::open(&folder, self.state.step)?;
         let total = self.plan.total;
         let started = self.state.step;
         let mut saved = started;
@@ -107,7 +110,8 @@ impl TrainingRun {
                 self.events().warning(&warning);
             }
 
-            let is_best = (is_due(self.config.steps_per_eval, step) || step == total) && self.validate(step)?;
+            let is_validated = is_due(self.config.steps_per_eval, step) || step == total;
+            let is_best = is_validated && self.validate(step, &mut validations)?;
             let end = if driver.should_stop() {
                 Some(End::Interrupted)
             } else if self.has_lost_patience() {
@@ -118,6 +122,7 @@ impl TrainingRun {
             if self.is_saved(is_best, end) {
                 // Before the checkpoint: its steps must not lose their lines in a power cut.
                 file.sync()?;
+                validations.sync()?;
                 self.save()?;
                 saved = step;
             }
@@ -220,13 +225,14 @@ impl TrainingRun {
     }
 
     /// Validates, and returns whether this is the lowest loss so far.
-    fn validate(&mut self, step: usize) -> Result<bool> {
+    fn validate(&mut self, step: usize, file: &mut ValidationsFile) -> Result<bool> {
         let Some(batches) = self.valid.as_ref().filter(|_| self.config.steps_per_eval > 0) else { return Ok(false) };
         let mut trainer = self.trainer.get();
         let objective = &self.plan.objective;
         let loss_of = |batch: &_| trainer.loss(batch, objective).map_err(on_device);
         let evaluation = evaluate(loss_of, batches, objective, self.config.val_batches, |_, _| {})?;
         drop(trainer);
+        file.write(&ValidationLine::of(step, &evaluation))?;
         let is_best = self.state.take_validation(evaluation.loss, step);
         self.events().evaluation(step, &evaluation, is_best);
         Ok(is_best)

@@ -8,14 +8,21 @@ use toml::{Table, Value};
 
 use super::changes::Changes;
 use super::checkpoint::{self, RunCheckpoint, TrainerState};
+use super::facts::FACTS;
 use super::lock::{self, RunLock};
+use super::metrics::StepMetrics;
+use super::samples::SAMPLES;
 use super::saved_config::{CONFIG, run_config};
+use super::step_lines::StepLine;
+use super::validation_lines::ValidationLine;
 use crate::config::TrainConfig;
 use burnish_engine::with_hint;
 use burnish_export::target::remove_stale;
 use burnish_models::atomic;
 
-const METRICS: &str = "metrics.jsonl";
+const METRICS: &str = StepMetrics::FILE;
+/// The page that `burnish report` writes into the folder of a run.
+const PAGE: &str = "report.html";
 
 /// What was found in `output_dir`.
 #[derive(Debug)]
@@ -238,7 +245,7 @@ fn products(run: &Path) -> Vec<PathBuf> {
 /// Whether a run writes a file or folder of this name, or may leave it behind when killed.
 fn is_written(name: &str, is_full: bool) -> bool {
     let name = beside(name).unwrap_or(name);
-    matches!(name, CONFIG | METRICS | "adapter" | "tensorboard" | "wandb")
+    matches!(name, CONFIG | METRICS | ValidationLine::FILE | SAMPLES | FACTS | PAGE | "adapter" | "tensorboard" | "wandb")
         || (is_full && name == "model")
         || checkpoint::step_of(name).is_some()
 }
@@ -293,7 +300,7 @@ mod tests {
             fs::create_dir_all(folder.join(name)).unwrap();
             fs::write(folder.join(name).join("file"), "x").unwrap();
         }
-        for name in [METRICS, "modelcard.md", "rows.jsonl"] {
+        for name in [METRICS, ValidationLine::FILE, SAMPLES, FACTS, PAGE, "modelcard.md", "rows.jsonl"] {
             fs::write(folder.join(name), "x").unwrap();
         }
         fs::write(folder.join(CONFIG), config.to_toml()).unwrap();

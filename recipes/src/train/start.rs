@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use burn_train::Interrupter;
+use burnish_engine::guard::guarded;
 use burnish_engine::{AdamWConfig, Adapter, Device, MomentType, TrainedPart, Trainer, Weights};
 use burnish_models::checkpoint::SafetensorsFolder;
 use burnish_models::{FloatType, LoadOptions, Pretrained};
@@ -19,9 +20,11 @@ use super::learner::{Driver, SharedTrainer, launch};
 use super::plan::Plan;
 use super::prepare::PreparedRun;
 use super::run::{End, TrainingRun};
+use super::samples::{self, SAMPLES};
 use super::schedule::Schedule;
 use super::weights::WeightWriter;
 use crate::config::{FineTuneType, OptimizerKind, TrainConfig};
+use crate::data::Batches;
 use crate::report::Quiet;
 use crate::tracker;
 
@@ -64,6 +67,7 @@ fn on_device(
     interrupter: Interrupter,
 ) -> Result<Summary> {
     let PreparedRun { config, dtype, storage, pretrained, train, valid, shapes, resume, mut state, lock, .. } = prepared;
+    let (asked, rows, told) = (config.clone(), valid.clone(), events.clone());
     let _held_until_the_end = lock;
     let trainer = SharedTrainer::new(build(device, &config, storage.options, &pretrained, resume.as_ref())?);
     let done = resume.as_ref().map_or(0, |checkpoint| checkpoint.state.step);
@@ -105,7 +109,32 @@ fn on_device(
     };
     launch(trainer, plan, schedule, epochs, interrupter, Quiet, steps);
     let (run, end) = receive.recv().context("the training loop did not run")?;
-    finish(run, end?, &pretrained)
+    let summary = finish(run, end?, &pretrained)?;
+    if let Some(line) = samples_of(device, &asked, &pretrained, storage.options, rows.as_deref(), &summary) {
+        told.lock().unwrap_or_else(PoisonError::into_inner).note(&line);
+    }
+    Ok(summary)
+}
+
+/// Records samples of the result, and returns what there is to say about them. They are not worth the failure of a finished run.
+fn samples_of(
+    device: &dyn Device,
+    config: &TrainConfig,
+    pretrained: &Pretrained,
+    options: LoadOptions,
+    valid: Option<&Batches>,
+    summary: &Summary,
+) -> Option<String> {
+    let result = summary.output.as_deref().filter(|_| config.samples > 0)?;
+    let Some(valid) = valid else { return Some("no samples: there are no validation rows".to_owned()) };
+    if config.model_config.is_some() {
+        return Some("no samples: a model that is trained from scratch has no answers before".to_owned());
+    }
+    match guarded(|| samples::record(device, config, pretrained, options, valid, result)) {
+        Ok(0) => Some("no samples: no validation row has a prompt with a complete answer".to_owned()),
+        Ok(count) => Some(format!("wrote {count} answers before and after training to {SAMPLES}")),
+        Err(error) => Some(format!("samples could not be recorded: {error:#}")),
+    }
 }
 
 fn finish(run: TrainingRun, end: End, pretrained: &Pretrained) -> Result<Summary> {
