@@ -62,7 +62,7 @@ pub use gguf::{
     GgufLoraOptions, GgufOptions, GgufType, ImportanceMatrix, Mixture, export_gguf, export_gguf_lora, quantize_gguf,
 };
 pub use hugging_face::{HuggingFaceOptions, export_hugging_face};
-pub use mlx::{MlxAdapterOptions, MlxOptions, MlxQuantisation, MlxType, export_mlx, export_mlx_adapter};
+pub use mlx::{MlxAdapterOptions, MlxFit, MlxOptions, MlxQuantisation, MlxType, export_mlx, export_mlx_adapter};
 pub use model_card::ModelCard;
 pub use modelfile::{Holds, check_modelfile, write_modelfile};
 pub use peft::export_adapter;

@@ -9,6 +9,10 @@ use serde_json::{Map, Value, json};
 /// would take their defaults. The keys that are there already stay.
 pub(super) fn adapt(json: &mut Value, config: &ModelConfig) {
     let Value::Object(map) = json else { return };
+    if config.model_type == "granitemoehybrid" {
+        // What files say since transformers 5 is unknown to it.
+        map.insert("layer_types".to_owned(), json!(vec!["attention"; config.num_hidden_layers]));
+    }
     let parameters = map.get("rope_parameters").and_then(Value::as_object).cloned().unwrap_or_default();
     // One for each kind of layer, or one for all.
     let part = |kind: &str| parameters.get(kind).and_then(Value::as_object);
@@ -23,6 +27,7 @@ pub(super) fn adapt(json: &mut Value, config: &ModelConfig) {
         add(key, full.get(key).cloned());
     }
     add("rope_scaling", scaling(full));
+    add("num_experts", config.experts.as_ref().map(|experts| json!(experts.count)));
     if config.model_type.starts_with("gemma3") {
         add("rope_local_base_freq", part("sliding_attention").and_then(|part| part.get("rope_theta")).cloned());
         add("sliding_window_pattern", pattern(config).map(|pattern| json!(pattern)));
@@ -113,5 +118,15 @@ mod tests {
         assert_eq!((&gemma["rope_theta"], &gemma["rope_scaling"]["factor"]), (&json!(1e6), &json!(8.0)));
         let mistral = adapted(json!({ "model_type": "mistral", "sliding_window": 4 }));
         assert_eq!(mistral["layer_types"], json!([sliding, sliding, sliding, sliding]));
+    }
+
+    #[test]
+    fn experts_and_layers_have_the_keys_that_mlx_reads() {
+        let experts = json!({ "model_type": "qwen3_moe", "num_local_experts": 4, "num_experts_per_tok": 2 });
+        assert_eq!(adapted(experts)["num_experts"], json!(4));
+        let granite =
+            adapted(json!({ "model_type": "granitemoehybrid", "num_local_experts": 0, "position_embedding_type": "rope",
+            "layer_types": ["full_attention", "full_attention", "full_attention", "full_attention"] }));
+        assert_eq!(granite["layer_types"], json!(["attention", "attention", "attention", "attention"]));
     }
 }

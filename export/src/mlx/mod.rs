@@ -81,14 +81,40 @@ impl FromStr for MlxType {
     }
 }
 
-/// Refuses to quantise what mlx-lm has in other matrices: it divides gate and up and joins experts only where they are floats.
-fn check_layout(config: &ModelConfig) -> Result<()> {
-    match config.family.parts.iter().find(|part| part.halves.is_some() || part.role.is_expert()) {
-        Some(part) => Err(ExportError::unsupported(format!(
-            "a quantised MLX folder can't have `{}`, which mlx-lm divides or joins only as floats; --quant f16 or bf16 writes those",
-            part.name
-        ))),
-        None => Ok(()),
+/// Which folders of a model mlx-lm opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MlxFit {
+    /// All.
+    All,
+    /// Those of floats, because it divides or joins matrices of the model, of which this is one, only as floats.
+    Floats(&'static str),
+    /// None of those that are written.
+    Nothing,
+}
+
+impl MlxFit {
+    /// Of models of that configuration.
+    pub fn of(config: &ModelConfig) -> Self {
+        if config.experts.as_ref().is_some_and(|experts| experts.stacking == Stacking::Columns) {
+            return Self::Nothing;
+        }
+        let mut parts = config.family.parts.iter();
+        let other = parts.find(|part| part.halves.is_some() || (part.role.is_expert() && config.experts.is_some()));
+        other.map_or(Self::All, |part| Self::Floats(part.name))
+    }
+
+    /// Refuses what mlx-lm would not open.
+    fn check(self, kind: &str, is_quantised: bool) -> Result<()> {
+        match self {
+            Self::Floats(name) if is_quantised => Err(ExportError::unsupported(format!(
+                "a quantised MLX folder can't have `{name}`, which mlx-lm divides or joins only as floats; --quant f16 or bf16 writes \
+                 those"
+            ))),
+            Self::Nothing => Err(ExportError::unsupported(format!(
+                "mlx-lm reads `{kind}` only with experts in MXFP4, which are not written"
+            ))),
+            Self::All | Self::Floats(_) => Ok(()),
+        }
     }
 }
 
@@ -113,15 +139,7 @@ pub fn export_mlx(
 ) -> Result<ExportReport> {
     let mut report = ExportReport { path: target.to_owned(), ..ExportReport::default() };
     fit::check(&model.config, weights)?;
-    if model.config.experts.as_ref().is_some_and(|experts| experts.stacking == Stacking::Columns) {
-        let kind = &model.config.model_type;
-        return Err(ExportError::unsupported(format!(
-            "mlx-lm reads `{kind}` only with experts in MXFP4, which are not written"
-        )));
-    }
-    if options.quantisation.is_some() {
-        check_layout(&model.config)?;
-    }
+    MlxFit::of(&model.config).check(&model.config.model_type, options.quantisation.is_some())?;
     let mut json = config_json(model, options.float);
     config::adapt(&mut json, &model.config);
     report.notes = config::notes(&model.config);

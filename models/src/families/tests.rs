@@ -10,16 +10,21 @@ fn the_names_and_roles_of_parts_are_unique() {
         unique(family.parts.iter().map(|part| part.name.to_owned()).collect());
         unique(family.parts.iter().map(|part| part.gguf.to_owned()).collect());
         unique(family.parts.iter().map(|part| format!("{:?}", part.role)).collect());
-        for role in [Role::Embedding, Role::AttentionOutput, Role::Down, Role::FinalNorm] {
+        for role in [Role::Embedding, Role::AttentionOutput, Role::FinalNorm] {
             assert!(family.part(role).is_some(), "{family:?} has no {role:?}");
         }
+        assert!(family.part(Role::Down).or(family.part(Role::ExpertDown)).is_some(), "{family:?} has no feed-forward");
+        let of_experts = [Role::Router, Role::ExpertGate, Role::ExpertUp, Role::ExpertDown];
+        let found = of_experts.into_iter().filter(|role| family.part(*role).is_some()).count();
+        assert!([0, of_experts.len()].contains(&found), "{family:?} has only some parts of experts");
         for (before, after) in
             [(Role::InputNorm, Role::PostAttentionNorm), (Role::FeedForwardNorm, Role::PostFeedForwardNorm)]
         {
             assert!(family.part(before).or(family.part(after)).is_some(), "{family:?} has neither {before:?} nor {after:?}");
         }
         assert!(family.part(Role::Query).is_some() != family.part(Role::QueryKeyValue).is_some());
-        assert!(family.part(Role::Gate).is_some() != family.part(Role::GateUp).is_some());
+        let dense = [Role::Gate, Role::GateUp].into_iter().filter(|role| family.part(*role).is_some()).count();
+        assert_eq!(dense, usize::from(family.part(Role::Down).is_some()), "{family:?}");
     }
 }
 
