@@ -168,7 +168,7 @@ fn what_can_not_be_compared_is_refused_by_name() {
     let adapter = run().join("adapter").display().to_string();
     for (row, words) in [
         (r#"{"question": "a", "choices": ["b", "c"], "answer": 2}"#, "`answer` is 2, but there are 2 choices"),
-        (r#"{"question": "a", "choices": ["b", "c"], "answer": "d"}"#, "which is none of the choices"),
+        (r#"{"question": "a", "choices": ["b", "c"], "answer": "green"}"#, "which is none of the choices"),
         (r#"{"question": "a", "answer": 0}"#, "expected one of the keys choices, options, endings"),
         ("nonsense", "not JSON"),
     ] {
