@@ -265,5 +265,6 @@ fn a_page_shows_runs_that_ended_early_with_values_escaped() {
     fails(&["report", &killed, "-o", &mine.display().to_string()], &["not a page of"]);
     assert_eq!(fs::read_to_string(&mine).unwrap(), "mine");
     fails(&["report", &run().join("adapter").display().to_string()], &["is not the folder of a run", "that it lies in"]);
+    fails(&["report", &run().join("checkpoint-40").display().to_string()], &["has no steps", "the folder of its run"]);
     fails(&["report", "no/such/run"], &["is not a folder"]);
 }
