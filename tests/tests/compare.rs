@@ -168,7 +168,7 @@ fn what_can_not_be_compared_is_refused_by_name() {
     let adapter = run().join("adapter").display().to_string();
     for (row, words) in [
         (r#"{"question": "a", "choices": ["b", "c"], "answer": 2}"#, "`answer` is 2, but there are 2 choices"),
-        (r#"{"question": "a", "choices": ["b", "c"], "answer": "d"}"#, "which is none of the choices"),
+        (r#"{"question": "a", "choices": ["b", "c"], "answer": "green"}"#, "which is none of the choices"),
         (r#"{"question": "a", "answer": 0}"#, "expected one of the keys choices, options, endings"),
         ("nonsense", "not JSON"),
     ] {
@@ -265,5 +265,6 @@ fn a_page_shows_runs_that_ended_early_with_values_escaped() {
     fails(&["report", &killed, "-o", &mine.display().to_string()], &["not a page of"]);
     assert_eq!(fs::read_to_string(&mine).unwrap(), "mine");
     fails(&["report", &run().join("adapter").display().to_string()], &["is not the folder of a run", "that it lies in"]);
+    fails(&["report", &run().join("checkpoint-40").display().to_string()], &["has no steps", "the folder of its run"]);
     fails(&["report", "no/such/run"], &["is not a folder"]);
 }

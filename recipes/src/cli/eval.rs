@@ -55,10 +55,10 @@ pub struct Args {
     #[arg(long, num_args = 2.., value_names = ["BASE", "ADAPTER"], help_heading = "Comparison")]
     compare: Vec<String>,
     /// Prompts of the rows that every model answers; 0 is off
-    #[arg(long, value_name = "N", default_value = "8", requires = "compare", help_heading = "Comparison", value_parser = at_least::<0>)]
+    #[arg(long, value_name = "N", default_value = "8", conflicts_with = "model", help_heading = "Comparison", value_parser = at_least::<0>)]
     answers: usize,
     /// Maximum number of tokens of an answer
-    #[arg(long, value_name = "N", default_value = "256", requires = "compare", help_heading = "Comparison", value_parser = at_least::<1>)]
+    #[arg(long, value_name = "N", default_value = "256", conflicts_with = "model", help_heading = "Comparison", value_parser = at_least::<1>)]
     max_tokens: usize,
     /// How often the rows are drawn again for the intervals
     #[arg(long, value_name = "N", default_value = "10000", help_heading = "Comparison", value_parser = at_least::<100>)]

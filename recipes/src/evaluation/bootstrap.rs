@@ -118,6 +118,24 @@ pub fn share(right: usize, asked: usize) -> Estimate {
     Estimate { value, interval: Some(ends) }
 }
 
+/// The share of right answers less that of another model to the same questions, with Bonett and Price's interval for pairs, which has a
+/// width even where every question tells the two apart.
+///
+/// # Panics
+/// If they have not the same number of answers.
+///
+/// # Source
+/// Bonett and Price, Adjusted Wald Confidence Interval for a Difference of Binomial Proportions Based on Paired Data (2012).
+pub fn share_difference(right: &[bool], other: &[bool]) -> Estimate {
+    assert_eq!(right.len(), other.len(), "expected the same questions");
+    let count = |one: bool, two: bool| right.iter().zip(other).filter(|pair| *pair == (&one, &two)).count() as f64;
+    let (gained, lost, asked) = (count(true, false), count(false, true), right.len() as f64);
+    let [more, less] = [gained, lost].map(|changed| (changed + 1.0) / (asked + 2.0));
+    let spread = Z * ((more + less - (more - less).powi(2)) / (asked + 2.0)).sqrt();
+    let ends = [more - less - spread, more - less + spread].map(|end| end.clamp(-1.0, 1.0));
+    Estimate { value: (gained - lost) / asked, interval: (!right.is_empty()).then_some(ends) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,5 +194,21 @@ mod tests {
             assert!(found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-6), "{found:?}");
         }
         assert!(share(0, 0).value.is_nan());
+    }
+
+    #[test]
+    fn differences_of_shares_are_wide_for_few_answers() {
+        let (yes, no) = ([true; 10], [false; 10]);
+        let of = |one: &[bool], other: &[bool]| share_difference(one, other);
+        // 2 of 2 against none: 0.75 - 0.25 ± 1.96 √(0.75 / 4).
+        assert_eq!(of(&yes[..2], &no[..2]).sign(), 0);
+        let found = of(&yes, &no);
+        let [low, high] = found.interval.unwrap();
+        // 11/12 - 1/12 ± 1.96 √((1 - 25/36) / 12).
+        assert!((low - 0.520_577).abs() < 1e-5 && (high - 1.0).abs() < 1e-12 && found.sign() == 1, "{found:?}");
+        assert!((found.value - 1.0).abs() < 1e-12 && of(&no, &yes).sign() == -1);
+        let same = of(&yes, &yes);
+        assert!(same.value.abs() < 1e-12 && same.sign() == 0);
+        assert!(of(&[], &[]).interval.is_none());
     }
 }

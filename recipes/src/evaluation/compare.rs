@@ -8,7 +8,7 @@ use burnish_models::Pretrained;
 use serde::Serialize;
 
 use super::answer::{Prompt, answers, is_same};
-use super::bootstrap::{Bootstrap, CONFIDENCE, Estimate, Paired, share};
+use super::bootstrap::{Bootstrap, CONFIDENCE, Estimate, Paired, share, share_difference};
 use super::question::Question;
 use super::task::{Choice, Task, TaskTokens};
 use super::tokens::HeldOut;
@@ -146,7 +146,7 @@ pub struct Right {
     pub asked: usize,
     /// Their share, with Wilson's interval.
     pub share: Estimate,
-    /// The share less that of the first model.
+    /// The share less that of the first model, with Bonett and Price's interval for pairs.
     pub difference: Estimate,
 }
 
@@ -175,7 +175,7 @@ impl Comparison {
         });
         let right = |of: &dyn Fn(&Measured) -> Vec<bool>| {
             let all: Vec<Vec<bool>> = measured.iter().map(of).collect();
-            all.first().is_some_and(|first| !first.is_empty()).then(|| counted(&all, bootstrap))
+            all.first().is_some_and(|first| !first.is_empty()).then(|| counted(&all))
         };
         let is_right = |model: &Measured| -> Vec<bool> {
             let pairs = measures.prompts.iter().zip(&model.answers);
@@ -236,16 +236,12 @@ fn asked(task: &Task, measured: &[Measured]) -> Vec<Asked> {
 }
 
 /// What is right for each model, and the differences from the first.
-fn counted(all: &[Vec<bool>], bootstrap: Bootstrap) -> Vec<Right> {
-    let values: Vec<Vec<f64>> =
-        all.iter().map(|right| right.iter().map(|right| f64::from(u8::from(*right))).collect()).collect();
-    let asked = values.first().map_or(0, Vec::len);
-    let paired = bootstrap.paired(&values, &vec![1.0; asked]);
-    let of = |(right, paired): (&Vec<bool>, Paired)| {
-        let right = right.iter().filter(|right| **right).count();
-        Right { right, asked, share: share(right, asked), difference: paired.difference }
+fn counted(all: &[Vec<bool>]) -> Vec<Right> {
+    let of = |right: &Vec<bool>| {
+        let (count, asked) = (right.iter().filter(|right| **right).count(), right.len());
+        Right { right: count, asked, share: share(count, asked), difference: share_difference(right, &all[0]) }
     };
-    all.iter().zip(paired).map(of).collect()
+    all.iter().map(of).collect()
 }
 
 /// Whether two models give the same numbers to the bit.

@@ -1,10 +1,12 @@
 //! A comparison as text.
 
-use super::bootstrap::Estimate;
+use super::bootstrap::{Bootstrap, Estimate};
 use super::compare::{Answered, Compared, Comparison, Counted, Right};
 
 /// The most characters of a prompt and of an answer.
 const SHOWN: usize = 160;
+/// Rows below which percentiles of resamples are too narrow.
+const FEW: usize = 20;
 
 impl Comparison {
     /// The lines for the user.
@@ -58,12 +60,12 @@ impl Comparison {
 
     fn intervals(&self) -> String {
         let percent = 100.0 * self.confidence;
-        if self.models.len() < 2 && self.data.is_none() {
-            return format!("[ ]: {percent:.0} % intervals, of shares by Wilson");
-        }
+        let shares = "of shares by Wilson, of their differences by Bonett and Price";
+        let Some(Counted { rows, .. }) = &self.data else { return format!("[ ]: {percent:.0} % intervals, {shares}") };
+        let Bootstrap { resamples, seed } = self.bootstrap;
+        let few = if *rows < FEW { "; they are too narrow for so few rows" } else { "" };
         format!(
-            "[ ]: {percent:.0} % intervals, from {} resamples of the rows with seed {}; of shares by Wilson",
-            self.bootstrap.resamples, self.bootstrap.seed
+            "[ ]: {percent:.0} % intervals, of losses from {resamples} resamples of the rows with seed {seed}{few}; {shares}"
         )
     }
 

@@ -96,10 +96,9 @@ impl Task {
         } else {
             (question.text.clone(), " ")
         };
-        let encode = |text: &str| match self.is_chat {
-            // The template wrote the special tokens.
-            true => model.tokenizer.encode(text, false),
-            false => model.tokenizer.encode_prompt(text),
+        // A template writes the special tokens itself.
+        let encode = |text: &str| {
+            if self.is_chat { model.tokenizer.encode(text, false) } else { model.tokenizer.encode_prompt(text) }
         };
         let [text, rest] = split(&text, &question.choices[index], between);
         let (alone, whole) = (encode(&text)?, encode(&format!("{text}{rest}"))?);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use burnish_engine::with_hint;
 use serde::de::DeserializeOwned;
 use toml::Table;
@@ -49,7 +49,10 @@ impl RunRecord {
         let settings = settings(folder, &checkpoints, &mut notes)?;
         let steps = by_step::<StepMetrics>(folder, &mut notes)?;
         if steps.is_empty() {
-            bail!("{name} has no steps: {} has no lines that can be read", StepMetrics::FILE);
+            return Err(with_hint(
+                format!("{name} has no steps: {} is missing, or has no line that can be read", StepMetrics::FILE),
+                "a run has them from its first step on; a checkpoint or an adapter lies in the folder of its run",
+            ));
         }
         let validations = by_step::<ValidationLine>(folder, &mut notes)?;
         let samples = lines::<Sample>(&folder.join(SAMPLES), &mut notes)?;
@@ -112,8 +115,8 @@ fn settings(folder: &Path, checkpoints: &[(usize, PathBuf)], notes: &mut Vec<Str
             return Ok(table);
         }
     }
-    let hint = if folder.join("adapter_config.json").exists() || folder.join("manifest.json").exists() {
-        "this is an adapter or a checkpoint; pass the folder of the run that it lies in"
+    let hint = if folder.join("adapter_config.json").exists() {
+        "this is an adapter; pass the folder of the run that it lies in"
     } else {
         "pass the output_dir of a run: a folder with config.toml and metrics.jsonl"
     };

@@ -163,7 +163,9 @@ fn replaced(run: &Path, overwrite: bool) -> Result<Vec<PathBuf>> {
     refuse_strangers(run, overwrite)?;
     let products = products(run);
     let is_something = |path: &PathBuf| path.is_dir() || fs::metadata(path).is_ok_and(|file| file.len() > 0);
-    let has_begun = products.iter().any(|path| !path.ends_with(CONFIG) && is_something(path));
+    // These are written before the first step, or can be made again.
+    let is_work = |path: &PathBuf| ![CONFIG, FACTS, PAGE].iter().any(|name| path.ends_with(name));
+    let has_begun = products.iter().any(|path| is_work(path) && is_something(path));
     if has_begun && !overwrite {
         return Err(with_hint(
             format!("{} already has a run", run.display()),
