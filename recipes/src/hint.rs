@@ -126,7 +126,7 @@ fn of_lora(error: &LoraError) -> Option<String> {
 fn of_export(error: &ExportError) -> Option<String> {
     match error {
         ExportError::Model(ModelError::Overflow { .. }) => {
-            Some("use --quant bf16 or --quant f32, which have a larger range".to_owned())
+            Some("write bf16 or f32, which have a larger range: --quant of `export`, --dtype of `merge`".to_owned())
         }
         ExportError::Model(error) => of_model(error),
         ExportError::Lora(error) => of_lora(error),
@@ -208,7 +208,7 @@ mod tests {
     fn a_weight_that_f16_cannot_hold_names_the_flag_of_the_command() {
         let overflow = || ModelError::Overflow { tensor: "w".into(), value: 1e6 };
         assert!(hint(&overflow().into()).is_some_and(|hint| hint.contains("--dtype bf16")));
-        assert!(hint(&ExportError::Model(overflow()).into()).is_some_and(|hint| hint.contains("--quant bf16")));
+        assert!(hint(&ExportError::Model(overflow()).into()).is_some_and(|hint| hint.contains("--quant of `export`")));
     }
 
     #[test]
