@@ -6,8 +6,10 @@
 mod importance;
 mod kind;
 mod lora;
+mod measured;
 mod metadata;
 mod mixture;
+mod parts;
 mod quantize;
 mod quants;
 mod tokenizer;
@@ -18,7 +20,7 @@ use std::path::Path;
 
 use burnish_kernels::packed::{Packed, PackedKind};
 
-use burnish_models::checkpoint::is_ignored;
+use burnish_models::checkpoint::{for_rows, is_ignored};
 use burnish_models::gguf::{GgmlType, halves_interleaved, keys};
 use burnish_models::part::{DeclaredTensor, Role, RowOrder, declared_tensors};
 use burnish_models::rope::inverse_frequencies;
@@ -27,16 +29,18 @@ use burnish_models::{Checkpoint, ModelConfig, Pretrained, RopeScaling, RotaryCon
 pub use importance::ImportanceMatrix;
 pub use kind::{GgufOptions, GgufType};
 pub use lora::{GgufLoraOptions, export_gguf_lora};
+pub use measured::MeasuredInputs;
 pub use mixture::Mixture;
 pub use quantize::quantize_gguf;
 
+use crate::counted_file::CountedFile;
 use crate::error::{ExportError, Result};
 use crate::report::ExportReport;
 use crate::{fit, target};
 use mixture::Facts;
 use writer::PlannedTensor;
 
-/// Writes a model as one GGUF file, with its tokenizer and chat templates.
+/// Writes a model as a GGUF file, or as parts of one, with its tokenizer and chat templates.
 ///
 /// `weights` are those of `model`, or the same with an adapter merged into them. Vectors are stored as F32. A matrix whose rows the
 /// blocks of its type do not divide has another type, as in llama.cpp, with a note in the report.
@@ -86,20 +90,16 @@ pub fn export_gguf(
     let importance = importance_of(&tensors, options, &mut report)?;
     report.notes.extend(options.kind.note_on_rows(&named));
     report.count(tensors.iter().map(|tensor| tensor.kind.name()));
-    let inputs = target::inputs_of(model, weights);
-    report.bytes = target::write_file(target, options.overwrite, &inputs, b"GGUF", |file| {
-        writer::write_header(file, &writer::entries(&metadata)?, &tensors)?;
-        for (at, (tensor, importance)) in tensors.iter().zip(&importance).enumerate() {
-            let bytes = match declared.get(at) {
-                Some(declared) => encode(weights, declared, tensor, &model.config, *importance)?,
-                None => {
-                    quants::encode(tensor, factors.get(tensor.name.as_str()).map(Vec::as_slice).unwrap_or_default(), None)?
-                }
-            };
-            file.put(&bytes)?;
-            file.align(writer::ALIGNMENT)?;
+    let (inputs, entries) = (target::inputs_of(model, weights), writer::entries(&metadata)?);
+    parts::write(&mut report, &inputs, options, &entries, &tensors, |at, file| {
+        let (tensor, importance) = (&tensors[at], importance[at]);
+        match declared.get(at) {
+            Some(declared) => put(file, weights, declared, tensor, &model.config, importance),
+            None => {
+                let factors = factors.get(tensor.name.as_str()).map(Vec::as_slice).unwrap_or_default();
+                file.put(&quants::encode(tensor, factors, None)?)
+            }
         }
-        Ok(())
     })?;
     Ok(report)
 }
@@ -156,20 +156,25 @@ fn importance_of<'a>(
     Ok(found)
 }
 
-/// The bytes of a tensor in the file. Blocks of its type are copied.
-fn encode(
+/// Writes the bytes of a tensor. Blocks of its type are copied; other tensors are encoded a few rows at a time, where rows keep their
+/// order.
+fn put(
+    file: &mut CountedFile,
     weights: &dyn Checkpoint,
     declared: &DeclaredTensor,
     tensor: &PlannedTensor,
     config: &ModelConfig,
     importance: Option<&[f32]>,
-) -> Result<Vec<u8>> {
+) -> Result<()> {
     if weights.packed_kind(&declared.name) == Some(PackedKind::Gguf(tensor.kind))
         && let Some(Packed::Gguf(blocks)) = weights.read_packed(&declared.name)?
     {
-        return in_order(blocks.bytes().to_vec(), declared, config);
+        return file.put(&in_order(blocks.bytes().to_vec(), declared, config)?);
     }
-    quants::encode(tensor, &read(weights, declared, config)?, importance)
+    if declared.part.role.is_norm() || declared.part.rows == RowOrder::Interleaved {
+        return file.put(&quants::encode(tensor, &read(weights, declared, config)?, importance)?);
+    }
+    for_rows(weights, &declared.name, |values| file.put(&quants::encode(tensor, values, importance)?))
 }
 
 /// The tensors of the file: exactly those that the family declares, because llama.cpp would ignore any other.
