@@ -54,6 +54,9 @@ pub enum ExportError {
     /// A weight can't be quantised.
     #[error(transparent)]
     Pack(#[from] burnish_kernels::packed::PackError),
+    /// The files can't be uploaded.
+    #[error(transparent)]
+    Hub(#[from] crate::hub::HubError),
     /// The adapter can't be read or written.
     #[error(transparent)]
     Lora(#[from] burnish_lora::LoraError),

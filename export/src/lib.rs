@@ -3,8 +3,9 @@
 //! | function | writes | for |
 //! |---|---|---|
 //! | [`export_hugging_face`] | a folder with safetensors | transformers, vLLM, mlx-lm, llama.cpp's converter |
-//! | [`export_gguf`] | one GGUF file, optionally quantised | llama.cpp, Ollama, LM Studio |
+//! | [`export_gguf`] | a GGUF file, or parts of one, optionally quantised | llama.cpp, Ollama, LM Studio |
 //! | [`quantize_gguf`] | a GGUF file quantised | the same |
+//! | [`MeasuredInputs::write`] | an importance matrix | the quantisation of GGUF files, here and in llama.cpp |
 //! | [`export_gguf_lora`] | an adapter as a GGUF file | llama.cpp, Ollama |
 //! | [`export_mlx`] | a folder with safetensors, optionally quantised | mlx-lm, LM Studio |
 //! | [`export_adapter`] | a PEFT folder | PEFT |
@@ -46,6 +47,7 @@ mod counted_file;
 pub mod error;
 mod fit;
 pub mod gguf;
+pub mod hub;
 pub mod hugging_face;
 pub mod mlx;
 pub mod model_card;
@@ -59,8 +61,10 @@ pub mod target;
 pub use burnish_models::FloatType;
 pub use error::{ExportError, Result};
 pub use gguf::{
-    GgufLoraOptions, GgufOptions, GgufType, ImportanceMatrix, Mixture, export_gguf, export_gguf_lora, quantize_gguf,
+    GgufLoraOptions, GgufOptions, GgufType, ImportanceMatrix, MeasuredInputs, Mixture, export_gguf, export_gguf_lora,
+    quantize_gguf,
 };
+pub use hub::{HubError, HubUpload};
 pub use hugging_face::{HuggingFaceOptions, export_hugging_face};
 pub use mlx::{MlxAdapterOptions, MlxFit, MlxOptions, MlxQuantisation, MlxType, export_mlx, export_mlx_adapter};
 pub use model_card::ModelCard;

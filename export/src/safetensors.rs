@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use burnish_models::checkpoint::for_rows;
 use burnish_models::{Checkpoint, FloatType};
 use serde_json::{Map, Value, json};
 
@@ -126,7 +127,7 @@ fn write_file(weights: &dyn Checkpoint, names: &[&String], path: &Path, layout: 
     for name in names {
         match weights.integer_dtype(name) {
             Some(_) => file.put(&weights.read_bytes(name)?)?,
-            None => file.put(&float.encode(name, &weights.read_f32(name)?)?)?,
+            None => for_rows(weights, name, |values| file.put(&float.encode(name, values)?))?,
         }
     }
     file.finish()

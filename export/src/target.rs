@@ -124,6 +124,29 @@ pub(crate) fn write_file(
     })
 }
 
+/// As [`write_file`], of several files that belong together: all are complete, or all are unchanged. `fill` gets the index of each.
+pub(crate) fn write_files(
+    targets: &[PathBuf],
+    overwrite: bool,
+    inputs: &[PathBuf],
+    magic: &[u8],
+    mut fill: impl FnMut(usize, &mut CountedFile) -> Result<()>,
+) -> Result<u64> {
+    for target in targets {
+        check_file(target, overwrite, inputs, magic)?;
+    }
+    let mut written = 0;
+    atomic::write_files(targets, |index, file| {
+        let target = &targets[index];
+        let file = file.try_clone().map_err(|error| ExportError::io(target, error))?;
+        let mut file = CountedFile::new(file, target);
+        fill(index, &mut file)?;
+        written += file.finish()?;
+        Ok::<_, ExportError>(())
+    })?;
+    Ok(written)
+}
+
 /// Unfinished files and folders older than this belong to no running export.
 const STALE: Duration = Duration::from_hours(24);
 

@@ -4,6 +4,7 @@
 mod model_folder;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use burn::backend::Flex;
@@ -166,6 +167,10 @@ impl Checkpoint for Extended<'_> {
 
     fn read_f32(&self, name: &str) -> burnish_models::Result<Vec<f32>> {
         if name == self.1 { Ok(vec![0.0; 2]) } else { self.0.read_f32(name) }
+    }
+
+    fn read_rows(&self, name: &str, rows: Range<usize>) -> burnish_models::Result<Option<Vec<f32>>> {
+        if name == self.1 { Ok(None) } else { self.0.read_rows(name, rows) }
     }
 
     fn read(&self, name: &str, dtype: FloatType) -> burnish_models::Result<TensorData> {

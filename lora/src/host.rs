@@ -103,6 +103,11 @@ impl<'a> HostAdapter<'a> {
         self.modules.keys().map(String::as_str)
     }
 
+    /// Whether the base is needed to read a layer: the adapter was stored without its initial factors.
+    pub(crate) fn needs_base(&self) -> bool {
+        self.stored.init.changes_base()
+    }
+
     /// The files of the adapter.
     pub fn files(&self) -> Vec<PathBuf> {
         self.file.files()

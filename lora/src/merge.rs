@@ -1,5 +1,6 @@
 //! A checkpoint with an adapter merged into it.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
@@ -10,7 +11,7 @@ use safetensors::Dtype;
 
 use crate::change::WeightChange;
 use crate::error::Result;
-use crate::host::HostAdapter;
+use crate::host::{HostAdapter, HostLayer};
 
 /// Reads the sum of weight and update for layers that have an adapter, `W + scale · B A`, and `W` for all other tensors, one
 /// tensor at a time. Each row of a DoRA layer has the length of its magnitude.
@@ -54,21 +55,36 @@ impl<'a> MergedCheckpoint<'a> {
             return Ok(values);
         }
         let mut weight = self.base().read_f32(name)?;
-        let Some(adapter) = self.adapter.layer(layer)? else { return Ok(weight) };
-        let (rank, [inputs, _]) = (adapter.rank, adapter.dims());
-        let rows = weight.chunks_exact_mut(inputs).zip(adapter.lora_b.chunks_exact(rank));
-        for (index, (row, factors)) in rows.enumerate() {
-            for (factor, a_row) in factors.iter().zip(adapter.lora_a.chunks_exact(inputs)) {
-                let factor = (f64::from(*factor) * adapter.scale) as f32;
-                for (weight, a) in row.iter_mut().zip(a_row) {
-                    *weight += factor * a;
-                }
-            }
-            if let Some(magnitude) = &adapter.magnitude {
-                set_length(row, magnitude[index]);
-            }
+        if let Some(adapter) = self.adapter.layer(layer)? {
+            add(&mut weight, 0, &adapter);
         }
         Ok(weight)
+    }
+
+    /// The weight, if the adapter and the base and their sum are finite.
+    fn finite(&self, name: &str, weight: Vec<f32>) -> ModelResult<Vec<f32>> {
+        if !self.changes(name) || weight.iter().all(|value| value.is_finite()) {
+            return Ok(weight);
+        }
+        let reason = "the adapter, the base or their sum has values that are not finite";
+        Err(ModelError::Mismatch { problems: vec![format!("{name}: {reason}")] })
+    }
+}
+
+/// Adds the update of a layer to rows of its weight, from `first` on.
+fn add(weight: &mut [f32], first: usize, adapter: &HostLayer) {
+    let (rank, [inputs, _]) = (adapter.rank, adapter.dims());
+    let rows = weight.chunks_exact_mut(inputs).zip(adapter.lora_b.chunks_exact(rank).skip(first));
+    for (index, (row, factors)) in rows.enumerate() {
+        for (factor, a_row) in factors.iter().zip(adapter.lora_a.chunks_exact(inputs)) {
+            let factor = (f64::from(*factor) * adapter.scale) as f32;
+            for (weight, a) in row.iter_mut().zip(a_row) {
+                *weight += factor * a;
+            }
+        }
+        if let Some(magnitude) = &adapter.magnitude {
+            set_length(row, magnitude[first + index]);
+        }
     }
 }
 
@@ -94,12 +110,21 @@ impl Checkpoint for MergedCheckpoint<'_> {
     }
 
     fn read_f32(&self, name: &str) -> ModelResult<Vec<f32>> {
-        let weight = self.merged(name)?;
-        if !self.changes(name) || weight.iter().all(|value| value.is_finite()) {
-            return Ok(weight);
+        self.finite(name, self.merged(name)?)
+    }
+
+    fn read_rows(&self, name: &str, rows: Range<usize>) -> ModelResult<Option<Vec<f32>>> {
+        if !self.changes(name) {
+            return self.base().read_rows(name, rows);
         }
-        let reason = "the adapter, the base or their sum has values that are not finite";
-        Err(ModelError::Mismatch { problems: vec![format!("{name}: {reason}")] })
+        let layer = name.strip_suffix(".weight").filter(|layer| self.adapter.has_layer(layer));
+        // Initial factors are computed from the whole weight.
+        let Some(layer) = layer.filter(|_| !self.adapter.needs_base()) else { return Ok(None) };
+        let Some(mut weight) = self.base().read_rows(name, rows.clone())? else { return Ok(None) };
+        if let Some(adapter) = self.adapter.layer(layer)? {
+            add(&mut weight, rows.start, &adapter);
+        }
+        self.finite(name, weight).map(Some)
     }
 
     fn read(&self, name: &str, dtype: FloatType) -> ModelResult<TensorData> {

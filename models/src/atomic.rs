@@ -102,6 +102,43 @@ pub fn write_file<T, E: From<WriteError>>(
     Ok(filled)
 }
 
+/// Writes several files that belong together. `fill` writes the bytes of each, by its index, to a new file; when all are complete, they
+/// replace the targets. The first target is the one that the others are found by: an old one is deleted before any other is replaced, and
+/// the new one comes last, so that no crash leaves files of two versions beside each other that look like one.
+///
+/// # Errors
+/// If `fill` fails, a target is a folder, or a file can't be written. The targets are then unchanged, unless a rename failed.
+pub fn write_files<E: From<WriteError>>(
+    targets: &[PathBuf],
+    mut fill: impl FnMut(usize, &mut File) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    let mut all = Vec::with_capacity(targets.len());
+    for target in targets {
+        let paths = Paths::new(target)?;
+        if paths.target.is_dir() {
+            return Err(paths.occupied("expected a file, got a folder").into());
+        }
+        all.push(Beside::create(&paths, Kind::File)?);
+    }
+    for (index, beside) in all.iter_mut().enumerate() {
+        let Some(file) = &mut beside.handle else {
+            return Err(WriteError::io(&beside.paths.new, io::ErrorKind::NotFound.into()).into());
+        };
+        fill(index, file)?;
+        file.sync_all().map_err(|error| WriteError::io(&beside.paths.named, error))?;
+    }
+    let Some(first) = all.first() else { return Ok(()) };
+    if first.paths.target.symlink_metadata().is_ok() {
+        remove(&first.paths.target)?;
+        sync(&first.paths.parent)?;
+    }
+    for beside in all.iter_mut().rev() {
+        rename(&beside.paths.new, &beside.paths.target)?;
+        beside.kept = true;
+    }
+    Ok(sync(&all[0].paths.parent)?)
+}
+
 /// Writes these bytes to a file, as [`write_file`] does.
 ///
 /// # Errors

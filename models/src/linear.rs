@@ -6,6 +6,7 @@ use burn::tensor::{DType, Tensor};
 use burnish_kernels::{Dropout, DropoutKey, FusedBackend, dropout_from, linear};
 
 use crate::dora::Magnitude;
+use crate::input_squares::InputSquares;
 use crate::operand::Operand;
 use crate::weight::{MatrixWeight, VectorWeight};
 
@@ -18,6 +19,9 @@ pub struct Linear<B: Backend> {
     pub bias: Option<VectorWeight<B>>,
     /// The adapter.
     pub adapter: Option<LowRank<B>>,
+    /// What sums the squares of its inputs; `None` except while an importance matrix is computed.
+    #[module(skip)]
+    pub observer: Option<InputSquares>,
     #[module(skip)]
     name: String,
 }
@@ -99,7 +103,7 @@ impl AdapterPass {
 impl<B: Backend> Linear<B> {
     /// A layer without an adapter; `name` is its checkpoint name without `.weight`.
     pub fn new(name: &str, weight: MatrixWeight<B>, bias: Option<VectorWeight<B>>) -> Self {
-        Self { weight, bias, adapter: None, name: name.to_owned() }
+        Self { weight, bias, adapter: None, observer: None, name: name.to_owned() }
     }
 
     /// Its checkpoint name without `.weight`.
@@ -111,6 +115,9 @@ impl<B: Backend> Linear<B> {
 impl<B: FusedBackend> Linear<B> {
     /// Applies the layer to `[rows, in]`; returns `[rows, out]`.
     pub fn forward(&self, x: Tensor<B, 2>, pass: AdapterPass) -> Tensor<B, 2> {
+        if let Some(observer) = &self.observer {
+            observer.see(&x);
+        }
         let y = match self.adapter.as_ref().and_then(|adapter| adapter.factors(pass)) {
             None => self.weight.operand().linear(x),
             Some(Factors { low_rank, magnitude: None }) => self.adapted(x, low_rank),

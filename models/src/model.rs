@@ -13,6 +13,7 @@ use crate::decoder::{Decoder, Matrix};
 use crate::dora::{Magnitude, magnitude_name};
 use crate::error::{ModelError, Result};
 use crate::input::ModelInput;
+use crate::input_squares::InputSquares;
 use crate::linear::Linear;
 use crate::load_options::LoadOptions;
 use crate::loader::Loader;
@@ -130,6 +131,20 @@ impl<B: FusedBackend> LanguageModel<B> {
             stream = self.block(index, stream, &state, cache.as_deref_mut().map(|cache| cache.layer(index)));
         }
         self.finish(stream)
+    }
+
+    /// Runs an input, and returns with the name of each of [`LanguageModel::linears`] the squares of its inputs, of the first `rows` rows
+    /// of hidden states.
+    pub fn input_squares(&mut self, input: &ModelInput<B>, rows: usize) -> Vec<(String, InputSquares)> {
+        let observed = self.linears_mut().into_iter().map(|(name, linear)| {
+            let squares = InputSquares::of_rows(rows);
+            linear.observer = Some(squares.clone());
+            (name, squares)
+        });
+        let observed = observed.collect();
+        drop(self.hidden_states(input, None));
+        self.linears_mut().into_iter().for_each(|(_, linear)| linear.observer = None);
+        observed
     }
 
     /// Whether the keys in the cache can't be used for a text with that number of tokens, because it has other rotary frequencies.

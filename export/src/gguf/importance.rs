@@ -18,8 +18,12 @@ pub struct ImportanceMatrix {
     chunks: usize,
 }
 
-const SUMS: &str = ".in_sum2";
-const COUNTS: &str = ".counts";
+/// What the names of a matrix's tensors end with: its sums of squares, and how many inputs there were.
+pub(super) const SUMS: &str = ".in_sum2";
+pub(super) const COUNTS: &str = ".counts";
+/// The keys with the texts, and with the number of passes over parts of them.
+pub(super) const DATASETS: &str = "imatrix.datasets";
+pub(super) const CHUNKS: &str = "imatrix.chunk_count";
 
 impl ImportanceMatrix {
     /// Reads a file of `llama-imatrix` in the format of GGUF.
@@ -66,18 +70,23 @@ impl ImportanceMatrix {
         if columns.is_empty() {
             return Err(wrong(format!("is not an importance matrix: no tensor ends with `{SUMS}`")));
         }
-        let datasets = file.metadata().texts("imatrix.datasets").unwrap_or_default();
+        let datasets = file.metadata().texts(DATASETS).unwrap_or_default();
         Ok(Self {
             path: path.to_owned(),
             columns,
             datasets: datasets.into_iter().map(str::to_owned).collect(),
-            chunks: file.metadata().number("imatrix.chunk_count").unwrap_or(0),
+            chunks: file.metadata().number(CHUNKS).unwrap_or(0),
         })
     }
 
     /// The file that it was read from.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The number of matrices that it has the importance of.
+    pub fn matrices(&self) -> usize {
+        self.columns.len()
     }
 
     /// The importance of the columns of a tensor; `None` if it has none.

@@ -97,6 +97,8 @@ pub struct GgufOptions<'a> {
     pub kind: GgufType,
     /// How much the columns of matrices matter, for fewer errors where they matter most.
     pub importance: Option<&'a ImportanceMatrix>,
+    /// The most bytes of tensors in a file: what is larger is written in parts, of which one may have a single larger tensor.
+    pub shard_bytes: Option<u64>,
     /// Whether matrices that are in few bits already may be quantised again.
     pub requantize: bool,
     /// Whether an existing target may be replaced.

@@ -6,8 +6,10 @@
 mod importance;
 mod kind;
 mod lora;
+mod measured;
 mod metadata;
 mod mixture;
+mod parts;
 mod quantize;
 mod quants;
 mod tokenizer;
@@ -19,7 +21,7 @@ use std::path::Path;
 
 use burnish_kernels::packed::{Packed, PackedKind};
 
-use burnish_models::checkpoint::is_ignored;
+use burnish_models::checkpoint::{for_rows, is_ignored};
 use burnish_models::gguf::{GgmlType, halves_interleaved, keys};
 use burnish_models::part::{DeclaredTensor, GgufTensor, Role, RowOrder, declared_tensors, gguf_tensors};
 use burnish_models::rope::inverse_frequencies;
@@ -28,16 +30,18 @@ use burnish_models::{Checkpoint, ModelConfig, Pretrained, RopeScaling, RotaryCon
 pub use importance::ImportanceMatrix;
 pub use kind::{GgufOptions, GgufType};
 pub use lora::{GgufLoraOptions, export_gguf_lora};
+pub use measured::MeasuredInputs;
 pub use mixture::Mixture;
 pub use quantize::quantize_gguf;
 
+use crate::counted_file::CountedFile;
 use crate::error::{ExportError, Result};
 use crate::report::ExportReport;
 use crate::{fit, target};
 use mixture::Facts;
 use writer::PlannedTensor;
 
-/// Writes a model as one GGUF file, with its tokenizer and chat templates.
+/// Writes a model as a GGUF file, or as parts of one, with its tokenizer and chat templates.
 ///
 /// `weights` are those of `model`, or the same with an adapter merged into them. Vectors are stored as F32. A matrix whose rows the
 /// blocks of its type do not divide has another type, as in llama.cpp, with a note in the report.
@@ -87,20 +91,16 @@ pub fn export_gguf(
     let importance = importance_of(&tensors, options, &mut report)?;
     report.notes.extend(options.kind.note_on_rows(&named));
     report.count(tensors.iter().map(|tensor| tensor.kind.name()));
-    let inputs = target::inputs_of(model, weights);
-    report.bytes = target::write_file(target, options.overwrite, &inputs, b"GGUF", |file| {
-        writer::write_header(file, &writer::entries(&metadata)?, &tensors)?;
-        for (at, (tensor, importance)) in tensors.iter().zip(&importance).enumerate() {
-            let bytes = match declared.get(at) {
-                Some(declared) => encode(weights, declared, tensor, &model.config, *importance)?,
-                None => {
-                    quants::encode(tensor, factors.get(tensor.name.as_str()).map(Vec::as_slice).unwrap_or_default(), None)?
-                }
-            };
-            file.put(&bytes)?;
-            file.align(writer::ALIGNMENT)?;
+    let (inputs, entries) = (target::inputs_of(model, weights), writer::entries(&metadata)?);
+    parts::write(&mut report, &inputs, options, &entries, &tensors, |at, file| {
+        let (tensor, importance) = (&tensors[at], importance[at]);
+        match declared.get(at) {
+            Some(declared) => put(file, weights, declared, tensor, &model.config, importance),
+            None => {
+                let factors = factors.get(tensor.name.as_str()).map(Vec::as_slice).unwrap_or_default();
+                file.put(&quants::encode(tensor, factors, None)?)
+            }
         }
-        Ok(())
     })?;
     Ok(report)
 }
@@ -157,37 +157,42 @@ fn importance_of<'a>(
     Ok(found)
 }
 
-/// The bytes of a tensor in the file. Blocks of its type are copied.
-fn encode(
+/// Writes the bytes of a tensor. Blocks of its type are copied; other tensors are encoded a few rows at a time, where rows keep their
+/// order.
+fn put(
+    file: &mut CountedFile,
     weights: &dyn Checkpoint,
     declared: &GgufTensor,
     tensor: &PlannedTensor,
     config: &ModelConfig,
     importance: Option<&[f32]>,
-) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+) -> Result<()> {
     for source in declared.sources() {
-        bytes.extend(encode_part(weights, (source, &declared.rows), tensor, config, importance)?);
+        put_part(file, weights, (source, &declared.rows), tensor, config, importance)?;
     }
-    Ok(bytes)
+    Ok(())
 }
 
-/// The bytes of some rows of a tensor of the checkpoint.
-fn encode_part(
+/// The same of some rows of a tensor of the checkpoint.
+fn put_part(
+    file: &mut CountedFile,
     weights: &dyn Checkpoint,
     (source, rows): (&DeclaredTensor, &Range<usize>),
     tensor: &PlannedTensor,
     config: &ModelConfig,
     importance: Option<&[f32]>,
-) -> Result<Vec<u8>> {
+) -> Result<()> {
+    let count = source.shape[0];
     if weights.packed_kind(&source.name) == Some(PackedKind::Gguf(tensor.kind))
         && let Some(Packed::Gguf(blocks)) = weights.read_packed(&source.name)?
     {
-        let bytes = in_order(blocks.bytes().to_vec(), source, config)?;
-        return Ok(some_rows(&bytes, source.shape[0], rows).to_vec());
+        return file.put(some_rows(&in_order(blocks.bytes().to_vec(), source, config)?, count, rows));
     }
-    let values = read(weights, source, config)?;
-    quants::encode(tensor, some_rows(&values, source.shape[0], rows), importance)
+    if source.part.role.is_norm() || source.part.rows == RowOrder::Interleaved || *rows != (0..count) {
+        let values = read(weights, source, config)?;
+        return file.put(&quants::encode(tensor, some_rows(&values, count, rows), importance)?);
+    }
+    for_rows(weights, &source.name, |values| file.put(&quants::encode(tensor, values, importance)?))
 }
 
 /// Some of the `count` rows of a tensor.

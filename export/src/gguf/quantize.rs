@@ -2,17 +2,16 @@
 
 use std::path::Path;
 
-use burnish_models::ModelError;
 use burnish_models::gguf::{GgufFile, TensorInfo, Value, keys};
+use burnish_models::{Checkpoint, ModelError};
 
 use super::kind::GgufOptions;
 use super::metadata::QUANTIZATION_VERSION;
 use super::mixture::Facts;
 use super::writer::{self, Entry, PlannedTensor};
-use super::{importance_of, quants};
+use super::{importance_of, parts, quants};
 use crate::error::{ExportError, Result};
 use crate::report::ExportReport;
-use crate::target;
 
 /// Elements that are read, quantised and written at a time, unless a row has more.
 const SLAB: usize = 1 << 23;
@@ -20,20 +19,20 @@ const SLAB: usize = 1 << 23;
 /// Beginnings of the keys that are not copied.
 const CHANGED: [&str; 5] = ["general.file_type", QUANTIZATION_VERSION.0, "general.alignment", "split.", "quantize.imatrix."];
 
-/// Writes a GGUF file again, with its matrices stored as the options say. Metadata, tokenizer, chat templates, and tensors that no
+/// Writes a GGUF file again, in one file or in parts, with its matrices stored as the options say. Metadata, tokenizer, chat templates, and tensors that no
 /// mixture quantises are copied as they are; so are matrices that have their type already.
 ///
 /// # Errors
 /// [`ExportError::Exists`] or [`ExportError::Occupied`] if the target must not be replaced. [`ExportError::Requantizes`] if a matrix
 /// is in few bits already, and the options don't allow quantising it again. [`ModelError::IsAdapter`] for an adapter,
-/// [`ExportError::Unsupported`] for a part of a model or one with another number of blocks than it says, and an error if no family has
+/// [`ExportError::Unsupported`] for a model with another number of blocks than it says, and an error if no family has
 /// the architecture, a weight is not finite or outside the range of f16, or the file can't be read or written. The target is then
 /// unchanged.
 pub fn quantize_gguf(source: &GgufFile, target: &Path, options: &GgufOptions<'_>) -> Result<ExportReport> {
     let mut report = ExportReport { path: target.to_owned(), ..ExportReport::default() };
     let facts = facts(source, options)?;
     let mut infos: Vec<&TensorInfo> = source.tensors().collect();
-    infos.sort_by_key(|info| info.offset);
+    infos.sort_by_key(|info| (info.shard, info.offset));
     let named: Vec<_> = infos.iter().map(|info| (info.name.as_str(), info.shape.as_slice())).collect();
     let kinds = options.kind.types(&facts, &named);
     let mut tensors = Vec::new();
@@ -49,24 +48,21 @@ pub fn quantize_gguf(source: &GgufFile, target: &Path, options: &GgufOptions<'_>
     report.notes.extend(options.kind.note_on_rows(&named));
     report.count(tensors.iter().map(|tensor| tensor.kind.name()));
     let entries = entries(source, options)?;
-    report.bytes = target::write_file(target, options.overwrite, &[source.path().to_owned()], b"GGUF", |file| {
-        writer::write_header(file, &entries, &tensors)?;
-        for ((info, tensor), importance) in infos.iter().zip(&tensors).zip(&importance) {
-            let columns = tensor.columns().max(1);
-            let rows = info.shape.iter().product::<usize>() / columns;
-            let each = (SLAB / columns).max(1);
-            for first in (0..rows).step_by(each) {
-                source.with_rows(info, first..rows.min(first + each), |bytes| {
-                    if tensor.kind == info.kind {
-                        if !info.kind.is_packed() {
-                            quants::check_finite(&info.name, &info.kind.dequantize(bytes))?;
-                        }
-                        return file.put(bytes);
+    parts::write(&mut report, &source.files(), options, &entries, &tensors, |at, file| {
+        let (info, tensor, importance) = (infos[at], &tensors[at], importance[at]);
+        let columns = tensor.columns().max(1);
+        let rows = info.shape.iter().product::<usize>() / columns;
+        let each = (SLAB / columns).max(1);
+        for first in (0..rows).step_by(each) {
+            source.with_rows(info, first..rows.min(first + each), |bytes| {
+                if tensor.kind == info.kind {
+                    if !info.kind.is_packed() {
+                        quants::check_finite(&info.name, &info.kind.dequantize(bytes))?;
                     }
-                    file.put(&quants::recode(tensor, info.kind, bytes, *importance)?)
-                })??;
-            }
-            file.align(writer::ALIGNMENT)?;
+                    return file.put(bytes);
+                }
+                file.put(&quants::recode(tensor, info.kind, bytes, importance)?)
+            })??;
         }
         Ok(())
     })?;
@@ -78,12 +74,6 @@ fn facts<'a>(source: &'a GgufFile, options: &GgufOptions<'_>) -> Result<Facts<'a
     let metadata = source.metadata();
     if metadata.text(keys::TYPE) == Some(keys::ADAPTER) {
         return Err(ModelError::IsAdapter { path: source.path().to_owned(), base: None, format: "GGUF" }.into());
-    }
-    if metadata.number("split.count").is_some_and(|count| count > 1) {
-        return Err(ExportError::unsupported(format!(
-            "{} is a part of a model: merge the parts first (llama-gguf-split --merge)",
-            source.path().display()
-        )));
     }
     // Refuses what no family knows.
     source.config_json()?;

@@ -25,7 +25,7 @@ impl PlannedTensor {
         self.shape.last().copied().unwrap_or(1)
     }
 
-    fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         let elements: usize = self.shape.iter().product();
         (elements / self.kind.block_elements() * self.kind.block_bytes()) as u64
     }

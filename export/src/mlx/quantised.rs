@@ -1,6 +1,7 @@
 //! The weights of a model as MLX quantises them.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
@@ -168,6 +169,10 @@ impl Checkpoint for Quantised<'_> {
             Some((layer, _, setting)) => self.with(layer, setting, |affine| affine.biases().to_f32()),
             None => self.inner.read_f32(name),
         }
+    }
+
+    fn read_rows(&self, name: &str, rows: Range<usize>) -> ModelResult<Option<Vec<f32>>> {
+        if self.part(name).is_some() { Ok(None) } else { self.inner.read_rows(name, rows) }
     }
 
     fn read(&self, name: &str, dtype: FloatType) -> ModelResult<TensorData> {

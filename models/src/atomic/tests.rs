@@ -147,3 +147,28 @@ fn abandoned_writes_leave_the_old_target() {
     abandon();
     assert_eq!((names(root.path()), names(&target)), (vec!["out".to_owned()], vec!["a".to_owned()]));
 }
+
+#[test]
+fn files_that_belong_together_are_replaced_together() {
+    let work = tempfile::tempdir().unwrap();
+    let targets = ["a", "b", "c"].map(|name| work.path().join(name));
+    let write = |text: &str, last: bool| {
+        write_files(&targets, |index, file| {
+            if index == 2 && !last {
+                return Err(WriteError::io(&targets[2], io::ErrorKind::StorageFull.into()));
+            }
+            file.write_all(format!("{text}{index}").as_bytes()).map_err(|error| WriteError::io(&targets[index], error))
+        })
+    };
+    let read = || targets.each_ref().map(|path| std::fs::read_to_string(path).ok());
+    let of = |text: &str| [0, 1, 2].map(|index| Some(format!("{text}{index}")));
+    assert!(write("old", false).is_err());
+    assert_eq!(read(), [None, None, None]);
+    write("old", true).unwrap();
+    assert_eq!(read(), of("old"));
+    assert!(write("new", false).is_err());
+    assert_eq!(read(), of("old"));
+    write("new", true).unwrap();
+    assert_eq!(read(), of("new"));
+    assert_eq!(std::fs::read_dir(work.path()).unwrap().count(), 3);
+}

@@ -10,8 +10,9 @@ use super::message::REASONING;
 use super::{ChatTemplate, MarkedText, Message, NamedTemplate, generation, python};
 use crate::error::{ModelError, Result};
 
-/// Conversations with more bytes than this get more fuel.
-const LONG: usize = 4 << 20;
+/// The instructions that a rendering may take beyond [`FUEL`] for each message, and for each byte of their texts.
+const FUEL_OF_MESSAGE: usize = 5_000;
+const FUEL_OF_BYTE: usize = 5;
 
 /// A conversation that can be rendered up to different messages.
 #[derive(Debug)]
@@ -90,8 +91,9 @@ impl<'a> Conversation<'a> {
         // Long strings use fuel too; a long conversation must not look like an endless loop.
         let length: usize = self.messages.iter().filter_map(|message| message.content.as_str()).map(str::len).sum();
         let mut environment = Cow::Borrowed(&self.template.environment);
-        if length > LONG {
-            environment.to_mut().set_fuel(Some(FUEL + length as u64));
+        let more = FUEL_OF_MESSAGE * self.messages.len() + FUEL_OF_BYTE * length;
+        if more as u64 > FUEL / 2 {
+            environment.to_mut().set_fuel(Some(FUEL + more as u64));
         }
         let template = environment.get_template(name).map_err(|error| failed(&error))?;
         let own = [

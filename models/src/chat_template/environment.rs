@@ -6,8 +6,9 @@ use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior, escape_
 use super::arguments::Arguments;
 use super::{generation, methods, operators, python, tojson};
 
-/// The limit of instructions of a rendering, so that nested loops end. Long conversations need thousands.
-pub(super) const FUEL: u64 = 20_000_000;
+/// The limit of instructions of a rendering, so that nested loops end and texts don't grow without end: minijinja counts 64 bytes as one.
+/// Conversations get more by their length.
+pub(super) const FUEL: u64 = 2_000_000;
 /// The global variable with the fixed time. Templates can't use this name.
 pub(super) const NOW: &str = "now, fixed";
 
@@ -136,7 +137,7 @@ fn strftime_now(state: &State, format: String) -> Result<String, Error> {
 pub(super) fn describe(error: &Error) -> String {
     let line = error.line().map(|line| format!(" (line {line})")).unwrap_or_default();
     if error.kind() == ErrorKind::OutOfFuel {
-        return format!("the template does not end within {FUEL} instructions{line}");
+        return format!("the template does not end: it takes more than {FUEL} instructions{line}");
     }
     match error.detail() {
         // The argument of `raise_exception` is a whole message.

@@ -6,6 +6,7 @@
 //! `quantization/lifecycle/forward_helpers.py` of compressed-tensors 0.20, which rounds to the type of the scales.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
@@ -229,6 +230,10 @@ impl Checkpoint for Fp8Folder {
             scaled.apply(&mut values, &self.inner.read_f32(&scaled.scales)?);
         }
         Ok(values)
+    }
+
+    fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Option<Vec<f32>>> {
+        if self.weights.contains_key(name) { Ok(None) } else { self.inner.read_rows(name, rows) }
     }
 
     fn read(&self, name: &str, dtype: FloatType) -> Result<TensorData> {

@@ -19,6 +19,7 @@ pub(crate) use self::mapped::release;
 pub use self::pytorch::PytorchFiles;
 pub use self::safetensors::SafetensorsFolder;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use ::safetensors::Dtype;
@@ -45,6 +46,15 @@ pub trait Checkpoint: Send + Sync {
     /// # Errors
     /// If there is no tensor of that name, it is not a tensor of floats, or its bytes can't be read.
     fn read_f32(&self, name: &str) -> Result<Vec<f32>>;
+
+    /// The elements of some rows of a tensor as f32; a row is a stretch of its fastest dimension. `None` where only whole tensors can be
+    /// read.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::read_f32`], and if there are no such rows.
+    fn read_rows(&self, _name: &str, _rows: Range<usize>) -> Result<Option<Vec<f32>>> {
+        Ok(None)
+    }
 
     /// The elements of a tensor in the given type, in row-major order and with one dimension. Elements that are stored in that
     /// type are not converted.
@@ -116,6 +126,10 @@ impl<C: Checkpoint + ?Sized> Checkpoint for Box<C> {
         (**self).read_f32(name)
     }
 
+    fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Option<Vec<f32>>> {
+        (**self).read_rows(name, rows)
+    }
+
     fn read(&self, name: &str, dtype: FloatType) -> Result<TensorData> {
         (**self).read(name, dtype)
     }
@@ -166,6 +180,35 @@ pub fn quantised_folder(folder: &Path, inner: Box<dyn Checkpoint>, config: &Valu
 /// Whether a tensor is part of a quantised weight that [`quantised_folder`] reads.
 pub(crate) fn is_read(config: &Value, name: &str) -> bool {
     packed::is_read(config, name) || fp8::is_read(config, name) || experts::is_read(config, name)
+}
+
+/// Elements that [`for_rows`] reads at a time, unless a row has more.
+const SLAB: usize = 1 << 23;
+
+/// Calls `each` with the elements of a tensor as f32, in whole rows, a few at a time where the checkpoint can read these.
+///
+/// # Errors
+/// As [`Checkpoint::read_f32`], and the first error of `each`.
+pub fn for_rows<E: From<ModelError>>(
+    checkpoint: &dyn Checkpoint,
+    name: &str,
+    mut each: impl FnMut(&[f32]) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    let shape = checkpoint.shape(name).unwrap_or_default();
+    let columns = shape.last().copied().unwrap_or(1).max(1);
+    let rows = shape.iter().product::<usize>() / columns;
+    let step = (SLAB / columns).max(1);
+    if rows > step {
+        let mut first = 0;
+        while let Some(values) = checkpoint.read_rows(name, first..rows.min(first + step))? {
+            each(&values)?;
+            first += step;
+            if first >= rows {
+                return Ok(());
+            }
+        }
+    }
+    each(&checkpoint.read_f32(name)?)
 }
 
 /// Checks that the checkpoint has every expected tensor, with its shape.

@@ -1,6 +1,7 @@
 //! Folders whose weights are packed: bitsandbytes in NF4, MLX in four or eight bits.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
@@ -249,6 +250,10 @@ impl Checkpoint for PackedFolder {
             Some(form) => Ok(self.packed(name, form)?.dequantize()),
             None => self.inner.read_f32(name),
         }
+    }
+
+    fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Option<Vec<f32>>> {
+        if self.weights.contains_key(name) { Ok(None) } else { self.inner.read_rows(name, rows) }
     }
 
     fn read(&self, name: &str, dtype: FloatType) -> Result<TensorData> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use ::safetensors::SafeTensors;
@@ -88,18 +89,33 @@ impl SafetensorsFolder {
 
     /// Calls `read` with the bytes of a tensor and their type; `read` returns `None` if they are not floats.
     fn with_bytes<T>(&self, name: &str, read: impl FnOnce(&[u8], Dtype) -> Option<T>) -> Result<T> {
+        self.with_part(name, None, read)
+    }
+
+    /// As [`SafetensorsFolder::with_bytes`], of some rows.
+    fn with_part<T>(
+        &self,
+        name: &str,
+        rows: Option<Range<usize>>,
+        read: impl FnOnce(&[u8], Dtype) -> Option<T>,
+    ) -> Result<T> {
         let (shard, info) =
             self.locate(name).ok_or_else(|| ModelError::Mismatch { problems: vec![format!("{name}: missing")] })?;
         let (begin, end) = info.data_offsets;
+        let part = rows.map_or(Some(begin..end), |rows| {
+            let row = info.shape.last()? * info.dtype.bitsize() / 8;
+            let part = begin + rows.start.checked_mul(row)?..begin + rows.end.checked_mul(row)?;
+            (part.start <= part.end && part.end <= end).then_some(part)
+        });
         let start = 8 + shard.header_bytes;
-        let bytes = shard
-            .map
-            .get(start + begin..start + end)
-            .ok_or_else(|| ModelError::format(&shard.path, format!("`{name}` lies beyond the end of the file")))?;
+        let bytes = part.as_ref().and_then(|part| shard.map.get(start + part.start..start + part.end));
+        let (Some(part), Some(bytes)) = (&part, bytes) else {
+            return Err(ModelError::format(&shard.path, format!("`{name}` lies beyond the end of the file")));
+        };
         let values = read(bytes, info.dtype).ok_or_else(|| {
             ModelError::format(&shard.path, format!("`{name}`: expected F32, F64, F16 or BF16, got {}", info.dtype))
         })?;
-        release(&shard.map, start + begin, end - begin);
+        release(&shard.map, start + part.start, part.len());
         Ok(values)
     }
 }
@@ -115,6 +131,10 @@ impl Checkpoint for SafetensorsFolder {
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         self.with_bytes(name, element::to_f32)
+    }
+
+    fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Option<Vec<f32>>> {
+        self.with_part(name, Some(rows), element::to_f32).map(Some)
     }
 
     fn float_type(&self, name: &str) -> Option<FloatType> {

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::GgmlType;
+use burnish_kernels::packed::GgmlType;
+
 use crate::gguf::metadata::{Metadata, Value};
 
 /// A tensor in the header.
@@ -18,6 +19,8 @@ pub struct TensorInfo {
     pub offset: usize,
     /// The number of bytes.
     pub bytes: usize,
+    /// The file that it lies in, from 0, of a model in several parts.
+    pub shard: usize,
 }
 
 pub(super) struct Header {
@@ -211,7 +214,7 @@ fn read_tensor(cursor: &mut Cursor) -> Read<TensorInfo> {
         .and_then(|elements| (elements / kind.block_elements()).checked_mul(kind.block_bytes()))
         .ok_or_else(|| format!("`{name}`: the shape {shape:?} is not possible with the type {kind:?}"))?;
     let offset = usize::try_from(offset).map_err(|_| format!("`{name}` has the offset {offset}"))?;
-    Ok(TensorInfo { name, shape, kind, offset, bytes })
+    Ok(TensorInfo { name, shape, kind, offset, bytes, shard: 0 })
 }
 
 #[cfg(test)]

@@ -7,30 +7,31 @@ mod header;
 pub mod keys;
 pub mod metadata;
 mod rows;
+mod shards;
 mod tokenizer;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
 use burnish_kernels::packed::{GgufBlocks, Packed, PackedKind};
-use memmap2::Mmap;
 
 pub use burnish_kernels::packed::GgmlType;
 pub use header::TensorInfo;
 pub use metadata::{Metadata, Value};
 pub use rows::{halves_apart, halves_interleaved};
+pub use shards::{SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, shard_path};
 pub use tokenizer::{DEFAULT_PATTERNS, LLAMA3_PATTERN, QWEN2_PATTERN};
 
 use crate::chat_template::ChatTemplate;
-use crate::checkpoint::{Checkpoint, release};
+use crate::checkpoint::Checkpoint;
 use crate::error::{ModelError, Result};
 use crate::families;
 use crate::float_type::FloatType;
 use crate::part::{Part, Role, RowOrder, of_gguf, with_expert};
 use crate::tokenizer::Tokenizer;
+use shards::Shard;
 
 /// Whether a path ends in `.gguf`.
 pub fn is_gguf_name(path: &Path) -> bool {
@@ -60,11 +61,12 @@ fn of_experts(name: &str, part: &'static Part, info: &TensorInfo) -> Vec<(String
     if bytes == 0 { Vec::new() } else { (0..count).map(of).collect() }
 }
 
-/// A memory-mapped GGUF file. As a [`Checkpoint`], its tensors have the names and values of a Hugging Face checkpoint.
+/// A memory-mapped GGUF file, or the parts of a model. As a [`Checkpoint`], its tensors have the names and values of a Hugging Face
+/// checkpoint.
 #[derive(Debug)]
 pub struct GgufFile {
-    path: PathBuf,
-    map: Mmap,
+    /// The file, or the parts in order; the first has all the metadata.
+    shards: Vec<Shard>,
     metadata: Metadata,
     /// Where each value of the metadata lies, with its type, in the order of the file.
     entries: Vec<(String, Range<usize>)>,
@@ -74,23 +76,17 @@ pub struct GgufFile {
     tensors: BTreeMap<String, Stored>,
     /// The offset that has been added to norms in the file.
     norm_offset: f32,
-    data_start: usize,
 }
 
 impl GgufFile {
-    /// Opens a file and reads its header, without reading a tensor.
+    /// Opens a file and reads its header, without reading a tensor. If it is the first part of a model that `llama-gguf-split` divided,
+    /// the other parts are opened too.
     ///
     /// # Errors
-    /// [`ModelError::Format`] if the header is malformed, or a tensor has an unknown type or ends after the file.
+    /// [`ModelError::Format`] if a header is malformed, a tensor has an unknown type or ends after the file, a part is missing, or the
+    /// file is a part but not the first.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|error| ModelError::io(path, error))?;
-        let length = file.metadata().map_err(|error| ModelError::io(path, error))?.len();
-        if length < 24 {
-            return Err(ModelError::format(path, format!("not a GGUF file: it has only {length} bytes")));
-        }
-        // SAFETY: the map is read-only. As with every memory-mapped reader, no other program may truncate the file meanwhile.
-        let map = unsafe { Mmap::map(&file) }.map_err(|error| ModelError::io(path, error))?;
-        let header = header::read(&map).map_err(|reason| ModelError::format(path, reason))?;
+        let (shards, header) = shards::open(path)?;
         // The tokenizer of a file with an unknown architecture can be read; its configuration is refused.
         let family = header.metadata.text("general.architecture").and_then(|name| families::by_architecture(name).ok());
         let named = |info: &TensorInfo| match family.and_then(|family| of_gguf(family.parts, &info.name)) {
@@ -98,15 +94,19 @@ impl GgufFile {
             Some((name, part)) => vec![(name, Stored { info: info.clone(), part: Some(part) })],
             None => vec![(info.name.clone(), Stored { info: info.clone(), part: None })],
         };
+        let all: Vec<_> = header.tensors.iter().flat_map(named).collect();
+        let count = all.len();
+        let tensors: BTreeMap<_, _> = all.into_iter().collect();
+        if tensors.len() < count {
+            return Err(ModelError::format(path, "two tensors have the same name"));
+        }
         Ok(Self {
-            path: path.to_owned(),
-            map,
-            tensors: header.tensors.iter().flat_map(named).collect(),
+            shards,
+            tensors,
             infos: header.tensors,
             norm_offset: family.map_or(0.0, |family| family.norm_offset as f32),
             metadata: header.metadata,
             entries: header.entries,
-            data_start: header.data_start,
         })
     }
 
@@ -123,7 +123,8 @@ impl GgufFile {
     /// The keys in the order of the file, each with the bytes of its value and of the number of its type before that.
     pub fn entries(&self) -> impl Iterator<Item = (&str, &[u8])> {
         // The header was read from these bytes.
-        self.entries.iter().map(|(key, range)| (key.as_str(), self.map.get(range.clone()).unwrap_or_default()))
+        let map = &self.first().map;
+        self.entries.iter().map(|(key, range)| (key.as_str(), map.get(range.clone()).unwrap_or_default()))
     }
 
     /// Calls `read` with the bytes of some rows of a tensor; a row is a stretch of its fastest dimension.
@@ -138,13 +139,18 @@ impl GgufFile {
             bytes: rows.len() * row,
             ..info.clone()
         });
-        let part = part.ok_or_else(|| ModelError::format(&self.path, format!("`{}` has no rows {rows:?}", info.name)))?;
+        let part = part.ok_or_else(|| ModelError::format(self.path(), format!("`{}` has no rows {rows:?}", info.name)))?;
         self.with_bytes(&part, read)
     }
 
     /// The path that it was opened by.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.first().path
+    }
+
+    fn first(&self) -> &Shard {
+        // There is no file without one.
+        &self.shards[0]
     }
 
     /// A `config.json` for the model.
@@ -180,14 +186,7 @@ impl GgufFile {
 
     /// Calls `read` with the bytes of a tensor.
     fn with_bytes<T>(&self, info: &TensorInfo, read: impl FnOnce(&[u8]) -> T) -> Result<T> {
-        let start = self.data_start + info.offset;
-        let bytes = self
-            .map
-            .get(start..start + info.bytes)
-            .ok_or_else(|| ModelError::format(&self.path, format!("`{}` lies beyond the end of the file", info.name)))?;
-        let values = read(bytes);
-        release(&self.map, start, info.bytes);
-        Ok(values)
+        self.shards[info.shard].with_bytes(&info.name, info.offset, info.bytes, read)
     }
 
     /// The elements, or their bytes, with rows in the order of checkpoints; `None` if they have that order already.
@@ -195,7 +194,7 @@ impl GgufFile {
         let Some(heads) = part.and_then(|part| self.heads_of(part)) else { return Ok(None) };
         let moved = rows::halves_apart(values, info.shape[0], heads).ok_or_else(|| {
             ModelError::format(
-                &self.path,
+                self.path(),
                 format!("`{}`: expected rows for {heads} heads, got {} rows", info.name, info.shape[0]),
             )
         })?;
@@ -229,11 +228,11 @@ impl Checkpoint for GgufFile {
     }
 
     fn files(&self) -> Vec<PathBuf> {
-        vec![self.path.clone()]
+        self.shards.iter().map(|shard| shard.path.clone()).collect()
     }
 
-    fn file_of(&self, _name: &str) -> Option<PathBuf> {
-        Some(self.path.clone())
+    fn file_of(&self, name: &str) -> Option<PathBuf> {
+        self.tensors.get(name).map(|stored| self.shards[stored.info.shard].path.clone())
     }
 
     fn float_type(&self, name: &str) -> Option<FloatType> {
@@ -259,6 +258,15 @@ impl Checkpoint for GgufFile {
         Ok(values)
     }
 
+    fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Option<Vec<f32>>> {
+        let stored = self.stored(name)?;
+        let is_moved = stored.part.is_some_and(|part| part.rows == RowOrder::Interleaved);
+        if is_moved || self.offset_of(stored) != 0.0 {
+            return Ok(None);
+        }
+        self.with_rows(&stored.info, rows, |bytes| Some(stored.info.kind.dequantize(bytes)))
+    }
+
     fn packed_kind(&self, name: &str) -> Option<PackedKind> {
         let info = &self.tensors.get(name)?.info;
         (info.kind.is_packed() && info.shape.len() == 2).then_some(PackedKind::Gguf(info.kind))
@@ -273,7 +281,7 @@ impl Checkpoint for GgufFile {
         let bytes =
             self.with_bytes(&stored.info, |bytes| Ok(self.reordered(stored, bytes)?.unwrap_or_else(|| bytes.to_vec())))??;
         let blocks = GgufBlocks::new(name, [rows, columns], kind, bytes);
-        blocks.map(|blocks| Some(Packed::Gguf(blocks))).map_err(|error| ModelError::format(&self.path, error.to_string()))
+        blocks.map(|blocks| Some(Packed::Gguf(blocks))).map_err(|error| ModelError::format(self.path(), error.to_string()))
     }
 
     fn read(&self, name: &str, dtype: FloatType) -> Result<TensorData> {

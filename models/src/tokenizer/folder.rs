@@ -3,12 +3,20 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::AddedToken;
 
 use super::{Around, SpecialTokens, Tokenizer, sentencepiece, token_text};
 use crate::error::{ModelError, Result};
 use crate::json_file::read_if_present;
+
+/// What `tokenizers` 0.22 reads without expecting errors: it panics if this part is not JSON.
+#[derive(Deserialize)]
+struct Checked {
+    #[serde(rename = "decoder")]
+    _decoder: Option<Value>,
+}
 
 impl Tokenizer {
     /// Reads `tokenizer.json`, or else the `tokenizer.model` of SentencePiece, and `tokenizer_config.json`, `special_tokens_map.json`
@@ -35,8 +43,9 @@ impl Tokenizer {
     /// # Errors
     /// [`ModelError::Tokenizer`] if the first is not a tokenizer, or the tokens of the others don't fit it.
     pub fn from_json(tokenizer: &[u8], config: &Value, map: &Value, added: &Value) -> Result<Self> {
-        let inner =
-            tokenizers::Tokenizer::from_bytes(tokenizer).map_err(|error| refuse(format!("not a tokenizer: {error}")))?;
+        let not_one = |error: &dyn std::fmt::Display| refuse(format!("not a tokenizer: {error}"));
+        serde_json::from_slice::<Checked>(tokenizer).map_err(|error| not_one(&error))?;
+        let inner = tokenizers::Tokenizer::from_bytes(tokenizer).map_err(|error| not_one(&error))?;
         Self::with_files(inner, config, map, added)
     }
 

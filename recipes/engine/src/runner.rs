@@ -38,6 +38,13 @@ pub trait Runner: Send {
     /// When the device fails.
     fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>>;
 
+    /// With the name of each linear layer of the blocks, the sum of the squares of each column of its inputs, over the tokens of a batch
+    /// that are not padding. The batch has one row, which ends with its padding.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn input_squares(&mut self, batch: &Batch) -> Result<Vec<(String, Vec<f32>)>>;
+
     /// Appends tokens to the cache, and returns the logits after the last one, `[vocab_size]`.
     fn next_logits(&mut self, tokens: &[u32]) -> Vec<f32>;
 
@@ -97,6 +104,17 @@ impl<B: FusedBackend> Runner for ModelRunner<B> {
         let logits = self.model.logits(self.model.hidden_states(&batch.to_input(&self.device), None));
         let data = logits.try_into_data().map_err(|error| anyhow!(failure(error)))?;
         Ok(data.iter::<f32>().collect())
+    }
+
+    fn input_squares(&mut self, batch: &Batch) -> Result<Vec<(String, Vec<f32>)>> {
+        assert_eq!(batch.rows, 1, "expected a batch of one row");
+        let observed = self.model.input_squares(&batch.to_input(&self.device), batch.tokens);
+        let sums = observed.into_iter().map(|(name, squares)| {
+            let data = squares.take().ok_or_else(|| anyhow!("`{name}` had no input"))?;
+            let data = data.map_err(|error| anyhow!(failure(error)))?;
+            Ok((name, data.iter::<f32>().collect()))
+        });
+        sums.collect()
     }
 
     fn next_logits(&mut self, tokens: &[u32]) -> Vec<f32> {

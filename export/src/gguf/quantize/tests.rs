@@ -6,7 +6,7 @@ use burnish_models::{Checkpoint, FloatType, Pretrained};
 
 use super::*;
 use crate::counted_file::CountedFile;
-use crate::gguf::{GgufType, ImportanceMatrix, Mixture, export_gguf};
+use crate::gguf::{GgufType, ImportanceMatrix, MeasuredInputs, Mixture, export_gguf};
 
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../recipes/assets/quickstart/model");
 
@@ -230,7 +230,7 @@ fn models_that_would_be_useless_are_refused_by_name() {
 }
 
 #[test]
-fn parts_and_unknown_architectures_are_refused() {
+fn lone_parts_and_unknown_architectures_are_refused() {
     let work = tempfile::tempdir().unwrap();
     let path = work.path().join("part.gguf");
     let mut metadata = Metadata::default();
@@ -242,9 +242,86 @@ fn parts_and_unknown_architectures_are_refused() {
         error.unwrap_err().to_string()
     };
     assert!(quantize(&path).starts_with("unknown GGUF architecture `starcoder`"));
-    let source = exported(work.path(), "f16.gguf", GgufType::default());
-    let mut metadata = GgufFile::open(&source).unwrap().metadata().clone();
+    let mut metadata = Metadata::default();
     metadata.insert("split.count", 2usize);
-    write(&path, &metadata, &tensors);
-    assert!(quantize(&path).ends_with("part.gguf is a part of a model: merge the parts first (llama-gguf-split --merge)"));
+    let open = |name: &str, metadata: &Metadata| {
+        let path = work.path().join(name);
+        write(&path, metadata, &tensors);
+        GgufFile::open(&path).unwrap_err().to_string()
+    };
+    assert!(open("part.gguf", &metadata).ends_with("its name must end as …-00001-of-00002.gguf"));
+    assert!(
+        open("m-00001-of-00002.gguf", &metadata)
+            .ends_with("m-00002-of-00002.gguf: part 2 of the 2 parts of the model is missing")
+    );
+    metadata.insert("split.no", 1usize);
+    let error = open("m-00002-of-00002.gguf", &metadata);
+    assert!(
+        error.contains("is part 2 of 2 of a model: open the first") && error.ends_with("m-00001-of-00002.gguf"),
+        "{error}"
+    );
+    let error = open("m-00001-of-00002.gguf", &metadata);
+    assert!(error.contains("its name must end as …-00002-of-00002.gguf"), "{error}");
+    metadata.insert("split.no", 0usize);
+    metadata.insert("split.tensors.count", 3usize);
+    let mut second = Metadata::default();
+    second.insert("split.no", 1usize);
+    write(&work.path().join("m-00002-of-00002.gguf"), &second, &[("other".to_owned(), vec![0.0; 32])]);
+    let error = open("m-00001-of-00002.gguf", &metadata);
+    assert!(error.ends_with("`split.tensors.count` is 3, but its parts have 2"), "{error}");
+}
+
+#[test]
+fn a_model_in_parts_is_the_model() {
+    let work = tempfile::tempdir().unwrap();
+    let whole = exported(work.path(), "whole.gguf", GgufType::default());
+    let model = Pretrained::open(MODEL).unwrap();
+    let in_parts = GgufOptions { shard_bytes: Some(100_000), ..GgufOptions::default() };
+    let target = work.path().join("m.gguf");
+    let report = export_gguf(&model, &*model.checkpoint, &target, &in_parts).unwrap();
+    let files = GgufFile::open(&report.path).unwrap().files();
+    assert!(!target.exists() && files.len() > 2 && report.path == files[0], "{files:?}");
+    let name = files[1].file_name().unwrap().to_string_lossy();
+    assert_eq!(name, format!("m-00002-of-{:05}.gguf", files.len()));
+    assert_eq!(report.bytes, files.iter().map(|file| fs::metadata(file).unwrap().len()).sum::<u64>());
+    assert_eq!(tensors(&report.path), tensors(&whole));
+    let [parts, single] = [&report.path, &whole].map(|path| Pretrained::open(path).unwrap());
+    assert_eq!(parts.config_json, single.config_json);
+    for name in single.checkpoint.names() {
+        assert_eq!(parts.checkpoint.read_f32(&name).unwrap(), single.checkpoint.read_f32(&name).unwrap());
+    }
+    // From parts into parts.
+    let (one, many) = (work.path().join("q.gguf"), work.path().join("parts.gguf"));
+    quantize_gguf(&GgufFile::open(&whole).unwrap(), &one, &options(Mixture::Q8_0)).unwrap();
+    let in_parts = GgufOptions { shard_bytes: Some(50_000), ..options(Mixture::Q8_0) };
+    let quantised = quantize_gguf(&GgufFile::open(&report.path).unwrap(), &many, &in_parts).unwrap();
+    assert_eq!(tensors(&quantised.path), tensors(&one));
+    let again = quantize_gguf(&GgufFile::open(&whole).unwrap(), &many, &in_parts).unwrap_err();
+    assert!(matches!(again, ExportError::Exists { path } if path == quantised.path));
+    let onto_itself = GgufOptions { overwrite: true, ..in_parts };
+    let error = quantize_gguf(&GgufFile::open(&quantised.path).unwrap(), &many, &onto_itself).unwrap_err().to_string();
+    assert!(error.contains("is an input of this export"), "{error}");
+}
+
+#[test]
+fn a_measured_importance_matrix_is_read_again() {
+    let work = tempfile::tempdir().unwrap();
+    let model = Pretrained::open(MODEL).unwrap();
+    let columns = model.config.intermediate_size;
+    let layer = "model.layers.0.mlp.down_proj".to_owned();
+    let mut measured = MeasuredInputs::default();
+    for pass in [1.0f32, 2.0] {
+        measured.add(6, vec![(layer.clone(), (0..columns).map(|column| pass * column as f32).collect())]);
+    }
+    let path = work.path().join("i.gguf");
+    measured.write(&model, "rows.jsonl", 64, &path, false).unwrap();
+    let read = ImportanceMatrix::open(&path).unwrap();
+    let expected: Vec<f32> = (0..columns).map(|column| column as f32 * 3.0 / 12.0).collect();
+    assert_eq!(read.of("blk.0.ffn_down.weight", columns).unwrap().unwrap(), expected);
+    assert!(!read.has("blk.0.ffn_up.weight"));
+    assert!(matches!(measured.write(&model, "rows.jsonl", 64, &path, false), Err(ExportError::Exists { .. })));
+    measured.add(1, vec![(layer, vec![f32::INFINITY; columns])]);
+    let error = measured.write(&model, "rows.jsonl", 64, &path, true).unwrap_err().to_string();
+    assert!(error.contains("not finite in column 0"), "{error}");
+    assert!(MeasuredInputs::default().write(&model, "", 1, &path, true).is_err());
 }
