@@ -15,5 +15,6 @@ pub mod report;
 pub mod storage;
 pub mod system;
 pub mod train;
+pub mod verify;
 
 pub use burnish_data as data;

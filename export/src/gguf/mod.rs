@@ -96,7 +96,7 @@ pub fn export_gguf(
                     quants::encode(tensor, factors.get(tensor.name.as_str()).map(Vec::as_slice).unwrap_or_default(), None)?
                 }
             };
-            file.put(&bytes)?;
+            file.put(&writer::broken(at, bytes))?;
             file.align(writer::ALIGNMENT)?;
         }
         Ok(())

@@ -18,6 +18,7 @@ mod quantize;
 mod quickstart;
 mod sampling;
 mod train;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -32,6 +33,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::ConfigError;
 use crate::hint::{hint, hint_of_run};
 use crate::report::{OutputStyle, complain};
+use crate::system::repairs;
 
 /// Fine-tune language models, in Rust
 #[derive(Debug, Parser)]
@@ -84,6 +86,8 @@ enum Command {
     Init(init::Args),
     /// Describe this machine for an issue, without paths and names; -v also tests every backend
     Env(env::Args),
+    /// Test this machine: kernels, model loading, GGUF export, training; about a minute without --full
+    Verify(verify::Args),
 }
 
 /// Runs the program. Exit code 0 is success, 1 failure, 2 wrong usage.
@@ -110,6 +114,16 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     log(cli.verbose, cli.quiet);
+    match repairs::checked() {
+        Ok(skipped) if !skipped.is_empty() => {
+            complain(format!("BURNISH_SKIP_REPAIR: Metal code is compiled without these repairs: {}", skipped.join(", ")));
+        }
+        Ok(_) => {}
+        Err(reason) => {
+            complain(format!("error: {reason}"));
+            return ExitCode::from(2);
+        }
+    }
     if let Some(folder) = dirs::cache_dir() {
         burnish_backends::keep_kernels(folder.join("burnish").join("kernels"));
     }
@@ -166,6 +180,7 @@ fn dispatch(command: Command, verbose: bool, style: OutputStyle) -> anyhow::Resu
         Command::Bench(args) => args.run(style),
         Command::Init(args) => args.run(style),
         Command::Env(args) => args.run(verbose, style),
+        Command::Verify(args) => args.run(verbose, style),
     }
 }
 
@@ -271,6 +286,8 @@ mod tests {
             &["burnish", "-q", "-v", "init"],
             &["burnish", "plan", "--model", "m", "--memory", "0"],
             &["burnish", "plan", "--model", "m", "--chip", "M4"],
+            &["burnish", "verify", "--only", "everything"],
+            &["burnish", "verify", "--model", "m.gguf"],
         ] {
             assert_eq!(exit_code(wrong), 2, "{wrong:?}");
         }
@@ -284,6 +301,9 @@ mod tests {
             &["burnish", "init", "-"],
             &["burnish", "quantize", "m.gguf", "q.gguf", "--quant", "q4_k_m", "--imatrix", "i.gguf", "--allow-requantize"],
             &["burnish", "env", "--json", "-v"],
+            &["burnish", "verify", "--full", "--skip-downloads", "--json"],
+            &["burnish", "verify", "--only", "kernels,gguf", "--backend", "cpu", "--dtype", "f32"],
+            &["burnish", "verify", "--full", "--model", "m.gguf"],
             &["burnish", "plan", "-c", "c.toml", "--chip", "M4 Pro", "--memory", "24", "--lora-r", "8"],
         ] {
             assert_eq!(exit_code(fine), 0, "{fine:?}");
