@@ -95,7 +95,7 @@ fn broken<B: Backend>(case: &KernelCase, mut results: Vec<Tensor<B, 2>>) -> Vec<
         *first = first.clone().mul_scalar(1.25);
     }
     if is_broken(&format!("{}.skipped", case.name)) {
-        *first = first.zeros_like();
+        *first = first.clone().mul_scalar(0.0);
     }
     results
 }

@@ -55,8 +55,9 @@ pub(super) fn check(target: &Target<'_>, id: &str, findings: &mut Findings) -> R
     let (found, loss) = computed(target.backend, &pretrained)?;
     let (expected, _) = computed("cpu-reference", &pretrained)?;
     compare(target, findings, format!("logits of {id}"), &found, &expected, target.dtype);
-    findings.detail(format!("loss of a sentence by {id}: {loss:.3}"), loss <= FLUENT);
-    if !(loss <= FLUENT) {
+    let is_fluent = loss <= FLUENT;
+    findings.detail(format!("loss of a sentence by {id}: {loss:.3}"), is_fluent);
+    if !is_fluent {
         let what = format!("a plain English sentence has the loss {loss:.3}, more than {FLUENT}");
         findings.fail(
             format!("loss of {id}"),

@@ -67,7 +67,7 @@ pub(super) fn close(found: &[f32], expected: &[f32], tolerance: Tolerance) -> Re
     for (index, (&found, &expected)) in found.iter().zip(expected).enumerate() {
         let (found, expected) = (f64::from(found) / largest, f64::from(expected) / largest);
         let share = (found - expected).abs() / (tolerance.absolute + tolerance.relative * expected.abs());
-        if !(share <= worst.0) {
+        if share.is_nan() || share > worst.0 {
             worst = (share, index);
         }
     }

@@ -15,13 +15,13 @@ use crate::config::{LrScheduler, TrainConfig};
 use crate::train::{End, Events, PreparedRun, RunCheckpoint, StepMetrics, train};
 
 const ROWS: usize = 2;
-const STEPS: usize = 30;
+const STEPS: usize = 20;
 
 /// The step of the checkpoint that the run is resumed from.
-const RESUMED: usize = 20;
+const RESUMED: usize = 12;
 
-/// The largest loss of the last step, which begins near 4.
-const OVERFIT: f64 = 0.2;
+/// The largest loss of the last step: it begins at 2.5, and PEFT ends below 0.01.
+const OVERFIT: f64 = 0.1;
 
 /// The losses of a run.
 #[derive(Default)]
@@ -98,8 +98,9 @@ fn run(config: TrainConfig) -> Result<(Vec<f64>, PathBuf)> {
 
 fn judge(target: &Target<'_>, findings: &mut Findings, losses: &[f64], adapter: &Path) -> Result<()> {
     let last = losses.last().copied().unwrap_or(f64::NAN);
-    findings.detail(format!("loss after {STEPS} steps on {ROWS} rows: {last:.4}"), last <= OVERFIT);
-    if !(last <= OVERFIT) {
+    let overfits = last <= OVERFIT;
+    findings.detail(format!("loss after {STEPS} steps on {ROWS} rows: {last:.4}"), overfits);
+    if !overfits {
         findings.fail(
             "overfitting",
             format!("after {STEPS} steps on the same {ROWS} rows the loss is {last:.4}, more than {OVERFIT}"),

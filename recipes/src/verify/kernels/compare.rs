@@ -90,10 +90,10 @@ fn distance(case: &KernelCase, found: &[f32], expected: &[f32], tolerance: Toler
         let (found, expected) = (f64::from(found), f64::from(expected));
         let share = (found - expected).abs() / (tolerance.absolute + tolerance.relative * expected.abs());
         // A distance that is NaN is worse than any.
-        if !(share <= worst.0) {
+        if share.is_nan() || share > worst.0 {
             worst = (share, index);
         }
-        if !(share <= 1.0) {
+        if share.is_nan() || share > 1.0 {
             wrong.push(index);
         }
     }
@@ -104,7 +104,7 @@ fn distance(case: &KernelCase, found: &[f32], expected: &[f32], tolerance: Toler
     let unchanged = case.inputs.iter().any(|input| input.values == found);
     let untouched = if all(&|value| value == 0.0) {
         Some("zeros")
-    } else if all(&|value| value == FILL || value == 0.0) {
+    } else if all(&|value| value.to_bits() == FILL.to_bits() || value == 0.0) {
         Some("what was in memory before")
     } else if unchanged {
         Some("an input, unchanged")
