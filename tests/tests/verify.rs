@@ -182,17 +182,11 @@ fn repairs_are_listed_and_can_be_skipped_by_name() {
     };
     let output = run("");
     let (stdout, stderr) = text(&output);
-    assert!(
-        stdout.contains("repairs of Metal code, with kernels: ") && stdout.contains("sync_plane ("),
-        "{stdout}{stderr}"
-    );
+    assert!(stdout.contains("repairs of Metal code, with kernels: ") && stdout.contains("sync_plane ("), "{stdout}{stderr}");
     let output = run("sync_plane");
     let (stdout, stderr) = text(&output);
     assert!(stdout.contains("repairs SKIPPED by BURNISH_SKIP_REPAIR: sync_plane"), "{stdout}");
-    assert!(
-        !stdout.contains("sync_plane (") && stderr.contains("compiled without these repairs: sync_plane"),
-        "{stderr}"
-    );
+    assert!(!stdout.contains("sync_plane (") && stderr.contains("compiled without these repairs: sync_plane"), "{stderr}");
     let output = run("sync_plane,no_such_rule");
     let (_, stderr) = text(&output);
     assert_eq!(output.status.code(), Some(2));
