@@ -13,7 +13,7 @@ use super::target::Target;
 const KINDS: [(GgufType, f64); 3] = [
     (GgufType::Float(FloatType::F16), 0.0),
     (GgufType::Quantized(Mixture::Q8_0), 0.01),
-    (GgufType::Quantized(Mixture::Q4KM), 0.12),
+    (GgufType::Quantized(Mixture::Q4_0), 0.12),
 ];
 
 /// Writes the built-in model in several types, reads each file again, and computes with it.

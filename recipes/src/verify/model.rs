@@ -1,7 +1,7 @@
 //! Loads models and compares their logits.
 
 use anyhow::Result;
-use burn::tensor::TensorData;
+use burn::tensor::DType;
 use burnish_engine::{Batch, Device};
 use burnish_export::{HuggingFaceOptions, export_hugging_face};
 use burnish_kernels::packed::PackedKind;
@@ -104,14 +104,13 @@ fn quantised(
     findings: &mut Findings,
 ) -> Result<()> {
     let cpu = burnish_backends::open("cpu")?;
-    let scales = target.dtype.into();
     for (name, quantization, kind) in [
         ("nf4", Quantization::Nf4 { double: false }, PackedKind::Nf4 { block: BLOCK, double: false }),
-        ("int8", Quantization::Int8, PackedKind::Affine { bits: 8, group: 64, scales }),
+        ("int8", Quantization::Int8, PackedKind::Affine { bits: 8, group: 64, scales: DType::F16 }),
     ] {
         let options = LoadOptions::frozen(target.dtype).quantized(quantization);
         let found = last_logits(device, &pretrained.config, &*pretrained.checkpoint, options, batch)?;
-        let rounded = Rounded { base: &*pretrained.checkpoint, kind, dtype: target.dtype };
+        let rounded = Rounded { base: &*pretrained.checkpoint, kind };
         let options = LoadOptions::frozen(FloatType::F32);
         let expected = last_logits(&*cpu, &pretrained.config, &rounded, options, batch)?;
         compare(target, findings, format!("logits of {name} weights in {}", target.dtype), &found, &expected, target.dtype);
@@ -123,8 +122,6 @@ fn quantised(
 struct Rounded<'a> {
     base: &'a dyn Checkpoint,
     kind: PackedKind,
-    /// The dtype that they are quantised from.
-    dtype: FloatType,
 }
 
 impl Checkpoint for Rounded<'_> {
@@ -142,7 +139,8 @@ impl Checkpoint for Rounded<'_> {
         if !name.ends_with("_proj.weight") {
             return self.base.read_f32(name);
         }
-        let values: TensorData = self.base.read(name, self.dtype)?;
+        // As the loader does, from the type that the file has.
+        let values = self.base.read(name, self.base.float_type(name).unwrap_or_default())?;
         let packed = self.kind.quantize(name, &values, [rows, columns]);
         let packed = packed.map_err(|error| ModelError::Mismatch { problems: vec![error.to_string()] })?;
         Ok(packed.dequantize())
