@@ -3,6 +3,8 @@
 
 #[cfg(feature = "gpu")]
 mod adapters;
+#[cfg(any(feature = "gpu", feature = "emulator"))]
+mod broken;
 mod errors;
 pub mod lint;
 pub mod msl;

@@ -19,5 +19,6 @@ pub mod storage;
 pub mod system;
 pub mod tracker;
 pub mod train;
+pub mod verify;
 
 pub use burnish_data as data;

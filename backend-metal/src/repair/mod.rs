@@ -8,9 +8,12 @@
 mod barriers;
 mod bfloat;
 mod matrices;
+mod met;
 mod order;
 mod pointers;
 mod scalars;
+
+pub use met::{SKIP, asked_to_skip, met, note};
 
 /// One known fault, and its fix.
 pub struct Rule {
@@ -136,16 +139,35 @@ impl Repaired {
     }
 }
 
-/// Applies every rule to emitted MSL.
+/// Applies every rule to emitted MSL, except those in the environment variable [`SKIP`].
 pub fn repair(source: &str) -> Repaired {
+    repair_except(source, asked_to_skip())
+}
+
+/// Applies every rule but some.
+pub fn repair_except(source: &str, skipped: &[String]) -> Repaired {
     let mut repaired = Repaired { source: source.to_owned(), applied: Vec::new() };
-    for rule in RULES {
+    for rule in RULES.iter().filter(|rule| !skipped.iter().any(|name| name == rule.name)) {
         if let Some(fixed) = (rule.apply)(&repaired.source).filter(|fixed| *fixed != repaired.source) {
             repaired.source = fixed;
             repaired.applied.push(rule.name);
         }
     }
     repaired
+}
+
+/// The rules that [`SKIP`] names.
+///
+/// # Errors
+/// A sentence about the first name that is no rule.
+pub fn skipped() -> Result<Vec<&'static str>, String> {
+    let rule = |name: &String| RULES.iter().map(|rule| rule.name).find(|rule| rule == name).ok_or_else(|| unknown(name));
+    asked_to_skip().iter().map(rule).collect()
+}
+
+fn unknown(name: &str) -> String {
+    let rules: Vec<&str> = RULES.iter().map(|rule| rule.name).collect();
+    format!("{SKIP} names `{name}`, which is no rule of repair; the rules are {}", rules.join(", "))
 }
 
 /// Rewrites lines one by one; `None` if no line changes.
@@ -181,6 +203,15 @@ mod tests {
         let once = repair(source);
         assert_eq!(once.applied(), ["scalar_braces", "sync_plane"]);
         assert!(repair(once.source()).applied().is_empty(), "{}", once.source());
+    }
+
+    #[test]
+    fn a_skipped_rule_changes_nothing() {
+        let source = "simdgroup_barrier(mem_flags::mem_none);\nconst float l_1 = float {simd_sum(l_0)\n};\n";
+        let repaired = repair_except(source, &["scalar_braces".to_owned()]);
+        assert_eq!(repaired.applied(), ["sync_plane"]);
+        assert!(repaired.source().contains("float {simd_sum(l_0)"), "{}", repaired.source());
+        assert!(unknown("sync").starts_with("BURNISH_SKIP_REPAIR names `sync`, which is no rule"));
     }
 
     #[test]

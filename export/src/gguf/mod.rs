@@ -186,13 +186,18 @@ fn put_part(
     if weights.packed_kind(&source.name) == Some(PackedKind::Gguf(tensor.kind))
         && let Some(Packed::Gguf(blocks)) = weights.read_packed(&source.name)?
     {
-        return file.put(some_rows(&in_order(blocks.bytes().to_vec(), source, config)?, count, rows));
+        let bytes = in_order(blocks.bytes().to_vec(), source, config)?;
+        return file.put(&writer::broken(tensor, some_rows(&bytes, count, rows)));
     }
     if source.part.role.is_norm() || source.part.rows == RowOrder::Interleaved || *rows != (0..count) {
         let values = read(weights, source, config)?;
-        return file.put(&quants::encode(tensor, some_rows(&values, count, rows), importance)?);
+        let bytes = quants::encode(tensor, some_rows(&values, count, rows), importance)?;
+        return file.put(&writer::broken(tensor, &bytes));
     }
-    for_rows(weights, &source.name, |values| file.put(&quants::encode(tensor, values, importance)?))
+    for_rows(weights, &source.name, |values| {
+        let bytes = quants::encode(tensor, values, importance)?;
+        file.put(&writer::broken(tensor, &bytes))
+    })
 }
 
 /// Some of the `count` rows of a tensor.

@@ -9,6 +9,8 @@ use burnish_lora::{LoraConfig, attach_to, load_adapter, resume_adapter};
 use burnish_models::{Checkpoint, FloatType, LanguageModel, LoadOptions, ModelConfig};
 
 use crate::dtype::{known_product, supports};
+use crate::kernel_case::{Computed, KernelCase};
+use crate::kernel_run::compute;
 use crate::optimizer::AdamWConfig;
 use crate::runner::{ModelRunner, Runner};
 use crate::step::Training;
@@ -98,6 +100,12 @@ pub trait Device: Send + Sync {
     /// When weights or adapter can't be loaded.
     fn train(&self, config: &ModelConfig, part: TrainedPart<'_>, optimizer: AdamWConfig) -> Result<Box<dyn Trainer>>;
 
+    /// Computes one fused operation and its gradients.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn compute(&self, case: &KernelCase, dtype: FloatType) -> Result<Computed>;
+
     /// The device memory that the backend uses, if it reports it.
     fn memory(&self) -> Option<DeviceMemory>;
 
@@ -135,6 +143,10 @@ impl<B: FusedBackend> Device for BackendDevice<B> {
     fn train(&self, config: &ModelConfig, part: TrainedPart<'_>, optimizer: AdamWConfig) -> Result<Box<dyn Trainer>> {
         let model = build::<B>(config, part, &self.0)?;
         Ok(Box::new(ModelTrainer::new(model, optimizer, &self.0)))
+    }
+
+    fn compute(&self, case: &KernelCase, dtype: FloatType) -> Result<Computed> {
+        compute::<B>(case, dtype.into(), &self.0)
     }
 
     fn memory(&self) -> Option<DeviceMemory> {

@@ -1,7 +1,7 @@
 //! Forward and backward of one optimizer step.
 
 use std::borrow::Cow;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Result, anyhow};
 use burn::backend::Autodiff;
@@ -127,6 +127,11 @@ pub struct StepGradients<B: TrainBackend> {
 /// gradient is then wrong or missing without an error (burn#5573). So only one thread at a time has a graph.
 static ONE_GRAPH: Mutex<()> = Mutex::new(());
 
+/// Waits until no other thread has a graph.
+pub(crate) fn one_graph() -> MutexGuard<'static, ()> {
+    ONE_GRAPH.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Computes loss and gradients of a step. Only one thread at a time does so; others wait.
 ///
 /// Each term of a micro-batch's loss is divided by its item count of the whole step, so the result does not depend on how rows are split
@@ -139,7 +144,7 @@ pub fn gradients<B: TrainBackend>(
     item: &StepItem,
     device: &B::Device,
 ) -> Result<StepGradients<B>> {
-    let _one = ONE_GRAPH.lock().unwrap_or_else(PoisonError::into_inner);
+    let _one = one_graph();
     let counts = item.counts();
     let mut gradients = GradientSums::default();
     let mut total: Option<Tensor<B::InnerBackend, 1>> = None;

@@ -24,6 +24,7 @@ mod report;
 mod sampling;
 mod shard_size;
 mod train;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -39,6 +40,7 @@ use crate::config::ConfigError;
 use crate::dashboard;
 use crate::hint::{hint, hint_of_run};
 use crate::report::{OutputStyle, complain};
+use crate::system::repairs;
 
 /// Fine-tune language models, in Rust
 #[derive(Debug, Parser)]
@@ -101,6 +103,8 @@ enum Command {
     Completions(completions::Args),
     /// Write the manual pages
     Man(man::Args),
+    /// Test this machine: kernels, model loading, GGUF export, training; about a minute without --full
+    Verify(verify::Args),
 }
 
 /// Runs the program. Exit code 0 is success, 1 failure, 2 wrong usage.
@@ -128,6 +132,16 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     log(cli.verbose, cli.quiet);
+    match repairs::checked() {
+        Ok(skipped) if !skipped.is_empty() => {
+            complain(format!("BURNISH_SKIP_REPAIR: Metal code is compiled without these repairs: {}", skipped.join(", ")));
+        }
+        Ok(_) => {}
+        Err(reason) => {
+            complain(format!("error: {reason}"));
+            return ExitCode::from(2);
+        }
+    }
     if let Some(folder) = dirs::cache_dir() {
         burnish_backends::keep_kernels(folder.join("burnish").join("kernels"));
     }
@@ -199,6 +213,7 @@ fn dispatch(command: Command, verbose: bool, style: OutputStyle) -> anyhow::Resu
         Command::Env(args) => args.run(verbose, style),
         Command::Completions(args) => args.run(&Cli::command()),
         Command::Man(args) => args.run(Cli::command(), style),
+        Command::Verify(args) => args.run(verbose, style),
     }
 }
 
@@ -316,6 +331,8 @@ mod tests {
             &["burnish", "-q", "-v", "init"],
             &["burnish", "plan", "--model", "m", "--memory", "0"],
             &["burnish", "plan", "--model", "m", "--chip", "M4"],
+            &["burnish", "verify", "--only", "everything"],
+            &["burnish", "verify", "--model", "m.gguf"],
         ] {
             assert_eq!(exit_code(wrong), 2, "{wrong:?}");
         }
@@ -335,6 +352,9 @@ mod tests {
             &["burnish", "env", "--json", "-v"],
             &["burnish", "completions", "zsh"],
             &["burnish", "man", "man1"],
+            &["burnish", "verify", "--full", "--skip-downloads", "--json"],
+            &["burnish", "verify", "--only", "kernels,gguf", "--backend", "cpu", "--dtype", "f32"],
+            &["burnish", "verify", "--full", "--model", "m.gguf"],
             &["burnish", "plan", "-c", "c.toml", "--chip", "M4 Pro", "--memory", "24", "--lora-r", "8"],
         ] {
             assert_eq!(exit_code(fine), 0, "{fine:?}");

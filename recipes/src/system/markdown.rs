@@ -2,7 +2,7 @@
 
 use burnish_engine::gib;
 
-use super::{BackendFacts, MacFacts, SystemReport};
+use super::{BackendFacts, MacFacts, RepairsOfAStep, SystemReport};
 
 const UNKNOWN: &str = "unknown";
 
@@ -19,6 +19,9 @@ impl SystemReport {
                 device.driver = device.driver.as_deref().map(without_paths);
             }
             backend.test = backend.test.as_deref().map(without_paths);
+        }
+        if let Some(repairs) = &mut self.repairs {
+            repairs.error = repairs.error.as_deref().map(without_paths);
         }
         self
     }
@@ -43,8 +46,26 @@ impl SystemReport {
         lines.extend([String::new(), format!("| backend | found | device | driver |{title}")]);
         lines.push(format!("|---|---|---|---|{rule}"));
         lines.extend(self.backends.iter().map(|backend| of_backend(backend, is_tested)));
+        lines.extend(self.repairs.iter().flat_map(of_repairs));
+        if !self.skipped_repairs.is_empty() {
+            lines.extend([String::new(), format!("BURNISH_SKIP_REPAIR={}", self.skipped_repairs.join(","))]);
+        }
         lines.join("\n")
     }
+}
+
+/// A table of the repairs of Metal code.
+fn of_repairs(repairs: &RepairsOfAStep) -> Vec<String> {
+    let title = format!("| repair on `{}` | kernels of a step | fault | from |", repairs.backend);
+    let mut lines = vec![String::new(), title, "|---|---|---|---|".to_owned()];
+    if let Some(error) = &repairs.error {
+        lines.push(format!("| – | – | the step failed: {} | – |", cell(error)));
+    }
+    let row = |rule: &super::RepairFacts| {
+        format!("| {} | {} | {} | {} |", rule.rule, rule.kernels, cell(rule.fault), cell(rule.upstream))
+    };
+    lines.extend(repairs.rules.iter().map(row));
+    lines
 }
 
 fn of_mac(mac: &MacFacts) -> [(&'static str, String); 4] {
@@ -104,7 +125,7 @@ fn without_paths(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::DeviceFacts;
+    use super::super::{DeviceFacts, RepairFacts};
     use super::*;
 
     fn planted() -> SystemReport {
@@ -135,6 +156,8 @@ mod tests {
                 },
                 BackendFacts { name: "cpu", found: None, devices: Vec::new(), works: None, test: None },
             ],
+            repairs: None,
+            skipped_repairs: Vec::new(),
         }
     }
 
@@ -161,6 +184,16 @@ mod tests {
         let bars = |line: &str| line.replace("\\|", "").matches('|').count();
         let [machine, backends] = text.split("\n\n").collect::<Vec<_>>()[..] else { panic!("{text}") };
         assert!(machine.lines().all(|line| bars(line) == 3) && backends.lines().all(|line| bars(line) == 6), "{text}");
+    }
+
+    #[test]
+    fn repairs_are_a_table_and_switches_are_named() {
+        let rule = RepairFacts { rule: "sync_cube", kernels: 3, fault: "a | b", upstream: "cubecl" };
+        let error = Some("can't read /home/alice/x".to_owned());
+        let repairs = Some(RepairsOfAStep { backend: "metal", rules: vec![rule], error });
+        let text = SystemReport { repairs, skipped_repairs: vec!["printf"], ..planted() }.without_paths().markdown();
+        assert!(text.contains("| sync_cube | 3 | a \\| b | cubecl |") && !text.contains("alice"), "{text}");
+        assert!(text.ends_with("\n\nBURNISH_SKIP_REPAIR=printf"), "{text}");
     }
 
     #[test]

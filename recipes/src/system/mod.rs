@@ -3,12 +3,14 @@
 mod backends;
 mod markdown;
 mod probe;
+pub mod repairs;
 mod strain;
 
 use serde::Serialize;
 
 pub use backends::{BackendFacts, DeviceFacts};
 pub use probe::report;
+pub use repairs::RepairFacts;
 pub use strain::Strain;
 
 /// The report of `burnish env`. What the system does not tell is `None`, which is printed as `unknown`.
@@ -41,6 +43,24 @@ pub struct SystemReport {
     pub mac: Option<MacFacts>,
     /// The backends of this build.
     pub backends: Vec<BackendFacts>,
+    /// The repairs of Metal code that the kernels of a training step met, if that was tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repairs: Option<RepairsOfAStep>,
+    /// The repairs that `BURNISH_SKIP_REPAIR` switches off.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub skipped_repairs: Vec<&'static str>,
+}
+
+/// What a training step met.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RepairsOfAStep {
+    /// The backend.
+    pub backend: &'static str,
+    /// The rules.
+    pub rules: Vec<RepairFacts>,
+    /// Why the step failed, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// What only a Mac has.

@@ -1,8 +1,9 @@
 //! Asks the system.
 
 use burnish_bench::machine::{VERSIONS, answer, cpu};
+use burnish_engine::guard::guarded;
 
-use super::{MacFacts, SystemReport, backends};
+use super::{MacFacts, RepairsOfAStep, SystemReport, backends, repairs};
 
 /// The report of this machine. With `tested`, every backend of this build is opened and tested too.
 pub fn report(tested: bool) -> SystemReport {
@@ -21,6 +22,15 @@ pub fn report(tested: bool) -> SystemReport {
         swap_used_bytes: swap_used(),
         mac,
         backends: backends::all(tested),
+        repairs: repairs::backend().filter(|_| tested).map(repairs_of_a_step),
+        skipped_repairs: repairs::skipped(),
+    }
+}
+
+fn repairs_of_a_step(backend: &'static str) -> RepairsOfAStep {
+    match guarded(|| repairs::of_a_step(backend)) {
+        Ok(rules) => RepairsOfAStep { backend, rules, error: None },
+        Err(error) => RepairsOfAStep { backend, rules: Vec::new(), error: Some(format!("{error:#}")) },
     }
 }
 

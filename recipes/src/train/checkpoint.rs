@@ -203,8 +203,8 @@ impl RunCheckpoint {
     /// When a tensor is missing or has another shape.
     pub fn restore_moments(&self, trainer: &mut dyn Trainer) -> Result<()> {
         let updates = self.state.step - self.state.skipped.min(self.state.step);
-        if updates == 0 {
-            // No update was made yet, so there are no moments.
+        // Without updates there are no moments; a test may ask to lose them.
+        if updates == 0 || burnish_engine::is_broken("resume") {
             return Ok(());
         }
         let file = self.path.join(OPTIMIZER);
