@@ -89,7 +89,7 @@ fn config(target: &Target<'_>) -> Result<TrainConfig> {
 /// Runs to the end; returns the losses, and the adapter's folder.
 fn run(config: TrainConfig) -> Result<(Vec<f64>, PathBuf)> {
     let losses = Arc::new(Mutex::new(Losses::default()));
-    let summary = train(PreparedRun::new(config)?, losses.clone(), Interrupter::new(), false)?;
+    let summary = train(PreparedRun::new(config)?, losses.clone(), Interrupter::new())?;
     ensure!(summary.end == End::Finished, "the run ended early");
     let adapter = summary.output.context("the run wrote no adapter")?;
     let losses = std::mem::take(&mut losses.lock().unwrap_or_else(PoisonError::into_inner).0);
