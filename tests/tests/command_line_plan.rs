@@ -77,3 +77,17 @@ fn what_does_not_fit_comes_with_changes_that_do() {
     assert!(length > 2 && fits(length) && !fits(length + 1), "{plan}");
     fails(&["plan", "--model", &model(), "--memory", "8", "--chip", "M0"], &["chip"]);
 }
+
+#[cfg(feature = "metal")]
+#[test]
+fn a_plan_for_a_chip_predicts_the_time_of_a_step() {
+    let shape = ["plan", "--json", "--model", "llama-3.2-1b", "--chip", "M3 Max", "--memory", "36"];
+    let plan: Value = serde_json::from_str(&succeeds(program().args(shape))).unwrap();
+    let time = &plan["step_time"];
+    assert!(
+        time["label"].as_str().unwrap().starts_with("a prediction") && time["chip"] == "Apple M3 Max with 40 GPU cores",
+        "{time}"
+    );
+    let [seconds, flops, tflops] = ["seconds", "flops", "tflops"].map(|key| time[key].as_f64().unwrap());
+    assert!((seconds - flops / tflops / 1e12).abs() < 1e-6 && seconds > 1.0, "{time}");
+}

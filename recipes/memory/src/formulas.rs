@@ -140,14 +140,26 @@ pub fn slice_backward(model: &ModelConfig, element: usize, tokens: usize) -> usi
     slice_tokens(model, tokens) * ((5 * inner + 2 * hidden) * element + 3 * experts_of_token(model))
 }
 
-/// The logits of the tokens whose loss is computed together: on a GPU 64 MB of the compute type, on the CPU 4 Mi elements of f32.
+/// The logits of the tokens whose loss is computed together: on a GPU 64 MB of the compute type, on the CPU 4 Mi elements of f32. With a
+/// soft-cap they are 8 Mi elements everywhere, and as many buffers of f32 as the composed operations hold.
 pub fn logits(model: &ModelConfig, element: usize, tokens: usize, place: Place) -> usize {
-    let (bytes, element) = match place {
-        Place::Device => (64_000_000, element),
-        Place::Host => ((4 << 20) * F32, F32),
+    let (bytes, element, buffers) = match (place, model.logits_softcap) {
+        (_, Some(_)) => ((8 << 20) * F32, F32, CAPPED),
+        (Place::Device, None) => (64_000_000, element, 1),
+        (Place::Host, None) => ((4 << 20) * F32, F32, 1),
     };
     let of_token = (model.vocab_size * element).max(1);
-    (bytes / of_token).clamp(1, tokens.max(1)) * of_token
+    (bytes / of_token).clamp(1, tokens.max(1)) * of_token * buffers
+}
+
+/// Buffers of soft-capped logits: log-probabilities, the capped logits over the cap, and their squares.
+const CAPPED: usize = 3;
+
+/// What a pass without gradients takes of a token: the stream, the input of a block's feed-forward, gate, up and their product.
+pub fn forward_of_token(model: &ModelConfig, element: usize) -> usize {
+    let Widths { hidden, inner, query, key_value, .. } = Widths::of(model);
+    let attention = 2 * query + 2 * key_value;
+    (2 * hidden + attention.max(3 * inner)) * element
 }
 
 /// What an update takes besides gradients and moments: small parameters are updated in packs of up to 4 MiB, one of parameters, one
@@ -158,6 +170,12 @@ pub fn update(trained: impl Iterator<Item = usize>) -> usize {
 
 /// Elements of the largest pack of small parameters.
 const PACK: usize = 1 << 20;
+
+/// Copies of the gradient of a head that is the embedding too, beyond one: its two gradients are added, and on the CPU there are also what
+/// the embedding's is scattered into, and the sum.
+pub fn copies_of_tied(place: Place) -> usize {
+    if place == Place::Host { 3 } else { 1 }
+}
 
 /// What exists of adapters besides their parameters: with `init` of PiSSA or OLoRA the initial factors; and on the CPU a second copy,
 /// which stays from the first update on.
@@ -174,8 +192,8 @@ pub fn process(model: &ModelConfig, place: Place) -> usize {
     }
 }
 
-/// What the allocator of a process holds unused: a sixteenth of what comes and goes, and what the last update freed. Measured with
-/// glibc; a GPU's pools are counted by the budget's reserve.
+/// What the allocator of a process holds unused: a sixteenth of what comes and goes, and what the last update, and passes without
+/// gradients, freed. Measured with glibc; a GPU's pools are counted by the budget's reserve.
 pub fn unused(comes_and_goes: usize, freed: usize, place: Place) -> usize {
     match place {
         Place::Device => 0,

@@ -31,6 +31,9 @@ pub struct Step<'a> {
     pub element: usize,
     /// Tokens of a micro-batch, padding included.
     pub tokens: usize,
+    /// Tokens of the largest pass without gradients before that, such as that of the reference model, or of the rows beside a
+    /// micro-batch.
+    pub without_gradients: usize,
     /// Whether only the inputs of blocks are kept.
     pub grad_checkpoint: bool,
     /// How the optimizer stores moments.
@@ -41,6 +44,8 @@ pub struct Step<'a> {
     pub has_dropout: bool,
     /// Where it computes.
     pub place: Place,
+    /// Bytes of the program itself on the CPU, where they are known better than by the formula.
+    pub process: Option<u64>,
 }
 
 impl<'a> Step<'a> {
@@ -53,11 +58,13 @@ impl<'a> Step<'a> {
             weights,
             element: if is_f32 { F32 } else { 2 },
             tokens: 1,
+            without_gradients: 0,
             grad_checkpoint: false,
             moments: MomentType::F32,
             accumulates: false,
             has_dropout: false,
             place,
+            process: None,
         }
     }
 
@@ -119,6 +126,8 @@ impl Peak {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Moment {
+    /// Losses without gradients, before the step's own pass.
+    WithoutGradients,
     /// The loss is computed: all activations are kept.
     Loss,
     /// The backward of the last block: all activations are kept.
@@ -244,13 +253,16 @@ impl<'a> Counted<'a> {
         }
         let head = self.head * F32;
         // What a matrix gets as embedding and as head is added, so both exist at the end.
-        let twice = if model.tie_word_embeddings { head } else { 0 };
+        let twice = if model.tie_word_embeddings { head * formulas::copies_of_tied(place) } else { 0 };
         let sums = if self.step.accumulates { trained } else { 0 };
         let update = formulas::update(self.trained.iter().map(|(elements, _)| *elements));
+        let others = self.step.without_gradients;
+        let passing = others * formulas::forward_of_token(model, element);
+        let losses = if others == 0 { 0 } else { formulas::logits(model, element, others, place) };
         let moment = |moment, gradients: usize, activations: usize, logits: usize, workspace: usize| {
             // Gradients of whole matrices are large enough to go back to the system.
             let freed = if trains_all { update } else { trained - head + update };
-            let freed = if moment == Moment::Update { 0 } else { freed };
+            let freed = if moment == Moment::Update { 0 } else { freed + passing + losses };
             let unused = formulas::unused(gradients + activations + logits + workspace, freed, place);
             Peak {
                 moment,
@@ -269,6 +281,7 @@ impl<'a> Counted<'a> {
             moment(Moment::BackwardBegins, sums + head, activations, 0, backward),
             moment(Moment::BackwardEnds, sums + trained + twice, block + again, 0, backward),
             moment(Moment::Update, trained, 0, 0, update),
+            moment(Moment::WithoutGradients, sums, passing, losses, 0),
         ];
         let [first, others @ ..] = moments;
         let peak = others.into_iter().fold(first, |most, next| if next.total() > most.total() { next } else { most });
@@ -283,7 +296,10 @@ impl<'a> Counted<'a> {
             graph: held as u64,
             logits: logits as u64,
             workspace: peak.workspace.max(backward.max(update) as u64),
-            process: formulas::process(model, place) as u64,
+            process: match (self.step.process, place) {
+                (Some(process), Place::Host) => process.max(formulas::process(model, place) as u64),
+                _ => formulas::process(model, place) as u64,
+            },
             peak,
         }
     }

@@ -5,6 +5,7 @@ mod change;
 mod chat;
 mod completions;
 mod env;
+mod environment;
 mod eval;
 mod export;
 mod flags;
@@ -52,7 +53,7 @@ struct Cli {
     /// Print only errors
     #[arg(short, long, global = true, help_heading = "Output")]
     quiet: bool,
-    /// Print more; -vv prints everything. RUST_LOG filters by module
+    /// Print more; -vv prints everything. BURNISH_LOG, or RUST_LOG, filters by module
     #[arg(short, long, global = true, help_heading = "Output", action = ArgAction::Count, conflicts_with = "quiet")]
     verbose: u8,
     #[command(subcommand)]
@@ -122,6 +123,7 @@ pub fn bench_main() -> ExitCode {
 fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     quiet_panics();
     relax_watchdog();
+    let (arguments, notes) = environment::arguments(arguments.collect(), &Cli::command(), environment::variable);
     let parsed =
         Cli::command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches)?.checked());
     let cli = match parsed {
@@ -131,7 +133,12 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    log(cli.verbose, cli.quiet);
+    let louder = environment::verbose(environment::variable).filter(|_| !cli.quiet && cli.verbose == 0);
+    let cli = Cli { verbose: if louder.is_some() { 1 } else { cli.verbose }, ..cli };
+    if let Err(reason) = log(cli.verbose, cli.quiet) {
+        complain(format!("error: {reason}"));
+        return ExitCode::from(2);
+    }
     match repairs::checked() {
         Ok(skipped) if !skipped.is_empty() => {
             complain(format!("BURNISH_SKIP_REPAIR: Metal code is compiled without these repairs: {}", skipped.join(", ")));
@@ -146,6 +153,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         burnish_backends::keep_kernels(folder.join("burnish").join("kernels"));
     }
     let style = OutputStyle { json: cli.json, quiet: cli.quiet };
+    notes.iter().chain(&louder).for_each(|note| style.say(note));
     let (verbose, is_run) = (cli.verbose > 0, matches!(cli.command, Command::Train(_) | Command::Quickstart(_)));
     let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| dispatch(cli.command, verbose, style)));
     if matches!(run, Ok(Ok(_))) {
@@ -247,12 +255,21 @@ fn cut(text: &str) -> String {
     format!("{title}\n  {}\n  and {} more (-v shows all)", shown.join("\n  "), rest.len())
 }
 
-/// Sends the libraries' logs to stderr: warnings, unless `--quiet`, and more with `--verbose` or `RUST_LOG`.
-fn log(verbose: u8, quiet: bool) {
-    let asked = std::env::var_os("RUST_LOG").is_some();
+/// Sends the libraries' logs to stderr: warnings, unless `--quiet`, and more with `--verbose`, `BURNISH_LOG` or `RUST_LOG`.
+///
+/// # Errors
+/// If `BURNISH_LOG` is no filter.
+fn log(verbose: u8, quiet: bool) -> Result<(), String> {
+    let own = environment::variable(environment::LOG);
+    let asked = own.is_some() || std::env::var_os("RUST_LOG").is_some();
     let filter = match verbose {
-        _ if asked => EnvFilter::from_default_env(),
-        0 if quiet => return,
+        _ if asked => match own {
+            Some(own) => EnvFilter::try_new(&own).map_err(|error| {
+                format!("{} = {own}: {error}; expected such as `info`, or `burnish_recipes=debug`", environment::LOG)
+            })?,
+            None => EnvFilter::from_default_env(),
+        },
+        0 if quiet => return Ok(()),
         // Warnings of other crates don't help the user.
         0 => EnvFilter::new("off,burnish_models=warn,burnish_lora=warn,burnish_export=warn,burnish_recipes=warn"),
         1 => EnvFilter::new("info"),
@@ -266,6 +283,7 @@ fn log(verbose: u8, quiet: bool) {
     } else {
         subscriber.without_time().with_target(false).try_init().ok();
     }
+    Ok(())
 }
 
 /// Prints a panic as one line, unless RUST_BACKTRACE is set or the panic becomes an error. A dashboard gives the terminal back first.
@@ -344,6 +362,7 @@ mod tests {
             &["burnish", "train", "sft", "-vv", "--json"],
             &["burnish", "generate", "--model", "m", "--prompt", "- a list", "--stop", "--"],
             &["burnish", "init", "-"],
+            &["burnish", "init", "--from", "theirs.yaml", "-", "--recipe", "dpo"],
             &["burnish", "quantize", "m.gguf", "q.gguf", "--quant", "q4_k_m", "--imatrix", "i.gguf", "--allow-requantize"],
             &["burnish", "quantize", "m.gguf", "q.gguf", "--quant", "q4_k_m", "--max-shard-size", "2GB"],
             &["burnish", "imatrix", "--model", "m", "--data", "rows.jsonl", "--adapter", "run/adapter"],

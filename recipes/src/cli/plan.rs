@@ -8,9 +8,10 @@ use burnish_backends::dtype;
 use burnish_models::FloatType;
 use serde_json::json;
 
+use super::environment;
 use super::flags::ConfigFlags;
-use crate::config::{FineTuneType, QuantizationKind, Recipe, TrainConfig, load_without_data};
-use crate::plan::{Budget, Header, Planned, check_chip};
+use crate::config::{FineTuneType, Needs, QuantizationKind, Recipe, TrainConfig, load_with};
+use crate::plan::{Budget, Header, Planned, chip, preset, process_so_far};
 use crate::recipe;
 use crate::report::OutputStyle;
 
@@ -30,6 +31,9 @@ pub struct Args {
     /// Plan for a machine with so many GiB instead of this one
     #[arg(long, value_name = "GIB", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     memory: Option<u64>,
+    /// Choose the settings that fit into so much memory, such as 16gb, for keys that are not set
+    #[arg(long, value_name = "SIZE", value_parser = preset::amount)]
+    preset: Option<u64>,
     #[command(flatten)]
     flags: ConfigFlags,
 }
@@ -40,16 +44,21 @@ impl Args {
         if let Some(recipe) = self.recipe {
             flags.insert("recipe".to_owned(), recipe.into());
         }
-        let loaded = load_without_data(self.config.as_deref(), flags)?;
-        for note in &loaded.notes {
+        let (variables, of_variables) = environment::settings(environment::variable);
+        let loaded = load_with(self.config.as_deref(), flags, &variables, Needs::Model)?;
+        for note in loaded.notes.iter().chain(&of_variables) {
             style.say(note);
         }
         let mut config = loaded.config;
         recipe::check(&config)?;
-        if let Some(chip) = &self.chip {
-            check_chip(chip)?;
-            "metal".clone_into(&mut config.backend);
-        }
+        let chip = match &self.chip {
+            Some(name) => {
+                "metal".clone_into(&mut config.backend);
+                Some(chip::named(name)?)
+            }
+            None if self.memory.is_none() => chip::of_this_machine(),
+            None => None,
+        };
         let header = Header::open(&config)?;
         let backend = burnish_backends::choose(&config.backend)?.0;
         let (dtype, budget) = match self.memory {
@@ -57,8 +66,17 @@ impl Args {
             None => (here(&mut config, backend)?, Budget::of_this_machine(backend)),
         };
         let Header { name, config: model, checkpoint } = &header;
-        let planned = Planned { config: &config, model, checkpoint: &**checkpoint, backend, dtype, tokens: None };
-        let plan = planned.plan(budget)?;
+        let checkpoint = &**checkpoint;
+        let (tokens, without_gradients) = (None, None);
+        let process = if self.memory.is_none() { process_so_far() } else { None };
+        let mut planned = Planned { config: &config, model, checkpoint, backend, dtype, tokens, without_gradients, process };
+        let chosen = self.preset.map(|gib| preset::choose(&planned, &loaded.given, gib)).transpose()?;
+        if let Some(chosen) = &chosen {
+            style.say(&chosen.line);
+            planned.config = &chosen.config;
+        }
+        let mut plan = planned.plan(budget)?;
+        plan.step_time = chip.filter(|_| backend == "metal").map(|chip| planned.step_time(&chip)).transpose()?;
         let parameters = model.parameter_count() as f64 / 1e6;
         let text = format!("{name}: {}, {parameters:.1} M parameters; {plan}", model.model_type);
         let mut value = json!(plan);
@@ -96,7 +114,8 @@ mod tests {
         let refused = |recipe: &str, (key, value): (&str, Value), word: &str| {
             let flags = [("model", Value::from("llama-3.2-1b")), (key, value)];
             let flags = ConfigFlags(flags.map(|(key, value)| (key.to_owned(), value)).into_iter().collect());
-            let plan = Args { recipe: Some(recipe.to_owned()), config: None, chip: None, memory: Some(16), flags };
+            let plan =
+                Args { recipe: Some(recipe.to_owned()), config: None, chip: None, memory: Some(16), preset: None, flags };
             let error = plan.run(OutputStyle { quiet: true, ..OutputStyle::default() }).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         };

@@ -1,5 +1,6 @@
 //! `burnish train`.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,15 +10,18 @@ use anyhow::Result;
 use burn_train::Interrupter;
 use serde_json::json;
 
+use super::environment;
 use super::flags::ConfigFlags;
 use super::leave::Leave;
-use crate::config::{FineTuneType, Recipe, TrainConfig, load};
+use crate::config::{FineTuneType, Needs, Recipe, TrainConfig, load_with};
 use crate::dashboard::{self, Dashboard};
+use crate::plan::{Header, Planned, preset, process_so_far};
 use crate::report::{OutputStyle, TrainReport};
 use crate::train::{End, Events, Plan, PreparedRun, Summary, train};
+use burnish_backends::dtype;
 use burnish_engine::with_hint;
 use burnish_lora::read_config;
-use burnish_models::atomic;
+use burnish_models::{FloatType, atomic};
 
 /// Arguments of `train`. If a flag is given twice, the last one counts.
 #[derive(Debug, clap::Args)]
@@ -29,6 +33,9 @@ pub struct Args {
     /// Configuration in TOML or YAML, overridden by flags; see `burnish init`
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Choose the settings that fit into so much memory, such as 16gb, for keys that are not set
+    #[arg(long, value_name = "SIZE", value_parser = preset::amount)]
+    preset: Option<u64>,
     /// Show a dashboard in the terminal: loss curve, speed, memory, time left; q stops the run after the step
     #[arg(long)]
     tui: bool,
@@ -48,13 +55,18 @@ impl Args {
         if let Some(recipe) = self.recipe {
             flags.insert("recipe".to_owned(), recipe.into());
         }
-        let loaded = load(self.config.as_deref(), flags)?;
-        let config = loaded.config;
+        let (variables, of_variables) = environment::settings(environment::variable);
+        let loaded = load_with(self.config.as_deref(), flags, &variables, Needs::All)?;
+        let (config, chosen) = match self.preset {
+            Some(gib) => with_preset(loaded.config, &loaded.given, gib)?,
+            None => (loaded.config, None),
+        };
         let (name, why) = burnish_backends::choose(&config.backend)?;
         // The dashboard needs the whole terminal.
         let while_it_runs = if self.tui { OutputStyle { quiet: true, ..style } } else { style };
         let mut report = TrainReport::new(while_it_runs, config.steps_per_report);
-        for note in &loaded.notes {
+        let notes: Vec<String> = loaded.notes.into_iter().chain(of_variables).chain(chosen).collect();
+        for note in &notes {
             report.note(note);
         }
         let prepared = PreparedRun::new(config.clone())?;
@@ -66,7 +78,7 @@ impl Args {
         on_interrupt(interrupter.clone(), while_it_runs);
         let leave = Leave::of(&prepared.pretrained);
         let summary = if self.tui {
-            on_dashboard(prepared, &loaded.notes, interrupter, style)?
+            on_dashboard(prepared, &notes, interrupter, style)?
         } else {
             train(prepared, Arc::new(Mutex::new(report)), interrupter)?
         };
@@ -126,6 +138,29 @@ fn on_dashboard(prepared: PreparedRun, notes: &[String], interrupter: Interrupte
         style.say(line);
     }
     summary
+}
+
+/// The configuration with what a preset sets, and a line about it.
+fn with_preset(config: TrainConfig, given: &BTreeSet<String>, gib: u64) -> Result<(TrainConfig, Option<String>)> {
+    let (backend, _) = burnish_backends::choose(&config.backend)?;
+    let header = Header::open(&config)?;
+    let dtype = match config.fine_tune_type {
+        FineTuneType::Full => FloatType::F32,
+        FineTuneType::Lora => dtype::choose(backend, &config.dtype)?.dtype,
+    };
+    let (model, checkpoint) = (&header.config, &*header.checkpoint);
+    let planned = Planned {
+        config: &config,
+        model,
+        checkpoint,
+        backend,
+        dtype,
+        tokens: None,
+        without_gradients: None,
+        process: process_so_far(),
+    };
+    let chosen = preset::choose(&planned, given, gib)?;
+    Ok((chosen.config, Some(chosen.line)))
 }
 
 /// Prints model, data and effective configuration.

@@ -3,15 +3,15 @@
 use std::sync::LazyLock;
 
 use super::meaning::Meaning;
-use super::peers::{Peer, axolotl, llama_factory, mlx_lm, transformers, unsloth};
+use super::peers::{Peer, axolotl, llama_factory, mlx_lm, transformers, trl, unsloth};
 
 /// The programs whose files are understood; if a file could belong to two, the first is assumed.
-pub(super) const PEERS: [&Peer; 5] =
-    [&mlx_lm::PEER, &unsloth::PEER, &axolotl::PEER, &llama_factory::PEER, &transformers::PEER];
+pub(super) const PEERS: [&Peer; 6] =
+    [&mlx_lm::PEER, &unsloth::PEER, &axolotl::PEER, &llama_factory::PEER, &trl::PEER, &transformers::PEER];
 
 /// Keys of mlx-lm, Unsloth, TRL, transformers, axolotl and LLaMA-Factory, in snake case; flags may be in kebab case.
 pub static FOREIGN: LazyLock<Vec<(&'static str, Meaning)>> =
-    LazyLock::new(|| PEERS.iter().flat_map(|peer| peer.keys).copied().collect());
+    LazyLock::new(|| PEERS.iter().flat_map(|peer| peer.meanings()).collect());
 
 /// The programs whose files are understood, each with its keys. Those of transformers, TRL and PEFT, which the others share, are last.
 pub fn programs() -> impl Iterator<Item = (&'static str, &'static [(&'static str, Meaning)])> {

@@ -105,13 +105,31 @@ fn translated(name: &str, value: &Value) -> Result<Reading, String> {
         "use_wandb" | "enable_wandb" if boolean(value)? => one("report_to", "wandb".into()),
         "use_tensorboard" | "enable_tensorboard" if boolean(value)? => one("report_to", "tensorboard".into()),
         "disable_shuffling" if boolean(value)? => one("shuffle", false.into()),
-        "gradient_checkpointing" | "use_gradient_checkpointing" => one("grad_checkpoint", checkpointing(value)?.into()),
+        "gradient_checkpointing" | "activation_checkpointing" | "use_gradient_checkpointing" => {
+            one("grad_checkpoint", checkpointing(value)?.into())
+        }
         "disable_gradient_checkpointing" => one("grad_checkpoint", (!boolean(value)?).into()),
         "use_unsloth_gc" if boolean(value)? => one("grad_checkpoint", true.into()),
         "train_on_inputs" | "train_on_prompt" => one("mask_prompt", (!boolean(value)?).into()),
         "bf16" | "fp16" if value == "auto" => one("dtype", "auto".into()),
         "bf16" | "pure_bf16" | "bfloat16" if boolean(value)? => one("dtype", "bf16".into()),
         "fp16" | "float16" if boolean(value)? => one("dtype", "f16".into()),
+        "float32" if boolean(value)? => one("dtype", "f32".into()),
+        // Without it TRL trains every weight.
+        "use_peft" => one("fine_tune_type", if boolean(value)? { "lora" } else { "full" }.into()),
+        "train_sampling_strategy" => match value.as_str() {
+            Some("random") => nothing,
+            Some("sequential") => one("shuffle", false.into()),
+            Some("group_by_length") => {
+                Ok(Reading::Ignored(Some("has no effect: the order of rows depends only on shuffle and seed".to_owned())))
+            }
+            _ => Err(should_be("random, sequential or group_by_length", value)),
+        },
+        "dpo_loss_type" => match value.as_array().map(Vec::as_slice) {
+            Some([one_loss]) => one("loss_type", one_loss.clone()),
+            Some(_) => Err(SEVERAL_LOSSES.to_owned()),
+            None => one("loss_type", value.clone()),
+        },
         "auto_resume_from_checkpoints"
         | "lora_target_linear"
         | "full_finetuning"
@@ -127,7 +145,8 @@ fn translated(name: &str, value: &Value) -> Result<Reading, String> {
         | "pure_bf16"
         | "bfloat16"
         | "fp16"
-        | "float16" => nothing,
+        | "float16"
+        | "float32" => nothing,
         "stage" => match value.as_str() {
             Some("sft") => nothing,
             Some(recipe @ ("dpo" | "kto")) => one("recipe", recipe.into()),
@@ -185,8 +204,13 @@ fn own_word(name: &str, value: &Value) -> Result<Option<Reading>, String> {
         // TRL's losses for dpo are a list.
         ("loss_type", None) => match value.as_array().map(Vec::as_slice) {
             Some([one]) => Ok(Some(Reading::As(vec![("loss_type", one.clone())]))),
-            Some(_) => Err("names several losses; the loss of chosen answers may be added with rpo_alpha".to_owned()),
+            Some(_) => Err(SEVERAL_LOSSES.to_owned()),
             None => Ok(None),
+        },
+        // axolotl's changes the model's own configuration; ours is a folder.
+        ("model_config", None) if value.is_object() => match is_off(value) {
+            true => Ok(Some(Reading::Ignored(None))),
+            false => Err("has settings of axolotl; change them in the checkpoint's config.json, and remove it".to_owned()),
         },
         // mlx-lm's Adam is AdamW without weight decay.
         ("optimizer", Some("adam")) => {
@@ -195,6 +219,8 @@ fn own_word(name: &str, value: &Value) -> Result<Option<Reading>, String> {
         _ => Ok(None),
     }
 }
+
+const SEVERAL_LOSSES: &str = "names several losses; the loss of chosen answers may be added with rpo_alpha";
 
 /// The keys of a `BitsAndBytesConfig` of transformers.
 fn bitsandbytes(value: &Value) -> Result<Reading, String> {
@@ -336,11 +362,15 @@ fn strategy(value: &Value, key: &'static str) -> Result<Reading, String> {
     }
 }
 
+const CHECKPOINTING: [&str; 5] = ["true", "unsloth", "offload", "yes", "1"];
+
 /// Whether a kind of checkpointing is on, or `true` or `false` as text.
 fn checkpointing(value: &Value) -> Result<bool, String> {
     match value {
         Value::Bool(on) => Ok(*on),
-        Value::String(kind) if ["true", "unsloth", "offload"].contains(&kind.to_lowercase().as_str()) => Ok(true),
+        Value::String(kind) if CHECKPOINTING.contains(&kind.to_lowercase().as_str()) => Ok(true),
+        // axolotl's table of options.
+        Value::Object(options) => Ok(options.get("enabled").is_none_or(|on| *on != false)),
         Value::String(_) if is_off(value) => Ok(false),
         _ => Err(should_be("true, false or \"unsloth\"", value)),
     }

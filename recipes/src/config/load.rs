@@ -1,5 +1,6 @@
 //! Reads the configuration from a file and flags.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use burnish_lora::read_config;
@@ -18,6 +19,19 @@ pub struct Loaded {
     pub config: TrainConfig,
     /// A note for each key of another program, and for each key without effect.
     pub notes: Vec<String>,
+    /// The keys of ours that file, flags or variables set.
+    pub given: BTreeSet<String>,
+}
+
+/// What a configuration must name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Model and data.
+    All,
+    /// The model: for commands that read no rows.
+    Model,
+    /// Nothing: what is missing stays empty.
+    Nothing,
 }
 
 /// Merges a file and flags over the defaults and checks the ranges.
@@ -25,18 +39,19 @@ pub struct Loaded {
 /// # Errors
 /// A [`ConfigError`] that names file and key; several problems are reported together.
 pub fn load(file: Option<&Path>, flags: Map<String, Value>) -> Result<Loaded, ConfigError> {
-    read(file, flags, true)
+    load_with(file, flags, &[], Needs::All)
 }
 
-/// The same for commands that read no rows: `data` may be missing.
+/// The same with variables of the environment, which set what neither file nor flags do.
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_without_data(file: Option<&Path>, flags: Map<String, Value>) -> Result<Loaded, ConfigError> {
-    read(file, flags, false)
-}
-
-fn read(file: Option<&Path>, flags: Map<String, Value>, needs_data: bool) -> Result<Loaded, ConfigError> {
+pub fn load_with(
+    file: Option<&Path>,
+    flags: Map<String, Value>,
+    variables: &[Variable],
+    needs: Needs,
+) -> Result<Loaded, ConfigError> {
     let mut errors = Vec::new();
     let in_file = file.map(read_file).transpose()?;
     let mut merged = Keys { recipe: recipe_of(&flags).or_else(|| in_file.as_ref().and_then(recipe_of)), ..Keys::default() };
@@ -44,19 +59,14 @@ fn read(file: Option<&Path>, flags: Map<String, Value>, needs_data: bool) -> Res
         merged.take(map, &format!("{}: ", path.display()), &mut errors);
     }
     merged.take(flags, "", &mut errors);
-    let Keys { values, mut notes, .. } = merged;
+    let Keys { mut values, mut notes, .. } = merged;
     if !errors.is_empty() {
         return Err(together(errors));
     }
+    notes.extend(variables.iter().map(|variable| variable.set(&mut values)));
     let mut config: TrainConfig = serde_json::from_value(Value::Object(values.clone()))
         .map_err(|error| ConfigError::Problems { problems: vec![error.to_string()] })?;
-    if !needs_data && config.data.is_empty() {
-        "-".clone_into(&mut config.data);
-    }
-    let problems = config.problems();
-    if !problems.is_empty() {
-        return Err(ConfigError::Problems { problems });
-    }
+    check(&mut config, needs)?;
     if config.iters > 0 && values.get("epochs").is_some_and(|epochs| epochs != 1) {
         notes.push(format!("`epochs` has no effect, because `iters` is {}", config.iters));
     }
@@ -68,7 +78,61 @@ fn read(file: Option<&Path>, flags: Map<String, Value>, needs_data: bool) -> Res
         notes.push(format!("`{key}` has no effect, because `recipe` is {}", config.recipe.name()));
     }
     notes.extend(take_adapter(&mut config, &values));
-    Ok(Loaded { config, notes })
+    let given = values.keys().cloned().collect();
+    Ok(Loaded { config, notes, given })
+}
+
+/// Checks the values. What may be missing is not missed.
+fn check(config: &mut TrainConfig, needs: Needs) -> Result<(), ConfigError> {
+    const UNNAMED: &str = "-";
+    let (no_data, no_model) = (config.data.is_empty(), config.model.is_empty() && config.model_config.is_none());
+    if needs != Needs::All && no_data {
+        UNNAMED.clone_into(&mut config.data);
+    }
+    if needs == Needs::Nothing && no_model {
+        UNNAMED.clone_into(&mut config.model);
+    }
+    let problems = config.problems();
+    if !problems.is_empty() {
+        return Err(ConfigError::Problems { problems });
+    }
+    if needs == Needs::Nothing {
+        for (missing, value) in [(no_data, &mut config.data), (no_model, &mut config.model)] {
+            if missing {
+                value.clear();
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A variable of the environment that sets a key, unless a file or a flag does.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Variable {
+    /// Its name.
+    pub name: &'static str,
+    /// The key.
+    pub key: &'static str,
+    /// The key's value.
+    pub value: Value,
+}
+
+impl Variable {
+    /// Sets the key, and returns a note.
+    fn set(&self, values: &mut Map<String, Value>) -> String {
+        let Self { name, key, value } = self;
+        let trains_all = values.get("fine_tune_type").is_some_and(|kind| kind == "full");
+        match values.get(*key) {
+            Some(set) => format!("`{name}` has no effect: `{key}` is {set}"),
+            None if *key == "quantization" && trains_all => {
+                format!("`{name}` has no effect: every weight is trained, as a float")
+            }
+            None => {
+                values.insert((*key).to_owned(), value.clone());
+                format!("`{name}` is read as `{key} = {value}`")
+            }
+        }
+    }
 }
 
 /// Takes the values of the adapter that the run starts from, and returns a note for each key that has another one. An adapter that can't

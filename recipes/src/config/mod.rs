@@ -20,9 +20,9 @@ pub use choice::{
     ADAPTER_KEYS, FineTuneType, LossType, LrScheduler, OptimizerKind, PREFERENCE_KEYS, QuantizationKind, Recipe,
 };
 pub use error::ConfigError;
-pub use init::commented_toml;
+pub use init::{commented_toml, commented_toml_of};
 pub use key::{Key, Kind};
-pub use load::{Loaded, load, load_without_data, read_file};
+pub use load::{Loaded, Needs, Variable, load, load_with, read_file};
 pub use meaning::Meaning;
 pub use report_to::{ReportTo, Tracker};
 

@@ -12,7 +12,7 @@ use super::entry::{Entry, SECTIONS, entries};
 use super::error::ConfigError;
 use super::foreign::{self, Reading};
 use super::key::{Key, Kind};
-use super::peers::{Peer, axolotl, llama_factory, mlx_lm};
+use super::peers::{Peer, axolotl, llama_factory, mlx_lm, trl, unsloth};
 use super::report_to::joined;
 use super::value::should_be;
 
@@ -36,6 +36,12 @@ impl Keys {
             .and_then(|()| llama_factory::rewrite(&mut entries, &mut self.notes));
         if source.is_of(&axolotl::PEER) {
             rewritten = rewritten.and_then(|()| axolotl::rewrite(&mut entries));
+        }
+        if source.is_of(&unsloth::PEER) {
+            unsloth::rewrite(&mut entries);
+        }
+        if source.is_of(&trl::PEER) && source.is_file {
+            rewritten = rewritten.and_then(|()| trl::rewrite(&mut entries, self.recipe, &mut self.notes));
         }
         if let Err((key, reason)) = rewritten {
             errors.push(wrong(key, reason));
@@ -190,6 +196,9 @@ impl Source {
             mlx_lm::part_of_full(&self.values).map_or(Ok(()), |reason| Err(("fine_tune_type", reason)))?;
         }
         notes.extend(self.peer.and_then(|peer| self.take_defaults(peer)));
+        if let Some(peer) = self.peer.filter(|_| self.is_file) {
+            notes.extend((peer.traps)(&self.values));
+        }
         notes.extend(self.drop_dropout());
         if self.is_of(&mlx_lm::PEER) {
             notes.extend(mlx_lm::to_optimizer_steps(&mut self.values).map_err(|reason| ("iters", reason))?);
@@ -215,7 +224,11 @@ impl Source {
 
     /// Fills in the other program's defaults for keys that its file leaves out, if they affect the result.
     fn take_defaults(&mut self, peer: &Peer) -> Option<String> {
-        let Value::Object(mut defaults) = (peer.defaults)(&self.values) else { return None };
+        let mut given = self.values.clone();
+        if let (Some(recipe), false) = (self.recipe, given.contains_key("recipe")) {
+            given.insert("recipe".to_owned(), recipe.name().into());
+        }
+        let Value::Object(mut defaults) = (peer.defaults)(&given) else { return None };
         let kind = self.values.get("fine_tune_type").or(defaults.get("fine_tune_type"));
         let full = kind.is_some_and(|kind| kind == "full");
         // Either `iters` or `epochs` sets the length of the run.
@@ -224,7 +237,8 @@ impl Source {
         let adapter = self.values.contains_key("adapter");
         defaults.retain(|key, _| match key.as_str() {
             given if self.values.contains_key(given) => false,
-            "rank" | "alpha" | "num_layers" => !full && !adapter,
+            "rank" | "alpha" | "num_layers" | "target_modules" => !full && !adapter,
+            "quantization" | "double_quant" => !full,
             "dropout" => !full,
             "epochs" => !iters,
             "iters" => !epochs,

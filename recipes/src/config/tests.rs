@@ -8,6 +8,8 @@ use super::*;
 
 mod peers;
 mod preferences;
+mod reference;
+mod trl;
 
 fn given(value: &Value) -> Map<String, Value> {
     let mut map = json!({ "model": "m", "data": "d" }).as_object().cloned().unwrap();
@@ -432,7 +434,7 @@ fn an_adapter_gives_its_values() {
         "adapter": adapter, "rank": 8, "alpha": 99, "target_modules": ["v_proj"], "dora": true, "init": "pissa", "num_layers": 2,
         "dropout": 0.1,
     });
-    let Loaded { config, mut notes } = loaded(&given);
+    let Loaded { config, mut notes, .. } = loaded(&given);
     notes.sort();
     let unread = ["alpha", "dora", "init", "num_layers", "rank", "target_modules"];
     assert_eq!(notes, unread.map(|key| format!("`{key}` has no effect, because `adapter` gives it")));

@@ -1,7 +1,6 @@
 //! The memory that a run may use.
 
 use anyhow::Result;
-use burnish_engine::with_hint;
 use serde::Serialize;
 
 /// The memory that a run may use.
@@ -57,38 +56,7 @@ fn of_mac(memory: u64) -> Result<Budget> {
 
 #[cfg(not(feature = "metal"))]
 fn of_mac(_memory: u64) -> Result<Budget> {
-    Err(no_chips())
-}
-
-/// The error of builds that know no chips.
-#[cfg(not(feature = "metal"))]
-fn no_chips() -> anyhow::Error {
-    with_hint("this build does not know Apple's chips", "rebuild with --features metal, which works on every system")
-}
-
-/// Checks that there is a chip of that name.
-///
-/// # Errors
-/// If the chip is unknown; the hint lists the known ones.
-#[cfg(feature = "metal")]
-pub fn check_chip(name: &str) -> Result<()> {
-    use burnish_metal::chip::{CHIPS, chip};
-    let full = if name.starts_with("Apple ") { name.to_owned() } else { format!("Apple {name}") };
-    if chip(&full, None).is_some() {
-        return Ok(());
-    }
-    let mut names: Vec<&str> = CHIPS.iter().map(|chip| chip.name).collect();
-    names.dedup();
-    Err(with_hint(format!("unknown chip `{name}`"), format!("expected one of {}", names.join(", "))))
-}
-
-/// The same, in a build that knows none.
-///
-/// # Errors
-/// Always.
-#[cfg(not(feature = "metal"))]
-pub fn check_chip(_name: &str) -> Result<()> {
-    Err(no_chips())
+    Err(super::chip::no_chips())
 }
 
 #[cfg(test)]
@@ -109,9 +77,5 @@ mod tests {
         let budget = Budget::of_gib("metal", 16).unwrap();
         // Two thirds of 16 GiB, less a tenth of them.
         assert_eq!(budget.available >> 20, 9830);
-        check_chip("Apple M4 Max").unwrap();
-        check_chip("M4 Max").unwrap();
-        let error = check_chip("M4 Mega").unwrap_err();
-        assert!(crate::hint::hint(&error).unwrap().contains("Apple M4 Max"));
     }
 }

@@ -26,7 +26,8 @@ pub(super) fn cheapest(planned: &Planned<'_>, available: u64) -> Result<Vec<Chan
     let mut changes = Vec::new();
     for (change, config) in candidates(planned, available)? {
         let tokens = planned.tokens.map(|tokens| tokens_of(planned.config, &config, tokens));
-        let left = Planned { config: &config, tokens, ..*planned }.memory()?.total();
+        let without_gradients = planned.without_gradients.map(|tokens| tokens_of(planned.config, &config, tokens));
+        let left = Planned { config: &config, tokens, without_gradients, ..*planned }.memory()?.total();
         if left < total {
             changes.push(Change { change, saves: total - left, fits: left <= available });
         }

@@ -13,8 +13,9 @@ pub(super) fn batch_size(planned: &Planned<'_>, available: u64) -> Result<usize>
     let storage = planned.storage()?;
     largest(MOST_ROWS, |batch_size| {
         let config = TrainConfig { batch_size, ..planned.config.clone() };
-        let tokens = planned.tokens.map(|tokens| tokens.div_ceil(planned.config.batch_size).saturating_mul(batch_size));
-        Ok(Planned { config: &config, tokens, ..*planned }.memory_with(&storage)?.total() <= available)
+        let of_batch = |tokens: usize| tokens.div_ceil(planned.config.batch_size).saturating_mul(batch_size);
+        let (tokens, without_gradients) = (planned.tokens.map(of_batch), planned.without_gradients.map(of_batch));
+        Ok(Planned { config: &config, tokens, without_gradients, ..*planned }.memory_with(&storage)?.total() <= available)
     })
 }
 
@@ -23,7 +24,17 @@ pub(super) fn max_seq_length(planned: &Planned<'_>, available: u64) -> Result<us
     let storage = planned.storage()?;
     largest(planned.model.max_position_embeddings, |max_seq_length| {
         let config = TrainConfig { max_seq_length, ..planned.config.clone() };
-        Ok(Planned { config: &config, tokens: None, ..*planned }.memory_with(&storage)?.total() <= available)
+        Ok(Planned { config: &config, tokens: None, without_gradients: None, ..*planned }.memory_with(&storage)?.total()
+            <= available)
+    })
+}
+
+/// The largest `rank` that fits into so many bytes, up to the model's width.
+pub(super) fn rank(planned: &Planned<'_>, available: u64) -> Result<usize> {
+    let storage = planned.storage()?;
+    largest(planned.model.hidden_size, |rank| {
+        let config = TrainConfig { rank: rank.max(1), ..planned.config.clone() };
+        Ok(Planned { config: &config, ..*planned }.memory_with(&storage)?.total() <= available)
     })
 }
 

@@ -2,9 +2,13 @@
 
 mod budget;
 mod changes;
+pub mod chip;
 mod largest;
 mod model;
+pub mod preset;
+mod storages;
 mod text;
+mod time;
 
 use anyhow::Result;
 use burnish_engine::MomentType;
@@ -13,11 +17,14 @@ use burnish_memory::{Memory, Place, Step, Trained};
 use burnish_models::{Checkpoint, FloatType, ModelConfig, Storage};
 use serde::Serialize;
 
-pub use budget::{Budget, check_chip};
+pub use budget::Budget;
 pub use changes::Change;
 pub use model::Header;
+pub use storages::Stored;
+pub use time::StepTime;
 
 use crate::config::{FineTuneType, OptimizerKind, TrainConfig};
+use crate::recipe;
 use crate::storage;
 
 /// A run whose memory is computed, on a backend and in a type that are chosen.
@@ -35,6 +42,18 @@ pub struct Planned<'a> {
     pub dtype: FloatType,
     /// Tokens of the largest micro-batch; `None` takes rows of `max_seq_length`.
     pub tokens: Option<usize>,
+    /// Tokens of the largest pass without gradients; `None` takes those of a micro-batch.
+    pub without_gradients: Option<usize>,
+    /// Bytes of this process before the model is loaded, where it is this process that trains.
+    pub process: Option<u64>,
+}
+
+/// What is free again of a process that has read tokenizer and rows. Measured with glibc.
+const FREE_AGAIN: u64 = 64 << 20;
+
+/// Bytes of this process before the model is loaded: tokenizer, rows, and the program.
+pub fn process_so_far() -> Option<u64> {
+    burnish_engine::bytes::resident_bytes().map(|bytes| bytes.saturating_sub(FREE_AGAIN))
 }
 
 /// The plan of a run.
@@ -66,6 +85,12 @@ pub struct MemoryPlan {
     pub largest_batch_size: Option<usize>,
     /// The largest `max_seq_length` that fits, all else as it is; 0 if none does.
     pub largest_max_seq_length: Option<usize>,
+    /// The largest `rank` that fits, all else as it is; 0 if none does. `None` without adapters.
+    pub largest_rank: Option<usize>,
+    /// Types and storages of the weights; empty where the budget is not known.
+    pub stored: Vec<Stored>,
+    /// The time of a step, where the chip is known.
+    pub step_time: Option<StepTime>,
 }
 
 /// What is kept for the backward.
@@ -106,10 +131,32 @@ impl Planned<'_> {
             },
             largest_batch_size: limit.map(|limit| largest::batch_size(self, limit)).transpose()?,
             largest_max_seq_length: limit.map(|limit| largest::max_seq_length(self, limit)).transpose()?,
+            largest_rank: limit
+                .filter(|_| self.config.fine_tune_type == FineTuneType::Lora && self.config.adapter.is_none())
+                .map(|limit| largest::rank(self, limit))
+                .transpose()?,
+            stored: limit.map(|limit| storages::all(self, limit)).transpose()?.unwrap_or_default(),
+            step_time: None,
             memory,
             budget,
             fits,
         })
+    }
+
+    /// The time of a step on a chip.
+    ///
+    /// # Errors
+    /// As [`Planned::plan`].
+    pub fn step_time(&self, chip: &chip::Rates) -> Result<StepTime> {
+        let pass = time::Pass {
+            config: self.config,
+            model: self.model,
+            memory: &self.memory()?,
+            tokens: self.tokens(),
+            length: self.length(),
+            without_gradients: self.without_gradients() * recipe::passes_without_gradients(self.config),
+        };
+        Ok(pass.on(chip))
     }
 
     /// What a step takes.
@@ -131,6 +178,8 @@ impl Planned<'_> {
         let step = Step {
             element: self.dtype.size(),
             tokens: self.tokens(),
+            without_gradients: self.without_gradients(),
+            process: self.process,
             grad_checkpoint: config.grad_checkpoint,
             moments: match config.optimizer {
                 OptimizerKind::Adamw => MomentType::F32,
@@ -167,6 +216,12 @@ impl Planned<'_> {
     /// Rows of `max_seq_length`, as far as the model goes, as many as a micro-batch has.
     fn tokens(&self) -> usize {
         self.tokens.unwrap_or_else(|| rows(self.config).saturating_mul(self.length()))
+    }
+
+    /// Tokens of the passes without gradients: those of the reference model, and of the rows beside a micro-batch.
+    fn without_gradients(&self) -> usize {
+        let has = self.config.recipe.has_reference() || recipe::compares_prompts(self.config);
+        if has { self.without_gradients.unwrap_or_else(|| self.tokens()) } else { 0 }
     }
 
     /// Tokens of a row.

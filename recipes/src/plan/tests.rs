@@ -1,7 +1,7 @@
 use burnish_bench::shape::Shape;
 
 use super::*;
-use crate::config::QuantizationKind;
+use crate::config::{QuantizationKind, Recipe};
 use crate::hint::hint;
 
 fn config(model: &str) -> TrainConfig {
@@ -17,7 +17,16 @@ fn plan(config: &TrainConfig, tokens: Option<usize>, gib: Option<u64>) -> Memory
     let header = Header::open(config).unwrap();
     let dtype = if config.fine_tune_type == FineTuneType::Full { FloatType::F32 } else { FloatType::BF16 };
     let Header { config: model, checkpoint, .. } = &header;
-    let planned = Planned { config, model, checkpoint: &**checkpoint, backend: "cuda", dtype, tokens };
+    let planned = Planned {
+        config,
+        model,
+        checkpoint: &**checkpoint,
+        backend: "cuda",
+        dtype,
+        tokens,
+        without_gradients: None,
+        process: None,
+    };
     planned.plan(gib.map(budget)).unwrap()
 }
 
@@ -62,8 +71,12 @@ fn the_largest_sizes_fit_and_one_more_does_not() {
     let config = TrainConfig { grad_checkpoint: true, ..config("llama-3.2-1b") };
     let of = |config: &TrainConfig| plan(config, None, Some(6));
     let found = of(&config);
-    let [rows, length] = [found.largest_batch_size, found.largest_max_seq_length].map(Option::unwrap);
-    assert!(rows > 1 && length > 2, "{found}");
+    let sizes = [found.largest_batch_size, found.largest_max_seq_length, found.largest_rank];
+    let [rows, length, most] = sizes.map(Option::unwrap);
+    assert!(rows > 1 && length > 2 && most > 16, "{found}");
+    for (rank, fits) in [(most, true), (most + 1, false)] {
+        assert_eq!(of(&TrainConfig { rank, ..config.clone() }).fits, Some(fits), "rank {rank}");
+    }
     for (batch_size, fits) in [(rows, true), (rows + 1, false)] {
         assert_eq!(of(&TrainConfig { batch_size, ..config.clone() }).fits, Some(fits), "{batch_size} rows");
     }
@@ -81,6 +94,40 @@ fn known_tokens_replace_the_longest_rows() {
 }
 
 #[test]
+fn every_type_and_storage_is_told() {
+    let plan = plan(&config("llama-3.2-1b"), None, Some(6));
+    let of = |dtype: &str, quantization: &str| {
+        plan.stored.iter().find(|stored| (stored.dtype, stored.quantization) == (dtype, quantization)).unwrap()
+    };
+    assert_eq!(plan.stored.len(), 8);
+    assert_eq!(of("bf16", "none").total, plan.total);
+    assert!(of("f32", "none").total > plan.total && of("bf16", "nf4").total < of("bf16", "int8").total, "{plan}");
+    assert!(plan.stored.iter().all(|stored| stored.fits == (stored.total <= 6 << 30)));
+}
+
+#[test]
+fn a_reference_and_rows_beside_the_batch_are_counted() {
+    let of = |recipe, without_gradients| {
+        let config = TrainConfig { recipe, ..config("llama-3.2-1b") };
+        let Header { config: model, checkpoint, .. } = Header::open(&config).unwrap();
+        let (checkpoint, dtype, tokens) = (&*checkpoint, FloatType::BF16, Some(64));
+        let planned = Planned {
+            config: &config,
+            model: &model,
+            checkpoint,
+            backend: "cuda",
+            dtype,
+            tokens,
+            without_gradients,
+            process: None,
+        };
+        planned.memory().unwrap().total()
+    };
+    assert_eq!(of(Recipe::Kto, None), of(Recipe::Sft, Some(1 << 16)));
+    assert!(of(Recipe::Kto, Some(1 << 16)) > of(Recipe::Kto, None));
+}
+
+#[test]
 fn shapes_need_no_weights() {
     assert!(Shape::NAMES.iter().all(|name| Header::open(&config(name)).is_ok()));
     assert!(Header::open(&config("no/such/folder.json")).is_err());
@@ -91,7 +138,9 @@ fn the_documents_show_the_plan_of_a_mac() {
     let config = TrainConfig { quantization: QuantizationKind::Nf4, batch_size: 1, ..config("llama-3.1-8b") };
     let Header { config: model, checkpoint, .. } = Header::open(&config).unwrap();
     let (checkpoint, dtype) = (&*checkpoint, FloatType::F16);
-    let planned = Planned { config: &config, model: &model, checkpoint, backend: "metal", dtype, tokens: None };
+    let (tokens, without_gradients, backend) = (None, None, "metal");
+    let planned =
+        Planned { config: &config, model: &model, checkpoint, backend, dtype, tokens, without_gradients, process: None };
     // Two thirds of 16 GiB, less a tenth: `MemoryBudget` of burnish-metal, which not every build has.
     let (memory, working_set) = (16u64 << 30, (16u64 << 30) / 3 * 2);
     let why = "10.67 GiB that Metal allows, less 1.07 GiB for its pools".to_owned();

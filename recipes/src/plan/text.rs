@@ -33,6 +33,7 @@ impl fmt::Display for MemoryPlan {
             }
         }
         let moment = match peak.moment {
+            Moment::WithoutGradients => "in the passes without gradients before the step's own",
             Moment::Loss => "while the loss is computed",
             Moment::BackwardBegins => "as the backward begins",
             Moment::BackwardEnds => "as the backward ends",
@@ -57,7 +58,20 @@ impl fmt::Display for MemoryPlan {
             _ => "none".to_owned(),
         };
         write!(f, "largest that fits, all else as it is: batch_size {}", of(self.largest_batch_size))?;
-        write!(f, ", max_seq_length {}", of(self.largest_max_seq_length))
+        write!(f, ", max_seq_length {}", of(self.largest_max_seq_length))?;
+        if self.largest_rank.is_some() {
+            write!(f, ", rank {}", of(self.largest_rank))?;
+        }
+        if !self.stored.is_empty() {
+            write!(f, "\n\nthe same in other types and storages of the frozen weights:")?;
+        }
+        for stored in &self.stored {
+            write!(f, "\n  {stored}")?;
+        }
+        match &self.step_time {
+            Some(time) => write!(f, "\n\n{time}"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -77,6 +77,14 @@ pub fn has_one_prompt<'a>(examples: impl IntoIterator<Item = &'a Example>) -> bo
     prompts.all(|prompt| Some(prompt) == first)
 }
 
+/// The most tokens that the mismatched rows of these examples can have: each prompt with the longest answer.
+pub fn longest_beside<'a>(examples: impl IntoIterator<Item = &'a Example>, max_seq_length: usize) -> usize {
+    let lengths = |example: &Example| (prompt(example).len(), example.input_ids.len() - prompt(example).len());
+    let (prompts, answers): (Vec<usize>, Vec<usize>) = examples.into_iter().map(lengths).unzip();
+    let longest = answers.into_iter().max().unwrap_or(0);
+    prompts.into_iter().map(|prompt| (prompt + longest).min(max_seq_length)).sum()
+}
+
 /// The prompt as a batch has it, where the first token is never learned.
 fn prompt(example: &Example) -> &[u32] {
     let learned = example.labels.iter().skip(1).position(|label| *label != IGNORE);

@@ -53,6 +53,12 @@ pub fn compares_prompts(config: &TrainConfig) -> bool {
     config.recipe == Recipe::Kto && config.loss_type != LossType::ApoZeroUnpaired
 }
 
+/// How many passes without gradients a micro-batch has, beside its own: of the reference model, and of mismatched answers by both.
+pub fn passes_without_gradients(config: &TrainConfig) -> usize {
+    let models = 1 + usize::from(config.recipe.has_reference());
+    usize::from(config.recipe.has_reference()) + if compares_prompts(config) { models } else { 0 }
+}
+
 /// Checks the training rows against what the recipe learns from them.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use burnish_engine::{Checkpointing, Objective, StepItem};
 
 use crate::config::TrainConfig;
 use crate::data::{Batches, Epoch, Shape};
-use crate::recipe::{self, kto::has_one_prompt};
+use crate::recipe::{self, kto::has_one_prompt, kto::longest_beside};
 
 /// The steps of a run.
 #[derive(Clone)]
@@ -60,6 +60,18 @@ impl Plan {
         (count > 0).then(|| {
             format!("{count} {are} answers to one prompt only; {their} KL is taken from the answers themselves, as in TRL")
         })
+    }
+
+    /// Tokens of the largest pass without gradients, where the recipe has others than those of its micro-batches: each prompt with
+    /// another's answer, of which the longest may be taken more than once.
+    pub fn without_gradients(&self, config: &TrainConfig) -> Option<usize> {
+        if !recipe::compares_prompts(config) {
+            return None;
+        }
+        let mut most = 0;
+        self.visit(|epoch, index| most = most.max(longest_beside(epoch.examples(index), config.max_seq_length)));
+        let of_batches = self.shapes().largest().map_or(0, Shape::size);
+        Some(most.max(of_batches))
     }
 
     /// Goes through the remaining micro-batches.

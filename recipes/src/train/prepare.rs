@@ -22,7 +22,7 @@ use super::run_folder;
 use super::validation::{check_validation, is_split, validation_rows};
 use crate::config::{FineTuneType, QuantizationKind, TrainConfig};
 use crate::data::{self, BadRows, BatchOptions, Batches, Example, RowTokenizer, Shape, Sources, TokenizedFile};
-use crate::plan::{Budget, MemoryPlan, Planned};
+use crate::plan::{Budget, MemoryPlan, Planned, process_so_far};
 use crate::recipe;
 use crate::storage::{StorageChoice, requested};
 
@@ -168,7 +168,7 @@ impl PreparedRun {
         let plan = Plan::new(&config, train.clone(), resume.as_ref().map_or(0, |_| state.step));
         notes.extend(plan.note(&config));
         let shapes = plan.shapes();
-        let memory = check_memory(&config, &pretrained, &storage, &shapes)?;
+        let memory = check_memory(&config, &pretrained, &storage, &shapes, plan.without_gradients(&config))?;
         notes.extend(resume.as_ref().and_then(|_| no_step_left(&config, &train, state.step)));
         let (lines, lock) = run_folder::prepare(&config, found, &mut state)?;
         notes.extend(lines);
@@ -221,6 +221,7 @@ fn check_memory(
     pretrained: &Pretrained,
     storage: &StorageChoice,
     shapes: &Shapes,
+    without_gradients: Option<usize>,
 ) -> Result<MemoryPlan> {
     let stored = if storage.options.quantization == Quantization::None {
         TrainConfig { quantization: QuantizationKind::None, ..config.clone() }
@@ -235,6 +236,8 @@ fn check_memory(
         backend,
         dtype: storage.options.dtype,
         tokens: shapes.largest().map(Shape::size),
+        without_gradients,
+        process: process_so_far(),
     };
     planned.plan(Budget::of_this_machine(backend))?.allowed(config.allow_over_budget)
 }

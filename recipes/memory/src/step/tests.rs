@@ -90,6 +90,31 @@ fn matrices_that_are_trained_as_a_whole_take_the_place_of_frozen_ones() {
 }
 
 #[test]
+fn rows_beside_a_micro_batch_take_memory_before_it() {
+    let (model, lora) = (model(), LoraConfig::default());
+    let step = Step { tokens: 8, ..Step::new(&model, Trained::Adapters(&lora), 1000, Place::Device) };
+    let beside = |without_gradients| Step { without_gradients, ..step }.memory();
+    assert_eq!(beside(8).total(), step.memory().total());
+    let many = beside(4096);
+    assert_eq!((many.peak.moment, many.activations), (Moment::WithoutGradients, step.memory().activations));
+    // The stream and the normed one of 8, and three inner activations of 16; and the logits of all 32 tokens.
+    assert_eq!(many.peak.activations, 4096 * 2 * (2 * 8 + 3 * 16));
+    assert_eq!(many.peak.logits, 4096 * 2 * 32);
+}
+
+#[test]
+fn soft_capped_logits_take_three_buffers_of_f32() {
+    let capped = ModelConfig { logits_softcap: Some(30.0), ..model() };
+    for place in [Place::Device, Place::Host] {
+        assert_eq!(formulas::logits(&capped, 2, 5, place), 3 * 5 * 32 * 4);
+        assert_eq!(
+            formulas::logits(&ModelConfig { vocab_size: 256_000, ..capped.clone() }, 2, 5000, place),
+            3 * 32 * 256_000 * 4
+        );
+    }
+}
+
+#[test]
 fn the_total_is_that_of_the_largest_moment() {
     let (model, lora) = (model(), LoraConfig::default());
     for tokens in [1, 64, 4096] {

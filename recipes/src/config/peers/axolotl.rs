@@ -1,11 +1,13 @@
 //! axolotl: `axolotl train lora.yml`.
 
+mod settings;
+
 use serde_json::{Map, Value, json};
 
 use super::{
-    CHECKPOINTING, NO_EVALUATION, NO_LAYERS, NO_LOFTQ, NO_LOSS_PART, NO_NEW_TOKENS, NO_OTHER_MODULES, NO_RATES, NO_REWARDS,
-    NO_SCHEDULE_PART, NO_SMOOTHING, NO_UPLOAD, ONE_ATTENTION, ONE_DEVICE, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE,
-    Peer, STEPS, with_double_quant,
+    CHECKPOINTING, NO_EVALUATION, NO_LAYERS, NO_LOFTQ, NO_LOSS_PART, NO_NEW_TOKENS, NO_OTHER_MODULES, NO_QAT, NO_RATES,
+    NO_REWARDS, NO_SCHEDULE_PART, NO_SMOOTHING, NO_UPLOAD, ONE_ATTENTION, ONE_DEVICE, OWN_KERNELS, OWN_LOG, OWN_ROWS,
+    OWN_TEMPLATE, PADDING, Peer, STEPS, with_double_quant,
 };
 use crate::config::entry::Entry;
 use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated};
@@ -31,6 +33,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("train_on_inputs", Translated),
     ("bfloat16", Translated),
     ("float16", Translated),
+    ("float32", Translated),
     ("auto_resume_from_checkpoints", Translated),
     ("base_model_config", Harmless(LIKE_CONFIG)),
     ("tokenizer_config", Harmless(LIKE_CONFIG)),
@@ -54,6 +57,10 @@ const KEYS: &[(&str, Meaning)] = &[
     ("resize_token_embeddings_to_32x", Refused(NO_NEW_TOKENS)),
     ("test_datasets", Harmless(NO_EVALUATION)),
     ("val_set_size", Same("val_split")),
+    (
+        "excess_length_strategy",
+        Only(&["truncate"], "longer rows are truncated; remove them from the file, and set \"truncate\""),
+    ),
     ("dataset_prepared_path", Harmless(OWN_ROWS)),
     ("dataset_processes", Harmless(OWN_ROWS)),
     ("dataset_keep_in_memory", Harmless(OWN_ROWS)),
@@ -62,7 +69,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("hf_use_auth_token", Harmless(NO_UPLOAD)),
     ("dataset_exact_deduplication", Refused("remove the duplicates from the file")),
     ("pretraining_dataset", Refused("set `data` to a file with `text` rows")),
-    ("pad_to_sequence_len", Harmless("see padding_free")),
+    ("pad_to_sequence_len", Harmless(PADDING)),
     ("sample_packing_group_size", Harmless("packing considers all rows")),
     ("sample_packing_bin_size", Harmless("packing considers all rows")),
     ("sample_packing_eff_est", Harmless("packing considers all rows")),
@@ -70,7 +77,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("eval_sample_packing", Harmless("the validation loss is the same, packed or not")),
     ("gptq", Refused("`quantization` may be nf4, int4 or int8; remove it")),
     ("peft", Refused(NO_LOFTQ)),
-    ("qat", Refused("weights are quantised before training, not during it; remove it")),
+    ("qat", Refused(NO_QAT)),
     ("bnb_config_kwargs", Translated),
     ("peft_use_dora", Same("dora")),
     ("peft_init_lora_weights", Same("init")),
@@ -93,13 +100,15 @@ const KEYS: &[(&str, Meaning)] = &[
     ("cosine_constant_lr_ratio", Refused(NO_SCHEDULE_PART)),
     ("rl", Translated),
     ("rl_beta", Same("beta")),
+    ("dpo_beta", Same("beta")),
+    ("dpo_loss_type", Translated),
     ("orpo_alpha", Same("beta")),
     ("kto_desirable_weight", Same("desirable_weight")),
     ("kto_undesirable_weight", Same("undesirable_weight")),
     ("dpo_label_smoothing", Refused(NO_SMOOTHING)),
     ("dpo_use_weighting", Refused(NO_LOSS_PART)),
     ("dpo_norm_loss", Refused("set loss_type = \"sigmoid_norm\" and remove it")),
-    ("dpo_padding_free", Harmless("see padding_free")),
+    ("dpo_padding_free", Harmless(PADDING)),
     ("dpo_generate_during_eval", Harmless(NO_EVALUATION)),
     ("dpo_use_logits_to_keep", Harmless(OWN_KERNELS)),
     ("reward_model", Refused(NO_REWARDS)),
@@ -161,7 +170,16 @@ const KEYS: &[(&str, Meaning)] = &[
 ];
 
 pub(in crate::config) const PEER: Peer =
-    Peer { name: "axolotl", keys: KEYS, signs: &["base_model", "sequence_len", "micro_batch_size"], defaults };
+    Peer { name: "axolotl", keys: KEYS, settings: settings::SETTINGS, signs: SIGNS, defaults, traps };
+
+const SIGNS: &[&str] = &["base_model", "sequence_len", "micro_batch_size"];
+
+fn traps(given: &Map<String, Value>) -> Vec<String> {
+    let length = given.get("max_seq_length").unwrap_or(&Value::Null);
+    vec![format!(
+        "rows longer than {length} tokens are truncated; axolotl drops them unless `excess_length_strategy` is \"truncate\""
+    )]
+}
 
 /// From its pydantic models. Without `adapter` it trains every weight.
 fn defaults(given: &Map<String, Value>) -> Value {

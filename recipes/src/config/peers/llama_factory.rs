@@ -1,10 +1,12 @@
 //! LLaMA-Factory: `llamafactory-cli train sft.yaml`.
 
+mod settings;
+
 use serde_json::{Map, Value, json};
 
 use super::{
     CHECKPOINTING, NO_EVALUATION, NO_LAYERS, NO_LOSS, NO_LOSS_PART, NO_NEW_TOKENS, NO_OPTIMIZER, NO_OTHER_MODULES,
-    NO_REFERENCE, NO_REWARDS, ONE_ATTENTION, ONLY_NF4, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer, TEXT_ONLY,
+    NO_REFERENCE, ONE_ATTENTION, ONLY_NF4, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer, TEXT_ONLY, no_traps,
     with_double_quant,
 };
 use crate::config::entry::Entry;
@@ -20,6 +22,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("finetuning_type", Same("fine_tune_type")),
     ("adapter_name_or_path", Same("adapter")),
     ("neat_packing", Same("packing")),
+    ("early_stopping_steps", Same("early_stopping")),
     ("save_every_steps", Same("save_every")),
     ("dataset", Translated),
     ("train_on_prompt", Translated),
@@ -35,7 +38,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("ref_model", Refused(NO_REFERENCE)),
     ("ref_model_adapters", Refused(NO_REFERENCE)),
     ("ref_model_quantization_bit", Refused(NO_REFERENCE)),
-    ("reward_model_type", Refused(NO_REWARDS)),
+    ("reward_model_type", Harmless("it belongs to `stage: ppo`, which is refused")),
     ("do_train", Only(&["true"], "`burnish train` trains, `burnish eval` evaluates")),
     ("val_size", Same("val_split")),
     ("eval_dataset", Harmless(NO_EVALUATION)),
@@ -115,8 +118,10 @@ const KEYS: &[(&str, Meaning)] = &[
 pub(in crate::config) const PEER: Peer = Peer {
     name: "LLaMA-Factory",
     keys: KEYS,
+    settings: settings::SETTINGS,
     signs: &["stage", "finetuning_type", "cutoff_len", "lora_target", "template", "do_train"],
     defaults,
+    traps: no_traps,
 };
 
 /// From its `LoraArguments` and transformers' `TrainingArguments`; alpha is twice the rank.
@@ -124,7 +129,7 @@ fn defaults(given: &Map<String, Value>) -> Value {
     let rank = given.get("rank").and_then(Value::as_u64).unwrap_or(8);
     let defaults = json!({
         "rank": 8, "alpha": 2.0 * rank as f64, "batch_size": 8, "epochs": 3, "learning_rate": 5e-5,
-        "lr_scheduler": "linear", "warmup": 0.0, "weight_decay": 0.0,
+        "lr_scheduler": "linear", "warmup": 0.0, "weight_decay": 0.0, "grad_checkpoint": true,
     });
     with_double_quant(given, defaults)
 }

@@ -31,6 +31,7 @@ const KEYS: &[(&str, Meaning)] = &[
 pub(in crate::config) const PEER: Peer = Peer {
     name: "mlx-lm",
     keys: KEYS,
+    settings: &[],
     signs: &[
         "lora_layers",
         "adapter_path",
@@ -45,7 +46,16 @@ pub(in crate::config) const PEER: Peer = Peer {
         "clear_cache_threshold",
     ],
     defaults,
+    traps,
 };
+
+fn traps(given: &Map<String, Value>) -> Vec<String> {
+    let blocks = given.get("num_layers").and_then(Value::as_u64).filter(|blocks| *blocks > 0);
+    let blocks = blocks.filter(|_| given.get("fine_tune_type").is_none_or(|kind| kind != "full"));
+    let trap =
+        |blocks| format!("mlx-lm adapts the last {blocks} blocks only, and so does this run; `num_layers: -1` adapts all");
+    blocks.map(trap).into_iter().collect()
+}
 
 /// From `CONFIG_DEFAULTS` in `mlx_lm/lora.py`; alpha is scale · rank, and only AdamW has weight decay.
 fn defaults(given: &Map<String, Value>) -> Value {
@@ -104,6 +114,14 @@ pub(in crate::config) fn rewrite(entries: &mut Vec<Entry>, notes: &mut Vec<Strin
     let updates = whole("iters", 1000) / whole("grad_accumulation_steps", 1).max(1);
     let optimizer = entries.iter().find(|entry| entry.name == "optimizer");
     let optimizer = optimizer.and_then(|entry| entry.value.as_str()).unwrap_or("adam").to_lowercase();
+
+    let set = entries.iter().find(|entry| entry.name == "hf_dataset").map(|entry| &entry.value);
+    let has_split = |set: &Value| set.as_object().is_none_or(|set| set.contains_key("train_split"));
+    let has_splits = set.is_none_or(|set| set.as_array().map_or_else(|| has_split(set), |sets| sets.iter().all(has_split)));
+    if !has_splits {
+        let said = "`hf_dataset` has no `train_split`, which mlx-lm reads as the first 80 % of the split train; here it is all of train";
+        notes.push(said.to_owned());
+    }
 
     let mut take = |name: &str| {
         let place = entries.iter().position(|entry| entry.name == name)?;

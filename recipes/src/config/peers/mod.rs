@@ -4,6 +4,7 @@ pub(super) mod axolotl;
 pub(super) mod llama_factory;
 pub(super) mod mlx_lm;
 pub(super) mod transformers;
+pub(super) mod trl;
 pub(super) mod unsloth;
 
 use serde_json::{Map, Value};
@@ -14,10 +15,27 @@ use super::meaning::Meaning;
 pub(super) struct Peer {
     pub name: &'static str,
     pub keys: &'static [(&'static str, Meaning)],
+    /// Keys that share a meaning.
+    pub settings: &'static [(Meaning, &'static [&'static str])],
     /// Keys by which its files are recognised.
     pub signs: &'static [&'static str],
     /// Its defaults under our names, where they differ from ours and affect the result.
     pub defaults: fn(&Map<String, Value>) -> Value,
+    /// What its users may not expect of a run with these values of ours.
+    pub traps: fn(&Map<String, Value>) -> Vec<String>,
+}
+
+impl Peer {
+    /// Every key with its meaning.
+    pub fn meanings(&self) -> impl Iterator<Item = (&'static str, Meaning)> {
+        let of_setting =
+            |(meaning, names): &'static (Meaning, &'static [&'static str])| names.iter().map(|name| (*name, *meaning));
+        self.keys.iter().copied().chain(self.settings.iter().flat_map(of_setting))
+    }
+}
+
+fn no_traps(_: &Map<String, Value>) -> Vec<String> {
+    Vec::new()
 }
 
 /// Defaults of a program that quantises the scales of nf4 too.
@@ -39,6 +57,7 @@ const OWN_ROWS: &str = "rows are tokenised in memory at every start";
 const OWN_TEMPLATE: &str = "the checkpoint's own chat template is used";
 const NO_EVALUATION: &str =
     "use `burnish eval`; validation rows come from val_split, or from valid.jsonl in the `data` folder";
+const NO_EXPORT: &str = "the run writes an adapter; use `burnish export` or `burnish merge` for other formats";
 const NO_GENERATION: &str = "use `burnish generate` for inference";
 const NO_PRUNING: &str = "checkpoints are always complete and can be resumed";
 const NO_REMOTE_CODE: &str = "code in a checkpoint is never run";
@@ -60,6 +79,13 @@ const NO_NEFTUNE: &str = "this version has no noise on embeddings; remove it";
 const NO_NEW_TOKENS: &str = "the vocabulary of the checkpoint can't be changed; remove it";
 const NO_REVISION: &str = "only the main revision is loaded; download another one and set `model` to its folder";
 const NO_LOSS_PART: &str = "see loss_type for the losses; remove it";
+const NO_ADAPTER_KIND: &str = "the adapters are LoRA, rsLoRA or DoRA, with the starts that `init` lists; remove it";
+const NO_GENERATED: &str = "no recipe learns from answers that the model generates meanwhile; remove it";
+const NO_OPTIMIZER_PART: &str = "it belongs to an optimizer that is refused";
+const NO_OTHER_SET: &str =
+    "set `data` to a file with these rows, or to a hub id with the splits train and valid, and remove it";
+const NO_QAT: &str = "weights are quantised before training, not during it; remove it";
+const PADDING: &str = "see padding_free";
 const NO_REWARDS: &str = "no recipe has a reward model; remove it";
 const NO_REFERENCE: &str = "the reference is the model at the start of the run, with its adapter; remove it";
 const NO_SMOOTHING: &str = "set label_smoothing, with loss_type = \"robust\" for dpo, and remove it";

@@ -1,11 +1,13 @@
 //! transformers, TRL and PEFT, whose names the other programs share.
 
+mod settings;
+
 use serde_json::{Map, Value, json};
 
 use super::{
     CHECKPOINTING, COMPUTE_DTYPE, NO_EVALUATION, NO_GENERATION, NO_LAYERS, NO_LOFTQ, NO_LOSS, NO_LOSS_PART, NO_NEFTUNE,
     NO_NEW_TOKENS, NO_OPTIMIZER, NO_OTHER_MODULES, NO_PATTERN, NO_PRUNING, NO_REMOTE_CODE, NO_REVISION, NO_SCHEDULE_PART,
-    NO_UPLOAD, ONE_ATTENTION, ONE_DEVICE, ONLY_NF4, OWN_EVENTS, OWN_KERNELS, OWN_LOG, OWN_ROWS, Peer,
+    NO_UPLOAD, ONE_ATTENTION, ONE_DEVICE, ONLY_NF4, OWN_EVENTS, OWN_KERNELS, OWN_LOG, OWN_ROWS, Peer, no_traps,
 };
 use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated, Yields};
 
@@ -14,7 +16,6 @@ const BEST: &str = "the best checkpoint is the one with the lowest validation lo
 
 const KEYS: &[(&str, Meaning)] = &[
     ("model_name_or_path", Same("model")),
-    ("dataset_name", Same("data")),
     ("r", Same("rank")),
     ("lora_alpha", Same("alpha")),
     ("lora_dropout", Same("dropout")),
@@ -42,6 +43,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("warmup_steps", Translated),
     ("warmup_ratio", Translated),
     ("resume_from_checkpoint", Translated),
+    ("train_sampling_strategy", Translated),
     ("eval_strategy", Translated),
     ("evaluation_strategy", Translated),
     ("save_strategy", Translated),
@@ -85,6 +87,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("revision", Only(&["main"], NO_REVISION)),
     // Memory and speed
     ("gradient_checkpointing", Translated),
+    ("activation_checkpointing", Translated),
     ("gradient_checkpointing_kwargs", Harmless(CHECKPOINTING)),
     ("memory_limit", Refused("this version has no memory limit; remove it")),
     ("auto_find_batch_size", Refused("set batch_size and remove it")),
@@ -174,7 +177,8 @@ const KEYS: &[(&str, Meaning)] = &[
 ];
 
 /// Has no signs, so no file is recognised as theirs and their defaults are never used.
-pub(in crate::config) const PEER: Peer = Peer { name: "transformers", keys: KEYS, signs: &[], defaults };
+pub(in crate::config) const PEER: Peer =
+    Peer { name: "transformers", keys: KEYS, settings: settings::SETTINGS, signs: &[], defaults, traps: no_traps };
 
 fn defaults(_: &Map<String, Value>) -> Value {
     json!({})

@@ -61,6 +61,8 @@ fn files_of_mlx_lm() {
              `max_grad_norm = 0.0`",
         ),
     ];
+    let trap = ("", "mlx-lm adapts the last 2 blocks only, and so does this run; `num_layers: -1` adapts all");
+    let lines = [&lines[..], &[trap]].concat();
     let with = |more: &[(&'static str, &'static str)]| [&lines[..], more].concat();
     check(
         "lora.yaml",
@@ -114,7 +116,10 @@ fn files_of_llama_factory() {
         ("num_train_epochs", "is read as `epochs = 1`"),
         ("lr_scheduler_type", "is read as `lr_scheduler = \"cosine\"`"),
         ("warmup_ratio", "is read as `warmup = 0.1`"),
-        ("", "not in the file, so set to the defaults of LLaMA-Factory: `alpha = 8.0`, `weight_decay = 0.0`"),
+        (
+            "",
+            "not in the file, so set to the defaults of LLaMA-Factory: `alpha = 8.0`, `weight_decay = 0.0`, `grad_checkpoint = true`",
+        ),
     ];
     let more = [
         ("trust_remote_code", "has no effect: code in a checkpoint is never run"),
@@ -163,6 +168,10 @@ fn files_of_axolotl() {
         ("logging_steps", "is read as `steps_per_report = 1`"),
         ("flash_attention", "has no effect: each backend has its own attention"),
         ("warmup_steps", "is read as `warmup = 1.0`"),
+        (
+            "",
+            "rows longer than 256 tokens are truncated; axolotl drops them unless `excess_length_strategy` is \"truncate\"",
+        ),
     ];
     let more = [("eval_sample_packing", "has no effect: the validation loss is the same, packed or not")];
     check("lora.yml", include_str!("../fixtures/lora.yml"), &values("./run"), &[&lines[..], &more[..]].concat());
@@ -204,7 +213,7 @@ fn sections_of_unsloth_train() {
                 finetune_vision_layers: true\n  finetune_mlp_modules: true\nlogging:\n  enable_wandb: false\n";
     let values = json!({
         "model": "MODEL", "data": "rows.jsonl", "epochs": 1, "seed": 3407, "packing": false, "mask_prompt": true,
-        "rank": 64, "alpha": 16.0, "batch_size": 2, "grad_accumulation_steps": 4, "warmup": 5.0, "lr_scheduler": "linear",
+        "rank": 64, "alpha": 16.0, "quantization": "auto", "optimizer": "adamw8bit", "batch_size": 2, "grad_accumulation_steps": 4, "warmup": 5.0, "lr_scheduler": "linear",
     });
     let lines = [
         ("data.local_dataset", "is read as `data = \"rows.jsonl\"`"),
@@ -221,7 +230,7 @@ fn sections_of_unsloth_train() {
         (
             "",
             "not in the file, so set to the defaults of Unsloth: `batch_size = 2`, `grad_accumulation_steps = 4`, `warmup = 5.0`, \
-             `lr_scheduler = \"linear\"`",
+             `lr_scheduler = \"linear\"`, `optimizer = \"adamw8bit\"`",
         ),
     ];
     check("studio.yaml", text, &values, &lines);
@@ -317,7 +326,7 @@ fn axolotls_batch_size_counts_rows_of_an_optimizer_step() {
 #[test]
 fn mlx_lm_counts_micro_batches() {
     let text = "adapter_path: a\ngrad_accumulation_steps: 4\niters: 602\nsave_every: 100\nsteps_per_eval: 2\n";
-    let Loaded { config, notes } = read(text);
+    let Loaded { config, notes, .. } = read(text);
     assert_eq!((config.iters, config.save_every, config.steps_per_eval), (150, 25, 1));
     let line = "`iters = 150`, `save_every = 25`, `steps_per_eval = 1` (÷ grad_accumulation_steps 4): burnish counts \
                 optimizer steps, mlx-lm counts micro-batches";
@@ -332,7 +341,7 @@ fn mlx_lm_counts_micro_batches() {
 fn schedules_and_optimizers_of_mlx_lm() {
     let schedule =
         "lr_schedule:\n  name: cosine_decay\n  warmup: 100\n  warmup_init: 1e-7\n  arguments: [1e-5, 1000, 1e-7]\n";
-    let Loaded { config, notes } = read(&format!("{schedule}learning_rate: 3e-5\niters: 1000\n"));
+    let Loaded { config, notes, .. } = read(&format!("{schedule}learning_rate: 3e-5\niters: 1000\n"));
     assert_eq!((config.lr_scheduler, config.learning_rate, config.warmup), (LrScheduler::Cosine, 1e-5, 100.0));
     assert!(notes[0].starts_with("`lr_schedule` is read as `lr_scheduler = \"cosine\"`, `learning_rate = "), "{notes:?}");
     let linear =
@@ -412,7 +421,10 @@ fn quantised_bases_have_the_scales_of_the_files_program() {
         ("sequence_len: 64\nadapter: lora\n", "auto", false),
         ("stage: sft\nquantization_bit: 4\nquantization_method: bnb\n", "nf4", true),
         ("stage: sft\nquantization_bit: 4\ndouble_quantization: false\n", "nf4", false),
-        ("training:\n  load_in_4bit: true\n", "nf4", false),
+        ("training:\n  load_in_4bit: true\n", "nf4", true),
+        ("training:\n  max_steps: 3\n", "nf4", true),
+        ("training:\n  load_in_4bit: false\n", "auto", false),
+        ("training:\n  training_type: full\n", "auto", false),
     ] {
         let config = read(text).config;
         let found = (value_of(&config, "quantization"), value_of(&config, "double_quant"));
