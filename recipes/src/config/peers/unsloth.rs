@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     CHECKPOINTING, NO_EVALUATION, NO_EXPORT, NO_LOFTQ, NO_NEW_TOKENS, NO_OPTIMIZER, NO_QAT, NO_RATES, NO_UPLOAD, ONE_DEVICE,
-    OWN_EVENTS, OWN_KERNELS, OWN_LOG, OWN_ROWS, Peer, TEXT_ONLY, no_traps, with_double_quant,
+    OWN_EVENTS, OWN_KERNELS, OWN_ROWS, Peer, TEXT_ONLY, no_traps, with_double_quant,
 };
 use crate::config::entry::Entry;
 use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated, Yields};

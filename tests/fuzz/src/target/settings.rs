@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use burnish_models::{ModelConfig, json};
-use burnish_recipes::config::load_without_data;
+use burnish_recipes::config::{Needs, load_with};
 use serde_json::Map;
 
 use super::{KIB, MIB, Target, files, outcome};
