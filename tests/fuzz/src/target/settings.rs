@@ -47,7 +47,7 @@ pub(super) const MODEL: Target = Target {
 };
 
 fn run(path: &Path) -> String {
-    outcome(load_without_data(Some(path), Map::new()), |loaded| format!("{:?}", loaded.notes))
+    outcome(load_with(Some(path), Map::new(), &[], Needs::Model), |loaded| format!("{:?}", loaded.notes))
 }
 
 pub(super) const RUN_TOML: Target = Target {
