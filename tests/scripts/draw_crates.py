@@ -64,7 +64,8 @@ def arrow(user, used):
     shift = max(-70, min(70, (to_left - left) / 4))
     x1, y1 = left + WIDTH / 2 + shift, top + HEIGHT
     x2, y2 = to_left + WIDTH / 2 - shift, to_top - 3
-    return f'<path data-user="{user}" data-used="{used}" d="M{x1:g} {y1:g} C{x1:g} {y1 + 28:g} {x2:g} {y2 - 28:g} {x2:g} {y2:g}" marker-end="url(#tip)"/>'
+    curve = f"M{x1:g} {y1:g} C{x1:g} {y1 + 28:g} {x2:g} {y2 - 28:g} {x2:g} {y2:g}"
+    return f'<path data-user="{user}" data-used="{used}" d="{curve}" marker-end="url(#tip)"/>'
 
 
 def main(target):
