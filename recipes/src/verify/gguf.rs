@@ -72,8 +72,9 @@ fn differences(before: &Pretrained, after: &Pretrained, allowed: f64) -> Result<
         match after.checkpoint.read_f32(&name) {
             Ok(found) if found.len() == expected.len() => {
                 let is_vector = before.checkpoint.shape(&name).is_some_and(|shape| shape.len() < 2);
+                let allowed = if is_vector { 0.0 } else { allowed };
                 let error = relative_error(&found, &expected);
-                if error.is_nan() || error > if is_vector { 0.0 } else { allowed } {
+                if error.is_nan() || error > allowed {
                     problems.push(format!("`{name}` differs by {:.1} % of its size", 100.0 * error));
                 }
             }
