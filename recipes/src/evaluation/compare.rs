@@ -168,7 +168,7 @@ pub struct Answered {
 impl Comparison {
     /// Compares what was measured.
     pub fn of(measures: &Measures<'_>, measured: &[Measured], bootstrap: Bootstrap) -> Self {
-        let rows = measures.rows.map(|rows| rows.weights()).unwrap_or_default();
+        let rows = measures.rows.map(HeldOut::weights).unwrap_or_default();
         let losses = measures.rows.map(|_| {
             let sums: Vec<Vec<f64>> = measured.iter().map(|model| model.losses.clone()).collect();
             bootstrap.paired(&sums, &rows)

@@ -103,7 +103,7 @@ pub fn charts(runs: &[RunRecord]) -> Vec<Chart> {
     let title = if has_device { "Memory of the device" } else { "Memory of the process" };
     let mut memory = of_each(runs, Style::Line, |step| number(memory_of(step)));
     if let ([run], true) = (runs, has_device) {
-        memory[0].label = "allocated".to_owned();
+        "allocated".clone_into(&mut memory[0].label);
         let points = run.steps.iter().map(|step| (step.step, number(step.live_bytes))).collect();
         memory.push(Series { label: "in tensors".to_owned(), colour: 1, style: Style::Line, points });
     }
@@ -115,7 +115,9 @@ pub fn charts(runs: &[RunRecord]) -> Vec<Chart> {
     let metrics: BTreeSet<&String> = runs.iter().flat_map(|run| &run.steps).flat_map(|step| step.objective.keys()).collect();
     for name in metrics {
         let mut series = of_each(runs, Style::Line, |step| step.objective.get(name).copied().unwrap_or(f64::NAN));
-        series.iter_mut().for_each(|series| series.points.retain(|(_, value)| value.is_finite()));
+        for series in &mut series {
+            series.points.retain(|(_, value)| value.is_finite());
+        }
         charts.push(Chart::of(name, Unit::Plain, false, &series));
     }
     charts.into_iter().flatten().collect()

@@ -33,7 +33,7 @@ fn plain(value: f64) -> String {
     let size = value.abs();
     match () {
         () if size <= 0.0 => "0".to_owned(),
-        () if size < 1e-3 || size >= 1e6 => scientific(value),
+        () if !(1e-3..1e6).contains(&size) => scientific(value),
         () if size >= 1000.0 => count(value),
         () => {
             // Four significant digits, without zeros at the end.
@@ -156,7 +156,8 @@ impl Scale {
         if fine.len() <= most + 1 {
             return fine;
         }
-        let every = (1..).find(|every| within(&[1.0], *every).len() <= most + 1).unwrap_or(1);
+        let every =
+            (1..=last.abs_diff(first) as usize + 1).find(|every| within(&[1.0], *every).len() <= most + 1).unwrap_or(1);
         within(&[1.0], every)
     }
 }
