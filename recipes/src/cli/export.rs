@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
 use burnish_engine::{AdamWConfig, Adapter, TrainedPart, with_hint};
+use burnish_export::safetensors::SHARD_BYTES;
 use burnish_export::{
-    ExportError, ExportReport, GgufLoraOptions, GgufOptions, GgufType, Holds, HuggingFaceOptions, MlxAdapterOptions,
-    MlxOptions, MlxQuantisation, MlxType, ModelCard, check_modelfile, export_gguf, export_gguf_lora, export_hugging_face,
-    export_mlx, export_mlx_adapter, target, write_modelfile,
+    ExportError, ExportReport, GgufLoraOptions, GgufOptions, GgufType, Holds, HuggingFaceOptions, ImportanceMatrix,
+    MlxAdapterOptions, MlxOptions, MlxQuantisation, MlxType, ModelCard, check_modelfile, export_gguf, export_gguf_lora,
+    export_hugging_face, export_mlx, export_mlx_adapter, target, write_modelfile,
 };
 use burnish_lora::{HostAdapter, MergedCheckpoint, read_config};
 use burnish_models::{Checkpoint, FloatType, LoadOptions, Pretrained, Quantization, atomic};
@@ -17,6 +18,8 @@ use serde_json::json;
 
 use super::change;
 use super::leave::quoted;
+use super::push::{PushArgs, Target};
+use super::shard_size::shard_size;
 use crate::report::{OutputStyle, gib};
 
 /// The format to write.
@@ -55,6 +58,12 @@ pub struct Args {
     /// Weights that share a scale, for mlx with int4 and int8: 32, 64 or 128 [default: 64]
     #[arg(long, value_name = "N", value_parser = group_size)]
     group_size: Option<usize>,
+    /// Importance matrix for gguf with a mixture: a file of `burnish imatrix` or llama-imatrix
+    #[arg(long, value_name = "FILE")]
+    imatrix: Option<PathBuf>,
+    /// Write files of at most that size, such as 5GB: shards of hf and mlx, parts of gguf [default: hf and mlx 5GB, gguf one file]
+    #[arg(long, value_name = "SIZE", value_parser = shard_size)]
+    max_shard_size: Option<u64>,
     /// File or folder to write
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
@@ -67,19 +76,22 @@ pub struct Args {
     /// Replace an earlier export
     #[arg(long)]
     overwrite: bool,
+    #[command(flatten)]
+    push: PushArgs,
 }
 
 impl Args {
     pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
         clean_up_on_interrupt();
+        let hub = self.push.open(style)?;
         let pretrained = Pretrained::open(&self.model)?;
         if self.writes_modelfile() {
             let inputs = target::inputs_of(&pretrained, &*pretrained.checkpoint);
             check_modelfile(&self.output, self.overwrite, &inputs).map_err(modelfile_way_out)?;
         }
         match self.format {
-            Format::Peft => return self.peft(&pretrained, style),
-            Format::GgufLora | Format::MlxAdapter => return self.adapter_alone(&pretrained, style),
+            Format::Peft => return self.peft(&pretrained, hub, style),
+            Format::GgufLora | Format::MlxAdapter => return self.adapter_alone(&pretrained, hub, style),
             Format::Hf | Format::Gguf | Format::Mlx => {}
         }
         let merged = self.adapter.as_deref().map(|adapter| MergedCheckpoint::of(&pretrained, adapter));
@@ -96,7 +108,14 @@ impl Args {
             Format::Gguf => {
                 let kind: GgufType = parse(self.quant.as_deref(), GgufType::Float(FloatType::F16))?;
                 let note = note(&kind.to_string(), matches!(kind, GgufType::Quantized(_)))?;
-                let options = GgufOptions { kind, importance: None, requantize: self.requantize, overwrite: self.overwrite };
+                let importance = self.imatrix.as_deref().map(ImportanceMatrix::open).transpose()?;
+                let options = GgufOptions {
+                    kind,
+                    importance: importance.as_ref(),
+                    shard_bytes: self.max_shard_size,
+                    requantize: self.requantize,
+                    overwrite: self.overwrite,
+                };
                 (export_gguf(&pretrained, weights, &self.output, &options), note)
             }
             Format::Mlx => {
@@ -109,20 +128,22 @@ impl Args {
                 let note = note(self.quant.as_deref().unwrap_or(float.name()), quantisation.is_some())?;
                 let card = card(&pretrained, "mlx", self.adapter.as_deref())?;
                 let (requantize, overwrite) = (self.requantize, self.overwrite);
-                let options = MlxOptions { float, quantisation, requantize, card, overwrite, ..MlxOptions::default() };
+                let shard_bytes = self.max_shard_size.unwrap_or(MlxOptions::default().shard_bytes);
+                let options = MlxOptions { float, quantisation, requantize, shard_bytes, card, overwrite };
                 (export_mlx(&pretrained, weights, &self.output, &options), note)
             }
             _ => {
                 let float: FloatType = parse(self.quant.as_deref(), FloatType::BF16)?;
                 let card = card(&pretrained, "transformers", self.adapter.as_deref())?;
-                let options = HuggingFaceOptions { float, card, overwrite: self.overwrite, ..Default::default() };
+                let shard_bytes = self.max_shard_size.unwrap_or(SHARD_BYTES);
+                let options = HuggingFaceOptions { float, shard_bytes, card, overwrite: self.overwrite };
                 let note = note(float.name(), false)?;
                 (export_hugging_face(&pretrained, weights, &self.output, &options), note)
             }
         };
         let mut report = report.map_err(way_out)?;
         report.notes.extend(note);
-        self.finish(&pretrained, report, style)
+        self.finish(&pretrained, report, hub, style)
     }
 
     /// A flag without effect on the format, as an error of usage.
@@ -133,6 +154,14 @@ impl Args {
         if self.group_size.is_some() && !has_groups {
             let got = self.quant.as_ref().map(|quant| format!(" --quant {quant}")).unwrap_or_default();
             return Some(format!("--group-size needs --format mlx with --quant int4 or int8, got --format {format}{got}"));
+        }
+        if self.max_shard_size.is_some() && !matches!(self.format, Format::Hf | Format::Gguf | Format::Mlx) {
+            return Some(format!("--max-shard-size needs --format hf, gguf or mlx, got --format {format}"));
+        }
+        let is_float = self.quant.as_deref().is_none_or(|quant| quant.parse::<FloatType>().is_ok());
+        if self.imatrix.is_some() && (self.format != Format::Gguf || is_float) {
+            let got = self.quant.as_ref().map(|quant| format!(" --quant {quant}")).unwrap_or_default();
+            return Some(format!("--imatrix needs --format gguf with --quant MIXTURE, got --format {format}{got}"));
         }
         if self.format == Format::Peft && self.quant.is_some() {
             return Some("--quant has no effect with --format peft: an adapter is always stored in f32".to_owned());
@@ -150,21 +179,33 @@ impl Args {
         self.is_gguf() && !self.no_modelfile
     }
 
-    /// Writes the Modelfile of a GGUF file, and prints the report.
-    fn finish(&self, pretrained: &Pretrained, mut report: ExportReport, style: OutputStyle) -> Result<ExitCode> {
-        if self.writes_modelfile() {
+    /// Writes the Modelfile of a GGUF file, uploads what was written if that is asked for, and prints the report.
+    fn finish(
+        &self,
+        pretrained: &Pretrained,
+        mut report: ExportReport,
+        hub: Option<Target>,
+        style: OutputStyle,
+    ) -> Result<ExitCode> {
+        // The first of several parts has a name of its own.
+        if report.path != self.output {
+            report.notes.push("Ollama reads no model in parts, so there is no Modelfile".to_owned());
+        } else if self.writes_modelfile() {
             let holds = if self.format == Format::Gguf { Holds::Model } else { Holds::Adapter };
             let path = write_modelfile(pretrained, &self.output, holds, self.overwrite).map_err(modelfile_way_out)?;
             let path = quoted(&path.display().to_string());
             report.notes.push(format!("to import it into Ollama: ollama create NAME -f {path}"));
         }
         remove_stale_beside(&self.output, style);
+        if let Some(hub) = hub {
+            report.notes.push(hub.after(&report.path, style)?);
+        }
         style.result(describe(&report, style), &json!(report));
         Ok(ExitCode::SUCCESS)
     }
 
     /// Writes the adapter for programs that apply it without merging.
-    fn adapter_alone(&self, pretrained: &Pretrained, style: OutputStyle) -> Result<ExitCode> {
+    fn adapter_alone(&self, pretrained: &Pretrained, hub: Option<Target>, style: OutputStyle) -> Result<ExitCode> {
         let Some(adapter) = &self.adapter else {
             let format = if self.format == Format::GgufLora { "gguf-lora" } else { "mlx-adapter" };
             bail!("--format {format} needs --adapter")
@@ -182,11 +223,11 @@ impl Args {
                 export_mlx_adapter(pretrained, &adapter, &self.output, &options)
             }
         };
-        self.finish(pretrained, report.map_err(way_out)?, style)
+        self.finish(pretrained, report.map_err(way_out)?, hub, style)
     }
 
     /// Loads the adapter onto the model, which checks it, and writes it.
-    fn peft(&self, pretrained: &Pretrained, style: OutputStyle) -> Result<ExitCode> {
+    fn peft(&self, pretrained: &Pretrained, hub: Option<Target>, style: OutputStyle) -> Result<ExitCode> {
         let Some(adapter) = &self.adapter else { bail!("--format peft needs --adapter") };
         let mut inputs = target::inputs_of(pretrained, &*pretrained.checkpoint);
         inputs.push(adapter.clone());
@@ -209,7 +250,11 @@ impl Args {
             })
         })?;
         remove_stale_beside(&self.output, style);
-        style.result(format!("wrote {}", self.output.display()), &json!({ "path": self.output }));
+        let mut text = format!("wrote {}", self.output.display());
+        if let Some(hub) = hub {
+            text = format!("{text}\nnote: {}", hub.after(&self.output, style)?);
+        }
+        style.result(text, &json!({ "path": self.output }));
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -8,15 +8,18 @@ mod eval;
 mod export;
 mod flags;
 mod generate;
+mod imatrix;
 mod init;
 mod leave;
 mod merge;
 mod model;
 mod plan;
+mod push;
 mod quantization;
 mod quantize;
 mod quickstart;
 mod sampling;
+mod shard_size;
 mod train;
 
 use std::ffi::OsString;
@@ -78,6 +81,10 @@ enum Command {
     Export(export::Args),
     /// Write a model as a GGUF file in few bits, by llama.cpp's mixtures of types
     Quantize(quantize::Args),
+    /// Upload a folder or a GGUF file to the Hugging Face hub
+    Push(push::Args),
+    /// Measure on your rows which inputs of each matrix matter, for --imatrix of `quantize` and `export`
+    Imatrix(imatrix::Args),
     /// Compare the speed and memory of backends and kernels
     Bench(bench::Args),
     /// Write a commented configuration file for `train`
@@ -163,6 +170,8 @@ fn dispatch(command: Command, verbose: bool, style: OutputStyle) -> anyhow::Resu
         Command::Merge(args) => args.run(style),
         Command::Export(args) => args.run(style),
         Command::Quantize(args) => args.run(style),
+        Command::Push(args) => args.run(style),
+        Command::Imatrix(args) => args.run(style),
         Command::Bench(args) => args.run(style),
         Command::Init(args) => args.run(style),
         Command::Env(args) => args.run(verbose, style),
@@ -268,6 +277,10 @@ mod tests {
             &["burnish", "chat", "--model", "m", "--backend", "gpu"],
             &["burnish", "quantize", "m.gguf", "q.gguf"],
             &["burnish", "quantize", "", "q.gguf", "--quant", "q4_k_m"],
+            &["burnish", "quantize", "m.gguf", "q.gguf", "--quant", "q4_k_m", "--max-shard-size", "5"],
+            &["burnish", "imatrix", "--model", "m"],
+            &["burnish", "push", "merged"],
+            &["burnish", "merge", "--model", "m", "--adapter", "a", "--output", "o", "--public"],
             &["burnish", "-q", "-v", "init"],
             &["burnish", "plan", "--model", "m", "--memory", "0"],
             &["burnish", "plan", "--model", "m", "--chip", "M4"],
@@ -283,6 +296,10 @@ mod tests {
             &["burnish", "generate", "--model", "m", "--prompt", "- a list", "--stop", "--"],
             &["burnish", "init", "-"],
             &["burnish", "quantize", "m.gguf", "q.gguf", "--quant", "q4_k_m", "--imatrix", "i.gguf", "--allow-requantize"],
+            &["burnish", "quantize", "m.gguf", "q.gguf", "--quant", "q4_k_m", "--max-shard-size", "2GB"],
+            &["burnish", "imatrix", "--model", "m", "--data", "rows.jsonl", "--adapter", "run/adapter"],
+            &["burnish", "push", "merged", "owner/name", "--public"],
+            &["burnish", "merge", "--model", "m", "--adapter", "a", "--output", "o", "--push", "owner/name"],
             &["burnish", "env", "--json", "-v"],
             &["burnish", "plan", "-c", "c.toml", "--chip", "M4 Pro", "--memory", "24", "--lora-r", "8"],
         ] {
@@ -305,13 +322,22 @@ mod tests {
             ("hf --no-modelfile", "--format hf"),
             ("mlx-adapter --no-modelfile", "--format mlx-adapter"),
             ("peft --quant f16", "always stored in f32"),
+            ("peft --max-shard-size 1GB", "--format peft"),
+            ("hf --imatrix i.gguf", "--format hf"),
+            ("gguf --imatrix i.gguf", "--quant"),
+            ("gguf --quant f16 --imatrix i.gguf", "--quant f16"),
         ] {
             let error = parse(wrong).unwrap_err();
             assert!(error.exit_code() == 2 && error.to_string().contains(named), "{wrong}: {error}");
         }
-        for fine in
-            ["mlx --quant int8 --group-size 128", "gguf --no-modelfile", "gguf-lora --no-modelfile", "mlx --quant int4"]
-        {
+        for fine in [
+            "gguf --quant q4_k_m --imatrix i.gguf --max-shard-size 2GB",
+            "hf --max-shard-size 5GB",
+            "mlx --quant int8 --group-size 128",
+            "gguf --no-modelfile",
+            "gguf-lora --no-modelfile",
+            "mlx --quant int4",
+        ] {
             assert!(parse(fine).is_ok(), "{fine}");
         }
     }

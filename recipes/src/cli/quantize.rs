@@ -11,6 +11,7 @@ use clap::builder::NonEmptyStringValueParser;
 use serde_json::json;
 
 use super::export::{clean_up_on_interrupt, describe, remove_stale_beside, way_out};
+use super::shard_size::shard_size;
 use crate::report::OutputStyle;
 
 /// Arguments of `quantize`.
@@ -26,9 +27,12 @@ pub struct Args {
     /// or q4_0
     #[arg(long, value_name = "MIXTURE")]
     quant: Mixture,
-    /// Importance matrix: a GGUF file of llama-imatrix
+    /// Importance matrix: a file of `burnish imatrix` or llama-imatrix
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
+    /// Write parts of at most that size, such as 5GB, called OUT-00001-of-00003.gguf and so on
+    #[arg(long, value_name = "SIZE", value_parser = shard_size)]
+    max_shard_size: Option<u64>,
     /// Quantise quantised weights again, although that adds to their errors
     #[arg(long, alias = "allow-requantize")]
     requantize: bool,
@@ -44,6 +48,7 @@ impl Args {
         let options = GgufOptions {
             kind: GgufType::Quantized(self.quant),
             importance: importance.as_ref(),
+            shard_bytes: self.max_shard_size,
             requantize: self.requantize,
             overwrite: self.overwrite,
         };
