@@ -80,7 +80,7 @@ pub(super) fn arguments(
         };
         if let Some(flag) = flag.filter(|flag| !given.iter().any(|argument| is_it(argument, flag))) {
             notes.push(format!("`{BACKEND}` is read as --{flag} {backend}"));
-            given.splice(place + 1..place + 1, [format!("--{flag}={backend}").into()]);
+            given.insert(place + 1, format!("--{flag}={backend}").into());
         }
     }
     (given, notes)

@@ -208,10 +208,10 @@ fn own_word(name: &str, value: &Value) -> Result<Option<Reading>, String> {
             None => Ok(None),
         },
         // axolotl's changes the model's own configuration; ours is a folder.
-        ("model_config", None) if value.is_object() => match is_off(value) {
-            true => Ok(Some(Reading::Ignored(None))),
-            false => Err("has settings of axolotl; change them in the checkpoint's config.json, and remove it".to_owned()),
-        },
+        ("model_config", None) if value.is_object() && is_off(value) => Ok(Some(Reading::Ignored(None))),
+        ("model_config", None) if value.is_object() => {
+            Err("has settings of axolotl; change them in the checkpoint's config.json, and remove it".to_owned())
+        }
         // mlx-lm's Adam is AdamW without weight decay.
         ("optimizer", Some("adam")) => {
             Ok(Some(Reading::As(vec![("optimizer", "adamw".into()), ("weight_decay", 0.0.into())])))

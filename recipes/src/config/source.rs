@@ -238,8 +238,7 @@ impl Source {
         defaults.retain(|key, _| match key.as_str() {
             given if self.values.contains_key(given) => false,
             "rank" | "alpha" | "num_layers" | "target_modules" => !full && !adapter,
-            "quantization" | "double_quant" => !full,
-            "dropout" => !full,
+            "quantization" | "double_quant" | "dropout" => !full,
             "epochs" => !iters,
             "iters" => !epochs,
             _ => true,

@@ -2,6 +2,7 @@
 //! effect for a reason, or is refused by name with what to do.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 
 use super::*;
 use crate::config::alias::meaning;
@@ -128,10 +129,7 @@ fn a_file_with_a_default_written_out_is_read() {
 #[test]
 fn every_refusal_says_what_to_do_and_every_key_without_effect_why() {
     for (name, meaning) in FOREIGN.iter() {
-        let reason = match meaning {
-            Meaning::Harmless(why) | Meaning::Only(_, why) | Meaning::Refused(why) => why,
-            _ => continue,
-        };
+        let (Meaning::Harmless(reason) | Meaning::Only(_, reason) | Meaning::Refused(reason)) = meaning else { continue };
         assert!(reason.len() > 10 && !reason.ends_with('.'), "{name}: {reason}");
         let does =
             ["remove", "set ", "use ", "put ", "see ", "change ", "rename", "list", "only", "`", "run", "is the", "train"];
@@ -165,15 +163,16 @@ fn page() -> String {
     for (program, list) in LISTS {
         let title = list.lines().next().unwrap().trim_start_matches("# ").split(';').next().unwrap();
         let keys = listed(list);
-        page +=
-            &format!("\n## {program}\n\n{} keys, from {title}.\n\n| what becomes of them | keys |\n|---|---|\n", keys.len());
+        let count = keys.len();
+        writeln!(page, "\n## {program}\n\n{count} keys, from {title}.\n\n| what becomes of them | keys |\n|---|---|")
+            .unwrap();
         let mut groups: BTreeMap<(u8, String), Vec<&str>> = BTreeMap::new();
         for Listed { key, .. } in keys {
             groups.entry(becomes(key)).or_default().push(key);
         }
         for ((_, what), keys) in groups {
             let keys: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
-            page += &format!("| {what} | {} |\n", keys.join(" "));
+            writeln!(page, "| {what} | {} |", keys.join(" ")).unwrap();
         }
     }
     page
