@@ -105,12 +105,8 @@ def relevant(server):
     """What was sent, without what does not matter: who asks first, and which files come in which order."""
     kept = []
     for method, path, content in server.seen:
-<<<<<<< HEAD
-        if method == "GET":
-=======
         # huggingface_hub asks whether the header of README.md is valid.
         if method == "GET" or path == "/api/validate-yaml":
->>>>>>> 81eac7a25a29d020876faf3563d459dfa37c9871
             continue
         kind, body = content
         if isinstance(body, list):

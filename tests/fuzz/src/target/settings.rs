@@ -3,11 +3,7 @@
 use std::path::Path;
 
 use burnish_models::{ModelConfig, json};
-<<<<<<< HEAD
 use burnish_recipes::config::{Needs, load_with};
-=======
-use burnish_recipes::config::load_without_data;
->>>>>>> 81eac7a25a29d020876faf3563d459dfa37c9871
 use serde_json::Map;
 
 use super::{KIB, MIB, Target, files, outcome};
@@ -51,11 +47,7 @@ pub(super) const MODEL: Target = Target {
 };
 
 fn run(path: &Path) -> String {
-<<<<<<< HEAD
     outcome(load_with(Some(path), Map::new(), &[], Needs::Model), |loaded| format!("{:?}", loaded.notes))
-=======
-    outcome(load_without_data(Some(path), Map::new()), |loaded| format!("{:?}", loaded.notes))
->>>>>>> 81eac7a25a29d020876faf3563d459dfa37c9871
 }
 
 pub(super) const RUN_TOML: Target = Target {
