@@ -8,6 +8,7 @@ pub mod environment;
 pub mod fit;
 pub mod generation;
 pub mod hint;
+pub mod inspect;
 pub mod plan;
 pub mod quickstart;
 pub mod recipe;

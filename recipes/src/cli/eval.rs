@@ -9,8 +9,9 @@ use serde_json::json;
 
 use super::at_least;
 use super::model::{Choice, ModelArgs};
-use crate::data::{self, BadRows, BatchOptions, Batches, RowTokenizer, RowUse, Sources};
-use crate::report::OutputStyle;
+use super::row_cache;
+use crate::data::{BatchOptions, Batches, LengthPolicy, Preparation, RowTokenizer, RowUse, Sources};
+use crate::report::{OutputStyle, RowsReport};
 use crate::train::evaluate;
 
 /// Arguments of `eval`.
@@ -47,9 +48,14 @@ impl Args {
             mask_prompt: !self.no_mask_prompt,
             rows: RowUse::Answers,
             max_seq_length: limit,
+            length_policy: LengthPolicy::Truncate,
             vocab_size: pretrained.config.vocab_size,
         };
-        let prepared = data::load(&file, &row_tokenizer, BadRows::Stop)?;
+        let (rows, cache) = (RowsReport::new(style), row_cache());
+        let progress = |progress| rows.take(progress);
+        let preparation = Preparation { cache: cache.as_ref(), progress: Some(&progress), ..Preparation::default() };
+        let prepared = preparation.load(&file, &row_tokenizer)?;
+        rows.finish();
         for line in prepared.report.lines() {
             style.say(format!("{}: {line}", file.display()));
         }

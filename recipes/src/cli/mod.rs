@@ -3,6 +3,7 @@
 mod bench;
 mod change;
 mod chat;
+mod data;
 mod env;
 mod eval;
 mod export;
@@ -30,6 +31,7 @@ use burnish_engine::guard::{message, panics_are_guarded};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::ConfigError;
+use crate::data::RowCache;
 use crate::hint::{hint, hint_of_run};
 use crate::report::{OutputStyle, complain};
 
@@ -66,6 +68,8 @@ enum Command {
     Train(train::Args),
     /// Say what a run would take of memory, and what would fit, without loading the model
     Plan(plan::Args),
+    /// Show the rows of a data set as tokens, their lengths, and what is odd about them
+    Data(data::Args),
     /// Compute loss and perplexity on a data set
     Eval(eval::Args),
     /// Answer one prompt
@@ -139,6 +143,11 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// Where prepared rows are kept, if the user has a cache folder.
+fn row_cache() -> Option<RowCache> {
+    Some(RowCache::new(dirs::cache_dir()?.join("burnish").join("rows")))
+}
+
 /// Whether a panic means that a device can't hold a tensor. That is not a bug: operations can't return errors.
 fn is_about_memory(message: &str) -> bool {
     message.starts_with("out of memory")
@@ -157,6 +166,7 @@ fn dispatch(command: Command, verbose: bool, style: OutputStyle) -> anyhow::Resu
         Command::Quickstart(args) => args.run(style),
         Command::Train(args) => args.run(style),
         Command::Plan(args) => args.run(style),
+        Command::Data(args) => args.run(style),
         Command::Eval(args) => args.run(style),
         Command::Generate(args) => args.run(style),
         Command::Chat(args) => args.run(style),

@@ -14,6 +14,7 @@ use super::foreign::{self, Reading};
 use super::key::{Key, Kind};
 use super::peers::{Peer, axolotl, llama_factory, mlx_lm};
 use super::value::should_be;
+use crate::data::LengthPolicy;
 
 /// The values of all sources, under our own names.
 #[derive(Default)]
@@ -276,6 +277,7 @@ fn choices(name: &str) -> Option<&'static [&'static str]> {
         "recipe" => &Recipe::NAMES,
         "loss_type" => &LossType::NAMES,
         "quantization" => &QuantizationKind::NAMES,
+        "length_policy" => &LengthPolicy::NAMES,
         "lr_scheduler" => &["constant", "linear", "cosine"],
         "optimizer" => &["adamw", "adamw8bit"],
         "dtype" => burnish_backends::dtype::NAMES,

@@ -2,6 +2,7 @@
 
 mod dashboard;
 mod quiet;
+mod rows;
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -13,6 +14,7 @@ use serde_json::json;
 pub use burnish_engine::gib;
 pub use dashboard::Dashboard;
 pub use quiet::Quiet;
+pub use rows::RowsReport;
 
 use crate::train::{Evaluation, Events, StepMetrics};
 

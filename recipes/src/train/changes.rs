@@ -10,7 +10,7 @@ use super::saved_config::{CONFIG, run_config};
 use crate::config::{ADAPTER_KEYS, PREFERENCE_KEYS, TrainConfig};
 
 /// Keys that decide when and where files are written, or how the run started, but not what is learned from here on.
-const HARMLESS: [&str; 10] = [
+const HARMLESS: [&str; 11] = [
     "resume",
     "overwrite",
     "output_dir",
@@ -21,9 +21,10 @@ const HARMLESS: [&str; 10] = [
     "allow_changed_inputs",
     "allow_over_budget",
     "skip_bad_rows",
+    "keep_rows",
 ];
 /// Inputs: their fingerprints are compared, which is better than comparing their paths.
-const INPUTS: [&str; 2] = ["model", "data"];
+const INPUTS: [&str; 6] = ["model", "data", "text_feature", "prompt_feature", "completion_feature", "chat_feature"];
 /// Keys that can't change within a run.
 const FIXED: [&str; 10] = [
     "fine_tune_type",

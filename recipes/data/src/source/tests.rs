@@ -101,8 +101,8 @@ fn folders_and_files_are_found() {
     let folder = tempfile::tempdir().unwrap();
     let name = folder.path().to_str().unwrap();
     assert!(Sources::locate(name).unwrap_err().to_string().contains("no train.jsonl"));
-    std::fs::write(folder.path().join("train.parquet"), "x").unwrap();
-    assert!(Sources::locate(name).unwrap_err().to_string().contains("`train.parquet` is not supported"));
+    std::fs::write(folder.path().join("train.orc"), "x").unwrap();
+    assert!(Sources::locate(name).unwrap_err().to_string().contains("`train.orc` is not supported"));
     for file in ["train.jsonl", "validation.json"] {
         std::fs::write(folder.path().join(file), "x").unwrap();
     }
