@@ -10,6 +10,7 @@ pub mod evaluation;
 pub mod fit;
 pub mod generation;
 pub mod hint;
+pub mod inspect;
 pub mod plan;
 pub mod quickstart;
 pub mod recipe;

@@ -1,10 +1,11 @@
 //! Lays out examples as batches, in an order that depends only on seed and epoch.
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::ops::Range;
 
 use burnish_engine::{Batch, IGNORE, bucket};
 
+use super::examples::Examples;
 use super::tokenize::Example;
 
 pub(crate) mod order;
@@ -91,8 +92,8 @@ impl Shape {
 }
 
 /// Pads rows of examples to the same length, or lays them end to end.
-fn lay_out(rows: &[Vec<&Example>], options: &BatchOptions) -> Batch {
-    let length_of = |row: &Vec<&Example>| row.iter().map(|example| example.input_ids.len()).sum::<usize>();
+fn lay_out<E: Borrow<Example>>(rows: &[Vec<E>], options: &BatchOptions) -> Batch {
+    let length_of = |row: &Vec<E>| row.iter().map(|example| example.borrow().input_ids.len()).sum::<usize>();
     let tokens: Vec<usize> = rows.iter().map(length_of).collect();
     let shape = Shape::of(&tokens, options);
     let size = shape.size();
@@ -114,8 +115,8 @@ fn lay_out(rows: &[Vec<&Example>], options: &BatchOptions) -> Batch {
         }
         for example in examples {
             segment += 1;
-            put(&mut batch, start, segment, example);
-            start += example.input_ids.len();
+            put(&mut batch, start, segment, example.borrow());
+            start += example.borrow().input_ids.len();
         }
     }
     batch
@@ -140,28 +141,67 @@ fn put(batch: &mut Batch, start: usize, segment: u32, example: &Example) {
 /// The batches of all epochs, with random access: a run resumed at (epoch, index) gets the same batches as an uninterrupted one.
 #[derive(Debug, Clone)]
 pub struct Batches {
-    examples: Vec<Example>,
-    /// Indices of the examples of each row.
-    rows: Vec<Vec<usize>>,
+    examples: Examples,
+    rows: Rows,
     options: BatchOptions,
+}
+
+/// The examples of each row.
+#[derive(Debug, Clone)]
+enum Rows {
+    /// One.
+    Single(usize),
+    /// Those that are packed into it: their indices, and where those of each row end.
+    Packed { members: Vec<u32>, ends: Vec<usize> },
+}
+
+impl Rows {
+    fn packed(rows: Vec<Vec<usize>>) -> Self {
+        let (mut members, mut ends) = (Vec::new(), Vec::with_capacity(rows.len()));
+        for row in rows {
+            members.extend(row.into_iter().map(|example| example as u32));
+            ends.push(members.len());
+        }
+        Self::Packed { members, ends }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Single(count) => *count,
+            Self::Packed { ends, .. } => ends.len(),
+        }
+    }
+
+    /// The indices of the examples of a row.
+    fn of(&self, row: usize) -> impl Iterator<Item = usize> + '_ {
+        let (members, single) = match self {
+            Self::Single(_) => (&[][..], Some(row)),
+            Self::Packed { members, ends } => {
+                let start = row.checked_sub(1).map_or(0, |before| ends[before]);
+                (&members[start..ends[row]], None)
+            }
+        };
+        members.iter().map(|example| *example as usize).chain(single)
+    }
 }
 
 impl Batches {
     /// Plans the batches. Packing is done once, so that all epochs have the same number of batches; the packed rows are shuffled in each
     /// epoch.
-    pub fn new(examples: Vec<Example>, mut options: BatchOptions) -> Self {
+    pub fn new(examples: impl Into<Examples>, mut options: BatchOptions) -> Self {
+        let examples = examples.into();
         let rows = if options.packing {
-            let lengths: Vec<usize> = examples.iter().map(|example| example.input_ids.len()).collect();
+            let lengths: Vec<usize> = (0..examples.len()).map(|example| examples.tokens(example)).collect();
             // Shuffled, so that neighbours in the file don't always share a row.
             let order = order::order(lengths.len(), options.shuffle_seed, order::PACKING);
-            pack::pack(&lengths, &order, options.max_seq_length)
+            Rows::packed(pack::pack(&lengths, &order, options.max_seq_length))
         } else {
-            (0..examples.len()).map(|example| vec![example]).collect()
+            Rows::Single(examples.len())
         };
         let longest = if options.packing {
             options.max_seq_length
         } else {
-            examples.iter().map(|example| example.input_ids.len()).max().unwrap_or(0)
+            (0..examples.len()).map(|example| examples.tokens(example)).max().unwrap_or(0)
         };
         let most = longest * options.batch_size.clamp(1, rows.len().max(1)) * options.rows_per_sample();
         if !options.padding_free || most < SMALL * options.granule {
@@ -212,7 +252,7 @@ impl Batches {
     }
 
     /// The examples, in the order of the file.
-    pub fn examples(&self) -> &[Example] {
+    pub fn examples(&self) -> &Examples {
         &self.examples
     }
 }
@@ -241,30 +281,29 @@ impl<A: Borrow<Batches>> Epoch<A> {
     /// The batch at `index`; beyond the end of the epoch it has no rows.
     pub fn batch(&self, index: usize) -> Batch {
         let Batches { examples, options, .. } = self.batches.borrow();
-        let rows: Vec<Vec<&Example>> =
-            self.rows(index).map(|row| row.iter().map(|example| &examples[*example]).collect()).collect();
+        let rows: Vec<Vec<_>> = self.rows(index).map(|row| row.map(|example| examples.get(example)).collect()).collect();
         lay_out(&rows, options)
     }
 
     /// The examples of the batch at `index`.
-    pub fn examples(&self, index: usize) -> impl Iterator<Item = &Example> {
+    pub fn examples(&self, index: usize) -> impl Iterator<Item = Cow<'_, Example>> {
         let Batches { examples, .. } = self.batches.borrow();
-        self.rows(index).flatten().map(move |example| &examples[*example])
+        self.rows(index).flatten().map(move |example| examples.get(example))
     }
 
     /// The shape of the batch at `index`.
     pub fn shape(&self, index: usize) -> Shape {
         let Batches { examples, options, .. } = self.batches.borrow();
-        let length_of = |row: &Vec<usize>| row.iter().map(|example| examples[*example].input_ids.len()).sum();
-        Shape::of(&self.rows(index).map(length_of).collect::<Vec<_>>(), options)
+        let lengths: Vec<usize> = self.rows(index).map(|row| row.map(|example| examples.tokens(example)).sum()).collect();
+        Shape::of(&lengths, options)
     }
 
     /// The rows of the batch at `index`, as indices of their examples.
-    fn rows(&self, index: usize) -> impl Iterator<Item = &Vec<usize>> {
+    fn rows(&self, index: usize) -> impl Iterator<Item = impl Iterator<Item = usize>> {
         let Batches { rows, options, .. } = self.batches.borrow();
         let (each, together) = (options.batch_size.max(1), options.rows_per_sample());
         let chosen = self.order.iter().skip(index.saturating_mul(each)).take(each);
-        chosen.flat_map(move |sample| &rows[sample * together..(sample + 1) * together])
+        chosen.flat_map(move |sample| (sample * together..(sample + 1) * together).map(|row| rows.of(row)))
     }
 
     /// All batches in order.

@@ -40,6 +40,8 @@ pub enum DataError {
         first: Option<String>,
         /// Whether rows were truncated to `max_seq_length`.
         cut: bool,
+        /// Whether rows were left out because they are too long.
+        left_out: bool,
     },
     /// The file has an unsupported format.
     #[error("{}: {found}, but rows should be lines of JSON", file.display())]
@@ -83,15 +85,19 @@ impl DataError {
             }
             Self::Row { .. } => Some("fix the row, or use --skip-bad-rows"),
             Self::Empty { .. } => Some("each line is one JSON object, such as {\"text\": \"...\"}"),
+            Self::NothingLeft { left_out: true, .. } => {
+                Some("rows longer than max_seq_length are left out; raise it, or set length_policy to truncate or split")
+            }
             Self::NothingLeft { cut: true, .. } => {
                 Some("rows are truncated to max_seq_length; raise it if that cuts off the answers")
             }
-            Self::NothingLeft { cut: false, .. } => {
+            Self::NothingLeft { .. } => {
                 Some("a row needs an answer, after at least one token, that its labels, weights and masks do not exclude")
             }
             Self::Binary { way, .. } => Some(*way),
             Self::NotFound { .. } => Some(
-                "data should be a .jsonl, .json, .csv or .tsv file, a folder with train.jsonl, or a hub id such as owner/name",
+                "data should be a .jsonl, .json, .csv or .tsv file, a folder with train.jsonl, or a hub id such as \
+                 owner/name",
             ),
             Self::Hub { way: Some(way), .. } => Some(way),
             Self::Hub { way: None, .. } => {

@@ -1,6 +1,7 @@
 //! The kinds of rows, distinguished by their keys. A key with the value null counts as absent, since tables fill missing keys with it.
 
 mod chat;
+mod columns;
 mod preference;
 mod tokens;
 
@@ -8,6 +9,8 @@ use std::borrow::Cow;
 
 use burnish_models::{Message, json};
 use serde_json::{Map, Value};
+
+pub use columns::Columns;
 
 /// One row of data.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +35,15 @@ pub enum Row {
     },
     /// `text`: all of it is learned.
     Text(String),
+    /// A part of a document: all of it is learned.
+    Passage {
+        /// The text.
+        text: String,
+        /// Whether it is Markdown.
+        is_markdown: bool,
+        /// Whether the document ends with it.
+        is_last: bool,
+    },
     /// Alpaca's `instruction`, `input` and `output`, with LLaMA-Factory's `system`, `history` and `tools`.
     Alpaca {
         /// A system message; may be empty.

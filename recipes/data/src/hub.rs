@@ -6,7 +6,7 @@ use super::error::DataError;
 use super::parts::{EXTENSIONS, Sources, TEST, TRAIN, VALID};
 
 /// Downloads the parts of a data set: `train.jsonl`, `valid.jsonl` and `test.jsonl` at the top level or in `data/`, or else its only
-/// `.jsonl` or `.json` file.
+/// file of rows. Such a file may have another extension, and may be the first of one part, as `datasets` names it.
 ///
 /// # Errors
 /// [`DataError::Hub`] when the hub fails or the data set has no such files.

@@ -14,9 +14,11 @@ pub struct Sources {
 }
 
 // Names of each part's file, without its extension.
-pub(super) const TRAIN: &[&str] = &["train"];
-pub(super) const VALID: &[&str] = &["valid", "validation", "val", "dev"];
-pub(super) const TEST: &[&str] = &["test"];
+pub(super) const TRAIN: &[&str] = &["train", "train-00000-of-00001"];
+pub(super) const VALID: &[&str] = &["valid", "validation", "val", "dev", "validation-00000-of-00001"];
+pub(super) const TEST: &[&str] = &["test", "test-00000-of-00001"];
+/// Extensions of documents.
+pub(super) const DOCUMENTS: &[&str] = &["txt", "md", "markdown", "txt.gz", "md.gz", "txt.zst", "md.zst"];
 pub(super) const EXTENSIONS: &[&str] = &[
     "jsonl",
     "json",

@@ -1,19 +1,28 @@
 //! Finds and reads rows: in a file, in a folder, or on the hub.
 
+mod cells;
+mod failure;
+mod input;
 mod magic;
+mod passages;
+mod piece;
 mod split;
 mod table;
 mod unpack;
 
 use std::path::Path;
 
-use burnish_models::json;
 use serde_json::Value;
 
 use super::error::DataError;
-use super::format::Row;
+use super::format::{Columns, Row};
 use super::hub;
-use super::parts::{EXTENSIONS, Sources, TEST, TRAIN, VALID};
+use super::parts::{DOCUMENTS, EXTENSIONS, Sources, TEST, TRAIN, VALID};
+pub(crate) use input::Position;
+pub(crate) use piece::Piece;
+
+use failure::Failure;
+use input::Input;
 use table::Table;
 
 /// What to do with a bad row.
@@ -48,7 +57,8 @@ impl Sources {
 
     fn of_folder(folder: &Path) -> Result<Self, DataError> {
         let find = |names: &[&str]| {
-            let files = names.iter().flat_map(|name| EXTENSIONS.iter().map(move |extension| format!("{name}.{extension}")));
+            let extensions = || EXTENSIONS.iter().chain(DOCUMENTS);
+            let files = names.iter().flat_map(|name| extensions().map(move |extension| format!("{name}.{extension}")));
             files.map(|file| folder.join(file)).find(|path| path.is_file())
         };
         let found = Self { train: find(TRAIN), valid: find(VALID), test: find(TEST) };
@@ -66,14 +76,17 @@ impl Sources {
 
 /// Hub ids are `owner/name` or `name`; anything else that doesn't exist is a misspelt path.
 fn looks_like_path(data: &str) -> bool {
-    let file = EXTENSIONS.iter().any(|known| data.strip_suffix(known).is_some_and(|stem| stem.ends_with('.')));
+    let file =
+        EXTENSIONS.iter().chain(DOCUMENTS).any(|known| data.strip_suffix(known).is_some_and(|stem| stem.ends_with('.')));
     file || data.starts_with(['.', '/', '~']) || data.contains('\\') || data.split('/').count() > 2 || data.ends_with('/')
 }
 
 /// Reads the rows of a file in order; `take` gets the first line of each, from 1, and the row or its error.
 ///
-/// A file named `.csv` or `.tsv` is a table. A file that begins with `[` is one JSON list of rows. Any other file has one row per line, or
-/// consists of rows of several lines each; empty lines are skipped. Files may be compressed by gzip or zstd, whatever their name.
+/// Only a few rows are in memory at a time. A file named `.csv` or `.tsv` is a table, and one named `.txt` or `.md` a document, which
+/// becomes a row for each part of it. A file that begins with `[` is one JSON list
+/// of rows. Any other file has one row per line, or consists of rows of several lines each, which are then read as a whole; empty lines are
+/// skipped. Files may be compressed by gzip or zstd, whatever their name.
 ///
 /// # Errors
 /// When the file can't be read or has no rows, and the errors of `take`.
@@ -81,76 +94,69 @@ pub fn read_rows(
     file: &Path,
     mut take: impl FnMut(usize, Result<Row, String>) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
-    let bytes = contents(file)?;
-    let bytes = without_mark(&bytes);
-    let mut rows = 0;
-    if let Some(table) = Table::of(file) {
-        let refuse = |reason| DataError::Row { file: file.to_owned(), line: 1, reason };
-        for (line, row) in table.rows(bytes).map_err(refuse)? {
-            rows += 1;
-            take(line, row)?;
-        }
-    } else {
-        for piece in split::pieces(bytes) {
-            rows += 1;
-            take(piece.line, piece.bytes.map(without_mark).and_then(row))?;
-        }
-    }
-    if rows == 0 { Err(DataError::Empty { file: file.to_owned() }) } else { Ok(()) }
+    let columns = Columns::default();
+    pieces(file, &Position::default(), &mut |piece| {
+        let line = piece.line;
+        take(line, piece.row(&columns))
+    })
 }
 
 /// Reads the JSON values of a file of rows of any other kind, as [`read_rows`] does; `take` gets the first line of each, from 1.
 ///
 /// # Errors
-/// As [`read_rows`]. Tables are refused.
+/// As [`read_rows`]. Tables and documents are refused.
 pub fn read_values(
     file: &Path,
     mut take: impl FnMut(usize, Result<Value, String>) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
-    let bytes = contents(file)?;
-    if Table::of(file).is_some() {
-        let way = "write each row as a JSON object on a line of its own";
-        return Err(DataError::Binary { file: file.to_owned(), found: "it is a table", way });
-    }
+    pieces(file, &Position::default(), &mut |piece| match piece.other_kind() {
+        Some(found) => {
+            let way = "write each row as a JSON object on a line of its own";
+            Err(DataError::Binary { file: file.to_owned(), found, way })
+        }
+        None => take(piece.line, piece.value()),
+    })
+}
+
+/// Gives the parts of a file that should be rows to `take`, in order.
+pub(crate) fn pieces<E: From<DataError>>(
+    file: &Path,
+    position: &Position,
+    take: &mut dyn FnMut(Piece) -> Result<(), E>,
+) -> Result<(), E> {
     let mut rows = 0;
-    for piece in split::pieces(without_mark(&bytes)) {
+    let mut take = |piece| {
         rows += 1;
-        let value = |text: &str| json::parse(text).map_err(|error| format!("not JSON: {error}"));
-        take(piece.line, piece.bytes.map(without_mark).and_then(|bytes| text(bytes).and_then(value)))?;
-    }
-    if rows == 0 { Err(DataError::Empty { file: file.to_owned() }) } else { Ok(()) }
-}
-
-/// The bytes of a file of text, unpacked.
-fn contents(file: &Path) -> Result<Vec<u8>, DataError> {
-    let bytes = std::fs::read(file).and_then(unpack::unpacked);
-    let bytes = bytes.map_err(|source| DataError::Io { file: file.to_owned(), source })?;
-    match magic::other_kind(&bytes) {
-        Some((found, way)) => Err(DataError::Binary { file: file.to_owned(), found, way }),
-        None => Ok(bytes),
+        take(piece).map_err(Failure::Taking)
+    };
+    let read = pieces_of(file, position, &mut take);
+    let file = file.to_owned();
+    match read {
+        Ok(()) if rows == 0 => Err(DataError::Empty { file }.into()),
+        Ok(()) => Ok(()),
+        Err(Failure::Io(source)) => Err(DataError::Io { file, source }.into()),
+        Err(Failure::Table(reason)) => Err(DataError::Row { file, line: 1, reason }.into()),
+        Err(Failure::Binary(found, way)) => Err(DataError::Binary { file, found, way }.into()),
+        Err(Failure::Taking(error)) => Err(error),
     }
 }
 
-fn row(bytes: &[u8]) -> Result<Row, String> {
-    Row::from_json(text(bytes)?).map_err(|reason| {
-        let damaged = bytes.contains(&0);
-        if damaged { "not JSON: it has zero bytes, so the file is damaged".to_owned() } else { reason }
-    })
-}
-
-fn text(bytes: &[u8]) -> Result<&str, String> {
-    std::str::from_utf8(bytes).map_err(|error| {
-        let (at, byte) = (error.valid_up_to(), bytes[error.valid_up_to()]);
-        format!(
-            "not UTF-8: its byte {} is {byte:#04x}; if the text is Latin-1, convert it: iconv -f LATIN1 -t UTF-8 FILE > rows.jsonl",
-            at + 1
-        )
-    })
-}
-
-/// Strips a byte order mark. Concatenated files have one before the rows of each.
-fn without_mark(bytes: &[u8]) -> &[u8] {
-    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
+fn pieces_of<E>(
+    file: &Path,
+    position: &Position,
+    take: &mut dyn FnMut(Piece) -> Result<(), Failure<E>>,
+) -> Result<(), Failure<E>> {
+    let Input { head, rest } = Input::open(file, position)?;
+    if let Some((found, way)) = magic::other_kind(&head) {
+        return Err(Failure::Binary(found, way));
+    }
+    if let Some(is_markdown) = passages::kind(file) {
+        return passages::pieces(rest, is_markdown, take);
+    }
+    match Table::of(file) {
+        Some(table) => table.pieces(rest, take),
+        None => split::pieces(rest, take),
+    }
 }
 
 #[cfg(test)]

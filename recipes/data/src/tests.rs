@@ -2,6 +2,7 @@
 
 mod cases;
 mod content;
+mod lengths;
 mod models;
 mod rows;
 mod turns;
@@ -9,6 +10,7 @@ mod turns;
 use burnish_models::{ChatTemplate, Tokenizer};
 
 use super::*;
+use tokenize::TokenizedRow;
 
 fn row_tokenizer<'a>(tokenizer: &'a Tokenizer, template: Option<&'a ChatTemplate>) -> RowTokenizer<'a> {
     RowTokenizer {
@@ -17,6 +19,7 @@ fn row_tokenizer<'a>(tokenizer: &'a Tokenizer, template: Option<&'a ChatTemplate
         mask_prompt: true,
         rows: RowUse::Answers,
         max_seq_length: 512,
+        length_policy: LengthPolicy::Truncate,
         vocab_size: tokenizer.vocab_size(),
     }
 }

@@ -8,6 +8,8 @@ use serde_json::Value;
 
 use super::content;
 use super::format::{self, Row};
+use super::length_policy::LengthPolicy;
+use super::passage;
 use super::spans::{Rendered, Turns};
 
 /// Tokens with labels: `labels[i]` is `input_ids[i]` if that token is learned, else -100. Labels are not shifted: the loss compares the
@@ -55,8 +57,10 @@ pub struct RowTokenizer<'a> {
     pub mask_prompt: bool,
     /// The rows that are used; others are refused.
     pub rows: RowUse,
-    /// Examples are truncated to this many tokens.
+    /// The most tokens of an example.
     pub max_seq_length: usize,
+    /// What becomes of longer ones.
+    pub length_policy: LengthPolicy,
     /// Rows of the model's embedding; every token id must be smaller.
     pub vocab_size: usize,
 }
@@ -68,6 +72,10 @@ pub struct TokenizedRow {
     pub examples: Vec<Example>,
     /// Number of examples that were truncated.
     pub cut: usize,
+    /// Number of examples that were left out because they are too long.
+    pub too_long: usize,
+    /// Number of examples that became several because they are too long.
+    pub parted: usize,
     /// Number of examples dropped because nothing was left to learn.
     pub dropped: usize,
     /// Whether each assistant turn became an example of its own.
@@ -91,6 +99,7 @@ impl<'a> RowTokenizer<'a> {
             mask_prompt: true,
             rows: RowUse::Answers,
             max_seq_length: 2048,
+            length_policy: LengthPolicy::Truncate,
             vocab_size: model.config.vocab_size,
         }
     }
@@ -120,6 +129,7 @@ impl RowTokenizer<'_> {
             Row::Completion { prompt, completion } => self.completion(&mut made, prompt, completion)?,
             Row::Text(text) if text.is_empty() => return Err("text is empty".to_owned()),
             Row::Text(text) => self.plain(&mut made, text, 0)?,
+            Row::Passage { text, is_markdown, is_last } => self.passage(&mut made, text, *is_markdown, *is_last)?,
             Row::Alpaca { .. } => self.alpaca(&mut made, row, only_last)?,
             Row::Tokens { input_ids, labels } => made.examples.push(from_tokens(input_ids, labels.as_deref())),
             Row::Preference { .. } => {
@@ -136,16 +146,41 @@ impl RowTokenizer<'_> {
         for example in &made.examples {
             self.check(example)?;
         }
+        made.split = made.examples.len() > 1 && !matches!(row, Row::Passage { .. });
+        self.shorten(&mut made);
         let whole = made.examples.len();
-        made.split = whole > 1;
-        for example in made.examples.iter_mut().filter(|example| example.input_ids.len() > self.max_seq_length) {
-            example.input_ids.truncate(self.max_seq_length);
-            example.labels.truncate(self.max_seq_length);
-            made.cut += 1;
-        }
         made.examples.retain(|example| example.target_tokens() > 0);
-        made.dropped = whole - made.examples.len();
+        made.dropped += whole - made.examples.len();
         Ok(made)
+    }
+
+    /// Applies the policy to examples that are too long.
+    fn shorten(&self, made: &mut TokenizedRow) {
+        let longest = self.max_seq_length;
+        let is_long = |example: &Example| example.input_ids.len() > longest;
+        let count = made.examples.iter().filter(|example| is_long(example)).count();
+        match self.length_policy {
+            LengthPolicy::Truncate => {
+                for example in made.examples.iter_mut().filter(|example| is_long(example)) {
+                    example.input_ids.truncate(longest);
+                    example.labels.truncate(longest);
+                }
+                made.cut += count;
+            }
+            LengthPolicy::Drop => {
+                made.examples.retain(|example| !is_long(example));
+                (made.too_long, made.cut) = (count, 0);
+            }
+            LengthPolicy::Split => {
+                let examples = std::mem::take(&mut made.examples);
+                for example in examples {
+                    let parts = if is_long(&example) { parts(&example, longest) } else { vec![example] };
+                    made.dropped += usize::from(parts.is_empty());
+                    made.examples.extend(parts);
+                }
+                made.parted = count;
+            }
+        }
     }
 
     fn pairs(&self, row: &Row) -> Result<TokenizedRow, String> {
@@ -190,6 +225,9 @@ impl RowTokenizer<'_> {
 
     /// The chosen and the rejected answer, each with the prompt; none if one of them has nothing left to learn.
     fn pair(&self, chosen: &Row, rejected: &Row) -> Result<TokenizedRow, String> {
+        if self.length_policy == LengthPolicy::Split {
+            return Err("length_policy should be truncate or drop, because a part of an answer can't be compared".into());
+        }
         let alone = RowTokenizer { rows: RowUse::Answers, mask_prompt: true, ..self.clone() };
         let (mut made, other) = (alone.tokenize(chosen)?, alone.tokenize(rejected)?);
         if made.split || other.split {
@@ -200,12 +238,14 @@ impl RowTokenizer<'_> {
         }
         made.examples.extend(other.examples);
         made.cut += other.cut;
+        made.too_long += other.too_long;
         made.begun_inside += other.begun_inside;
         made.endless += other.endless;
         made.unread_reasoning |= other.unread_reasoning;
         made.unread_tools |= other.unread_tools;
-        made.dropped = usize::from(made.examples.len() < 2);
-        if made.dropped > 0 {
+        let incomplete = made.examples.len() < 2;
+        made.dropped = usize::from(incomplete && made.too_long == 0);
+        if incomplete {
             made.examples.clear();
         }
         Ok(made)
@@ -242,7 +282,8 @@ impl RowTokenizer<'_> {
 
     /// Tokenises a text, up to the length of an example.
     fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Start, String> {
-        self.tokenizer.encode_start(text, add_special_tokens, self.max_seq_length).map_err(|error| error.to_string())
+        let needed = self.length_policy.needed(self.max_seq_length);
+        self.tokenizer.encode_start(text, add_special_tokens, needed).map_err(|error| error.to_string())
     }
 
     /// Adds an example for a rendered conversation, with an end token if the template has none: without one, the model would never
@@ -281,6 +322,33 @@ impl RowTokenizer<'_> {
         }
         made.examples.push(example);
         Ok(())
+    }
+
+    /// Adds the examples of a part of a document, each of at most the maximum length. They have the tokens that begin every text; an end
+    /// token is at the end of the document only.
+    fn passage(&self, made: &mut TokenizedRow, text: &str, is_markdown: bool, is_last: bool) -> Result<(), String> {
+        let (ids, offsets) = self.tokenizer.encode_with_offsets(text, false).map_err(|error| error.to_string())?;
+        let before = self.begin()?;
+        let room = self.max_seq_length.saturating_sub(before.len() + 1);
+        for range in passage::cut(&offsets, &passage::beginnings(text, is_markdown), room) {
+            made.examples.push(from_tokens(&[&before[..], &ids[range]].concat(), None));
+        }
+        if let Some(mut example) = made.examples.pop() {
+            if is_last {
+                self.end(made, &mut example);
+            }
+            made.examples.push(example);
+        }
+        Ok(())
+    }
+
+    /// The tokens that begin every text.
+    fn begin(&self) -> Result<Vec<u32>, String> {
+        let encode = |added: bool| self.tokenizer.encode("a", added).map_err(|error| error.to_string());
+        let (mut with, without) = (encode(true)?, encode(false)?);
+        let count = (0..with.len()).find(|at| with[*at..].starts_with(&without));
+        with.truncate(count.unwrap_or(0));
+        Ok(with)
     }
 
     /// Adds an Alpaca row as messages, or with Alpaca's own prompt if the model has no template. The answers of its history are
@@ -371,4 +439,19 @@ fn alpaca_prompt(system: &str, instruction: &str, input: &str) -> String {
     };
     let input = if input.is_empty() { String::new() } else { format!("### Input:\n{input}\n\n") };
     format!("{preamble}\n\n### Instruction:\n{instruction}\n\n{input}### Response:\n")
+}
+
+/// The parts of an example of at most `length` tokens that have something to learn.
+fn parts(example: &Example, length: usize) -> Vec<Example> {
+    let starts = (0..example.input_ids.len()).step_by(length.max(1));
+    let parts = starts.map(|start| part(example, start..example.input_ids.len().min(start.saturating_add(length))));
+    parts.filter(|part| part.target_tokens() > 0).collect()
+}
+
+fn part(example: &Example, range: Range<usize>) -> Example {
+    Example {
+        input_ids: example.input_ids[range.clone()].to_vec(),
+        labels: example.labels[range].to_vec(),
+        desirable: example.desirable,
+    }
 }

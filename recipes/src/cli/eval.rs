@@ -13,10 +13,11 @@ use serde_json::json;
 
 use super::at_least;
 use super::model::{Choice, ModelArgs};
-use crate::data::{self, BadRows, BatchOptions, Batches, RowTokenizer, RowUse, Sources};
+use super::row_cache;
+use crate::data::{self, BatchOptions, Batches, LengthPolicy, Preparation, RowTokenizer, RowUse, Sources};
 use crate::evaluation::compare::{Comparison, Measures};
 use crate::evaluation::task::{Task, TaskTokens};
-use crate::report::OutputStyle;
+use crate::report::{OutputStyle, RowsReport};
 use crate::train::{Evaluation, evaluate};
 
 /// Arguments of `eval`.
@@ -80,7 +81,8 @@ impl Args {
         let options = self.batch_options(&pretrained, limit);
         let batches = match self.file()? {
             Some(file) => {
-                let prepared = data::load(&file, &self.row_tokenizer(&pretrained, limit), BadRows::Stop)?;
+                let row_tokenizer = self.row_tokenizer(&pretrained, limit);
+                let prepared = with_preparation(style, |preparation| Ok(preparation.load(&file, &row_tokenizer)?))?;
                 for line in prepared.report.lines() {
                     style.say(format!("{}: {line}", file.display()));
                 }
@@ -167,6 +169,7 @@ impl Args {
             mask_prompt: !self.no_mask_prompt,
             rows: RowUse::Answers,
             max_seq_length: limit,
+            length_policy: LengthPolicy::Truncate,
             vocab_size: model.config.vocab_size,
         }
     }
@@ -183,6 +186,15 @@ impl Args {
             pad_token_id: model.config.pad_token_id.unwrap_or(0),
         }
     }
+}
+
+/// Prepares rows with a report on that, and keeps them for the next run.
+fn with_preparation<T>(style: OutputStyle, prepare: impl FnOnce(&Preparation<'_>) -> Result<T>) -> Result<T> {
+    let (rows, cache) = (RowsReport::new(style), row_cache());
+    let progress = |progress| rows.take(progress);
+    let prepared = prepare(&Preparation { cache: cache.as_ref(), progress: Some(&progress), ..Preparation::default() })?;
+    rows.finish();
+    Ok(prepared)
 }
 
 fn line(evaluation: &Evaluation) -> String {

@@ -13,7 +13,7 @@ use super::at_least;
 use super::export::{clean_up_on_interrupt, way_out};
 use super::leave::quoted;
 use super::model::{Choice, ModelArgs};
-use crate::data::{self, BadRows, BatchOptions, Batches, RowTokenizer, RowUse, Sources};
+use crate::data::{self, BadRows, BatchOptions, Batches, LengthPolicy, RowTokenizer, RowUse, Sources};
 use crate::report::{OutputStyle, gib};
 
 /// Arguments of `imatrix`.
@@ -76,6 +76,7 @@ impl Args {
             mask_prompt: false,
             rows: RowUse::Answers,
             max_seq_length: limit,
+            length_policy: LengthPolicy::Truncate,
             vocab_size: pretrained.config.vocab_size,
         };
         let prepared = data::load(&file, &row_tokenizer, BadRows::Stop)?;

@@ -4,6 +4,7 @@ mod bench;
 mod change;
 mod chat;
 mod completions;
+mod data;
 mod env;
 mod environment;
 mod eval;
@@ -39,6 +40,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::ConfigError;
 use crate::dashboard;
+use crate::data::RowCache;
 use crate::hint::{hint, hint_of_run};
 use crate::report::{OutputStyle, complain};
 use crate::system::repairs;
@@ -76,6 +78,8 @@ enum Command {
     Train(train::Args),
     /// Say what a run would take of memory, and what would fit, without loading the model
     Plan(plan::Args),
+    /// Show the rows of a data set as tokens, their lengths, and what is odd about them
+    Data(data::Args),
     /// Compute loss and perplexity on a data set, score multiple-choice questions, compare adapters with their base
     Eval(eval::Args),
     /// Write a page about runs: curves, figures, answers, settings
@@ -179,6 +183,11 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// Where prepared rows are kept, if the user has a cache folder.
+fn row_cache() -> Option<RowCache> {
+    Some(RowCache::new(dirs::cache_dir()?.join("burnish").join("rows")))
+}
+
 /// Whether a panic means that a device can't hold a tensor. That is not a bug: operations can't return errors.
 fn is_about_memory(message: &str) -> bool {
     message.starts_with("out of memory")
@@ -207,6 +216,7 @@ fn dispatch(command: Command, verbose: bool, style: OutputStyle) -> anyhow::Resu
         Command::Quickstart(args) => args.run(style),
         Command::Train(args) => args.run(style),
         Command::Plan(args) => args.run(style),
+        Command::Data(args) => args.run(style),
         Command::Eval(args) => args.run(style),
         Command::Report(args) => args.run(style),
         Command::Generate(args) => args.run(style),

@@ -13,11 +13,12 @@ use serde_json::json;
 use super::environment;
 use super::flags::ConfigFlags;
 use super::leave::Leave;
+use super::row_cache;
 use crate::config::{FineTuneType, Needs, Recipe, TrainConfig, load_with};
 use crate::dashboard::{self, Dashboard};
 use crate::plan::{Header, Planned, preset, process_so_far};
-use crate::report::{OutputStyle, TrainReport};
-use crate::train::{End, Events, Plan, PreparedRun, Summary, train};
+use crate::report::{OutputStyle, RowsReport, TrainReport};
+use crate::train::{End, Events, Plan, PreparedRun, RowAccess, Summary, train};
 use burnish_backends::dtype;
 use burnish_engine::with_hint;
 use burnish_lora::read_config;
@@ -69,7 +70,11 @@ impl Args {
         for note in &notes {
             report.note(note);
         }
-        let prepared = PreparedRun::new(config.clone())?;
+        let rows = RowsReport::new(style);
+        let progress = |progress| rows.take(progress);
+        let cache = config.keep_rows.then(row_cache).flatten();
+        let prepared = PreparedRun::with(config.clone(), &RowAccess { cache, progress: Some(&progress) })?;
+        rows.finish();
         describe(&prepared, name, why, style);
         for note in &prepared.notes {
             report.note(note);
@@ -236,7 +241,7 @@ mod tests {
         let lines = effective(&TrainConfig { rank: 7, model: "m".to_owned(), ..TrainConfig::default() });
         let text = lines.join("\n");
         assert!(text.contains("rank 7") && text.contains("model \"m\"") && text.contains("optimizer: "), "{text}");
-        let absent = ["model_config", "adapter"];
+        let absent = ["model_config", "adapter", "text_feature", "prompt_feature", "completion_feature", "chat_feature"];
         assert!(TrainConfig::KEYS.iter().all(|key| absent.contains(&key.name) || text.contains(key.name)), "{text}");
     }
 }

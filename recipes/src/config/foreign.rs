@@ -311,15 +311,11 @@ const DATASETS: Parts = &[
 ];
 
 /// mlx-lm's entries.
-const HF_DATASET: Parts = &[
-    ("train_split", &["train"]),
-    ("valid_split", &["valid", "validation"]),
-    ("test_split", &["test"]),
-    ("prompt_feature", &["prompt"]),
-    ("completion_feature", &["completion"]),
-    ("text_feature", &["text"]),
-    ("chat_feature", &["messages"]),
-];
+const HF_DATASET: Parts =
+    &[("train_split", &["train"]), ("valid_split", &["valid", "validation"]), ("test_split", &["test"])];
+
+/// Keys of an entry of mlx-lm that are keys of ours.
+const FEATURES: [&str; 4] = ["prompt_feature", "completion_feature", "text_feature", "chat_feature"];
 
 /// An entry that names a data set, or a list with one entry.
 fn datasets(value: &Value, parts: Parts) -> Result<Reading, String> {
@@ -332,7 +328,13 @@ fn datasets(value: &Value, parts: Parts) -> Result<Reading, String> {
     let path = set.get("path").filter(|path| !path.is_null()).ok_or("has no `path` in its entry")?;
     // `path: json` means: read `data_files` as JSON.
     let files = set.get("data_files").filter(|_| path == "json");
-    for (part, value) in set.iter().filter(|(part, _)| *part != "path" && (*part != "data_files" || files.is_none())) {
+    let features = FEATURES.into_iter().filter(|_| std::ptr::eq(parts, HF_DATASET));
+    let features: Vec<(&'static str, Value)> =
+        features.filter_map(|key| Some((key, set.get(key).filter(|column| column.is_string())?.clone()))).collect();
+    let is_read = |part: &str| {
+        part == "path" || (part == "data_files" && files.is_some()) || features.iter().any(|(key, _)| *key == part)
+    };
+    for (part, value) in set.iter().filter(|(part, _)| !is_read(part)) {
         let neutral = parts.iter().find(|(name, _)| name == part).map(|(_, neutral)| *neutral);
         // Maps are compared with sorted keys.
         let sorted: Option<std::collections::BTreeMap<_, _>> = value.as_object().map(|map| map.iter().collect());
@@ -347,7 +349,7 @@ fn datasets(value: &Value, parts: Parts) -> Result<Reading, String> {
         Some(Value::Array(files)) => {
             Err(format!("has {} files, but only one is supported; put the rows into one file", files.len()))
         }
-        files => Ok(Reading::As(vec![("data", files.unwrap_or(path).clone())])),
+        files => Ok(Reading::As([vec![("data", files.unwrap_or(path).clone())], features].concat())),
     }
 }
 

@@ -32,6 +32,7 @@ use burnish_lora::{Init, LoraConfig, TargetModules};
 use burnish_models::Quantization;
 use serde::{Deserialize, Serialize};
 
+use crate::data::{Columns, LengthPolicy};
 use key::{ConfigValue, config};
 
 config! {
@@ -40,10 +41,20 @@ config! {
         "Model and data" {
             /// Model to fine-tune: a Hugging Face folder, a hub id, or a .gguf file.
             model: String = String::new(),
-            /// Training data: a .jsonl file, a folder with train.jsonl and valid.jsonl, or a hub id.
+            /// Training data: a file of rows, a folder with train.jsonl and valid.jsonl, or a hub id; several, with weights: a.jsonl, b.jsonl:0.5
             data: String = String::new(),
-            /// Maximum length of an example in tokens; longer ones are truncated.
+            /// Column that is read as `text`.
+            text_feature: Option<String> = None,
+            /// Column that is read as `prompt`.
+            prompt_feature: Option<String> = None,
+            /// Column that is read as `completion`.
+            completion_feature: Option<String> = None,
+            /// Column that is read as `messages`.
+            chat_feature: Option<String> = None,
+            /// Maximum length of an example in tokens.
             max_seq_length: usize = 2048,
+            /// Longer examples are truncated (truncate), become several (split), or are left out (drop).
+            length_policy: LengthPolicy = LengthPolicy::Truncate,
             /// Train on the answers only, not on the prompts.
             mask_prompt: bool = true,
             /// Pack several examples into one row; they don't attend to each other.
@@ -54,6 +65,8 @@ config! {
             shuffle: bool = true,
             /// Skip and count bad rows instead of stopping at the first.
             skip_bad_rows: bool = false,
+            /// Keep prepared rows in the user's cache folder, for the next run and for data larger than memory.
+            keep_rows: bool = true,
         }
         "Machine" {
             /// Backend: auto, cpu, wgpu, metal (macOS), vulkan (Linux, Windows), cuda; if built in: candle, emulator.
@@ -222,6 +235,17 @@ impl TrainConfig {
             modules_to_save: TargetModules::Named(adapter.modules_to_save),
             num_layers: adapter.num_layers.unwrap_or(0),
             ..self.clone()
+        }
+    }
+
+    /// The names of columns that differ from ours.
+    pub fn columns(&self) -> Columns {
+        let other = |column: &Option<String>, own: &str| column.clone().filter(|column| column != own);
+        Columns {
+            text: other(&self.text_feature, "text"),
+            prompt: other(&self.prompt_feature, "prompt"),
+            completion: other(&self.completion_feature, "completion"),
+            chat: other(&self.chat_feature, "messages"),
         }
     }
 

@@ -3,7 +3,8 @@
 use burnish_lora::{Init, TargetModules};
 
 use super::TrainConfig;
-use super::choice::{FineTuneType, QuantizationKind};
+use super::choice::{FineTuneType, QuantizationKind, Recipe};
+use crate::data::LengthPolicy;
 
 /// Larger counts are surely mistakes, and products of them could overflow.
 const MOST: usize = 1_000_000_000;
@@ -31,6 +32,10 @@ impl TrainConfig {
             "`model` and `model_config` exclude each other: one fine-tunes, the other trains from scratch",
         );
         check(!self.data.is_empty(), "`data` is missing");
+        check(
+            self.length_policy != LengthPolicy::Split || self.recipe == Recipe::Sft,
+            "`length_policy = \"split\"` needs `recipe = \"sft\"`: a part of an answer can't be compared; use truncate or drop",
+        );
         check(!self.output_dir.is_empty(), "`output_dir` is empty");
         check(
             full || self.model_config.is_none(),

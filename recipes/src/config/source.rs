@@ -15,6 +15,7 @@ use super::key::{Key, Kind};
 use super::peers::{Peer, axolotl, llama_factory, mlx_lm, trl, unsloth};
 use super::report_to::joined;
 use super::value::should_be;
+use crate::data::LengthPolicy;
 
 /// The values of all sources, under our own names.
 #[derive(Default)]
@@ -295,6 +296,7 @@ fn choices(name: &str) -> Option<&'static [&'static str]> {
         "recipe" => &Recipe::NAMES,
         "loss_type" => &LossType::NAMES,
         "quantization" => &QuantizationKind::NAMES,
+        "length_policy" => &LengthPolicy::NAMES,
         "lr_scheduler" => &["constant", "linear", "cosine"],
         "optimizer" => &["adamw", "adamw8bit"],
         "dtype" => burnish_backends::dtype::NAMES,

@@ -5,7 +5,7 @@ use burnish_engine::Runner;
 use burnish_models::{GenerateOptions, Tokenizer};
 use serde_json::Value;
 
-use crate::data::{Example, IGNORE};
+use crate::data::{Example, Examples, IGNORE};
 
 /// The most tokens that an answer may have beyond the expected one, since a longer one can't be right.
 const BEYOND: usize = 32;
@@ -38,19 +38,30 @@ pub struct AnswerOptions {
     pub limit: usize,
 }
 
-/// Prompts that are spread evenly over the examples. An example has one if its last learned part is complete and has a text before it.
+/// Prompts that are spread evenly over the wanted examples. An example has one if its last learned part is complete and has a text before
+/// it.
 ///
 /// # Errors
 /// When the tokenizer can't decode.
-pub fn prompts(examples: &[Example], tokenizer: &Tokenizer, options: AnswerOptions) -> Result<Vec<Prompt>> {
+pub fn prompts(
+    examples: &Examples,
+    is_wanted: impl Fn(usize, &Example) -> bool,
+    tokenizer: &Tokenizer,
+    options: AnswerOptions,
+) -> Result<Vec<Prompt>> {
     let fits = |(_, range): &(usize, std::ops::Range<usize>)| range.end < options.context;
-    let asked = |(index, example): (usize, &Example)| Some((index, last_answer(example, options.limit)?));
-    let all: Vec<_> = examples.iter().enumerate().filter_map(asked).filter(fits).collect();
+    let asked = |index: usize| {
+        let example = examples.get(index);
+        let answer = is_wanted(index, &example).then(|| last_answer(&example, options.limit))??;
+        Some((index, answer))
+    };
+    let all: Vec<_> = (0..examples.len()).filter_map(asked).filter(fits).collect();
     let count = options.count.min(all.len());
     let chosen = (0..count).map(|number| &all[number * all.len() / count]);
     chosen
         .map(|(example, answer)| {
-            let ids = &examples[*example].input_ids;
+            let chosen = examples.get(*example);
+            let ids = &chosen.input_ids;
             let room = options.context - answer.start;
             Ok(Prompt {
                 example: *example,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use burnish_engine::{Runner, with_hint};
 
-use crate::data::{self, BadRows, BatchOptions, Batches, RowTokenizer};
+use crate::data::{BatchOptions, Batches, Preparation, RowTokenizer};
 
 /// A row of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,9 +37,14 @@ impl HeldOut {
     ///
     /// # Errors
     /// When the file can't be read, or has a bad row.
-    pub fn read(file: &Path, row_tokenizer: &RowTokenizer<'_>, options: BatchOptions) -> Result<Self> {
-        let read = data::load(file, row_tokenizer, BadRows::Stop)?;
-        let tokens = |range: &Range<usize>| read.examples[range.clone()].iter().map(data::Example::target_tokens).sum();
+    pub fn read(
+        file: &Path,
+        preparation: &Preparation<'_>,
+        row_tokenizer: &RowTokenizer<'_>,
+        options: BatchOptions,
+    ) -> Result<Self> {
+        let read = preparation.load(file, row_tokenizer)?;
+        let tokens = |range: &Range<usize>| range.clone().map(|index| read.examples.get(index).target_tokens()).sum();
         let rows = read.rows().map(|(line, examples)| HeldOutRow { line, tokens: tokens(&examples), examples }).collect();
         let notes = read.report.lines();
         let options = BatchOptions { packing: false, shuffle_seed: None, ..options };
@@ -70,13 +75,17 @@ impl HeldOut {
     ///
     /// # Errors
     /// When a row has other tokens.
-    pub fn check_tokens(&self, other: &RowTokenizer<'_>, name: &str, base: &str) -> Result<()> {
-        let theirs = data::load(&self.file, other, BadRows::Stop)?;
-        let same = |row: &HeldOutRow| {
-            theirs.examples.get(row.examples.clone()) == Some(&self.batches.examples()[row.examples.clone()])
-        };
-        let differs = self.rows.iter().find(|row| !same(row)).map(|row| row.line);
-        let Some(line) = differs.or((theirs.examples.len() != self.batches.examples().len()).then_some(1)) else {
+    pub fn check_tokens(
+        &self,
+        preparation: &Preparation<'_>,
+        other: &RowTokenizer<'_>,
+        name: &str,
+        base: &str,
+    ) -> Result<()> {
+        let (theirs, ours) = (preparation.load(&self.file, other)?.examples, self.batches.examples());
+        let same = |index: usize| index < theirs.len() && theirs.get(index) == ours.get(index);
+        let differs = self.rows.iter().find(|row| !row.examples.clone().all(same)).map(|row| row.line);
+        let Some(line) = differs.or((theirs.len() != ours.len()).then_some(1)) else {
             return Ok(());
         };
         Err(with_hint(

@@ -3,12 +3,14 @@
 //! The reference is the model at the start of the run, as in dpo. How far the model has left it is estimated from answers of other prompts:
 //! each prompt of a micro-batch with the answer of the example before it.
 
+use std::borrow::Borrow;
+
 use burnish_engine::objective::{Judge, Judgement, Losses, Metric, Term};
 use burnish_engine::{Batch, IGNORE};
 
 use super::logistic::{sigmoid, sigmoid_slope};
 use crate::config::{LossType, TrainConfig};
-use crate::data::{BatchOptions, Example};
+use crate::data::{BatchOptions, Example, Examples};
 
 /// `L = w (1 - σ(±β (r - z)))`, with the log-ratio `r = log π - log π₀` of an answer, plus for a good one and minus for a bad one, and the
 /// mean log-ratio `z` of the mismatched answers, at least 0 and without a gradient.
@@ -71,15 +73,18 @@ impl Kto {
 }
 
 /// Whether all of these examples have the same prompt.
-pub fn has_one_prompt<'a>(examples: impl IntoIterator<Item = &'a Example>) -> bool {
-    let mut prompts = examples.into_iter().map(prompt);
-    let first = prompts.next();
-    prompts.all(|prompt| Some(prompt) == first)
+pub fn has_one_prompt<E: Borrow<Example>>(examples: impl IntoIterator<Item = E>) -> bool {
+    let mut examples = examples.into_iter();
+    let Some(first) = examples.next() else { return true };
+    examples.all(|example| prompt(example.borrow()) == prompt(first.borrow()))
 }
 
 /// The most tokens that the mismatched rows of these examples can have: each prompt with the longest answer.
-pub fn longest_beside<'a>(examples: impl IntoIterator<Item = &'a Example>, max_seq_length: usize) -> usize {
-    let lengths = |example: &Example| (prompt(example).len(), example.input_ids.len() - prompt(example).len());
+pub fn longest_beside<E: Borrow<Example>>(examples: impl IntoIterator<Item = E>, max_seq_length: usize) -> usize {
+    let lengths = |example: E| {
+        let (prompt, all) = (prompt(example.borrow()).len(), example.borrow().input_ids.len());
+        (prompt, all - prompt)
+    };
     let (prompts, answers): (Vec<usize>, Vec<usize>) = examples.into_iter().map(lengths).unzip();
     let longest = answers.into_iter().max().unwrap_or(0);
     prompts.into_iter().map(|prompt| (prompt + longest).min(max_seq_length)).sum()
@@ -93,7 +98,7 @@ fn prompt(example: &Example) -> &[u32] {
 
 /// A note if all answers are good or all are bad, or if the weights don't make up for different numbers of good and bad answers: by the paper, the good ones should count as much as
 /// the bad ones, to a third more.
-pub fn imbalance(config: &TrainConfig, examples: &[Example]) -> Option<String> {
+pub fn imbalance(config: &TrainConfig, examples: &Examples) -> Option<String> {
     let good = examples.iter().filter(|example| example.desirable).count();
     let bad = examples.len() - good;
     if good.min(bad) == 0 {
@@ -264,9 +269,9 @@ mod tests {
 
     #[test]
     fn weights_should_balance_the_answers() {
-        let examples = |good: usize, bad: usize| -> Vec<Example> {
+        let examples = |good: usize, bad: usize| -> Examples {
             let of = |desirable| Example { input_ids: vec![1], labels: vec![1], desirable };
-            [vec![of(true); good], vec![of(false); bad]].concat()
+            [vec![of(true); good], vec![of(false); bad]].concat().into()
         };
         let note = imbalance(&TrainConfig::default(), &examples(8, 4)).unwrap();
         assert!(note.starts_with("8 good and 4 bad answers: desirable_weight from 0.50 to 0.67"), "{note}");
@@ -288,10 +293,10 @@ mod tests {
         let other = of([2, 5], [IGNORE, 5]);
         assert!(has_one_prompt([&one, &same]) && has_one_prompt([&one]) && !has_one_prompt([&one, &same, &other]));
         let config = TrainConfig { recipe: Recipe::Kto, ..TrainConfig::default() };
-        let error = check_rows(&config, &[one.clone(), same.clone()]).unwrap_err().to_string();
+        let error = check_rows(&config, &vec![one.clone(), same.clone()].into()).unwrap_err().to_string();
         assert!(error.contains("only one prompt, but prompts are compared"), "{error}");
-        check_rows(&config, &[one.clone(), other]).unwrap();
-        check_rows(&TrainConfig { loss_type: LossType::ApoZeroUnpaired, ..config }, &[one, same]).unwrap();
+        check_rows(&config, &vec![one.clone(), other].into()).unwrap();
+        check_rows(&TrainConfig { loss_type: LossType::ApoZeroUnpaired, ..config }, &vec![one, same].into()).unwrap();
     }
 
     #[test]

@@ -14,7 +14,7 @@ use anyhow::Result;
 use burnish_engine::{Objective, with_hint};
 
 use crate::config::{FineTuneType, LossType, Recipe, TrainConfig};
-use crate::data::{Batches, Example};
+use crate::data::{Batches, Examples};
 
 /// How a recipe computes the loss of a step from the losses of its tokens. Rows beside those of a batch are laid out as
 /// the batches are.
@@ -44,7 +44,7 @@ pub(crate) fn losses(recipe: Recipe) -> &'static [LossType] {
 }
 
 /// A note on the training rows, if they and the configuration don't go well together.
-pub fn note(config: &TrainConfig, examples: &[Example]) -> Option<String> {
+pub fn note(config: &TrainConfig, examples: &Examples) -> Option<String> {
     (config.recipe == Recipe::Kto).then(|| kto::imbalance(config, examples)).flatten()
 }
 
@@ -63,8 +63,8 @@ pub fn passes_without_gradients(config: &TrainConfig) -> usize {
 ///
 /// # Errors
 /// When prompts are compared, and there is only one.
-pub fn check_rows(config: &TrainConfig, examples: &[Example]) -> Result<()> {
-    if compares_prompts(config) && kto::has_one_prompt(examples) {
+pub fn check_rows(config: &TrainConfig, examples: &Examples) -> Result<()> {
+    if compares_prompts(config) && kto::has_one_prompt(examples.iter()) {
         return Err(nothing_to_compare("there is only one prompt", "add rows with other prompts"));
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! What the program prints.
 
 mod quiet;
+mod rows;
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -11,6 +12,7 @@ use serde_json::json;
 
 pub use burnish_engine::gib;
 pub use quiet::Quiet;
+pub use rows::RowsReport;
 
 use crate::train::{Evaluation, Events, StepMetrics, TimingSums};
 

@@ -10,7 +10,7 @@ use super::saved_config::{CONFIG, run_config};
 use crate::config::{ADAPTER_KEYS, PREFERENCE_KEYS, TrainConfig};
 
 /// Keys that decide when and where files are written, or how the run started, but not what is learned from here on.
-const HARMLESS: [&str; 16] = [
+const HARMLESS: [&str; 17] = [
     "resume",
     "overwrite",
     "output_dir",
@@ -27,9 +27,10 @@ const HARMLESS: [&str; 16] = [
     "timings",
     "prevent_sleep",
     "samples",
+    "keep_rows",
 ];
 /// Inputs: their fingerprints are compared, which is better than comparing their paths.
-const INPUTS: [&str; 2] = ["model", "data"];
+const INPUTS: [&str; 6] = ["model", "data", "text_feature", "prompt_feature", "completion_feature", "chat_feature"];
 /// Keys that can't change within a run.
 const FIXED: [&str; 10] = [
     "fine_tune_type",

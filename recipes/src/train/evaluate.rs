@@ -69,7 +69,7 @@ mod tests {
             pad_token_id: 0,
         };
         let of = |learned: &[usize]| {
-            let batches = Batches::new(learned.iter().map(|learned| example(*learned)).collect(), options);
+            let batches = Batches::new(learned.iter().map(|learned| example(*learned)).collect::<Vec<_>>(), options);
             evaluate(
                 |batch| Ok(LossSums::of_tokens((batch.target_tokens * batch.target_tokens) as f64, batch.target_tokens)),
                 &batches,

@@ -57,7 +57,7 @@ pub struct RowFacts {
     pub target_tokens: usize,
     /// Examples that were truncated.
     pub truncated: usize,
-    /// Bad rows, and examples without anything to learn, that were left out.
+    /// Bad rows, and examples that are too long or without anything to learn, that were left out.
     pub left_out: usize,
 }
 
@@ -71,7 +71,7 @@ impl RowFacts {
             tokens: report.tokens,
             target_tokens: report.target_tokens,
             truncated: report.truncated,
-            left_out: report.skipped + report.dropped,
+            left_out: report.skipped + report.dropped + report.too_long,
         }
     }
 }

@@ -65,7 +65,7 @@ impl Fingerprint {
 
 fn of_rows(batches: &Batches) -> String {
     let mut hasher = Sha256::new();
-    for example in batches.examples() {
+    for example in batches.examples().iter() {
         hasher.update((example.input_ids.len() as u64).to_le_bytes());
         example.input_ids.iter().for_each(|id| hasher.update(id.to_le_bytes()));
         example.labels.iter().for_each(|label| hasher.update(label.to_le_bytes()));

@@ -213,7 +213,7 @@ mod tests {
     /// A run over rows of these lengths.
     fn plan(lengths: &[usize], options: BatchOptions, iters: usize) -> Plan {
         let example = |length: &usize| Example { input_ids: vec![1; *length], labels: vec![1; *length], desirable: true };
-        let batches = Arc::new(Batches::new(lengths.iter().map(example).collect(), options));
+        let batches = Arc::new(Batches::new(lengths.iter().map(example).collect::<Vec<_>>(), options));
         let config = TrainConfig { iters, grad_accumulation_steps: 2, ..TrainConfig::default() };
         Plan::new(&config, batches, 0)
     }

@@ -14,14 +14,15 @@ use burnish_models::{FloatType, LanguageModel, Pretrained, Quantization};
 use serde_json::Value;
 
 use super::checkpoint::{RunCheckpoint, TrainerState};
-use super::facts::{RowFacts, RunFacts};
+use super::facts::RunFacts;
 use super::fingerprint::Fingerprint;
 use super::lock::RunLock;
 use super::plan::{Plan, Shapes};
+use super::rows::{RowAccess, Rows, RunRows};
 use super::run_folder;
-use super::validation::{check_validation, is_split, validation_rows};
+use super::validation::check_validation;
 use crate::config::{FineTuneType, QuantizationKind, TrainConfig};
-use crate::data::{self, BadRows, BatchOptions, Batches, Example, RowTokenizer, Shape, Sources, TokenizedFile};
+use crate::data::{Batches, Shape};
 use crate::plan::{Budget, MemoryPlan, Planned, process_so_far};
 use crate::recipe;
 use crate::storage::{StorageChoice, requested};
@@ -59,7 +60,15 @@ impl PreparedRun {
     ///
     /// # Errors
     /// When any of these is missing or wrong; nothing has been written then.
-    pub fn new(mut config: TrainConfig) -> Result<Self> {
+    pub fn new(config: TrainConfig) -> Result<Self> {
+        Self::with(config, &RowAccess::default())
+    }
+
+    /// As [`PreparedRun::new`], with kept rows and a report on their preparation.
+    ///
+    /// # Errors
+    /// As [`PreparedRun::new`].
+    pub fn with(mut config: TrainConfig, access: &RowAccess<'_>) -> Result<Self> {
         let dtype = choose_dtype(&config)?;
         burnish_backends::choose(&config.backend)?.0.clone_into(&mut config.backend);
         let mut padded = None;
@@ -92,62 +101,9 @@ impl PreparedRun {
         if limit < config.max_seq_length {
             notes.push(format!("max_seq_length is lowered to {limit}, the model's max_position_embeddings"));
         }
-        let row_tokenizer = RowTokenizer {
-            tokenizer: &pretrained.tokenizer,
-            template: pretrained.chat_template.as_ref(),
-            mask_prompt: config.mask_prompt,
-            rows: config.recipe.rows(),
-            max_seq_length: limit,
-            vocab_size: pretrained.config.vocab_size,
-        };
-        let bad_rows = if config.skip_bad_rows { BadRows::Skip } else { BadRows::Stop };
-        let mut rows = Vec::new();
-        let mut load = |file: &Path| -> Result<TokenizedFile> {
-            let prepared = data::load(file, &row_tokenizer, bad_rows)?;
-            rows.push(RowFacts::of(file, &prepared.report));
-            notes.extend(prepared.report.lines().into_iter().map(|line| format!("{}: {line}", file.display())));
-            Ok(prepared)
-        };
-        let batches = |examples: Vec<Example>, shuffle_seed: Option<u64>| {
-            let options = BatchOptions {
-                batch_size: config.batch_size,
-                max_seq_length: limit,
-                packing: config.packing,
-                padding_free: config.padding_free,
-                shuffle_seed,
-                preference_pairs: config.recipe.has_pairs(),
-                granule: burnish_backends::granule(&config.backend),
-                pad_token_id: pretrained.config.pad_token_id.unwrap_or(0),
-            };
-            Arc::new(Batches::new(examples, options))
-        };
-        let sources = Sources::locate(&config.data)?;
-        if let Some(file) = sources.valid.as_ref().filter(|_| is_split(&config)) {
-            return Err(with_hint(
-                format!(
-                    "`val_split` takes validation rows from the training rows, but there are others: {}",
-                    file.display()
-                ),
-                "remove val_split, or move that file away",
-            ));
-        }
-        let train = sources.train.ok_or_else(|| {
-            with_hint(
-                format!("{} has no training rows", config.data),
-                "name the file with the rows train.jsonl, or pass its path as --data",
-            )
-        })?;
-        let (train, valid) = match (sources.valid, load(&train)?) {
-            (_, rows) if is_split(&config) => {
-                let count = validation_rows(config.val_split, rows.used_rows())?;
-                let [train, valid] = rows.split(count, config.seed);
-                (train, Some(valid))
-            }
-            (valid, rows) => (rows.examples, valid.map(|file| load(&file)).transpose()?.map(|rows| rows.examples)),
-        };
-        recipe::check_rows(&config, &train)?;
-        let train = batches(train, config.shuffle.then_some(config.seed));
-        let valid = valid.map(|valid| batches(valid, None));
+        let sources = RunRows { config: &config, pretrained: &pretrained, limit, now: state.started, access };
+        let Rows { train, valid, notes: of_rows, facts } = sources.prepare()?;
+        notes.extend(of_rows);
         notes.extend(recipe::note(&config, train.examples()));
         check_validation(&config, valid.is_some())?;
         if config.fine_tune_type == FineTuneType::Full {
@@ -172,7 +128,7 @@ impl PreparedRun {
         notes.extend(resume.as_ref().and_then(|_| no_step_left(&config, &train, state.step)));
         let (lines, lock) = run_folder::prepare(&config, found, &mut state)?;
         notes.extend(lines);
-        RunFacts::of(&pretrained, &storage, &plan, memory.total, rows).write(Path::new(&config.output_dir))?;
+        RunFacts::of(&pretrained, &storage, &plan, memory.total, facts).write(Path::new(&config.output_dir))?;
         Ok(Self { config, dtype, storage, pretrained, train, valid, shapes, memory, resume, state, notes, lock })
     }
 }

@@ -49,13 +49,11 @@ pub fn record(
 ) -> Result<usize> {
     let context = pretrained.config.max_position_embeddings;
     let asked = AnswerOptions { count: config.samples, max_tokens: MAX_TOKENS, context, limit: valid.max_seq_length() };
-    let is_wanted = |(index, example): &(usize, &Example)| {
+    let is_wanted = |index: usize, example: &Example| {
         // Of a pair, the first example is the chosen answer.
         example.desirable && (!config.recipe.has_pairs() || index % 2 == 0)
     };
-    let examples: Vec<Example> =
-        valid.examples().iter().enumerate().filter(is_wanted).map(|(_, example)| example.clone()).collect();
-    let prompts = prompts(&examples, &pretrained.tokenizer, asked)?;
+    let prompts = prompts(valid.examples(), is_wanted, &pretrained.tokenizer, asked)?;
     let ask = |model: &Pretrained, runner: &mut dyn Runner| {
         answers(runner, &model.tokenizer, &model.config.eos_token_id, &prompts)
     };

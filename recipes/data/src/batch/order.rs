@@ -8,6 +8,9 @@ pub(super) const PACKING: u64 = u64::MAX;
 /// The same, for the choice of rows for validation.
 pub(crate) const VALIDATION: u64 = u64::MAX - 1;
 
+/// The same, for the rows of the first of several files that are seen once more in each epoch; the next file has the number below.
+pub(crate) const MIXTURE: u64 = u64::MAX - 2;
+
 /// The numbers below `count`, shuffled by `seed` and `epoch`; in order when there is no seed.
 ///
 /// Implemented here because a library may change its shuffle between versions, and resumed runs need the same order.

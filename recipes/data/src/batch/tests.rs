@@ -88,7 +88,8 @@ fn packed_examples_have_their_own_positions_and_do_not_predict_each_other() {
 
 #[test]
 fn the_last_step_of_an_epoch_is_smaller() {
-    let batches = Batches::new((0..7).map(|index| example(index..index + 2)).collect(), options(2, 8, false, Some(1)));
+    let batches =
+        Batches::new((0..7).map(|index| example(index..index + 2)).collect::<Vec<_>>(), options(2, 8, false, Some(1)));
     assert_eq!((batches.per_epoch(), batches.steps_per_epoch(3)), (4, 2));
     assert_eq!((batches.of_step(0, 3), batches.of_step(1, 3), batches.of_step(2, 3)), (0..3, 3..4, 4..4));
     assert_eq!(batches.batch(0, 3).rows, 1);
@@ -182,7 +183,7 @@ proptest! {
 fn preference_pairs_stay_together_in_any_order() {
     let example = |id: u32| Example { input_ids: vec![id; 2], labels: vec![i64::from(id); 2], desirable: true };
     let options = BatchOptions { preference_pairs: true, ..options(2, 8, false, Some(3)) };
-    let batches = Batches::new((0..10).map(example).collect(), options);
+    let batches = Batches::new((0..10).map(example).collect::<Vec<_>>(), options);
     assert_eq!(batches.per_epoch(), 3);
     let mut seen = Vec::new();
     for batch in batches.epoch(0).iter() {

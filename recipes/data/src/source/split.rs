@@ -1,33 +1,65 @@
 //! Splits a file into rows. Each is parsed separately later, so that errors have a line, and a bad row doesn't affect others.
 
+use std::io::{self, BufRead, Cursor, Read};
+
 use burnish_models::json;
 
-/// A part of a file that should be a row.
-pub(super) struct Piece<'a> {
-    /// Its first line, from 1.
-    pub(super) line: usize,
-    /// Its bytes, or what is wrong with the file here.
-    pub(super) bytes: Result<&'a [u8], String>,
+use super::piece::{Piece, without_mark};
+
+/// Gives the rows of a file to `take`, one after another; only one row is in memory at a time.
+///
+/// # Errors
+/// When the file can't be read, and those of `take`.
+pub(super) fn pieces<E: From<io::Error>>(
+    mut input: impl BufRead,
+    take: &mut dyn FnMut(Piece) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut number = 0;
+    let mut line = Vec::new();
+    // Empty lines may precede the first row.
+    while without_mark(&line).trim_ascii().is_empty() {
+        number += 1;
+        line.clear();
+        if input.read_until(b'\n', &mut line)? == 0 {
+            return Ok(());
+        }
+    }
+    let first = without_mark(&line);
+    if first.trim_ascii_start().starts_with(b"[") {
+        return elements(number, Cursor::new(first.to_vec()).chain(input), take);
+    }
+    // Old files end each line with a carriage return alone.
+    if line.last() != Some(&b'\n') && first.trim_ascii().contains(&b'\r') {
+        let pieces = lines(first, b'\r').map(|(line, bytes)| Piece::json(line, bytes));
+        return pieces.into_iter().try_for_each(take);
+    }
+    if unfinished(first.trim_ascii()) {
+        // Whether these are rows of several lines is known at the end of the file.
+        let mut bytes = first.to_vec();
+        input.read_to_end(&mut bytes)?;
+        let shifted = |mut piece: Piece| {
+            piece.line += number - 1;
+            piece
+        };
+        return match documents(&bytes) {
+            Some(documents) => documents.into_iter().try_for_each(|piece| take(shifted(piece))),
+            None => lines(&bytes, b'\n').try_for_each(|(line, bytes)| take(shifted(of_one_line(line, bytes)))),
+        };
+    }
+    loop {
+        if !line.trim_ascii().is_empty() {
+            take(Piece::json(number, line.strip_suffix(b"\n").unwrap_or(&line)))?;
+        }
+        line.clear();
+        number += 1;
+        if input.read_until(b'\n', &mut line)? == 0 {
+            return Ok(());
+        }
+    }
 }
 
-/// The rows of a file.
-pub(super) fn pieces(bytes: &[u8]) -> Box<dyn Iterator<Item = Piece<'_>> + '_> {
-    if bytes.trim_ascii_start().starts_with(b"[") {
-        return Box::new(elements(bytes).into_iter());
-    }
-    let is_unfinished = |(_, line): &(usize, &[u8])| unfinished(line);
-    match lines(bytes).next().filter(is_unfinished) {
-        None => Box::new(lines(bytes).map(|(line, bytes)| Piece { line, bytes: Ok(bytes) })),
-        Some(_) => match documents(bytes) {
-            Some(documents) => Box::new(documents.into_iter()),
-            None => Box::new(lines(bytes).map(|(line, bytes)| Piece { line, bytes: of_one_line(bytes) })),
-        },
-    }
-}
-
-/// Lines that are not empty, with their numbers from 1. Old files end each with a carriage return alone.
-fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
-    let end = if bytes.contains(&b'\n') { b'\n' } else { b'\r' };
+/// Lines that are not empty, with their numbers from 1.
+fn lines(bytes: &[u8], end: u8) -> impl Iterator<Item = (usize, &[u8])> {
     let lines = bytes.split(move |byte| *byte == end).enumerate();
     lines.filter(|(_, line)| !line.trim_ascii().is_empty()).map(|(index, line)| (index + 1, line))
 }
@@ -38,12 +70,12 @@ fn unfinished(line: &[u8]) -> bool {
     text.and_then(|text| json::parse(text).err()).is_some_and(|error| error.unfinished)
 }
 
-fn of_one_line(line: &[u8]) -> Result<&[u8], String> {
-    if unfinished(line) {
+fn of_one_line(line: usize, bytes: &[u8]) -> Piece {
+    if unfinished(bytes) {
         let reason = "not JSON: the line ends before its row does; write each row on one line: jq -c . FILE > rows.jsonl";
-        return Err(reason.to_owned());
+        return Piece::bad(line, reason);
     }
-    Ok(line)
+    Piece::json(line, bytes)
 }
 
 /// Tracks nested brackets and strings.
@@ -69,7 +101,7 @@ impl Nesting {
 }
 
 /// Consecutive objects of several lines each; `None` if the file is anything else.
-fn documents(bytes: &[u8]) -> Option<Vec<Piece<'_>>> {
+fn documents(bytes: &[u8]) -> Option<Vec<Piece>> {
     let mut found = Vec::new();
     let mut nesting = Nesting::default();
     let (mut line, mut start) = (1, None);
@@ -86,50 +118,59 @@ fn documents(bytes: &[u8]) -> Option<Vec<Piece<'_>>> {
         if nesting.depth == 0 && !nesting.quoted {
             let document = &bytes[from..=at];
             json::parse(std::str::from_utf8(document).ok()?).ok()?;
-            found.push(Piece { line: first, bytes: Ok(document) });
+            found.push(Piece::json(first, document));
             start = None;
         }
     }
     start.is_none().then_some(found)
 }
 
-/// The elements of a JSON list.
-fn elements(bytes: &[u8]) -> Vec<Piece<'_>> {
-    let mut found = Vec::new();
+/// The elements of a JSON list, which begins in the given line.
+fn elements<E: From<io::Error>>(
+    mut line: usize,
+    mut input: impl BufRead,
+    take: &mut dyn FnMut(Piece) -> Result<(), E>,
+) -> Result<(), E> {
     let mut nesting = Nesting::default();
-    let (mut line, mut ended) = (1, false);
-    let mut start: Option<(usize, usize)> = None;
-    let mut close = |start: &mut Option<(usize, usize)>, end: usize| {
-        if let Some((line, at)) = start.take() {
-            found.push(Piece { line, bytes: Ok(bytes[at..end].trim_ascii_end()) });
+    let mut element = Vec::new();
+    // The first line of the element that is being read.
+    let mut start: Option<usize> = None;
+    let mut ended = false;
+    loop {
+        let bytes = input.fill_buf()?;
+        let count = bytes.len();
+        if count == 0 {
+            break;
         }
-    };
-    let mut rest = None;
-    for (at, byte) in bytes.iter().enumerate() {
-        line += usize::from(*byte == b'\n');
-        if ended {
-            if !byte.is_ascii_whitespace() {
-                rest = Some(line);
-                break;
+        for byte in bytes {
+            line += usize::from(*byte == b'\n');
+            if ended {
+                if !byte.is_ascii_whitespace() {
+                    return take(Piece::bad(line, "not JSON: there is more text after the list"));
+                }
+                continue;
             }
-            continue;
+            let outside = nesting.depth == 1 && !nesting.quoted;
+            if outside && start.is_none() && !byte.is_ascii_whitespace() && !matches!(byte, b',' | b']') {
+                start = Some(line);
+            }
+            if outside && matches!(byte, b',' | b']' | b'}') {
+                if let Some(line) = start.take() {
+                    take(Piece::json(line, element.trim_ascii_end()))?;
+                    element.clear();
+                }
+                ended = *byte != b',';
+            }
+            nesting.pass(*byte);
+            if start.is_some() {
+                element.push(*byte);
+            }
         }
-        let outside = nesting.depth == 1 && !nesting.quoted;
-        if outside && start.is_none() && !byte.is_ascii_whitespace() && !matches!(byte, b',' | b']') {
-            start = Some((line, at));
-        }
-        if outside && matches!(byte, b',' | b']' | b'}') {
-            close(&mut start, at);
-            ended = *byte != b',';
-        }
-        nesting.pass(*byte);
+        input.consume(count);
     }
     // The rest of a truncated list is a piece too, so that it becomes an error instead of being lost silently.
-    close(&mut start, bytes.len());
-    if let Some(line) = rest {
-        found.push(Piece { line, bytes: Err("not JSON: there is more text after the list".to_owned()) });
-    } else if !ended {
-        found.push(Piece { line, bytes: Err("not JSON: the list does not end; the file may be truncated".to_owned()) });
+    if let Some(line) = start {
+        take(Piece::json(line, element.trim_ascii_end()))?;
     }
-    found
+    if ended { Ok(()) } else { take(Piece::bad(line, "not JSON: the list does not end; the file may be truncated")) }
 }

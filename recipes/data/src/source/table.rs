@@ -1,31 +1,13 @@
 //! Tables: CSV and TSV files, whose first line names the columns.
 
+use std::io::{self, BufRead, Cursor, Read};
 use std::path::Path;
+use std::sync::Arc;
 
-use csv::{ByteRecord, ReaderBuilder, StringRecord};
-use serde_json::{Map, Value};
+use csv::{ReaderBuilder, StringRecord};
 
+use super::piece::{Piece, without_mark};
 use super::unpack::plain_name;
-use crate::format::{LABELS, Row};
-
-/// Columns whose cells are lists or objects, written as JSON.
-const NESTED: [&str; 12] = [
-    "messages",
-    "conversations",
-    "prompt",
-    "completion",
-    "chosen",
-    "rejected",
-    "tools",
-    "history",
-    "input_ids",
-    "labels",
-    "attention_mask",
-    "completion_mask",
-];
-
-/// A row or its error, and its first line.
-type NumberedRow = (usize, Result<Row, String>);
 
 /// A kind of table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,8 +29,8 @@ impl Table {
         }
     }
 
-    fn delimiter(self, bytes: &[u8]) -> u8 {
-        let first = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    /// Of the first line.
+    fn delimiter(self, first: &[u8]) -> u8 {
         match self {
             Self::Tsv => b'\t',
             Self::Csv if first.contains(&b';') && !first.contains(&b',') => b';',
@@ -56,55 +38,42 @@ impl Table {
         }
     }
 
-    /// The rows of a file, each with its first line, from 1. An empty cell is an absent key, as for `load_dataset("csv")` of datasets.
+    /// Gives the rows of a file to `take`, each with its first line, from 1. An empty cell is an absent key, as for
+    /// `load_dataset("csv")` of datasets.
     ///
     /// # Errors
-    /// If the names of the columns can't be used.
-    pub(super) fn rows(self, bytes: &[u8]) -> Result<Vec<NumberedRow>, String> {
-        let mut reader = ReaderBuilder::new().delimiter(self.delimiter(bytes)).flexible(true).from_reader(bytes);
-        let names = reader.byte_headers().map_err(|error| error.to_string())?.clone();
+    /// If the file can't be read, or the names of the columns can't be used.
+    pub(super) fn pieces<E: From<io::Error> + From<String>>(
+        self,
+        mut input: impl BufRead,
+        take: &mut dyn FnMut(Piece) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut first = Vec::new();
+        input.read_until(b'\n', &mut first)?;
+        let delimiter = self.delimiter(&first);
+        let input = Cursor::new(without_mark(&first).to_vec()).chain(input);
+        let mut reader = ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(input);
+        let names = reader.byte_headers().map_err(of_csv)?.clone();
         let names =
             StringRecord::from_byte_record(names).map_err(|_| "the names of the columns are not UTF-8".to_owned())?;
         if let Some(name) =
             names.iter().enumerate().find_map(|(at, name)| names.iter().take(at).find(|other| *other == name))
         {
-            return Err(format!("two columns are named `{name}`"));
+            return Err(format!("two columns are named `{name}`").into());
         }
-        let mut rows = Vec::new();
-        for record in reader.byte_records() {
-            let record = record.map_err(|error| error.to_string())?;
+        let names = Arc::new(names);
+        for record in reader.into_byte_records() {
+            let record = record.map_err(of_csv)?;
             let line = record.position().map_or(0, |position| position.line() as usize);
-            rows.push((line, row(&names, &record)));
+            take(Piece::cells(line, names.clone(), record))?;
         }
-        Ok(rows)
+        Ok(())
     }
 }
 
-fn row(names: &StringRecord, record: &ByteRecord) -> Result<Row, String> {
-    if record.len() != names.len() {
-        return Err(format!("it has {} cells, but there are {} columns", record.len(), names.len()));
+fn of_csv(error: csv::Error) -> io::Error {
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        other => io::Error::other(format!("{other:?}")),
     }
-    let mut object = Map::new();
-    for (name, cell) in names.iter().zip(record) {
-        let text = std::str::from_utf8(cell).map_err(|error| {
-            let at = error.valid_up_to();
-            format!("`{name}` is not UTF-8: its byte {} is {:#04x}", at + 1, cell[at])
-        })?;
-        if !text.is_empty() {
-            object.insert(name.to_owned(), value(name, text));
-        }
-    }
-    Row::from_value(Value::Object(object))
-}
-
-/// A cell as JSON where it is a list, an object or a truth value and its column may have such, else as text.
-fn value(name: &str, text: &str) -> Value {
-    if LABELS.contains(&name)
-        && let Ok(label) = text.trim().to_lowercase().parse::<bool>()
-    {
-        return label.into();
-    }
-    let is_nested = NESTED.contains(&name) && text.trim_start().starts_with(['[', '{']);
-    let parsed = is_nested.then(|| burnish_models::json::parse(text).ok()).flatten();
-    parsed.filter(|value| value.is_array() || value.is_object()).unwrap_or_else(|| Value::String(text.to_owned()))
 }

@@ -101,8 +101,8 @@ fn folders_and_files_are_found() {
     let folder = tempfile::tempdir().unwrap();
     let name = folder.path().to_str().unwrap();
     assert!(Sources::locate(name).unwrap_err().to_string().contains("no train.jsonl"));
-    std::fs::write(folder.path().join("train.parquet"), "x").unwrap();
-    assert!(Sources::locate(name).unwrap_err().to_string().contains("`train.parquet` is not supported"));
+    std::fs::write(folder.path().join("train.orc"), "x").unwrap();
+    assert!(Sources::locate(name).unwrap_err().to_string().contains("`train.orc` is not supported"));
     for file in ["train.jsonl", "validation.json"] {
         std::fs::write(folder.path().join(file), "x").unwrap();
     }
@@ -217,4 +217,30 @@ fn folders_may_have_tables_and_compressed_files() {
     let path = |name: &str| Some(folder.path().join(name));
     assert_eq!(found, Sources { train: path("train.csv.gz"), valid: path("valid.tsv"), test: None });
     assert!(matches!(Sources::locate("rows.csv.zst"), Err(DataError::NotFound { .. })));
+}
+
+#[test]
+fn values_of_any_kind_are_read_with_their_lines_and_tables_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let values_of = |name: &str, text: &str| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        let mut values = Vec::new();
+        read_values(&file, |line, value| {
+            values.push((line, value));
+            Ok(())
+        })?;
+        Ok(values)
+    };
+    let value = |json: &str| Ok(serde_json::from_str(json).unwrap());
+    let lines = values_of("rows.jsonl", "{\"question\": 1}\n\n7\n").unwrap();
+    assert_eq!(lines, [(1, value("{\"question\": 1}")), (3, value("7"))]);
+    let list = values_of("rows.json", "[\n {\"a\": [1]},\n null, nonsense]").unwrap();
+    assert_eq!(list[..2], [(2, value("{\"a\": [1]}")), (3, value("null"))]);
+    assert!(list[2].1.as_ref().unwrap_err().starts_with("not JSON: "), "{list:?}");
+    for (name, kind) in [("rows.csv", "it is a table"), ("rows.md", "it is a document")] {
+        let error: DataError = values_of(name, "a,b\n1,2\n").unwrap_err();
+        assert!(matches!(error, DataError::Binary { found, .. } if found == kind), "{error}");
+    }
+    assert!(matches!(values_of("none.jsonl", "\n"), Err(DataError::Empty { .. })));
 }

@@ -43,7 +43,7 @@ impl Case {
     fn only(&self, file: &str) -> (String, Vec<String>) {
         let examples = self.load(file).examples;
         assert_eq!(examples.len(), 1, "{file}");
-        read(&self.tokenizer, &examples[0])
+        read(&self.tokenizer, &examples.get(0))
     }
 }
 
@@ -118,7 +118,7 @@ fn names_of_reasoning_are_synonyms() {
     assert_eq!(case.load("thinking.jsonl").examples, right.examples);
     assert_eq!(case.load("reasoning.jsonl").examples, right.examples);
     assert_eq!(right.report.unread_reasoning, 0);
-    let learned = read(&case.tokenizer, &right.examples[0]).1;
+    let learned = read(&case.tokenizer, &right.examples.get(0)).1;
     assert!(learned[0].starts_with("<think>count the seats</think>{"), "{learned:?}");
     // A template that does not render it drops it, and the report counts the rows.
     let mut silent = Case::open("bos");
@@ -134,7 +134,7 @@ fn a_rendered_conversation_gets_no_start_token() {
     assert!(case.tokenizer.special().add_bos);
     let prepared = case.load("data.jsonl");
     assert_eq!(prepared.report.tokens, 384);
-    assert_eq!(prepared.examples[0].input_ids[0], case.tokenizer.inner().token_to_id("<|im_start|>").unwrap());
+    assert_eq!(prepared.examples.get(0).input_ids[0], case.tokenizer.inner().token_to_id("<|im_start|>").unwrap());
 }
 
 #[test]

@@ -66,7 +66,7 @@ fn a_prompt_that_ends_inside_a_token_is_counted() {
     let lines = rows.map(|(prompt, completion)| serde_json::json!({"prompt": prompt, "completion": completion}).to_string());
     std::fs::write(&file, lines.join("\n")).unwrap();
     let prepared = load(&file, &row_tokenizer(&tokenizer, None), BadRows::Stop).unwrap();
-    let learned: Vec<Vec<String>> = prepared.examples.iter().map(|example| read(&tokenizer, example).1).collect();
+    let learned: Vec<Vec<String>> = prepared.examples.iter().map(|example| read(&tokenizer, &example).1).collect();
     assert_eq!(learned, [["x</s>"], [" a</s>"], ["ab</s>"], [" a</s>"]]);
     let report = prepared.report;
     assert_eq!((report.begun_inside, report.first_begun_inside), (2, Some(2)));
@@ -305,7 +305,9 @@ fn rows_are_split_as_a_whole_and_by_the_seed() {
     let split = |seed| {
         let rows = load(&file, &row_tokenizer, BadRows::Stop).unwrap();
         assert_eq!(rows.used_rows(), 9);
-        rows.split(2, seed).map(|examples| examples.iter().map(|example| read(&tokenizer, example).0).collect::<Vec<_>>())
+        Mixture::from(rows)
+            .split(2, seed)
+            .map(|examples| examples.iter().map(|example| read(&tokenizer, &example).0).collect::<Vec<_>>())
     };
     let [train, valid] = split(1);
     assert_eq!((train.len(), valid.len()), (14, 4));

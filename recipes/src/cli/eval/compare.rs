@@ -7,7 +7,7 @@ use burnish_engine::{Device, with_hint};
 use burnish_models::{LoadOptions, Pretrained};
 use serde_json::json;
 
-use super::Args;
+use super::{Args, with_preparation};
 use crate::data::RowTokenizer;
 use crate::evaluation::answer::{AnswerOptions, prompts};
 use crate::evaluation::bootstrap::Bootstrap;
@@ -37,7 +37,7 @@ impl Args {
             Some(rows) => {
                 let context = base.config.max_position_embeddings;
                 let options = AnswerOptions { count: self.answers, max_tokens: self.max_tokens, context, limit };
-                prompts(rows.batches.examples(), &base.tokenizer, options)?
+                prompts(rows.batches.examples(), |_, _| true, &base.tokenizer, options)?
             }
             None => Vec::new(),
         };
@@ -67,7 +67,9 @@ impl Args {
     fn rows(&self, base: &Pretrained, subjects: &[Subject], limit: usize, style: OutputStyle) -> Result<Option<HeldOut>> {
         let Some(file) = self.file()? else { return Ok(None) };
         let row_tokenizer = self.row_tokenizer(base, limit);
-        let rows = HeldOut::read(&file, &row_tokenizer, self.batch_options(base, limit))?;
+        let rows = with_preparation(style, |preparation| {
+            HeldOut::read(&file, preparation, &row_tokenizer, self.batch_options(base, limit))
+        })?;
         for note in &rows.notes {
             style.say(format!("{}: {note}", file.display()));
         }
@@ -79,7 +81,7 @@ impl Args {
             };
             if let Some(tokenizer) = tokenizer {
                 let other = RowTokenizer { tokenizer, vocab_size, ..row_tokenizer.clone() };
-                rows.check_tokens(&other, &subject.name, &base.source)?;
+                with_preparation(style, |preparation| rows.check_tokens(preparation, &other, &subject.name, &base.source))?;
             }
             if let SubjectWeights::Model(model) = &subject.weights
                 && self.limit(model) < limit

@@ -7,8 +7,6 @@ use crate::config::entry::Entry;
 use crate::config::meaning::Meaning::{self, Harmless, Only, Same, Translated};
 use crate::config::value::{number, should_be};
 
-const ROWS: &str = "the kind of a row follows from its keys; rename the column";
-
 const KEYS: &[(&str, Meaning)] = &[
     ("lora_layers", Same("num_layers")),
     ("adapter_path", Same("output_dir")),
@@ -22,10 +20,6 @@ const KEYS: &[(&str, Meaning)] = &[
     ("test_batches", Harmless(NO_EVALUATION)),
     ("clear_cache_threshold", Harmless("each backend has its own memory pool")),
     ("wandb", Translated),
-    ("prompt_feature", Only(&["prompt"], ROWS)),
-    ("completion_feature", Only(&["completion"], ROWS)),
-    ("text_feature", Only(&["text"], ROWS)),
-    ("chat_feature", Only(&["messages"], ROWS)),
 ];
 
 pub(in crate::config) const PEER: Peer = Peer {

@@ -53,7 +53,7 @@ const ONE_DEVICE: &str = "training runs on one device; see backend";
 const OWN_KERNELS: &str = "each backend has its own kernels";
 const OWN_EVENTS: &str = "the event files are in `tensorboard` in output_dir";
 const OWN_LOG: &str = "metrics are written to metrics.jsonl in output_dir";
-const OWN_ROWS: &str = "rows are tokenised in memory at every start";
+const OWN_ROWS: &str = "rows are tokenised on all cores and kept for the next run";
 const OWN_TEMPLATE: &str = "the checkpoint's own chat template is used";
 const NO_EVALUATION: &str =
     "use `burnish eval`; validation rows come from val_split, or from valid.jsonl in the `data` folder";

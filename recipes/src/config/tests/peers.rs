@@ -4,7 +4,7 @@ use super::*;
 use crate::config::alias::PEERS;
 
 const LOG: &str = "has no effect: metrics are written to metrics.jsonl in output_dir";
-const ROWS: &str = "has no effect: rows are tokenised in memory at every start";
+const ROWS: &str = "has no effect: rows are tokenised on all cores and kept for the next run";
 const VALID: &str = "has no effect: use `burnish eval`; validation rows come from val_split, or from valid.jsonl in the \
                      `data` folder";
 const CHECKPOINT: &str = "has no effect: it follows from the checkpoint's config.json and tokenizer.json";

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use burnish_data::source::read_rows;
-use burnish_data::{RowTokenizer, RowUse};
+use burnish_data::{LengthPolicy, RowTokenizer, RowUse};
 use burnish_models::{ChatTemplate, Message, SpecialTokens, Tokenizer};
 use serde_json::{Value, json};
 
@@ -239,8 +239,21 @@ fn rows(path: &Path) -> String {
     let null = Value::Null;
     let tokenizer = TOKENIZER.get_or_init(|| Tokenizer::from_json(TOKENIZER_JSON, &null, &null, &null).ok());
     let Some(tokenizer) = tokenizer else { return "no tokenizer".to_owned() };
-    let of = |rows| RowTokenizer { tokenizer, template: None, mask_prompt: true, rows, max_seq_length: 32, vocab_size: 256 };
-    let tokenizers = [of(RowUse::Answers), of(RowUse::Pairs), of(RowUse::Ratings)];
+    let of = |rows, length_policy| RowTokenizer {
+        tokenizer,
+        template: None,
+        mask_prompt: true,
+        rows,
+        max_seq_length: 32,
+        length_policy,
+        vocab_size: 256,
+    };
+    let tokenizers = [
+        of(RowUse::Answers, LengthPolicy::Truncate),
+        of(RowUse::Answers, LengthPolicy::Split),
+        of(RowUse::Pairs, LengthPolicy::Truncate),
+        of(RowUse::Ratings, LengthPolicy::Drop),
+    ];
     let mut said = String::new();
     let read = read_rows(path, |_, row| {
         match row {
