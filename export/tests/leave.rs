@@ -134,6 +134,13 @@ fn the_adapters_of_every_family_go_around_the_circle() {
         let adapter = fixture(case).join("adapter");
         let (gguf, mlx, again) = (work.path().join("a.gguf"), work.path().join("mlx"), work.path().join("b.gguf"));
         to_gguf(&model, &adapter, &gguf).unwrap();
+        if case == "granite4" {
+            // Its GGUF files are those of a Granite 3, whose layers have other names: refused, and not read as something else.
+            assert!(HostAdapter::of(&model, &gguf).is_err());
+            to_mlx(&model, &adapter, &mlx).unwrap();
+            assert_eq!(read(&model, &mlx), read(&model, &adapter), "{case}");
+            continue;
+        }
         to_mlx(&model, &gguf, &mlx).unwrap();
         to_gguf(&model, &mlx, &again).unwrap();
         let peft = read(&model, &adapter);
