@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burnish_models::gguf::{GgmlType, Metadata, Value, keys};
-use burnish_models::part::declared_tensors;
+use burnish_models::part::gguf_tensors;
 use burnish_models::{FloatType, Pretrained};
 
 use super::importance::{CHUNKS, COUNTS, DATASETS, SUMS};
@@ -59,20 +59,19 @@ impl MeasuredInputs {
         overwrite: bool,
     ) -> Result<ExportReport> {
         let mut layers = Vec::new();
-        let mut declared = declared_tensors(&model.config);
-        declared.sort_by_key(order);
+        let mut declared = gguf_tensors(&model.config);
+        declared.sort_by_key(|tensor| order(&tensor.source));
         for tensor in declared {
-            let Some(squares) = tensor.name.strip_suffix(".weight").and_then(|layer| self.squares.get(layer)) else {
-                continue;
-            };
+            let layer = tensor.source.name.strip_suffix(".weight");
+            let Some(squares) = layer.and_then(|layer| self.squares.get(layer)) else { continue };
             if let Some(at) = squares.iter().position(|square| !square.is_finite()) {
                 let reason = format!(
                     "the inputs of `{}` are not finite in column {at}: the model overflows on this data in this type (--dtype)",
-                    tensor.name
+                    tensor.source.name
                 );
                 return Err(ExportError::unsupported(reason));
             }
-            layers.push((tensor.gguf, squares));
+            layers.push((tensor.name, squares));
         }
         if layers.is_empty() {
             return Err(ExportError::unsupported("no layer of the model was measured"));

@@ -206,7 +206,10 @@ fn glu_kernel<F: Float, N: Size>(
 /// Whether a launch takes these, which must have one float dtype.
 fn fits<R: CubeRuntime>(x: &CubeTensor<R>, weights: &[CubeTensor<R>]) -> bool {
     let tensors: Vec<&CubeTensor<R>> = weights.iter().chain([x]).collect();
-    x.meta.shape()[0] <= MOST_ROWS && weights.len() <= MOST_WEIGHTS && x.meta.shape()[1] > 0 && same_float(&tensors)
+    (1..=MOST_ROWS).contains(&x.meta.shape()[0])
+        && (1..=MOST_WEIGHTS).contains(&weights.len())
+        && x.meta.shape()[1] > 0
+        && same_float(&tensors)
 }
 
 /// `f(x · Gᵀ) · (x · Uᵀ)` of the weights `[G, U]`; `None` where other products are faster, or the dtypes differ.

@@ -46,10 +46,13 @@ struct Stored {
     part: Option<&'static Part>,
 }
 
+/// The most experts of a layer; a file that claims more is refused, because they are missing.
+const MOST_EXPERTS: usize = 4096;
+
 /// The tensor of each expert, along the first dimension; one with the name in the file if it has no other.
 fn of_experts(name: &str, part: &'static Part, info: &TensorInfo) -> Vec<(String, Stored)> {
     let (count, shape) = match info.shape.split_first() {
-        Some((count @ 1.., shape)) if !shape.is_empty() => (*count, shape.to_vec()),
+        Some((count @ 1..=MOST_EXPERTS, shape)) if !shape.is_empty() => (*count, shape.to_vec()),
         _ => return vec![(info.name.clone(), Stored { info: info.clone(), part: None })],
     };
     // The header has been checked: these bytes are there, and as many blocks as the rows have.

@@ -24,15 +24,17 @@ pub(super) struct Online {
     pub asked: Asked,
 }
 
-/// A bar that remembers the size of the file.
+/// A bar that remembers the size of the file, and how often a download of it began.
 struct Bar<'a> {
     bar: ProgressBar,
     size: &'a Cell<u64>,
+    begun: &'a Cell<usize>,
 }
 
 impl Progress for Bar<'_> {
     fn init(&mut self, size: usize, file: &str) {
         self.size.set(size as u64);
+        self.begun.set(self.begun.get() + 1);
         self.bar.init(size, file);
         // A connection that was opened again counts what is there from the start.
         self.bar.set_position(0);
@@ -65,12 +67,23 @@ impl Online {
         }
     }
 
+    /// Whether earlier downloads left parts of files.
+    fn has_parts(&self) -> bool {
+        let blob = self.cache.repo(self.repo.clone()).blob_path("blob");
+        let entries = blob.parent().and_then(|folder| fs::read_dir(folder).ok());
+        entries.into_iter().flatten().flatten().any(|entry| entry.path().extension().is_some_and(|ending| ending == "part"))
+    }
+
     /// One download; `None` if the result has the wrong size, and was deleted.
     fn attempt(&self, file: &str) -> std::result::Result<Option<PathBuf>, ApiError> {
-        let size = Cell::new(0);
-        let bar = Bar { bar: ProgressBar::new(0), size: &size };
+        let (size, begun, is_continued) = (Cell::new(0), Cell::new(0), self.has_parts());
+        let bar = Bar { bar: ProgressBar::new(0), size: &size, begun: &begun };
         let path = self.requests.download_with_progress(file, bar)?;
-        if fs::metadata(&path)?.len() == size.get() {
+        let length = fs::metadata(&path)?.len();
+        // A file in one piece may be longer: where the server compresses it on the way, the size can be that of the compressed one. hf-hub
+        // begins once before the first connection, and once with each.
+        let is_whole = !is_continued && begun.get() <= 2 && length > size.get();
+        if length == size.get() || is_whole {
             return Ok(Some(path));
         }
         // A server that does not know ranges sends the whole file again, which was appended.

@@ -29,6 +29,12 @@ pub struct Args {
 
 impl Args {
     pub(super) fn run(self, style: OutputStyle) -> Result<ExitCode> {
+        if self.path.join("config.toml").is_file() && self.path.join("metrics.jsonl").exists() {
+            return Err(with_hint(
+                format!("{} is the folder of a run, with its settings, logs, rows and checkpoints", self.path.display()),
+                "push its result: the folder `adapter` or `model` in it",
+            ));
+        }
         let target = Target { upload: open(&self.repository, style)?, id: self.repository, public: self.public };
         let uploaded = target.send(&self.path, style).map_err(way_out)?;
         style.result(describe(&uploaded), &json!({ "url": uploaded.url, "files": uploaded.files, "bytes": uploaded.bytes }));

@@ -41,11 +41,13 @@ pub fn amount(text: &str) -> Result<u64, String> {
 pub fn choose(planned: &Planned<'_>, given: &BTreeSet<String>, gib_of_memory: u64) -> Result<Preset> {
     let budget = Budget::of_gib(planned.backend, gib_of_memory)?;
     let mut least = u64::MAX;
-    for config in candidates(planned, given) {
+    let all = candidates(planned, given);
+    let nothing = if all.len() == 1 { " sets nothing, because file and flags set all of its keys" } else { "" };
+    for config in all {
         let total = Planned { config: &config, tokens: None, without_gradients: None, ..*planned }.memory()?.total();
         if total <= budget.available {
             let line = format!(
-                "preset {gib_of_memory}gb: {}; a step takes about {} of {}",
+                "preset {gib_of_memory}gb{nothing}: {}; a step takes about {} of {}",
                 settings(&config),
                 gib(total),
                 gib(budget.available)

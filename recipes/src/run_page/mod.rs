@@ -77,12 +77,7 @@ fn value(json: Json) -> Value {
 }
 
 fn of(run: &RunRecord, colour: usize) -> Shown<'_> {
-    let last = |key: &str| {
-        let path = run.setting(key)?;
-        let name = std::path::Path::new(&path).file_name().map(|name| name.to_string_lossy().into_owned());
-        // The id of a hub has its owner.
-        if path.starts_with(['/', '.', '~']) || path.matches('/').count() > 1 { name } else { Some(path) }
-    };
+    let last = |key: &str| run.setting(key).map(|path| last_part(&path));
     let right = |of: fn(&crate::train::Sample) -> bool| run.samples.iter().filter(|sample| of(sample)).count();
     Shown {
         name: &run.name,
@@ -90,7 +85,9 @@ fn of(run: &RunRecord, colour: usize) -> Shown<'_> {
         figures: figures::figures(run),
         facts: run.facts.as_ref(),
         model: last("model").filter(|model| !model.is_empty()).or_else(|| last("model_config")),
-        data: last("data"),
+        data: run
+            .setting("data")
+            .map(|data| data.split(',').map(|part| last_part(part.trim())).collect::<Vec<_>>().join(", ")),
         method: method(run),
         samples: run.samples.iter().take(SAMPLES).collect(),
         samples_left_out: run.samples.len().saturating_sub(SAMPLES),
@@ -100,6 +97,13 @@ fn of(run: &RunRecord, colour: usize) -> Shown<'_> {
         checkpoints: &run.checkpoints,
         notes: &run.notes,
     }
+}
+
+/// The name of a file or folder, or the id of a repository, which has its owner.
+fn last_part(path: &str) -> String {
+    let is_path = path.starts_with(['/', '.', '~']) || path.matches('/').count() > 1;
+    let name = std::path::Path::new(path).file_name().filter(|_| is_path);
+    name.map_or_else(|| path.to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 /// What was trained, in a few words.

@@ -28,7 +28,8 @@ fn rows(run: &TrainingRun) -> Vec<(String, String)> {
     // A path of this machine says nothing elsewhere.
     let file =
         |path: &str| Path::new(path).file_name().map_or_else(|| path.to_owned(), |name| name.to_string_lossy().into_owned());
-    let mut data = format!("{}: {} {what}", file(&config.data), run.plan.batches.examples().len() / each);
+    let files = config.data.split(',').map(|part| file(part.trim())).collect::<Vec<_>>().join(", ");
+    let mut data = format!("{files}: {} {what}", run.plan.batches.examples().len() / each);
     if let Some(valid) = &run.valid {
         data = format!("{data}, and {} for validation", valid.examples().len() / each);
     }

@@ -187,7 +187,7 @@ impl Iterator for Steps {
             return None;
         }
         let batches = &self.plan.batches;
-        let each = batches.steps_per_epoch(self.plan.accumulation);
+        let each = batches.steps_per_epoch(self.plan.accumulation).max(1);
         let (epoch, within) = (self.step / each, self.step % each);
         self.step += 1;
         let order = match self.epoch.take() {

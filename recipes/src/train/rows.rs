@@ -94,6 +94,12 @@ impl RunRows<'_> {
             let valid = (!valid.is_empty()).then(|| Mixture::from(valid).examples(config.seed));
             (train.examples(config.seed), valid)
         };
+        if train.is_empty() {
+            return Err(with_hint(
+                format!("{} leaves no rows to train on: weights and val_split take all of them", config.data),
+                "raise the weight after the colon, or lower val_split",
+            ));
+        }
         recipe::check_rows(config, &train)?;
         let train = self.batches(train, config.shuffle.then_some(config.seed));
         Ok(Rows { train, valid: valid.map(|valid| self.batches(valid, None)), notes, facts })

@@ -17,6 +17,7 @@ use super::learner::{Driver, SharedTrainer};
 use super::metrics::{MetricsFile, StepMetrics};
 use super::plan::{Plan, Shapes};
 use super::pools::Pools;
+use super::samples::SAMPLES;
 use super::timings::Timings;
 use super::validation_lines::{ValidationLine, ValidationsFile};
 use super::watch::Watch;
@@ -79,6 +80,10 @@ impl TrainingRun {
         let mut validations = ValidationsFile::open(&folder, self.state.step)?;
         let total = self.plan.total;
         let started = self.state.step;
+        if started < total {
+            // They are of an earlier result; there may be none.
+            std::fs::remove_file(folder.join(SAMPLES)).ok();
+        }
         let mut saved = started;
         if self.shapes.count() == 1 && !self.plan.objective.has_rows_beside() {
             self.trainer.get().use_exact_buffers();

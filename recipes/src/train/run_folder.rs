@@ -164,7 +164,7 @@ fn replaced(run: &Path, overwrite: bool) -> Result<Vec<PathBuf>> {
     let products = products(run);
     let is_something = |path: &PathBuf| path.is_dir() || fs::metadata(path).is_ok_and(|file| file.len() > 0);
     // These are written before the first step, or can be made again.
-    let is_work = |path: &PathBuf| ![CONFIG, FACTS, PAGE].iter().any(|name| path.ends_with(name));
+    let is_work = |path: &PathBuf| ![CONFIG, FACTS, PAGE, "tensorboard", "wandb"].iter().any(|name| path.ends_with(name));
     let has_begun = products.iter().any(|path| is_work(path) && is_something(path));
     if has_begun && !overwrite {
         return Err(with_hint(
@@ -214,13 +214,16 @@ fn refuse_strangers(run: &Path, overwrite: bool) -> Result<()> {
 /// When `doomed` contains an input.
 fn refuse_inputs(config: &TrainConfig, doomed: &[PathBuf]) -> Result<()> {
     let inputs = [
-        ("model", Some(&config.model)),
-        ("model_config", config.model_config.as_ref()),
-        ("adapter", config.adapter.as_ref()),
-        ("data", Some(&config.data)),
-        ("resume", Some(&config.resume)),
+        ("model", Some(config.model.as_str())),
+        ("model_config", config.model_config.as_deref()),
+        ("adapter", config.adapter.as_deref()),
+        ("data", Some(config.data.as_str())),
+        ("resume", Some(config.resume.as_str())),
     ];
-    for (key, input) in inputs {
+    // Several files are separated by commas, each with a weight or without.
+    let parts = config.data.split(',').map(str::trim);
+    let parts = parts.flat_map(|part| [Some(part), part.rsplit_once(':').map(|(name, _)| name)]).map(|part| ("data", part));
+    for (key, input) in inputs.into_iter().chain(parts) {
         let Some(Ok(input)) = input.filter(|path| !path.is_empty()).map(|path| Path::new(path).canonicalize()) else {
             continue;
         };

@@ -87,7 +87,8 @@ impl Watch {
     }
 
     fn of_numbers(&mut self, metrics: &StepMetrics) -> Option<(&'static str, String)> {
-        self.zeros = if metrics.grad_norm.abs() > 0.0 { 0 } else { self.zeros + 1 };
+        // A step that is skipped in f16 has none.
+        self.zeros = if metrics.grad_norm.is_nan() || metrics.grad_norm.abs() > 0.0 { 0 } else { self.zeros + 1 };
         if self.zeros == ZEROS {
             let warning = format!(
                 "the gradient was zero in {ZEROS} steps: nothing is learned; check target_modules, and that the rows have answers to \

@@ -66,6 +66,9 @@ impl<'a> Stacked<'a> {
             let parts: Vec<Vec<f32>> = names.iter().map(|name| self.inner.read_f32(name)).collect::<Result<_>>()?;
             let columns = if place.is_bias { 1 } else { self.columns(&names) };
             let rows = parts.iter().map(|part| part.len() / columns).min().unwrap_or_default();
+            if values.is_empty() {
+                values.reserve_exact(self.experts * parts.len() * rows * columns);
+            }
             for column in 0..columns {
                 for row in 0..rows {
                     values.extend(parts.iter().map(|part| part[row * columns + column]));
