@@ -70,8 +70,8 @@ fn translated(name: &str, value: &Value) -> Result<Reading, String> {
     match name {
         "lora_parameters" => lora_parameters(value),
         "dataset" | "local_dataset" => dataset(value),
-        "datasets" => datasets(value, DATASETS),
-        "hf_dataset" => datasets(value, HF_DATASET),
+        "datasets" => datasets(value, DATASETS, &[]),
+        "hf_dataset" => datasets(value, HF_DATASET, &FEATURES),
         "warmup_steps" => match number(value).filter(|steps| *steps >= 0.0 && steps.fract() == 0.0) {
             Some(steps) => one("warmup", steps.into()),
             None => Err(should_be("a whole number, 0 or more", value)),
@@ -318,7 +318,7 @@ const HF_DATASET: Parts =
 const FEATURES: [&str; 4] = ["prompt_feature", "completion_feature", "text_feature", "chat_feature"];
 
 /// An entry that names a data set, or a list with one entry.
-fn datasets(value: &Value, parts: Parts) -> Result<Reading, String> {
+fn datasets(value: &Value, parts: Parts, features: &[&'static str]) -> Result<Reading, String> {
     let set = match value {
         Value::Array(sets) if sets.len() == 1 => &sets[0],
         Value::Array(sets) => return Err(format!("has {} entries, expected one; put the rows into one file", sets.len())),
@@ -328,9 +328,9 @@ fn datasets(value: &Value, parts: Parts) -> Result<Reading, String> {
     let path = set.get("path").filter(|path| !path.is_null()).ok_or("has no `path` in its entry")?;
     // `path: json` means: read `data_files` as JSON.
     let files = set.get("data_files").filter(|_| path == "json");
-    let features = FEATURES.into_iter().filter(|_| std::ptr::eq(parts, HF_DATASET));
-    let features: Vec<(&'static str, Value)> =
-        features.filter_map(|key| Some((key, set.get(key).filter(|column| column.is_string())?.clone()))).collect();
+    let features =
+        features.iter().filter_map(|key| Some((*key, set.get(*key).filter(|column| column.is_string())?.clone())));
+    let features: Vec<(&'static str, Value)> = features.collect();
     let is_read = |part: &str| {
         part == "path" || (part == "data_files" && files.is_some()) || features.iter().any(|(key, _)| *key == part)
     };

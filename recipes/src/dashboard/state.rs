@@ -125,7 +125,7 @@ pub(super) mod tests {
     use super::*;
 
     /// A step that took two seconds.
-    pub(in crate::dashboard) fn step(number: usize, loss: f64) -> StepMetrics {
+    pub(crate) fn step(number: usize, loss: f64) -> StepMetrics {
         let line = serde_json::json!({
             "step": number, "loss": loss, "learning_rate": 2e-4, "grad_norm": 0.8, "tokens": 4096, "tokens_per_second": 2048.0,
             "step_ms": 2000.0, "skipped": 0, "pool_bytes": 6_u64 << 30, "live_bytes": 5_u64 << 30, "budget_bytes": 12_u64 << 30,

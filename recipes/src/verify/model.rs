@@ -1,5 +1,7 @@
 //! Loads models and compares their logits.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use burn::tensor::DType;
 use burnish_engine::{Batch, Device};
@@ -110,7 +112,7 @@ fn quantised(
     ] {
         let options = LoadOptions::frozen(target.dtype).quantized(quantization);
         let found = last_logits(device, &pretrained.config, &*pretrained.checkpoint, options, batch)?;
-        let rounded = Rounded { base: &*pretrained.checkpoint, kind };
+        let rounded = Rounded::new(&*pretrained.checkpoint, kind)?;
         let options = LoadOptions::frozen(FloatType::F32);
         let expected = last_logits(&*cpu, &pretrained.config, &rounded, options, batch)?;
         compare(target, findings, format!("logits of {name} weights in {}", target.dtype), &found, &expected, target.dtype);
@@ -118,32 +120,39 @@ fn quantised(
     Ok(())
 }
 
-/// A checkpoint whose projections are rounded to what a format can hold.
-struct Rounded<'a> {
-    base: &'a dyn Checkpoint,
-    kind: PackedKind,
+/// Weights of a checkpoint, the projections rounded to what a format can hold.
+struct Rounded(BTreeMap<String, (Vec<usize>, Vec<f32>)>);
+
+impl Rounded {
+    fn new(base: &dyn Checkpoint, kind: PackedKind) -> Result<Self> {
+        let read = |name: String| {
+            let shape = base.shape(&name).unwrap_or_default();
+            let values = match shape[..] {
+                [rows, columns] if name.ends_with("_proj.weight") => {
+                    // As the loader does, from the type that the file has.
+                    let values = base.read(&name, base.float_type(&name).unwrap_or_default())?;
+                    kind.quantize(&name, &values, [rows, columns])?.dequantize()
+                }
+                _ => base.read_f32(&name)?,
+            };
+            Ok((name, (shape, values)))
+        };
+        Ok(Self(base.names().into_iter().map(read).collect::<Result<_>>()?))
+    }
 }
 
-impl Checkpoint for Rounded<'_> {
+impl Checkpoint for Rounded {
     fn names(&self) -> Vec<String> {
-        self.base.names()
+        self.0.keys().cloned().collect()
     }
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.base.shape(name)
+        self.0.get(name).map(|(shape, _)| shape.clone())
     }
 
     fn read_f32(&self, name: &str) -> ModelResult<Vec<f32>> {
-        let shape = self.shape(name).unwrap_or_default();
-        let [rows, columns] = shape[..] else { return self.base.read_f32(name) };
-        if !name.ends_with("_proj.weight") {
-            return self.base.read_f32(name);
-        }
-        // As the loader does, from the type that the file has.
-        let values = self.base.read(name, self.base.float_type(name).unwrap_or_default())?;
-        let packed = self.kind.quantize(name, &values, [rows, columns]);
-        let packed = packed.map_err(|error| ModelError::Mismatch { problems: vec![error.to_string()] })?;
-        Ok(packed.dequantize())
+        let missing = || ModelError::Mismatch { problems: vec![format!("{name}: missing")] };
+        self.0.get(name).map(|(_, values)| values.clone()).ok_or_else(missing)
     }
 }
 

@@ -1,6 +1,7 @@
 //! One tensor for each expert, from those that have all of them.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -227,6 +228,13 @@ impl Checkpoint for Apart {
         match self.names.get(name)? {
             Source::Renamed(stored) => self.inner.shape(stored),
             Source::Expert { stored, place, is_packed } => self.shape_of(stored, *place, *is_packed),
+        }
+    }
+
+    fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Option<Vec<f32>>> {
+        match self.names.get(name) {
+            Some(Source::Renamed(own)) => self.inner.read_rows(own, rows),
+            _ => Ok(None),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The tensors of all experts, from those of each: as transformers stores models whose experts it never has apart.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::PathBuf;
 
 use burn::tensor::TensorData;
@@ -99,6 +100,13 @@ impl Checkpoint for Stacked<'_> {
                 let outputs = shape[0] * names.len();
                 Some([&[self.experts][..], &shape[1..], &[outputs]].concat())
             }
+        }
+    }
+
+    fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Option<Vec<f32>>> {
+        match self.names.get(name) {
+            Some(Source::Renamed(own)) => self.inner.read_rows(own, rows),
+            _ => Ok(None),
         }
     }
 
