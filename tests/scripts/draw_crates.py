@@ -9,6 +9,7 @@ from html import escape
 # package: (name in the drawing, what it holds, left, top)
 CRATES = {
     "burnish-tests": ("tests", "parity, backends, bad input, docs", 40, 20),
+    "burnish-fuzz": ("tests/fuzz", "damaged files for every reader", 380, 20),
     "burnish-examples": ("examples", "small programs", 720, 20),
     "burnish-recipes": ("recipes", "training loop, program burnish", 250, 110),
     "burnish-bench": ("recipes/bench", "speed and memory", 40, 200),
@@ -25,6 +26,7 @@ CRATES = {
 # Each crate uses those below it; what follows from other arrows is left out.
 ARROWS = [
     ("burnish-tests", "burnish-recipes"),
+    ("burnish-fuzz", "burnish-recipes"),
     ("burnish-examples", "burnish-data"),
     ("burnish-examples", "burnish-export"),
     ("burnish-recipes", "burnish-bench"),

@@ -4,12 +4,13 @@ use burnish_recipes::config::{Meaning, programs};
 
 use super::page::is_current;
 
-const PAGES: [(&str, &str); 5] = [
+const PAGES: [(&str, &str); 6] = [
     ("mlx-lm", "docs/coming-from-mlx-lm.md"),
     ("Unsloth", "docs/coming-from-unsloth.md"),
     ("axolotl", "docs/coming-from-axolotl.md"),
     ("LLaMA-Factory", "docs/coming-from-llama-factory.md"),
     ("transformers", "docs/coming-from-transformers.md"),
+    ("TRL", "docs/coming-from-trl.md"),
 ];
 
 /// Tables that are not what the program does.
