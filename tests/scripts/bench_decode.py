@@ -25,7 +25,7 @@ def decode(arguments, flags):
                "--max-tokens", str(TOKENS), "--temperature", "0", *flags]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = json.loads(output.splitlines()[-1])
-    assert found["tokens"] == TOKENS, found
+    assert len(found["tokens"]) == TOKENS, len(found["tokens"])
     return found["tokens_per_second"]
 
 

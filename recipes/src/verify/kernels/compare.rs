@@ -11,12 +11,16 @@ use burnish_models::FloatType;
 pub(super) struct Rows {
     results: DType,
     gradients: DType,
+    /// How often the tolerance of gradients.
+    times: f64,
 }
 
 impl Rows {
     /// For a case in a dtype. `is_coarse`: products of f32 are those of TensorFloat-32, which is as coarse as f16.
     pub(super) fn of(case: &KernelCase, dtype: FloatType, is_coarse: bool) -> Self {
-        let Operation::Layer(layer) = &case.operation else { return Self { results: DType::F32, gradients: DType::F32 } };
+        let Operation::Layer(layer) = &case.operation else {
+            return Self { results: DType::F32, gradients: DType::F32, times: 1.0 };
+        };
         let multiplies = !matches!(
             layer,
             Layer::RmsNorm
@@ -33,7 +37,10 @@ impl Rows {
         // The logits are rounded to the dtype, and the gradient has their error.
         let is_loss = matches!(layer, Layer::CrossEntropy { .. } | Layer::PackedCrossEntropy { .. });
         let gradients = if is_loss && results != DType::F32 { DType::BF16 } else { results };
-        Self { results, gradients }
+        // The gradients of an adapter are products with products that were rounded to the dtype.
+        let is_adapter = matches!(layer, Layer::LoraLinear { .. } | Layer::PackedLoraLinear { .. });
+        let times = if is_adapter && results != DType::F32 { 4.0 } else { 1.0 };
+        Self { results, gradients, times }
     }
 }
 
@@ -52,11 +59,11 @@ pub(super) struct Comparison {
 pub(super) fn compare(case: &KernelCase, found: &Computed, expected: &Computed, rows: Rows) -> Comparison {
     let mut comparison = Comparison::default();
     let parts = [
-        ("forward", &found.inference, &expected.inference, rows.results),
-        ("forward in training", &found.training, &expected.training, rows.results),
-        ("gradient of", &found.gradients, &expected.gradients, rows.gradients),
+        ("forward", &found.inference, &expected.inference, rows.results, 1.0),
+        ("forward in training", &found.training, &expected.training, rows.results, 1.0),
+        ("gradient of", &found.gradients, &expected.gradients, rows.gradients, rows.times),
     ];
-    for (part, found, expected, row) in parts {
+    for (part, found, expected, row, times) in parts {
         if found.len() != expected.len() {
             comparison.faults.push(format!("{part}: expected {} tensors, got {}", expected.len(), found.len()));
             continue;
@@ -70,7 +77,9 @@ pub(super) fn compare(case: &KernelCase, found: &Computed, expected: &Computed, 
                 _ => part.to_owned(),
             };
             comparison.compared += 1;
-            match distance(case, found, expected, Tolerance::of(row)) {
+            let Tolerance { relative, absolute } = Tolerance::of(row);
+            let tolerance = Tolerance { relative: times * relative, absolute: times * absolute };
+            match distance(case, found, expected, tolerance) {
                 Ok(worst) => comparison.worst = comparison.worst.max(worst),
                 Err(fault) => comparison.faults.push(format!("{part}: {fault}")),
             }
