@@ -78,7 +78,9 @@ pub(super) fn compare(case: &KernelCase, found: &Computed, expected: &Computed, 
             };
             comparison.compared += 1;
             let Tolerance { relative, absolute } = Tolerance::of(row);
-            let tolerance = Tolerance { relative: times * relative, absolute: times * absolute };
+            // Sums of large terms that nearly cancel have the errors of the terms.
+            let size = if times > 1.0 { root_mean_square(expected).max(1.0) } else { 1.0 };
+            let tolerance = Tolerance { relative: times * relative, absolute: times * absolute * size };
             match distance(case, found, expected, tolerance) {
                 Ok(worst) => comparison.worst = comparison.worst.max(worst),
                 Err(fault) => comparison.faults.push(format!("{part}: {fault}")),
@@ -86,6 +88,10 @@ pub(super) fn compare(case: &KernelCase, found: &Computed, expected: &Computed, 
         }
     }
     comparison
+}
+
+fn root_mean_square(values: &[f32]) -> f64 {
+    (values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>() / values.len().max(1) as f64).sqrt()
 }
 
 /// The largest distance as a share of what is allowed, or what is wrong.
