@@ -135,10 +135,10 @@ fn the_adapters_of_every_family_go_around_the_circle() {
         let (gguf, mlx, again) = (work.path().join("a.gguf"), work.path().join("mlx"), work.path().join("b.gguf"));
         to_gguf(&model, &adapter, &gguf).unwrap();
         if case == "granite4" {
-            // Its GGUF files are those of a Granite 3, whose layers have other names: refused, and not read as something else.
+            // Its layers have other names in GGUF files, which are those of a Granite 3, and in mlx-lm: refused, not read as another.
             assert!(HostAdapter::of(&model, &gguf).is_err());
-            to_mlx(&model, &adapter, &mlx).unwrap();
-            assert_eq!(read(&model, &mlx), read(&model, &adapter), "{case}");
+            let error = to_mlx(&model, &adapter, &mlx).unwrap_err().to_string();
+            assert!(error.contains("shared_mlp.input_linear"), "{error}");
             continue;
         }
         to_mlx(&model, &gguf, &mlx).unwrap();
