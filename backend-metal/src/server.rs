@@ -79,7 +79,7 @@ fn metal_source(name: &str, emitted: &str) -> Result<String, CompilationError> {
     }
     let findings: Vec<String> = findings.iter().map(ToString::to_string).collect();
     if !asked_to_skip().is_empty() {
-        // Whoever skips a repair wants to see what Apple's compiler does with the text.
+        // A repair is skipped to see what Apple's compiler does with the text.
         tracing::warn!(kernel = name, "{}", findings.join("; "));
         return Ok(source);
     }

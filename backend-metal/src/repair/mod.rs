@@ -159,7 +159,7 @@ pub fn repair_except(source: &str, skipped: &[String]) -> Repaired {
 /// The rules that [`SKIP`] names.
 ///
 /// # Errors
-/// A sentence about the first name that is no rule.
+/// The message about the first unknown name.
 pub fn skipped() -> Result<Vec<&'static str>, String> {
     let rule = |name: &String| RULES.iter().map(|rule| rule.name).find(|rule| rule == name).ok_or_else(|| unknown(name));
     asked_to_skip().iter().map(rule).collect()

@@ -31,7 +31,7 @@ pub fn met() -> BTreeMap<&'static str, usize> {
     BTreeMap::new()
 }
 
-/// The rules that the user switched off; none if a name is no rule, which [`checked`] refuses.
+/// The rules that the user switched off; none if a name is unknown, which [`checked`] refuses.
 pub fn skipped() -> Vec<&'static str> {
     checked().unwrap_or_default()
 }
@@ -39,7 +39,7 @@ pub fn skipped() -> Vec<&'static str> {
 /// The rules that the user switched off.
 ///
 /// # Errors
-/// A sentence about the first name that is no rule.
+/// The message about the first unknown name.
 pub fn checked() -> Result<Vec<&'static str>, String> {
     #[cfg(feature = "metal")]
     return burnish_metal::repair::skipped();
