@@ -1,8 +1,8 @@
 //! The traits that models and the training loop ask of a backend.
 
-use burn::tensor::DType;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::{DType, Shape};
 
 use crate::adamw::{self, AdamWStep, AdamWTensors};
 use crate::adamw8bit::{self, AdamW8bitTensors, AdamW8bitUpdate};
@@ -379,6 +379,11 @@ pub trait FusedBackend: Backend {
     /// See [`crate::pack()`].
     fn pack(tensors: Vec<FloatTensor<Self>>) -> FloatTensor<Self> {
         pack::reference::<Self>(tensors)
+    }
+
+    /// See [`crate::unpack()`].
+    fn unpack(packed: &FloatTensor<Self>, shapes: Vec<Shape>) -> Vec<FloatTensor<Self>> {
+        pack::reference_unpack::<Self>(packed, shapes)
     }
 
     /// See [`crate::squared_norm()`].

@@ -26,7 +26,8 @@ macro_rules! on {
             on!(@tests $backend; $(#[$ignored])?; products: linear, few_rows, lora_linear);
             on!(@tests $backend; $(#[$ignored])?; packed: packed_rows, packed_linear, packed_lora_linear, packed_cross_entropy);
             on!(@tests $backend; $(#[$ignored])?; attention: attention, decode, append, append_rotated);
-            on!(@tests $backend; $(#[$ignored])?; tiles: packed_tiles, packed_adapters);
+            on!(@tests $backend; $(#[$ignored])?; tiles: packed_adapters, packed_tiles_of_a_row, packed_tiles_of_odd_sizes,
+                packed_tiles_of_some_rows, packed_tiles_that_are_whole, packed_tiles_several_deep_and_wide);
             on!(@tests $backend; $(#[$ignored])?; differences: gradients);
         }
     };

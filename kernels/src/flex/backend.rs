@@ -1,7 +1,7 @@
 //! `FusedBackend` for Flex: each operation that has a CPU kernel.
 
-use burn::tensor::DType;
 use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::{DType, Shape};
 use burn_flex::Flex;
 
 use crate::adamw::AdamWStep;
@@ -13,7 +13,9 @@ use crate::grouped_linear::{self, RawGroup};
 use crate::lora_linear::{LoraGradients, LoraSaved};
 use crate::packed::PackedTensor;
 use crate::sink_attention::{self, SinkInputs};
-use crate::{FusedBackend, adamw8bit, attention, dropout, glu, linear, linear_cross_entropy, lora_linear, rms_norm, rotary};
+use crate::{
+    FusedBackend, adamw8bit, attention, dropout, glu, linear, linear_cross_entropy, lora_linear, pack, rms_norm, rotary,
+};
 
 /// Methods that call a function.
 macro_rules! operations {
@@ -143,6 +145,9 @@ impl FusedBackend for Flex {
             labels: IntTensor<Self>,
             factors: FloatTensor<Self>,
         ) -> FloatTensor<Self>;
+
+        pack::flex::unpack:
+        fn unpack(packed: &FloatTensor<Self>, shapes: Vec<Shape>) -> Vec<FloatTensor<Self>>;
 
         adamw8bit::flex::update:
         fn adamw8bit(tensors: AdamW8bitTensors<Self>, step: AdamWStep) -> AdamW8bitUpdate<Self>;

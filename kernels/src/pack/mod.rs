@@ -2,6 +2,7 @@
 
 #[cfg(feature = "cube")]
 pub(crate) mod cube;
+pub(crate) mod flex;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
@@ -49,8 +50,13 @@ pub fn reference<B: Backend>(tensors: Vec<FloatTensor<B>>) -> FloatTensor<B> {
     raw(Tensor::cat(pieces.flatten().collect(), 0))
 }
 
-/// The tensors of these shapes that were packed: views of `packed`, where the backend supports that.
-pub fn unpack<B: Backend>(packed: &FloatTensor<B>, shapes: impl IntoIterator<Item = Shape>) -> Vec<FloatTensor<B>> {
+/// The tensors of these shapes that were packed: views of `packed` on a GPU, copies on the CPU.
+pub fn unpack<B: FusedBackend>(packed: &FloatTensor<B>, shapes: impl IntoIterator<Item = Shape>) -> Vec<FloatTensor<B>> {
+    B::unpack(packed, shapes.into_iter().collect())
+}
+
+/// The composed unpacking.
+pub fn reference_unpack<B: Backend>(packed: &FloatTensor<B>, shapes: Vec<Shape>) -> Vec<FloatTensor<B>> {
     let mut start = 0;
     let piece = |shape: Shape| {
         let end = start + shape.num_elements();
@@ -91,5 +97,22 @@ mod tests {
             assert_eq!(found.shape(), shape);
             assert_eq!(flat(found), flat(expected));
         }
+    }
+
+    /// A view of one tensor would keep the memory of all.
+    #[test]
+    fn what_is_unpacked_shares_nothing() {
+        let pack_of = |count: usize| {
+            let tensors = (0..count).map(|_| raw(Tensor::<Flex, 1>::ones([256], &Default::default()))).collect();
+            pack::<Flex>(tensors)
+        };
+        let (two, one) = (pack_of(2), pack_of(1));
+        let shape = || Shape::from([16, 16]);
+        let start = |tensor: &burn_flex::FlexTensor| tensor.storage::<f32>().as_ptr();
+        for piece in unpack::<Flex>(&two, [shape(), shape()]) {
+            assert!(!two.storage::<f32>().as_ptr_range().contains(&start(&piece)));
+        }
+        // The only tensor of a pack is updated in place.
+        assert_eq!(start(&unpack::<Flex>(&one, [shape()])[0]), start(&one));
     }
 }

@@ -43,10 +43,14 @@ pub struct Targets<B: Backend> {
 }
 
 /// The next length that batches may have. Lengths are 1/16 to 1/8 of themselves apart, and so few that the buffers of a device, and the
-/// kernels that are compiled for them, soon repeat.
+/// kernels that are compiled for them, soon repeat. Long ones, whose sums of many rows vary less, are half as far apart.
 pub fn bucket(length: usize) -> usize {
-    length.next_multiple_of((length.next_power_of_two() / 16).max(8))
+    let steps = if length > MANY { 32 } else { 16 };
+    length.next_multiple_of((length.next_power_of_two() / steps).max(8))
 }
+
+/// Tokens of a long batch.
+const MANY: usize = 4096;
 
 impl Batch {
     /// The tokens on a device.
@@ -105,9 +109,13 @@ mod tests {
             let found = bucket(length);
             assert!(found >= length && (found - length) * 8 <= length && bucket(found) == found, "{length}: {found}");
         }
+        for length in MANY + 1..20_000 {
+            let found = bucket(length);
+            assert!(found >= length && (found - length) * 16 <= length && bucket(found) == found, "{length}: {found}");
+        }
         let mut sizes: Vec<usize> = (512..=8192).map(bucket).collect();
         sizes.dedup();
-        assert_eq!(sizes.len(), 4 * 8 + 1);
+        assert_eq!(sizes.len(), 3 * 8 + 16 + 1);
     }
 
     #[test]

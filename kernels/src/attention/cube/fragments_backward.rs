@@ -248,14 +248,14 @@ pub(super) fn key_kernel<F: Float, I: Int, N: Size>(
             stride: query_stride,
         };
         let statistics = (batch * sizes.heads + head) * sizes.queries;
-        let mut column = next_queries::<I>(segments, &mask, begin / columns * columns, end, last_key, columns, sight);
+        let mut column = next_queries::<I>(segments, &mask, begin / columns * columns, end, last_key, sight);
         // The last tile of the previous head may still be read.
         sync_cube();
         load::<F, N>(query, &queries, column, &mut tile_q, tiles.columns, tiles);
         load::<F, N>(grad, &queries, column, &mut tile_g, tiles.columns, tiles);
         while column < end {
             sync_cube();
-            let next = next_queries::<I>(segments, &mask, column + columns, end, last_key, columns, sight);
+            let next = next_queries::<I>(segments, &mask, column + columns, end, last_key, sight);
             let held_q = fetch::<F, N>(query, &queries, next, tiles.columns, tiles);
             let held_g = fetch::<F, N>(grad, &queries, next, tiles.columns, tiles);
             products::<F, N>(&own_key, &tile_q, &mut found.scores, tiles);

@@ -218,7 +218,7 @@ pub(super) fn key_kernel<F: Float, I: Int, S: Size, V: Size>(
     let mut value_sums = zeros::<NC>(comptime!(tiles.fragments * tiles.head_dim / N));
     let last_key = min(first + comptime!(rows as u32), sizes.keys);
     let (begin, end) = query_range(first, last_key, &sizes, sight);
-    let begin = next_queries::<I>(segments, &mask, begin / columns * columns, end, last_key, columns, sight);
+    let begin = next_queries::<I>(segments, &mask, begin / columns * columns, end, last_key, sight);
     let group = sizes.heads / sizes.key_value_heads;
     let mut parity = 0u32;
     for member in 0..group {
@@ -238,7 +238,7 @@ pub(super) fn key_kernel<F: Float, I: Int, S: Size, V: Size>(
         copy_statistics(deltas, statistics, column, sizes.queries, &mut delta, parity * columns, tiles);
         commit(&barrier);
         while column < end {
-            let next = next_queries::<I>(segments, &mask, column + columns, end, last_key, columns, sight);
+            let next = next_queries::<I>(segments, &mask, column + columns, end, last_key, sight);
             barrier.wait_parity(parity);
             sync_cube();
             let (now, ahead) = (parity * stage, (1 - parity) * stage);

@@ -229,8 +229,19 @@ pub(super) fn next_keys<I: Int>(
 ) -> u32 {
     let mut next = column;
     if comptime!(sight.segments) {
-        while next < end && foreign::<I>(segments, mask, min(next + columns, end), first, sight) {
-            next += columns;
+        if next < end && foreign::<I>(segments, mask, min(next + columns, end), first, sight) {
+            // Where one tile is foreign, so are all before it: halving finds the last one.
+            let mut low = 1u32;
+            let mut high = (end - column).div_ceil(columns);
+            while low < high {
+                let middle = (low + high) / 2;
+                if foreign::<I>(segments, mask, min(column + (middle + 1) * columns, end), first, sight) {
+                    low = middle + 1;
+                } else {
+                    high = middle;
+                }
+            }
+            next = column + low * columns;
         }
     }
     next
@@ -244,14 +255,13 @@ pub(super) fn next_queries<I: Int>(
     column: u32,
     end: u32,
     keys_end: u32,
-    columns: u32,
     #[comptime] sight: Sight,
 ) -> u32 {
     let mut next = column;
     if comptime!(sight.segments) {
-        // Both sides of `&&` are evaluated: past the end the last query is read instead.
-        while next < end && foreign::<I>(segments, mask, keys_end, min(next, end - 1), sight) {
-            next += columns;
+        // Both sides of `&&` are evaluated: past the end the last query is read instead. Where one tile is foreign, so are all after it.
+        if next < end && foreign::<I>(segments, mask, keys_end, min(next, end - 1), sight) {
+            next = end;
         }
     }
     next
