@@ -17,6 +17,8 @@ pub fn attention<B: FusedBackend>(dtype: DType) {
         (1, 99, 99, 2, 2, 64, None, true, None),
         (1, 40, 40, 2, 1, 128, None, false, None),
         (1, 170, 170, 2, 1, 64, Some(100), true, None),
+        // Most tiles are those of other segments.
+        (1, 421, 421, 2, 1, 32, None, true, None),
     ];
     for (batch, queries, keys, heads, key_value_heads, dim, sliding_window, packed, softcap) in cases {
         let q = random::<B, 4>([batch, queries, heads, dim], 1, dtype);
