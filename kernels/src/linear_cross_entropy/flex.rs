@@ -9,8 +9,17 @@ use crate::flex::{all_f32, dims2, tensor, vector};
 use crate::linear::packed::flex::PackedMatrix;
 use crate::packed::PackedTensor;
 
-/// Logits alive at a time, 16 MiB: larger products are not faster, and all activations are alive beside them.
+/// Most logits alive at a time, 16 MiB: larger products are not faster, and all activations are alive beside them.
 const CHUNK_ELEMENTS: usize = 4 << 20;
+
+/// Tokens of which chunks are multiples, where a chunk has as many.
+const WHOLE: usize = 32;
+
+/// Tokens whose logits are computed together.
+fn chunk_tokens(vocabulary: usize) -> usize {
+    let most = (CHUNK_ELEMENTS / vocabulary.max(1)).max(1);
+    if most < WHOLE { most } else { most / WHOLE * WHOLE }
+}
 
 /// Labels on the host, whatever integer width the tensor has.
 fn read_labels(labels: FlexTensor) -> Vec<usize> {
@@ -166,7 +175,7 @@ fn each_chunk(hidden: &FlexTensor, head: Head, labels: &[usize], mut each: impl 
         labels.len() == hidden.rows && labels.iter().all(|label| *label < vocabulary),
         "linear_cross_entropy: a label lies outside the vocabulary of {vocabulary}"
     );
-    let chunk = (CHUNK_ELEMENTS / vocabulary.max(1)).max(1);
+    let chunk = chunk_tokens(vocabulary);
     let mut logits = vec![0.0; chunk.min(hidden.rows) * vocabulary];
     for at in chunks(hidden.rows, chunk) {
         let hidden = hidden.narrow_rows(at.start, at.len());

@@ -140,8 +140,8 @@ pub fn slice_backward(model: &ModelConfig, element: usize, tokens: usize) -> usi
     slice_tokens(model, tokens) * ((5 * inner + 2 * hidden) * element + 3 * experts_of_token(model))
 }
 
-/// The logits of the tokens whose loss is computed together: on a GPU 64 MB of the compute type, on the CPU 4 Mi elements of f32. With a
-/// soft-cap they are 8 Mi elements everywhere, and as many buffers of f32 as the composed operations hold.
+/// The logits of the tokens whose loss is computed together: on a GPU 64 MB of the compute type, on the CPU 4 Mi elements of f32, in
+/// multiples of 32 tokens. With a soft-cap they are 8 Mi elements everywhere, and as many buffers of f32 as the composed operations hold.
 pub fn logits(model: &ModelConfig, element: usize, tokens: usize, place: Place) -> usize {
     let (bytes, element, buffers) = match (place, model.logits_softcap) {
         (_, Some(_)) => ((8 << 20) * F32, F32, CAPPED),
@@ -149,7 +149,11 @@ pub fn logits(model: &ModelConfig, element: usize, tokens: usize, place: Place) 
         (Place::Host, None) => ((4 << 20) * F32, F32, 1),
     };
     let of_token = (model.vocab_size * element).max(1);
-    (bytes / of_token).clamp(1, tokens.max(1)) * of_token * buffers
+    let most = match (bytes / of_token, place) {
+        (most, Place::Host) if most >= 32 && model.logits_softcap.is_none() => most / 32 * 32,
+        (most, _) => most,
+    };
+    most.clamp(1, tokens.max(1)) * of_token * buffers
 }
 
 /// Buffers of soft-capped logits: log-probabilities, the capped logits over the cap, and their squares.
@@ -175,13 +179,6 @@ const PACK: usize = 1 << 20;
 /// the embedding's is scattered into, and the sum.
 pub fn copies_of_tied(place: Place) -> usize {
     if place == Place::Host { 3 } else { 1 }
-}
-
-/// What exists of adapters besides their parameters: with `init` of PiSSA or OLoRA the initial factors; and on the CPU a second copy,
-/// which stays from the first update on.
-pub fn copies_of_adapters(parameters: usize, factors: usize, place: Place) -> usize {
-    let second = if place == Place::Host { parameters } else { 0 };
-    (second + factors) * F32
 }
 
 /// The program itself on the CPU, before any tensor: code and stacks, and the tokenizer, by the vocabulary. Measured on Linux.

@@ -228,8 +228,7 @@ impl<'a> Counted<'a> {
         let Step { model, element, tokens, grad_checkpoint, place, .. } = self.step;
         let trains_all = matches!(self.step.trained, Trained::All);
         let trained = self.trained_elements() * F32;
-        let copies = formulas::copies_of_adapters(self.trained_elements(), self.factors, place);
-        let adapters = if trains_all { 0 } else { trained + copies };
+        let adapters = if trains_all { 0 } else { trained + self.factors * F32 };
         let blocks = self.kept_blocks();
         let of_block = if grad_checkpoint {
             formulas::input_of_token(model, element)
