@@ -23,6 +23,7 @@ pub mod attention;
 mod autodiff;
 mod backend;
 mod backward_from;
+mod broken;
 #[cfg(feature = "cube")]
 mod cube;
 pub mod dropout;
@@ -51,7 +52,7 @@ pub use adamw::{AdamWStep, AdamWTensors, adamw};
 pub use adamw8bit::{AdamW8bitTensors, AdamW8bitUpdate, Moment8bit, adamw8bit};
 pub use append::{append, append_rotated, prefix};
 pub use attention::{AttentionOptions, attention};
-pub use backend::{DeviceMemory, FusedBackend, MemoryProbe, TrainBackend};
+pub use backend::{DeviceMemory, FusedBackend, MemoryProbe, OPERATIONS, TrainBackend};
 pub use backward_from::{backward_from, is_tracked};
 #[cfg(feature = "cube")]
 pub use cube::BackendOn;

@@ -1,13 +1,16 @@
 """Reads the files of `report_to` back by the programs that they are for.
 
-    pip install tensorboard==2.21.0 wandb==0.31.0
+    pip install setuptools tensorboard==2.21.0 wandb==0.31.0 'trackio[tensorboard]==0.43.0'
     python tests/scripts/judge_trackers.py target/release/burnish
 
 Trains the quickstart's model twice, once to the end and once killed and resumed, with `--report-to tensorboard,wandb`. Then
-TensorBoard's own reader, and `wandb sync` against a local server, must give every step of metrics.jsonl exactly once.
+TensorBoard's own reader, `wandb sync` against a local server, and trackio's import of TensorBoard's files must give every step of
+metrics.jsonl exactly once.
 """
 
+import contextlib
 import gzip
+import io
 import json
 import math
 import os
@@ -96,6 +99,24 @@ def synced(run):
     return [json.loads(line) for line in Wandb.files["wandb-history.jsonl"]], dict(Wandb.run)
 
 
+def imported(run):
+    """What `trackio.import_tf_events` keeps of a run: the values of each tag by step."""
+    import trackio
+    from trackio.sqlite_storage import SQLiteStorage
+
+    project = f"judged-{run.name}"
+    with contextlib.redirect_stdout(io.StringIO()):
+        trackio.import_tf_events(log_dir=str(run / "tensorboard"), project=project)
+    names = SQLiteStorage.get_runs(project)
+    assert len(names) == 1, names
+    values = {}
+    for line in SQLiteStorage.get_logs(project, names[0]):
+        for tag, value in line.items():
+            if tag not in ("step", "timestamp"):
+                assert values.setdefault(tag, {}).setdefault(line["step"], value) == value, (tag, line)
+    return values
+
+
 def close(one, other):
     return math.isclose(one, other, rel_tol=1e-6) or (math.isnan(one) and math.isnan(other))
 
@@ -123,6 +144,11 @@ def judge(run):
     assert start.hparams["rank"].number_value == 4 and start.hparams["backend"].string_value == "cpu"
     assert plugin_data_pb2.HParamsPluginData.FromString(content["_hparams_/session_end_info"]).session_end_info.status == 1
 
+    kept = imported(run)
+    for tag, key in TAGS.items():
+        assert sorted(kept[tag]) == list(range(1, STEPS + 1)), (tag, sorted(kept[tag]))
+        assert all(close(kept[tag][line["step"]], line[key]) for line in lines), tag
+
     rows, sent = synced(run)
     assert [row["_step"] for row in rows] == list(range(1, STEPS + 1)), [row["_step"] for row in rows]
     for tag, key in TAGS.items():
@@ -139,12 +165,13 @@ def main():
     program = sys.argv[1]
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
+        os.environ["TRACKIO_DIR"] = str(folder / "trackio")
         data = folder / "train.jsonl"
         data.write_text("".join(json.dumps({"text": f"Table for {n % 9} at {n}."}) + "\n" for n in range(40)))
         whole = folder / "whole"
         subprocess.run(command(program, data, whole), check=True, stdout=subprocess.DEVNULL)
         losses = judge(whole)
-        print(f"whole run: {STEPS} steps read back by TensorBoard and by wandb sync")
+        print(f"whole run: {STEPS} steps read back by TensorBoard, wandb sync and trackio")
 
         broken = folder / "broken"
         process = subprocess.Popen(command(program, data, broken), stdout=subprocess.PIPE, text=True)
@@ -156,7 +183,7 @@ def main():
         subprocess.run(command(program, data, broken, "--resume", "auto"), check=True, stdout=subprocess.DEVNULL)
         assert judge(broken) == losses
         files = len(list((broken / "tensorboard").iterdir()))
-        print(f"run killed after step {KILLED_AFTER} and resumed: every step once, in {files} event files and one wandb run")
+        print(f"run killed after step {KILLED_AFTER} and resumed: every step once, in {files} event files, one wandb run and one of trackio")
 
 
 if __name__ == "__main__":

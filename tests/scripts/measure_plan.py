@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 MIB = 1 << 20
@@ -80,7 +81,7 @@ def number(text: str) -> float:
 def on_cpu(arguments) -> list[tuple[str, float, float]]:
     found = []
     extra = [("gemma2", "sft", {"rank": 8, "batch-size": 1, "max-seq-length": 256})] if arguments.gemma2 else []
-    for model, recipe, settings in CPU + extra:
+    for model, recipe, settings in CPU[: arguments.only] + extra:
         with tempfile.TemporaryDirectory() as folder:
             data = Path(folder) / "rows.jsonl"
             rows(recipe, settings, data)
@@ -103,9 +104,10 @@ def on_cpu(arguments) -> list[tuple[str, float, float]]:
 
 def on_gpu(arguments) -> list[tuple[str, float, float]]:
     found = []
-    for model, settings in GPU:
-        bench = ["bench", "--backends", arguments.backend, "--model", model, "--step", "--json", *flags(settings)]
-        told = json.loads(subprocess.run([arguments.program, *bench], check=True, capture_output=True, text=True).stdout)
+    for model, settings in GPU[: arguments.only]:
+        started = time.monotonic()
+        bench = ["bench", "--backends", arguments.backend, "--model", model, "--kernels", "none", "--step", "--warmup", "1", "--repeats", "3"]
+        told = json.loads(subprocess.run([arguments.program, *bench, "--json", *flags(settings)], check=True, capture_output=True, text=True).stdout)
         step = told["backends"][0]["step"]
         planning = {("max-seq-length" if key == "seq" else key): value for key, value in settings.items()}
         planning["alpha"] = 2 * settings["rank"]
@@ -113,7 +115,8 @@ def on_gpu(arguments) -> list[tuple[str, float, float]]:
         planned = json.loads(subprocess.run([arguments.program, *plan], check=True, capture_output=True, text=True).stdout)
         name = f"{model} {' '.join(flags(settings))}"
         found.append((name, float(planned["total"]), float(step["live_bytes"])))
-        print(f"# {name}: {planned['dtype']}, pool {step['peak']['bytes'] / MIB:.0f} MiB", file=sys.stderr)
+        sizes = f"planned {found[-1][1] / MIB:.0f} MiB, live {found[-1][2] / MIB:.0f} MiB, pool {step['peak']['bytes'] / MIB:.0f} MiB"
+        print(f"# {name}: {planned['dtype']}, {sizes}, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     return found
 
 
@@ -124,6 +127,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path)
     parser.add_argument("--gemma2", type=Path, help="a folder of a Gemma 2 with tokenizer, such as a small random one with all its tokens")
     parser.add_argument("--backend", default="cuda")
+    parser.add_argument("--only", type=int, help="the first so many")
     arguments = parser.parse_args()
     found = on_cpu(arguments) if arguments.place == "cpu" else on_gpu(arguments)
     print("| run | planned | peak | planned over peak |\n|---|---:|---:|---:|")

@@ -43,58 +43,101 @@ fn rows(folder: &Path) {
     std::fs::write(folder.join("rows.jsonl"), (0..16).map(row).collect::<String>()).unwrap();
 }
 
-/// A file of each program. `MODEL` is the model.
-const FILES: [(&str, &str); 5] = [
+/// A file of each program, and by hand what it means here. `MODEL` is the model.
+const FILES: [(&str, &str, &str); 5] = [
     (
         "mlx-lm",
         "model: MODEL\ntrain: true\ndata: rows.jsonl\nnum_layers: 2\nbatch_size: 2\niters: 4\ngrad_accumulation_steps: 2\n\
          learning_rate: 1e-3\nlora_parameters: {rank: 4, scale: 10.0, dropout: 0.1}\nmask_prompt: true\nadapter_path: RUN\n",
+        "rank = 4\nalpha = 40.0\ndropout = 0.1\nnum_layers = 2\nbatch_size = 2\ngrad_accumulation_steps = 2\niters = 2\n\
+         learning_rate = 1e-3\nlr_scheduler = \"constant\"\nwarmup = 0\nmax_grad_norm = 0\nweight_decay = 0\n",
     ),
     (
         "Unsloth",
         "model: MODEL\ndata: {local_dataset: [rows.jsonl]}\ntraining: {max_steps: 3, batch_size: 2, gradient_accumulation_steps: 1, \
          load_in_4bit: false, output_dir: RUN}\nlora: {lora_r: 4, lora_alpha: 8}\n",
+        "rank = 4\nalpha = 8.0\nbatch_size = 2\niters = 3\nlr_scheduler = \"linear\"\nwarmup = 5\nmask_prompt = false\n\
+         optimizer = \"adamw8bit\"\nseed = 3407\ngrad_checkpoint = true\n",
     ),
     (
         "axolotl",
         "base_model: MODEL\ndatasets:\n  - {path: rows.jsonl, type: chat_template}\nadapter: lora\nlora_r: 4\nlora_alpha: 8\n\
          lora_target_linear: true\nsequence_len: 64\nmicro_batch_size: 2\nmax_steps: 3\nlearning_rate: 1e-3\noutput_dir: RUN\n",
+        "rank = 4\nalpha = 8.0\nbatch_size = 2\niters = 3\nmax_seq_length = 64\nlearning_rate = 1e-3\nweight_decay = 0\n",
     ),
     (
         "LLaMA-Factory",
         "model_name_or_path: MODEL\nstage: sft\ndo_train: true\nfinetuning_type: lora\nlora_rank: 4\nlora_target: all\n\
          dataset: rows.jsonl\ntemplate: default\ncutoff_len: 64\nper_device_train_batch_size: 2\nmax_steps: 3\noutput_dir: RUN\n",
+        "rank = 4\nalpha = 8.0\nbatch_size = 2\niters = 3\nmax_seq_length = 64\nlearning_rate = 5e-5\n\
+         lr_scheduler = \"linear\"\nwarmup = 0\nweight_decay = 0\ngrad_checkpoint = true\n",
     ),
     (
         "TRL",
         "model_name_or_path: MODEL\ndataset_name: rows.jsonl\nuse_peft: true\nlora_r: 4\nassistant_only_loss: true\n\
          per_device_train_batch_size: 2\nmax_steps: 3\noutput_dir: RUN\n",
+        "rank = 4\nalpha = 32.0\ndropout = 0.05\ntarget_modules = [\"q_proj\", \"v_proj\"]\nbatch_size = 2\niters = 3\n\
+         max_seq_length = 1024\nlearning_rate = 2e-5\nlr_scheduler = \"linear\"\nwarmup = 0\nweight_decay = 0\n\
+         grad_checkpoint = true\n",
     ),
 ];
+
+/// The effective configuration of a run, less its own folder.
+fn config(run: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(run.join("config.toml")).unwrap();
+    text.lines().filter(|line| !line.starts_with("output_dir")).map(str::to_owned).collect()
+}
 
 #[test]
 fn a_file_of_another_program_trains_as_its_translation_does() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     rows(folder);
-    for (peer, file) in FILES {
-        let [theirs, ours, of_theirs, of_ours] =
-            ["theirs.yaml", "ours.toml", "theirs", "ours"].map(|name| format!("{peer}-{name}"));
+    for (peer, file, native) in FILES {
+        let [theirs, made, own] = ["theirs.yaml", "made.toml", "own.toml"].map(|name| format!("{peer}-{name}"));
+        let [of_theirs, of_made, of_own] = ["theirs", "made", "own"].map(|name| format!("{peer}-{name}"));
         std::fs::write(folder.join(&theirs), file.replace("MODEL", &model()).replace("RUN", &of_theirs)).unwrap();
-        run(folder, program().args(["init", "--from", &theirs, &ours]));
+        std::fs::write(folder.join(&own), format!("model = '{}'\ndata = \"rows.jsonl\"\n{native}", model())).unwrap();
+        run(folder, program().args(["init", "--from", &theirs, &made]));
         let (_, said) = run(folder, program().args(["train", "-c", &theirs, "--backend", "cpu"]));
         assert!(said.contains("is read as `"), "{said}");
-        run(folder, program().args(["train", "-c", &ours, "--backend", "cpu", "--output-dir", &of_ours]));
-        let [theirs, ours] = [of_theirs, of_ours].map(|run| folder.join(run));
+        for (file, output) in [(&made, &of_made), (&own, &of_own)] {
+            run(folder, program().args(["train", "-c", file, "--backend", "cpu", "--output-dir", output]));
+        }
+        let [theirs, made, own] = [of_theirs, of_made, of_own].map(|run| folder.join(run));
         let steps = losses(&theirs);
         assert!(steps.len() >= 2, "{peer}: {steps:?}");
-        assert_eq!(steps, losses(&ours), "{peer}");
-        let config = |run: &Path| {
-            let text = std::fs::read_to_string(run.join("config.toml")).unwrap();
-            text.lines().filter(|line| !line.starts_with("output_dir")).map(str::to_owned).collect::<Vec<_>>()
-        };
-        assert_eq!(config(&theirs), config(&ours), "{peer}");
+        for other in [&made, &own] {
+            assert_eq!(config(&theirs), config(other), "{peer}");
+            assert_eq!(steps, losses(other), "{peer}");
+        }
     }
+}
+
+/// Flags of `unsloth-cli.py`, which has no file of settings.
+const UNSLOTH_FLAGS: &str = "--model_name MODEL --dataset rows.jsonl --max_seq_length 64 --r 4 --lora_alpha 8 --lora_dropout 0.1 --bias none \
+    --use_gradient_checkpointing unsloth --random_state 5 --per_device_train_batch_size 2 --gradient_accumulation_steps 2 \
+    --warmup_steps 1 --max_steps 3 --learning_rate 1e-3 --optim adamw_8bit --weight_decay 0.02 --lr_scheduler_type linear \
+    --logging_steps 1 --report_to none --output_dir theirs";
+
+/// The same in flags of our own.
+const OWN_FLAGS: &str = "--model MODEL --data rows.jsonl --max-seq-length 64 --rank 4 --alpha 8 --dropout 0.1 --grad-checkpoint --seed 5 \
+    --batch-size 2 --grad-accumulation-steps 2 --warmup 1 --iters 3 --learning-rate 1e-3 --optimizer adamw8bit --weight-decay 0.02 \
+    --lr-scheduler linear --steps-per-report 1 --output-dir own";
+
+#[test]
+fn flags_of_unsloth_train_as_their_translation_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    rows(folder);
+    for flags in [UNSLOTH_FLAGS, OWN_FLAGS] {
+        let flags = flags.split_whitespace().map(|word| if word == "MODEL" { model() } else { word.to_owned() });
+        run(folder, program().args(["train", "--backend", "cpu"]).args(flags));
+    }
+    let [theirs, own] = ["theirs", "own"].map(|run| folder.join(run));
+    assert_eq!(config(&theirs), config(&own));
+    assert_eq!(losses(&theirs), losses(&own));
+    assert_eq!(losses(&own).len(), 3);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use burnish_kernels::OPERATIONS;
 use burnish_tests::{burnish, text};
 use serde_json::Value;
 
@@ -63,6 +64,21 @@ fn passes_on_the_emulator() {
     passes_on("emulator", "f16");
 }
 
+/// What only optimizers and generation compute.
+const WITHOUT_GRADIENTS: [&str; 11] = [
+    "adamw",
+    "adamw8bit",
+    "pack",
+    "squared_norm",
+    "attention_decode",
+    "linears",
+    "swiglu_linear",
+    "geglu_linear",
+    "append",
+    "append_rotated",
+    "prefix",
+];
+
 /// Breaks every other operation, then the rest, so that each is named, and no other.
 fn each_broken_operation_is_named(suffix: &str, said: &str) {
     let only = ["--only", "kernels", "--backend", "cpu"];
@@ -80,8 +96,7 @@ fn each_broken_operation_is_named(suffix: &str, said: &str) {
         assert_eq!(code, 1);
         for name in &half {
             let problem = found.iter().find(|problem| problem.starts_with(&format!("{name} in f32: ")));
-            let has_gradients = !["adamw", "adamw8bit", "pack", "squared_norm", "attention_decode"].contains(name)
-                && !name.starts_with("packed_rows");
+            let has_gradients = !WITHOUT_GRADIENTS.contains(name) && !name.starts_with("packed_rows");
             if suffix == ".backward" && !has_gradients {
                 assert_eq!(problem, None);
                 continue;
@@ -106,6 +121,57 @@ fn each_operation_that_did_not_run_is_named() {
 #[test]
 fn each_gradient_that_is_wrong_is_named() {
     each_broken_operation_is_named(".backward", "backward, gradient of ");
+}
+
+/// The case of the check that a method of `FusedBackend` is named by, if it is wrong: its own name without what it computes of it.
+fn case_of(operation: &str) -> String {
+    let parts = ["_for_backward", "_with_gradient", "_backward_input", "_backward_weight", "_backward"];
+    let stem = parts.iter().find_map(|part| operation.strip_suffix(part)).unwrap_or(operation);
+    match stem {
+        "segment_attention" => "attention",
+        "row_layer_norm" => "layer_norm",
+        "dense_linear" => "linear",
+        "dense_linears" => "linears",
+        "glu" => "swiglu",
+        "glu_linear" => "swiglu_linear",
+        other => other,
+    }
+    .to_owned()
+}
+
+/// Makes methods of `FusedBackend` wrong: one without a hook, or that no case computes, is not named.
+fn broken_methods_are_named(backend: &str, operations: &[&str]) {
+    let broken: Vec<String> = operations.iter().map(|operation| format!("operation:{operation}")).collect();
+    let arguments = ["--only", "kernels", "--backend", backend, "--dtype", "f32"];
+    let (code, report) = verify(&arguments, &broken.join(","));
+    let found = problems(&report);
+    for operation in operations {
+        let case = case_of(operation);
+        let is_named = |problem: &String| [" in ", "/"].iter().any(|end| problem.starts_with(&format!("{case}{end}")));
+        assert!(code == 1 && found.iter().any(is_named), "{operation}: expected `{case}`, got {found:?}");
+    }
+    if operations.iter().all(|operation| is_of_backward(operation)) {
+        assert!(found.iter().all(|problem| problem.contains("backward, gradient of ")), "{operations:?}: {found:?}");
+    }
+}
+
+/// Whether a method computes gradients only.
+fn is_of_backward(operation: &str) -> bool {
+    operation.contains("_backward") && !operation.ends_with("_for_backward")
+}
+
+#[test]
+fn each_method_that_is_wrong_is_named() {
+    OPERATIONS.iter().for_each(|operation| broken_methods_are_named("cpu", &[operation]));
+}
+
+#[test]
+#[ignore = "two minutes; .ci/nightly runs it"]
+fn methods_that_are_wrong_are_named_on_vulkan() {
+    let (backward, forward): (Vec<&str>, Vec<&str>) =
+        OPERATIONS.into_iter().partition(|operation| is_of_backward(operation));
+    broken_methods_are_named("vulkan", &backward);
+    broken_methods_are_named("vulkan", &forward);
 }
 
 /// A kernel that is compiled, but never launched, as when its pipeline could not be made.

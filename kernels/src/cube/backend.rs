@@ -2,6 +2,7 @@
 
 use burn::tensor::DType;
 use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
 use cubecl::client::ComputeClient;
 use cubecl::stream_id::StreamId;
@@ -11,19 +12,27 @@ use crate::adamw::{AdamWStep, AdamWTensors};
 use crate::adamw8bit::{AdamW8bitTensors, AdamW8bitUpdate};
 use crate::attention::{AttentionOptions, Statistics};
 use crate::backend::{DeviceMemory, FusedBackend, MemoryProbe};
+use crate::broken::{Breakable, unless_broken};
 use crate::dropout::Dropout;
 use crate::glu::Activation;
 use crate::lora_linear::{LoraGradients, LoraSaved};
 use crate::packed::PackedTensor;
+use crate::primitive::{raw, typed};
 use crate::sink_attention::{self, SinkInputs};
 
 /// Methods that call those of the runtime of the same name.
 macro_rules! of_runtime {
     ($(fn $name:ident($($input:ident: $kind:ty),* $(,)?) -> $out:ty;)*) => {$(
         fn $name($($input: $kind),*) -> $out {
-            R::$name::<Self>($($input),*)
+            unless_broken(stringify!($name), R::$name::<Self>($($input),*))
         }
     )*};
+}
+
+impl<R: KernelRuntime> Breakable for CubeTensor<R> {
+    fn broken(self) -> Self {
+        raw(typed::<CubeBackend<R, f32, i32, u8>, 1>(self).mul_scalar(1.25))
+    }
 }
 
 impl<R, F, I, BT> FusedBackend for CubeBackend<R, F, I, BT>
@@ -37,22 +46,24 @@ where
     const PACKED_KERNELS: bool = R::FUSED;
 
     fn sink_attention(inputs: SinkInputs<Self>, options: AttentionOptions) -> FloatTensor<Self> {
-        if R::FUSED {
+        let attended = if R::FUSED {
             sink_attention::cube::forward::<R, Self>(inputs, options)
         } else {
             sink_attention::reference::<Self>(inputs, options)
-        }
+        };
+        unless_broken("sink_attention", attended)
     }
 
     fn sink_attention_for_backward(
         inputs: SinkInputs<Self>,
         options: AttentionOptions,
     ) -> (FloatTensor<Self>, Option<Statistics<Self>>) {
-        if R::FUSED {
+        let attended = if R::FUSED {
             sink_attention::cube::for_backward::<R, Self>(inputs, options)
         } else {
             sink_attention::reference_for_backward::<Self>(inputs, options)
-        }
+        };
+        unless_broken("sink_attention_for_backward", attended)
     }
 
     fn sink_attention_backward(
@@ -61,7 +72,8 @@ where
         grad: FloatTensor<Self>,
         options: AttentionOptions,
     ) -> [FloatTensor<Self>; 3] {
-        sink_attention::cube::backward::<R, Self>(inputs, statistics, grad, options)
+        let gradients = sink_attention::cube::backward::<R, Self>(inputs, statistics, grad, options);
+        unless_broken("sink_attention_backward", gradients)
     }
 
     of_runtime! {

@@ -12,6 +12,11 @@ pub(crate) const FEW_ROWS: usize = 2;
 /// Outputs that a task computes.
 const BLOCK: usize = 64;
 
+/// [`forward`] with each weight.
+pub(crate) fn each(x: FlexTensor, weights: Vec<FlexTensor>) -> Vec<FlexTensor> {
+    weights.into_iter().map(|weight| forward(x.clone(), weight)).collect()
+}
+
 /// `x · Wᵀ`.
 pub(crate) fn forward(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
     let [rows, inputs] = dims2(&x);

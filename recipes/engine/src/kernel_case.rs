@@ -106,6 +106,35 @@ pub enum Layer {
     },
     /// `x`; indices are rows.
     SelectRows,
+    /// `query`, `key`, `value` as of [`Layer::Attention`], and `sinks`, one a head.
+    SinkAttention {
+        /// Heads of query, and of key and value.
+        heads: [usize; 2],
+        /// How it attends.
+        options: AttentionOptions,
+    },
+    /// `x`, and any number of weights.
+    Linears,
+    /// `x`, `gate`, `up`.
+    GluLinear(Activation),
+    /// `x`, and the weights of groups that have no packed one, in their order.
+    GroupedLinear(Vec<(usize, Option<Packed>)>),
+    /// Two buffers, and the rows that each receives from a row on, of so many heads.
+    Append {
+        /// Heads of all.
+        heads: usize,
+        /// The first row that is written.
+        start: usize,
+    },
+    /// `query`, `key`, `value`, `cos`, `sin`, and the two buffers that the rotated key and the value are written to.
+    AppendRotated {
+        /// Heads of query, and of key and value.
+        heads: [usize; 2],
+        /// The first row that is written.
+        start: usize,
+    },
+    /// A buffer, of which so many rows are taken.
+    Prefix(usize),
 }
 
 /// An operation of the optimizer.

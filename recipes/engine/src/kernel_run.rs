@@ -6,7 +6,9 @@ use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Int, Tensor, TensorData, TensorPrimitive};
 use burnish_kernels::glu::Activation;
 use burnish_kernels::packed::{Packed, PackedTensor};
-use burnish_kernels::{self as ops, AdamW8bitTensors, AdamWTensors, Dropout, FusedBackend, Moment8bit, RotaryTable};
+use burnish_kernels::{
+    self as ops, AdamW8bitTensors, AdamWTensors, Dropout, FusedBackend, Group, GroupWeight, Moment8bit, RotaryTable,
+};
 
 use crate::broken::is_broken;
 use crate::failure::failure;
@@ -159,7 +161,58 @@ fn layer_on<B: FusedBackend>(
             losses(ops::packed_capped_linear_cross_entropy(x(0), &packed(weight)?, indices(), *cap))
         }
         Layer::SelectRows => vec![ops::select_rows(x(0), indices())],
+        Layer::SinkAttention { heads, options } => {
+            let segments = (!case.indices.is_empty()).then(|| indices().unsqueeze());
+            let [query, key, value] = split(*heads, inputs);
+            let sinks = vector(3);
+            vec![ops::sink_attention(query, [key, value], segments, sinks, *options).reshape(inputs[0].dims())]
+        }
+        Layer::Linears => ops::linears(x(0), inputs[1..].to_vec()),
+        Layer::GluLinear(activation) => vec![ops::glu_linear(x(0), [x(1), x(2)], *activation)],
+        Layer::GroupedLinear(groups) => {
+            let mut dense = inputs[1..].iter().cloned();
+            let group = |(rows, weight): &(usize, Option<Packed>)| {
+                let weight = match weight {
+                    Some(weight) => GroupWeight::Packed(packed(weight)?),
+                    None => GroupWeight::Dense(dense.next().ok_or_else(|| anyhow!("a group has no weight"))?),
+                };
+                Ok(Group { rows: *rows, weight })
+            };
+            vec![ops::grouped_linear(x(0), groups.iter().map(group).collect::<Result<_>>()?)]
+        }
+        Layer::Append { heads, start } => {
+            let of = |index: usize| text(own(&inputs[index]), *heads);
+            rows(ops::append([of(0), of(1)], [of(2), of(3)], *start))
+        }
+        Layer::AppendRotated { heads: [queries, keys], start } => {
+            let table = RotaryTable { cos: x(3), sin: x(4) };
+            let of = |index: usize, heads: usize| text::<B>(x(index), heads).squeeze_dim::<3>(0);
+            let buffers = [5, 6].map(|index| text(own(&inputs[index]), *keys));
+            let (query, buffers) =
+                ops::append_rotated(of(0, *queries), [of(1, *keys), of(2, *keys)], &table, buffers, *start);
+            [vec![query.flatten(1, 2)], rows(buffers)].concat()
+        }
+        Layer::Prefix(length) => {
+            let width = inputs[0].dims()[1];
+            vec![ops::append::prefix(text(x(0), 1), *length).reshape([*length, width])]
+        }
     })
+}
+
+/// A copy that nothing else holds, so that it may be written in place.
+fn own<B: Backend>(tensor: &Tensor<B, 2>) -> Tensor<B, 2> {
+    tensor.clone().mul_scalar(1.0)
+}
+
+/// The rows of one text, split into heads.
+fn text<B: Backend>(tensor: Tensor<B, 2>, heads: usize) -> Tensor<B, 4> {
+    let [rows, width] = tensor.dims();
+    tensor.reshape([1, rows, heads, width / heads])
+}
+
+/// Buffers of one text as matrices.
+fn rows<B: Backend>(buffers: [Tensor<B, 4>; 2]) -> Vec<Tensor<B, 2>> {
+    buffers.map(|buffer| buffer.flatten::<3>(2, 3).squeeze_dim(0)).into()
 }
 
 fn packed_lora<B: FusedBackend>(
@@ -182,18 +235,19 @@ fn rotated<B: FusedBackend>(heads: [usize; 2], inputs: &[Tensor<B, 2>]) -> Vec<T
     vec![query.flatten(1, 2), key.flatten(1, 2)]
 }
 
+/// Query, key and value of one text.
+fn split<B: Backend>(heads: [usize; 2], inputs: &[Tensor<B, 2>]) -> [Tensor<B, 4>; 3] {
+    [(0, heads[0]), (1, heads[1]), (2, heads[1])].map(|(index, heads)| text(inputs[index].clone(), heads))
+}
+
 fn attended<B: FusedBackend>(
     heads: [usize; 2],
     options: ops::AttentionOptions,
     inputs: &[Tensor<B, 2>],
     segments: Option<Tensor<B, 2, Int>>,
 ) -> Vec<Tensor<B, 2>> {
-    let of = |index: usize, heads: usize| {
-        let [tokens, width] = inputs[index].dims();
-        inputs[index].clone().reshape([1, tokens, heads, width / heads])
-    };
-    let attended = ops::attention(of(0, heads[0]), of(1, heads[1]), of(2, heads[1]), segments, options);
-    vec![attended.reshape(inputs[0].dims())]
+    let [query, key, value] = split(heads, inputs);
+    vec![ops::attention(query, key, value, segments, options).reshape(inputs[0].dims())]
 }
 
 fn update_on<B: FusedBackend>(update: Update, inputs: &[Tensor<B, 2>], device: &B::Device) -> Vec<Tensor<B, 2>> {

@@ -9,7 +9,7 @@ use burnish_engine::with_hint;
 use burnish_models::Pretrained;
 use serde_json::json;
 
-use super::flags::ConfigFlags;
+use super::flags::DataFlags;
 use super::row_cache;
 use crate::config::{Recipe, load};
 use crate::data::{Preparation, RowTokenizer, Sources};
@@ -19,7 +19,7 @@ use crate::train::data_parts;
 
 /// Arguments of `data`. Keys of `train` are flags here too.
 #[derive(Debug, clap::Args)]
-#[command(args_override_self = true)]
+#[command(args_override_self = true, after_help = "Other keys of `train` are flags here too.")]
 pub struct Args {
     /// A file of rows, a folder with train.jsonl, or a hub id
     #[arg(id = "data_argument", value_name = "FILE")]
@@ -37,7 +37,7 @@ pub struct Args {
     #[arg(long)]
     clear_cache: bool,
     #[command(flatten)]
-    flags: ConfigFlags,
+    flags: DataFlags,
 }
 
 impl Args {

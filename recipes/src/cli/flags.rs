@@ -51,7 +51,7 @@ impl clap::Args for ConfigFlags {
                 let no_name = Str::from(format!("no_{name}"));
                 let no = Arg::new(no_name.clone()).long(Str::from(format!("no-{flag}"))).action(ArgAction::SetTrue);
                 let no = no.overrides_with(name).hide(!(is_own && on)).help_heading(key.section);
-                let no = no.help(format!("Turn off the default: {}", explained(key, &Value::Null)));
+                let no = no.help(turned_off(key));
                 let yes = arg.action(ArgAction::SetTrue).allow_hyphen_values(false).overrides_with(no_name);
                 command = command.arg(yes.hide(!is_own || on)).arg(no);
             } else {
@@ -99,6 +99,48 @@ fn explained(key: &Key, default: &Value) -> String {
     }
 }
 
+/// What a key that is on by default does when it is off.
+fn turned_off(key: &Key) -> String {
+    match key.name {
+        "mask_prompt" => "Train on the prompts too, not on the answers only".to_owned(),
+        "padding_free" => "Pad the rows of a micro-batch to one length: more work for the same loss".to_owned(),
+        "shuffle" => "Keep the rows in the order of the file".to_owned(),
+        "keep_rows" => "Prepare the rows anew in each run, and keep none in the user's cache folder".to_owned(),
+        "prevent_sleep" => "macOS: let the Mac sleep while it trains".to_owned(),
+        _ => format!("Turn off: {}", explained(key, &Value::Null)),
+    }
+}
+
+/// The same flags, of which the help shows those of the data only.
+#[derive(Debug, Clone, Default)]
+pub struct DataFlags(pub Map<String, Value>);
+
+impl clap::Args for DataFlags {
+    fn augment_args(command: Command) -> Command {
+        let is_other =
+            |heading: &str| heading != "Model and data" && TrainConfig::KEYS.iter().any(|key| key.section == heading);
+        ConfigFlags::augment_args(command).mut_args(|arg| {
+            let hides = arg.is_hide_set() || arg.get_help_heading().is_some_and(is_other);
+            arg.hide(hides)
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for DataFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self(ConfigFlags::from_arg_matches(matches)?.0))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
 fn value_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Integer => "N",
@@ -141,6 +183,14 @@ mod tests {
         let command = <ConfigFlags as clap::Args>::augment_args(Command::new("train"));
         let matches = command.try_get_matches_from(["train"].iter().chain(arguments))?;
         Ok(ConfigFlags::from_arg_matches(&matches)?.0)
+    }
+
+    #[test]
+    fn what_is_on_by_default_says_what_it_is_without() {
+        let defaults = serde_json::to_value(TrainConfig::default()).unwrap();
+        for key in TrainConfig::KEYS.iter().filter(|key| defaults[key.name] == true) {
+            assert!(!turned_off(key).starts_with("Turn off"), "{}", key.name);
+        }
     }
 
     #[test]

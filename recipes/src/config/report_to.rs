@@ -107,8 +107,8 @@ pub(super) fn read(value: &Value) -> Result<Read, String> {
     let words = words(value);
     if words.iter().any(|word| word == "trackio") {
         return Err(
-            "has no trackio, whose files change from version to version: set tensorboard, and import its folder with \
-                    `trackio.import_tf_events`"
+            "has no trackio, whose files change from version to version: set tensorboard, and import the run's folder \
+                    `tensorboard` with `trackio.import_tf_events`, which `pip install trackio[tensorboard]` has"
                 .to_owned(),
         );
     }

@@ -15,6 +15,8 @@ use crate::train::StepMetrics;
 
 /// From this width on, the numbers stand beside the curve.
 const WIDE: u16 = 76;
+/// From this width on, they stand in two columns.
+const TWO_COLUMNS: u16 = 56;
 /// The least height of a curve.
 const LOWEST: u16 = 5;
 /// The width of the numbers.
@@ -29,26 +31,26 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &State, now: Instant) {
         Constraint::Length(1),
     ])
     .areas(frame.area());
-    frame.render_widget(Line::from(state.title.as_str()).style(Modifier::BOLD), title);
+    frame.render_widget(Line::from(ending(&state.title, title.width)).style(Modifier::BOLD), title);
     draw_progress(frame, progress, state, now);
     if middle.width >= WIDE {
         let [curve, numbers] = Layout::horizontal([Constraint::Min(0), Constraint::Length(NUMBERS)]).areas(middle);
         draw_curve(frame, curve, state);
         draw_numbers(frame, numbers, state);
     } else {
-        // The numbers in two columns, below the curve if that has room.
-        let mut left = numbers(state);
-        let half = left.len().div_ceil(2);
+        // The numbers are below the curve, if that has room.
+        let columns = if middle.width >= TWO_COLUMNS { 2 } else { 1 };
+        let mut left = numbers(state, columns == 1);
+        let half = left.len().div_ceil(columns);
         let height = (half as u16).min(middle.height);
         let [curve, below] = Layout::vertical([Constraint::Min(0), Constraint::Length(height)]).areas(middle);
         if curve.height >= LOWEST {
             draw_curve(frame, curve, state);
         }
         let right = left.split_off(half);
-        for (area, lines) in
-            Layout::horizontal([Constraint::Fill(1); 2]).spacing(1).areas::<2>(below).into_iter().zip([left, right])
-        {
-            frame.render_widget(Paragraph::new(lines), area);
+        let areas = Layout::horizontal(vec![Constraint::Fill(1); columns]).spacing(1).split(below);
+        for (area, lines) in areas.iter().zip([left, right]) {
+            frame.render_widget(Paragraph::new(lines), *area);
         }
     }
     draw_messages(frame, messages, state);
@@ -67,8 +69,12 @@ fn draw_progress(frame: &mut Frame<'_>, area: Rect, state: &State, now: Instant)
     let elapsed = clock(state.elapsed(now));
     let label = match state.left(now) {
         Some(left) => {
-            format!(" step {step}/{}  {:.0} %  {elapsed} elapsed, {} left ", state.total, 100.0 * ratio, clock(left))
+            let (total, percent, left) = (state.total, 100.0 * ratio, clock(left));
+            let whole = format!(" step {step}/{total}  {percent:.0} %  {elapsed} elapsed, {left} left ");
+            let fits = whole.chars().count() <= usize::from(area.width);
+            if fits { whole } else { format!(" {step}/{total}  {percent:.0} %  {left} left ") }
         }
+        None if area.width < TWO_COLUMNS => format!(" loading, {elapsed} "),
         None => format!(" loading the model and compiling kernels, {elapsed} "),
     };
     let gauge = Gauge::default().ratio(ratio.clamp(0.0, 1.0)).label(label).use_unicode(true);
@@ -111,11 +117,17 @@ fn draw_curve(frame: &mut Frame<'_>, area: Rect, state: &State) {
 }
 
 fn draw_numbers(frame: &mut Frame<'_>, area: Rect, state: &State) {
-    frame.render_widget(Paragraph::new(numbers(state)).block(Block::bordered().title(" now ")), area);
+    frame.render_widget(Paragraph::new(numbers(state, false)).block(Block::bordered().title(" now ")), area);
 }
 
-/// The numbers of the last step.
-fn numbers(state: &State) -> Vec<Line<'static>> {
+/// A text, or its end if it is too wide.
+fn ending(text: &str, width: u16) -> String {
+    let (width, length) = (usize::from(width), text.chars().count());
+    if length <= width { text.to_owned() } else { text.chars().skip(length - width).collect() }
+}
+
+/// The numbers of the last step; in few lines, those that matter most come first.
+fn numbers(state: &State, is_short: bool) -> Vec<Line<'static>> {
     let Some(last) = &state.last else { return vec![Line::from("no step yet")] };
     let mut lines = vec![row("loss", format!("{:.4}", last.loss))];
     if let Some((step, loss)) = state.validations.last() {
@@ -124,11 +136,16 @@ fn numbers(state: &State) -> Vec<Line<'static>> {
     for (key, name) in [("rewards/margins", "margin"), ("rewards/accuracies", "accuracy")] {
         lines.extend(last.objective.get(key).map(|value| row(name, format!("{value:.3}"))));
     }
+    if is_short {
+        lines.extend(memory(last, true));
+    }
     lines.push(row("tokens/s", format!("{:.0}", last.tokens_per_second)));
     lines.push(row("step", format!("{:.0} ms", last.step_ms)));
     lines.push(row("learn. rate", format!("{:.2e}", last.learning_rate)));
     lines.push(row("grad norm", format!("{:.3}", last.grad_norm)));
-    lines.extend(memory(last));
+    if !is_short {
+        lines.extend(memory(last, false));
+    }
     if last.skipped > 0 {
         lines.push(row("skipped", last.skipped.to_string()));
     }
@@ -143,10 +160,15 @@ fn row(name: &str, value: String) -> Line<'static> {
 const BAR: usize = 7;
 
 /// What can run out: the memory of the device, or on the CPU that of the process.
-fn memory(last: &StepMetrics) -> Vec<Line<'static>> {
+fn memory(last: &StepMetrics, is_short: bool) -> Vec<Line<'static>> {
     let Some(used) = last.pool_bytes.or(last.resident_bytes).or(last.peak_bytes) else { return Vec::new() };
+    let budget = last.budget_bytes.filter(|budget| *budget > 0);
+    if is_short {
+        let of = budget.map_or_else(String::new, |budget| format!(" of {}", gib(budget)));
+        return vec![row("memory", gib(used) + &of)];
+    }
     let mut lines = vec![row("memory", gib(used))];
-    if let Some(budget) = last.budget_bytes.filter(|budget| *budget > 0) {
+    if let Some(budget) = budget {
         let share = used as f64 / budget as f64;
         let colour = if share > 0.9 { Color::Red } else { Color::Green };
         let full = ((share * BAR as f64).round() as usize).min(BAR);
@@ -251,6 +273,10 @@ mod tests {
                 && narrow.contains("q: finish"),
             "{narrow}"
         );
+        let small = drawn(&state, 40, 12);
+        for part in ["50/100  50 %", "left", "2.8000 at 25", "6.00 GiB of 12.00 GiB", "2048", "swap grew"] {
+            assert!(small.contains(part), "{part}:\n{small}");
+        }
         for (width, height) in [(40, 10), (20, 5), (1, 1), (300, 3)] {
             drawn(&state, width, height);
         }

@@ -70,7 +70,7 @@ impl Comparison {
     }
 
     fn losses(&self) -> Vec<Vec<String>> {
-        let mut rows = vec![titles(&["", "loss", "perplexity", "", "loss less the base's", "", ""], self.models.len())];
+        let mut rows = vec![titles(&["", "loss", "perplexity", "", "loss minus the base's", "", ""], self.models.len())];
         for (index, model) in self.models.iter().enumerate() {
             let (Some(loss), Some(perplexity)) = (model.loss, model.perplexity) else { continue };
             let mut row = vec![
@@ -90,7 +90,7 @@ impl Comparison {
     fn rights(&self, kinds: &[Kind]) -> Vec<Vec<String>> {
         let mut rows = Vec::new();
         for (title, of) in kinds {
-            rows.push(titles(&[title, "right", "share", "", "less the base's", "", ""], self.models.len()));
+            rows.push(titles(&[title, "right", "share", "", "minus the base's", "", ""], self.models.len()));
             for (index, model) in self.models.iter().enumerate() {
                 let Some(Right { right, asked, share, difference: change }) = of(model) else { continue };
                 let mut row =

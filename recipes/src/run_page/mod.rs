@@ -1,5 +1,6 @@
 //! A page about runs: one HTML file that needs nothing beside it.
 
+pub mod answers;
 pub mod chart;
 pub mod figures;
 pub mod record;
@@ -55,6 +56,7 @@ pub fn html(runs: &[RunRecord], known: &[Known<'_>], defaults: &Table) -> Result
     let page = environment.get_template("page.html")?.render(context! {
         runs => value(json!(shown)),
         charts => value(json!(figures::charts(runs))),
+        prompts => value(json!(answers::side_by_side(runs, SAMPLES))),
         settings => value(json!(settings)),
         version => env!("CARGO_PKG_VERSION"),
     })?;

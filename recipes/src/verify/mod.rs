@@ -8,6 +8,7 @@ mod gguf;
 mod golden;
 mod kernels;
 mod model;
+mod progress;
 mod report;
 mod system;
 mod target;
@@ -24,6 +25,7 @@ pub use self::check::Check;
 pub use self::download::MODEL;
 use self::findings::Findings;
 pub use self::findings::{Detail, Outcome, Problem};
+pub use self::progress::Progress;
 pub use self::report::{CheckReport, Report};
 use self::target::Target;
 use crate::quickstart::unpack;
@@ -43,11 +45,11 @@ pub struct Options {
     pub only: Vec<Check>,
 }
 
-/// Runs the checks. `before` is called before each, and `after` with its report.
+/// Runs the checks, and tells how far they are. Kernels that were compiled are kept for the next process after each check, whatever it found.
 ///
 /// # Errors
 /// When no backend has that name, or the folder for temporary files can't be written. A check that fails is no error.
-pub fn verify(options: &Options, mut before: impl FnMut(Check), mut after: impl FnMut(&CheckReport)) -> Result<Report> {
+pub fn verify(options: &Options, tell: impl Fn(Progress<'_>) + Sync) -> Result<Report> {
     let (backend, why) = burnish_backends::choose(&options.backend)?;
     // A backend that does not open fails its own check.
     let chosen = match dtype::choose(backend, &options.dtype) {
@@ -58,7 +60,7 @@ pub fn verify(options: &Options, mut before: impl FnMut(Check), mut after: impl 
     let folder = tempfile::Builder::new().prefix("burnish-verify").tempdir().context("the folder for temporary files")?;
     let folders = unpack(folder.path())?;
     let dtype = chosen.as_ref().map_or(FloatType::F32, |dtype| *dtype);
-    let target = Target { backend, dtype, full: options.full, folders: &folders };
+    let target = Target { backend, dtype, full: options.full, folders: &folders, tell: &tell };
     let mut report = Report::new(backend, why, dtype, options.full);
     for (index, check) in Check::ALL.into_iter().enumerate() {
         let is_asked = options.only.is_empty() || options.only.contains(&check);
@@ -75,14 +77,16 @@ pub fn verify(options: &Options, mut before: impl FnMut(Check), mut after: impl 
             (Some(reason), _) => CheckReport::skipped(check, reason),
             (None, Check::Vision) => CheckReport::not_available(check, "this version trains and runs text models only"),
             (None, _) => {
-                before(check);
-                CheckReport::of(check, guarded(|| run(check, &target, options.model.as_deref())))
+                tell(Progress::Begins(check));
+                let checked = CheckReport::of(check, guarded(|| run(check, &target, options.model.as_deref())));
+                burnish_backends::publish_kernels();
+                checked
             }
         };
         checked.number = index + 1;
         checked.seconds = started.elapsed().as_secs_f64();
         if is_asked {
-            after(&checked);
+            tell(Progress::Ended(&checked));
         }
         report.checks.push(checked);
     }

@@ -2,6 +2,7 @@
 
 use burnish_models::FloatType;
 
+use super::progress::Progress;
 use crate::quickstart::Folders;
 
 /// Where Burnish is developed.
@@ -17,6 +18,8 @@ pub(super) struct Target<'a> {
     pub full: bool,
     /// The built-in model and its data, and a folder to write to.
     pub folders: &'a Folders,
+    /// Is told what is done.
+    pub tell: &'a (dyn Fn(Progress<'_>) + Sync),
 }
 
 impl Target<'_> {

@@ -55,6 +55,23 @@ fn is_part(block: &Block) -> Result<(), String> {
     Ok(())
 }
 
+/// Messages of the troubleshooting page, which are its headings in code, that neither a command of the page prints nor the library makes.
+pub fn unproduced_messages() -> Vec<String> {
+    let page = Page::read("docs/troubleshooting.md".as_ref());
+    let headings = page.text.lines().filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`'));
+    let is_produced = |message: &str| {
+        let mut blocks = page.blocks.iter().filter(|block| block.heading == message);
+        blocks.any(|block| {
+            let is_tested = block.language == "console" && is_run(block) || block.comment("from the library:").is_some();
+            is_tested && block.text.contains(message)
+        })
+    };
+    let messages: Vec<&str> = headings.collect();
+    assert!(messages.len() > 40, "only {} messages", messages.len());
+    let without = messages.into_iter().filter(|message| !is_produced(message));
+    without.map(|message| format!("{}: no test produces `{message}`", page.path.display())).collect()
+}
+
 /// Blocks with a message that no command produces on every machine, and that differ from what the library makes of it.
 pub fn other_messages(page: &Page) -> Vec<String> {
     let named = page.blocks.iter().filter_map(|block| Some((block, block.comment("from the library:")?)));

@@ -3,7 +3,7 @@
 use super::page::Page;
 
 /// Its commands, settings, messages and variables.
-const ITEMS: [&str; 48] = [
+const ITEMS: [&str; 75] = [
     "pip install unsloth",
     "from unsloth import FastLanguageModel",
     "from_pretrained",
@@ -52,6 +52,33 @@ const ITEMS: [&str; 48] = [
     "UNSLOTH_VERBOSE",
     "patch_for_mac",
     "native Metal kernels",
+    "unsloth/Llama-3.2-1B-Instruct",
+    "max_seq_length=2048",
+    "max_seq_length=1024",
+    "max_seq_length=512",
+    "lora_alpha=16",
+    "[\"q_proj\", \"k_proj\", \"v_proj\", \"o_proj\"]",
+    "[\"q_proj\", \"v_proj\"]",
+    "gradient_accumulation_steps=4",
+    "gradient_accumulation_steps=8",
+    "fp16=False",
+    "bf16=True",
+    "M1 Pro",
+    "M4 Max",
+    "16GB",
+    "32GB+",
+    "torch.backends.mps.is_available()",
+    "system compatibility",
+    "PyTorch MPS backend",
+    "Unsloth patches",
+    "model loading",
+    "vision model compatibility",
+    "training loop",
+    "verbose=True",
+    "automatic optimizer switching",
+    "unified memory",
+    "MLX quantization",
+    "Metal RMSNorm",
 ];
 
 /// What the page lacks.

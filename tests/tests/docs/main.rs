@@ -57,6 +57,11 @@ fn messages_of_other_machines_are_those_of_the_library() {
 }
 
 #[test]
+fn every_message_of_troubleshooting_is_produced_by_a_test() {
+    none(blocks::unproduced_messages());
+}
+
+#[test]
 fn the_tables_of_keys_are_current() {
     none(keys::outdated());
 }

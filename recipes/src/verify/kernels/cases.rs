@@ -80,6 +80,8 @@ pub(super) fn layers(sizes: Sizes) -> Vec<KernelCase> {
     let mut cases = element_wise(&mut inputs, sizes);
     cases.extend(attentions(&mut inputs, sizes));
     cases.extend(products(&mut inputs, sizes));
+    cases.extend(of_generation(&mut inputs, sizes));
+    cases.extend(of_experts(&mut inputs, sizes));
     cases
 }
 
@@ -129,10 +131,13 @@ fn attentions(from: &mut Inputs, Sizes { rows, features, .. }: Sizes) -> Vec<Ker
         vec![from.of("query", [queries, features], 1.0), from.of("key", width, 1.0), from.of("value", width, 1.0)]
     };
     let (packed, windowed, one) = (all(from, rows), all(from, rows), all(from, 1));
+    let sinks = from.state("sinks", [1, heads[0]], 1.0);
+    let with_sinks = [all(from, rows), vec![sinks]].concat();
     // The cache of generation has no gradients.
     let one = one.into_iter().map(|input| Matrix { has_gradient: false, ..input }).collect();
     vec![
-        from.with("attention", Layer::Attention { heads, options }, packed, segments),
+        from.with("attention", Layer::Attention { heads, options }, packed, segments.clone()),
+        from.with("sink_attention", Layer::SinkAttention { heads, options }, with_sinks, segments),
         from.case("attention_window_softcap", Layer::Attention { heads, options: special }, windowed),
         from.case("attention_decode", Layer::Attention { heads, options }, one),
     ]
@@ -162,6 +167,51 @@ fn products(from: &mut Inputs, Sizes { rows, features, outputs }: Sizes) -> Vec<
         from.with("linear_cross_entropy", Layer::CrossEntropy { cap: None }, loss, labels.clone()),
         from.with("capped_linear_cross_entropy", Layer::CrossEntropy { cap: Some(3.0) }, capped, labels),
     ]
+}
+
+/// What only generation computes: few rows, without gradients.
+fn of_generation(from: &mut Inputs, Sizes { rows, features, outputs }: Sizes) -> Vec<KernelCase> {
+    let small = inverse_root(features);
+    let few = |from: &mut Inputs, weights: usize| {
+        let x = from.frozen("x", [2, features], 1.0);
+        let weights = (0..weights).map(|_| from.frozen("weight", [outputs, features], small));
+        std::iter::once(x).chain(weights.collect::<Vec<_>>()).collect::<Vec<_>>()
+    };
+    let (linears, silu, gelu) = (few(from, 3), few(from, 2), few(from, 2));
+    let heads = [4, 2];
+    let dim = features / heads[0];
+    let (start, capacity, width) = (3, rows + 5, heads[1] * dim);
+    let matrices = |from: &mut Inputs, all: &[(&'static str, [usize; 2])]| {
+        all.iter().map(|(name, dims)| from.frozen(name, *dims, 1.0)).collect::<Vec<_>>()
+    };
+    let (buffer, new) = ([capacity, width], [rows, width]);
+    let append = matrices(from, &[("keys", buffer), ("values", buffer), ("key", new), ("value", new)]);
+    let half = dim / 2;
+    let mut rotated = matrices(from, &[("query", [rows, features]), ("key", new), ("value", new)]);
+    for (name, of) in [("cos", f32::cos as fn(f32) -> f32), ("sin", f32::sin)] {
+        let mut table = from.state(name, [rows, half], 1.0);
+        table.values.iter_mut().for_each(|value| *value = of(*value));
+        rotated.push(table);
+    }
+    rotated.extend(matrices(from, &[("keys", buffer), ("values", buffer)]));
+    let prefix = matrices(from, &[("buffer", buffer)]);
+    vec![
+        from.case("linears", Layer::Linears, linears),
+        from.case("swiglu_linear", Layer::GluLinear(Activation::Silu), silu),
+        from.case("geglu_linear", Layer::GluLinear(Activation::GeluTanh), gelu),
+        from.case("append", Layer::Append { heads: heads[1], start }, append),
+        from.case("append_rotated", Layer::AppendRotated { heads, start }, rotated),
+        from.case("prefix", Layer::Prefix(rows), prefix),
+    ]
+}
+
+/// What a mixture of experts computes: a group without rows, and groups of several sizes.
+fn of_experts(from: &mut Inputs, Sizes { rows, features, outputs }: Sizes) -> Vec<KernelCase> {
+    let first = rows / 3;
+    let groups = [first, 0, rows - first];
+    let mut inputs = vec![from.of("x", [rows, features], 1.0)];
+    inputs.extend(groups.map(|_| from.frozen("weight", [outputs, features], inverse_root(features))));
+    vec![from.case("grouped_linear", Layer::GroupedLinear(groups.map(|rows| (rows, None)).into()), inputs)]
 }
 
 /// A matrix in each format that devices compute with.
@@ -197,6 +247,9 @@ pub(super) fn packed(all: bool) -> Result<Vec<KernelCase>, PackError> {
             let x = vec![from.of("x", [rows, columns], 1.0)];
             cases.push(from.case(format!("packed_linear{few}/{name}"), Layer::PackedLinear(weight.clone()), x));
         }
+        let x = vec![from.of("x", [rows, columns], 1.0), from.frozen("weight", [outputs, columns], inverse_root(columns))];
+        let groups = vec![(7, Some(weight.clone())), (5, None), (rows - 12, Some(weight.clone()))];
+        cases.push(from.case(format!("grouped_linear/{name}"), Layer::GroupedLinear(groups), x));
         let picked = vec![3, 36, 0, 3, 17];
         cases.push(from.with(format!("packed_rows/{name}"), Layer::PackedRows(weight.clone()), Vec::new(), picked));
         if !all && !FEW.contains(&name.as_str()) {

@@ -11,7 +11,9 @@ use burnish_models::FloatType;
 
 use self::cases::Sizes;
 use self::compare::{Comparison, Rows, compare};
+use super::check::Check;
 use super::findings::{Detail, Findings};
+use super::progress::Progress;
 use super::target::Target;
 
 /// Whole tiles and fragments of matrix units, with a rest.
@@ -25,6 +27,9 @@ const FULL: [Sizes; 4] = [
     Sizes { rows: 300, features: 256, outputs: 520 },
 ];
 
+/// Operations after which compiled kernels are kept, so that a check that is stopped has not compiled them in vain.
+const KEPT_AFTER: usize = 8;
+
 /// Checks every operation in f32, and in the dtype that training uses here.
 ///
 /// # Errors
@@ -37,16 +42,27 @@ pub(super) fn check(target: &Target<'_>) -> Result<Findings> {
     let mut total = Comparison::default();
     let dtypes = target.dtypes();
     let count = layers.len() + cases::updates().len();
+    let begin = |number: usize, case: &KernelCase, dtype: FloatType| {
+        let part = format!("{} in {dtype} ({} of {count})", case.name, number + 1);
+        (target.tell)(Progress::Part(Check::Kernels, &part));
+        if number.is_multiple_of(KEPT_AFTER) {
+            // What was asked of the device is done: each result was read.
+            burnish_backends::publish_kernels();
+        }
+    };
+    let of_layers = layers.len();
     burnish_backends::enter(target.backend, |device| {
-        for case in layers {
+        for (number, case) in layers.into_iter().enumerate() {
             let expected = reference::compute(&case);
             for dtype in &dtypes {
+                begin(number, &case, *dtype);
                 let rows = Rows::of(&case, *dtype, target.backend == "cuda");
                 let comparison = of_device(device, &case, *dtype, |found| compare(&case, &found, &expected, rows));
                 note(target, &mut findings, &mut total, &case, *dtype, comparison);
             }
         }
-        for case in cases::updates() {
+        for (number, case) in cases::updates().into_iter().enumerate() {
+            begin(of_layers + number, &case, FloatType::F32);
             let expected = reference::compute(&case);
             let rows = Rows::of(&case, FloatType::F32, false);
             let comparison = of_device(device, &case, FloatType::F32, |found| compare(&case, &found, &expected, rows));

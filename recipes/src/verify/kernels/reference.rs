@@ -7,6 +7,7 @@ use burn::tensor::{Int, Tensor, TensorData, TensorMetadata, TensorPrimitive};
 use burnish_engine::kernel_run::EPSILON;
 use burnish_engine::{Computed, KernelCase, Layer, Operation, Update};
 use burnish_kernels::packed::Packed;
+use burnish_kernels::sink_attention::SinkInputs;
 use burnish_kernels::{self as ops, AdamW8bitTensors, AdamWStep, AdamWTensors, Dropout, Moment8bit, soft_cap};
 
 /// Burn's autodiff, without the rules of Burnish.
@@ -144,7 +145,69 @@ fn computed(case: &KernelCase, layer: &Layer, inputs: &[Rows]) -> Vec<Rows> {
         Layer::CrossEntropy { cap } => losses(capped(product(x(0), x(1)), *cap), indices()),
         Layer::PackedCrossEntropy { weight, cap } => losses(capped(product(x(0), dense(weight)), *cap), indices()),
         Layer::SelectRows => vec![x(0).select(0, indices())],
+        Layer::SinkAttention { heads, options } => {
+            let split = |index: usize, heads: usize| raw(text(x(index), heads));
+            let segments = (!case.indices.is_empty()).then(|| indices().unsqueeze::<2>().into_primitive());
+            let (query, key, value) = (split(0, heads[0]), split(1, heads[1]), split(2, heads[1]));
+            let inputs = SinkInputs { query, key, value, segments, sinks: vector(3) };
+            vec![rows(typed(ops::sink_attention::reference::<Plain>(inputs, *options)))]
+        }
+        Layer::Linears => (1..inputs.len()).map(|index| product(x(0), x(index))).collect(),
+        Layer::GluLinear(activation) => {
+            let [gate, up] = [1, 2].map(|index| raw(product(x(0), x(index))));
+            vec![typed(ops::glu::reference::<Plain>(gate, up, *activation))]
+        }
+        Layer::GroupedLinear(groups) => vec![grouped(groups, inputs)],
+        Layer::Append { start, .. } => vec![written(x(0), x(2), *start), written(x(1), x(3), *start)],
+        Layer::AppendRotated { heads: [queries, keys], start } => {
+            let rotate = |index: usize, heads: usize| {
+                let split = text(x(index), heads).squeeze_dim::<3>(0);
+                typed::<3>(ops::rotary::reference::<Plain>(raw(split), raw(x(3)), raw(x(4)), false)).flatten::<2>(1, 2)
+            };
+            let key = written(x(5), rotate(1, *keys), *start);
+            vec![rotate(0, *queries), key, written(x(6), x(2), *start)]
+        }
+        Layer::Prefix(length) => vec![x(0).narrow(0, 0, *length)],
     }
+}
+
+/// The rows of one text, split into heads.
+fn text(x: Rows, heads: usize) -> Tensor<Plain, 4> {
+    let [tokens, width] = x.dims();
+    x.reshape([1, tokens, heads, width / heads])
+}
+
+/// The inverse of [`text`].
+fn rows(x: Tensor<Plain, 4>) -> Rows {
+    x.flatten::<3>(2, 3).squeeze_dim(0)
+}
+
+/// A buffer with other rows from one on.
+fn written(buffer: Rows, new: Rows, start: usize) -> Rows {
+    let (all, count) = (buffer.dims()[0], new.dims()[0]);
+    let after = start + count;
+    let part = |from: usize, to: usize| (to > from).then(|| buffer.clone().narrow(0, from, to - from));
+    Tensor::cat([part(0, start), Some(new), part(after, all)].into_iter().flatten().collect(), 0)
+}
+
+/// The products of groups of rows, one after the other.
+fn grouped(groups: &[(usize, Option<Packed>)], inputs: &[Rows]) -> Rows {
+    let (mut start, mut next) = (0, 1);
+    let mut parts = Vec::new();
+    for (count, weight) in groups {
+        let weight = match weight {
+            Some(weight) => dense(weight),
+            None => {
+                next += 1;
+                inputs[next - 1].clone()
+            }
+        };
+        if *count > 0 {
+            parts.push(product(inputs[0].clone().narrow(0, start, *count), weight));
+        }
+        start += count;
+    }
+    Tensor::cat(parts, 0)
 }
 
 fn updated(update: Update, inputs: &[Tensor<Flex, 2>]) -> Vec<Tensor<Flex, 2>> {
