@@ -12,9 +12,10 @@ use crate::glu::{self, Activation};
 use crate::grouped_linear::{self, RawGroup};
 use crate::packed::PackedTensor;
 use crate::sink_attention::{self, SinkInputs};
+use crate::stacked_linear::GroupRows;
 use crate::{
     DeviceMemory, FusedBackend, attention, dropout, layer_norm, linear, linear_cross_entropy, lora_linear, rms_norm, rotary,
-    select_rows,
+    select_rows, stacked_linear,
 };
 
 /// A method that follows the operation's own rule, or records the operations of its reference, as the backend asks.
@@ -69,6 +70,9 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
 
     ruled!(grouped_linear::autodiff::forward::<B, C> | grouped_linear::reference::<Self>:
         fn grouped_linear(x: FloatTensor<Self>, groups: Vec<RawGroup<Self>>) -> FloatTensor<Self>);
+
+    ruled!(stacked_linear::autodiff::forward::<B, C> | stacked_linear::reference::<Self>:
+        fn stacked_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, rows: GroupRows) -> FloatTensor<Self>);
 
     ruled!(lora_linear::autodiff::forward::<B, C> | lora_linear::reference::<Self>:
         fn lora_linear(

@@ -13,10 +13,11 @@ use crate::grouped_linear::{self, RawGroup};
 use crate::lora_linear::{self, LoraGradients, LoraSaved};
 use crate::packed::PackedTensor;
 use crate::sink_attention::{self, SinkInputs};
+use crate::stacked_linear::{self, GroupRows};
 use crate::{append, layer_norm, linear, linear_cross_entropy, pack, rms_norm, rotary, select_rows, squared_norm};
 
 /// The operations of [`FusedBackend`], by the names of its methods.
-pub const OPERATIONS: [&str; 46] = [
+pub const OPERATIONS: [&str; 49] = [
     "rms_norm",
     "add_rms_norm",
     "fork_rms_norm",
@@ -46,6 +47,9 @@ pub const OPERATIONS: [&str; 46] = [
     "packed_rows",
     "grouped_linear",
     "grouped_linear_backward_input",
+    "stacked_linear",
+    "stacked_linear_backward_input",
+    "stacked_linear_backward_weight",
     "lora_linear",
     "lora_linear_backward",
     "packed_lora_linear",
@@ -300,6 +304,25 @@ pub trait FusedBackend: Backend {
     /// Gradient of [`FusedBackend::grouped_linear`] for `x`: `dy · W`, group by group.
     fn grouped_linear_backward_input(grad: FloatTensor<Self>, groups: Vec<RawGroup<Self>>) -> FloatTensor<Self> {
         grouped_linear::reference_backward_input::<Self>(grad, groups)
+    }
+
+    /// See [`crate::stacked_linear()`].
+    fn stacked_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, rows: GroupRows) -> FloatTensor<Self> {
+        stacked_linear::reference::<Self>(x, weight, rows)
+    }
+
+    /// Gradient of [`FusedBackend::stacked_linear`] for `x`: `dy · W`, group by group.
+    fn stacked_linear_backward_input(
+        grad: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        rows: GroupRows,
+    ) -> FloatTensor<Self> {
+        stacked_linear::reference_backward_input::<Self>(grad, weight, rows)
+    }
+
+    /// Gradient of [`FusedBackend::stacked_linear`] for `weight`: `dyᵀ · x`, group by group.
+    fn stacked_linear_backward_weight(x: FloatTensor<Self>, grad: FloatTensor<Self>, rows: GroupRows) -> FloatTensor<Self> {
+        stacked_linear::reference_backward_weight::<Self>(x, grad, rows)
     }
 
     /// See [`crate::lora_linear()`]; returns the result, and `scale · dropout(x) Aᵀ` for the backward.

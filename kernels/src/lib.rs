@@ -46,6 +46,7 @@ pub mod runtime;
 pub mod select_rows;
 pub mod sink_attention;
 pub mod squared_norm;
+pub mod stacked_linear;
 pub mod tolerance;
 
 pub use adamw::{AdamWStep, AdamWTensors, adamw};
@@ -78,3 +79,4 @@ pub use runtime::KernelRuntime;
 pub use select_rows::select_rows;
 pub use sink_attention::sink_attention;
 pub use squared_norm::squared_norm;
+pub use stacked_linear::{GroupRows, stacked_linear};

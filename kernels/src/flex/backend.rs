@@ -15,6 +15,7 @@ use crate::lora_linear::{LoraGradients, LoraSaved};
 use crate::packed::PackedTensor;
 use crate::primitive::{raw, typed};
 use crate::sink_attention::{self, SinkInputs};
+use crate::stacked_linear::{self, GroupRows};
 use crate::{
     FusedBackend, adamw, adamw8bit, append, attention, dropout, glu, layer_norm, linear, linear_cross_entropy, lora_linear,
     pack, rms_norm, rotary, select_rows, squared_norm,
@@ -188,6 +189,16 @@ impl FusedBackend for Flex {
 
         grouped_linear::flex::backward_input:
         fn grouped_linear_backward_input(grad: FloatTensor<Self>, groups: Vec<RawGroup<Self>>) -> FloatTensor<Self>;
+
+        stacked_linear::flex::forward:
+        fn stacked_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, rows: GroupRows) -> FloatTensor<Self>;
+
+        stacked_linear::flex::backward_input:
+        fn stacked_linear_backward_input(grad: FloatTensor<Self>, weight: FloatTensor<Self>, rows: GroupRows)
+            -> FloatTensor<Self>;
+
+        stacked_linear::flex::backward_weight:
+        fn stacked_linear_backward_weight(x: FloatTensor<Self>, grad: FloatTensor<Self>, rows: GroupRows) -> FloatTensor<Self>;
 
         lora_linear::flex::forward:
         fn lora_linear(

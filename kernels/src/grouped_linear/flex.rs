@@ -20,8 +20,10 @@ impl<'a> Weight<'a> {
         match &group.weight {
             GroupWeight::Dense(weight) => {
                 let [outputs, inputs] = dims2(weight);
-                let lies_right = all_f32(&[weight]) && weight.is_contiguous() && weight.layout().start_offset() == 0;
-                lies_right.then(|| Self::Dense(Matrix::new(weight.storage(), outputs, inputs)))
+                let start = weight.layout().start_offset();
+                let lies_right = all_f32(&[weight]) && weight.is_contiguous();
+                let own = lies_right.then(|| weight.storage().get(start..start + outputs * inputs)).flatten()?;
+                Some(Self::Dense(Matrix::new(own, outputs, inputs)))
             }
             GroupWeight::Packed(weight) => PackedMatrix::of(weight).map(Self::Packed),
         }

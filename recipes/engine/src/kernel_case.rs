@@ -119,6 +119,8 @@ pub enum Layer {
     GluLinear(Activation),
     /// `x`, and the weights of groups that have no packed one, in their order.
     GroupedLinear(Vec<(usize, Option<Packed>)>),
+    /// `x`, and a `weight` of the matrices of all groups, which have so many rows of `x`.
+    StackedLinear(Vec<usize>),
     /// Two buffers, and the rows that each receives from a row on, of so many heads.
     Append {
         /// Heads of all.

@@ -180,6 +180,7 @@ fn layer_on<B: FusedBackend>(
             };
             vec![ops::grouped_linear(x(0), groups.iter().map(group).collect::<Result<_>>()?)]
         }
+        Layer::StackedLinear(groups) => vec![ops::stacked_linear(x(0), x(1), groups.clone().into())],
         Layer::Append { heads, start } => {
             let of = |index: usize| text(own(&inputs[index]), *heads);
             rows(ops::append([of(0), of(1)], [of(2), of(3)], *start))

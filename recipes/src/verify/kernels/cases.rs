@@ -211,7 +211,12 @@ fn of_experts(from: &mut Inputs, Sizes { rows, features, outputs }: Sizes) -> Ve
     let groups = [first, 0, rows - first];
     let mut inputs = vec![from.of("x", [rows, features], 1.0)];
     inputs.extend(groups.map(|_| from.frozen("weight", [outputs, features], inverse_root(features))));
-    vec![from.case("grouped_linear", Layer::GroupedLinear(groups.map(|rows| (rows, None)).into()), inputs)]
+    let small = inverse_root(features);
+    let stacked = vec![from.of("x", [rows, features], 1.0), from.of("weight", [groups.len() * outputs, features], small)];
+    vec![
+        from.case("grouped_linear", Layer::GroupedLinear(groups.map(|rows| (rows, None)).into()), inputs),
+        from.case("stacked_linear", Layer::StackedLinear(groups.into()), stacked),
+    ]
 }
 
 /// A matrix in each format that devices compute with.

@@ -158,6 +158,13 @@ fn computed(case: &KernelCase, layer: &Layer, inputs: &[Rows]) -> Vec<Rows> {
             vec![typed(ops::glu::reference::<Plain>(gate, up, *activation))]
         }
         Layer::GroupedLinear(groups) => vec![grouped(groups, inputs)],
+        Layer::StackedLinear(groups) => {
+            let outputs = inputs[1].dims()[0] / groups.len();
+            let weight = |group: usize| x(1).narrow(0, group * outputs, outputs);
+            let all: Vec<Rows> = (0..groups.len()).map(weight).collect();
+            let groups: Vec<(usize, Option<Packed>)> = groups.iter().map(|rows| (*rows, None)).collect();
+            vec![grouped(&groups, &[vec![x(0)], all].concat())]
+        }
         Layer::Append { start, .. } => vec![written(x(0), x(2), *start), written(x(1), x(3), *start)],
         Layer::AppendRotated { heads: [queries, keys], start } => {
             let rotate = |index: usize, heads: usize| {
