@@ -1,14 +1,13 @@
 //! One tensor for each expert, from those that have all of them.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use burn::tensor::TensorData;
 use burnish_kernels::packed::{GgmlType, GgufBlocks, Packed, PackedKind};
 use safetensors::Dtype;
 
+use super::view::{Make, Source, View};
 use super::{MXFP4, Place, Projection, SINKS, alternate};
 use crate::checkpoint::{Checkpoint, element};
 use crate::config::{ExpertsConfig, ModelConfig, Stacking};
@@ -23,7 +22,7 @@ const BLOCK: [usize; 2] = [32, 16];
 /// called; itself where it has neither.
 pub fn experts_apart(inner: Box<dyn Checkpoint>, config: &ModelConfig) -> Box<dyn Checkpoint> {
     let Some(experts) = &config.experts else { return inner };
-    let mut names: BTreeMap<String, Source> = BTreeMap::new();
+    let mut names: BTreeMap<String, Source<OfAll>> = BTreeMap::new();
     let mut used: Vec<String> = Vec::new();
     for tensor in declared_tensors(config) {
         if inner.shape(&tensor.name).is_some() {
@@ -51,7 +50,7 @@ pub fn experts_apart(inner: Box<dyn Checkpoint>, config: &ModelConfig) -> Box<dy
     };
     let others = inner.names().into_iter().filter(|name| !is_used(name)).map(|name| (name.clone(), Source::Renamed(name)));
     names.extend(others);
-    Box::new(Apart { inner, names, experts: experts.clone(), kept: Mutex::default() })
+    Box::new(View { names, make: Apart { inner, experts: experts.clone(), kept: Mutex::default() } })
 }
 
 /// Whether there is a tensor of that name, or its two parts in MXFP4.
@@ -59,18 +58,17 @@ fn has(inner: &dyn Checkpoint, stored: &str) -> bool {
     inner.shape(stored).is_some() || MXFP4.iter().all(|end| inner.shape(&format!("{stored}{end}")).is_some())
 }
 
-fn source(inner: &dyn Checkpoint, stored: String, place: Place) -> Option<(String, Source)> {
+fn source(inner: &dyn Checkpoint, stored: String, place: Place) -> Option<(String, Source<OfAll>)> {
     let is_packed = !place.is_bias && inner.shape(&stored).is_none();
-    has(inner, &stored).then(|| (stored.clone(), Source::Expert { stored, place, is_packed }))
+    has(inner, &stored).then(|| (stored.clone(), Source::Made(OfAll { stored, place, is_packed })))
 }
 
-/// Where a tensor is read from.
+/// The part of a tensor of all experts.
 #[derive(Debug, Clone)]
-enum Source {
-    /// From the tensor of that name.
-    Renamed(String),
-    /// From the tensor of all experts.
-    Expert { stored: String, place: Place, is_packed: bool },
+struct OfAll {
+    stored: String,
+    place: Place,
+    is_packed: bool,
 }
 
 /// The bytes of tensors of one layer.
@@ -85,17 +83,12 @@ struct Kept {
 /// See [`experts_apart`].
 struct Apart {
     inner: Box<dyn Checkpoint>,
-    names: BTreeMap<String, Source>,
     experts: ExpertsConfig,
     /// The bytes of the tensors of one layer: the experts of a layer are read one after the other.
     kept: Mutex<Kept>,
 }
 
 impl Apart {
-    fn source(&self, name: &str) -> Result<&Source> {
-        self.names.get(name).ok_or_else(|| ModelError::Mismatch { problems: vec![format!("{name}: missing")] })
-    }
-
     /// The bytes of a tensor of the file.
     fn bytes(&self, stored: &str) -> Result<Arc<Vec<u8>>> {
         let layer = &stored[..stored.find(super::EXPERTS).unwrap_or(0)];
@@ -145,7 +138,7 @@ impl Apart {
     }
 
     /// The elements of an expert's tensor.
-    fn floats(&self, stored: &str, place: Place) -> Result<Vec<f32>> {
+    fn floats_of(&self, stored: &str, place: Place) -> Result<Vec<f32>> {
         let bytes = self.bytes(stored)?;
         let own = self.of_expert(stored, &bytes, place.expert)?;
         let dtype = match self.inner.float_type(stored) {
@@ -219,98 +212,39 @@ fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()
 }
 
-impl Checkpoint for Apart {
-    fn names(&self) -> Vec<String> {
-        self.names.keys().cloned().collect()
+impl Make for Apart {
+    type Key = OfAll;
+
+    fn inner(&self) -> &dyn Checkpoint {
+        &*self.inner
     }
 
-    fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        match self.names.get(name)? {
-            Source::Renamed(stored) => self.inner.shape(stored),
-            Source::Expert { stored, place, is_packed } => self.shape_of(stored, *place, *is_packed),
+    fn shape(&self, OfAll { stored, place, is_packed }: &OfAll) -> Option<Vec<usize>> {
+        self.shape_of(stored, *place, *is_packed)
+    }
+
+    fn floats(&self, name: &str, OfAll { stored, place, is_packed }: &OfAll) -> Result<Vec<f32>> {
+        if *is_packed {
+            return Ok(Packed::Gguf(self.blocks(name, stored, *place)?).dequantize());
         }
+        self.floats_of(stored, *place)
     }
 
-    fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Option<Vec<f32>>> {
-        match self.names.get(name) {
-            Some(Source::Renamed(own)) => self.inner.read_rows(own, rows),
-            _ => Ok(None),
-        }
+    fn packed_kind(&self, key: &OfAll) -> Option<PackedKind> {
+        key.is_packed.then_some(PackedKind::Gguf(GgmlType::MXFP4))
     }
 
-    fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        match self.source(name)? {
-            Source::Renamed(stored) => self.inner.read_f32(stored),
-            Source::Expert { stored, place, is_packed: false } => self.floats(stored, *place),
-            Source::Expert { stored, place, is_packed: true } => {
-                Ok(Packed::Gguf(self.blocks(name, stored, *place)?).dequantize())
-            }
-        }
+    fn packed(&self, name: &str, OfAll { stored, place, is_packed }: &OfAll) -> Result<Option<Packed>> {
+        is_packed.then(|| self.blocks(name, stored, *place).map(Packed::Gguf)).transpose()
     }
 
-    fn read(&self, name: &str, dtype: FloatType) -> Result<TensorData> {
-        match self.source(name)? {
-            Source::Renamed(stored) => self.inner.read(stored, dtype),
-            Source::Expert { .. } => dtype.convert(name, self.read_f32(name)?),
-        }
+    fn float_type(&self, key: &OfAll) -> Option<FloatType> {
+        self.inner.float_type(&key.stored).filter(|_| !key.is_packed)
     }
 
-    fn packed_kind(&self, name: &str) -> Option<PackedKind> {
-        match self.names.get(name)? {
-            Source::Renamed(stored) => self.inner.packed_kind(stored),
-            Source::Expert { is_packed, .. } => is_packed.then_some(PackedKind::Gguf(GgmlType::MXFP4)),
-        }
-    }
-
-    fn read_packed(&self, name: &str) -> Result<Option<Packed>> {
-        match self.source(name)? {
-            Source::Renamed(stored) => self.inner.read_packed(stored),
-            Source::Expert { is_packed: false, .. } => Ok(None),
-            Source::Expert { stored, place, is_packed: true } => {
-                self.blocks(name, stored, *place).map(|blocks| Some(Packed::Gguf(blocks)))
-            }
-        }
-    }
-
-    fn float_type(&self, name: &str) -> Option<FloatType> {
-        match self.names.get(name)? {
-            Source::Renamed(stored) => self.inner.float_type(stored),
-            Source::Expert { stored, is_packed, .. } => self.inner.float_type(stored).filter(|_| !is_packed),
-        }
-    }
-
-    fn is_float8(&self, name: &str) -> bool {
-        matches!(self.names.get(name), Some(Source::Renamed(stored)) if self.inner.is_float8(stored))
-    }
-
-    fn integer_dtype(&self, name: &str) -> Option<Dtype> {
-        match self.names.get(name)? {
-            Source::Renamed(stored) => self.inner.integer_dtype(stored),
-            Source::Expert { .. } => None,
-        }
-    }
-
-    fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
-        match self.source(name)? {
-            Source::Renamed(stored) => self.inner.read_bytes(stored),
-            Source::Expert { .. } => Err(ModelError::Mismatch {
-                problems: vec![format!("{name}: a part of another tensor, without bytes of its own")],
-            }),
-        }
-    }
-
-    fn file_of(&self, name: &str) -> Option<PathBuf> {
-        match self.names.get(name)? {
-            Source::Renamed(stored) => self.inner.file_of(stored),
-            Source::Expert { stored, is_packed, .. } => {
-                let end = if *is_packed { MXFP4[0] } else { "" };
-                self.inner.file_of(&format!("{stored}{end}"))
-            }
-        }
-    }
-
-    fn files(&self) -> Vec<PathBuf> {
-        self.inner.files()
+    fn file_of(&self, OfAll { stored, is_packed, .. }: &OfAll) -> Option<PathBuf> {
+        let end = if *is_packed { MXFP4[0] } else { "" };
+        self.inner.file_of(&format!("{stored}{end}"))
     }
 }
 

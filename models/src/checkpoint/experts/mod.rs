@@ -4,6 +4,7 @@
 
 mod apart;
 mod stacked;
+mod view;
 
 use serde_json::Value;
 

@@ -1,33 +1,28 @@
 //! The tensors of all experts, from those of each: as transformers stores models whose experts it never has apart.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use burn::tensor::TensorData;
-use burnish_kernels::packed::{Packed, PackedKind};
-use safetensors::Dtype;
-
+use super::view::{Make, Source, View};
 use super::{Place, Projection, SINKS};
 use crate::checkpoint::Checkpoint;
 use crate::config::{ModelConfig, Stacking};
-use crate::error::{ModelError, Result};
-use crate::float_type::FloatType;
+use crate::error::Result;
 
 /// A checkpoint with the experts of each layer in one tensor, and with sinks as transformers calls them.
-pub struct Stacked<'a> {
+pub type Stacked<'a> = View<AllExperts<'a>>;
+
+/// Makes the tensors of all experts.
+pub struct AllExperts<'a> {
     inner: &'a dyn Checkpoint,
-    names: BTreeMap<String, Source>,
     experts: usize,
 }
 
-/// Where a tensor is read from.
+/// The tensors of each expert, whose names begin so.
 #[derive(Debug, Clone)]
-enum Source {
-    /// From the tensor of that name.
-    Renamed(String),
-    /// From those of all experts, whose names begin so.
-    Experts { start: String, place: Place },
+pub struct OfEach {
+    start: String,
+    place: Place,
 }
 
 impl<'a> Stacked<'a> {
@@ -37,20 +32,18 @@ impl<'a> Stacked<'a> {
         let mut names = BTreeMap::new();
         for name in inner.names() {
             let (stored, source) = if let Some((start, place)) = Place::of(&name) {
-                (place.stacked(start), Source::Experts { start: start.to_owned(), place: Place { expert: 0, ..place } })
+                (place.stacked(start), Source::Made(OfEach { start: start.to_owned(), place: Place { expert: 0, ..place } }))
             } else {
                 let own = name.strip_suffix(".weight").filter(|own| own.ends_with(SINKS)).unwrap_or(&name);
                 (own.to_owned(), Source::Renamed(name.clone()))
             };
             names.insert(stored, source);
         }
-        Some(Self { inner, names, experts: experts.count })
+        Some(Self { names, make: AllExperts { inner, experts: experts.count } })
     }
+}
 
-    fn source(&self, name: &str) -> Result<&Source> {
-        self.names.get(name).ok_or_else(|| ModelError::Mismatch { problems: vec![format!("{name}: missing")] })
-    }
-
+impl AllExperts<'_> {
     /// The tensors of one expert that are parts of a stacked one.
     fn parts(start: &str, place: Place, expert: usize) -> Vec<String> {
         let kind = if place.is_bias { "bias" } else { "weight" };
@@ -86,94 +79,25 @@ impl<'a> Stacked<'a> {
     }
 }
 
-impl Checkpoint for Stacked<'_> {
-    fn names(&self) -> Vec<String> {
-        self.names.keys().cloned().collect()
+impl Make for AllExperts<'_> {
+    type Key = OfEach;
+
+    fn inner(&self) -> &dyn Checkpoint {
+        self.inner
     }
 
-    fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        match self.names.get(name)? {
-            Source::Renamed(own) => self.inner.shape(own),
-            Source::Experts { start, place } => {
-                let names = Self::parts(start, *place, 0);
-                let shape = self.inner.shape(names.first()?)?;
-                let outputs = shape[0] * names.len();
-                Some([&[self.experts][..], &shape[1..], &[outputs]].concat())
-            }
-        }
+    fn shape(&self, OfEach { start, place }: &OfEach) -> Option<Vec<usize>> {
+        let names = Self::parts(start, *place, 0);
+        let shape = self.inner.shape(names.first()?)?;
+        let outputs = shape[0] * names.len();
+        Some([&[self.experts][..], &shape[1..], &[outputs]].concat())
     }
 
-    fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Option<Vec<f32>>> {
-        match self.names.get(name) {
-            Some(Source::Renamed(own)) => self.inner.read_rows(own, rows),
-            _ => Ok(None),
-        }
+    fn floats(&self, _name: &str, OfEach { start, place }: &OfEach) -> Result<Vec<f32>> {
+        self.stacked(start, *place)
     }
 
-    fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        match self.source(name)? {
-            Source::Renamed(own) => self.inner.read_f32(own),
-            Source::Experts { start, place } => self.stacked(start, *place),
-        }
-    }
-
-    fn read(&self, name: &str, dtype: FloatType) -> Result<TensorData> {
-        match self.source(name)? {
-            Source::Renamed(own) => self.inner.read(own, dtype),
-            Source::Experts { .. } => dtype.convert(name, self.read_f32(name)?),
-        }
-    }
-
-    fn packed_kind(&self, name: &str) -> Option<PackedKind> {
-        match self.names.get(name)? {
-            Source::Renamed(own) => self.inner.packed_kind(own),
-            Source::Experts { .. } => None,
-        }
-    }
-
-    fn read_packed(&self, name: &str) -> Result<Option<Packed>> {
-        match self.source(name)? {
-            Source::Renamed(own) => self.inner.read_packed(own),
-            Source::Experts { .. } => Ok(None),
-        }
-    }
-
-    fn float_type(&self, name: &str) -> Option<FloatType> {
-        match self.names.get(name)? {
-            Source::Renamed(own) => self.inner.float_type(own),
-            Source::Experts { .. } => None,
-        }
-    }
-
-    fn is_float8(&self, name: &str) -> bool {
-        matches!(self.names.get(name), Some(Source::Renamed(own)) if self.inner.is_float8(own))
-    }
-
-    fn integer_dtype(&self, name: &str) -> Option<Dtype> {
-        match self.names.get(name)? {
-            Source::Renamed(own) => self.inner.integer_dtype(own),
-            Source::Experts { .. } => None,
-        }
-    }
-
-    fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
-        match self.source(name)? {
-            Source::Renamed(own) => self.inner.read_bytes(own),
-            Source::Experts { .. } => Err(ModelError::Mismatch {
-                problems: vec![format!("{name}: made of several tensors, without bytes of its own")],
-            }),
-        }
-    }
-
-    fn file_of(&self, name: &str) -> Option<PathBuf> {
-        match self.names.get(name)? {
-            Source::Renamed(own) => self.inner.file_of(own),
-            Source::Experts { start, place } => self.inner.file_of(Self::parts(start, *place, 0).first()?),
-        }
-    }
-
-    fn files(&self) -> Vec<PathBuf> {
-        let files: BTreeSet<PathBuf> = self.inner.files().into_iter().collect();
-        files.into_iter().collect()
+    fn file_of(&self, OfEach { start, place }: &OfEach) -> Option<PathBuf> {
+        self.inner.file_of(Self::parts(start, *place, 0).first()?)
     }
 }
