@@ -14,10 +14,11 @@ use crate::dora::{Magnitude, magnitude_name};
 use crate::error::{ModelError, Result};
 use crate::input::ModelInput;
 use crate::input_squares::InputSquares;
-use crate::linear::Linear;
+use crate::linear::{Linear, LowRank};
 use crate::load_options::LoadOptions;
 use crate::loader::Loader;
 use crate::part::declared_tensors;
+use crate::stacked::{ExpertStack, StackedLowRank};
 use crate::storage::Storage;
 use crate::weight::{AnyTensor, BaseTensor, MatrixWeight, NamedParameter, VectorWeight};
 
@@ -219,6 +220,46 @@ impl<B: FusedBackend> LanguageModel<B> {
         linears.map(|linear| (linear.name().to_owned(), linear)).collect()
     }
 
+    /// The routers of blocks with experts, with their checkpoint names without `.weight`. Adapters can be attached to them as to
+    /// [`LanguageModel::linears`].
+    pub fn routers(&self) -> Vec<(String, &Linear<B>)> {
+        let routers = self.decoder.blocks.iter().filter_map(Block::router);
+        routers.map(|router| (router.name().to_owned(), router)).collect()
+    }
+
+    /// Mutable references to [`LanguageModel::linears`] and [`LanguageModel::routers`].
+    pub fn adaptable_mut(&mut self) -> Vec<(String, &mut Linear<B>)> {
+        self.decoder
+            .blocks
+            .iter_mut()
+            .flat_map(Block::adaptable_mut)
+            .map(|linear| (linear.name().to_owned(), linear))
+            .collect()
+    }
+
+    /// The parameters that hold the experts of a layer, to which adapters can be attached.
+    pub fn stacks(&self) -> Vec<&ExpertStack<B>> {
+        self.decoder.blocks.iter().flat_map(Block::stacks).collect()
+    }
+
+    /// Mutable references to [`LanguageModel::stacks`].
+    pub fn stacks_mut(&mut self) -> Vec<&mut ExpertStack<B>> {
+        let experts = self.decoder.blocks.iter_mut().filter_map(|block| block.mlp.experts_mut());
+        experts.flat_map(|experts| &mut experts.stacks).collect()
+    }
+
+    /// Whether anything of the model has an adapter.
+    pub fn has_adapter(&self) -> bool {
+        let mut linears = self.linears().into_iter().chain(self.routers());
+        linears.any(|(_, linear)| linear.adapter.is_some()) || self.stacks().iter().any(|stack| stack.adapter.is_some())
+    }
+
+    /// Makes the current adapters those of the reference model too.
+    pub fn keep_reference(&mut self) {
+        self.adaptable_mut().into_iter().filter_map(|(_, linear)| linear.adapter.as_mut()).for_each(LowRank::keep_reference);
+        self.stacks_mut().into_iter().filter_map(|stack| stack.adapter.as_mut()).for_each(StackedLowRank::keep_reference);
+    }
+
     /// Every weight of the base with its checkpoint name and stored value; adapters are left out.
     pub fn weights(&self) -> Vec<(String, BaseTensor<B>)> {
         let mut weights = Vec::new();
@@ -230,8 +271,8 @@ impl<B: FusedBackend> LanguageModel<B> {
         weights.extend(norms.map(|norm| (norm.name().to_owned(), BaseTensor::Vector(norm.stored()))));
         let sinks = decoder.blocks.iter().filter_map(|block| block.attention.sinks.as_ref());
         weights.extend(sinks.map(|sinks| (sinks.name.clone(), BaseTensor::Vector(sinks.weight.clone()))));
-        let frozen = decoder.blocks.iter().flat_map(Block::frozen_linears);
-        let linears = self.linears().into_iter().map(|(_, linear)| linear).chain(frozen);
+        let experts = decoder.blocks.iter().flat_map(Block::expert_linears);
+        let linears = self.linears().into_iter().chain(self.routers()).map(|(_, linear)| linear).chain(experts);
         for linear in linears {
             let name = linear.name();
             weights.push((format!("{name}.weight"), BaseTensor::Matrix(linear.weight.operand())));
@@ -253,10 +294,18 @@ impl<B: FusedBackend> LanguageModel<B> {
     }
 
     /// Every trainable tensor: factors of adapters as `<layer>.lora_A.weight` and `<layer>.lora_B.weight`, magnitudes as
-    /// `<layer>.lora_magnitude_vector`, and trainable weights with their checkpoint names.
+    /// `<layer>.lora_magnitude_vector`, and trainable weights with their checkpoint names. Those of experts have the name of their
+    /// parameter as the layer's.
     pub fn parameters(&self) -> Vec<NamedParameter<B>> {
         let mut parameters = Vec::new();
-        for (name, linear) in self.linears() {
+        for stack in self.stacks() {
+            let Some(adapter) = &stack.adapter else { continue };
+            for (part, param) in [("lora_A", &adapter.lora_a), ("lora_B", &adapter.lora_b)] {
+                let name = format!("{}.{part}.weight", stack.parameter().name());
+                parameters.push(NamedParameter { name, id: param.id, tensor: AnyTensor::Matrix(param.val()) });
+            }
+        }
+        for (name, linear) in self.linears().into_iter().chain(self.routers()) {
             if let Some(adapter) = &linear.adapter {
                 for (part, param) in [("lora_A", &adapter.lora_a), ("lora_B", &adapter.lora_b)] {
                     let name = format!("{name}.{part}.weight");

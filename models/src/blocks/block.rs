@@ -5,13 +5,14 @@ use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{Int, Tensor};
 use burnish_kernels::{FusedBackend, RotaryTable};
 
-use super::{Attention, FeedForward, Norm, Stream};
+use super::{Attention, Experts, FeedForward, Norm, Stream};
 use crate::cache::LayerCache;
 use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::linear::{AdapterPass, Linear};
 use crate::loader::Loader;
 use crate::part::{PartLoader, Role};
+use crate::stacked::ExpertStack;
 
 /// A transformer block: attention and feed-forward, each with a norm before it, after it, or both.
 #[derive(Module, Debug)]
@@ -117,15 +118,31 @@ impl<B: FusedBackend> Block<B> {
         attention.chain(self.mlp.linears())
     }
 
-    /// The linear layers that are never trained: the router and those of experts.
-    pub fn frozen_linears(&self) -> impl Iterator<Item = &Linear<B>> {
-        self.mlp.frozen_linears()
+    /// The router, if the block has experts.
+    pub fn router(&self) -> Option<&Linear<B>> {
+        self.mlp.experts().map(|experts| &experts.router)
+    }
+
+    /// The linear layers of its experts.
+    pub fn expert_linears(&self) -> impl Iterator<Item = &Linear<B>> {
+        self.mlp.experts().into_iter().flat_map(Experts::linears)
+    }
+
+    /// The parameters that hold its experts.
+    pub fn stacks(&self) -> &[ExpertStack<B>] {
+        self.mlp.experts().map_or(&[], |experts| &experts.stacks)
     }
 
     /// Mutable references to [`Block::linears`].
     pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear<B>> {
         let attention = self.attention.input.linears.iter_mut().chain([&mut self.attention.output]);
         attention.chain(self.mlp.linears_mut())
+    }
+
+    /// Mutable references to [`Block::linears`], and to its router if it has experts.
+    pub fn adaptable_mut(&mut self) -> impl Iterator<Item = &mut Linear<B>> {
+        let attention = self.attention.input.linears.iter_mut().chain([&mut self.attention.output]);
+        attention.chain(self.mlp.adaptable_mut())
     }
 
     /// Its norms.

@@ -4,12 +4,13 @@ use burn::module::Module;
 use burn::tensor::activation::sigmoid;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor, TensorData};
-use burnish_kernels::{FusedBackend, Group, grouped_linear, select_rows, swiglu};
+use burnish_kernels::{FusedBackend, Group, GroupRows, grouped_linear, select_rows, swiglu};
 
 use crate::config::{ClampedGate, ExpertsConfig, Shares};
 use crate::error::Result;
 use crate::linear::{AdapterPass, Linear};
-use crate::part::{PartLoader, Role};
+use crate::part::{Part, PartLoader, Role};
+use crate::stacked::ExpertStack;
 
 /// The sum of the experts that the router chooses for a token, each times its share, which is a softmax of the router's scores.
 #[derive(Module, Debug)]
@@ -18,6 +19,8 @@ pub struct Experts<B: Backend> {
     pub router: Linear<B>,
     /// The experts.
     pub experts: Vec<Expert<B>>,
+    /// The parameters that hold them, to which adapters can be attached.
+    pub stacks: Vec<ExpertStack<B>>,
     per_token: usize,
     #[module(skip)]
     shares: Shares,
@@ -47,7 +50,8 @@ impl<B: FusedBackend> Experts<B> {
         };
         let experts = (0..config.count).map(&mut expert).collect::<Result<_>>()?;
         let ExpertsConfig { per_token, shares, gate, .. } = *config;
-        Ok(Self { router: parts.router()?, experts, per_token, shares, gate })
+        let stacks = parts.stacked_parameters().into_iter().map(ExpertStack::new).collect();
+        Ok(Self { router: parts.router()?, experts, stacks, per_token, shares, gate })
     }
 
     /// The inner width of all experts of a token.
@@ -55,18 +59,17 @@ impl<B: FusedBackend> Experts<B> {
         self.per_token * self.experts.first().map_or(0, |expert| expert.down.dims()[1])
     }
 
-    /// Its linear layers, the router first.
+    /// The linear layers of all experts.
     pub fn linears(&self) -> impl Iterator<Item = &Linear<B>> {
-        let experts = self.experts.iter().flat_map(|expert| [&expert.gate, &expert.up, &expert.down]);
-        std::iter::once(&self.router).chain(experts)
+        self.experts.iter().flat_map(|expert| [&expert.gate, &expert.up, &expert.down])
     }
 
     /// The update of the residual stream; `x` is the normalised stream, and both are `[rows, hidden_size]`.
     ///
     /// Only the chosen experts are computed: the rows are brought into the order of their experts, which the host must know.
-    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+    pub fn forward(&self, x: Tensor<B, 2>, pass: AdapterPass) -> Tensor<B, 2> {
         let ([tokens, hidden], dtype, device) = (x.dims(), x.dtype(), x.device());
-        let (chosen, shares) = self.route(x.clone());
+        let (chosen, shares) = self.route(x.clone(), pass);
         let order = Order::new(&chosen, self.experts.len(), self.per_token);
         let rows = x.select(0, indices(&order.tokens, &device));
         let product = |x: Tensor<B, 2>, layer: fn(&Expert<B>) -> &Linear<B>| {
@@ -81,21 +84,39 @@ impl<B: FusedBackend> Experts<B> {
             let biases: Vec<Tensor<B, 2>> = biases.collect();
             if biases.is_empty() { y } else { y + Tensor::cat(biases, 0) }
         };
-        let (gate, up) = (product(rows.clone(), |expert| &expert.gate), product(rows, |expert| &expert.up));
+        let counts: GroupRows = order.counts.clone().into();
+        let of_first = self.updates(&rows, &[Role::ExpertGate, Role::ExpertUp], &counts, pass);
+        let gate = added(product(rows.clone(), |expert| &expert.gate), &of_first, Role::ExpertGate);
+        let up = added(product(rows, |expert| &expert.up), &of_first, Role::ExpertUp);
         let inner = match self.gate {
             Some(clamped) => clamped_swiglu(gate, up, clamped),
             None => swiglu(gate, up),
         };
-        let outputs = select_rows(product(inner, |expert| &expert.down), indices(&order.places, &device));
+        let of_last = self.updates(&inner, &[Role::ExpertDown], &counts, pass);
+        let outputs = added(product(inner, |expert| &expert.down), &of_last, Role::ExpertDown);
+        let outputs = select_rows(outputs, indices(&order.places, &device));
         let outputs = outputs.cast(DType::F32).reshape([tokens, self.per_token, hidden]);
         let sum = (outputs * shares.unsqueeze_dim::<3>(2)).sum_dim(1);
         sum.reshape([tokens, hidden]).cast(dtype)
     }
 
+    /// The updates of the adapters on products with these roles, for rows in the order of their experts.
+    fn updates(&self, x: &Tensor<B, 2>, roles: &[Role], rows: &GroupRows, pass: AdapterPass) -> Vec<(Role, Tensor<B, 2>)> {
+        let holds = |stack: &&ExpertStack<B>| stack.parameter().parts.iter().any(|part| roles.contains(&part.role));
+        let mut updates = Vec::new();
+        for stack in self.stacks.iter().filter(holds) {
+            let Some(update) = stack.update(x, rows, pass) else { continue };
+            let [width, _] = stack.parameter().matrix_dims();
+            let part = |(at, part): (usize, &&Part)| (part.role, update.clone().narrow(1, at * width, width));
+            updates.extend(stack.parameter().parts.iter().enumerate().map(part));
+        }
+        updates
+    }
+
     /// The experts of each token, `per_token` of them, and their shares, `[tokens, per_token]` and f32.
-    fn route(&self, x: Tensor<B, 2>) -> (Vec<usize>, Tensor<B, 2>) {
+    fn route(&self, x: Tensor<B, 2>, pass: AdapterPass) -> (Vec<usize>, Tensor<B, 2>) {
         let device = x.device();
-        let scores = self.router.forward(x.cast(DType::F32), AdapterPass::Current);
+        let scores = self.router.forward(x.cast(DType::F32), pass);
         let [tokens, experts] = scores.dims();
         let scores = if self.shares == Shares::OfChosen { scores } else { softmax(scores) };
         let values: Vec<f32> = scores.to_data().iter::<f32>().collect();
@@ -110,6 +131,14 @@ impl<B: FusedBackend> Experts<B> {
             Shares::OfChosen => softmax(of_chosen),
         };
         (chosen, shares)
+    }
+}
+
+/// A product, plus the update of its adapter if it has one.
+fn added<B: FusedBackend>(y: Tensor<B, 2>, updates: &[(Role, Tensor<B, 2>)], role: Role) -> Tensor<B, 2> {
+    match updates.iter().find(|(own, _)| *own == role) {
+        Some((_, update)) => y + update.clone(),
+        None => y,
     }
 }
 

@@ -31,7 +31,7 @@ impl<B: FusedBackend> FeedForward<B> {
     pub fn forward(&self, x: Tensor<B, 2>, pass: AdapterPass) -> Tensor<B, 2> {
         match self {
             Self::Dense(mlp) => mlp.forward(x, pass),
-            Self::Experts(experts) => experts.forward(x),
+            Self::Experts(experts) => experts.forward(x, pass),
         }
     }
 
@@ -61,12 +61,28 @@ impl<B: FusedBackend> FeedForward<B> {
         mlp.into_iter().flat_map(|mlp| mlp.input.linears.iter_mut().chain([&mut mlp.output]))
     }
 
-    /// The layers that are never trained: the router and those of the experts.
-    pub(super) fn frozen_linears(&self) -> impl Iterator<Item = &Linear<B>> {
-        let experts = match self {
+    /// Mutable references to [`FeedForward::linears`], or to the router.
+    pub(super) fn adaptable_mut(&mut self) -> impl Iterator<Item = &mut Linear<B>> {
+        let (mlp, router) = match self {
+            Self::Dense(mlp) => (Some(mlp), None),
+            Self::Experts(experts) => (None, Some(&mut experts.router)),
+        };
+        mlp.into_iter().flat_map(|mlp| mlp.input.linears.iter_mut().chain([&mut mlp.output])).chain(router)
+    }
+
+    /// The experts, if there are any.
+    pub fn experts(&self) -> Option<&Experts<B>> {
+        match self {
             Self::Dense(_) => None,
             Self::Experts(experts) => Some(experts),
-        };
-        experts.into_iter().flat_map(Experts::linears)
+        }
+    }
+
+    /// A mutable reference to [`FeedForward::experts`].
+    pub fn experts_mut(&mut self) -> Option<&mut Experts<B>> {
+        match self {
+            Self::Dense(_) => None,
+            Self::Experts(experts) => Some(experts),
+        }
     }
 }

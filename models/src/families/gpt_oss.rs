@@ -34,9 +34,9 @@ const PARTS: &[Part] = &[
     Part::new(Role::AttentionOutput, "self_attn.o_proj", "attn_output"),
     Part::new(Role::FeedForwardNorm, "post_attention_layernorm", "post_attention_norm"),
     Part::new(Role::Router, "mlp.router", "ffn_gate_inp"),
-    Part::new(Role::ExpertGate, "mlp.experts.{}.gate_proj", "ffn_gate_exps"),
-    Part::new(Role::ExpertUp, "mlp.experts.{}.up_proj", "ffn_up_exps"),
-    Part::new(Role::ExpertDown, "mlp.experts.{}.down_proj", "ffn_down_exps"),
+    Part::new(Role::ExpertGate, "mlp.experts.{}.gate_proj", "ffn_gate_exps").held_by("gate_up_proj"),
+    Part::new(Role::ExpertUp, "mlp.experts.{}.up_proj", "ffn_up_exps").held_by("gate_up_proj"),
+    Part::new(Role::ExpertDown, "mlp.experts.{}.down_proj", "ffn_down_exps").held_by("down_proj"),
     Part::new(Role::FinalNorm, "model.norm", "output_norm"),
     Part::new(Role::Head, "lm_head", "output"),
 ];

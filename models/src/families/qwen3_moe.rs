@@ -39,9 +39,15 @@ const PARTS: &[Part] = &[
     Part::new(Role::Up, "mlp.up_proj", "ffn_up"),
     Part::new(Role::Down, "mlp.down_proj", "ffn_down"),
     Part::new(Role::Router, "mlp.gate", "ffn_gate_inp"),
-    Part::new(Role::ExpertGate, "mlp.experts.{}.gate_proj", "ffn_gate_exps"),
-    Part::new(Role::ExpertUp, "mlp.experts.{}.up_proj", "ffn_up_exps"),
-    Part::new(Role::ExpertDown, "mlp.experts.{}.down_proj", "ffn_down_exps"),
+    Part::new(Role::ExpertGate, "mlp.experts.{}.gate_proj", "ffn_gate_exps")
+        .held_by("gate_up_proj")
+        .in_mlx("mlp.switch_mlp.gate_proj"),
+    Part::new(Role::ExpertUp, "mlp.experts.{}.up_proj", "ffn_up_exps")
+        .held_by("gate_up_proj")
+        .in_mlx("mlp.switch_mlp.up_proj"),
+    Part::new(Role::ExpertDown, "mlp.experts.{}.down_proj", "ffn_down_exps")
+        .held_by("down_proj")
+        .in_mlx("mlp.switch_mlp.down_proj"),
     Part::new(Role::FinalNorm, "model.norm", "output_norm"),
     Part::new(Role::Head, "lm_head", "output"),
 ];

@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use burnish_kernels::FusedBackend;
 
-use super::{Part, Role, with_expert};
+use super::{Part, Role, StackedParameter, of_layer, with_expert};
 use crate::blocks::Norm;
 use crate::config::ModelConfig;
 use crate::error::{ModelError, Result};
@@ -28,6 +28,11 @@ impl<'a, 'b, B: FusedBackend> PartLoader<'a, 'b, B> {
     /// Whether the family declares a part with that role.
     pub fn has(&self, role: Role) -> bool {
         self.config.family.part(role).is_some()
+    }
+
+    /// The parameters that hold the experts of the block.
+    pub fn stacked_parameters(&self) -> Vec<StackedParameter> {
+        self.layer.map(|layer| of_layer(self.config, layer)).unwrap_or_default()
     }
 
     /// A linear layer, with a bias if it has one.

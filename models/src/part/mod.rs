@@ -3,10 +3,13 @@
 mod declared;
 mod gguf;
 mod loader;
+mod stacked;
 
 pub use declared::{DeclaredTensor, declared_tensors, undeclared_tensors};
 pub use gguf::{GgufTensor, gguf_tensors};
 pub use loader::PartLoader;
+pub(crate) use stacked::of_layer;
+pub use stacked::{StackedParameter, stacked_parameters};
 
 /// What a tensor is for in a decoder. Its shape follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -118,12 +121,16 @@ pub struct Part {
     pub rows: RowOrder,
     /// The GGUF names of the two halves of its rows, where files have a tensor for each.
     pub halves: Option<[&'static str; 2]>,
+    /// The parameter of transformers that has those of all experts: see [`StackedParameter`].
+    pub parameter: Option<&'static str>,
+    /// The name of its linear layer in mlx-lm, in a block, where that is not its checkpoint name without the number of the expert.
+    pub mlx: Option<&'static str>,
 }
 
 impl Part {
     /// A part whose rows have the same order in GGUF files.
     pub const fn new(role: Role, name: &'static str, gguf: &'static str) -> Self {
-        Self { role, name, gguf, rows: RowOrder::Same, halves: None }
+        Self { role, name, gguf, rows: RowOrder::Same, halves: None, parameter: None, mlx: None }
     }
 
     /// A part whose rows GGUF files have in two tensors, the first half and the second.
@@ -135,6 +142,18 @@ impl Part {
     #[must_use]
     pub const fn interleaved(self) -> Self {
         Self { rows: RowOrder::Interleaved, ..self }
+    }
+
+    /// The part of experts that is held by that parameter of transformers.
+    #[must_use]
+    pub const fn held_by(self, parameter: &'static str) -> Self {
+        Self { parameter: Some(parameter), ..self }
+    }
+
+    /// The part with that name in mlx-lm.
+    #[must_use]
+    pub const fn in_mlx(self, name: &'static str) -> Self {
+        Self { mlx: Some(name), ..self }
     }
 
     /// The checkpoint name without `.weight`, in the block `layer` if it belongs to one.
