@@ -31,7 +31,7 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let base = Pretrained::open("HuggingFaceTB/SmolLM2-135M-Instruct")?;
-//! let merged = MergedCheckpoint::open(&base.checkpoint, Path::new("run/adapter"))?;
+//! let merged = MergedCheckpoint::of(&base, Path::new("run/adapter"))?;
 //! export_hugging_face(&base, &merged, Path::new("merged"), &HuggingFaceOptions::default())?;
 //! let options = GgufOptions { kind: GgufType::Quantized(Mixture::Q4KM), ..GgufOptions::default() };
 //! let report = export_gguf(&base, &merged, Path::new("merged.gguf"), &options)?;

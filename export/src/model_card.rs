@@ -89,6 +89,9 @@ fn adapter_rows(config: &LoraConfig) -> Vec<(String, String)> {
         ("dropout".to_owned(), config.dropout.to_string()),
         ("target modules".to_owned(), config.target_modules.list().join(", ")),
     ];
+    if !config.target_parameters.is_empty() {
+        rows.push(("target parameters".to_owned(), config.target_parameters.join(", ")));
+    }
     for (name, is_on) in [("rsLoRA", config.rslora), ("DoRA", config.dora)] {
         if is_on {
             rows.push((name.to_owned(), "yes".to_owned()));

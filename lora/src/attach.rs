@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use burnish_kernels::FusedBackend;
 use burnish_models::loader::normal;
-use burnish_models::part::declared_tensors;
+use burnish_models::part::StackedParameter;
 use burnish_models::weight::parameter_id;
 use burnish_models::{Checkpoint, LanguageModel, ModelConfig};
 use rand::{Rng, SeedableRng};
@@ -17,6 +17,8 @@ use crate::init::Init;
 use crate::layer::{Factors, dense, low_rank, quantisation_error};
 use crate::modules;
 use crate::pattern::is_named;
+use crate::sites::{LinearShape, Sites, block_index};
+use crate::stacked::stacked_low_rank;
 
 /// Attaches a new adapter to every target, and returns how many layers got one.
 ///
@@ -61,13 +63,12 @@ fn attach_new<B: FusedBackend>(
     base: Option<&dyn Checkpoint>,
     device: &B::Device,
 ) -> Result<usize> {
-    let layers = model.linears().into_iter().map(|(name, linear)| LinearShape::new(name, linear.dims()));
-    let layers: Vec<LinearShape> = layers.collect();
-    check_layers(config, &layers)?;
+    let sites = Sites::of_model(model);
+    let config = &checked(config, &sites)?;
     modules::check(&config.modules_to_save, &modules::names(model))?;
-    let targeted: BTreeSet<String> = targeted(config, &layers).map(|layer| layer.name.clone()).collect();
+    let targeted: BTreeSet<String> = sites.targeted(config).map(|layer| layer.name.clone()).collect();
     let mut decomposed = 0;
-    for (name, linear) in model.linears_mut() {
+    for (name, linear) in model.adaptable_mut() {
         if !targeted.contains(&name) {
             continue;
         }
@@ -85,7 +86,7 @@ fn attach_new<B: FusedBackend>(
         decomposed += usize::from(factors.is_some());
         let factors = match factors {
             Some([lora_a, lora_b]) => [lora_a.to_f32(), lora_b.to_f32()],
-            None => [drawn(config.init, [rank, inputs], seed), vec![0.0; outputs * rank]],
+            None => [drawn(config.init, rank, [rank, inputs], seed), vec![0.0; outputs * rank]],
         };
         let factors = Factors { values: factors, shapes: [[rank, inputs], [outputs, rank]] };
         let initial = config.init.changes_base().then(|| factors.clone());
@@ -96,12 +97,25 @@ fn attach_new<B: FusedBackend>(
                       loading; set quantization = \"nf4\", or another init";
         return Err(LoraError::Config { reason: reason.into() });
     }
+    let stacks: BTreeSet<String> = sites.targeted_stacks(config).map(StackedParameter::name).collect();
+    for stack in model.stacks_mut() {
+        let StackedParameter { experts, outputs, inputs, .. } = *stack.parameter();
+        let name = stack.parameter().name();
+        if !stacks.contains(&name) {
+            continue;
+        }
+        let rank = config.rank_of(&name);
+        let shapes = [[experts * rank, inputs], [outputs, rank * experts]];
+        let lora_a = drawn(config.init, rank, shapes[0], seed ^ parameter_id(&name).val());
+        let factors = Factors { values: [lora_a, vec![0.0; outputs * rank * experts]], shapes };
+        stack.adapter = Some(stacked_low_rank(&name, factors, config.scale_of(&name), device));
+    }
     modules::train(model, &config.modules_to_save, device);
-    Ok(targeted.len())
+    Ok(targeted.len() + stacks.len())
 }
 
 /// The values of a new `A`.
-fn drawn(init: Init, [rank, inputs]: [usize; 2], seed: u64) -> Vec<f32> {
+fn drawn(init: Init, rank: usize, [rows, inputs]: [usize; 2], seed: u64) -> Vec<f32> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let bound = 1.0 / (inputs as f64).sqrt();
     let uniform = |random: &mut ChaCha8Rng| f64::from(random.next_u32()) / f64::from(u32::MAX) * 2.0 - 1.0;
@@ -109,7 +123,7 @@ fn drawn(init: Init, [rank, inputs]: [usize; 2], seed: u64) -> Vec<f32> {
         Init::Gaussian => (normal(&mut random) / rank as f64) as f32,
         _ => (bound * uniform(&mut random)) as f32,
     };
-    (0..rank * inputs).map(draw).collect()
+    (0..rows * inputs).map(draw).collect()
 }
 
 /// Checks an adapter's configuration against that of a model, before the model is loaded: every value is in range, every target
@@ -117,19 +131,12 @@ fn drawn(init: Init, [rank, inputs]: [usize; 2], seed: u64) -> Vec<f32> {
 ///
 /// # Errors
 /// As [`attach`].
-pub fn check_model<B: FusedBackend>(config: &LoraConfig, model: &ModelConfig) -> Result<()> {
-    let names: BTreeSet<String> = LanguageModel::<B>::linear_names(model).into_iter().collect();
-    let shapes = LanguageModel::<B>::tensor_shapes(model).into_iter();
-    let layers: Vec<LinearShape> = shapes
-        .filter_map(|(name, shape)| Some((name.strip_suffix(".weight")?.to_owned(), shape.try_into().ok()?)))
-        .filter(|(name, _)| names.contains(name))
-        .map(|(name, dims)| LinearShape::new(name, dims))
-        .collect();
-    check_layers(config, &layers)?;
+pub fn check_model(config: &LoraConfig, model: &ModelConfig) -> Result<()> {
+    checked(config, &Sites::of_config(model))?;
     modules::check(&config.modules_to_save, &modules::declared_names(model))
 }
 
-/// A linear layer that gets an adapter.
+/// A linear layer that gets an adapter, or a parameter that holds the experts of a layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdaptedLayer {
     /// Its name in checkpoints, without `.weight`.
@@ -142,56 +149,64 @@ pub struct AdaptedLayer {
     pub inputs: usize,
     /// Rank of its adapter.
     pub rank: usize,
+    /// How many matrices have factors of their own: 1, or the number of experts.
+    pub copies: usize,
+    /// How many of them a token uses.
+    pub used: usize,
 }
 
-/// The linear layers of a model that get an adapter, in the order of the blocks; no model is loaded.
+impl AdaptedLayer {
+    /// The elements of both factors.
+    pub fn elements(&self) -> usize {
+        self.copies * self.rank * (self.inputs + self.outputs)
+    }
+}
+
+/// What of a model gets an adapter, in the order of the blocks, experts last; no model is loaded. Nothing if [`check_model`] fails
+/// because of the names of targets.
 pub fn adapted_layers(config: &LoraConfig, model: &ModelConfig) -> Vec<AdaptedLayer> {
-    let linear = declared_tensors(model).into_iter().filter(|tensor| tensor.part.role.is_linear());
-    let layers: Vec<LinearShape> = linear
-        .filter_map(|tensor| {
-            let dims = tensor.shape.try_into().ok()?;
-            Some(LinearShape::new(tensor.name.strip_suffix(".weight")?.to_owned(), dims))
-        })
-        .collect();
-    let adapted = |LinearShape { name, outputs, inputs }: &LinearShape| AdaptedLayer {
+    let sites = Sites::of_config(model);
+    let Ok(config) = sites.resolved(config) else { return Vec::new() };
+    let linear = |LinearShape { name, outputs, inputs, .. }: &LinearShape| AdaptedLayer {
         name: name.clone(),
         block: block_index(name),
         outputs: *outputs,
         inputs: *inputs,
         rank: config.rank_of(name),
+        copies: 1,
+        used: 1,
     };
-    targeted(config, &layers).map(adapted).collect()
+    let stack = |stack: &StackedParameter| AdaptedLayer {
+        name: stack.name(),
+        block: Some(stack.layer),
+        outputs: stack.outputs,
+        inputs: stack.inputs,
+        rank: config.rank_of(&stack.name()),
+        copies: stack.experts,
+        used: stack.per_token,
+    };
+    sites.targeted(&config).map(linear).chain(sites.targeted_stacks(&config).map(stack)).collect()
 }
 
-/// A linear layer of a model, and its size.
-#[derive(Debug, Clone)]
-struct LinearShape {
-    /// Its name in checkpoints, without `.weight`.
-    name: String,
-    outputs: usize,
-    inputs: usize,
-}
-
-impl LinearShape {
-    fn new(name: String, [outputs, inputs]: [usize; 2]) -> Self {
-        Self { name, outputs, inputs }
-    }
-}
-
-fn check_layers(config: &LoraConfig, layers: &[LinearShape]) -> Result<()> {
+/// The configuration as it is read for a model, if every value is in range, every target names something, and the layers can use the
+/// rank.
+fn checked(config: &LoraConfig, sites: &Sites) -> Result<LoraConfig> {
     config.check()?;
-    check_targets(config, layers)?;
-    check_rank(config, layers)?;
-    check_init(config, layers)
+    let config = sites.resolved(config)?;
+    config.check()?;
+    check_targets(&config, sites)?;
+    check_rank(&config, sites)?;
+    check_init(&config, sites)?;
+    Ok(config)
 }
 
 /// A decomposition of a weight has no more parts than its smaller side.
-fn check_init(config: &LoraConfig, layers: &[LinearShape]) -> Result<()> {
-    let small = targeted(config, layers).find(|LinearShape { name, outputs, inputs }| {
+fn check_init(config: &LoraConfig, sites: &Sites) -> Result<()> {
+    let small = sites.targeted(config).find(|LinearShape { name, outputs, inputs, .. }| {
         config.init.decomposes() && config.rank_of(name) > *outputs.min(inputs)
     });
     match small {
-        Some(LinearShape { name, outputs, inputs }) => {
+        Some(LinearShape { name, outputs, inputs, .. }) => {
             let (rank, largest) = (config.rank_of(name), outputs.min(inputs));
             let reason = format!("rank: `init = \"{}\"` needs at most {largest} for {name}, got {rank}", config.init);
             Err(LoraError::Config { reason })
@@ -202,11 +217,13 @@ fn check_init(config: &LoraConfig, layers: &[LinearShape]) -> Result<()> {
 
 /// A rank above `min(in, out)` adds nothing to a layer. It is refused only if that holds for all layers that have this rank:
 /// like PEFT, this allows it for small layers among larger ones.
-fn check_rank(config: &LoraConfig, layers: &[LinearShape]) -> Result<()> {
+fn check_rank(config: &LoraConfig, sites: &Sites) -> Result<()> {
+    let linears = sites.targeted(config).map(|layer| (layer.name.clone(), layer.outputs.min(layer.inputs)));
+    let stacks = sites.targeted_stacks(config).map(|stack| (stack.name(), stack.outputs.min(stack.inputs)));
     let mut usable: BTreeMap<usize, usize> = BTreeMap::new();
-    for LinearShape { name, outputs, inputs } in targeted(config, layers) {
-        let largest = usable.entry(config.rank_of(name)).or_default();
-        *largest = (*outputs.min(inputs)).max(*largest);
+    for (name, smaller) in linears.chain(stacks) {
+        let largest = usable.entry(config.rank_of(&name)).or_default();
+        *largest = smaller.max(*largest);
     }
     match usable.into_iter().find(|(rank, largest)| rank > largest) {
         Some((rank, largest)) => {
@@ -217,37 +234,36 @@ fn check_rank(config: &LoraConfig, layers: &[LinearShape]) -> Result<()> {
     }
 }
 
-/// The layers that get an adapter.
-fn targeted<'a>(config: &'a LoraConfig, layers: &'a [LinearShape]) -> impl Iterator<Item = &'a LinearShape> {
-    let names = config.target_modules.names();
-    let blocks = layers.iter().filter_map(|layer| block_index(&layer.name)).max().map_or(0, |last| last + 1);
-    let first = config.num_layers.map_or(0, |last| blocks.saturating_sub(last));
-    layers.iter().filter(move |LinearShape { name, .. }| {
-        let is_target = names.as_ref().is_none_or(|names| names.iter().any(|target| is_named(name, target)));
-        is_target && block_index(name).is_none_or(|index| index >= first)
-    })
-}
-
-/// The index of the block that a layer belongs to.
-pub(crate) fn block_index(name: &str) -> Option<usize> {
-    let mut parts = name.split('.');
-    parts.find(|part| *part == "layers")?;
-    parts.next()?.parse().ok()
-}
-
 /// Checks that every target names at least one of the layers.
-fn check_targets(config: &LoraConfig, layers: &[LinearShape]) -> Result<()> {
+fn check_targets(config: &LoraConfig, sites: &Sites) -> Result<()> {
+    let names_one = |target: &&String| {
+        let of_stacks = sites.stacks.iter().any(|stack| is_named(&stack.name(), target));
+        of_stacks || sites.linears.iter().any(|layer| is_named(&layer.parameter(), target))
+    };
+    if let Some(target) = config.target_parameters.iter().find(|target| !names_one(target)) {
+        let mut present: Vec<&str> = sites.stacks.iter().map(|stack| stack.parameter).collect();
+        present.sort_unstable();
+        present.dedup();
+        let present = if present.is_empty() {
+            "it has no experts; name linear layers in target_modules".to_owned()
+        } else {
+            format!("those of its experts are {}", present.join(", "))
+        };
+        return Err(LoraError::Config {
+            reason: format!("target_parameters: no parameter of the model is named {target}; {present}"),
+        });
+    }
     let Some(targets) = config.target_modules.names() else { return Ok(()) };
+    let layers = || sites.linears.iter().filter(|layer| !layer.is_router);
     let missing: Vec<String> = targets
         .iter()
-        .filter(|target| !layers.iter().any(|layer| is_named(&layer.name, target)))
+        .filter(|target| !layers().any(|layer| is_named(&layer.name, target)))
         .map(|target| (*target).to_owned())
         .collect();
-    if missing.is_empty() && !targets.is_empty() {
+    if missing.is_empty() && !(targets.is_empty() && config.target_parameters.is_empty()) {
         return Ok(());
     }
-    let present: BTreeSet<String> =
-        layers.iter().filter_map(|layer| layer.name.rsplit('.').next()).map(str::to_owned).collect();
+    let present: BTreeSet<String> = layers().filter_map(|layer| layer.name.rsplit('.').next()).map(str::to_owned).collect();
     Err(LoraError::NoTarget { missing, present: present.into_iter().collect() })
 }
 
@@ -257,18 +273,18 @@ mod tests {
     use crate::Pattern;
 
     /// Two blocks; `k_proj` is smaller than the other layers.
-    fn layers() -> Vec<LinearShape> {
+    fn sites() -> Sites {
         let of_block = |block: usize| {
             [("q_proj", [64, 64]), ("k_proj", [16, 64]), ("down_proj", [64, 160])]
                 .map(|(name, dims)| LinearShape::new(format!("model.layers.{block}.{name}"), dims))
         };
-        (0..2).flat_map(of_block).collect()
+        Sites { linears: (0..2).flat_map(of_block).collect(), stacks: Vec::new() }
     }
 
     fn check(rank: usize, targets: &[&str]) -> std::result::Result<(), String> {
         let target_modules = crate::TargetModules::Named(targets.iter().map(|name| (*name).to_owned()).collect());
         let config = LoraConfig { rank, target_modules, ..LoraConfig::default() };
-        check_layers(&config, &layers()).map_err(|error| error.to_string())
+        checked(&config, &sites()).map(drop).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -284,14 +300,14 @@ mod tests {
         assert!(check(4, &["query"]).unwrap_err().contains("query"));
         let rank_pattern = vec![Pattern::new("k_proj", 17).unwrap()];
         let config = LoraConfig { rank_pattern, ..LoraConfig::default() };
-        assert!(check_layers(&config, &layers()).unwrap_err().to_string().contains("got 17"));
+        assert!(checked(&config, &sites()).unwrap_err().to_string().contains("got 17"));
     }
 
     #[test]
     fn num_layers_counts_blocks_from_the_last() {
         let config = LoraConfig { num_layers: Some(1), ..LoraConfig::default() };
-        let layers = layers();
-        assert!(targeted(&config, &layers).all(|layer| layer.name.contains(".1.")));
-        assert_eq!(targeted(&config, &layers).count(), 3);
+        let sites = sites();
+        assert!(sites.targeted(&config).all(|layer| layer.name.contains(".1.")));
+        assert_eq!(sites.targeted(&config).count(), 3);
     }
 }

@@ -1,10 +1,12 @@
 //! The configuration of an adapter.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{LoraError, Result};
 use crate::init::Init;
-use crate::pattern::{Pattern, find};
+use crate::pattern::{Pattern, find, is_named};
 
 /// What an adapter computes: the keys of PEFT's `LoraConfig` that decide it.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +21,10 @@ pub struct LoraConfig {
     pub rslora: bool,
     /// Which linear layers get an adapter.
     pub target_modules: TargetModules,
+    /// Parameters that get an adapter as a whole: those that hold the experts of a layer, such as `mlp.experts.gate_up_proj`, or weights
+    /// of linear layers and routers, such as `mlp.gate.weight`. The last parts of their names. PEFT has neither dropout nor `DoRA` for
+    /// an adapter with such targets.
+    pub target_parameters: Vec<String>,
     /// How many blocks get adapters, counted from the last; `None` means all of them.
     pub num_layers: Option<usize>,
     /// Ranks of layers that differ from `rank`.
@@ -77,6 +83,7 @@ impl Default for LoraConfig {
             dropout: 0.0,
             rslora: false,
             target_modules: TargetModules::all_linear(),
+            target_parameters: Vec::new(),
             num_layers: None,
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
@@ -93,14 +100,30 @@ impl LoraConfig {
         self.scale_for(self.rank, self.alpha)
     }
 
-    /// Rank of the update of a layer, by its full name.
+    /// Rank of the update of a layer or parameter, by its full name.
     pub fn rank_of(&self, layer: &str) -> usize {
-        find(&self.rank_pattern, layer, self.rank)
+        find(&self.rank_pattern, &self.key(layer), self.rank)
     }
 
-    /// Factor on the update of a layer, by its full name.
+    /// Factor on the update of a layer or parameter, by its full name.
     pub fn scale_of(&self, layer: &str) -> f64 {
-        self.scale_for(self.rank_of(layer), find(&self.alpha_pattern, layer, self.alpha))
+        self.scale_for(self.rank_of(layer), find(&self.alpha_pattern, &self.key(layer), self.alpha))
+    }
+
+    /// The alpha of a rank that gives that factor.
+    pub(crate) fn alpha_for(&self, rank: usize, scale: f64) -> f64 {
+        scale / self.scale_for(rank, 1.0)
+    }
+
+    /// Whether `target_parameters` names a parameter, by its full name.
+    pub(crate) fn names_parameter(&self, parameter: &str) -> bool {
+        self.target_parameters.iter().any(|target| is_named(parameter, target))
+    }
+
+    /// What patterns are compared with: the name of the parameter where the weight of a layer is the target.
+    fn key<'a>(&self, layer: &'a str) -> Cow<'a, str> {
+        let parameter = format!("{layer}.weight");
+        if self.names_parameter(&parameter) { parameter.into() } else { layer.into() }
     }
 
     fn alphas(&self) -> impl Iterator<Item = f64> {
@@ -144,6 +167,7 @@ impl LoraConfig {
         if !(0.0..1.0).contains(&self.dropout) {
             return refuse(format!("dropout: expected at least 0 and below 1, got {}", self.dropout));
         }
+        self.check_parameters()?;
         if let Some(alpha) = self.alphas().find(|alpha| !alpha.is_finite()) {
             return refuse(format!("alpha: expected a finite number, got {alpha}"));
         }
@@ -151,6 +175,28 @@ impl LoraConfig {
             && let Some(alpha) = self.alphas().find(|alpha| *alpha <= 0.0)
         {
             return refuse(format!("alpha: `init = \"{}\"` needs one above 0, got {alpha}", self.init));
+        }
+        Ok(())
+    }
+
+    /// Refuses what PEFT refuses for adapters of parameters.
+    fn check_parameters(&self) -> Result<()> {
+        if self.target_parameters.is_empty() {
+            return Ok(());
+        }
+        let targets = self.target_parameters.join(", ");
+        let refuse = |what: &str, way: &str| {
+            let reason = format!("{what} does not work with adapters of parameters ({targets}), as in PEFT: set {way}");
+            Err(LoraError::Config { reason })
+        };
+        if self.dropout > 0.0 {
+            return refuse("dropout", "dropout = 0, or target_modules to layers outside the experts");
+        }
+        if self.dora {
+            return refuse("dora", "dora = false, or target_modules to layers outside the experts");
+        }
+        if !matches!(self.init, Init::Default | Init::Gaussian) {
+            return refuse(&format!("init = \"{}\"", self.init), "init = \"default\"");
         }
         Ok(())
     }

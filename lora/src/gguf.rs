@@ -11,9 +11,12 @@ use burnish_models::part::{Part, RowOrder, of_gguf};
 
 use crate::config::LoraConfig;
 use crate::error::{LoraError, Result};
-use crate::file::{AdapterFile, Order, StoredTensor};
+use crate::file::{AdapterFile, ModelLayout, Order, StoredTensor};
 use crate::pattern::Pattern;
 use crate::peft::{FACTORS, MAX_RANK, PREFIX};
+
+/// The most experts of a layer.
+const MOST_EXPERTS: usize = 4096;
 
 /// The configuration: one alpha for all layers, and the rank of each layer's tensors.
 ///
@@ -27,11 +30,17 @@ pub(crate) fn config(path: &Path) -> Result<LoraConfig> {
     for tensor in file.tensors() {
         let Some(stem) = tensor.name.strip_suffix(keys::LORA_FACTORS[0]) else { continue };
         let layer = layer_of(parts, stem).map_or_else(|| stem.to_owned(), |(layer, _)| layer);
-        let rank = tensor.shape[0];
-        if tensor.shape.len() != 2 || !(1..=MAX_RANK).contains(&(rank as u64)) {
-            return Err(refuse(format!("`{}`: expected a matrix of [rank, in], got {:?}", tensor.name, tensor.shape)));
-        }
-        ranks.insert(layer, rank);
+        let rank = match tensor.shape[..] {
+            [rank, _] | [_, rank, _] if (1..=MAX_RANK).contains(&(rank as u64)) => rank,
+            _ => {
+                return Err(refuse(format!(
+                    "`{}`: expected [rank, in], or that of experts, got {:?}",
+                    tensor.name, tensor.shape
+                )));
+            }
+        };
+        // Of experts, all.
+        ranks.insert(layer.replacen("{}", r"\d+", 1), rank);
     }
     let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
     for rank in ranks.values() {
@@ -54,11 +63,12 @@ pub(crate) fn config(path: &Path) -> Result<LoraConfig> {
     Ok(config)
 }
 
-/// Opens the tensors; `head_dim` is the number of elements of a head of the model.
+/// Opens the tensors.
 ///
 /// # Errors
-/// As [`config`], and if rows can't be put in the order of checkpoints because `head_dim` is unknown.
-pub(crate) fn open_weights(path: &Path, head_dim: Option<usize>) -> Result<AdapterFile> {
+/// As [`config`], and if rows can't be put in the order of checkpoints because the layout of the model is unknown.
+pub(crate) fn open_weights(path: &Path, layout: Option<&ModelLayout>) -> Result<AdapterFile> {
+    let head_dim = layout.map(|layout| layout.head_dim);
     let (file, parts) = open(path)?;
     let mut tensors = BTreeMap::new();
     for tensor in file.tensors() {
@@ -66,6 +76,20 @@ pub(crate) fn open_weights(path: &Path, head_dim: Option<usize>) -> Result<Adapt
         let factor = keys::LORA_FACTORS.iter().position(|end| name.ends_with(end));
         let stem = factor.and_then(|index| name.strip_suffix(keys::LORA_FACTORS[index]));
         let (peft, order) = match (factor, stem.and_then(|stem| layer_of(parts, stem))) {
+            (Some(index), Some((layer, part))) if part.role.is_expert() => {
+                let count = tensor.shape.first().copied().filter(|count| tensor.shape.len() == 3 && *count <= MOST_EXPERTS);
+                let Some(count) = count else {
+                    let reason =
+                        format!("`{name}`: expected factors of at most {MOST_EXPERTS} experts, got {:?}", tensor.shape);
+                    return Err(LoraError::format(path, reason));
+                };
+                for expert in 0..count {
+                    let matrix = layer.replacen("{}", &expert.to_string(), 1);
+                    let stored = StoredTensor { name: name.clone(), order: Order::One { index: expert } };
+                    tensors.insert(format!("{PREFIX}{matrix}{}", FACTORS[index]), stored);
+                }
+                continue;
+            }
             (Some(index), Some((layer, part))) => {
                 let is_moved = part.rows == RowOrder::Interleaved && index == 1;
                 let order = match (is_moved, head_dim) {

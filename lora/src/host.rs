@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burnish_models::error::Result as ModelResult;
+use burnish_models::part::stacked_parameters;
 use burnish_models::{Checkpoint, Pretrained};
 
 use crate::config::LoraConfig;
 use crate::decompose::Matrix;
-use crate::error::Result;
-use crate::file::AdapterFile;
+use crate::error::{LoraError, Result};
+use crate::file::{AdapterFile, ModelLayout};
 use crate::layer::{Factors, initial};
 use crate::peft::{AdapterTensors, LayerTensors};
 use crate::stored::{open_weights, read_stored};
@@ -47,14 +48,14 @@ impl HostLayer {
 }
 
 impl<'a> HostAdapter<'a> {
-    /// Opens a PEFT or MLX folder, and checks that it fits the base. Of GGUF files, only some can be opened without the configuration
-    /// of the model: see [`HostAdapter::of`].
+    /// Opens a PEFT or MLX folder, and checks that it fits the base. GGUF files and adapters of experts may need the configuration of
+    /// the model: see [`HostAdapter::of`].
     ///
     /// # Errors
     /// As [`load_adapter`](crate::load_adapter): [`LoraError::Mismatch`](crate::LoraError::Mismatch) and
     /// [`LoraError::Unsupported`](crate::LoraError::Unsupported) list every tensor that can't be used.
     pub fn open(base: &'a dyn Checkpoint, adapter: &Path) -> Result<Self> {
-        Self::with_heads(base, adapter, None)
+        Self::with_layout(base, adapter, None)
     }
 
     /// Opens a PEFT or MLX folder or a GGUF file, and checks that it fits the model.
@@ -62,12 +63,18 @@ impl<'a> HostAdapter<'a> {
     /// # Errors
     /// As [`HostAdapter::open`].
     pub fn of(model: &'a Pretrained, adapter: &Path) -> Result<Self> {
-        Self::with_heads(&*model.checkpoint, adapter, Some(model.config.head_dim))
+        let layout = ModelLayout::new(model.config.head_dim, stacked_parameters(&model.config));
+        Self::with_layout(&*model.checkpoint, adapter, Some(&layout))
     }
 
-    fn with_heads(base: &'a dyn Checkpoint, adapter: &Path, head_dim: Option<usize>) -> Result<Self> {
+    fn with_layout(base: &'a dyn Checkpoint, adapter: &Path, layout: Option<&ModelLayout>) -> Result<Self> {
         let stored = read_stored(adapter)?;
-        let file = open_weights(adapter, head_dim)?;
+        if layout.is_none() && !stored.target_parameters.is_empty() {
+            let reason = "the configuration of the model is needed to read adapters of parameters, such as those of experts \
+                          (MergedCheckpoint::of)";
+            return Err(LoraError::format(adapter, reason));
+        }
+        let file = open_weights(adapter, &stored, layout)?;
         let tensors = AdapterTensors::new(adapter, &file, &stored);
         let dims = |layer: &str| {
             let shape = base.shape(&format!("{layer}.weight"))?;
@@ -91,6 +98,16 @@ impl<'a> HostAdapter<'a> {
     /// The layers with an adapter, by their names without `.weight`.
     pub fn layers(&self) -> impl Iterator<Item = &str> {
         self.layers.keys().map(String::as_str)
+    }
+
+    /// The rank of a layer's adapter; 0 if it has none.
+    pub fn rank_of(&self, layer: &str) -> usize {
+        self.layers.get(layer).map_or(0, |tensors| tensors.rank(layer, &self.config()))
+    }
+
+    /// The factor on the update of a layer; 0 if it has none.
+    pub fn scale_of(&self, layer: &str) -> f64 {
+        self.layers.get(layer).map_or(0.0, |tensors| tensors.scale(layer, &self.config()))
     }
 
     /// Whether a layer has an adapter.
@@ -122,7 +139,7 @@ impl<'a> HostAdapter<'a> {
         let weight = || self.base.read_f32(&format!("{layer}.weight"));
         let Factors { values: [lora_a, lora_b], shapes: [[rank, _], _] } = self.factors(layer, tensors, weight)?;
         let magnitude = tensors.magnitude(&self.file)?;
-        Ok(Some(HostLayer { scale: self.stored.scale_of(layer), rank, lora_a, lora_b, magnitude }))
+        Ok(Some(HostLayer { scale: tensors.scale(layer, &self.stored), rank, lora_a, lora_b, magnitude }))
     }
 
     /// A matrix that was trained as a whole; `None` if it was not.

@@ -56,7 +56,7 @@ impl Factors {
         })
     }
 
-    fn tensors<B: FusedBackend>(self, device: &B::Device) -> [Tensor<B, 2>; 2] {
+    pub(crate) fn tensors<B: FusedBackend>(self, device: &B::Device) -> [Tensor<B, 2>; 2] {
         let [a, b] = self.values;
         [(a, self.shapes[0]), (b, self.shapes[1])]
             .map(|(values, shape)| unpadded(TensorData::new(values, shape), shape, device, DType::F32))

@@ -34,7 +34,7 @@
 //!
 //! // Continue from a PEFT folder, or merge it into the weights of the base.
 //! load_adapter(&mut model, folder, None, &device)?;
-//! let merged = MergedCheckpoint::open(&base.checkpoint, folder)?;
+//! let merged = MergedCheckpoint::of(&base, folder)?;
 //! # drop(merged);
 //! # Ok(())
 //! # }
@@ -58,6 +58,8 @@ pub mod mlx;
 mod modules;
 pub mod pattern;
 pub mod peft;
+mod sites;
+mod stacked;
 mod stored;
 
 pub use attach::{attach, attach_to, check_model};

@@ -3,14 +3,16 @@
 use std::path::Path;
 
 use burnish_kernels::FusedBackend;
-use burnish_models::{LanguageModel, Linear, LowRank};
+use burnish_models::{LanguageModel, Linear, LowRank, StackedLowRank};
 
 use crate::config::LoraConfig;
 use crate::decompose::Matrix;
 use crate::error::{LoraError, Result};
+use crate::file::ModelLayout;
 use crate::layer::{Factors, dense, initial, low_rank};
 use crate::modules::{module, trainable};
 use crate::peft::AdapterTensors;
+use crate::stacked::{stacked_low_rank, stored_factors};
 use crate::stored::{open_weights, read_stored};
 
 /// Attaches the adapters of a PEFT or MLX folder, or of a GGUF file, to the model and returns their configuration; `dropout` replaces
@@ -94,10 +96,11 @@ fn attach_stored<B: FusedBackend>(
     device: &B::Device,
     adapt: impl Fn(&str, &Linear<B>, Factors) -> Result<(Factors, Option<Factors>)>,
 ) -> Result<()> {
-    let file = open_weights(folder, Some(model.head_dim()))?;
+    let parameters = model.stacks().into_iter().map(|stack| stack.parameter().clone());
+    let file = open_weights(folder, stored, Some(&ModelLayout::new(model.head_dim(), parameters)))?;
     let found = AdapterTensors::new(folder, &file, stored);
     found.check_model(folder, model)?;
-    for (name, linear) in model.linears_mut() {
+    for (name, linear) in model.adaptable_mut() {
         let Some(tensors) = found.layers.get(&name) else { continue };
         let (factors, initial) = adapt(&name, linear, tensors.factors(&name, &file, stored)?)?;
         let magnitude = tensors.magnitude(&file)?;
@@ -105,6 +108,12 @@ fn attach_stored<B: FusedBackend>(
         let reference = linear.adapter.take().and_then(|adapter| adapter.reference);
         let adapter = low_rank(&name, linear, factors, initial, magnitude, config, device)?;
         linear.adapter = Some(LowRank { reference, ..adapter });
+    }
+    for stack in model.stacks_mut() {
+        let Some((factors, scale)) = stored_factors(stack.parameter(), &found, &file, stored, folder)? else { continue };
+        let reference = stack.adapter.take().and_then(|adapter| adapter.reference);
+        let adapter = stacked_low_rank(&stack.parameter().name(), factors, scale, device);
+        stack.adapter = Some(StackedLowRank { reference, ..adapter });
     }
     for matrix in model.matrices_mut() {
         if let Some(tensor) = found.modules.get(module(&matrix.name)) {

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::config::LoraConfig;
 use crate::error::{LoraError, Result};
-use crate::file::{AdapterFile, Order, StoredTensor};
+use crate::file::{AdapterFile, ModelLayout, Order, StoredTensor};
 use crate::peft::{CONFIG, FACTORS, MAGNITUDES, PREFIX};
 
 /// The file of the tensors.
@@ -82,10 +82,41 @@ fn number(parameters: &Map<String, Value>, key: &str) -> std::result::Result<Opt
 ///
 /// # Errors
 /// If the file can't be read as safetensors.
-pub(crate) fn open_weights(folder: &Path) -> Result<AdapterFile> {
+pub(crate) fn open_weights(folder: &Path, layout: Option<&ModelLayout>) -> Result<AdapterFile> {
     let inner = SafetensorsFolder::from_files(&[weights(folder)])?;
-    let tensors: BTreeMap<String, StoredTensor> = inner.names().into_iter().map(peft_tensor).collect();
+    let mut tensors: BTreeMap<String, StoredTensor> = BTreeMap::new();
+    let experts: BTreeMap<String, Vec<String>> = layout.map(experts_of).unwrap_or_default();
+    for name in inner.names() {
+        let of_experts = MLX_FACTORS.iter().zip(FACTORS).find_map(|(end, peft)| {
+            let matrices = experts.get(name.strip_suffix(end)?)?;
+            Some((matrices, peft))
+        });
+        let Some((matrices, end)) = of_experts else {
+            let (peft, stored) = peft_tensor(name);
+            tensors.insert(peft, stored);
+            continue;
+        };
+        for (index, matrix) in matrices.iter().enumerate() {
+            let stored = StoredTensor { name: name.clone(), order: Order::One { index } };
+            tensors.insert(format!("{PREFIX}{matrix}{end}"), stored);
+        }
+    }
     Ok(AdapterFile::new(Box::new(inner), tensors))
+}
+
+/// The matrices of the experts that a layer of mlx-lm has, by its name. Its factors are `[experts, rank, in]` and
+/// `[experts, out, rank]`.
+///
+/// # Source
+/// `LoRASwitchLinear` in `mlx_lm/tuner/lora.py`.
+fn experts_of(layout: &ModelLayout) -> BTreeMap<String, Vec<String>> {
+    let of_parameter = layout.parameters.iter().flat_map(|parameter| {
+        parameter.parts.iter().map(|part| {
+            let name = part.mlx_name_in(parameter.layer);
+            (name, (0..parameter.experts).map(|expert| parameter.matrix_name(part, expert)).collect())
+        })
+    });
+    of_parameter.collect()
 }
 
 /// The file of the tensors in a folder.

@@ -34,6 +34,14 @@ impl<T> Pattern<T> {
         Ok(Self { pattern, value, regex })
     }
 
+    /// The pattern that matches this name only.
+    ///
+    /// # Errors
+    /// If the name is too long for a regular expression.
+    pub(crate) fn exactly(name: &str, value: T) -> Result<Self, String> {
+        Self::new(regex::escape(name), value)
+    }
+
     /// The same expression with another value.
     pub(crate) fn map<U>(&self, value: impl FnOnce(&T) -> U) -> Pattern<U> {
         Pattern { pattern: self.pattern.clone(), value: value(&self.value), regex: self.regex.clone() }

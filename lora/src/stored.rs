@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::config::LoraConfig;
 use crate::error::{LoraError, Result};
-use crate::file::AdapterFile;
+use crate::file::{AdapterFile, ModelLayout};
 use crate::peft::{self, CONFIG};
 use crate::{gguf, mlx};
 
@@ -82,14 +82,14 @@ pub(crate) fn read_stored(adapter: &Path) -> Result<LoraConfig> {
     }
 }
 
-/// Opens the tensors; `head_dim` is the number of elements of a head of the model, which some GGUF files need.
+/// Opens the tensors of an adapter with the configuration `stored`; some files need the layout of the model.
 ///
 /// # Errors
 /// If the file can't be read.
-pub(crate) fn open_weights(adapter: &Path, head_dim: Option<usize>) -> Result<AdapterFile> {
+pub(crate) fn open_weights(adapter: &Path, stored: &LoraConfig, layout: Option<&ModelLayout>) -> Result<AdapterFile> {
     match Format::of(adapter)? {
-        Format::Peft => peft::open_weights(adapter),
-        Format::Mlx(_) => mlx::open_weights(adapter),
-        Format::Gguf => gguf::open_weights(adapter, head_dim),
+        Format::Peft => peft::open_weights(adapter, stored, layout),
+        Format::Mlx(_) => mlx::open_weights(adapter, layout),
+        Format::Gguf => gguf::open_weights(adapter, layout),
     }
 }

@@ -31,10 +31,26 @@ impl Golden {
     /// When a file is missing.
     pub fn open(name: &str) -> Result<Self> {
         let folder = fixture("parity").join(name);
-        let text = std::fs::read_to_string(folder.join("config.json"))?;
+        Self::of(folder.clone(), &folder)
+    }
+
+    /// Opens a case of `make_expert_adapters.py`, which has the name of its base where PEFT has it.
+    ///
+    /// # Errors
+    /// When a file is missing.
+    pub fn of_experts(name: &str) -> Result<Self> {
+        let folder = fixture("experts").join(name);
+        let text = std::fs::read_to_string(folder.join("adapter/adapter_config.json"))?;
+        let json: serde_json::Value = serde_json::from_str(&text)?;
+        let base = json["base_model_name_or_path"].as_str().context("no name of a base")?;
+        Self::of(folder, &fixture("parity").join(base))
+    }
+
+    fn of(folder: PathBuf, base: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(base.join("config.json"))?;
         let config = ModelConfig::from_json(&serde_json::from_str(&text)?)?;
         Ok(Self {
-            weights: experts_apart(Box::new(SafetensorsFolder::open(&folder)?), &config),
+            weights: experts_apart(Box::new(SafetensorsFolder::open(base)?), &config),
             config,
             values: SafetensorsFolder::from_files(&[folder.join("golden.safetensors")])?,
             folder,

@@ -36,6 +36,21 @@ fn optimizer(clip: f64) -> AdamWConfig {
     AdamWConfig { max_grad_norm: clip, ..AdamWConfig::default() }
 }
 
+/// The adapters of experts that `make_expert_adapters.py` wrote.
+const EXPERTS: [&str; 4] = ["qwen3moe-experts", "qwen3moe-all", "gpt-oss-experts", "gpt-oss-mxfp4-experts"];
+
+/// A case of either script.
+fn open(case: &str) -> Golden {
+    if EXPERTS.contains(&case) { Golden::of_experts(case).unwrap() } else { Golden::open(case).unwrap() }
+}
+
+/// The name of an adapter's tensor in the model, from that in PEFT's files, which wraps the parameters of experts.
+fn own_name(name: &str) -> String {
+    let name = name.strip_prefix("base_model.model.").unwrap_or(name);
+    let name = name.replace(".experts.base_layer.lora_", ".experts.gate_up_proj.lora_");
+    name.replace(".experts.lora_", ".experts.down_proj.lora_")
+}
+
 /// A trainer with the golden adapter on its model.
 fn adapted(device: &dyn Device, golden: &Golden, clip: f64) -> Box<dyn Trainer> {
     let path = golden.folder.join("adapter");
@@ -45,9 +60,10 @@ fn adapted(device: &dyn Device, golden: &Golden, clip: f64) -> Box<dyn Trainer> 
 }
 
 fn logits(device: &dyn Device, case: &str) {
-    let golden = Golden::open(case).unwrap();
+    let golden = open(case);
     let (batch, adapter) = (golden.batch().unwrap(), golden.folder.join("adapter"));
-    for (key, adapter) in [("logits", None), ("adapter_logits", Some(adapter.as_path()))] {
+    let base = Some(("logits", None)).filter(|_| !EXPERTS.contains(&case));
+    for (key, adapter) in base.into_iter().chain([("adapter_logits", Some(adapter.as_path()))]) {
         let mut runner = device.run(&golden.config, &golden.weights, LoadOptions::default(), adapter).unwrap();
         let expected = unpadded(&golden.floats(key).unwrap(), &batch);
         close(&format!("{case} {key}"), &unpadded(&runner.logits(&batch).unwrap(), &batch), &expected);
@@ -64,23 +80,25 @@ fn step(trainer: &mut dyn Trainer, golden: &Golden, case: &str, loss: &str, pref
     let names = golden.names(prefix);
     assert!(!names.is_empty() && names.len() == gradients.len(), "{case}: {names:?}");
     for name in names {
-        let own = name.strip_prefix("base_model.model.").unwrap_or(&name);
+        let own = own_name(&name);
         let gradient = gradients.iter().find(|gradient| gradient.name == own).unwrap();
         close(&format!("{case} {name}"), &gradient.values, &golden.floats(&format!("{prefix}{name}")).unwrap());
     }
 }
 
 fn gradients(device: &dyn Device, case: &str) {
-    let golden = Golden::open(case).unwrap();
+    let golden = open(case);
     step(&mut *adapted(device, &golden, 0.0), &golden, case, "loss", "grad.");
 }
 
 /// Checks that checkpointed blocks give the same gradients, to the bit, with dropout, accumulation and a loss scale.
 fn checkpointed(device: &dyn Device, case: &str) {
-    let golden = Golden::open(case).unwrap();
+    let golden = open(case);
+    // PEFT has no dropout for adapters of experts.
+    let dropout = if EXPERTS.contains(&case) { 0.0 } else { 0.1 };
     let path = golden.folder.join("adapter");
     for dtype in [FloatType::F32, FloatType::F16].into_iter().filter(|dtype| device.computes_in(*dtype)) {
-        let adapter = Adapter::Folder { path: &path, dropout: 0.1 };
+        let adapter = Adapter::Folder { path: &path, dropout };
         let part =
             TrainedPart::Adapters { base: &golden.weights, options: LoadOptions::frozen(dtype), adapter, reference: None };
         let mut trainer = device.train(&golden.config, part, optimizer(0.0)).unwrap();
@@ -108,7 +126,7 @@ fn ten_losses(trainer: &mut dyn Trainer, golden: &Golden) -> Vec<f32> {
 
 /// Checks the losses of ten steps, and the resulting adapter.
 fn ten_steps(device: &dyn Device, case: &str, label: &str, clip: f64) {
-    let golden = Golden::open(case).unwrap();
+    let golden = open(case);
     let mut trainer = adapted(device, &golden, clip);
     let losses = ten_losses(&mut *trainer, &golden);
     close(&format!("{case} {label} losses"), &losses, &golden.floats(&format!("{label}.losses")).unwrap());
@@ -187,9 +205,39 @@ fn everything(backend: &str, cases: &[impl AsRef<str>]) {
     }
 }
 
+/// Checks adapters of experts.
+fn experts(backend: &str, cases: &[&str]) {
+    let device = burnish_backends::open(backend).unwrap();
+    for case in cases {
+        logits(&*device, case);
+        gradients(&*device, case);
+        ten_steps(&*device, case, "plain", 0.0);
+        checkpointed(&*device, case);
+    }
+}
+
 #[test]
 fn cpu_equals_transformers_and_peft() {
     everything("cpu", &cases());
+}
+
+#[test]
+fn adapters_of_experts_equal_peft_on_the_cpu() {
+    experts("cpu", &EXPERTS);
+}
+
+#[cfg(feature = "candle")]
+#[test]
+#[ignore = "a second backend without kernels of ours"]
+fn adapters_of_experts_equal_peft_on_candle() {
+    experts("candle", &EXPERTS);
+}
+
+#[cfg(feature = "metal")]
+#[test]
+#[ignore = "takes minutes without a GPU"]
+fn adapters_of_experts_equal_peft_on_our_runtime() {
+    experts(OURS, &EXPERTS);
 }
 
 #[cfg(feature = "candle")]
@@ -275,6 +323,11 @@ mod emulated_metal {
     fn of_gemma3_equals_transformers_and_peft() {
         logits_and_steps("gemma3");
         cached(&*burnish_backends::open("emulator").unwrap(), "gemma3");
+    }
+
+    #[test]
+    fn of_experts_equals_peft() {
+        experts("emulator", &["qwen3moe-all"]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ fn main() -> Result<()> {
     let base = Pretrained::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/assets/quickstart/model"))?;
 
     // A checkpoint that adds the adapter to each tensor when it is read: it needs no device and one tensor of memory.
-    let merged = MergedCheckpoint::open(&base.checkpoint, &adapter)?;
+    let merged = MergedCheckpoint::of(&base, &adapter)?;
     let options = HuggingFaceOptions { overwrite: true, ..HuggingFaceOptions::default() };
     export_hugging_face(&base, &merged, &output.join("model"), &options)?;
     let options = GgufOptions { kind: GgufType::Quantized(Mixture::Q4KM), overwrite: true, ..GgufOptions::default() };

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use burnish_lora::{HostAdapter, HostLayer};
 use burnish_models::gguf::{Metadata, keys};
-use burnish_models::part::{GgufTensor, gguf_tensors};
+use burnish_models::part::{DeclaredTensor, GgufTensor, gguf_tensors};
 use burnish_models::{FloatType, ModelConfig, Pretrained};
 
 use super::kind::of_float;
@@ -45,10 +45,11 @@ pub fn export_gguf_lora(
     check(adapter, config.dora)?;
     let mut layers: Vec<GgufTensor> = gguf_tensors(&model.config)
         .into_iter()
-        .filter(|tensor| tensor.source.name.strip_suffix(".weight").is_some_and(|layer| adapter.has_layer(layer)))
+        .filter(|tensor| tensor.sources().any(|source| adapter.has_layer(layer_name(source))))
         .collect();
     layers.sort_by_key(|tensor| order(&tensor.source));
-    let alpha_of = |layer: &str| config.scale_of(layer) * config.rank_of(layer) as f64;
+    layers.iter().try_for_each(|tensor| check_experts(tensor, adapter))?;
+    let alpha_of = |layer: &str| adapter.scale_of(layer) * adapter.rank_of(layer) as f64;
     let alpha = one_scale::most_common(adapter.layers().map(alpha_of));
     if alpha == 0.0 {
         return Err(ExportError::unsupported(
@@ -57,10 +58,12 @@ pub fn export_gguf_lora(
     }
     let mut tensors = Vec::new();
     for layer in &layers {
-        let [outputs, inputs] = [layer.shape[0], layer.shape[1]];
-        let rank = config.rank_of(layer_name(layer));
-        for (end, shape) in keys::LORA_FACTORS.iter().zip([vec![rank, inputs], vec![outputs, rank]]) {
-            let kind = of_float(options.float);
+        // Of experts there is a third dimension, which is the slowest.
+        let (experts, matrix) = layer.shape.split_at(layer.shape.len() - 2);
+        let [outputs, inputs] = [matrix[0], matrix[1]];
+        let rank = adapter.rank_of(layer_name(&layer.source));
+        for (end, shape) in keys::LORA_FACTORS.iter().zip([[rank, inputs], [outputs, rank]]) {
+            let (kind, shape) = (of_float(options.float), [experts, &shape].concat());
             tensors.push(PlannedTensor { name: format!("{}{end}", layer.name), shape, kind });
         }
     }
@@ -73,8 +76,13 @@ pub fn export_gguf_lora(
     report.bytes = target::write_file(target, options.overwrite, &inputs, b"GGUF", |file| {
         write_header(file, &entries(&metadata)?, &tensors)?;
         for tensor in &layers {
-            let Some(layer) = adapter.layer(layer_name(tensor))? else { continue };
-            for values in factors(tensor, &layer, alpha, &model.config)? {
+            let mut all: [Vec<f32>; 2] = [Vec::new(), Vec::new()];
+            for source in tensor.sources() {
+                let Some(layer) = adapter.layer(layer_name(source))? else { continue };
+                let own = factors(tensor, source, &layer, alpha, &model.config)?;
+                all.iter_mut().zip(own).for_each(|(all, own)| all.extend(own));
+            }
+            for values in all {
                 file.put(&options.float.encode(&tensor.source.name, &values)?)?;
                 file.align(ALIGNMENT)?;
             }
@@ -113,13 +121,32 @@ fn metadata(model: &Pretrained, alpha: f64) -> Metadata {
     metadata
 }
 
-/// `A` and `B` as the file stores them. Tensors that share a layer share its `A`.
-fn factors(tensor: &GgufTensor, layer: &HostLayer, alpha: f64, config: &ModelConfig) -> Result<[Vec<f32>; 2]> {
-    let lora_b = in_order(one_scale::lora_b(layer, alpha / layer.rank as f64), &tensor.source, config)?;
-    Ok([layer.lora_a.clone(), some_rows(&lora_b, tensor.source.shape[0], &tensor.rows).to_vec()])
+/// Refuses experts of which only some have factors, or which have several ranks: the file has those of all in one tensor.
+fn check_experts(tensor: &GgufTensor, adapter: &HostAdapter<'_>) -> Result<()> {
+    let rank = adapter.rank_of(layer_name(&tensor.source));
+    match tensor.sources().map(layer_name).find(|layer| adapter.rank_of(layer) != rank) {
+        Some(layer) => Err(ExportError::unsupported(format!(
+            "a LoRA GGUF has factors of the same rank for all experts of a layer; {layer} has the rank {}, the first expert {rank}; \
+             --format gguf writes the merged model",
+            adapter.rank_of(layer)
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// `A` and `B` of one matrix as the file stores them. Tensors that share a layer share its `A`.
+fn factors(
+    tensor: &GgufTensor,
+    source: &DeclaredTensor,
+    layer: &HostLayer,
+    alpha: f64,
+    config: &ModelConfig,
+) -> Result<[Vec<f32>; 2]> {
+    let lora_b = in_order(one_scale::lora_b(layer, alpha / layer.rank as f64), source, config)?;
+    Ok([layer.lora_a.clone(), some_rows(&lora_b, source.shape[0], &tensor.rows).to_vec()])
 }
 
 /// The name of the layer that a tensor belongs to.
-fn layer_name(tensor: &GgufTensor) -> &str {
-    tensor.source.name.strip_suffix(".weight").unwrap_or(&tensor.source.name)
+fn layer_name(tensor: &DeclaredTensor) -> &str {
+    tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name)
 }

@@ -45,12 +45,13 @@ pub fn export_mlx_adapter(
     let config = adapter.config();
     check(adapter)?;
     check_names(model, adapter)?;
-    let scale = one_scale::most_common(adapter.layers().map(|layer| config.scale_of(layer)));
+    let layers = layers(model, adapter)?;
+    let scale = one_scale::most_common(adapter.layers().map(|layer| adapter.scale_of(layer)));
     if scale == 0.0 {
         return Err(ExportError::unsupported("the adapter's scale is 0, so it changes nothing"));
     }
-    let rank = adapter.layers().map(|layer| config.rank_of(layer)).next().unwrap_or(config.rank);
-    let (keys, num_layers) = keys(model, adapter);
+    let rank = adapter.layers().map(|layer| adapter.rank_of(layer)).next().unwrap_or(config.rank);
+    let (keys, num_layers) = keys(model, &layers);
     let json = json!({
         "model": model.source,
         "fine_tune_type": if config.dora { "dora" } else { "lora" },
@@ -58,12 +59,12 @@ pub fn export_mlx_adapter(
         "lora_parameters": { "rank": rank, "scale": scale, "dropout": config.dropout, "keys": keys },
     });
     let mut report = ExportReport { path: target.to_owned(), ..ExportReport::default() };
-    let changed = adapter.layers().filter(|layer| !one_scale::is_same(config.scale_of(layer), scale)).count();
+    let changed = adapter.layers().filter(|layer| !one_scale::is_same(adapter.scale_of(layer), scale)).count();
     report.notes.extend(one_scale::note("an MLX adapter", changed));
     let inputs = [inputs_of(model, &*model.checkpoint), adapter.files()].concat();
     write_folder(target, options.overwrite, &inputs, |folder| -> Result<()> {
         report.bytes += write_text(&folder.join("adapter_config.json"), &pretty(&json))?;
-        let (bytes, count) = write_weights(adapter, scale, &folder.join(MLX_WEIGHTS))?;
+        let (bytes, count) = write_weights(adapter, &layers, scale, &folder.join(MLX_WEIGHTS))?;
         report.bytes += bytes;
         report.tensors.insert("F32".to_owned(), count);
         if let Some(card) = &options.card {
@@ -76,7 +77,6 @@ pub fn export_mlx_adapter(
 
 /// Refuses what the format can't hold.
 fn check(adapter: &HostAdapter<'_>) -> Result<()> {
-    let config = adapter.config();
     let modules: Vec<&str> = adapter.modules().collect();
     if !modules.is_empty() {
         return Err(ExportError::unsupported(format!(
@@ -87,7 +87,7 @@ fn check(adapter: &HostAdapter<'_>) -> Result<()> {
     }
     let mut ranks: BTreeMap<usize, &str> = BTreeMap::new();
     for layer in adapter.layers() {
-        ranks.entry(config.rank_of(layer)).or_insert(layer);
+        ranks.entry(adapter.rank_of(layer)).or_insert(layer);
     }
     if ranks.len() > 1 {
         let named: Vec<String> = ranks.iter().map(|(rank, layer)| format!("{rank} in {layer}")).collect();
@@ -118,16 +118,59 @@ fn check_names(model: &Pretrained, adapter: &HostAdapter<'_>) -> Result<()> {
     }
 }
 
+/// An adapted layer in mlx-lm, and the matrices that it has: one, or those of all experts.
+struct MlxLayer {
+    /// Its name in the model.
+    name: String,
+    /// Its name in a block.
+    in_block: String,
+    block: Option<usize>,
+    /// The names of the matrices without `.weight`.
+    matrices: Vec<String>,
+    /// `[out, in]` of each.
+    dims: [usize; 2],
+    is_of_experts: bool,
+}
+
+/// The adapted layers.
+fn layers(model: &Pretrained, adapter: &HostAdapter<'_>) -> Result<Vec<MlxLayer>> {
+    let mut layers: BTreeMap<String, MlxLayer> = BTreeMap::new();
+    for tensor in declared_tensors(&model.config) {
+        let (Some(name), &[outputs, inputs]) = (tensor.name.strip_suffix(".weight"), &tensor.shape[..]) else { continue };
+        let is_of_experts = tensor.part.role.is_expert();
+        let in_mlx = tensor.layer.filter(|_| is_of_experts).map(|layer| tensor.part.mlx_name_in(layer));
+        let own = in_mlx.unwrap_or_else(|| name.to_owned());
+        let layer = layers.entry(own.clone()).or_insert_with(|| MlxLayer {
+            name: own,
+            in_block: tensor.part.mlx_name(),
+            block: tensor.layer,
+            matrices: Vec::new(),
+            dims: [outputs, inputs],
+            is_of_experts,
+        });
+        layer.matrices.push(name.to_owned());
+    }
+    let has = |layer: &MlxLayer| layer.matrices.iter().filter(|matrix| adapter.has_layer(matrix)).count();
+    let adapted: Vec<MlxLayer> = layers.into_values().filter(|layer| has(layer) > 0).collect();
+    match adapted.iter().find(|layer| has(layer) < layer.matrices.len()) {
+        Some(layer) => Err(ExportError::unsupported(format!(
+            "an MLX adapter has factors for all experts of a layer, and this one only for {} of {} in {}; --format mlx writes the \
+             merged model",
+            has(layer),
+            layer.matrices.len(),
+            layer.name
+        ))),
+        None => Ok(adapted),
+    }
+}
+
 /// The layers in mlx-lm's words: their names within a block, and the number of blocks counted from the last. Where the blocks differ,
 /// these are whole names, which mlx-lm looks up in the model.
-fn keys(model: &Pretrained, adapter: &HostAdapter<'_>) -> (Vec<String>, usize) {
+fn keys(model: &Pretrained, layers: &[MlxLayer]) -> (Vec<String>, usize) {
     let mut blocks: BTreeMap<usize, BTreeSet<&str>> = BTreeMap::new();
-    let tensors = declared_tensors(&model.config);
-    for tensor in &tensors {
-        let (Some(block), Some(layer)) = (tensor.layer, tensor.name.strip_suffix(".weight")) else { continue };
-        if adapter.has_layer(layer) {
-            blocks.entry(block).or_default().insert(tensor.part.name);
-        }
+    for layer in layers {
+        let Some(block) = layer.block else { continue };
+        blocks.entry(block).or_default().insert(&layer.in_block);
     }
     let all = model.config.num_hidden_layers;
     let first = blocks.keys().next().copied().unwrap_or_default();
@@ -135,11 +178,14 @@ fn keys(model: &Pretrained, adapter: &HostAdapter<'_>) -> (Vec<String>, usize) {
     if is_even && let Some(names) = blocks.into_values().next() {
         return (names.into_iter().map(str::to_owned).collect(), all - first);
     }
-    (adapter.layers().map(str::to_owned).collect(), all)
+    (layers.iter().map(|layer| layer.name.clone()).collect(), all)
 }
 
 /// Writes the tensors, and returns the number of bytes and of tensors.
-fn write_weights(adapter: &HostAdapter<'_>, scale: f64, path: &Path) -> Result<(u64, usize)> {
+///
+/// # Source
+/// `LoRALinear` and `LoRASwitchLinear` in `mlx_lm/tuner/lora.py`: the factors of experts are not transposed.
+fn write_weights(adapter: &HostAdapter<'_>, layers: &[MlxLayer], scale: f64, path: &Path) -> Result<(u64, usize)> {
     let config = adapter.config();
     let mut header = serde_json::Map::from_iter([("__metadata__".to_owned(), json!({ "format": "mlx" }))]);
     let (mut offset, mut count) = (0usize, 0);
@@ -148,19 +194,34 @@ fn write_weights(adapter: &HostAdapter<'_>, scale: f64, path: &Path) -> Result<(
         header.insert(name, json!({ "dtype": "F32", "shape": shape, "data_offsets": [offset, end] }));
         (offset, count) = (end, count + 1);
     };
-    for name in adapter.layers() {
-        let shape = adapter.base().shape(&format!("{name}.weight")).unwrap_or_default();
-        let ([outputs, inputs], rank) = ([shape[0], shape[1]], config.rank_of(name));
-        add(format!("{name}{}", MLX_FACTORS[0]), &[inputs, rank]);
-        add(format!("{name}{}", MLX_FACTORS[1]), &[rank, outputs]);
+    for MlxLayer { name, matrices, dims: [outputs, inputs], is_of_experts, .. } in layers {
+        let rank = adapter.rank_of(&matrices[0]);
+        let shapes = if *is_of_experts {
+            [vec![matrices.len(), rank, *inputs], vec![matrices.len(), *outputs, rank]]
+        } else {
+            [vec![*inputs, rank], vec![rank, *outputs]]
+        };
+        for (end, shape) in MLX_FACTORS.iter().zip(shapes) {
+            add(format!("{name}{end}"), &shape);
+        }
         if config.dora {
-            add(format!("{name}{MLX_MAGNITUDE}"), &[outputs]);
+            add(format!("{name}{MLX_MAGNITUDE}"), &[*outputs]);
         }
     }
     let mut file = create(path, header)?;
-    for name in adapter.layers() {
-        let Some(layer) = adapter.layer(name)? else { continue };
-        for values in tensors(&layer, scale) {
+    for MlxLayer { matrices, is_of_experts, .. } in layers {
+        let mut all: Vec<Vec<f32>> = Vec::new();
+        for matrix in matrices {
+            let Some(layer) = adapter.layer(matrix)? else { continue };
+            let own = if *is_of_experts {
+                vec![layer.lora_a.clone(), one_scale::lora_b(&layer, scale)]
+            } else {
+                tensors(&layer, scale)
+            };
+            all.resize(own.len(), Vec::new());
+            all.iter_mut().zip(own).for_each(|(all, own)| all.extend(own));
+        }
+        for values in all {
             file.put(bytemuck::cast_slice(&values))?;
         }
     }

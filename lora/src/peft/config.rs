@@ -9,18 +9,19 @@ use serde_json::{Map, Value, json};
 
 use super::keys;
 use super::names::CONFIG;
-use crate::attach::block_index;
 use crate::config::{LoraConfig, TargetModules};
 use crate::error::{LoraError, Result};
 use crate::pattern;
+use crate::sites::block_index;
 
 /// The largest rank that is read; no layer can use more.
 pub(crate) const MAX_RANK: u64 = 65_536;
 
 /// Which layers have an adapter, in the keys of PEFT's configuration.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct AdaptedLayers {
     pub(super) target_modules: Vec<String>,
+    pub(super) target_parameters: Vec<String>,
     /// The indices of the blocks; `None` means all of them.
     pub(super) layers_to_transform: Option<Vec<usize>>,
     /// Whether the embedding is trained as a whole, and is the head too.
@@ -42,10 +43,25 @@ impl AdaptedLayers {
                 && layer.rsplit('.').next().is_some_and(|part| parts.contains(part))
         });
         if meant.count() != adapted.len() {
-            return Self { target_modules: adapted.to_vec(), layers_to_transform: None, is_tied: false };
+            return Self { target_modules: adapted.to_vec(), ..Self::default() };
         }
-        let some = (blocks != all_blocks).then(|| blocks.into_iter().collect());
-        Self { target_modules: parts.into_iter().collect(), layers_to_transform: some, is_tied: false }
+        let some = (!adapted.is_empty() && blocks != all_blocks).then(|| blocks.into_iter().collect());
+        Self { target_modules: parts.into_iter().collect(), layers_to_transform: some, ..Self::default() }
+    }
+
+    /// The targets that mean the parameters `adapted` among all that could be: their names within a block, where that is adapted in
+    /// all blocks that have it, and otherwise whole names. PEFT does not read `layers_to_transform` for parameters.
+    pub(super) fn parameters(adapted: &[String], all: &[String]) -> Vec<String> {
+        let short = |name: &String| {
+            let rest = block_index(name).and_then(|block| name.split_once(&format!("layers.{block}.")));
+            rest.map_or_else(|| name.clone(), |(_, rest)| rest.to_owned())
+        };
+        let count = |names: &[String], name: &String| names.iter().filter(|own| short(own) == short(name)).count();
+        let target = |name: &String| if count(adapted, name) == count(all, name) { short(name) } else { name.clone() };
+        let mut targets: Vec<String> = adapted.iter().map(target).collect();
+        targets.sort();
+        targets.dedup();
+        targets
     }
 }
 
@@ -69,6 +85,7 @@ pub(super) fn to_json(config: &LoraConfig, base_model: &str, adapted: &AdaptedLa
         "fan_in_fan_out": false,
         "init_lora_weights": true,
         "target_modules": adapted.target_modules,
+        "target_parameters": Some(&adapted.target_parameters).filter(|names| !names.is_empty()),
         "rank_pattern": pattern::write(&config.rank_pattern, |rank| json!(rank)),
         "alpha_pattern": pattern::write(&config.alpha_pattern, number),
         "layers_to_transform": layers,
@@ -156,9 +173,17 @@ fn of_json(json: &Map<String, Value>) -> std::result::Result<LoraConfig, String>
         None | Some(Value::Null) => Ok(false),
         Some(value) => value.as_bool().ok_or_else(|| format!("`{key}`: expected true or false, got {value}")),
     };
+    let names = |key: &str| match json.get(key) {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(value) => serde_json::from_value::<Vec<String>>(value.clone())
+            .map_err(|_| format!("`{key}`: expected a list of names, got {value}")),
+    };
+    let target_parameters = names("target_parameters")?;
     let target_modules = match json.get("target_modules") {
         Some(value @ (Value::String(_) | Value::Array(_))) => serde_json::from_value(value.clone())
             .map_err(|_| format!("`target_modules`: expected a name or a list of names, got {value}"))?,
+        // With the targets of parameters alone, PEFT adapts no module.
+        _ if !target_parameters.is_empty() => TargetModules::Named(Vec::new()),
         _ => TargetModules::all_linear(),
     };
     Ok(LoraConfig {
@@ -167,17 +192,14 @@ fn of_json(json: &Map<String, Value>) -> std::result::Result<LoraConfig, String>
         dropout: number("lora_dropout", 0.0)?,
         rslora: flag("use_rslora")?,
         target_modules,
+        target_parameters,
         num_layers: None,
         rank_pattern: pattern::read(&map("rank_pattern")?, rank).map_err(|reason| format!("`rank_pattern`: {reason}"))?,
         alpha_pattern: pattern::read(&map("alpha_pattern")?, Value::as_f64)
             .map_err(|reason| format!("`alpha_pattern`: {reason}"))?,
         dora: flag("use_dora")?,
         init: keys::mutating_init(json),
-        modules_to_save: match json.get("modules_to_save") {
-            None | Some(Value::Null) => Vec::new(),
-            Some(value) => serde_json::from_value(value.clone())
-                .map_err(|_| format!("`modules_to_save`: expected a list of names, got {value}"))?,
-        },
+        modules_to_save: names("modules_to_save")?,
     })
 }
 

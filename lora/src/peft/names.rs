@@ -23,3 +23,17 @@ pub(crate) fn adapter_files(folder: &Path) -> [PathBuf; 2] {
     let own = folder.join(WEIGHTS);
     [folder.join(CONFIG), if !own.exists() && other.exists() { other } else { own }]
 }
+
+/// The name of a tensor in the model that the adapter was trained on.
+pub(crate) fn module_name(tensor: &str) -> String {
+    tensor.strip_prefix(PREFIX).unwrap_or(tensor).replace(".default.", ".")
+}
+
+/// What the tensors of an adapted parameter are named after. Of several adapted parameters of one module, PEFT wraps the first one first,
+/// so that the others are around it.
+///
+/// # Source
+/// `BaseTuner._inject_parameters` of PEFT 0.21.
+pub(super) fn wrapped(module: &str, index: usize, count: usize) -> String {
+    format!("{module}{}", ".base_layer".repeat(count - 1 - index))
+}

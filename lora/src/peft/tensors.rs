@@ -2,28 +2,50 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use burnish_kernels::FusedBackend;
 use burnish_models::LanguageModel;
 use burnish_models::checkpoint::{in_text_model, is_of_text_part, open_files};
 use burnish_models::error::Result as ModelResult;
+use burnish_models::part::StackedParameter;
 
-use super::names::{FACTORS, MAGNITUDES, PREFIX, adapter_files};
+use super::names::{FACTORS, MAGNITUDES, PREFIX, adapter_files, module_name, wrapped};
 use crate::config::{LoraConfig, TargetModules};
 use crate::error::{LoraError, Result};
-use crate::file::AdapterFile;
+use crate::file::{AdapterFile, ModelLayout};
 use crate::layer::Factors;
 use crate::modules::{NAMES, module};
 use crate::pattern::is_named;
+
+/// What PEFT calls a module within another adapter.
+const WRAPPED: &str = ".base_layer";
 
 /// Why a tied matrix is refused.
 const APART: &str = "the base uses its embedding as its head, and the adapter trained one of them apart (PEFT's \
                      `ensure_weight_tying` was off), which is not supported";
 
-/// Opens the weights of an adapter: safetensors, or else what PEFT wrote by `torch.save`.
-pub(crate) fn open_weights(folder: &Path) -> Result<AdapterFile> {
+/// Opens the weights of an adapter: safetensors, or else what PEFT wrote by `torch.save`. The factors of parameters that hold experts are
+/// found by their order, because their names do not say which they belong to.
+pub(crate) fn open_weights(folder: &Path, stored: &LoraConfig, layout: Option<&ModelLayout>) -> Result<AdapterFile> {
     let [_, weights] = adapter_files(folder);
-    Ok(AdapterFile::plain(open_files(&[weights])?))
+    let mut file = AdapterFile::plain(open_files(&[weights])?);
+    let Some(layout) = layout else { return Ok(file) };
+    let targeted: Vec<&Arc<StackedParameter>> =
+        layout.parameters.iter().filter(|parameter| stored.names_parameter(&parameter.name())).collect();
+    let tensors: BTreeMap<String, String> = file.names().into_iter().map(|name| (module_name(&name), name)).collect();
+    for module in targeted.chunk_by(|one, other| one.module == other.module) {
+        for (index, parameter) in module.iter().enumerate() {
+            let stem = wrapped(&parameter.module, index, module.len());
+            let found = FACTORS.map(|end| tensors.get(&format!("{stem}{end}")));
+            if let [Some(lora_a), Some(lora_b)] = found {
+                file.take_apart(parameter, [lora_a, lora_b], |matrix, factor| {
+                    format!("{PREFIX}{matrix}{}", FACTORS[factor])
+                });
+            }
+        }
+    }
+    Ok(file)
 }
 
 /// The names of the tensors of a layer in the file; an absent one is empty.
@@ -33,15 +55,27 @@ pub(crate) struct LayerTensors {
     factors: [String; 2],
     /// The magnitude of a DoRA layer.
     magnitude: String,
+    /// The name of the parameter that the layer is a part of, which has rank and scale.
+    parameter: Option<String>,
 }
 
 impl LayerTensors {
     /// The factors of the layer `name`, as the file has them.
     pub(crate) fn factors(&self, name: &str, file: &AdapterFile, config: &LoraConfig) -> ModelResult<Factors> {
         let [a, b] = &self.factors;
-        let (rank, values) = (config.rank_of(name), [file.read_f32(a)?, file.read_f32(b)?]);
+        let (rank, values) = (self.rank(name, config), [file.read_f32(a)?, file.read_f32(b)?]);
         let shapes = [[rank, values[0].len() / rank], [values[1].len() / rank, rank]];
         Ok(Factors { values, shapes })
+    }
+
+    /// The rank of the layer `name`.
+    pub(crate) fn rank(&self, name: &str, config: &LoraConfig) -> usize {
+        config.rank_of(self.parameter.as_deref().unwrap_or(name))
+    }
+
+    /// The factor on the update of the layer `name`.
+    pub(crate) fn scale(&self, name: &str, config: &LoraConfig) -> f64 {
+        config.scale_of(self.parameter.as_deref().unwrap_or(name))
     }
 
     /// The magnitude, if the adapter is one of DoRA.
@@ -109,12 +143,18 @@ impl<'a> AdapterTensors<'a> {
                 "{tensor}: `rank_pattern` or `alpha_pattern` names it as a layer of a multimodal model, which is not supported"
             ));
         }
-        if let TargetModules::Named(targets) = &self.config.target_modules
+        let parameter = self.file.parameter_of(&tensor).map(|parameter| parameter.name());
+        if trained.ends_with(WRAPPED) {
+            self.unsupported.push(format!("{tensor}: `target_parameters` does not say which parameter's it is"));
+        } else if let TargetModules::Named(targets) = &self.config.target_modules
             && !targets.iter().any(|target| is_named(trained, target))
+            && parameter.is_none()
+            && !self.config.names_parameter(&format!("{trained}.weight"))
         {
             self.unsupported.push(format!("{tensor}: `target_modules` does not name its layer, so that PEFT ignores it"));
         }
         let found = self.layers.entry(layer.to_owned()).or_default();
+        found.parameter = parameter;
         let slot = factor.map_or(&mut found.magnitude, |index| &mut found.factors[index]);
         if slot.is_empty() {
             *slot = tensor;
@@ -131,8 +171,12 @@ impl<'a> AdapterTensors<'a> {
 
     /// Checks that the adapter, which is in `folder`, fits the layers of a model.
     pub(crate) fn check_model<B: FusedBackend>(&self, folder: &Path, model: &LanguageModel<B>) -> Result<()> {
-        let dims: BTreeMap<String, [usize; 2]> =
-            model.linears().into_iter().map(|(name, linear)| (name, linear.dims())).collect();
+        let linears = model.linears().into_iter().chain(model.routers()).map(|(name, linear)| (name, linear.dims()));
+        let mut dims: BTreeMap<String, [usize; 2]> = linears.collect();
+        for stack in model.stacks() {
+            let of_matrix = stack.parameter().matrix_dims();
+            dims.extend(stack.parameter().matrix_names().map(|name| (name, of_matrix)));
+        }
         let matrices = model.matrices().into_iter().map(|matrix| (module(&matrix.name).to_owned(), matrix.weight.dims()));
         let dims: BTreeMap<String, [usize; 2]> = dims.into_iter().chain(matrices).collect();
         self.check(folder, |layer| dims.get(layer).copied())
@@ -200,7 +244,8 @@ impl<'a> AdapterTensors<'a> {
         if self.layers.is_empty() {
             problems.push("it has no tensors".to_owned());
         }
-        for (layer, LayerTensors { factors: [a, b], magnitude }) in &self.layers {
+        for (layer, tensors) in &self.layers {
+            let LayerTensors { factors: [a, b], magnitude, .. } = tensors;
             if a.is_empty() || b.is_empty() {
                 problems.push(format!("{layer}: expected lora_A and lora_B, got only one of them"));
                 continue;
@@ -213,7 +258,7 @@ impl<'a> AdapterTensors<'a> {
                 problems.push(format!("{layer}: the model has no such layer"));
                 continue;
             };
-            let rank = self.config.rank_of(layer);
+            let rank = tensors.rank(layer, self.config);
             let magnitude = (!magnitude.is_empty()).then(|| (magnitude, vec![outputs]));
             for (tensor, expected) in [(a, vec![rank, inputs]), (b, vec![outputs, rank])].into_iter().chain(magnitude) {
                 let shape = self.file.shape(tensor);
@@ -224,11 +269,6 @@ impl<'a> AdapterTensors<'a> {
         }
         problems
     }
-}
-
-/// The name of a tensor in the model that the adapter was trained on.
-fn module_name(tensor: &str) -> String {
-    tensor.strip_prefix(PREFIX).unwrap_or(tensor).replace(".default.", ".")
 }
 
 /// Says what a tensor is that is not a factor of a linear layer.

@@ -178,9 +178,7 @@ fn build<B: FusedBackend>(
                 folder.display()
             );
         }
-        for adapter in model.linears_mut().into_iter().filter_map(|(_, linear)| linear.adapter.as_mut()) {
-            adapter.keep_reference();
-        }
+        model.keep_reference();
     }
     match adapter {
         Adapter::Checkpoint { path, config } => resume_adapter(&mut model, config, path, device)?,

@@ -92,7 +92,7 @@ impl<B: FusedBackend> Runner for ModelRunner<B> {
 
     fn with_adapter(&self, adapter: &Path) -> Result<Box<dyn Runner>> {
         let mut model = self.model.clone();
-        if model.linears_mut().into_iter().any(|(_, linear)| linear.adapter.is_some()) {
+        if model.has_adapter() {
             bail!("{}: the model already has an adapter", adapter.display());
         }
         load_adapter(&mut model, adapter, None, &self.device)?;

@@ -41,15 +41,26 @@ fn load(folder: &Path, options: LoadOptions) -> LanguageModel<Train> {
 fn adapted(folder: &Path, targets: &str, num_layers: Option<usize>) -> LanguageModel<Train> {
     let mut model = load(folder, LoadOptions::frozen(FloatType::F32));
     let target_modules = TargetModules::One(targets.to_owned());
-    let config = LoraConfig { rank: 3, alpha: 6.0, dropout: 0.1, target_modules, num_layers, ..LoraConfig::default() };
+    // There is no dropout for adapters of experts.
+    let experts = model.stacks().iter().map(|stack| format!("mlp.experts.{}", stack.parameter().parameter));
+    let target_parameters: Vec<String> = experts.take(2).collect();
+    let dropout = if target_parameters.is_empty() { 0.1 } else { 0.0 };
+    let plain = LoraConfig { rank: 3, alpha: 6.0, ..LoraConfig::default() };
+    let config = LoraConfig { dropout, target_modules, target_parameters, num_layers, ..plain };
     let device = Default::default();
     assert!(attach(&mut model, &config, 5, &device).unwrap() > 0);
     Flex::seed(&device, 7);
-    for adapter in model.linears_mut().into_iter().filter_map(|(_, linear)| linear.adapter.as_mut()) {
-        let values = Tensor::<Train, 2>::random(adapter.lora_b.val().dims(), Distribution::Normal(0.0, 0.2), &device);
-        adapter.lora_b = Param::initialized(adapter.lora_b.id, values.require_grad());
-        adapter.keep_reference();
+    let random = |lora_b: &Param<Tensor<Train, 2>>| {
+        let values = Tensor::<Train, 2>::random(lora_b.val().dims(), Distribution::Normal(0.0, 0.2), &device);
+        Param::initialized(lora_b.id, values.require_grad())
+    };
+    for adapter in model.adaptable_mut().into_iter().filter_map(|(_, linear)| linear.adapter.as_mut()) {
+        adapter.lora_b = random(&adapter.lora_b);
     }
+    for adapter in model.stacks_mut().into_iter().filter_map(|stack| stack.adapter.as_mut()) {
+        adapter.lora_b = random(&adapter.lora_b);
+    }
+    model.keep_reference();
     model
 }
 

@@ -97,9 +97,9 @@ pub fn held_of_token(model: &ModelConfig, element: usize) -> usize {
     (projections + updates) * element
 }
 
-/// What adapters of these ranks keep of a token: `x·Aᵀ`, of the compute type.
-pub fn adapters_of_token(ranks: usize, element: usize) -> usize {
-    ranks * element
+/// What adapters keep of a token, of the compute type: `x·Aᵀ`, and of experts `x` too.
+pub fn adapters_of_token(elements: usize, element: usize) -> usize {
+    elements * element
 }
 
 /// The input of a block: all that it keeps of a token if it is checkpointed.

@@ -182,10 +182,11 @@ impl<'a> Counted<'a> {
         let layers = adapted_layers(lora, step.model);
         let mut trained: Vec<(usize, bool)> = Vec::new();
         for layer in &layers {
-            trained.extend([(layer.rank * layer.inputs, true), (layer.outputs * layer.rank, true)]);
+            let rank = layer.copies * layer.rank;
+            trained.extend([(rank * layer.inputs, true), (layer.outputs * rank, true)]);
             trained.extend(lora.dora.then_some((layer.outputs, false)));
         }
-        let factors: usize = layers.iter().map(|layer| layer.rank * (layer.inputs + layer.outputs)).sum();
+        let factors: usize = layers.iter().map(AdaptedLayer::elements).sum();
         let named = |tensor: &&DeclaredTensor| {
             let tied = step.model.tie_word_embeddings && tensor.part.role == Role::Embedding;
             let name = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
@@ -218,10 +219,20 @@ impl<'a> Counted<'a> {
         self.layers.iter().filter_map(|layer| layer.block).min().map_or(0, |first| blocks - first.min(blocks))
     }
 
-    /// The sum of the ranks of a block's adapters.
-    fn ranks(&self) -> usize {
-        let all: usize = self.layers.iter().map(|layer| layer.rank).sum();
+    /// What adapters keep of a token in a block, in elements: the sum of their ranks, and the inputs of those of experts, which no other
+    /// operation keeps.
+    fn kept_of_token(&self) -> usize {
+        let inputs = |layer: &AdaptedLayer| if layer.copies > 1 { layer.inputs } else { 0 };
+        let all: usize = self.layers.iter().map(|layer| layer.used * (layer.rank + inputs(layer))).sum();
         all.div_ceil(self.kept_blocks().max(1))
+    }
+
+    /// What adapters of experts keep of a block besides: their factors in the type that is computed in, and `B` in the order of experts.
+    fn factors_of_block(&self, element: usize) -> usize {
+        let stacks = self.layers.iter().filter(|layer| layer.copies > 1);
+        let cast = |layer: &AdaptedLayer| if element < F32 { layer.inputs } else { 0 };
+        let all: usize = stacks.map(|layer| layer.copies * layer.rank * (layer.outputs + cast(layer))).sum();
+        all.div_ceil(self.kept_blocks().max(1)) * element
     }
 
     fn memory(&self) -> Memory {
@@ -235,10 +246,15 @@ impl<'a> Counted<'a> {
         } else {
             formulas::attention_of_token(model, element, trains_all)
                 + formulas::feed_forward_of_token(model, element, trains_all)
-                + formulas::adapters_of_token(self.ranks(), element)
+                + formulas::adapters_of_token(self.kept_of_token(), element)
         };
-        let block = tokens * of_block;
-        let again = if grad_checkpoint { tokens * formulas::again_of_token(model, element, self.ranks()) } else { 0 };
+        let of_factors = self.factors_of_block(element);
+        let block = tokens * of_block + if grad_checkpoint { 0 } else { of_factors };
+        let again = if grad_checkpoint {
+            tokens * formulas::again_of_token(model, element, self.kept_of_token()) + of_factors
+        } else {
+            0
+        };
         let activations = blocks * block + again + tokens * formulas::ends_of_token(model, element, trains_all);
         let logits = formulas::logits(model, element, tokens, place);
         let mut backward = if grad_checkpoint {

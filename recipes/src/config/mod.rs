@@ -151,6 +151,8 @@ config! {
             init: Init = Init::Default,
             /// Layers to adapt: all-linear, or names such as q_proj,v_proj.
             target_modules: TargetModules = TargetModules::all_linear(),
+            /// Parameters of experts and routers to adapt, such as mlp.experts.gate_up_proj,mlp.experts.down_proj.
+            target_parameters: TargetModules = TargetModules::Named(Vec::new()),
             /// Matrices to train as a whole beside the adapters: embed_tokens, lm_head.
             modules_to_save: TargetModules = TargetModules::Named(Vec::new()),
             /// Number of blocks to adapt, counted from the last; 0 is all.
@@ -217,6 +219,7 @@ impl TrainConfig {
             // An adapter that is given has begun already.
             init: if self.adapter.is_none() { self.init } else { Init::Default },
             target_modules: self.target_modules.clone(),
+            target_parameters: self.target_parameters.list(),
             modules_to_save: self.modules_to_save.list(),
             num_layers: (self.num_layers > 0).then_some(self.num_layers),
             ..LoraConfig::default()
@@ -232,6 +235,7 @@ impl TrainConfig {
             dora: adapter.dora,
             init: Init::Default,
             target_modules: adapter.target_modules,
+            target_parameters: TargetModules::Named(adapter.target_parameters),
             modules_to_save: TargetModules::Named(adapter.modules_to_save),
             num_layers: adapter.num_layers.unwrap_or(0),
             ..self.clone()

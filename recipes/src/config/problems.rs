@@ -49,11 +49,22 @@ impl TrainConfig {
         check(!full || !self.quantize_embedding, "`quantize_embedding` needs `fine_tune_type = \"lora\"`");
         check(!full || self.adapter.is_none(), "`adapter` needs `fine_tune_type = \"lora\"`");
         check(!full || !self.has_lora_plus(), "`lora_plus_ratio` needs `fine_tune_type = \"lora\"`");
+        let parameters = self.target_parameters.list();
         let no_target = match &self.target_modules {
             TargetModules::One(name) => name.is_empty(),
-            TargetModules::Named(names) => names.is_empty() || names.iter().any(String::is_empty),
+            TargetModules::Named(names) => names.iter().any(String::is_empty) || (names.is_empty() && parameters.is_empty()),
         };
         check(!no_target, "`target_modules` is empty");
+        check(!parameters.iter().any(String::is_empty), "`target_parameters` has an empty name");
+        check(!full || parameters.is_empty(), "`target_parameters` needs `fine_tune_type = \"lora\"`");
+        check(
+            parameters.is_empty() || self.dropout.abs() <= 0.0,
+            "`target_parameters` needs `dropout = 0`: PEFT has no dropout for adapters of parameters",
+        );
+        check(
+            parameters.is_empty() || !self.dora,
+            "`target_parameters` needs `dora = false`: PEFT has no DoRA for parameters",
+        );
         let packs = !matches!(self.quantization, QuantizationKind::None | QuantizationKind::Auto);
         check(
             !(packs && self.lora().init.changes_base()),

@@ -68,7 +68,7 @@ impl Pass<'_> {
         let adapters: usize = if full {
             0
         } else {
-            adapted_layers(&lora, self.model).iter().map(|layer| layer.rank * (layer.inputs + layer.outputs)).sum()
+            adapted_layers(&lora, self.model).iter().map(|layer| layer.used * layer.elements() / layer.copies).sum()
         };
         let again = if self.config.grad_checkpoint { linear + attention } else { 0.0 };
         let of_weights = if full { linear } else { 0.0 };

@@ -42,6 +42,7 @@ const FIXED: [&str; 10] = [
     "init",
     "modules_to_save",
     "target_modules",
+    "target_parameters",
     "num_layers",
 ];
 /// Keys that decide how the base model is stored.

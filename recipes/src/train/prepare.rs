@@ -163,7 +163,7 @@ fn check_model(config: &TrainConfig, pretrained: &Pretrained, resumed: bool) -> 
     match &config.adapter {
         _ if resumed || config.fine_tune_type == FineTuneType::Full => {}
         Some(folder) => drop(HostAdapter::of(pretrained, Path::new(folder))?),
-        None => burnish_lora::check_model::<Flex>(&config.lora(), &pretrained.config)?,
+        None => burnish_lora::check_model(&config.lora(), &pretrained.config)?,
     }
     Ok(())
 }

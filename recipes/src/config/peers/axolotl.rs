@@ -85,7 +85,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("peft_layers_pattern", Refused(NO_LAYERS)),
     ("peft_layer_replication", Refused(NO_LAYERS)),
     ("peft_trainable_token_indices", Refused(NO_OTHER_MODULES)),
-    ("lora_target_parameters", Refused(NO_OTHER_MODULES)),
+    ("lora_target_parameters", Same("target_parameters")),
     ("lora_modules_to_save", Same("modules_to_save")),
     ("unfrozen_parameters", Refused(NO_OTHER_MODULES)),
     ("relora", Refused(NO_RELORA)),

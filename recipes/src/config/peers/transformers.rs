@@ -62,7 +62,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("fan_in_fan_out", Harmless("it follows from the checkpoint")),
     ("ensure_weight_tying", Harmless("an embedding that is the head too always stays both")),
     ("trainable_token_indices", Refused(NO_OTHER_MODULES)),
-    ("target_parameters", Refused(NO_OTHER_MODULES)),
+    // The key of ours has the same name.
     ("exclude_modules", Refused("list the remaining layers in target_modules")),
     ("layers_to_transform", Refused(NO_LAYERS)),
     ("layers_pattern", Refused(NO_LAYERS)),
