@@ -159,10 +159,10 @@ def make(name, folder):
     model.save_pretrained(folder / "base")
     (folder / "base/generation_config.json").unlink(missing_ok=True)
     tokenizer.save_pretrained(folder / "base")
-    # PEFT means routers and experts by all-linear too.
-    has_experts = getattr(config, "num_local_experts", 0) > 0
-    targets = ["q_proj", "k_proj", "v_proj", "o_proj"] if has_experts else "all-linear"
-    peft = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM"))
+    # By all-linear, PEFT means routers and experts of Qwen3-MoE too, but not those of gpt-oss.
+    experts = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj", "mlp.router.weight"] if name == "gpt-oss" else None
+    peft = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", target_parameters=experts,
+                                            task_type="CAUSAL_LM"))
     with torch.no_grad():
         for key, parameter in peft.named_parameters():
             if "lora_B" in key:
