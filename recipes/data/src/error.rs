@@ -43,6 +43,16 @@ pub enum DataError {
         /// Whether rows were left out because they are too long.
         left_out: bool,
     },
+    /// A file of columns, Parquet or Arrow, can't be used.
+    #[error("{}: {reason}", file.display())]
+    Columns {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// What the user can do about it.
+        way: String,
+    },
     /// The file has an unsupported format.
     #[error("{}: {found}, but rows should be lines of JSON", file.display())]
     Binary {
@@ -94,10 +104,11 @@ impl DataError {
             Self::NothingLeft { .. } => {
                 Some("a row needs an answer, after at least one token, that its labels, weights and masks do not exclude")
             }
+            Self::Columns { way, .. } => Some(way),
             Self::Binary { way, .. } => Some(*way),
             Self::NotFound { .. } => Some(
-                "data should be a .jsonl, .json, .csv or .tsv file, a folder with train.jsonl, or a hub id such as \
-                 owner/name",
+                "data should be a .jsonl, .json, .csv, .tsv, .parquet or .arrow file, a folder with train.jsonl, or a hub id such \
+                 as owner/name",
             ),
             Self::Hub { way: Some(way), .. } => Some(way),
             Self::Hub { way: None, .. } => {

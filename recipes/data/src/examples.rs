@@ -18,6 +18,8 @@ pub struct Examples {
 enum Store {
     Memory(Vec<Example>),
     File(RowFile),
+    /// Lengths without content.
+    Lengths(Vec<u32>),
 }
 
 impl PartialEq for Examples {
@@ -31,6 +33,7 @@ impl Store {
         match self {
             Self::Memory(examples) => examples.len(),
             Self::File(file) => file.len(),
+            Self::Lengths(lengths) => lengths.len(),
         }
     }
 }
@@ -48,6 +51,12 @@ impl From<RowFile> for Examples {
 }
 
 impl Examples {
+    /// Examples of these lengths that have nothing but zeros, for batches of which only the shapes matter. They take 4 bytes each.
+    pub fn of_lengths(lengths: impl IntoIterator<Item = usize>) -> Self {
+        let lengths = lengths.into_iter().map(|length| length as u32).collect();
+        Self { stores: vec![Arc::new(Store::Lengths(lengths))], chosen: None }
+    }
+
     /// The number of examples.
     pub fn len(&self) -> usize {
         let all = || self.stores.iter().map(|store| store.len()).sum();
@@ -81,6 +90,10 @@ impl Examples {
         match self.at(index) {
             (Store::Memory(examples), index) => Cow::Borrowed(&examples[index]),
             (Store::File(file), index) => Cow::Owned(file.get(index)),
+            (Store::Lengths(lengths), index) => {
+                let length = lengths[index] as usize;
+                Cow::Owned(Example { input_ids: vec![0; length], labels: vec![0; length], desirable: true })
+            }
         }
     }
 
@@ -92,6 +105,7 @@ impl Examples {
         match self.at(index) {
             (Store::Memory(examples), index) => examples[index].input_ids.len(),
             (Store::File(file), index) => file.tokens(index),
+            (Store::Lengths(lengths), index) => lengths[index] as usize,
         }
     }
 

@@ -20,6 +20,7 @@ mod prepare;
 mod report;
 mod row_cache;
 mod row_file;
+mod shards;
 pub mod source;
 mod spans;
 pub mod tokenize;

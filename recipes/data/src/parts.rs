@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-/// The files of a data set.
+/// The files of a data set. A part of several files has one name: `train-*-of-00002.parquet`, or a folder that `save_to_disk` of datasets
+/// wrote.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sources {
     /// Training rows.
@@ -17,6 +18,8 @@ pub struct Sources {
 pub(super) const TRAIN: &[&str] = &["train", "train-00000-of-00001"];
 pub(super) const VALID: &[&str] = &["valid", "validation", "val", "dev", "validation-00000-of-00001"];
 pub(super) const TEST: &[&str] = &["test", "test-00000-of-00001"];
+/// Extensions of files of columns, which can't be compressed as a whole.
+pub(super) const COLUMNS: &[&str] = &["parquet", "arrow", "feather"];
 /// Extensions of documents.
 pub(super) const DOCUMENTS: &[&str] = &["txt", "md", "markdown", "txt.gz", "md.gz", "txt.zst", "md.zst"];
 pub(super) const EXTENSIONS: &[&str] = &[
@@ -32,4 +35,7 @@ pub(super) const EXTENSIONS: &[&str] = &[
     "json.zst",
     "csv.zst",
     "tsv.zst",
+    "parquet",
+    "arrow",
+    "feather",
 ];

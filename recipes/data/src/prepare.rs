@@ -17,6 +17,8 @@ use super::tokenized_file::{Growing, TokenizedFile};
 /// Rows, and bytes of them, that are in memory at once.
 const ROWS: usize = 4096;
 const BYTES: usize = 16 << 20;
+/// Tokens of prepared rows that may be in memory, where they take 12 bytes each.
+const TOKENS: usize = 32 << 20;
 
 /// How far the preparation of a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +40,8 @@ pub struct Preparation<'a> {
     pub bad_rows: BadRows,
     /// The names of columns.
     pub columns: Columns,
-    /// Where prepared rows are kept for the next run, and are read from when they are needed. Without it, they are in memory.
+    /// Where prepared rows are kept for the next run, and are read from when they are needed. Without it, they are in memory, or in a
+    /// temporary file if they are many.
     pub cache: Option<&'a RowCache>,
     /// The time that templates print, in seconds since 1970, if it is fixed.
     pub now: Option<i64>,
@@ -88,13 +91,13 @@ impl Preparation<'_> {
                 Ok(prepared) => return Ok(prepared),
                 Err(Unkept::Data(error)) => return Err(error),
                 Err(Unkept::Cache(error)) => {
-                    let mut prepared = self.in_memory(file, row_tokenizer, version)?;
+                    let mut prepared = self.in_memory(file, row_tokenizer, version, TOKENS)?;
                     prepared.report.unkept = Some(format!("{}: {error}", cache.folder().display()));
                     return Ok(prepared);
                 }
             }
         }
-        self.in_memory(file, row_tokenizer, version)
+        self.in_memory(file, row_tokenizer, version, TOKENS)
     }
 
     fn in_memory(
@@ -102,9 +105,9 @@ impl Preparation<'_> {
         file: &Path,
         row_tokenizer: &RowTokenizer<'_>,
         version: Version,
+        most: usize,
     ) -> Result<TokenizedFile, DataError> {
-        let mut growing = Growing::in_memory(file);
-        // Memory takes every row.
+        let mut growing = Growing::in_memory(file, most);
         self.fill(&mut growing, file, row_tokenizer, version).map_err(|error| match error {
             Unkept::Data(error) => error,
             Unkept::Cache(source) => DataError::Io { file: file.to_owned(), source },
@@ -271,6 +274,29 @@ mod tests {
         // The first bad row is named, not the first that a core happens to see.
         let error = load(&file, &row_tokenizer, BadRows::Stop).unwrap_err();
         assert!(matches!(error, DataError::Row { line: 14, .. }), "{error}");
+    }
+
+    #[test]
+    fn rows_that_are_too_many_for_memory_are_in_a_temporary_file() {
+        let (folder, model) = (tempfile::tempdir().unwrap(), model());
+        let file = written(folder.path(), 300);
+        let version = Version::of(&file).unwrap();
+        let preparation = Preparation { bad_rows: BadRows::Skip, ..Preparation::default() };
+        let limited = |most| preparation.in_memory(&file, &of(&model), version, most).unwrap();
+        let expected = limited(TOKENS);
+        assert!(!expected.examples.are_on_disk());
+        let order = |prepared: &TokenizedFile, epoch: usize| -> Vec<crate::Batch> {
+            let options = crate::BatchOptions { batch_size: 3, shuffle_seed: Some(7), ..crate::BatchOptions::default() };
+            crate::Batches::new(prepared.examples.clone(), options).epoch(epoch).iter().skip(40).collect()
+        };
+        for most in [0, 1000, expected.report.tokens - 1] {
+            let spilled = limited(most);
+            assert!(spilled.examples.are_on_disk() && spilled.examples == expected.examples);
+            assert!(spilled.report == expected.report && spilled.rows().eq(expected.rows()));
+            // A run that was killed and is resumed, with other limits, gets the batches that it would have had.
+            assert!(order(&spilled, 2) == order(&expected, 2));
+        }
+        assert!(!limited(expected.report.tokens).examples.are_on_disk());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Rows rendered by the templates of real models, checked token by token.
 
 mod cases;
+mod columns;
 mod content;
 mod lengths;
 mod models;

@@ -54,8 +54,22 @@ impl TokenizedFile {
 
 /// Where examples are put while they are prepared.
 enum Sink {
-    Memory(Vec<Example>),
+    /// In memory, and how many more tokens may be there.
+    Memory(Vec<Example>, usize),
     File(RowWriter),
+}
+
+impl Sink {
+    /// Moves examples from memory into a temporary file, which has no name.
+    fn spilled(examples: &[Example]) -> io::Result<Self> {
+        let wrong = |error: io::Error| {
+            let folder = std::env::temp_dir();
+            io::Error::other(format!("its rows can't be written to {}, which TMPDIR can change: {error}", folder.display()))
+        };
+        let mut writer = RowWriter::new(tempfile::tempfile().map_err(wrong)?).map_err(wrong)?;
+        examples.iter().try_for_each(|example| writer.push(example)).map_err(wrong)?;
+        Ok(Self::File(writer))
+    }
 }
 
 /// A file whose rows are being prepared.
@@ -67,9 +81,9 @@ pub(super) struct Growing {
 }
 
 impl Growing {
-    /// With the examples in memory.
-    pub(super) fn in_memory(file: &Path) -> Self {
-        Self::new(file, Sink::Memory(Vec::new()))
+    /// With the examples in memory, or in a temporary file if they have more tokens than `most`.
+    pub(super) fn in_memory(file: &Path, most: usize) -> Self {
+        Self::new(file, Sink::Memory(Vec::new(), most))
     }
 
     /// With the examples in a file of prepared rows.
@@ -87,7 +101,14 @@ impl Growing {
             self.used.push(UsedRow { line: line as u64, examples: made.examples.len() as u32 });
         }
         match &mut self.sink {
-            Sink::Memory(examples) => examples.extend(made.examples),
+            Sink::Memory(examples, room) => {
+                let tokens: usize = made.examples.iter().map(|example| example.input_ids.len()).sum();
+                examples.extend(made.examples);
+                match room.checked_sub(tokens) {
+                    Some(left) => *room = left,
+                    None => self.sink = Sink::spilled(examples)?,
+                }
+            }
             Sink::File(writer) => made.examples.iter().try_for_each(|example| writer.push(example))?,
         }
         Ok(())
@@ -116,7 +137,7 @@ impl Growing {
     pub(super) fn finish(self) -> io::Result<TokenizedFile> {
         let Self { file, sink, report, used } = self;
         let examples = match sink {
-            Sink::Memory(examples) => Examples::from(examples),
+            Sink::Memory(examples, _) => Examples::from(examples),
             Sink::File(writer) => RowFile::into(writer.finish(&report, &used)?),
         };
         Ok(TokenizedFile { file, examples, report, was_kept: false, used })

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::DataError;
 use crate::format::Columns;
+use crate::shards;
 use crate::source::{BadRows, Position};
 use crate::tokenize::RowTokenizer;
 
@@ -32,8 +33,12 @@ pub(crate) struct Version {
 
 impl Version {
     pub(crate) fn of(file: &Path) -> io::Result<Self> {
-        let metadata = file.metadata()?;
-        Ok(Self { bytes: metadata.len(), modified: metadata.modified().ok() })
+        let mut all = Self { bytes: 0, modified: None };
+        for file in shards::files(file)? {
+            let metadata = file.metadata()?;
+            all = Self { bytes: all.bytes + metadata.len(), modified: all.modified.max(metadata.modified().ok()) };
+        }
+        Ok(all)
     }
 }
 
@@ -78,7 +83,10 @@ impl Inputs<'_> {
         key.add(self.file.extension().unwrap_or_default().as_encoded_bytes());
         let name = self.file.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
         key.add(name.split('.').skip(1).collect::<Vec<_>>().join("."));
-        digest(self.file, &mut key.0, position).map_err(|source| DataError::Io { file: self.file.to_owned(), source })?;
+        let files = shards::files(self.file).map_err(|source| DataError::Io { file: self.file.to_owned(), source })?;
+        for file in files {
+            digest(&file, &mut key.0, position).map_err(|source| DataError::Io { file, source })?;
+        }
         Ok(key.0.finalize().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}")))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burnish_models::json;
 use csv::{ByteRecord, StringRecord};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::cells;
 use crate::format::{Columns, Row};
@@ -13,7 +13,7 @@ use crate::format::{Columns, Row};
 /// A part of a file that should be a row.
 #[derive(Debug)]
 pub(crate) struct Piece {
-    /// Its first line, from 1.
+    /// Its first line, or its number in a file of columns, from 1.
     pub(crate) line: usize,
     content: Content,
 }
@@ -23,6 +23,8 @@ pub(crate) struct Piece {
 enum Content {
     Json(Vec<u8>),
     Cells(Arc<StringRecord>, ByteRecord),
+    /// Values of columns, and about the memory that they take.
+    Fields(Map<String, Value>, usize),
     Passage {
         bytes: Vec<u8>,
         is_markdown: bool,
@@ -41,6 +43,11 @@ impl Piece {
         Self { line, content: Content::Cells(names, cells) }
     }
 
+    /// A row of a file of columns, which takes so many bytes.
+    pub(super) fn fields(number: usize, fields: Map<String, Value>, bytes: usize) -> Self {
+        Self { line: number, content: Content::Fields(fields, bytes) }
+    }
+
     /// A part of a document.
     pub(super) fn passage(line: usize, bytes: &[u8], is_markdown: bool, is_last: bool) -> Self {
         Self { line, content: Content::Passage { bytes: bytes.to_vec(), is_markdown, is_last } }
@@ -55,6 +62,7 @@ impl Piece {
         match &self.content {
             Content::Json(bytes) | Content::Passage { bytes, .. } => bytes.len(),
             Content::Cells(_, cells) => cells.as_slice().len(),
+            Content::Fields(_, bytes) => *bytes,
             Content::Bad(reason) => reason.len(),
         }
     }
@@ -62,7 +70,7 @@ impl Piece {
     /// What its file is, if its rows are not JSON.
     pub(super) fn other_kind(&self) -> Option<&'static str> {
         match self.content {
-            Content::Json(_) | Content::Bad(_) => None,
+            Content::Json(_) | Content::Fields(..) | Content::Bad(_) => None,
             Content::Cells(..) => Some("it is a table"),
             Content::Passage { .. } => Some("it is a document"),
         }
@@ -87,6 +95,7 @@ impl Piece {
         match self.content {
             Content::Json(bytes) => parsed(without_mark(&bytes)),
             Content::Cells(names, cells) => Ok(Value::Object(cells::object(&names, &cells)?)),
+            Content::Fields(fields, _) => Ok(Value::Object(fields)),
             Content::Passage { bytes, .. } => text(bytes).map(Value::String),
             Content::Bad(reason) => Err(reason),
         }

@@ -67,7 +67,9 @@ fn a_mark_of_byte_order_may_stand_before_any_row() {
 #[test]
 fn files_of_other_kinds_are_named_with_the_way_out() {
     for (bytes, found, way) in [
-        (&b"PAR1\x15\x04"[..], "Parquet", "to_json"),
+        (&gzip(b"PAR1\x15\x04")[..], "compressed Parquet", "gunzip"),
+        (b"FEA1", "Feather", "write_feather"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS", "git lfs pull"),
         (b"PK\x03\x04", "zip", "unzip"),
         (b"\xff\xfe{\0\"\0", "UTF-16", "iconv -f UTF-16"),
         (b"{\0\"\0t\0", "UTF-16", "iconv -f UTF-16"),

@@ -3,6 +3,7 @@
 //! A reader is one entry of [`TARGETS`]: the name that its file has, the files to begin with, words of its format, and what is read.
 
 mod adapters;
+mod columns;
 mod settings;
 mod text;
 mod weights;
@@ -51,6 +52,8 @@ pub const TARGETS: &[Target] = &[
     text::JSON_LIST,
     text::CSV,
     text::ZSTD,
+    columns::PARQUET,
+    columns::ARROW,
     settings::MODEL,
     settings::RUN_TOML,
     settings::RUN_YAML,
