@@ -1,5 +1,7 @@
 //! The traits that models and the training loop ask of a backend.
 
+use std::collections::BTreeMap;
+
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, Shape};
@@ -12,6 +14,7 @@ use crate::glu::{self, Activation};
 use crate::grouped_linear::{self, RawGroup};
 use crate::lora_linear::{self, LoraGradients, LoraSaved};
 use crate::packed::PackedTensor;
+use crate::products::ProductTrial;
 use crate::sink_attention::{self, SinkInputs};
 use crate::stacked_linear::{self, GroupRows};
 use crate::{append, layer_norm, linear, linear_cross_entropy, pack, rms_norm, rotary, select_rows, squared_norm};
@@ -480,6 +483,23 @@ pub trait FusedBackend: Backend {
     fn product_library(device: &Self::Device) -> Option<String> {
         let _ = device;
         None
+    }
+
+    /// Notes the products that a device computes from now on, for [`FusedBackend::product_trials`].
+    fn note_products(device: &Self::Device) {
+        let _ = device;
+    }
+
+    /// The classes of the products that were noted, each to be tried with the candidates of the device. Nothing is noted any longer. Empty
+    /// where products are computed in one way only.
+    fn product_trials(device: &Self::Device) -> Vec<Box<dyn ProductTrial>> {
+        let _ = device;
+        Vec::new()
+    }
+
+    /// Computes products of these classes by these candidates from now on, and all others by default.
+    fn choose_products(device: &Self::Device, chosen: &BTreeMap<String, String>) {
+        let _ = (device, chosen);
     }
 
     /// The largest tensor that the device can allocate, in bytes, where the backend knows.

@@ -40,6 +40,7 @@ mod matrix;
 pub mod pack;
 pub mod packed;
 mod primitive;
+pub mod products;
 pub mod rms_norm;
 pub mod rotary;
 pub mod runtime;
@@ -72,6 +73,7 @@ pub use lora_linear::packed::packed_lora_linear;
 #[cfg(feature = "cube")]
 pub use matrix::{Gemm, GemmStep, PackedRoute, ProductLibrary, multiply_packed};
 pub use pack::{pack, packed_elements, unpack};
+pub use products::{DEFAULT_CANDIDATE, ProductTrial};
 pub use rms_norm::{add_rms_norm, fork_rms_norm, rms_norm};
 pub use rotary::{RotaryTable, rotary};
 #[cfg(feature = "cube")]

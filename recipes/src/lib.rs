@@ -20,6 +20,7 @@ pub mod storage;
 pub mod system;
 pub mod tracker;
 pub mod train;
+pub mod tune;
 pub mod verify;
 
 pub use burnish_data as data;

@@ -1,5 +1,7 @@
 //! `FusedBackend` for burn's CubeCL backends: the runtime decides how each operation runs.
 
+use std::collections::BTreeMap;
+
 use burn::tensor::DType;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn_cubecl::tensor::CubeTensor;
@@ -16,8 +18,10 @@ use crate::broken::{Breakable, unless_broken};
 use crate::dropout::Dropout;
 use crate::glu::Activation;
 use crate::lora_linear::{LoraGradients, LoraSaved};
+use crate::matrix;
 use crate::packed::PackedTensor;
 use crate::primitive::{raw, typed};
+use crate::products::ProductTrial;
 use crate::sink_attention::{self, SinkInputs};
 
 /// Methods that call those of the runtime of the same name.
@@ -240,6 +244,18 @@ where
 
     fn product_library(device: &Self::Device) -> Option<String> {
         R::product_library(device).map(|library| library.name().to_owned())
+    }
+
+    fn note_products(device: &Self::Device) {
+        matrix::note::<R>(device);
+    }
+
+    fn product_trials(device: &Self::Device) -> Vec<Box<dyn ProductTrial>> {
+        matrix::trials::<R>(device)
+    }
+
+    fn choose_products(device: &Self::Device, chosen: &BTreeMap<String, String>) {
+        matrix::choose::<R>(device, chosen);
     }
 
     fn largest_allocation(device: &Self::Device) -> Option<u64> {

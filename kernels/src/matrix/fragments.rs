@@ -2,10 +2,11 @@
 
 use cubecl::prelude::*;
 
-use super::packed::{Operand, open};
+use super::lanes::write_fragment;
+use super::packed::{Operand, kept, open};
 use super::plan::PLANE;
 use super::step::{fetch_step, hold, put_b};
-use super::tile::{Sizes, TilePlan, put, span};
+use super::tile::{Sizes, Span, TilePlan, Writes, put, span};
 
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
@@ -129,7 +130,28 @@ pub(super) fn product_kernel<F: Float, G: Float, X: Float, O: Float, N: Size, V:
         step += 1;
     }
 
-    // Results go through shared memory, a strip of fragments at a time: a thread can't access its part of a fragment.
+    if comptime!(plan.writes == Writes::Scratch) {
+        write_through_scratch::<O, V>(&sums, out, &span, first_m, first_n, alpha, plan);
+    } else {
+        write_lanes::<O, V>(&sums, out, &span, first_m, first_n, plan);
+    }
+}
+
+/// Writes the results of a plane through shared memory, a strip of fragments at a time: a thread can't access its part of a fragment.
+#[cube]
+fn write_through_scratch<O: Float, V: Size>(
+    sums: &Sequence<cmma::Matrix<f32>>,
+    out: &mut Array<Vector<O, V>>,
+    span: &Span,
+    first_m: u32,
+    first_n: u32,
+    alpha: f32,
+    #[comptime] plan: TilePlan,
+) {
+    let tiles = comptime!(plan.tiles);
+    let fragment = comptime!(tiles.fragment);
+    let (count_m, count_n) = comptime!((tiles.fragments().m, tiles.fragments().n));
+    let sizes = span.sizes;
     let strip = comptime!(tiles.strip());
     let strip_width = comptime!(strip * fragment.n);
     let strip_size = comptime!(strip_width * fragment.m);
@@ -182,6 +204,45 @@ pub(super) fn product_kernel<F: Float, G: Float, X: Float, O: Float, N: Size, V:
                 }
             }
             sync_plane();
+        }
+    }
+}
+
+/// Writes the results of a plane as its lanes hold them. Fragments are whole.
+#[cube]
+fn write_lanes<O: Float, V: Size>(
+    sums: &Sequence<cmma::Matrix<f32>>,
+    out: &mut Array<Vector<O, V>>,
+    span: &Span,
+    first_m: u32,
+    first_n: u32,
+    #[comptime] plan: TilePlan,
+) {
+    let tiles = comptime!(plan.tiles);
+    let fragment = comptime!(tiles.fragment);
+    let (count_m, count_n) = comptime!((tiles.fragments().m, tiles.fragments().n));
+    let sizes = span.sizes;
+    let stride = kept(sizes.n);
+    let first = kept(CUBE_POS_Y * sizes.m * stride);
+    #[unroll]
+    for i in 0..count_m {
+        #[unroll]
+        for j in 0..count_n {
+            let row = span.row + first_m + comptime!((i * fragment.m) as u32);
+            let column = span.column + first_n + comptime!((j * fragment.n) as u32);
+            let mut inside = true;
+            if comptime!(plan.ragged.m) {
+                inside = row < sizes.m;
+            }
+            if comptime!(plan.ragged.n) {
+                inside = inside && column < stride;
+            }
+            if inside {
+                let to = first + row * stride + column;
+                let sum = sums.index(comptime!(i * count_n + j));
+                let cast = comptime!(plan.writes == Writes::Lanes { cast: true });
+                write_fragment::<O, V>(out, sum, to, stride, cast);
+            }
         }
     }
 }

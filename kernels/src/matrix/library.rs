@@ -78,9 +78,16 @@ fn is_aligned<R: KernelRuntime>(tensor: &CubeTensor<R>) -> bool {
     (tensor.handle.offset_start.unwrap_or(0) as usize).is_multiple_of(ALIGNMENT)
 }
 
-/// The product of contiguous operands by the device's library; `None` if it has none, or not for this product.
-pub(super) fn multiply<R: KernelRuntime>(product: &Product<R>, extents: Extents) -> Option<CubeTensor<R>> {
-    let Product { a, b, planes, more, transposed_a, transposed_b, alpha, out } = product;
+/// The library of a product's device, and what it computes: the product, and the one that is added to it.
+type Steps = (&'static dyn ProductLibrary, Gemm, Option<Gemm>);
+
+/// Whether the device's library computes a product of contiguous operands.
+pub(super) fn takes<R: KernelRuntime>(product: &Product<R>, extents: Extents) -> bool {
+    steps(product, extents).is_some()
+}
+
+fn steps<R: KernelRuntime>(product: &Product<R>, extents: Extents) -> Option<Steps> {
+    let Product { a, b, planes, more, transposed_a, transposed_b, out, .. } = product;
     let Extents { m, n, k } = extents;
     let large = m.min(n).min(k) >= LEAST && m * n * k >= LEAST_WORK;
     if !large || planes.is_some() || a.dtype != b.dtype || !is_aligned(a) || !is_aligned(b) {
@@ -99,7 +106,14 @@ pub(super) fn multiply<R: KernelRuntime>(product: &Product<R>, extents: Extents)
             (is_aligned(more_a) && library.supports(gemm)).then_some(gemm).map(Some)?
         }
     };
-    let d = empty(a, [m, n], *out);
+    Some((library, gemm, second))
+}
+
+/// The product of contiguous operands by the device's library; `None` if it has none, or not for this product.
+pub(super) fn multiply<R: KernelRuntime>(product: &Product<R>, extents: Extents) -> Option<CubeTensor<R>> {
+    let (library, gemm, second) = steps(product, extents)?;
+    let Product { a, b, more, alpha, out, .. } = product;
+    let d = empty(a, [extents.m, extents.n], *out);
     let step = |gemm, beta, a: &CubeTensor<R>, b: &CubeTensor<R>| {
         let [a, b, d] = [a, b, &d].map(|tensor| tensor.handle.clone());
         GemmStep { gemm, alpha: *alpha as f32, beta, a, b, d }

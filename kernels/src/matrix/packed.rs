@@ -66,7 +66,6 @@ pub(super) fn open<E: CubePrimitive>(operand: Operand<E>) -> Source<E> {
 pub(super) fn weights(packed: Words) -> Weights {
     let code = comptime!(packed.code);
     let table = table(code);
-    // In registers: arguments of a launch would be read from memory at each use.
     let starts = Starts {
         high: kept(packed.starts.high),
         scales: kept(packed.starts.scales),
@@ -76,8 +75,9 @@ pub(super) fn weights(packed: Words) -> Weights {
     Weights { words: packed.words, starts, table, code }
 }
 
+/// A value in a register: arguments of a launch would be read from memory at each use.
 #[cube]
-fn kept(value: u32) -> u32 {
+pub(super) fn kept(value: u32) -> u32 {
     RuntimeCell::<u32>::new(value).consume()
 }
 

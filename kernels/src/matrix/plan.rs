@@ -209,6 +209,34 @@ fn fragment_tiles(fragment: Fragment, extents: Extents) -> Vec<Tiles> {
     }
 }
 
+/// Every shape of tiles that a device has memory for, beside so many bytes, from the largest to the smallest.
+pub(super) fn shapes<R: CubeRuntime>(
+    client: &ComputeClient<R>,
+    fragment: Fragment,
+    in_registers: bool,
+    element: usize,
+    extents: Extents,
+    reserved: usize,
+) -> Vec<Tiles> {
+    let hardware = &client.properties().hardware;
+    let of = |extents, planes, stages| shape(extents, planes, stages, fragment);
+    let narrow = extents.n <= 16 || extents.m <= 16;
+    let mut all = if in_registers {
+        let mut all = register_tiles(1, fragment, Extents { k: 1024, ..extents });
+        all.extend((!narrow).then(|| of([128, 64, 32], [2, 2], 4)));
+        all
+    } else {
+        let mut all = fragment_tiles(fragment, extents);
+        if fragment.m == 8 && !narrow {
+            // Those of MLX for small chips, and with two SIMD-groups.
+            all.extend([of([64, 32, 32], [2, 2], 1), of([64, 64, 16], [1, 2], 1), of([32, 64, 32], [1, 2], 1)]);
+        }
+        all
+    };
+    all.retain(|tiles| tiles.shared_bytes(element, in_registers) + reserved <= hardware.max_shared_memory_size);
+    all
+}
+
 /// Tiles for a product of these extents: the first that the product fills and the device has memory for, beside so many bytes.
 pub(super) fn tiles<R: CubeRuntime>(
     client: &ComputeClient<R>,

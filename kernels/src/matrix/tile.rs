@@ -21,6 +21,19 @@ pub(super) struct TilePlan {
     pub vector: usize,
     /// Elements of a vector that results are written in.
     pub out_vector: usize,
+    /// Rows of tiles that cubes take together.
+    pub band: usize,
+    /// How results are written.
+    pub writes: Writes,
+}
+
+/// How a kernel on fragments writes its results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Writes {
+    /// Through shared memory, in vectors.
+    Scratch,
+    /// Each lane what it holds, whole fragments only; `cast` where the result has another dtype than the sums.
+    Lanes { cast: bool },
 }
 
 /// Along which extents of a product tiles may lie partly beyond the matrices.
@@ -148,11 +161,11 @@ pub(super) fn put<F: Float, N: Size>(
     }
 }
 
-/// Row and column, in tiles, of the tile of the result that this cube computes. Cubes take tiles in groups of rows, so that what
+/// Row and column, in tiles, of the tile of the result that this cube computes. Cubes take tiles in bands of rows, so that what
 /// they share is still in the cache.
 #[cube]
-pub(super) fn tile_of_cube(tiles_m: u32, tiles_n: u32) -> (u32, u32) {
-    let group = 8u32;
+pub(super) fn tile_of_cube(tiles_m: u32, tiles_n: u32, #[comptime] band: usize) -> (u32, u32) {
+    let group = comptime!(band as u32);
     let width = group * tiles_n;
     let first = CUBE_POS_X / width * group;
     let height = min(tiles_m - first, group);
@@ -195,7 +208,7 @@ pub(super) struct Span {
 pub(super) fn span(sizes: Sizes, #[comptime] plan: TilePlan) -> Span {
     let tile_k = comptime!(plan.tiles.k as u32);
     let (tile_m, tile_n) = comptime!((plan.tiles.m as u32, plan.tiles.n as u32));
-    let (at_m, at_n) = tile_of_cube(sizes.m.div_ceil(tile_m), sizes.n.div_ceil(tile_n));
+    let (at_m, at_n) = tile_of_cube(sizes.m.div_ceil(tile_m), sizes.n.div_ceil(tile_n), plan.band);
     let begin = CUBE_POS_Y * sizes.part;
     let end = min(begin + sizes.part, sizes.k);
     let own_steps = (end - begin).div_ceil(tile_k);

@@ -1,10 +1,11 @@
 //! The device of a backend, and loading models onto it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, bail};
 use burn::tensor::backend::Backend;
-use burnish_kernels::{DeviceMemory, FusedBackend};
+use burnish_kernels::{DeviceMemory, FusedBackend, ProductTrial};
 use burnish_lora::{LoraConfig, attach_to, load_adapter, resume_adapter};
 use burnish_models::{Checkpoint, FloatType, LanguageModel, LoadOptions, ModelConfig};
 
@@ -111,6 +112,15 @@ pub trait Device: Send + Sync {
 
     /// The vendor's library that computes large matrix products, with its version, if there is one.
     fn product_library(&self) -> Option<String>;
+
+    /// Notes the products that the device computes from now on, for [`Device::product_trials`].
+    fn note_products(&self);
+
+    /// The classes of the products that were noted, each to be tried with the device's candidates; empty where there is nothing to choose.
+    fn product_trials(&self) -> Vec<Box<dyn ProductTrial>>;
+
+    /// Computes products of these classes by these candidates from now on, and all others by default.
+    fn choose_products(&self, chosen: &BTreeMap<String, String>);
 }
 
 /// The [`Device`] of a backend.
@@ -155,6 +165,18 @@ impl<B: FusedBackend> Device for BackendDevice<B> {
 
     fn product_library(&self) -> Option<String> {
         B::product_library(&self.0)
+    }
+
+    fn note_products(&self) {
+        B::note_products(&self.0);
+    }
+
+    fn product_trials(&self) -> Vec<Box<dyn ProductTrial>> {
+        B::product_trials(&self.0)
+    }
+
+    fn choose_products(&self, chosen: &BTreeMap<String, String>) {
+        B::choose_products(&self.0, chosen);
     }
 }
 

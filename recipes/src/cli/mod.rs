@@ -26,6 +26,7 @@ mod report;
 mod sampling;
 mod shard_size;
 mod train;
+mod tune;
 mod verify;
 
 use std::ffi::OsString;
@@ -100,6 +101,8 @@ enum Command {
     Imatrix(imatrix::Args),
     /// Compare the speed and memory of backends and kernels
     Bench(bench::Args),
+    /// Measure which way to compute a model's products is the fastest on this device, and keep it for later runs
+    Tune(tune::Args),
     /// Write a commented configuration file for `train`
     Init(init::Args),
     /// Describe this machine for an issue, without paths and names; -v also tests every backend
@@ -155,6 +158,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
     if let Some(folder) = dirs::cache_dir() {
         burnish_backends::keep_kernels(folder.join("burnish").join("kernels"));
+        crate::tune::keep_in(folder.join("burnish").join("products"));
     }
     let style = OutputStyle { json: cli.json, quiet: cli.quiet };
     notes.iter().chain(&louder).for_each(|note| style.say(note));
@@ -227,6 +231,7 @@ fn dispatch(command: Command, verbose: bool, style: OutputStyle) -> anyhow::Resu
         Command::Push(args) => args.run(style),
         Command::Imatrix(args) => args.run(style),
         Command::Bench(args) => args.run(style),
+        Command::Tune(args) => args.run(style),
         Command::Init(args) => args.run(style),
         Command::Env(args) => args.run(verbose, style),
         Command::Completions(args) => args.run(&Cli::command()),

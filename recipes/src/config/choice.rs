@@ -204,3 +204,15 @@ pub enum OptimizerKind {
     /// AdamW with moments in eight bits.
     Adamw8bit,
 }
+
+/// Whether a run measures which way to compute products is the fastest on its device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tune {
+    /// Where the run is long enough to repay it.
+    Auto,
+    /// Products are computed by default.
+    Never,
+    /// Whatever it takes.
+    Always,
+}

@@ -4,7 +4,7 @@ use burnish_lora::{Init, TargetModules};
 
 use crate::data::LengthPolicy;
 
-use super::choice::{FineTuneType, LossType, LrScheduler, OptimizerKind, QuantizationKind, Recipe};
+use super::choice::{FineTuneType, LossType, LrScheduler, OptimizerKind, QuantizationKind, Recipe, Tune};
 use super::report_to::ReportTo;
 
 /// The type of a value.
@@ -57,7 +57,7 @@ macro_rules! kinds {
 kinds! {
     bool => Bool, usize => Integer, u64 => Integer, f64 => Float, String => Text, Option<String> => Text,
     Recipe => Text, LossType => Text, FineTuneType => Text, LrScheduler => Text, OptimizerKind => Text, QuantizationKind => Text, TargetModules => Texts,
-    Init => Text, ReportTo => Texts, LengthPolicy => Text,
+    Init => Text, ReportTo => Texts, LengthPolicy => Text, Tune => Text,
 }
 
 /// Declares the configuration: sections of keys, each with its documentation, type and default.

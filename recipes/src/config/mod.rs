@@ -17,7 +17,7 @@ mod value;
 
 pub use alias::{FOREIGN, programs};
 pub use choice::{
-    ADAPTER_KEYS, FineTuneType, LossType, LrScheduler, OptimizerKind, PREFERENCE_KEYS, QuantizationKind, Recipe,
+    ADAPTER_KEYS, FineTuneType, LossType, LrScheduler, OptimizerKind, PREFERENCE_KEYS, QuantizationKind, Recipe, Tune,
 };
 pub use error::ConfigError;
 pub use init::{commented_toml, commented_toml_of};
@@ -81,6 +81,8 @@ config! {
             quantize_embedding: bool = false,
             /// Train although the plan of its memory exceeds what the backend may use.
             allow_over_budget: bool = false,
+            /// Measure which way to compute products is the fastest on this device: auto (if the run repays it), never or always.
+            tune: Tune = Tune::Auto,
             /// Random seed of data order, adapters and dropout.
             seed: u64 = 42,
         }

@@ -43,7 +43,7 @@ pub(super) fn all(tested: bool) -> Vec<BackendFacts> {
 }
 
 /// Whether there is a device, and its names.
-fn devices(backend: &str) -> (Option<bool>, Vec<DeviceFacts>) {
+pub(super) fn devices(backend: &str) -> (Option<bool>, Vec<DeviceFacts>) {
     match backend {
         "cpu" | "candle" | "ndarray" => (Some(true), Vec::new()),
         "metal" | "vulkan" | "wgpu" | burnish_backends::WGPU_STOCK => {

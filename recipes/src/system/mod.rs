@@ -9,7 +9,7 @@ mod strain;
 use serde::Serialize;
 
 pub use backends::{BackendFacts, DeviceFacts};
-pub use probe::report;
+pub use probe::{device_and_driver, report};
 pub use repairs::RepairFacts;
 pub use strain::Strain;
 

@@ -27,6 +27,17 @@ pub fn report(tested: bool) -> SystemReport {
     }
 }
 
+/// The name of a backend's device and of its driver, both empty where the system does not tell. On macOS, the driver is the system.
+pub fn device_and_driver(backend: &str) -> (String, String) {
+    let (_, devices) = backends::devices(backend);
+    // A real GPU is preferred, as by the backends.
+    let is_software = |device: &super::DeviceFacts| device.name.ends_with("(software)");
+    let device = devices.iter().find(|device| !is_software(device)).or(devices.first());
+    let driver = device.and_then(|device| device.driver.clone());
+    let of_system = || if cfg!(target_os = "macos") { system() } else { None };
+    (device.map(|device| device.name.clone()).unwrap_or_default(), driver.or_else(of_system).unwrap_or_default())
+}
+
 fn repairs_of_a_step(backend: &'static str) -> RepairsOfAStep {
     match guarded(|| repairs::of_a_step(backend)) {
         Ok(rules) => RepairsOfAStep { backend, rules, error: None },

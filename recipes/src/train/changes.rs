@@ -10,7 +10,7 @@ use super::saved_config::{CONFIG, run_config};
 use crate::config::{ADAPTER_KEYS, PREFERENCE_KEYS, TrainConfig};
 
 /// Keys that decide when and where files are written, or how the run started, but not what is learned from here on.
-const HARMLESS: [&str; 17] = [
+const HARMLESS: [&str; 18] = [
     "resume",
     "overwrite",
     "output_dir",
@@ -28,6 +28,8 @@ const HARMLESS: [&str; 17] = [
     "prevent_sleep",
     "samples",
     "keep_rows",
+    // The checkpoint's choice stays.
+    "tune",
 ];
 /// Inputs: their fingerprints are compared, which is better than comparing their paths.
 const INPUTS: [&str; 6] = ["model", "data", "text_feature", "prompt_feature", "completion_feature", "chat_feature"];

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::fingerprint::{Fingerprint, hex};
+use crate::tune::ChosenProducts;
 
 const PREFIX: &str = "checkpoint-";
 const MANIFEST: &str = "manifest.json";
@@ -50,6 +51,9 @@ pub struct TrainerState {
     /// The vendor's library that computed large matrix products, if any.
     #[serde(default)]
     pub product_library: Option<String>,
+    /// How products are computed, if not all are by default.
+    #[serde(default)]
+    pub products: Option<ChosenProducts>,
     /// Digests of the inputs. Checkpoints of older versions have none.
     #[serde(default)]
     pub fingerprint: Option<Fingerprint>,

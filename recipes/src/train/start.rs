@@ -17,7 +17,7 @@ use super::card::card;
 use super::checkpoint::{RunCheckpoint, TrainerState};
 use super::events::Events;
 use super::learner::{Driver, SharedTrainer, launch};
-use super::plan::Plan;
+use super::plan::{Plan, Shapes};
 use super::prepare::PreparedRun;
 use super::run::{End, TrainingRun};
 use super::samples::{self, SAMPLES};
@@ -27,6 +27,7 @@ use crate::config::{FineTuneType, OptimizerKind, TrainConfig};
 use crate::data::Batches;
 use crate::report::Quiet;
 use crate::tracker;
+use crate::tune::{self, RunProducts};
 
 /// The result of a run.
 #[derive(Debug)]
@@ -69,9 +70,21 @@ fn on_device(
     let PreparedRun { config, dtype, storage, pretrained, train, valid, shapes, resume, mut state, lock, .. } = prepared;
     let (asked, rows, told) = (config.clone(), valid.clone(), events.clone());
     let _held_until_the_end = lock;
-    let trainer = SharedTrainer::new(build(device, &config, storage.options, &pretrained, resume.as_ref())?);
+    let mut trainer = build(device, &config, storage.options, &pretrained, resume.as_ref())?;
     let done = resume.as_ref().map_or(0, |checkpoint| checkpoint.state.step);
     let plan = Plan::new(&config, train, done);
+    let note = match &resume {
+        Some(_) => tune::for_resumed(device, &config.backend, state.products.as_ref()),
+        None => {
+            let (products, note) = tune::for_run(device, &mut *trainer, of_products(&config, &plan, &shapes))?;
+            state.products = products;
+            note
+        }
+    };
+    if let Some(note) = note {
+        events.lock().unwrap_or_else(PoisonError::into_inner).note(&note);
+    }
+    let trainer = SharedTrainer::new(trainer);
     state.seed = config.seed;
     state.loss_scale = (dtype.dtype == FloatType::F16).then(|| state.loss_scale.take().unwrap_or_default());
     let product_library = device.product_library();
@@ -114,6 +127,13 @@ fn on_device(
         told.lock().unwrap_or_else(PoisonError::into_inner).note(&line);
     }
     Ok(summary)
+}
+
+/// What decides how a run computes its products.
+fn of_products<'a>(config: &'a TrainConfig, plan: &Plan, shapes: &Shapes) -> RunProducts<'a> {
+    let largest = shapes.by_size().into_iter().next();
+    let largest = largest.map(|(_, epoch, index)| (plan.rehearsal(epoch, index), plan.accumulation));
+    RunProducts { backend: &config.backend, tune: config.tune, steps: plan.total, largest }
 }
 
 /// Records samples of the result, and returns what there is to say about them. They are not worth the failure of a finished run.
