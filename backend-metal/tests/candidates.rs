@@ -210,8 +210,14 @@ fn counters_of_candidates() {
         println!("| candidate | device bytes read | written | threadgroup bytes read | written | barriers |");
         println!("|---|---|---|---|---|---|");
         let row = |name: &str, found: &KernelCounters| {
-            let KernelCounters { bytes_read, bytes_written, threadgroup_bytes_read, threadgroup_bytes_written, barriers, .. } =
-                found;
+            let KernelCounters {
+                bytes_read,
+                bytes_written,
+                threadgroup_bytes_read,
+                threadgroup_bytes_written,
+                barriers,
+                ..
+            } = found;
             println!(
                 "| {name} | {bytes_read} | {bytes_written} | {threadgroup_bytes_read} | {threadgroup_bytes_written} | {barriers} |"
             );

@@ -84,10 +84,8 @@ fn add_fragments<F: Float>(
     #[unroll]
     for j in 0..count_n {
         let at = place.column + comptime!((j * fragment.n) as u32);
-        let layout =
-            if comptime!(plan.transposed_b) { cmma::MatrixLayout::ColMajor } else { cmma::MatrixLayout::RowMajor };
-        let from =
-            if comptime!(plan.transposed_b) { at * place.stride_b + depth } else { depth * place.stride_b + at };
+        let layout = if comptime!(plan.transposed_b) { cmma::MatrixLayout::ColMajor } else { cmma::MatrixLayout::RowMajor };
+        let from = if comptime!(plan.transposed_b) { at * place.stride_b + depth } else { depth * place.stride_b + at };
         let matrix =
             unsafe { cmma::Matrix::<F>::uninitialized(cmma::MatrixIdent::B, fragment.m, fragment.n, fragment.k, layout) };
         cmma::load(&matrix, &b.slice(from as usize, from as usize + 1), place.stride_b);

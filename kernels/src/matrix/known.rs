@@ -105,7 +105,10 @@ impl Known {
         }
         let (_, at, expected) = worst;
         let (row, column, value) = (at / n, at % n, found[at]);
-        Err(format!("{wrong} of {} elements are wrong, such as {value} at [{row}, {column}] instead of {expected}", found.len()))
+        Err(format!(
+            "{wrong} of {} elements are wrong, such as {value} at [{row}, {column}] instead of {expected}",
+            found.len()
+        ))
     }
 }
 
@@ -132,7 +135,10 @@ mod tests {
             let mut wrong = right.clone();
             wrong[at] += 0.1;
             let reason = known.check(&wrong, n, DType::F32).unwrap_err();
-            assert!(reason.starts_with("1 of 2000 elements") && reason.contains(&format!("[{}, {}]", at / n, at % n)), "{reason}");
+            assert!(
+                reason.starts_with("1 of 2000 elements") && reason.contains(&format!("[{}, {}]", at / n, at % n)),
+                "{reason}"
+            );
             wrong[at] = f32::NAN;
             known.check(&wrong, n, DType::F32).unwrap_err();
         }

@@ -54,9 +54,7 @@ impl<R: KernelRuntime> Trial<R> {
         // Buffers that are never read: the candidates depend on shapes and dtypes.
         let [of_a, of_b, of_more] = sketch.dtypes;
         let [a, b, more_a, more_b] = sketch.shapes().map(|[rows, columns]| rows * columns);
-        let buffer = |elements: usize, dtype: DType| {
-            (elements > 0).then(|| sketch.client.empty(elements * dtype.size()))
-        };
+        let buffer = |elements: usize, dtype: DType| (elements > 0).then(|| sketch.client.empty(elements * dtype.size()));
         let dense = if sketch.packed.is_some() { None } else { buffer(b, of_b) };
         let buffers = [buffer(a, of_a), dense, buffer(more_a, of_a), buffer(more_b, of_more)];
         let candidates = Call::new(sketch.product(buffers, 0)?)?.candidates();

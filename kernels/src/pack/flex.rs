@@ -1,6 +1,6 @@
 //! Unpacking on the CPU.
 
-use burn::tensor::{DType, Shape, TensorMetadata};
+use burn::tensor::{DType, Shape};
 use burn_flex::{Flex, FlexTensor};
 
 use super::{packed_elements, reference_unpack};

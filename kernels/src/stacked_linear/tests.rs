@@ -32,8 +32,8 @@ fn rows() -> GroupRows {
 
 /// The same, a product for each group, by operations that have rules of their own.
 fn expected(x: &Tensor<Train, 2>, weight: &Tensor<Train, 2>) -> Tensor<Train, 2> {
-    let mut start = 0;
-    let parts = rows().iter().enumerate().filter(|(_, count)| **count > 0).map(|(group, count)| {
+    let (rows, mut start) = (rows(), 0);
+    let parts = rows.iter().enumerate().filter(|(_, count)| **count > 0).map(|(group, count)| {
         let part = linear(x.clone().narrow(0, start, *count), weight.clone().narrow(0, group * OUTPUTS, OUTPUTS));
         start += count;
         part

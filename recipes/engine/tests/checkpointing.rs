@@ -42,7 +42,8 @@ fn adapted(folder: &Path, targets: &str, num_layers: Option<usize>) -> LanguageM
     let mut model = load(folder, LoadOptions::frozen(FloatType::F32));
     let target_modules = TargetModules::One(targets.to_owned());
     // There is no dropout for adapters of experts.
-    let experts = model.stacks().iter().map(|stack| format!("mlp.experts.{}", stack.parameter().parameter));
+    let stacks = model.stacks();
+    let experts = stacks.iter().map(|stack| format!("mlp.experts.{}", stack.parameter().parameter));
     let target_parameters: Vec<String> = experts.take(2).collect();
     let dropout = if target_parameters.is_empty() { 0.1 } else { 0.0 };
     let plain = LoraConfig { rank: 3, alpha: 6.0, ..LoraConfig::default() };

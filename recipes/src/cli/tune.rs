@@ -119,7 +119,10 @@ fn of_step(device: &dyn Device, config: &TrainConfig, known: &BTreeSet<String>, 
     let rehearsed = trainer.rehearse(&step);
     let trials = device.product_trials();
     rehearsed.map_err(|error| {
-        with_hint(format!("{error:#}"), "a step that is smaller fits: lower batch_size or max_seq_length, or use grad_checkpoint")
+        with_hint(
+            format!("{error:#}"),
+            "a step that is smaller fits: lower batch_size or max_seq_length, or use grad_checkpoint",
+        )
     })?;
     // What is not needed any longer makes room for operands.
     drop(trainer);

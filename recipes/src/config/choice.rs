@@ -81,7 +81,7 @@ pub const PREFERENCE_KEYS: [&str; 8] = [
 ];
 
 /// The keys that have no effect with an adapter, because it has its own.
-pub const ADAPTER_KEYS: [&str; 8] =
+pub const ADAPTER_KEYS: [&str; 9] =
     ["rank", "alpha", "rslora", "dora", "init", "modules_to_save", "target_modules", "target_parameters", "num_layers"];
 
 /// The loss of a preference recipe, under TRL's names.

@@ -34,7 +34,7 @@ const HARMLESS: [&str; 18] = [
 /// Inputs: their fingerprints are compared, which is better than comparing their paths.
 const INPUTS: [&str; 6] = ["model", "data", "text_feature", "prompt_feature", "completion_feature", "chat_feature"];
 /// Keys that can't change within a run.
-const FIXED: [&str; 10] = [
+const FIXED: [&str; 11] = [
     "fine_tune_type",
     "recipe",
     "rank",

@@ -139,5 +139,8 @@ fn report(classes: &[TunedClass], seconds: f64, problem: Option<&anyhow::Error>)
     let [default, chosen] = of_step(classes);
     let gain = if default > 0.0 { 100.0 * (1.0 - chosen / default) } else { 0.0 };
     let kept = problem.map_or_else(String::new, |error| format!("; not kept for later runs: {error:#}"));
-    format!("measured {} classes of products in {seconds:.1} s: those of a step take {gain:.0} % less than by default{kept}", classes.len())
+    format!(
+        "measured {} classes of products in {seconds:.1} s: those of a step take {gain:.0} % less than by default{kept}",
+        classes.len()
+    )
 }

@@ -105,7 +105,10 @@ pub fn measure(trial: &mut dyn ProductTrial) -> TunedClass {
     let candidates: Vec<Measured> = names
         .into_iter()
         .zip(states)
-        .map(|(name, state)| Measured { name, outcome: state.map_or_else(Outcome::Wrong, |times| Outcome::Seconds(median(times))) })
+        .map(|(name, state)| Measured {
+            name,
+            outcome: state.map_or_else(Outcome::Wrong, |times| Outcome::Seconds(median(times))),
+        })
         .collect();
     let chosen = choice(&candidates);
     TunedClass { class: trial.class().to_owned(), extents: trial.extents(), runs: trial.runs(), candidates, chosen }

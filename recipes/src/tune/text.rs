@@ -91,7 +91,8 @@ mod tests {
         assert!(lines[2].starts_with("* fast") && lines[2].ends_with("-50 %"), "{text}");
         assert!(lines[3].contains("broken") && lines[3].contains("not right: 3 of 2048"), "{text}");
         assert!(summary(&[class.clone()]).contains("50 % less; 1 of 1 classes"), "{}", summary(&[class.clone()]));
-        let key = TuningKey { backend: "b".to_owned(), device: "d".to_owned(), driver: String::new(), program: "0".to_owned() };
+        let key =
+            TuningKey { backend: "b".to_owned(), device: "d".to_owned(), driver: String::new(), program: "0".to_owned() };
         let value = to_json(&key, &[class], 3.0);
         assert_eq!(value["classes"][0]["chosen"], "fast");
         assert!((value["classes"][0]["gain"].as_f64().unwrap() - 0.5).abs() < 0.01);

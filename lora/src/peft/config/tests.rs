@@ -10,15 +10,33 @@ fn adapted_layers_are_described_as_peft_reads_them() {
     let layers: Vec<String> = (0..3).flat_map(|block| ["q_proj", "v_proj"].map(|part| name(block, part))).collect();
     let of = |names: &[String]| AdaptedLayers::new(names, &layers);
     let parts = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-    let all = AdaptedLayers { target_modules: parts(&["q_proj", "v_proj"]), layers_to_transform: None, is_tied: false };
+    let all = AdaptedLayers {
+        target_modules: parts(&["q_proj", "v_proj"]),
+        layers_to_transform: None,
+        is_tied: false,
+        target_parameters: Vec::new(),
+    };
     assert_eq!(of(&layers), all);
     let some = [name(0, "v_proj"), name(2, "v_proj")];
     assert_eq!(
         of(&some),
-        AdaptedLayers { target_modules: parts(&["v_proj"]), layers_to_transform: Some(vec![0, 2]), is_tied: false }
+        AdaptedLayers {
+            target_modules: parts(&["v_proj"]),
+            layers_to_transform: Some(vec![0, 2]),
+            is_tied: false,
+            target_parameters: Vec::new()
+        }
     );
     let mixed = [name(0, "q_proj"), name(1, "v_proj")];
-    assert_eq!(of(&mixed), AdaptedLayers { target_modules: mixed.to_vec(), layers_to_transform: None, is_tied: false });
+    assert_eq!(
+        of(&mixed),
+        AdaptedLayers {
+            target_modules: mixed.to_vec(),
+            layers_to_transform: None,
+            is_tied: false,
+            target_parameters: Vec::new()
+        }
+    );
 }
 
 fn folder(files: &[(&str, String)]) -> tempfile::TempDir {
@@ -68,7 +86,12 @@ fn patterns_of_ranks_and_alphas_are_read_and_written() {
     let written = to_json(
         &config,
         "m",
-        &AdaptedLayers { target_modules: vec!["q_proj".into()], layers_to_transform: None, is_tied: false },
+        &AdaptedLayers {
+            target_modules: vec!["q_proj".into()],
+            layers_to_transform: None,
+            is_tied: false,
+            target_parameters: Vec::new(),
+        },
     );
     assert_eq!(read_json(&written).unwrap(), config);
     for wrong in [json!({ "q_proj": 0 }), json!({ "q_proj": "4" }), json!({ "(": 4 }), json!([4])] {
@@ -79,7 +102,12 @@ fn patterns_of_ranks_and_alphas_are_read_and_written() {
 
 #[test]
 fn whole_numbers_are_written_as_integers() {
-    let adapted = AdaptedLayers { target_modules: Vec::new(), layers_to_transform: None, is_tied: false };
+    let adapted = AdaptedLayers {
+        target_modules: Vec::new(),
+        layers_to_transform: None,
+        is_tied: false,
+        target_parameters: Vec::new(),
+    };
     let alpha =
         |alpha: f64| to_json(&LoraConfig { alpha, ..LoraConfig::default() }, "m", &adapted)["lora_alpha"].to_string();
     assert_eq!((alpha(16.0), alpha(0.5), alpha(1e300)), ("16".into(), "0.5".into(), "1e+300".into()));
