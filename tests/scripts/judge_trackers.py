@@ -93,7 +93,7 @@ def synced(run):
     assert len(folders) == 1, folders
     environment = {**os.environ, "WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}", "WANDB_API_KEY": "a" * 40}
     program = pathlib.Path(sys.executable).parent / "wandb"
-    done = subprocess.run([program, "sync", folders[0]], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([program, "sync", folders[0]], cwd=run, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and "Finished syncing" in done.stdout + done.stderr, done.stdout + done.stderr
     server.shutdown()
     return [json.loads(line) for line in Wandb.files["wandb-history.jsonl"]], dict(Wandb.run)
