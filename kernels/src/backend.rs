@@ -16,7 +16,7 @@ use crate::sink_attention::{self, SinkInputs};
 use crate::{append, layer_norm, linear, linear_cross_entropy, pack, rms_norm, rotary, select_rows, squared_norm};
 
 /// The operations of [`FusedBackend`], by the names of its methods.
-pub const OPERATIONS: [&str; 46] = [
+pub const OPERATIONS: [&str; 47] = [
     "rms_norm",
     "add_rms_norm",
     "fork_rms_norm",
@@ -62,6 +62,7 @@ pub const OPERATIONS: [&str; 46] = [
     "adamw",
     "adamw8bit",
     "pack",
+    "unpack",
     "squared_norm",
 ];
 
