@@ -20,7 +20,7 @@ use crate::stacked_linear::{self, GroupRows};
 use crate::{append, layer_norm, linear, linear_cross_entropy, pack, rms_norm, rotary, select_rows, squared_norm};
 
 /// The operations of [`FusedBackend`], by the names of its methods.
-pub const OPERATIONS: [&str; 49] = [
+pub const OPERATIONS: [&str; 50] = [
     "rms_norm",
     "add_rms_norm",
     "fork_rms_norm",
@@ -69,6 +69,7 @@ pub const OPERATIONS: [&str; 49] = [
     "adamw",
     "adamw8bit",
     "pack",
+    "unpack",
     "squared_norm",
 ];
 

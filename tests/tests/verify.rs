@@ -65,10 +65,11 @@ fn passes_on_the_emulator() {
 }
 
 /// What only optimizers and generation compute.
-const WITHOUT_GRADIENTS: [&str; 11] = [
+const WITHOUT_GRADIENTS: [&str; 12] = [
     "adamw",
     "adamw8bit",
     "pack",
+    "unpack",
     "squared_norm",
     "attention_decode",
     "linears",

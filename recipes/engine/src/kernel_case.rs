@@ -148,6 +148,8 @@ pub enum Update {
     AdamW8bit(AdamWStep),
     /// Any matrices.
     Pack,
+    /// Any matrices, which are packed before.
+    Unpack,
     /// Any matrices.
     SquaredNorm,
 }

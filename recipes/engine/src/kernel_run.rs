@@ -278,6 +278,11 @@ fn update_on<B: FusedBackend>(update: Update, inputs: &[Tensor<B, 2>], device: &
             vec![matrix(after.parameter, columns), blocks(after.first), blocks(after.second)]
         }
         Update::Pack => vec![matrix(ops::pack::<B>(all()), 1)],
+        Update::Unpack => {
+            let shapes: Vec<_> = inputs.iter().map(Tensor::shape).collect();
+            let pieces = ops::unpack::<B>(&ops::pack::<B>(all()), shapes);
+            pieces.into_iter().zip(inputs).map(|(piece, input)| matrix(piece, input.dims()[1])).collect()
+        }
         Update::SquaredNorm => vec![ops::squared_norm::<B>(all(), device).unsqueeze()],
     }
 }

@@ -301,7 +301,7 @@ pub(super) fn updates() -> Vec<KernelCase> {
         let shapes = [[3, 23], [1, 1], [16, 300], [7, 64], [2, 128]];
         shapes.into_iter().map(|dims| from.state("x", dims, 1.0)).collect::<Vec<_>>()
     };
-    let (packed, squared) = (many(&mut from), many(&mut from));
+    let (packed, unpacked, squared) = (many(&mut from), many(&mut from), many(&mut from));
     let case = |name: &str, update: Update, inputs: Vec<Matrix>| KernelCase {
         name: name.to_owned(),
         operation: Operation::Update(update),
@@ -313,6 +313,7 @@ pub(super) fn updates() -> Vec<KernelCase> {
         case("adamw", Update::AdamW(AdamWStep { step: 3, ..STEP }), adamw),
         case("adamw8bit", Update::AdamW8bit(STEP), adamw8bit),
         case("pack", Update::Pack, packed),
+        case("unpack", Update::Unpack, unpacked),
         case("squared_norm", Update::SquaredNorm, squared),
     ]
 }

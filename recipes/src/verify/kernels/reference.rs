@@ -245,6 +245,7 @@ fn updated(update: Update, inputs: &[Tensor<Flex, 2>]) -> Vec<Tensor<Flex, 2>> {
             }
             vec![rows(parameter, columns), rows(first.absmax, 1), rows(second.absmax, 1)]
         }
+        Update::Unpack => inputs.to_vec(),
         Update::Pack => vec![rows(ops::pack::reference::<Flex>(all()), 1)],
         Update::SquaredNorm => vec![rows(ops::squared_norm::reference::<Flex>(all(), &Default::default()), 1)],
     }
