@@ -67,9 +67,9 @@ fn cost(trial: &mut dyn ProductTrial, index: usize, device: &EmulatorDevice) -> 
     trial.seconds(index, 0).map_err(|reason| anyhow!(reason))?;
     take_reports();
     trial.seconds(index, 1).map_err(|reason| anyhow!(reason))?;
-    MetalCpu::sync(device)?;
-    let counted = take_reports().into_values().map(|report| report.counters);
-    let sum = |of: fn(&KernelCounters) -> u64| counted.clone().map(|counters| of(&counters) as f64).sum::<f64>();
+    MetalCpu::sync(device).map_err(|error| anyhow!("{error:?}"))?;
+    let counted: Vec<KernelCounters> = take_reports().into_values().map(|report| report.counters).collect();
+    let sum = |of: fn(&KernelCounters) -> u64| counted.iter().map(|counters| of(counters) as f64).sum::<f64>();
     let clocks = 2.0 * trial.extents().iter().map(|extent| *extent as f64).product::<f64>() / OPERATIONS;
     Ok(CandidateCost {
         class: trial.class().to_owned(),
