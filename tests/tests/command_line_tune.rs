@@ -50,8 +50,9 @@ fn train(place: &Path, run: &str, iters: &str, more: &[&str]) -> (bool, String) 
     let [model, data, run] =
         [assets().join("model"), assets().join("data"), place.join(run)].map(|path| path.display().to_string());
     let fixed = ["train", "--model", &model, "--data", &data, "--output-dir", &run, "--backend", BACKEND, "--rank", "4"];
-    let steps =
-        ["--iters", iters, "--batch-size", "16", "--save-every", "3", "--steps-per-eval", "0", "--lr-scheduler", "constant"];
+    let steps = "--batch-size 16 --save-every 3 --steps-per-eval 0 --warmup 0 --lr-scheduler constant --iters"
+        .split(' ')
+        .chain([iters]);
     let (ok, _, stderr) = output(program(place).args(fixed).args(steps).args(more));
     (ok, stderr)
 }

@@ -163,9 +163,11 @@ mod tests {
     #[test]
     fn numbers_are_exact_in_every_dtype_and_sums_about_one() {
         let all = numbers(1000, 3);
-        assert!(all.iter().all(|value| value.abs() < 1.0 && half::bf16::from_f32(*value).to_f32() == *value));
+        assert!(
+            all.iter().all(|value| value.abs() < 1.0 && half::bf16::from_f32(*value).to_f32().to_bits() == value.to_bits())
+        );
         let mean = (all.iter().map(|value| value * value).sum::<f32>() / 1000.0).sqrt();
         assert!((0.5..0.66).contains(&mean), "{mean}");
-        assert!((scale(4, 0.58) - 1.0).abs() < 1.0 && scale(1 << 20, 0.58) < 0.01 && scale(8, 0.0) == 1.0);
+        assert!((1.0..=2.0).contains(&scale(4, 0.58)) && scale(1 << 20, 0.58) < 0.01 && scale(8, 0.0) >= 1.0);
     }
 }

@@ -2,11 +2,13 @@
 //!
 //! [`entry`] lists the operations of a training step with the least that each must do ([`mod@work`]), [`action`] makes their inputs and
 //! launches, [`kernels`] times them, [`step`] times a whole step, [`efficiency`] compares the two. Where the emulator is built in,
-//! `counters` counts instead of timing, and `predict` scales the counts to chips that were not measured. [`document`] is the result,
-//! [`render`] and [`plot`] show it.
+//! `counters` counts instead of timing, `predict` scales the counts to chips that were not measured, and `candidates` counts the ways to
+//! compute a product. [`document`] is the result, [`render`] and [`plot`] show it.
 
 pub mod action;
 pub mod attempt;
+#[cfg(feature = "emulator")]
+pub mod candidates;
 #[cfg(feature = "emulator")]
 pub mod counters;
 #[cfg(all(test, feature = "emulator"))]
@@ -35,6 +37,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+#[cfg(feature = "emulator")]
+use burn::tensor::DType;
 use burnish_backends::{BackendJob, dtype};
 use burnish_engine::MomentType;
 use burnish_engine::guard::guarded;
@@ -345,7 +349,10 @@ fn predict(options: &Options, shape: &Shape, sizes: &Sizes, document: &mut Docum
             anyhow::bail!("no prediction without the counts of {}: {}", failed.kernel.name(), failed.error);
         }
         let element = if counted.dtype == "f32" { 4 } else { 2 };
-        document.prediction = Some(predict::predict(counted, sizes, element));
+        let mut prediction = predict::predict(counted, sizes, element);
+        say("emulator: the ways to compute a product");
+        prediction.candidates = candidates::costs(if element == 4 { DType::F32 } else { DType::F16 })?;
+        document.prediction = Some(prediction);
     }
     Ok(())
 }

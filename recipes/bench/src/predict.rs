@@ -6,6 +6,7 @@
 use burnish_metal::chip::{CHIPS, Chip};
 use serde::Serialize;
 
+use super::candidates::CandidateCost;
 use super::counters::{Counters, OperationCount, Totals};
 use super::entry::{Entry, Kernel, entries};
 use super::sizes::Sizes;
@@ -14,8 +15,8 @@ use super::sizes::Sizes;
 pub const LABEL: &str = "a prediction; nothing was measured on these chips";
 
 /// What it assumes.
-const ASSUMES: &str =
-    "it assumes every kernel at the chip's full bandwidth or full arithmetic rate, and no time between launches";
+const ASSUMES: &str = "it assumes every kernel at the chip's full bandwidth or the full rate of its lanes (no kernel uses the matrix \
+                       units of M5), and no time between launches";
 
 /// What an operation of the step does.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -72,6 +73,8 @@ pub struct Prediction {
     pub demands: Vec<Demand>,
     /// By chip.
     pub chips: Vec<ChipForecast>,
+    /// What the ways to compute a product move, if that was counted.
+    pub candidates: Vec<CandidateCost>,
 }
 
 /// Scales the counts to the step and goes through the chips.
@@ -99,7 +102,7 @@ pub fn predict(counters: &Counters, full: &Sizes, element: usize) -> Prediction 
         .collect();
     demands.extend(others(counters, full));
     let chips = CHIPS.iter().map(|chip| forecast(chip, &demands, full.tokens())).collect();
-    Prediction { label: LABEL, assumes: ASSUMES, dtype: counters.dtype, demands, chips }
+    Prediction { label: LABEL, assumes: ASSUMES, dtype: counters.dtype, demands, chips, candidates: Vec::new() }
 }
 
 /// The counts at other sizes: bytes grow as the fewest bytes do, operations as those of the matrix products, or as the bytes where

@@ -217,6 +217,7 @@ fn steps(results: &[BackendResult]) -> Table {
 #[cfg(feature = "emulator")]
 mod counted {
     use super::{Table, digits, maybe, percent};
+    use crate::candidates::{CANDIDATES, CandidateCost};
     use crate::counters::{BlockCount, Counters};
     use crate::predict::Prediction;
 
@@ -288,6 +289,17 @@ mod counted {
                 percent(Some(found.memory_share)),
             ]);
         }
-        format!("a training step in {}: {}; {}\n{table}", prediction.dtype, prediction.label, prediction.assumes)
+        let step = format!("a training step in {}: {}; {}\n{table}", prediction.dtype, prediction.label, prediction.assumes);
+        if prediction.candidates.is_empty() {
+            return step;
+        }
+        let mut table =
+            Table::new(2, ["products", "candidate", "device B/clock", "threadgroup B/clock", "barriers/1000 clocks"]);
+        for cost in &prediction.candidates {
+            let CandidateCost { class, candidate, device_bytes, threadgroup_bytes, barriers } = cost;
+            let numbers = [*device_bytes, *threadgroup_bytes, *barriers].map(digits);
+            table.push([class.clone(), candidate.clone()].into_iter().chain(numbers));
+        }
+        format!("{step}\n\n{CANDIDATES}\n{table}")
     }
 }

@@ -144,3 +144,35 @@ fn report(classes: &[TunedClass], seconds: f64, problem: Option<&anyhow::Error>)
         classes.len()
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::measure::tests::Planted;
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_of_another_device_or_version_is_named() {
+        let resumed = |saved: Option<&ChosenProducts>| {
+            burnish_backends::enter("cpu", |device| Ok(for_resumed(device, "cpu", saved))).unwrap()
+        };
+        let here = TuningKey::of("cpu");
+        let saved = |device: TuningKey| ChosenProducts { device, products: BTreeMap::new() };
+        assert!(resumed(None).is_none() && resumed(Some(&saved(here.clone()))).is_none());
+        for other in
+            [TuningKey { device: "Apple M1".to_owned(), ..here.clone() }, TuningKey { program: "0.0.9".to_owned(), ..here }]
+        {
+            let note = resumed(Some(&saved(other.clone()))).unwrap();
+            assert!(note.contains(&other.to_string()) && note.contains("can differ in their last digits"), "{note}");
+        }
+    }
+
+    #[test]
+    fn classes_without_a_right_candidate_are_not_kept() {
+        let fast = measure(&mut Planted::new(&[("default", Some(2.0)), ("fast", Some(1.0))]));
+        let wrong = TunedClass { class: "wrong".to_owned(), ..measure(&mut Planted::new(&[("default", None)])) };
+        let kept = chosen(&[fast.clone(), wrong]);
+        assert_eq!(kept, BTreeMap::from([(fast.class.clone(), "fast".to_owned())]));
+        let line = report(&[fast], 1.5, None);
+        assert!(line.starts_with("measured 1 classes of products in 1.5 s") && line.contains("50 % less"), "{line}");
+    }
+}

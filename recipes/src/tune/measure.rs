@@ -81,7 +81,9 @@ pub fn measure(trial: &mut dyn ProductTrial) -> TunedClass {
     for index in 0..names.len() {
         states.push(tried(|| trial.check(index)).map(|()| Vec::new()));
     }
-    let mut launches = 1;
+    // A product that takes long is not repeated to find out how often it could be.
+    let first = states.iter().position(Result::is_ok).and_then(|index| tried(|| trial.seconds(index, 1)).ok());
+    let mut launches = if first.is_some_and(|seconds| seconds < QUEUED) { 4 } else { 1 };
     for round in 0..=ROUNDS {
         let best = states.iter().flatten().flatten().copied().fold(f64::INFINITY, f64::min);
         for (index, state) in states.iter_mut().enumerate() {
@@ -98,7 +100,7 @@ pub fn measure(trial: &mut dyn ProductTrial) -> TunedClass {
         if round == 0 {
             let shortest = states.iter().flatten().flatten().copied().fold(f64::INFINITY, f64::min);
             launches = (QUEUED / shortest.max(1e-9)).ceil().clamp(1.0, MOST_QUEUED as f64) as usize;
-            // Single products were measured with the wait for each.
+            // These contain too much of the wait for the device.
             states.iter_mut().flatten().for_each(Vec::clear);
         }
     }
@@ -176,8 +178,8 @@ pub(super) mod tests {
 
         fn seconds(&mut self, candidate: usize, launches: usize) -> Result<f64, String> {
             self.timed[candidate] += launches;
-            // A wait of a hundredth of a second for all of them.
-            Ok(self.times[candidate].unwrap() + 0.01 / launches as f64)
+            // The wait for the device.
+            Ok(self.times[candidate].unwrap() + 2e-4 / launches as f64)
         }
     }
 

@@ -77,6 +77,6 @@ mod tests {
     fn products_of_a_step_are_counted_as_often_as_they_run() {
         let class = measure(&mut Planted::new(&[("default", Some(2.0)), ("fast", Some(1.0))]));
         let [default, chosen] = of_step(&[class.clone(), class]);
-        assert!((default - 28.0).abs() < 0.1 && (chosen - 14.0).abs() < 0.1, "{default} {chosen}");
+        assert!((default - 28.0).abs() < 0.2 && (chosen - 14.0).abs() < 0.2, "{default} {chosen}");
     }
 }
