@@ -39,6 +39,30 @@ fn adapted_layers_are_described_as_peft_reads_them() {
     );
 }
 
+#[test]
+fn parameters_are_named_within_a_block_where_all_blocks_have_them() {
+    let name = |block: usize, part: &str| format!("model.layers.{block}.mlp.{part}");
+    let all: Vec<String> =
+        [name(1, "experts.down_proj"), name(3, "experts.down_proj"), name(1, "gate.weight"), name(3, "gate.weight")].into();
+    assert_eq!(AdaptedLayers::parameters(&all, &all), ["mlp.experts.down_proj", "mlp.gate.weight"]);
+    assert_eq!(AdaptedLayers::parameters(&all[1..3], &all), [name(1, "gate.weight"), name(3, "experts.down_proj")]);
+    assert!(AdaptedLayers::parameters(&[], &all).is_empty());
+}
+
+#[test]
+fn without_target_modules_only_parameters_are_targets() {
+    let mut json = plain();
+    json["target_parameters"] = json!(["mlp.experts.down_proj"]);
+    assert_eq!(read_json(&json).unwrap().target_modules.list(), ["q_proj"]);
+    json["target_modules"] = json!(null);
+    let config = read_json(&json).unwrap();
+    assert!(config.target_modules.list().is_empty() && config.target_parameters == ["mlp.experts.down_proj"]);
+    json["lora_dropout"] = json!(0.1);
+    assert!(read_json(&json).unwrap_err().to_string().contains("dropout"));
+    json["target_parameters"] = json!("mlp.experts.down_proj");
+    assert!(read_json(&json).unwrap_err().to_string().contains("`target_parameters`: expected a list of names"));
+}
+
 fn folder(files: &[(&str, String)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in files {
