@@ -82,6 +82,12 @@ fn draw_progress(frame: &mut Frame<'_>, area: Rect, state: &State, now: Instant)
 }
 
 fn draw_curve(frame: &mut Frame<'_>, area: Rect, state: &State) {
+    let block = Block::bordered().title(" loss ");
+    if state.losses.is_empty() {
+        // Axes would have numbers that mean nothing.
+        frame.render_widget(block, area);
+        return;
+    }
     let losses = thinned(&state.losses, usize::from(area.width));
     let smooth = thinned(&state.smooth, usize::from(area.width));
     let points = losses.iter().chain(&state.validations);
@@ -112,7 +118,7 @@ fn draw_curve(frame: &mut Frame<'_>, area: Rect, state: &State) {
         .labels([begin, f64::midpoint(begin, end), end].map(|step| format!("{step:.0}")));
     let y =
         Axis::default().bounds([low, high]).labels([low, f64::midpoint(low, high), high].map(|loss| format!("{loss:.3}")));
-    let chart = Chart::new(sets).block(Block::bordered().title(" loss ")).x_axis(x).y_axis(y);
+    let chart = Chart::new(sets).block(block).x_axis(x).y_axis(y);
     frame.render_widget(chart, area);
 }
 
@@ -234,7 +240,7 @@ mod tests {
     fn everything_is_on_the_screen_at_common_sizes() {
         let mut state = State::new("SmolLM2 · sft · metal".to_owned());
         let empty = drawn(&state, 80, 24);
-        assert!(empty.contains("loading the model") && empty.contains("no step yet"), "{empty}");
+        assert!(empty.contains("loading the model") && empty.contains("no step yet") && !empty.contains("1.000"), "{empty}");
         for number in 1..=50 {
             state.step(&step(number, 3.0 - 0.01 * number as f64), 100, Instant::now());
         }
