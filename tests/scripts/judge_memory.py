@@ -4,7 +4,8 @@
 
 The checkpoint is one safetensors file of a Llama in bf16 with rows of a large vocabulary, all zeros, which take no space on the disk; the
 adapter is one of rank 8 on every linear layer. What is written takes its full size: of 20 GB, `merge` writes 20 GB and `export` in Q8_0 11.
-Each command may have 2 GiB resident beyond the largest tensor. Needs GNU time. Versions: requirements.txt.
+Each command may have 2 GiB resident beyond the largest tensor; one whose file would not fit on the disk is left out, and said. Needs GNU
+time. Versions: requirements.txt.
 """
 
 import argparse
@@ -19,6 +20,8 @@ from pathlib import Path
 TOKENIZER = Path(__file__).parent.parent.parent / "recipes/assets/quickstart/model"
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, VOCABULARY = 4096, 14336, 32, 8, 128_256
 MOST = 2 << 30
+# What is left free on the disk.
+MARGIN = 4 << 30
 SHAPES = {"self_attn.q_proj": (HIDDEN, HIDDEN), "self_attn.k_proj": (HIDDEN // 4, HIDDEN), "self_attn.v_proj": (HIDDEN // 4, HIDDEN),
           "self_attn.o_proj": (HIDDEN, HIDDEN), "mlp.gate_proj": (INTERMEDIATE, HIDDEN), "mlp.up_proj": (INTERMEDIATE, HIDDEN),
           "mlp.down_proj": (HIDDEN, INTERMEDIATE)}
@@ -90,11 +93,16 @@ def main():
         print(f"{size / 1e9:.1f} GB in {layers} layers; the largest tensor has {largest / 2**30:.2f} GiB", flush=True)
         base, adapter = ["--model", work / "model"], ["--adapter", work / "adapter"]
         gguf = ["--format", "gguf", "--no-modelfile", "--quant"]
-        for name, command, target in (
-                ("export q8_0", ["export", *base, *gguf, "q8_0"], "m.gguf"),
-                ("export f16 in parts", ["export", *base, *gguf, "f16", "--max-shard-size", "5GB"], "m.gguf"),
-                ("export q8_0 with an adapter", ["export", *base, *adapter, *gguf, "q8_0"], "m.gguf"),
-                ("merge", ["merge", *base, *adapter], "merged")):
+        of_q8 = 8.5 / 16
+        for name, command, target, part in (
+                ("export q8_0", ["export", *base, *gguf, "q8_0"], "m.gguf", of_q8),
+                ("export f16 in parts", ["export", *base, *gguf, "f16", "--max-shard-size", "5GB"], "m.gguf", 1),
+                ("export q8_0 with an adapter", ["export", *base, *adapter, *gguf, "q8_0"], "m.gguf", of_q8),
+                ("merge", ["merge", *base, *adapter], "merged", 1)):
+            needed, free = part * size, shutil.disk_usage(work).free
+            if free < needed + MARGIN:
+                print(f"left out: {name} writes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free", flush=True)
+                continue
             peak = resident(arguments.program, *command, "--output", work / "out" / target)
             written = sum(path.stat().st_size for path in (work / "out").rglob("*") if path.is_file())
             shutil.rmtree(work / "out")
