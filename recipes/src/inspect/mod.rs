@@ -11,7 +11,9 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::config::TrainConfig;
-use crate::data::{BatchOptions, Batches, DataError, Example, Examples, IGNORE, Oddity, Part, Preparation, Row, RowTokenizer};
+use crate::data::{
+    BatchOptions, Batches, DataError, Example, Examples, IGNORE, Oddity, Part, Preparation, Row, RowTokenizer,
+};
 
 pub use lengths::Lengths;
 pub use text::Colours;
