@@ -11,7 +11,9 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::config::TrainConfig;
-use crate::data::{BatchOptions, Batches, DataError, Example, IGNORE, Oddity, Part, Preparation, Row, RowTokenizer};
+use crate::data::{
+    BatchOptions, Batches, DataError, Example, Examples, IGNORE, Oddity, Part, Preparation, Row, RowTokenizer,
+};
 
 pub use lengths::Lengths;
 pub use text::Colours;
@@ -111,8 +113,8 @@ pub struct Packing {
     pub filled: f64,
 }
 
-/// Digests of rows, with their file and line.
-type Seen = HashMap<[u8; 16], (usize, usize)>;
+/// Digests of rows, with their file and line, in few bytes: there is one for each row.
+type Seen = HashMap<[u8; 16], (u32, u32)>;
 
 /// Inspects the rows of files as `train` would prepare them, and shows the first `shown` of each.
 ///
@@ -218,13 +220,14 @@ fn of_file(
 
 impl Duplicates {
     fn take(&mut self, seen: &mut Seen, digest: [u8; 16], file: usize, line: usize) {
+        let short = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         match seen.get(&digest) {
             None => {
-                seen.insert(digest, (file, line));
+                seen.insert(digest, (short(file), short(line)));
             }
-            Some((first_file, first_line)) if *first_file == file => {
+            Some((first_file, first_line)) if *first_file == short(file) => {
                 self.within += 1;
-                self.first.get_or_insert((line, *first_line));
+                self.first.get_or_insert((line, *first_line as usize));
             }
             Some(_) => {
                 self.in_earlier_files += 1;
@@ -249,10 +252,7 @@ fn digest(examples: &[Example]) -> [u8; 16] {
 
 fn packing(lengths: &[usize], config: &TrainConfig, max_seq_length: usize) -> Packing {
     // Only lengths matter.
-    let examples: Vec<Example> = lengths
-        .iter()
-        .map(|length| Example { input_ids: vec![0; *length], labels: vec![0; *length], desirable: true })
-        .collect();
+    let examples = Examples::of_lengths(lengths.iter().copied());
     let options = BatchOptions {
         batch_size: config.batch_size,
         max_seq_length,

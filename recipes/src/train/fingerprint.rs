@@ -65,13 +65,17 @@ impl Fingerprint {
 
 fn of_rows(batches: &Batches) -> String {
     let mut hasher = Sha256::new();
+    // A digest of many bytes at once is several times faster than one number by number.
+    let mut bytes = Vec::new();
     for example in batches.examples().iter() {
-        hasher.update((example.input_ids.len() as u64).to_le_bytes());
-        example.input_ids.iter().for_each(|id| hasher.update(id.to_le_bytes()));
-        example.labels.iter().for_each(|label| hasher.update(label.to_le_bytes()));
+        bytes.clear();
+        bytes.extend((example.input_ids.len() as u64).to_le_bytes());
+        example.input_ids.iter().for_each(|id| bytes.extend(id.to_le_bytes()));
+        example.labels.iter().for_each(|label| bytes.extend(label.to_le_bytes()));
         if !example.desirable {
-            hasher.update(b"undesirable");
+            bytes.extend(b"undesirable");
         }
+        hasher.update(&bytes);
     }
     hex(hasher)
 }

@@ -6,7 +6,10 @@ use burnish_models::json;
 
 use super::piece::{Piece, without_mark};
 
-/// Gives the rows of a file to `take`, one after another; only one row is in memory at a time.
+/// Bytes of a file with rows of several lines each, which is in memory as a whole.
+const WHOLE: u64 = 512 << 20;
+
+/// Gives the rows of a file to `take`, one after another; only one row is in memory at a time, unless rows have several lines each.
 ///
 /// # Errors
 /// When the file can't be read, and those of `take`.
@@ -35,8 +38,7 @@ pub(super) fn pieces<E: From<io::Error>>(
     }
     if unfinished(first.trim_ascii()) {
         // Whether these are rows of several lines is known at the end of the file.
-        let mut bytes = first.to_vec();
-        input.read_to_end(&mut bytes)?;
+        let bytes = whole(Cursor::new(first.to_vec()).chain(input), WHOLE)?;
         let shifted = |mut piece: Piece| {
             piece.line += number - 1;
             piece
@@ -56,6 +58,18 @@ pub(super) fn pieces<E: From<io::Error>>(
             return Ok(());
         }
     }
+}
+
+/// All bytes, if they are not more than that.
+fn whole(input: impl Read, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    input.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 <= most {
+        return Ok(bytes);
+    }
+    let reason = "its first row does not end on its line, and the file is too large to be in memory; write each row on one line: \
+                  jq -c . FILE > rows.jsonl";
+    Err(io::Error::new(io::ErrorKind::FileTooLarge, reason))
 }
 
 /// Lines that are not empty, with their numbers from 1.
@@ -173,4 +187,16 @@ fn elements<E: From<io::Error>>(
         take(Piece::json(line, element.trim_ascii_end()))?;
     }
     if ended { Ok(()) } else { take(Piece::bad(line, "not JSON: the list does not end; the file may be truncated")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_files_with_rows_of_several_lines_are_refused() {
+        let text = b"{\n\"text\": \"a\"\n}\n";
+        assert_eq!(whole(&text[..], 16).unwrap(), text);
+        assert!(whole(&text[..], 15).unwrap_err().to_string().contains("jq -c . FILE"));
+    }
 }
