@@ -1,7 +1,6 @@
 //! A Hugging Face folder: one `model.safetensors`, or shards with an index.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +11,7 @@ use memmap2::Mmap;
 
 use super::index::shard_paths;
 use super::names::SAFETENSORS;
-use super::{Checkpoint, element, release};
+use super::{Checkpoint, element, mapped, release};
 use crate::error::{ModelError, Result};
 use crate::float_type::FloatType;
 
@@ -34,8 +33,7 @@ struct Shard {
 
 impl Shard {
     fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|error| ModelError::io(path, error))?;
-        let length = file.metadata().map_err(|error| ModelError::io(path, error))?.len();
+        let (file, length) = mapped::open(path)?;
         if length < 8 {
             return Err(ModelError::format(path, format!("not a safetensors file: it has only {length} bytes")));
         }
