@@ -90,7 +90,7 @@ pub(super) const PEFT_CONFIG: Target = Target {
         "\"use_dora\":true",
         "all-linear",
     ],
-    fixed: 2 * MIB,
+    fixed: 32 * MIB,
     read: folder,
 };
 
@@ -110,6 +110,6 @@ pub(super) const GGUF_LORA: Target = Target {
     beside: &[],
     seeds: || files(&[include_bytes!("../../../fixtures/leave/adapter.gguf")]),
     words: &[".lora_a", ".lora_b", "adapter.lora.alpha", "adapter", "lora", "qwen2", "blk.99999999999."],
-    fixed: 512 * KIB,
+    fixed: 8 * MIB,
     read,
 };

@@ -113,7 +113,7 @@ pub(super) const GGUF: Target = Target {
         "qwen2",
         ".weight",
     ],
-    fixed: 8 * MIB,
+    fixed: 32 * MIB,
     read: |path| {
         outcome(GgufFile::open(path), |file| {
             let config = file.config_json().and_then(|json| ModelConfig::from_json(&json));
@@ -139,7 +139,7 @@ pub(super) const INDEX: Target = Target {
         files(&[whole, one])
     },
     words: &["../", "model-00003-of-00003.safetensors", "\"weight_map\"", "/etc/passwd", "C:\\"],
-    fixed: 256 * KIB,
+    fixed: 2 * MIB,
     read: |path| outcome(open_folder(folder(path)), |checkpoint| read_all(&*checkpoint)),
 };
 
@@ -199,6 +199,6 @@ pub(super) const IMPORTANCE: Target = Target {
     beside: &[],
     seeds: Vec::new,
     words: &[".in_sum2", ".counts", "imatrix.datasets", "imatrix.chunk_count"],
-    fixed: 64 * KIB,
+    fixed: 8 * MIB,
     read: |path| outcome(ImportanceMatrix::open(path), |matrix| format!("{matrix:?}")),
 };
