@@ -23,7 +23,7 @@ pub(super) const SORTED: &str = "burnish_sorted";
 /// What one unit of fuel pays for: bytes, as in minijinja.
 const BYTES: u64 = 64;
 /// What each value counts as, in bytes.
-const VALUE: u64 = 32;
+const VALUE: u64 = 64;
 /// Values that are nested deeper are refused, since comparing and freeing them could exhaust the stack.
 const DEEPEST: usize = 128;
 
@@ -48,7 +48,7 @@ pub(super) fn check(source: &str, tags: &[Tag]) -> Result<(), String> {
             source[..start].matches('\n').count() + 1
         };
         branches += usize::from(tag.tokens.first().is_some_and(|first| word(first) == "elif"));
-        for token in &tag.tokens {
+        for (index, token) in tag.tokens.iter().enumerate() {
             match (token.kind, word(token)) {
                 (Kind::Operator, "(" | "[" | "{") => depth += 1,
                 (Kind::Operator, ")" | "]" | "}") => depth = depth.saturating_sub(1),
@@ -56,8 +56,9 @@ pub(super) fn check(source: &str, tags: &[Tag]) -> Result<(), String> {
                 (Kind::Operator, _) | (Kind::Name, "and" | "or" | "not" | "in" | "is" | "if" | "else") => operators += 1,
                 _ => {}
             }
-            // Calls of calls have brackets that are not inside each other.
-            operators += usize::from(matches!(word(token), "(" | "[") && token.kind == Kind::Operator && depth == 1);
+            // Calls of calls, and indices of indices.
+            let before = index.checked_sub(1).map_or("", |before| word(&tag.tokens[before]));
+            operators += usize::from(matches!(before, ")" | "]" | "}") && matches!(word(token), "(" | "["));
             if depth > BRACKETS {
                 return Err(format!("more than {BRACKETS} brackets inside each other (line {})", at()));
             }

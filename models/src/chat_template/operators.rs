@@ -397,6 +397,9 @@ mod tests {
         ] {
             assert_eq!(as_calls(template).unwrap(), expected);
         }
+        let calls = [OPEN_BUILT, OPEN_COMPARED, OPEN_SEARCHED, OPEN_INDEXED].map(|open| open.trim_end_matches('('));
+        assert_eq!(calls, [limits::BUILT, limits::COMPARED, limits::SEARCHED, limits::INDEXED]);
+        assert_eq!(SORTED.trim_end_matches('|'), limits::SORTED);
         let long = format!("{{{{ a{} }}}}", " + a".repeat(40));
         assert_eq!(as_calls(&long).unwrap().matches("burnish_built(").count(), 3);
     }

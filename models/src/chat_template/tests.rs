@@ -390,6 +390,7 @@ fn tags_that_would_exhaust_the_stack_are_refused() {
         nested("", " or a"),
         nested("", "**a"),
         nested("", "()"),
+        format!("{{{{ (a{}) }}}}", "()[0]".repeat(20_000)),
         nested("", "|trim"),
         format!("{{% if x %}}{}{{% endif %}}", "{% elif x %}a".repeat(15_000)),
     ] {
