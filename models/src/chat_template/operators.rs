@@ -69,8 +69,8 @@ enum Inside {
 const COUNTED: usize = 16;
 /// Filters whose result can have more items than what they are given.
 const BUILDING: &[&str] = &["zip", "chain", "sum", "batch", "slice", "groupby", "map", "items", "list"];
-/// Filters that compare items. `map` may call one of the others.
-const SORTING: &[&str] = &["sort", "unique", "min", "max", "groupby", "dictsort", "map"];
+/// Filters that compare items.
+const SORTING: &[&str] = &["sort", "unique", "min", "max", "groupby", "dictsort"];
 
 const OPEN_BUILT: &str = "burnish_built(";
 const OPEN_TUPLE: &str = "burnish_built((";
@@ -231,8 +231,13 @@ impl<'a> Rewriter<'a> {
         let name_after = |at: usize, mark: &str, names: &[&str]| {
             self.word(&tokens[at]) == mark && tokens.get(at + 1).is_some_and(|name| names.contains(&self.word(name)))
         };
+        // `map` may call one of the filters.
+        let maps = |at: usize| {
+            let called = tokens.get(at + 3).map_or("", |name| self.word(name).trim_matches(['"', '\'']));
+            name_after(at, "|", &["map"]) && SORTING.contains(&called)
+        };
         let top = self.top_level(tokens);
-        let sorted: Vec<usize> = top.iter().copied().filter(|at| name_after(*at, "|", SORTING)).collect();
+        let sorted: Vec<usize> = top.iter().copied().filter(|at| name_after(*at, "|", SORTING) || maps(*at)).collect();
         let builds = |at: &usize| {
             let called = tokens.get(at + 1).is_some_and(|next| self.word(next) == "(");
             name_after(*at, "|", BUILDING) || (called && matches!(self.word(&tokens[*at]), "dict" | "namespace"))
@@ -391,6 +396,8 @@ mod tests {
                 "{{ burnish_built(burnish_indexed({burnish_compared(a): 1, 'b': -c}))[burnish_compared(d)] }}",
             ),
             ("{{ -f(x|sort)[1:]['a'] }}", "{{ -burnish_indexed(f(x|burnish_sorted|sort))[1:]['a'] }}"),
+            ("{{ x|map('sort') }}", "{{ burnish_built(x|burnish_sorted|map('sort')) }}"),
+            ("{{ x|map(attribute='sort') }}", "{{ burnish_built(x|map(attribute='sort')) }}"),
             ("{{ x is eq a.b[-1].c }}", "{{ x is eq burnish_indexed(a.b)[-1].c }}"),
             ("{{ (a + b)[0] }}", "{{ burnish_indexed((burnish_built(a + b)))[0] }}"),
             ("{% macro f(a, b=[]) %}", "{% macro f(a, b=burnish_built([])) %}"),
