@@ -4,7 +4,7 @@
 
 It prints a line of JSON per run. `tokens_per_second` counts real tokens, from step 50 on and with every pause; `growth` is the largest
 pool of all steps by that of the first 50 steps; `of_padded` compares with the padded run. The model is `--model`, by default random
-weights in the shape of Llama-3.2-1B (see bench_train.py, which needs torch).
+weights in the shape of Llama-3.2-1B, or `--shape llama-3.1-8b` (see bench_train.py, which needs torch).
 """
 
 import argparse
@@ -49,6 +49,7 @@ def main():
     parser.add_argument("program")
     parser.add_argument("backend")
     parser.add_argument("--model", help="folder of a model")
+    parser.add_argument("--shape", default="llama-3.2-1b", help="of the random weights, without --model")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch-size", type=int, default=16, help="rows of a padded or padding-free micro-batch")
     parser.add_argument("--folder", default="/tmp/burnish-lengths", help="for rows and runs")
@@ -60,8 +61,8 @@ def main():
     folder.mkdir(exist_ok=True)
     if arguments.model is None:
         import bench_train
-        bench_train.make_model()
-        arguments.model = str(bench_train.FOLDER)
+        arguments.model = str(folder / arguments.shape)
+        bench_train.make_model(arguments.shape, Path(arguments.model))
     vocabulary = json.loads((Path(arguments.model) / "config.json").read_text())["vocab_size"]
     rows = folder / "rows.jsonl"
     make_rows(rows, vocabulary, 8000)
@@ -72,7 +73,7 @@ def main():
             found[-1]["of_padded"] = round(found[-1]["tokens_per_second"] / found[0]["tokens_per_second"], 3)
         print(json.dumps(found[-1]), flush=True)
     if arguments.output:
-        bench_row.save(bench_row.document(rows=found), "train-lengths", arguments.output)
+        bench_row.save(bench_row.document(model=Path(arguments.model).name, rows=found), "train-lengths", arguments.output)
 
 
 if __name__ == "__main__":

@@ -35,27 +35,30 @@ def shapes(config):
                    "mlp.down_proj": [hidden, inner], "input_layernorm": [hidden], "post_attention_layernorm": [hidden]}
         yield from ((f"model.layers.{layer}.{name}.weight", shape) for name, shape in linears.items())
     yield "model.norm.weight", [hidden]
+    if not config["tie_word_embeddings"]:
+        yield "lm_head.weight", [vocabulary, hidden]
 
 
-def make_model():
-    FOLDER.mkdir(exist_ok=True)
-    config = json.loads((ROOT / "recipes/bench/assets/llama-3.2-1b.json").read_text())
-    config.update(architectures=["LlamaForCausalLM"], eos_token_id=2, tie_word_embeddings=True)
-    (FOLDER / "config.json").write_text(json.dumps(config))
+def make_model(shape="llama-3.2-1b", folder=FOLDER):
+    folder.mkdir(exist_ok=True)
+    config = json.loads((ROOT / f"recipes/bench/assets/{shape}.json").read_text())
+    config.update(architectures=["LlamaForCausalLM"], eos_token_id=2, tie_word_embeddings=shape == "llama-3.2-1b")
+    (folder / "config.json").write_text(json.dumps(config))
     for name in ["tokenizer.json", "tokenizer_config.json"]:
-        shutil.copy(ROOT / "recipes/assets/quickstart/model" / name, FOLDER)
+        shutil.copy(ROOT / "recipes/assets/quickstart/model" / name, folder)
     header, end, tensors = {}, 0, list(shapes(config))
     for name, shape in tensors:
         start, end = end, end + 2 * torch.Size(shape).numel()
         header[name] = dict(dtype="BF16", shape=shape, data_offsets=[start, end])
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    generator = torch.Generator().manual_seed(1)
-    with open(FOLDER / "model.safetensors", "wb") as file:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.Generator(device).manual_seed(1)
+    with open(folder / "model.safetensors", "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for _, shape in tensors:
-            tensor = torch.ones(shape) if len(shape) == 1 else torch.randn(shape, generator=generator) * 0.02
-            file.write(tensor.to(torch.bfloat16).view(torch.int16).numpy().tobytes())
+            tensor = torch.ones(shape) if len(shape) == 1 else torch.randn(shape, generator=generator, device=device) * 0.02
+            file.write(tensor.to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes())
 
 
 def make_rows():

@@ -14,6 +14,10 @@ use super::names::SAFETENSORS;
 use super::{Checkpoint, element, mapped, release};
 use crate::error::{ModelError, Result};
 use crate::float_type::FloatType;
+use crate::json::check_size;
+
+/// What the values of a header may take beyond four times its text: those of some ten thousand tensors.
+const MOST_OF_HEADER: usize = 64 << 20;
 
 /// Memory-mapped safetensors files: one, or several shards.
 #[derive(Debug)]
@@ -39,6 +43,12 @@ impl Shard {
         }
         // SAFETY: the map is read-only. As with every memory-mapped reader, no other program may truncate the file meanwhile.
         let map = unsafe { Mmap::map(&file) }.map_err(|error| ModelError::io(path, error))?;
+        let length =
+            map.first_chunk().map_or(0, |length| usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX));
+        let header =
+            length.checked_add(8).and_then(|end| map.get(8..end)).and_then(|header| std::str::from_utf8(header).ok());
+        check_size(header.unwrap_or_default(), MOST_OF_HEADER)
+            .map_err(|reason| ModelError::format(path, format!("the header: {reason}")))?;
         let (header_bytes, metadata) = SafeTensors::read_metadata(&map)
             .map_err(|error| ModelError::format(path, format!("not a complete safetensors file: {error}")))?;
         Ok(Self { path: path.to_owned(), map, header_bytes, metadata })

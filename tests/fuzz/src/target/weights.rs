@@ -59,7 +59,7 @@ pub(super) const SAFETENSORS: Target = Target {
         ])
     },
     words: HEADER,
-    fixed: 64 * KIB,
+    fixed: 8 * MIB,
     read: |path| outcome(SafetensorsFolder::from_files(&[path.to_owned()]), |file| read_all(&file)),
 };
 
@@ -165,7 +165,7 @@ pub(super) const PACKED: Target = Target {
         ])
     },
     words: HEADER,
-    fixed: 256 * KIB,
+    fixed: 8 * MIB,
     read: |path| {
         let bitsandbytes = quantised(
             path,
@@ -186,7 +186,7 @@ pub(super) const FLOAT8: Target = Target {
         ])
     },
     words: HEADER,
-    fixed: 256 * KIB,
+    fixed: 8 * MIB,
     read: |path| {
         let fp8 = quantised(path, r#"{"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}"#);
         format!("{fp8}; {}", quantised(path, r#"{"quantization_config": {"quant_method": "fp8"}}"#))
