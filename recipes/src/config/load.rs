@@ -169,9 +169,8 @@ fn is_default(key: &str, values: &Map<String, Value>) -> bool {
 /// The most bytes of a configuration, and the most characters in it that separate values: parsed values take much more memory than text.
 const MOST_BYTES: usize = 1 << 20;
 const MOST_VALUES: usize = 10_000;
-/// The most values that YAML's aliases may repeat, and the most bytes that they may refer to.
+/// The most values that YAML's aliases may repeat.
 const MOST_REPEATED: usize = 1000;
-const MOST_ALIASED: usize = 4 << 10;
 
 fn check_size(text: &str) -> Result<(), String> {
     if text.len() > MOST_BYTES {
@@ -188,7 +187,7 @@ fn of_yaml(text: &str) -> Result<Value, String> {
     let mut options = serde_saphyr::Options::default();
     options.alias_limits.max_total_replayed_events = MOST_REPEATED;
     if let Some(budget) = &mut options.budget {
-        budget.max_recorded_anchor_bytes = MOST_ALIASED;
+        budget.max_total_scalar_bytes = 2 * MOST_BYTES;
     }
     serde_saphyr::from_str_with_options(text, options).map_err(|error| error.to_string())
 }
