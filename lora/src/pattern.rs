@@ -1,6 +1,6 @@
 //! Values for the layers whose names match a pattern.
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 
 /// A regular expression and the value for the layers that it matches, as in PEFT's `rank_pattern` and `alpha_pattern`.
@@ -10,7 +10,58 @@ pub struct Pattern<T> {
     pub pattern: String,
     /// The value for the layers that it matches.
     pub value: T,
-    regex: Regex,
+    matcher: Matcher,
+}
+
+/// The most expressions of a configuration that are not just names, and the bytes that each may take once it is compiled.
+const MOST_EXPRESSIONS: usize = 100;
+const EXPRESSION_BYTES: usize = 256 << 10;
+
+#[derive(Debug, Clone)]
+enum Matcher {
+    /// A name, which needs no expression: adapters with one for each layer have thousands. `None` is any character.
+    Name(Vec<Option<char>>),
+    Expression(Regex),
+}
+
+impl Matcher {
+    fn new(pattern: &str) -> Result<Self, String> {
+        if let Some(name) = Self::name(pattern) {
+            return Ok(Self::Name(name));
+        }
+        RegexBuilder::new(&format!("^(?:.*\\.)?(?:{pattern})$"))
+            .size_limit(EXPRESSION_BYTES)
+            .build()
+            .map(Self::Expression)
+            .map_err(|error| format!("`{pattern}` is not a regular expression: {error}"))
+    }
+
+    /// The characters of a pattern that is a name; its dots match anything, unless they are escaped.
+    fn name(pattern: &str) -> Option<Vec<Option<char>>> {
+        let (mut name, mut characters) = (Vec::new(), pattern.chars());
+        while let Some(character) = characters.next() {
+            name.push(match character {
+                '.' => None,
+                '\\' => Some(characters.next().filter(|escaped| matches!(escaped, '.' | '-'))?),
+                plain if plain.is_ascii_alphanumeric() || matches!(plain, '_' | '-') => Some(plain),
+                _ => return None,
+            });
+        }
+        Some(name)
+    }
+
+    fn is_match(&self, layer: &str) -> bool {
+        match self {
+            Self::Expression(regex) => regex.is_match(layer),
+            Self::Name(name) => {
+                let layer: Vec<char> = layer.chars().collect();
+                let Some(start) = layer.len().checked_sub(name.len()) else { return false };
+                let (head, tail) = layer.split_at(start);
+                let is_same = |(part, character): (&Option<char>, &char)| part.is_none_or(|part| part == *character);
+                head.last().is_none_or(|last| *last == '.') && name.iter().zip(tail).all(is_same)
+            }
+        }
+    }
 }
 
 impl<T: PartialEq> PartialEq for Pattern<T> {
@@ -29,9 +80,8 @@ impl<T> Pattern<T> {
     /// `get_pattern_key` of PEFT 0.21.
     pub fn new(pattern: impl Into<String>, value: T) -> Result<Self, String> {
         let pattern = pattern.into();
-        let regex = Regex::new(&format!("^(?:.*\\.)?(?:{pattern})$"))
-            .map_err(|error| format!("`{pattern}` is not a regular expression: {error}"))?;
-        Ok(Self { pattern, value, regex })
+        let matcher = Matcher::new(&pattern)?;
+        Ok(Self { pattern, value, matcher })
     }
 
     /// The pattern that matches this name only.
@@ -44,7 +94,7 @@ impl<T> Pattern<T> {
 
     /// The same expression with another value.
     pub(crate) fn map<U>(&self, value: impl FnOnce(&T) -> U) -> Pattern<U> {
-        Pattern { pattern: self.pattern.clone(), value: value(&self.value), regex: self.regex.clone() }
+        Pattern { pattern: self.pattern.clone(), value: value(&self.value), matcher: self.matcher.clone() }
     }
 }
 
@@ -55,11 +105,14 @@ pub(crate) fn is_named(layer: &str, target: &str) -> bool {
 
 /// The value of the first pattern that matches the layer, or else the default.
 pub(crate) fn find<T: Copy>(patterns: &[Pattern<T>], layer: &str, default: T) -> T {
-    patterns.iter().find(|pattern| pattern.regex.is_match(layer)).map_or(default, |pattern| pattern.value)
+    patterns.iter().find(|pattern| pattern.matcher.is_match(layer)).map_or(default, |pattern| pattern.value)
 }
 
 /// The patterns of a JSON object, in its order; `value` converts a value and returns `None` if it can't be used.
 pub(crate) fn read<T>(map: &Map<String, Value>, value: impl Fn(&Value) -> Option<T>) -> Result<Vec<Pattern<T>>, String> {
+    if map.keys().filter(|pattern| Matcher::name(pattern).is_none()).take(MOST_EXPRESSIONS + 1).count() > MOST_EXPRESSIONS {
+        return Err(format!("expected names of layers, and at most {MOST_EXPRESSIONS} regular expressions"));
+    }
     map.iter()
         .map(|(pattern, found)| {
             let value = value(found).ok_or_else(|| format!("`{pattern}` has the value {found}, which is not allowed"))?;
@@ -96,5 +149,19 @@ mod tests {
             assert_eq!(find(&patterns, layer, 9), expected, "{layer}");
         }
         assert!(Pattern::new("(", 1).unwrap_err().contains("regular expression"));
+        // Names are compared as the expressions would be.
+        for pattern in ["q_proj", "a.b", "a\\.b", "", "b", ".b", "a-b", "x.a.b"] {
+            let expression = Regex::new(&format!("^(?:.*\\.)?(?:{pattern})$")).unwrap();
+            assert!(Matcher::name(pattern).is_some());
+            for layer in
+                ["a.b", "axb", "x.a.b", "xa.b", "b", "a.", "", "self_attn.q_proj", "qq_proj", "a-b", "y.x.a.b", "é.b"]
+            {
+                let found = Matcher::new(pattern).unwrap().is_match(layer);
+                assert_eq!(found, expression.is_match(layer), "{pattern} {layer}");
+            }
+        }
+        let many = |name: &str| (0..1000).map(|number| (format!("{name}{number}"), 1.into())).collect::<Map<_, _>>();
+        assert!(read(&many("a."), Value::as_u64).is_ok() && read(&many(".*a"), Value::as_u64).is_err());
+        assert!(Pattern::new(r"\w{100}{100}", 1).is_err());
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burnish_models::encoding::text_of;
 use burnish_models::gguf::is_gguf_name;
+use burnish_models::json::{MOST_OF_CONFIG, check_size};
 use burnish_models::recognise::is_mlx_adapter;
 use serde_json::Value;
 
@@ -29,7 +30,8 @@ impl Format {
         }
         // A damaged configuration is PEFT's to refuse.
         let bytes = std::fs::read(path.join(CONFIG)).unwrap_or_default();
-        let json: Option<Value> = text_of(&bytes).ok().and_then(|text| serde_json::from_str(text).ok());
+        let json = text_of(&bytes).ok().filter(|text| check_size(text, MOST_OF_CONFIG).is_ok());
+        let json: Option<Value> = json.and_then(|text| serde_json::from_str(text).ok());
         Ok(json.filter(is_mlx_adapter).map_or(Self::Peft, Self::Mlx))
     }
 }

@@ -112,20 +112,23 @@ pub fn write_files<E: From<WriteError>>(
     targets: &[PathBuf],
     mut fill: impl FnMut(usize, &mut File) -> std::result::Result<(), E>,
 ) -> std::result::Result<(), E> {
-    let mut all = Vec::with_capacity(targets.len());
-    for target in targets {
-        let paths = Paths::new(target)?;
-        if paths.target.is_dir() {
-            return Err(paths.occupied("expected a file, got a folder").into());
-        }
-        all.push(Beside::create(&paths, Kind::File)?);
+    let mut all: Vec<Beside> = Vec::with_capacity(targets.len());
+    let paths = targets.iter().map(|target| Paths::new(target)).collect::<Result<Vec<_>>>()?;
+    if let Some(folder) = paths.iter().find(|paths| paths.target.is_dir()) {
+        return Err(folder.occupied("expected a file, got a folder").into());
     }
-    for (index, beside) in all.iter_mut().enumerate() {
+    for (index, paths) in paths.iter().enumerate() {
+        let mut beside = Beside::create(paths, Kind::File)?;
         let Some(file) = &mut beside.handle else {
             return Err(WriteError::io(&beside.paths.new, io::ErrorKind::NotFound.into()).into());
         };
         fill(index, file)?;
         file.sync_all().map_err(|error| WriteError::io(&beside.paths.named, error))?;
+        // The lock of the first covers all: a process can't have many files open at once.
+        if index > 0 {
+            beside.handle = None;
+        }
+        all.push(beside);
     }
     let Some(first) = all.first() else { return Ok(()) };
     if first.paths.target.symlink_metadata().is_ok() {
@@ -218,12 +221,12 @@ impl Paths {
         let target = if named.exists() {
             fs::canonicalize(named).map_err(failed)?
         } else {
-            let name = named.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
+            let name = named.file_name().ok_or_else(|| failed(io::Error::other("expected a name of a file or folder")))?;
             let parent = named.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
             fs::create_dir_all(parent).and_then(|()| fs::canonicalize(parent)).map_err(failed)?.join(name)
         };
         let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
-            return Err(failed(io::ErrorKind::InvalidInput.into()));
+            return Err(failed(io::Error::other("the root of a file system can't be replaced")));
         };
         let beside = |kind: &str| {
             let mut hidden = std::ffi::OsString::from(".");

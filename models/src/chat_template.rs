@@ -4,7 +4,9 @@ mod arguments;
 mod conversation;
 mod environment;
 mod folder;
+mod formats;
 mod generation;
+mod limits;
 mod message;
 mod methods;
 mod operators;
@@ -68,7 +70,10 @@ impl NamedTemplate {
         let mut compiled = Self { name, marks, reasoning: reasoning_names(&source), source, failure: None };
         // Jinja converts newlines too.
         let lines = compiled.source.replace("\r\n", "\n").replace('\r', "\n");
-        let calls = operators::as_calls(&lines);
+        let calls = match operators::as_calls(&lines) {
+            Ok(calls) => calls,
+            Err(reason) => return Self { failure: Some(reason), ..compiled },
+        };
         let mut add =
             |name: String, filter: &str| environment.add_template_owned(name, generation::as_filters(&calls, filter));
         let mut added = add(compiled.plain(), generation::PLAIN);

@@ -9,6 +9,38 @@ pub use number::{literal, python_number};
 /// Values that are nested deeper are refused, since they could exhaust the stack.
 const MAX_DEPTH: usize = 128;
 
+/// Values of a text take this many bytes, and objects, which have tables of their keys, more.
+const VALUE_BYTES: usize = 80;
+const OBJECT_BYTES: usize = 400;
+/// What the values of a row may take beyond four times its text: those of more than a million tokens.
+const MOST_OF_ROW: usize = 128 << 20;
+/// What the values of a configuration may take beyond that.
+pub const MOST_OF_CONFIG: usize = 16 << 20;
+
+/// Refuses a text whose values would take much more memory than it has bytes: more than four times those and `most`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_size(text: &str, most: usize) -> Result<(), String> {
+    let most = text.len().saturating_mul(4).saturating_add(most);
+    if text.len().saturating_mul(VALUE_BYTES + OBJECT_BYTES) <= most {
+        return Ok(());
+    }
+    let (mut bytes, mut quoted, mut escaped) = (0, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ if quoted => {}
+            b'{' => bytes += VALUE_BYTES + OBJECT_BYTES,
+            b'[' | b',' => bytes += VALUE_BYTES,
+            _ => {}
+        }
+    }
+    if bytes > most { Err(format!("its values would take {} MiB of memory", bytes >> 20)) } else { Ok(()) }
+}
+
 /// The error of a text that is not JSON.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason} at {}column {column}", if *line > 1 { format!("line {line}, ") } else { String::new() })]
@@ -29,6 +61,7 @@ pub struct JsonError {
 /// [`JsonError`] with the position.
 pub fn parse(text: &str) -> Result<Value, JsonError> {
     let mut parser = Parser { text, at: 0 };
+    check_size(text, MOST_OF_ROW).map_err(|reason| parser.error(reason))?;
     parser.value(0).and_then(|value| parser.end().map(|()| value)).map_err(|reason| parser.error(reason))
 }
 
@@ -260,6 +293,16 @@ mod tests {
         assert_eq!(parse("0.1e-6").unwrap().as_f64(), Some(1e-7));
         assert_eq!(parse("-0.0").unwrap().as_f64().map(f64::to_bits), Some((-0.0_f64).to_bits()));
         assert_eq!(literal(&parse("123456789012345678901234567890").unwrap()), Some("123456789012345678901234567890"));
+    }
+
+    #[test]
+    fn texts_with_too_many_values_are_refused() {
+        let list = |item: &str, count: usize| format!("[{}0]", item.repeat(count));
+        assert!(check_size(&list("0,", 100_000), MOST_OF_CONFIG).is_ok());
+        assert!(check_size(&list("0,", 1_000_000), MOST_OF_CONFIG).unwrap_err().contains("76 MiB"));
+        assert!(check_size(&list("{},", 100_000), MOST_OF_CONFIG).is_err());
+        assert!(check_size(&format!("\"{}\"", list("0,\\\"", 1_000_000)), MOST_OF_CONFIG).is_ok());
+        assert!(parse(&list("12345,", 1_000_000)).is_ok() && parse(&list("0,", 3_000_000)).is_err());
     }
 
     #[test]

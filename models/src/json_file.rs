@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::encoding::text_of;
 use crate::error::{ModelError, Result};
+use crate::json::{MOST_OF_CONFIG, check_size};
 
 /// The contents of a JSON file.
 ///
@@ -15,6 +16,7 @@ use crate::error::{ModelError, Result};
 pub(crate) fn read(path: &Path) -> Result<Value> {
     let bytes = std::fs::read(path).map_err(|error| ModelError::io(path, error))?;
     let text = text_of(&bytes).map_err(|reason| ModelError::format(path, reason))?;
+    check_size(text, MOST_OF_CONFIG).map_err(|reason| ModelError::format(path, reason))?;
     serde_json::from_str(text).map_err(|error| ModelError::format(path, format!("not JSON: {error}")))
 }
 

@@ -1,7 +1,7 @@
 //! Converts between text and token ids.
 
 mod folder;
-mod sentencepiece;
+pub(crate) mod sentencepiece;
 
 use serde_json::{Map, Value, json};
 

@@ -108,36 +108,92 @@ def contending_runs(program, root, expected, rounds):
     print(f"{rounds} pairs of runs in one folder: one went on, the other was refused")
 
 
+# How each target is written: as one file, a folder, or parts of which the first is the one to open.
+FORMATS = {
+    "gguf": ("file", ["--format", "gguf", "--quant", "f32"]),
+    "gguf-parts": ("parts", ["--format", "gguf", "--quant", "f32", "--max-shard-size", "100KB"]),
+    "gguf-lora": ("file", ["--format", "gguf-lora"]),
+    "hf": ("folder", ["--format", "hf"]),
+    "hf-shards": ("folder", ["--format", "hf", "--max-shard-size", "100KB"]),
+    "peft": ("folder", ["--format", "peft"]),
+    "mlx": ("folder", ["--format", "mlx"]),
+    "mlx-int4": ("folder", ["--format", "mlx", "--quant", "int4", "--group-size", "32"]),
+    "mlx-adapter": ("folder", ["--format", "mlx-adapter"]),
+}
+
+
+def visible(place):
+    """The files that a user sees, by path, with their bytes."""
+    paths = [path for path in sorted(place.rglob("*")) if path.is_file()]
+    paths = [(str(path.relative_to(place)), path) for path in paths]
+    return {name: path.read_bytes() for name, path in paths if not name.startswith(".")}
+
+
+def is_whole(kind, found, old, new):
+    """Whether what a killed process left is nothing, the old version or the new one."""
+    if kind == "folder":
+        return found in ({}, old, new)
+    # Each file is whole; a Modelfile stands beside a file.
+    if any(content not in (old.get(name), new.get(name)) for name, content in found.items()):
+        return False
+    first = [name for name in found if "-00001-of-" in name]
+    return kind == "file" or all(
+        any(version.get(name) == found[name] and version.items() <= found.items() for version in (parts_of(old, name), parts_of(new, name)))
+        for name in first)
+
+
+def parts_of(version, first):
+    """The parts of a version that belong to this first one."""
+    count = first.rsplit("-of-", 1)[1]
+    return {name: content for name, content in version.items() if name.endswith(count)}
+
+
 def killed_exports(program, root, adapter, kills, rng):
-    formats = {"gguf": ["--format", "gguf", "--quant", "f32"], "hf": ["--format", "hf"], "peft": ["--format", "peft"]}
     killed = 0
-    for name, flags in formats.items():
+    other = root / "other"
+    subprocess.run(command(program, other, "--iters", "2", "--seed", "1"), check=True, stdout=subprocess.DEVNULL)
+    of_old, of_new = ["--adapter", str(other / "adapter")], ["--adapter", str(adapter)]
+    for name, (kind, flags) in FORMATS.items():
         place = root / f"export-{name}"
-        place.mkdir()
-        target = place / "out"
-        base = [program, "--quiet", "export", "--model", str(ASSETS / "model"), "--adapter", str(adapter), "--output",
-                str(target), "--overwrite", *flags]
-        started = time.time()
-        subprocess.run(base, check=True, stdout=subprocess.DEVNULL)
-        length = time.time() - started
-        read = lambda: {str(path.relative_to(place)): path.read_bytes() for path in sorted(place.rglob("*")) if path.is_file()}
-        expected = read()
-        for _ in range(kills):
-            was_killed, code, errors = killed_after(base, rng.uniform(0.0, length))
+        target = place / ("out" if kind == "folder" else "out.gguf")
+        base = [program, "--quiet", "export", "--model", str(ASSETS / "model"), "--output", str(target), "--overwrite", *flags]
+        versions = []
+        for more in (of_old, of_new):
+            place.mkdir()
+            started = time.time()
+            subprocess.run([*base, *more], check=True, stdout=subprocess.DEVNULL)
+            length = time.time() - started
+            versions.append(visible(place))
+            shutil.rmtree(place)
+        old, new = versions
+        check(old != new, f"export {name}: both versions are the same")
+        for index in range(2 * kills):
+            # Half of the kills come when there is nothing yet, half when there is an old version.
+            fresh = index % 2 == 0
+            place.mkdir()
+            if not fresh:
+                subprocess.run([*base, *of_old], check=True, stdout=subprocess.DEVNULL)
+            was_killed, code, errors = killed_after([*base, *of_new], rng.uniform(0.3 * length, 1.05 * length))
             killed += was_killed
             check(was_killed or code == 0, f"export {name}: {errors}")
-            found = {path: content for path, content in read().items() if path == "out" or path.startswith("out/")}
-            check(found == expected, f"export {name}: killed, it left another target than a whole one")
-        subprocess.run(base, check=True, stdout=subprocess.DEVNULL)
-        check(read() == expected, f"export {name}: {sorted(set(read()) - set(expected))} were left behind")
+            found = visible(place)
+            check(is_whole(kind, found, {} if fresh else old, new), f"export {name}: killed, it left {sorted(found)}")
+            subprocess.run([*base, *of_new], check=True, stdout=subprocess.DEVNULL)
+            everything = {str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()}
+            left = sorted(everything - set(new) - (set() if fresh else set(old)))
+            check(visible(place).items() >= new.items() and not left, f"export {name}: {left} were left behind")
+            shutil.rmtree(place)
         # Ctrl-C leaves nothing, whenever it comes.
         for _ in range(kills):
-            process = subprocess.Popen(base, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            place.mkdir()
+            process = subprocess.Popen([*base, *of_new], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             time.sleep(rng.uniform(0.0, length))
             process.send_signal(signal.SIGINT)
             process.wait()
-            check(read() == expected, f"export {name}: interrupted, it left {sorted(set(read()) - set(expected))}")
-    print(f"{killed} kills in exports, each left a whole target")
+            everything = {str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()}
+            check(everything <= set(new) and is_whole(kind, visible(place), {}, new), f"export {name}: interrupted, it left {sorted(everything)}")
+            shutil.rmtree(place)
+    print(f"{killed} kills in exports to {len(FORMATS)} formats, each left nothing, the old version or the new one")
 
 
 def main():

@@ -187,3 +187,29 @@ fn a_preset_prints_its_settings_and_a_run_takes_them() {
     let (_, said) = run(folder, program().args(train));
     assert!(said.contains("preset 16gb: quantization = "), "{said}");
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn results_that_can_not_be_printed_are_an_error() {
+    for arguments in [&["init", "-"][..], &["completions", "bash"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = program().args(arguments).stdout(full).output().unwrap();
+        let (_, stderr) = text(&output);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
+        assert!(stderr.contains("can't be written to standard output"), "{arguments:?}: {stderr}");
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn names_of_outputs_need_not_be_unicode() {
+    use std::os::unix::ffi::OsStrExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join(std::ffi::OsStr::from_bytes(b"a\xff.toml"));
+    for style in [&[][..], &["--json"]] {
+        let output = program().arg("init").arg(&target).arg("--overwrite").args(style).output().unwrap();
+        let (stdout, stderr) = text(&output);
+        assert!(output.status.success() && target.exists() && stdout.contains("a\u{fffd}.toml"), "{stdout}{stderr}");
+    }
+}

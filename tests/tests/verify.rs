@@ -257,5 +257,8 @@ fn repairs_are_listed_and_can_be_skipped_by_name() {
     let output = run("sync_plane,no_such_rule");
     let (_, stderr) = text(&output);
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr.contains("`no_such_rule`, which is no rule of repair; the rules are scalar_braces, "), "{stderr}");
+    assert!(
+        stderr.contains("`no_such_rule`, but there is no repair of that name; the repairs are scalar_braces, "),
+        "{stderr}"
+    );
 }

@@ -167,7 +167,7 @@ pub fn skipped() -> Result<Vec<&'static str>, String> {
 
 fn unknown(name: &str) -> String {
     let rules: Vec<&str> = RULES.iter().map(|rule| rule.name).collect();
-    format!("{SKIP} names `{name}`, which is no rule of repair; the rules are {}", rules.join(", "))
+    format!("{SKIP} names `{name}`, but there is no repair of that name; the repairs are {}", rules.join(", "))
 }
 
 /// Rewrites lines one by one; `None` if no line changes.

@@ -1,6 +1,6 @@
 //! Importance matrices: the mean square of the inputs of each matrix, as `llama-imatrix` measures them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use burnish_models::gguf::{GgmlType, GgufFile};
@@ -42,11 +42,13 @@ impl ImportanceMatrix {
             other => other.into(),
         })?;
         let names = file.names();
+        let floats: BTreeSet<&str> =
+            file.tensors().filter(|info| info.kind == GgmlType::F32).map(|info| info.name.as_str()).collect();
         let mut columns = BTreeMap::new();
         for name in names.iter().filter_map(|name| name.strip_suffix(SUMS)) {
             let read = |suffix: &str| {
                 let tensor = format!("{name}{suffix}");
-                if !file.tensors().any(|info| info.name == tensor && info.kind == GgmlType::F32) {
+                if !floats.contains(tensor.as_str()) {
                     return Err(wrong(format!("expected the tensor `{tensor}` in F32")));
                 }
                 Ok(file.read_f32(&tensor)?)

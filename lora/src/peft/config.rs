@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use burnish_models::encoding::text_of;
+use burnish_models::json::{MOST_OF_CONFIG, check_size};
 use serde_json::{Map, Value, json};
 
 use super::keys;
@@ -127,8 +128,9 @@ fn read(folder: &Path) -> Result<(LoraConfig, Vec<String>)> {
     }
     let bytes = fs::read(&path).map_err(|error| LoraError::io(&path, error))?;
     let refuse = |reason: String| LoraError::format(&path, reason);
-    let json: Value =
-        serde_json::from_str(text_of(&bytes).map_err(refuse)?).map_err(|error| refuse(format!("not JSON: {error}")))?;
+    let text = text_of(&bytes).map_err(refuse)?;
+    check_size(text, MOST_OF_CONFIG).map_err(refuse)?;
+    let json: Value = serde_json::from_str(text).map_err(|error| refuse(format!("not JSON: {error}")))?;
     let json = json.as_object().ok_or_else(|| refuse("not a JSON object".into()))?;
     match json.get("peft_type").and_then(Value::as_str) {
         Some("LORA") => {}

@@ -172,3 +172,23 @@ fn files_that_belong_together_are_replaced_together() {
     assert_eq!(read(), of("new"));
     assert_eq!(std::fs::read_dir(work.path()).unwrap().count(), 3);
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn many_files_are_not_all_open_at_once() {
+    let work = tempfile::tempdir().unwrap();
+    let folder = std::fs::canonicalize(work.path()).unwrap();
+    let targets: Vec<PathBuf> = (0..300).map(|index| folder.join(format!("part-{index}"))).collect();
+    let open = || {
+        let all = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        all.filter(|file| std::fs::read_link(file.path()).is_ok_and(|path| path.starts_with(&folder))).count()
+    };
+    let mut most = 0;
+    write_files(&targets, |index, file| {
+        most = most.max(open());
+        file.write_all(&[index as u8]).map_err(|error| WriteError::io(&targets[index], error))
+    })
+    .unwrap();
+    assert!((1..=2).contains(&most), "{most} were open");
+    assert_eq!(std::fs::read(&targets[299]).unwrap(), [43]);
+}

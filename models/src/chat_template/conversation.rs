@@ -6,7 +6,7 @@ use minijinja::value::Value as TemplateValue;
 use serde_json::Value;
 
 use super::environment::{FUEL, describe};
-use super::message::REASONING;
+use super::message::{REASONING, length_of};
 use super::{ChatTemplate, MarkedText, Message, NamedTemplate, generation, python};
 use crate::error::{ModelError, Result};
 
@@ -22,6 +22,8 @@ pub struct Conversation<'a> {
     messages: &'a [Message],
     values: Vec<TemplateValue>,
     tools: TemplateValue,
+    /// The bytes of all texts, and of the tools.
+    length: usize,
 }
 
 impl<'a> Conversation<'a> {
@@ -37,6 +39,7 @@ impl<'a> Conversation<'a> {
             messages,
             values: messages.iter().map(|message| message.to_template(&chosen.reasoning)).collect(),
             tools: tools.map_or_else(|| TemplateValue::from(()), python::template_value),
+            length: messages.iter().map(Message::length).sum::<usize>() + tools.map_or(0, length_of),
         }
     }
 
@@ -89,9 +92,8 @@ impl<'a> Conversation<'a> {
     fn render_values(&self, name: &str, messages: Vec<TemplateValue>, prompt: bool) -> Result<String> {
         let failed = |error: &minijinja::Error| ModelError::Template { reason: describe(error) };
         // Long strings use fuel too; a long conversation must not look like an endless loop.
-        let length: usize = self.messages.iter().filter_map(|message| message.content.as_str()).map(str::len).sum();
         let mut environment = Cow::Borrowed(&self.template.environment);
-        let more = FUEL_OF_MESSAGE * self.messages.len() + FUEL_OF_BYTE * length;
+        let more = FUEL_OF_MESSAGE * self.messages.len() + FUEL_OF_BYTE * self.length;
         if more as u64 > FUEL / 2 {
             environment.to_mut().set_fuel(Some(FUEL + more as u64));
         }

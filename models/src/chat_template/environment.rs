@@ -4,11 +4,11 @@ use minijinja::value::{Kwargs, Rest, Value, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior, escape_formatter, syntax::SyntaxConfig};
 
 use super::arguments::Arguments;
-use super::{generation, methods, operators, python, tojson};
+use super::{generation, limits, methods, operators, python, tojson};
 
-/// The limit of instructions of a rendering, so that nested loops end and texts don't grow without end: minijinja counts 64 bytes as one.
-/// Conversations get more by their length.
-pub(super) const FUEL: u64 = 2_000_000;
+/// The limit of instructions of a rendering, so that nested loops end and values don't grow without end: minijinja counts 64 bytes as one,
+/// and `limits` what else takes long. Conversations get more by their length.
+pub(super) const FUEL: u64 = 500_000;
 /// The global variable with the fixed time. Templates can't use this name.
 pub(super) const NOW: &str = "now, fixed";
 
@@ -22,6 +22,7 @@ pub(super) fn environment() -> Result<Environment<'static>, Error> {
     environment.set_unknown_method_callback(methods::call);
     environment.set_formatter(|out, state, value| {
         if python::is_special(value) {
+            limits::read(state, value)?;
             Ok(out.write_str(&python::text(value))?)
         } else {
             escape_formatter(out, state, value)
@@ -39,35 +40,48 @@ pub(super) fn environment() -> Result<Environment<'static>, Error> {
     add_filters(&mut environment);
     generation::add_filters(&mut environment);
     operators::add_functions(&mut environment);
+    limits::add_functions(&mut environment);
     Ok(environment)
 }
 
 /// Filters of Jinja that minijinja lacks or implements differently.
 fn add_filters(environment: &mut Environment<'static>) {
     environment.add_filter("tojson", tojson::tojson);
-    environment
-        .add_filter("string", |value: &Value| if value.is_safe() { value.clone() } else { python::text(value).into() });
-    environment.add_filter("trim", |value: &Value, characters: Option<&str>| {
-        python::strip(&python::text(value), characters).to_owned()
+    environment.add_filter(
+        "string",
+        |state: &State, value: &Value| {
+            if value.is_safe() { Ok(value.clone()) } else { text(state, value).map(Value::from) }
+        },
+    );
+    environment.add_filter("trim", |state: &State, value: &Value, characters: Option<&str>| {
+        Ok::<_, Error>(python::strip(&text(state, value)?, characters).to_owned())
     });
     environment.add_filter("join", join);
     environment.add_filter("e", escape);
     environment.add_filter("escape", escape);
-    environment.add_filter("forceescape", |value: &Value| Value::from_safe_string(escaped(&python::text(value))));
-    environment.add_filter("wordcount", |value: &Value| {
-        let text = python::text(value);
-        text.split(|character: char| !character.is_alphanumeric() && character != '_')
-            .filter(|word| !word.is_empty())
-            .count()
+    environment.add_filter("forceescape", |state: &State, value: &Value| {
+        Ok::<_, Error>(Value::from_safe_string(escaped(&text(state, value)?)))
+    });
+    environment.add_filter("wordcount", |state: &State, value: &Value| {
+        let text = text(state, value)?;
+        let words = text.split(|character: char| !character.is_alphanumeric() && character != '_');
+        Ok::<_, Error>(words.filter(|word| !word.is_empty()).count())
     });
     environment.add_filter("center", |state: &mut State, value: &Value, width: Option<i64>| {
-        methods::call(state, &python::text(value).into(), "center", &[Value::from(width.unwrap_or(80))])
+        let text = text(state, value)?;
+        methods::call(state, &text.into(), "center", &[Value::from(width.unwrap_or(80))])
     });
     environment.add_filter("truncate", truncate);
 }
 
-fn escape(value: &Value) -> Value {
-    if value.is_safe() { value.clone() } else { Value::from_safe_string(escaped(&python::text(value))) }
+/// `str(value)`, which is counted.
+fn text(state: &State, value: &Value) -> Result<String, Error> {
+    limits::read(state, value)?;
+    Ok(python::text(value))
+}
+
+fn escape(state: &State, value: &Value) -> Result<Value, Error> {
+    if value.is_safe() { Ok(value.clone()) } else { Ok(Value::from_safe_string(escaped(&text(state, value)?))) }
 }
 
 fn escaped(text: &str) -> String {
@@ -85,28 +99,33 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
-fn join(value: &Value, options: Rest<ValueOrKwargs>) -> Result<String, Error> {
+/// What an item counts as that is joined, in bytes.
+const JOINED: usize = 64;
+
+fn join(state: &State, value: &Value, options: Rest<ValueOrKwargs>) -> Result<String, Error> {
     let options = Arguments::new(options.into_values())?;
     let separator = options.get(0, "d")?.map(|separator| python::text(&separator)).unwrap_or_default();
     let attribute = options.get(1, "attribute")?;
     options.end(2)?;
-    let mut text = String::new();
+    let mut joined = String::new();
     for (index, item) in value.try_iter()?.enumerate() {
+        limits::take_bytes(state, separator.len().max(JOINED))?;
         if index > 0 {
-            text.push_str(&separator);
+            joined.push_str(&separator);
         }
-        text.push_str(&python::text(&match &attribute {
+        let item = match &attribute {
             Some(attribute) => item.get_item(attribute)?,
             None => item,
-        }));
+        };
+        joined.push_str(&text(state, &item)?);
     }
-    Ok(text)
+    Ok(joined)
 }
 
 /// Jinja's `truncate`. A text that is too long by at most `leeway` is not truncated.
-fn truncate(value: &Value, options: Rest<ValueOrKwargs>) -> Result<String, Error> {
+fn truncate(state: &State, value: &Value, options: Rest<ValueOrKwargs>) -> Result<String, Error> {
     let options = Arguments::new(options.into_values())?;
-    let text = python::text(value);
+    let text = text(state, value)?;
     let length = options.get(0, "length")?.map_or(Ok(255), usize::try_from)?;
     let kill_words = options.get(1, "killwords")?.is_some_and(|kill| kill.is_true());
     let end = options.get(2, "end")?.map_or_else(|| "...".to_owned(), |end| python::text(&end));
@@ -137,7 +156,7 @@ fn strftime_now(state: &State, format: String) -> Result<String, Error> {
 pub(super) fn describe(error: &Error) -> String {
     let line = error.line().map(|line| format!(" (line {line})")).unwrap_or_default();
     if error.kind() == ErrorKind::OutOfFuel {
-        return format!("the template does not end: it takes more than {FUEL} instructions{line}");
+        return format!("the template does not end, or builds too much: it takes more than {FUEL} instructions{line}");
     }
     match error.detail() {
         // The argument of `raise_exception` is a whole message.

@@ -36,6 +36,11 @@ impl Message {
         })
     }
 
+    /// About the bytes of what a template can print.
+    pub(super) fn length(&self) -> usize {
+        length_of(&self.content) + self.extra.iter().map(|(key, value)| key.len() + length_of(value)).sum::<usize>()
+    }
+
     /// The message for a template that reads reasoning under the keys `reads`.
     pub(super) fn to_template(&self, reads: &[&'static str]) -> TemplateValue {
         // A key that the template reads is not renamed.
@@ -54,5 +59,15 @@ impl Message {
             }
         }
         TemplateValue::from_pairs(entries)
+    }
+}
+
+/// About the bytes of a value as text.
+pub(super) fn length_of(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(length_of).sum(),
+        Value::Object(map) => map.iter().map(|(key, value)| key.len() + length_of(value)).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 8,
     }
 }

@@ -5,16 +5,30 @@ use minijinja::{Error, ErrorKind, State};
 use minijinja_contrib::pycompat;
 
 use super::arguments::Arguments;
-use super::python;
+use super::{formats, limits, python};
 
 /// Calls a method as Python does. Methods that are not implemented here are those of `pycompat`.
 pub(super) fn call(state: &mut State, value: &Value, method: &str, arguments: &[Value]) -> Result<Value, Error> {
+    arguments.iter().try_for_each(|argument| limits::read(state, argument))?;
     match (value.kind(), value.as_str()) {
-        (ValueKind::String, Some(text)) => match of_string(text, method, arguments)? {
-            Some(result) => Ok(result),
-            None => pycompat::unknown_method_callback(state, value, method, arguments),
-        },
-        (ValueKind::Seq | ValueKind::Iterable, _) if method == "index" => {
+        (ValueKind::String, Some(text)) => {
+            limits::take_bytes(state, text.len())?;
+            match method {
+                "format" => formats::check_widths(text, arguments)?,
+                "replace" => return replace(state, text, arguments),
+                "join" => return join(state, text, arguments),
+                _ => {}
+            }
+            match of_string(text, method, arguments)? {
+                Some(result) => Ok(result),
+                None => pycompat::unknown_method_callback(state, value, method, arguments),
+            }
+        }
+        (ValueKind::Seq | ValueKind::Iterable, _) if matches!(method, "index" | "count") => {
+            limits::read(state, value)?;
+            if method == "count" {
+                return pycompat::unknown_method_callback(state, value, method, arguments);
+            }
             let (searched,): (&Value,) = from_args(arguments)?;
             let at = value.try_iter()?.position(|item| item == *searched);
             at.map(Value::from).ok_or_else(|| refused("index: the value is not in the list"))
@@ -25,6 +39,29 @@ pub(super) fn call(state: &mut State, value: &Value, method: &str, arguments: &[
 
 fn refused(reason: &'static str) -> Error {
     Error::new(ErrorKind::InvalidOperation, reason)
+}
+
+/// `str.replace`. The length of the result is known before it is made.
+fn replace(state: &State, text: &str, arguments: &[Value]) -> Result<Value, Error> {
+    let (old, new, most): (&str, &str, Option<i64>) = from_args(arguments)?;
+    let most = most.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX);
+    let found = text.matches(old).take(most).count();
+    limits::take_bytes(state, text.len().saturating_add(found.saturating_mul(new.len())))?;
+    Ok(Value::from(text.replacen(old, new, found)))
+}
+
+/// `str.join`.
+fn join(state: &State, separator: &str, arguments: &[Value]) -> Result<Value, Error> {
+    let (items,): (&Value,) = from_args(arguments)?;
+    let mut joined = String::new();
+    for (index, item) in items.try_iter()?.enumerate() {
+        limits::take_bytes(state, separator.len())?;
+        if index > 0 {
+            joined.push_str(separator);
+        }
+        joined.push_str(&python::text(&item));
+    }
+    Ok(Value::from(joined))
 }
 
 fn of_string(text: &str, method: &str, arguments: &[Value]) -> Result<Option<Value>, Error> {

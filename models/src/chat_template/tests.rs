@@ -332,3 +332,68 @@ fn a_long_conversation_is_not_taken_for_an_endless_template() {
     let source = "{% for i in range(50) %}{% set c = messages[0].content|trim %}{% endfor %}{{ messages[0].content }}";
     assert_eq!(render(source, &[long]).unwrap().len(), 16 << 20);
 }
+
+#[test]
+fn templates_that_build_or_compare_too_much_are_refused() {
+    let repeated = |set: &str, then: &str| {
+        format!(
+            "{{% set x = namespace(a=['a'], b=['a']) %}}{{% for i in range(100) %}}{{% set {set} %}}{{% endfor %}}{then}"
+        )
+    };
+    let doubled = "x.a = [x.a, x.a] %}{% set x.b = [x.b, x.b]";
+    let long = "{% set x = 'é' * 4000000 %}{% set y = 'é' * 4000000 %}{% for i in range(100000) %}";
+    let templates = [
+        repeated("x.a = x.a + x.a", ""),
+        repeated("x.a = x.a, x.a", "{{ x.a }}"),
+        repeated("x.a = x.a|zip(x.a)|list", "{{ x.a }}"),
+        repeated("x.a = [x.a, x.a]|sum(start=[])", ""),
+        repeated("x.a = x.a|chain(x.a)", "{{ x.a|length }}"),
+        repeated(doubled, "{{ x.a }}"),
+        repeated(doubled, "{{ x.a|tojson }}"),
+        repeated(doubled, "{{ x.a == x.b }}"),
+        repeated("x.a = {'a': x.a, 'b': x.a}", ""),
+        repeated("x.a = x.a ~ x.a", ""),
+        "{% set x = namespace(a=[]) %}{% for i in range(100000) %}{% set x.a = {'a': x.a} %}{% endfor %}".to_owned(),
+        "{% macro f(x, n) %}{{ f([x, x], n - 1) if n else x }}{% endmacro %}{{ f(1, 40) }}".to_owned(),
+        "{{ [['a'] * 10000] * 10000 == [['a'] * 10000] * 10000 }}".to_owned(),
+        "{% set x = 'a' * 1000000 %}{{ ([x] * 10000)|join }}".to_owned(),
+        "{% set x = 'a' * 1000000 %}{{ ''.join([x] * 10000) }}".to_owned(),
+        "{% set x = 'a' * 1000000 %}{{ x.replace('a', x) }}".to_owned(),
+        "{% set x = 'a' * 1000000 %}{{ range(1000)|list|tojson(indent=x) }}".to_owned(),
+        "{{ range(100000)|list|join('a' * 100000) }}".to_owned(),
+        "{{ '%0999999999d' % 1 }}".to_owned(),
+        "{{ '%.999999999f' % 1 }}".to_owned(),
+        "{{ '{:999999999}'.format(1) }}".to_owned(),
+        format!("{long}{{{{ x == y }}}}{{% endfor %}}"),
+        format!("{long}{{{{ x[-1] }}}}{{% endfor %}}"),
+        format!("{long}{{{{ x.find('b') }}}}{{% endfor %}}"),
+        format!("{long}{{{{ x.strip() }}}}{{% endfor %}}"),
+    ];
+    for template in templates {
+        let started = std::time::Instant::now();
+        let error = render(&template, &[]).unwrap_err().to_string();
+        let refused =
+            ["builds too much", "nested deeper", "more than 10000", "indent"].iter().any(|word| error.contains(word));
+        assert!(refused && started.elapsed().as_secs() < 10, "{template}: {error} after {:?}", started.elapsed());
+    }
+}
+
+#[test]
+fn tags_that_would_exhaust_the_stack_are_refused() {
+    let nested = |open: &str, close: &str| format!("{{{{ {}a{} }}}}", open.repeat(20_000), close.repeat(20_000));
+    for template in [
+        nested("not ", ""),
+        nested("-", ""),
+        nested("[", "]"),
+        nested("(a ~ ", ")"),
+        nested("", " + a"),
+        nested("", " or a"),
+        nested("", "**a"),
+        nested("", "()"),
+        format!("{{{{ (a{}) }}}}", "()[0]".repeat(20_000)),
+        nested("", "|trim"),
+        format!("{{% if x %}}{}{{% endif %}}", "{% elif x %}a".repeat(15_000)),
+    ] {
+        assert!(ChatTemplate::new(template, &special()).is_err());
+    }
+}

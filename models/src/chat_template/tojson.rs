@@ -1,9 +1,10 @@
 //! The filter `tojson`, as transformers defines it.
 
 use minijinja::value::{Rest, Value as TemplateValue, ValueKind, ValueOrKwargs};
-use minijinja::{Error, ErrorKind};
+use minijinja::{Error, ErrorKind, State};
 
 use super::arguments::Arguments;
+use super::limits;
 use super::python::{self, Digits};
 
 /// Templates use 2 or 4. The limit keeps a malicious template from printing gigabytes.
@@ -12,7 +13,7 @@ const MAX_DEPTH: usize = 128;
 
 /// `json.dumps(value, ensure_ascii, indent, separators, sort_keys)` with `ensure_ascii` off by default. Unlike Jinja's own filter,
 /// it does not escape characters for HTML.
-pub(super) fn tojson(value: &TemplateValue, options: Rest<ValueOrKwargs>) -> Result<String, Error> {
+pub(super) fn tojson(state: &State, value: &TemplateValue, options: Rest<ValueOrKwargs>) -> Result<String, Error> {
     let options = Arguments::new(options.into_values())?;
     let is_set = |value: Option<TemplateValue>| value.is_some_and(|value| value.is_true());
     let ensure_ascii = is_set(options.get(0, "ensure_ascii")?);
@@ -22,7 +23,9 @@ pub(super) fn tojson(value: &TemplateValue, options: Rest<ValueOrKwargs>) -> Res
     options.end(4)?;
     let item = if indent.is_some() { "," } else { ", " };
     let separators = separators.unwrap_or_else(|| (item.to_owned(), ": ".to_owned()));
-    let mut writer = JsonWriter { text: String::new(), indent, separators, ensure_ascii, sort_keys };
+    limits::read(state, value)?;
+    let most = usize::try_from(limits::most_bytes(state)).unwrap_or(usize::MAX);
+    let mut writer = JsonWriter { text: String::new(), most, indent, separators, ensure_ascii, sort_keys };
     writer.write(value, 0)?;
     Ok(writer.text)
 }
@@ -34,6 +37,9 @@ fn wrong(reason: String) -> Error {
 /// A number of spaces, or a string.
 fn indentation(value: &TemplateValue) -> Result<String, Error> {
     if let Some(text) = value.as_str() {
+        if text.len() > MAX_INDENT {
+            return Err(wrong(format!("tojson: expected an indent of at most {MAX_INDENT} bytes, got {}", text.len())));
+        }
         return Ok(text.to_owned());
     }
     let width = i64::try_from(value.clone())?.max(0) as usize;
@@ -53,6 +59,8 @@ fn two_texts(value: &TemplateValue) -> Result<(String, String), Error> {
 
 struct JsonWriter {
     text: String,
+    /// The most bytes of the text.
+    most: usize,
     indent: Option<String>,
     separators: (String, String),
     ensure_ascii: bool,
@@ -63,6 +71,9 @@ impl JsonWriter {
     fn write(&mut self, value: &TemplateValue, depth: usize) -> Result<(), Error> {
         if depth > MAX_DEPTH {
             return Err(wrong(format!("nested deeper than {MAX_DEPTH}")));
+        }
+        if self.text.len() > self.most {
+            return Err(ErrorKind::OutOfFuel.into());
         }
         match value.kind() {
             ValueKind::None | ValueKind::Bool | ValueKind::Number => self.text.push_str(&scalar(value)),

@@ -82,25 +82,39 @@ pub fn in_text_model(name: &str) -> Option<String> {
     text.or_else(head)
 }
 
+/// Why two tensors are not read to their ends.
+enum Stopped {
+    Different,
+    Failed(ModelError),
+}
+
+impl From<ModelError> for Stopped {
+    fn from(error: ModelError) -> Self {
+        Self::Failed(error)
+    }
+}
+
 fn equal(checkpoint: &dyn Checkpoint, one: &str, other: &str) -> Result<bool> {
     if checkpoint.shape(one) != checkpoint.shape(other) {
         return Ok(false);
     }
-    let (mut row, mut equal) = (0, true);
+    let mut row = 0;
     let columns = checkpoint.shape(one).and_then(|shape| shape.last().copied()).unwrap_or(1).max(1);
-    for_rows(checkpoint, one, |values| {
+    // Embeddings are large, and mostly differ in the first rows if they do.
+    let read = for_rows(checkpoint, one, |values| {
         let rows = row..row + values.len() / columns;
         row = rows.end;
-        // Embeddings are large, and mostly differ in the first rows if they do.
-        if equal {
-            equal = match checkpoint.read_rows(other, rows.clone())? {
-                Some(others) => others == values,
-                None => checkpoint.read_f32(other)?[rows.start * columns..rows.end * columns] == *values,
-            };
-        }
-        Ok::<_, ModelError>(())
-    })?;
-    Ok(equal)
+        let is_equal = match checkpoint.read_rows(other, rows.clone())? {
+            Some(others) => others == values,
+            None => checkpoint.read_f32(other)?[rows.start * columns..rows.end * columns] == *values,
+        };
+        if is_equal { Ok(()) } else { Err(Stopped::Different) }
+    });
+    match read {
+        Ok(()) => Ok(true),
+        Err(Stopped::Different) => Ok(false),
+        Err(Stopped::Failed(error)) => Err(error),
+    }
 }
 
 /// A checkpoint whose tensors have other names.
@@ -173,6 +187,8 @@ impl Checkpoint for Renamed {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use burnish_kernels::packed::{Affine, Floats};
     use serde_json::json;
 
@@ -279,5 +295,36 @@ mod tests {
         let name = "model.layers.0.self_attn.rotary_emb.inv_freq";
         assert_eq!(names(&[(name, 1.0), (EMBEDDING, 2.0)]).0, owned(&[(EMBEDDING, 2.0)]));
         assert!(!is_ignored("model.layers.0.self_attn.q_proj.bias"));
+    }
+
+    /// Two tensors of many rows, and how many values were read of them.
+    struct Counted(AtomicUsize, f32);
+
+    impl Checkpoint for Counted {
+        fn names(&self) -> Vec<String> {
+            vec!["a".to_owned(), "b".to_owned()]
+        }
+
+        fn shape(&self, _: &str) -> Option<Vec<usize>> {
+            Some(vec![1 << 16, 256])
+        }
+
+        fn read_f32(&self, _: &str) -> Result<Vec<f32>> {
+            unreachable!()
+        }
+
+        fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Option<Vec<f32>>> {
+            self.0.fetch_add(rows.len() * 256, Ordering::Relaxed);
+            Ok(Some(vec![if name == "a" { 0.0 } else { self.1 }; rows.len() * 256]))
+        }
+    }
+
+    #[test]
+    fn tensors_are_compared_up_to_the_first_difference() {
+        let (same, other) = (Counted(AtomicUsize::new(0), 0.0), Counted(AtomicUsize::new(0), 1.0));
+        let read = |counted: &Counted| counted.0.load(Ordering::Relaxed);
+        assert!(equal(&same, "a", "b").unwrap() && !equal(&other, "a", "b").unwrap());
+        assert_eq!(read(&same), 2 * 256 << 16);
+        assert!(read(&other) <= read(&same) / 2, "{} of {}", read(&other), read(&same));
     }
 }

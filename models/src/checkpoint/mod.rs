@@ -15,7 +15,7 @@ pub(crate) mod safetensors;
 pub use self::canonical::{canonical, in_text_model, is_ignored, is_of_text_part};
 pub use self::experts::{Stacked, experts_apart};
 pub use self::folder::{is_weights, open_files, open_folder};
-pub(crate) use self::mapped::release;
+pub(crate) use self::mapped::{open as open_file, release};
 pub use self::pytorch::PytorchFiles;
 pub use self::safetensors::SafetensorsFolder;
 

@@ -1,7 +1,6 @@
 //! A Hugging Face folder: one `model.safetensors`, or shards with an index.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -12,9 +11,13 @@ use memmap2::Mmap;
 
 use super::index::shard_paths;
 use super::names::SAFETENSORS;
-use super::{Checkpoint, element, release};
+use super::{Checkpoint, element, mapped, release};
 use crate::error::{ModelError, Result};
 use crate::float_type::FloatType;
+use crate::json::check_size;
+
+/// What the values of a header may take beyond four times its text: those of some ten thousand tensors.
+const MOST_OF_HEADER: usize = 64 << 20;
 
 /// Memory-mapped safetensors files: one, or several shards.
 #[derive(Debug)]
@@ -34,13 +37,18 @@ struct Shard {
 
 impl Shard {
     fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|error| ModelError::io(path, error))?;
-        let length = file.metadata().map_err(|error| ModelError::io(path, error))?.len();
+        let (file, length) = mapped::open(path)?;
         if length < 8 {
             return Err(ModelError::format(path, format!("not a safetensors file: it has only {length} bytes")));
         }
         // SAFETY: the map is read-only. As with every memory-mapped reader, no other program may truncate the file meanwhile.
         let map = unsafe { Mmap::map(&file) }.map_err(|error| ModelError::io(path, error))?;
+        let length =
+            map.first_chunk().map_or(0, |length| usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX));
+        let header =
+            length.checked_add(8).and_then(|end| map.get(8..end)).and_then(|header| std::str::from_utf8(header).ok());
+        check_size(header.unwrap_or_default(), MOST_OF_HEADER)
+            .map_err(|reason| ModelError::format(path, format!("the header: {reason}")))?;
         let (header_bytes, metadata) = SafeTensors::read_metadata(&map)
             .map_err(|error| ModelError::format(path, format!("not a complete safetensors file: {error}")))?;
         Ok(Self { path: path.to_owned(), map, header_bytes, metadata })

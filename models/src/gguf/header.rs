@@ -34,10 +34,17 @@ pub(super) struct Header {
 /// A result whose error lacks the path.
 type Read<T> = std::result::Result<T, String>;
 
+/// The most tensors, the most keys, and the most items of all lists. No model has nearly as many; each takes more memory than it has bytes.
+const MOST_TENSORS: usize = 1 << 16;
+const MOST_KEYS: usize = 1 << 16;
+const MOST_ITEMS: usize = 1 << 22;
+
 /// A cursor that never reads past the end.
 struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// The items of lists that were read.
+    items: usize,
 }
 
 impl<'a> Cursor<'a> {
@@ -94,7 +101,7 @@ impl<'a> Cursor<'a> {
 const MAGIC: &[u8] = b"GGUF";
 
 pub(super) fn read(bytes: &[u8]) -> Read<Header> {
-    let mut cursor = Cursor { bytes, at: 0 };
+    let mut cursor = Cursor { bytes, at: 0, items: 0 };
     if cursor.take(4, "the magic")? != MAGIC {
         return Err("not a GGUF file: expected `GGUF` at its beginning".to_owned());
     }
@@ -104,6 +111,11 @@ pub(super) fn read(bytes: &[u8]) -> Read<Header> {
     }
     let tensor_count = cursor.count("the number of tensors", 24)?;
     let key_count = cursor.count("the number of keys", 12)?;
+    for (count, most, what) in [(tensor_count, MOST_TENSORS, "tensors"), (key_count, MOST_KEYS, "keys")] {
+        if count > most {
+            return Err(format!("the file has {count} {what}: expected at most {most}"));
+        }
+    }
     let mut metadata = Metadata::default();
     let mut entries = Vec::new();
     for _ in 0..key_count {
@@ -123,11 +135,13 @@ pub(super) fn read(bytes: &[u8]) -> Read<Header> {
         return Err(format!("`general.alignment`: expected a power of two, got {alignment}"));
     }
     let data_start = cursor.at.next_multiple_of(alignment);
+    let mut left = bytes.len();
     for tensor in &tensors {
         let end = data_start.checked_add(tensor.offset).and_then(|start| start.checked_add(tensor.bytes));
         if end.is_none_or(|end| end > bytes.len()) {
             return Err(format!("the file is cut off: `{}` ends after the file's {} bytes", tensor.name, bytes.len()));
         }
+        left = left.checked_sub(tensor.bytes).ok_or("its tensors overlap: together they are larger than the file")?;
     }
     Ok(Header { metadata, entries, tensors, data_start })
 }
@@ -153,6 +167,10 @@ fn read_value(cursor: &mut Cursor, kind: u32, key: &str, depth: usize) -> Read<V
                 _ => 8,
             };
             let count = cursor.count(key, least)?;
+            cursor.items += count;
+            if cursor.items > MOST_ITEMS {
+                return Err(format!("`{key}`: the lists have more than {MOST_ITEMS} items"));
+            }
             Value::List((0..count).map(|_| read_value(cursor, item, key, depth + 1)).collect::<Read<_>>()?)
         }
         10 => Value::Unsigned(cursor.u64(key)?),

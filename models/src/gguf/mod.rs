@@ -48,6 +48,8 @@ struct Stored {
 
 /// The most experts of a layer; a file that claims more is refused, because they are missing.
 const MOST_EXPERTS: usize = 4096;
+/// The fewest bytes of the tensor of an expert, so that they don't take much more memory than the file.
+const LEAST_OF_EXPERT: usize = 64;
 
 /// The tensor of each expert, along the first dimension; one with the name in the file if it has no other.
 fn of_experts(name: &str, part: &'static Part, info: &TensorInfo) -> Vec<(String, Stored)> {
@@ -61,7 +63,10 @@ fn of_experts(name: &str, part: &'static Part, info: &TensorInfo) -> Vec<(String
         let info = TensorInfo { shape: shape.clone(), offset: info.offset + expert * bytes, bytes, ..info.clone() };
         (with_expert(name, expert), Stored { info, part: Some(part) })
     };
-    if bytes == 0 { Vec::new() } else { (0..count).map(of).collect() }
+    if bytes < LEAST_OF_EXPERT {
+        return vec![(info.name.clone(), Stored { info: info.clone(), part: None })];
+    }
+    (0..count).map(of).collect()
 }
 
 /// A memory-mapped GGUF file, or the parts of a model. As a [`Checkpoint`], its tensors have the names and values of a Hugging Face

@@ -2,13 +2,12 @@
 //!
 //! Source: `tools/gguf-split` and `src/llama-model-loader.cpp` of llama.cpp.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
 use super::header::{self, Header};
-use crate::checkpoint::release;
+use crate::checkpoint::{open_file, release};
 use crate::error::{ModelError, Result};
 
 /// The key with the number of a part, from 0.
@@ -46,8 +45,7 @@ pub(super) struct Shard {
 impl Shard {
     /// Maps a file, and reads its header.
     fn open(path: &Path) -> Result<(Self, Header)> {
-        let file = File::open(path).map_err(|error| ModelError::io(path, error))?;
-        let length = file.metadata().map_err(|error| ModelError::io(path, error))?.len();
+        let (file, length) = open_file(path)?;
         if length < 24 {
             return Err(ModelError::format(path, format!("not a GGUF file: it has only {length} bytes")));
         }

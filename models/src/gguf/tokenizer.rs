@@ -14,6 +14,7 @@ pub use llama_cpp::{DEFAULT_PATTERNS, LLAMA3_PATTERN, QWEN2_PATTERN};
 use self::llama_cpp::{END_TEXTS, Split, end_tokens, is_llama3, split_of};
 use crate::error::{ModelError, Result};
 use crate::gguf::metadata::Metadata;
+use crate::tokenizer::sentencepiece::merges::Room;
 use crate::tokenizer::{SpecialTokens, Tokenizer};
 
 // Kinds of tokens, `llama_token_type`.
@@ -154,6 +155,7 @@ fn sentence_piece(metadata: &Metadata, tokens: &[&str]) -> Result<Value> {
     let kinds = metadata.floats("tokenizer.ggml.token_type").unwrap_or_default();
     let ids: HashMap<&str, usize> = tokens.iter().enumerate().map(|(id, token)| (*token, id)).collect();
     let mut merges: Vec<Merge> = Vec::new();
+    let mut room = Room::of(tokens.iter().copied());
     for (id, token) in tokens.iter().enumerate() {
         if kinds.get(id).is_some_and(|kind| *kind == CONTROL) {
             continue;
@@ -161,6 +163,7 @@ fn sentence_piece(metadata: &Metadata, tokens: &[&str]) -> Result<Value> {
         for (at, _) in token.char_indices().skip(1) {
             let (left, right) = token.split_at(at);
             if let (Some(left_id), Some(right_id)) = (ids.get(left), ids.get(right)) {
+                room.take(token).map_err(refuse)?;
                 merges.push(Merge { score: scores[id], left_id: *left_id, right_id: *right_id, parts: [left, right] });
             }
         }

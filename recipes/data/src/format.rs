@@ -208,9 +208,15 @@ fn history(value: Value) -> Result<Vec<(String, String)>, String> {
     turns.into_iter().enumerate().map(turn).collect()
 }
 
+/// The most keys of a row that an error lists.
+const MOST_KEYS: usize = 20;
+
 /// The error for a row of an unknown kind.
 fn unknown(row: &Map<String, Value>) -> String {
-    let keys: Vec<&str> = row.keys().map(String::as_str).collect();
+    let mut keys: Vec<&str> = row.keys().map(String::as_str).take(MOST_KEYS).collect();
+    if row.len() > MOST_KEYS {
+        keys.push("…");
+    }
     if let Some(label) = LABELS.into_iter().find(|key| row.contains_key(*key)).filter(|_| row.contains_key("prompt")) {
         return format!("a row with prompt and {label} needs a completion, got the keys [{}]", keys.join(", "));
     }

@@ -61,8 +61,10 @@ impl Sources {
         if path.is_dir() {
             return Self::of_folder(path);
         }
-        if looks_like_path(data) {
-            return Err(DataError::NotFound { name: data.to_owned(), reason: "no such file or folder".to_owned() });
+        if looks_like_path(data) || path.exists() {
+            // Rows are read more than once, which a pipe can't be.
+            let reason = if path.exists() { "it is neither a file nor a folder" } else { "no such file or folder" };
+            return Err(DataError::NotFound { name: data.to_owned(), reason: reason.to_owned() });
         }
         hub::fetch(data)
     }

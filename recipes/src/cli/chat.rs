@@ -1,9 +1,8 @@
 //! `burnish chat`.
 
-use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use burnish_engine::Device;
 use burnish_models::{GenerateOptions, Message, ModelError, Pretrained};
 use rustyline::DefaultEditor;
@@ -12,7 +11,7 @@ use rustyline::error::ReadlineError;
 use super::model::{Choice, ModelArgs};
 use super::sampling::SamplingArgs;
 use crate::generation::Assistant;
-use crate::report::{OutputStyle, complain};
+use crate::report::{OutputStyle, complain, print};
 
 const HELP: &str = "type a message; /undo removes the last turn, /reset starts a new conversation, /quit or Ctrl-D exits";
 
@@ -57,7 +56,7 @@ impl Args {
             let line = match editor.readline("> ") {
                 Ok(line) => line,
                 Err(ReadlineError::Eof | ReadlineError::Interrupted) => return Ok(ExitCode::SUCCESS),
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error).context("the messages on standard input can't be read"),
             };
             match line.trim() {
                 "" => continue,
@@ -85,10 +84,9 @@ impl Args {
             editor.add_history_entry(&line).ok();
             messages.push(Message::new("user", line));
             let answer = assistant.answer(&messages, options, &mut |text| {
-                let mut out = std::io::stdout().lock();
-                out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();
+                print(text);
             });
-            writeln!(std::io::stdout().lock()).ok();
+            print("\n");
             match answer {
                 Ok(answer) => messages.push(Message::new("assistant", answer.text)),
                 Err(error) => {

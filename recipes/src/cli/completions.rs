@@ -1,11 +1,12 @@
 //! `burnish completions`.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Arg, Command};
 use clap_complete::{Shell, generate};
+
+use crate::report::print;
 
 /// Arguments of `completions`.
 #[derive(Debug, clap::Args)]
@@ -19,8 +20,7 @@ impl Args {
     pub(super) fn run(self, program: &Command) -> Result<ExitCode> {
         let mut script = Vec::new();
         generate(self.shell, &mut shown(program), "burnish", &mut script);
-        // The reader may have closed the pipe, which is not an error.
-        std::io::stdout().lock().write_all(&script).ok();
+        print(&String::from_utf8_lossy(&script));
         Ok(ExitCode::SUCCESS)
     }
 }

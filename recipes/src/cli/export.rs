@@ -254,7 +254,7 @@ impl Args {
         if let Some(hub) = hub {
             text = format!("{text}\nnote: {}", hub.after(&self.output, style)?);
         }
-        style.result(text, &json!({ "path": self.output }));
+        style.result(text, &json!({ "path": self.output.to_string_lossy() }));
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -1,6 +1,6 @@
 //! `burnish generate`.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -11,7 +11,7 @@ use serde_json::json;
 use super::model::{Choice, ModelArgs};
 use super::sampling::SamplingArgs;
 use crate::generation::Assistant;
-use crate::report::OutputStyle;
+use crate::report::{OutputStyle, print};
 
 /// Arguments of `generate`.
 #[derive(Debug, clap::Args)]
@@ -52,18 +52,17 @@ impl Args {
         style: OutputStyle,
     ) -> Result<ExitCode> {
         let mut assistant = Assistant::load(device, pretrained, self.model.adapter(), storage.options)?;
-        let mut print = |text: &str| {
+        let mut show = |text: &str| {
             if !style.json {
-                let mut out = std::io::stdout().lock();
-                out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();
+                print(text);
             }
         };
         let generated = if self.raw {
-            assistant.complete(&self.prompt, options, &mut print)?
+            assistant.complete(&self.prompt, options, &mut show)?
         } else {
             let mut messages: Vec<Message> = self.system.iter().map(|text| Message::new("system", text)).collect();
             messages.push(Message::new("user", &self.prompt));
-            assistant.answer(&messages, options, &mut print)?
+            assistant.answer(&messages, options, &mut show)?
         };
         let rate = generated.tokens_per_second();
         let value = json!({

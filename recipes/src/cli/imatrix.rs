@@ -62,7 +62,7 @@ impl Args {
             quoted(&path.to_string())
         );
         let text = if style.quiet { text.lines().next().unwrap_or_default() } else { &text };
-        style.result(text, &json!({ "path": report.path, "bytes": report.bytes, "tokens": tokens }));
+        style.result(text, &json!({ "path": report.path.to_string_lossy(), "bytes": report.bytes, "tokens": tokens }));
         Ok(ExitCode::SUCCESS)
     }
 

@@ -1,14 +1,14 @@
 //! `burnish init`.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use burnish_models::atomic;
 use serde_json::Map;
 
 use crate::config::{Needs, commented_toml, commented_toml_of, load_with};
-use crate::report::OutputStyle;
+use crate::report::{OutputStyle, print};
 use burnish_engine::with_hint;
 
 /// Arguments of `init`.
@@ -35,17 +35,16 @@ impl Args {
             None => commented_toml(),
         };
         if self.file.as_os_str() == "-" {
-            // The reader may have closed the pipe, which is not an error.
-            std::io::stdout().lock().write_all(text.as_bytes()).ok();
+            print(&text);
             return Ok(ExitCode::SUCCESS);
         }
         if self.file.exists() && !self.overwrite {
             return Err(with_hint(format!("{} already exists", self.file.display()), "--overwrite replaces it"));
         }
-        std::fs::write(&self.file, text).with_context(|| self.file.display().to_string())?;
+        atomic::write_bytes(&self.file, text.as_bytes())?;
         let set = if self.from.is_some() { "" } else { " set `model` and `data` in it, then" };
         let line = format!("wrote {0};{set} run: burnish train -c {0}", self.file.display());
-        style.result(line, &serde_json::json!({ "path": self.file }));
+        style.result(line, &serde_json::json!({ "path": self.file.to_string_lossy() }));
         Ok(ExitCode::SUCCESS)
     }
 }

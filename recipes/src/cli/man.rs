@@ -23,7 +23,7 @@ impl Args {
             "wrote {0}/burnish.1 and a page for each command; read them with: man {0}/burnish.1",
             self.folder.display()
         );
-        style.result(line, &serde_json::json!({ "path": self.folder }));
+        style.result(line, &serde_json::json!({ "path": self.folder.to_string_lossy() }));
         Ok(ExitCode::SUCCESS)
     }
 }

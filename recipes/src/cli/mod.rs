@@ -43,7 +43,7 @@ use crate::config::ConfigError;
 use crate::dashboard;
 use crate::data::RowCache;
 use crate::hint::{hint, hint_of_run};
-use crate::report::{OutputStyle, complain};
+use crate::report::{OutputStyle, complain, failure};
 use crate::system::repairs;
 
 /// Fine-tune language models, in Rust
@@ -169,7 +169,13 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
     burnish_backends::close_kernels();
     match run {
-        Ok(Ok(code)) => code,
+        Ok(Ok(code)) => match failure() {
+            Some(error) => {
+                complain(format!("error: the result can't be written to standard output: {error}"));
+                ExitCode::FAILURE
+            }
+            None => code,
+        },
         Ok(Err(error)) => {
             complain(format!("error: {}", chain(&error, verbose)));
             let hint = if is_run { hint_of_run(&error) } else { hint(&error) };

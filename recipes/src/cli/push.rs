@@ -19,10 +19,10 @@ pub struct Args {
     /// Folder or GGUF file to upload: what `export`, `merge`, `quantize` or `train` wrote
     #[arg(value_name = "PATH")]
     path: PathBuf,
-    /// Repository on the hub; it is created if there is none, as a private one
+    /// Repository to upload to; if it does not exist, a private one is created
     #[arg(value_name = "OWNER/NAME")]
     repository: String,
-    /// Make a new repository public
+    /// Create the repository as a public one; one that exists is not changed
     #[arg(long)]
     public: bool,
 }
@@ -35,6 +35,8 @@ impl Args {
                 "push its result: the folder `adapter` or `model` in it",
             ));
         }
+        // Before anything is asked of the hub.
+        files_of(&self.path).map_err(way_out)?;
         let target = Target { upload: open(&self.repository, style)?, id: self.repository, public: self.public };
         let uploaded = target.send(&self.path, style).map_err(way_out)?;
         style.result(describe(&uploaded), &json!({ "url": uploaded.url, "files": uploaded.files, "bytes": uploaded.bytes }));
@@ -45,10 +47,10 @@ impl Args {
 /// Flags of commands that write a model. Without them, nothing is sent.
 #[derive(Debug, clap::Args)]
 pub struct PushArgs {
-    /// Upload what was written to the Hugging Face hub, into that repository; a new one is private
+    /// Upload what was written to this repository of the Hugging Face hub; if it does not exist, a private one is created
     #[arg(long, value_name = "OWNER/NAME", help_heading = "Hub")]
     push: Option<String>,
-    /// Make a new repository public
+    /// Create the repository as a public one; one that exists is not changed
     #[arg(long, requires = "push", help_heading = "Hub")]
     public: bool,
 }

@@ -39,7 +39,7 @@ impl Args {
             TrainConfig::KEYS.iter().map(|key| Known { name: key.name, section: key.section, help: key.help }).collect();
         let defaults: Table = toml::from_str(&TrainConfig::default().to_toml()).unwrap_or_default();
         let page = html(&runs, &known, &defaults)?;
-        atomic::write_bytes(&target, page.as_bytes()).with_context(|| target.display().to_string())?;
+        atomic::write_bytes(&target, page.as_bytes())?;
         for run in &runs {
             run.notes.iter().for_each(|note| style.say(format!("{}: {note}", run.name)));
         }
@@ -47,7 +47,7 @@ impl Args {
             .iter()
             .map(|run| json!({ "run": run.name, "figures": figures::figures(run), "notes": run.notes }))
             .collect();
-        style.result(format!("wrote {}", target.display()), &json!({ "page": target, "runs": figures }));
+        style.result(format!("wrote {}", target.display()), &json!({ "page": target.to_string_lossy(), "runs": figures }));
         Ok(ExitCode::SUCCESS)
     }
 }

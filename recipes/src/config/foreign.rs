@@ -125,6 +125,11 @@ fn translated(name: &str, value: &Value) -> Result<Reading, String> {
             }
             _ => Err(should_be("random, sequential or group_by_length", value)),
         },
+        "excess_length_strategy" => match value.as_str() {
+            Some("drop" | "truncate") => one("length_policy", value.clone()),
+            Some("raise") => Err(NO_LENGTH_ERROR.to_owned()),
+            _ => Err(should_be("drop or truncate", value)),
+        },
         "dpo_loss_type" => match value.as_array().map(Vec::as_slice) {
             Some([one_loss]) => one("loss_type", one_loss.clone()),
             Some(_) => Err(SEVERAL_LOSSES.to_owned()),
@@ -220,6 +225,8 @@ fn own_word(name: &str, value: &Value) -> Result<Option<Reading>, String> {
     }
 }
 
+const NO_LENGTH_ERROR: &str =
+    "= \"raise\" is not supported: set drop or truncate; the number of longer rows is printed before the first step";
 const SEVERAL_LOSSES: &str = "names several losses; the loss of chosen answers may be added with rpo_alpha";
 
 /// The keys of a `BitsAndBytesConfig` of transformers.

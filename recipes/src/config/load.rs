@@ -166,6 +166,32 @@ fn is_default(key: &str, values: &Map<String, Value>) -> bool {
     default.get(key) == values.get(key)
 }
 
+/// The most bytes of a configuration, and the most characters in it that separate values: parsed values take much more memory than text.
+const MOST_BYTES: usize = 1 << 20;
+const MOST_VALUES: usize = 10_000;
+/// The most values that YAML's aliases may repeat.
+const MOST_REPEATED: usize = 1000;
+
+fn check_size(text: &str) -> Result<(), String> {
+    if text.len() > MOST_BYTES {
+        return Err(format!("expected a configuration of at most {MOST_BYTES} bytes, got {}", text.len()));
+    }
+    let values = text.bytes().filter(|byte| b"=,:[{.\n\r".contains(byte)).count();
+    if values > MOST_VALUES {
+        return Err(format!("expected a configuration, got a file with about {values} values"));
+    }
+    Ok(())
+}
+
+fn of_yaml(text: &str) -> Result<Value, String> {
+    let mut options = serde_saphyr::Options::default();
+    options.alias_limits.max_total_replayed_events = MOST_REPEATED;
+    if let Some(budget) = &mut options.budget {
+        budget.max_total_scalar_bytes = 2 * MOST_BYTES;
+    }
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| error.to_string())
+}
+
 /// Reads a TOML or YAML file into a map, unchanged.
 ///
 /// # Errors
@@ -174,9 +200,10 @@ pub fn read_file(path: &Path) -> Result<Map<String, Value>, ConfigError> {
     let bytes = std::fs::read(path).map_err(|source| ConfigError::Io { path: path.to_owned(), source })?;
     let syntax = |reason: String| ConfigError::Syntax { path: path.to_owned(), reason };
     let text = text_of(&bytes).map_err(syntax)?;
+    check_size(text).map_err(syntax)?;
     let is_yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
     let value: Value = if is_yaml {
-        serde_saphyr::from_str(text).map_err(|error| syntax(error.to_string()))?
+        of_yaml(text).map_err(syntax)?
     } else {
         toml::from_str(text).map_err(|error| syntax(error.to_string()))?
     };

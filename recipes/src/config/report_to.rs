@@ -16,7 +16,7 @@ pub enum Tracker {
 
 impl Tracker {
     /// All of them, in the order of their names.
-    const ALL: [Self; 2] = [Self::Tensorboard, Self::Wandb];
+    pub(crate) const ALL: [Self; 2] = [Self::Tensorboard, Self::Wandb];
     const NAMES: [&str; 2] = ["tensorboard", "wandb"];
 
     /// Its name, which is also that of its folder in the run's.

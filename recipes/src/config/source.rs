@@ -48,6 +48,10 @@ impl Keys {
             errors.push(wrong(key, reason));
         }
         for Entry { shown, name, value } in entries {
+            // A file that is no configuration has thousands.
+            if errors.len() >= MOST_ERRORS {
+                break;
+            }
             match source.read(&shown, &name, value) {
                 Ok(notes) => self.notes.extend(notes),
                 Err(Unread::Wrong(reason)) => errors.push(wrong(&shown, reason)),
@@ -63,6 +67,9 @@ impl Keys {
         self.values.extend(source.values);
     }
 }
+
+/// The most problems of a file that are reported.
+const MOST_ERRORS: usize = 20;
 
 /// Why a key was not read.
 enum Unread {

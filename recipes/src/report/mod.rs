@@ -2,6 +2,7 @@
 
 mod quiet;
 mod rows;
+mod stdout;
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -13,6 +14,7 @@ use serde_json::json;
 pub use burnish_engine::gib;
 pub use quiet::Quiet;
 pub use rows::RowsReport;
+pub use stdout::{failure, print};
 
 use crate::train::{Evaluation, Events, StepMetrics, TimingSums};
 
@@ -40,10 +42,7 @@ impl OutputStyle {
 
     /// Prints a result to stdout, as JSON or as text.
     pub fn result(self, text: impl AsRef<str>, value: &serde_json::Value) {
-        // The reader may have closed the pipe, which is not an error.
-        let mut out = std::io::stdout().lock();
-        let written = if self.json { writeln!(out, "{value}") } else { writeln!(out, "{}", text.as_ref()) };
-        written.ok();
+        print(&if self.json { format!("{value}\n") } else { format!("{}\n", text.as_ref()) });
     }
 }
 
@@ -162,7 +161,7 @@ impl Events for TrainReport {
     }
 
     fn checkpoint(&mut self, path: &Path) {
-        self.event(&json!({ "event": "checkpoint", "path": path }));
+        self.event(&json!({ "event": "checkpoint", "path": path.to_string_lossy() }));
         self.line(&format!("saved {}", path.display()));
     }
 

@@ -68,6 +68,14 @@ pub fn open(config: &TrainConfig, done: usize, events: Arc<Mutex<dyn Events>>) -
         folder_name: &folder.file_name().unwrap_or_default().to_string_lossy(),
     };
     let mut trackers = Trackers { writers: Vec::new(), events, step: done };
+    for tracker in Tracker::ALL.iter().filter(|tracker| done > 0 && !config.report_to.trackers().contains(tracker)) {
+        // The steps that are taken again are not in the files of a tracker that the run no longer has.
+        let own = folder.join(tracker.name());
+        match tracker {
+            Tracker::Tensorboard => tensorboard::cut_all(&own, done)?,
+            Tracker::Wandb => wandb::cut(&own, done)?,
+        }
+    }
     for tracker in config.report_to.trackers() {
         let own = folder.join(tracker.name());
         match tracker {

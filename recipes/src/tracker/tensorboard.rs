@@ -33,9 +33,7 @@ impl Events {
     pub fn open(folder: &Path, run: &Begun<'_>) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         let earlier = earlier(folder);
-        for (_, path) in &earlier {
-            cut(path, run.done)?;
-        }
+        cut_all(folder, run.done)?;
         // Readers take files in the order of these seconds.
         let begun = earlier.iter().map(|(second, _)| second + 1).max().unwrap_or(0).max(seconds() as u64);
         let path: PathBuf = folder.join(format!("{PREFIX}{begun:010}.burnish.{}.0", std::process::id()));
@@ -103,6 +101,14 @@ impl Writer for Events {
         self.summary(&hparams(END, &Message::default().message(4, &end)), step)?;
         self.sync()
     }
+}
+
+/// Removes the events after step `done` from the files of a folder.
+///
+/// # Errors
+/// When a file can't be written.
+pub(super) fn cut_all(folder: &Path, done: usize) -> Result<()> {
+    earlier(folder).iter().try_for_each(|(_, path)| cut(path, done))
 }
 
 /// A folder's event files, with the seconds in their names.

@@ -163,6 +163,23 @@ fn event_files_are_continued_and_what_came_after_the_checkpoint_is_dropped() {
     assert_eq!(events(&files[1]), [(0, 3), (3, 7), (2, 5), (2, 5), (2, 5), (3, 5), (3, 5), (3, 5)]);
 }
 
+#[test]
+fn a_tracker_that_a_continued_run_no_longer_has_loses_the_steps_after_the_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let both = config(folder.path(), "tensorboard,wandb");
+    assert_eq!(both.report_to.trackers().len(), 2);
+    run(&both, 0, 4, 2.0, Some(false));
+    run(&config(folder.path(), "none"), 2, 5, 1.0, Some(true));
+    let rows = rows(&records(&fs::read(only(&folder.path().join("wandb"), "wandb")).unwrap()));
+    assert_eq!(rows.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [1, 2]);
+    let files: Vec<PathBuf> =
+        fs::read_dir(folder.path().join("tensorboard")).unwrap().flatten().map(|entry| entry.path()).collect();
+    assert_eq!(files.len(), 1);
+    assert!(events(&files[0]).iter().all(|(step, _)| *step <= 2));
+    // A new run has nothing to cut.
+    run(&config(folder.path(), "none"), 0, 1, 1.0, Some(true));
+}
+
 /// A file on a full disk.
 struct Full;
 impl Writer for Full {

@@ -62,16 +62,9 @@ impl OfflineRun {
             None => (fresh(folder)?, Vec::new()),
         };
         let folder = path.parent().unwrap_or(folder).to_owned();
-        // What was uploaded in part has to be uploaded again.
-        for mark in ["synced", "syncstate"] {
-            let mark = PathBuf::from(format!("{}.{mark}", path.display()));
-            if mark.exists() {
-                fs::remove_file(&mark).with_context(|| mark.display().to_string())?;
-            }
-        }
         let before = kept.last().map_or(0.0, |record| runtime(record));
         let bytes = file_of(&kept);
-        atomic::write_bytes(&path, &bytes)?;
+        rewrite(&path, &bytes)?;
         let store = DataStore::append_to(&path, &bytes)?;
         let count = match kept.last().and_then(|record| field(record, 1)) {
             Some(Value::Integer(number)) => number,
@@ -136,6 +129,30 @@ impl Writer for OfflineRun {
         self.record(kind::EXIT, &exit)?;
         self.store.sync()
     }
+}
+
+/// Writes a run's file again. What was uploaded in part has to be uploaded again.
+fn rewrite(path: &Path, bytes: &[u8]) -> Result<()> {
+    for mark in ["synced", "syncstate"] {
+        let mark = PathBuf::from(format!("{}.{mark}", path.display()));
+        if mark.exists() {
+            fs::remove_file(&mark).with_context(|| mark.display().to_string())?;
+        }
+    }
+    Ok(atomic::write_bytes(path, bytes)?)
+}
+
+/// Removes the rows after step `done` from the newest run of a folder, which is not continued.
+///
+/// # Errors
+/// When its file can't be written.
+pub(super) fn cut(folder: &Path, done: usize) -> Result<()> {
+    let Some(path) = newest(folder) else { return Ok(()) };
+    let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
+    let all = records(&bytes);
+    let count = all.len();
+    let kept = kept(all, done);
+    if kept.len() == count { Ok(()) } else { rewrite(&path, &file_of(&kept)) }
 }
 
 /// The newest run of a folder.

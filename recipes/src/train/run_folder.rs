@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use toml::{Table, Value};
 
 use super::changes::Changes;
@@ -94,6 +94,9 @@ fn starting_over(run: &Path) -> String {
 /// When a file can't be written, or another run uses the folder.
 pub fn prepare(config: &TrainConfig, mut found: Found, state: &mut TrainerState) -> Result<(Vec<String>, RunLock)> {
     let run = PathBuf::from(&config.output_dir);
+    if run.symlink_metadata().is_ok() && !run.is_dir() {
+        bail!("{} is not a folder, so it can't hold a run; choose another output_dir", run.display());
+    }
     fs::create_dir_all(&run).with_context(|| run.display().to_string())?;
     let lock = if let Some(lock) = found.lock.take() {
         lock

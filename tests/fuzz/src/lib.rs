@@ -5,6 +5,7 @@ pub mod allocator;
 pub mod attempt;
 pub mod corpus;
 pub mod fuzz;
+pub mod large;
 pub mod mutate;
 pub mod random;
 pub mod target;

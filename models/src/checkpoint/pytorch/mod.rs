@@ -8,7 +8,6 @@ mod view;
 mod zip;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
@@ -19,7 +18,7 @@ use self::object::{Object, Tensor};
 use self::pickle::Pickle;
 use self::view::View;
 use self::zip::{Entries, entries, shown};
-use super::{Checkpoint, element, release};
+use super::{Checkpoint, element, mapped, release};
 use crate::error::{ModelError, Result};
 use crate::float_type::FloatType;
 
@@ -49,8 +48,7 @@ struct MappedFile {
 
 impl MappedFile {
     fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|error| ModelError::io(path, error))?;
-        let length = file.metadata().map_err(|error| ModelError::io(path, error))?.len();
+        let (file, length) = mapped::open(path)?;
         if length == 0 {
             return Err(ModelError::format(path, "the file is empty"));
         }

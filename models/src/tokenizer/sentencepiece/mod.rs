@@ -3,7 +3,7 @@
 //! Source: the converters in `convert_slow_tokenizer.py`, `tokenization_llama.py` and `tokenization_gemma.py` of transformers 5.23.
 
 mod charsmap;
-mod merges;
+pub(crate) mod merges;
 mod proto;
 
 use std::collections::{BTreeMap, HashMap};
@@ -102,7 +102,7 @@ fn model_json(model: &Model) -> Read<Value> {
             let vocabulary: serde_json::Map<String, Value> =
                 model.pieces.iter().map(|piece| (piece.text.clone(), json!(ids[piece.text.as_str()]))).collect();
             Ok(json!({
-                "type": "BPE", "vocab": vocabulary, "merges": merges::merges(&ids), "unk_token": unknown, "fuse_unk": true,
+                "type": "BPE", "vocab": vocabulary, "merges": merges::merges(&ids)?, "unk_token": unknown, "fuse_unk": true,
                 "byte_fallback": true,
             }))
         }

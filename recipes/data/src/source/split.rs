@@ -43,9 +43,18 @@ pub(super) fn pieces<E: From<io::Error>>(
             piece.line += number - 1;
             piece
         };
-        return match documents(&bytes) {
-            Some(documents) => documents.into_iter().try_for_each(|piece| take(shifted(piece))),
-            None => lines(&bytes, b'\n').try_for_each(|(line, bytes)| take(shifted(of_one_line(line, bytes)))),
+        let mut is_one_each = true;
+        documents(&bytes, &mut |document| {
+            is_one_each &= document.is_some_and(|(_, document)| is_json(document));
+            if is_one_each { Ok(()) } else { Err(()) }
+        })
+        .ok();
+        return if is_one_each {
+            documents(&bytes, &mut |document| {
+                document.map_or(Ok(()), |(line, document)| take(shifted(Piece::json(line, document))))
+            })
+        } else {
+            lines(&bytes, b'\n').try_for_each(|(line, bytes)| take(shifted(of_one_line(line, bytes))))
         };
     }
     loop {
@@ -114,9 +123,12 @@ impl Nesting {
     }
 }
 
-/// Consecutive objects of several lines each; `None` if the file is anything else.
-fn documents(bytes: &[u8]) -> Option<Vec<Piece>> {
-    let mut found = Vec::new();
+fn is_json(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok_and(|text| json::parse(text).is_ok())
+}
+
+/// Gives consecutive objects of several lines each to `take`, with their first lines; `None` if there is anything else.
+fn documents<E>(bytes: &[u8], take: &mut dyn FnMut(Option<(usize, &[u8])>) -> Result<(), E>) -> Result<(), E> {
     let mut nesting = Nesting::default();
     let (mut line, mut start) = (1, None);
     for (at, byte) in bytes.iter().enumerate() {
@@ -125,18 +137,16 @@ fn documents(bytes: &[u8]) -> Option<Vec<Piece>> {
             continue;
         }
         if start.is_none() && *byte != b'{' {
-            return None;
+            return take(None);
         }
         let (first, from) = *start.get_or_insert((line, at));
         nesting.pass(*byte);
         if nesting.depth == 0 && !nesting.quoted {
-            let document = &bytes[from..=at];
-            json::parse(std::str::from_utf8(document).ok()?).ok()?;
-            found.push(Piece::json(first, document));
+            take(Some((first, &bytes[from..=at])))?;
             start = None;
         }
     }
-    start.is_none().then_some(found)
+    if start.is_some() { take(None) } else { Ok(()) }
 }
 
 /// The elements of a JSON list, which begins in the given line.

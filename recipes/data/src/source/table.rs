@@ -1,5 +1,6 @@
 //! Tables: CSV and TSV files, whose first line names the columns.
 
+use std::collections::HashSet;
 use std::io::{self, BufRead, Cursor, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -56,9 +57,8 @@ impl Table {
         let names = reader.byte_headers().map_err(of_csv)?.clone();
         let names =
             StringRecord::from_byte_record(names).map_err(|_| "the names of the columns are not UTF-8".to_owned())?;
-        if let Some(name) =
-            names.iter().enumerate().find_map(|(at, name)| names.iter().take(at).find(|other| *other == name))
-        {
+        let mut known = HashSet::new();
+        if let Some(name) = names.iter().find(|name| !known.insert(*name)) {
             return Err(format!("two columns are named `{name}`").into());
         }
         let names = Arc::new(names);

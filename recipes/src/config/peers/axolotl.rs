@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{
     CHECKPOINTING, NO_EVALUATION, NO_LAYERS, NO_LOFTQ, NO_LOSS_PART, NO_NEW_TOKENS, NO_OTHER_MODULES, NO_QAT, NO_RATES,
     NO_REWARDS, NO_SCHEDULE_PART, NO_SMOOTHING, NO_UPLOAD, ONE_ATTENTION, ONE_DEVICE, OWN_KERNELS, OWN_LOG, OWN_ROWS,
-    OWN_TEMPLATE, PADDING, Peer, STEPS, with_double_quant,
+    OWN_TEMPLATE, PADDING, Peer, STEPS, no_traps, with_double_quant,
 };
 use crate::config::entry::Entry;
 use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated};
@@ -57,10 +57,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("resize_token_embeddings_to_32x", Refused(NO_NEW_TOKENS)),
     ("test_datasets", Harmless(NO_EVALUATION)),
     ("val_set_size", Same("val_split")),
-    (
-        "excess_length_strategy",
-        Only(&["truncate"], "longer rows are truncated; remove them from the file, and set \"truncate\""),
-    ),
+    ("excess_length_strategy", Translated),
     ("dataset_prepared_path", Harmless(OWN_ROWS)),
     ("dataset_processes", Harmless(OWN_ROWS)),
     ("dataset_keep_in_memory", Harmless(OWN_ROWS)),
@@ -170,21 +167,15 @@ const KEYS: &[(&str, Meaning)] = &[
 ];
 
 pub(in crate::config) const PEER: Peer =
-    Peer { name: "axolotl", keys: KEYS, settings: settings::SETTINGS, signs: SIGNS, defaults, traps };
+    Peer { name: "axolotl", keys: KEYS, settings: settings::SETTINGS, signs: SIGNS, defaults, traps: no_traps };
 
 const SIGNS: &[&str] = &["base_model", "sequence_len", "micro_batch_size"];
-
-fn traps(given: &Map<String, Value>) -> Vec<String> {
-    let length = given.get("max_seq_length").unwrap_or(&Value::Null);
-    vec![format!(
-        "rows longer than {length} tokens are truncated; axolotl drops them unless `excess_length_strategy` is \"truncate\""
-    )]
-}
 
 /// From its pydantic models. Without `adapter` it trains every weight.
 fn defaults(given: &Map<String, Value>) -> Value {
     let defaults = json!({
         "fine_tune_type": "full", "rank": 8, "alpha": 8.0, "batch_size": 1, "max_seq_length": 512, "weight_decay": 0.0,
+        "length_policy": "drop",
     });
     with_double_quant(given, defaults)
 }

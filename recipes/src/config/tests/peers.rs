@@ -138,7 +138,7 @@ fn files_of_axolotl() {
             "target_modules": "all-linear", "max_seq_length": 256, "packing": true, "output_dir": output, "epochs": 1,
             "batch_size": 2, "grad_accumulation_steps": 1, "optimizer": "adamw", "lr_scheduler": "cosine", "dtype": "auto",
             "learning_rate": 2e-4, "mask_prompt": true, "steps_per_report": 1, "warmup": 1.0, "weight_decay": 0.0,
-            "adapter": null, "early_stopping": 0, "resume": "none",
+            "adapter": null, "early_stopping": 0, "resume": "none", "length_policy": "drop",
         })
     };
     let lines = [
@@ -168,10 +168,7 @@ fn files_of_axolotl() {
         ("logging_steps", "is read as `steps_per_report = 1`"),
         ("flash_attention", "has no effect: each backend has its own attention"),
         ("warmup_steps", "is read as `warmup = 1.0`"),
-        (
-            "",
-            "rows longer than 256 tokens are truncated; axolotl drops them unless `excess_length_strategy` is \"truncate\"",
-        ),
+        ("", "not in the file, so set to the defaults of axolotl: `length_policy = \"drop\"`"),
     ];
     let more = [("eval_sample_packing", "has no effect: the validation loss is the same, packed or not")];
     check("lora.yml", include_str!("../fixtures/lora.yml"), &values("./run"), &[&lines[..], &more[..]].concat());
@@ -291,6 +288,11 @@ fn missing_keys_have_the_defaults_of_the_files_program() {
     // Without `adapter`, axolotl trains every weight.
     let axolotl = read("sequence_len: 64\n").config;
     assert_eq!((axolotl.fine_tune_type, axolotl.batch_size), (FineTuneType::Full, 1));
+    let length_policy = |text: &str| value_of(&read(&format!("sequence_len: 64\n{text}")).config, "length_policy");
+    assert_eq!(length_policy(""), json!("drop"));
+    assert_eq!(length_policy("excess_length_strategy: drop\n"), json!("drop"));
+    assert_eq!(length_policy("excess_length_strategy: truncate\n"), json!("truncate"));
+    assert!(refused("sequence_len: 64\nexcess_length_strategy: raise\n").contains("set drop or truncate"));
     // A file of ours with a foreign name stays ours, and so does the command line.
     let ours = TrainConfig { model: "m".to_owned(), data: "d".to_owned(), rank: 4, ..TrainConfig::default() };
     assert_eq!(read("lora_r: 4\nreport_to: none\n").config, ours);

@@ -5,7 +5,7 @@ use std::path::Path;
 use burnish_lora::{HostAdapter, MergedCheckpoint, read_config};
 use burnish_models::{Checkpoint, Result as ModelResult};
 
-use super::{KIB, MIB, Target, files, outcome};
+use super::{MIB, Target, files, outcome};
 
 /// A model in which each matrix that an adapter may name has the shape of those of `parity/llama`.
 struct Base;
@@ -61,7 +61,7 @@ pub(super) const PEFT: Target = Target {
         ])
     },
     words: &["lora_A.weight", "lora_B.weight", "lora_magnitude_vector", "base_model.model.", "[0,0]", "[0,32]", "\"F16\""],
-    fixed: MIB,
+    fixed: 8 * MIB,
     read: folder,
 };
 
@@ -90,7 +90,7 @@ pub(super) const PEFT_CONFIG: Target = Target {
         "\"use_dora\":true",
         "all-linear",
     ],
-    fixed: 2 * MIB,
+    fixed: 32 * MIB,
     read: folder,
 };
 
@@ -100,7 +100,7 @@ pub(super) const MLX: Target = Target {
     beside: &[("adapter_config.json", include_bytes!("../../../fixtures/leave/mlx-adapter/adapter_config.json"))],
     seeds: || files(&[include_bytes!("../../../fixtures/leave/mlx-adapter/adapters.safetensors")]),
     words: &[".lora_a", ".lora_b", "[0,0]", "[32,0]", "\"F16\""],
-    fixed: 512 * KIB,
+    fixed: 8 * MIB,
     read: folder,
 };
 
@@ -110,6 +110,6 @@ pub(super) const GGUF_LORA: Target = Target {
     beside: &[],
     seeds: || files(&[include_bytes!("../../../fixtures/leave/adapter.gguf")]),
     words: &[".lora_a", ".lora_b", "adapter.lora.alpha", "adapter", "lora", "qwen2", "blk.99999999999."],
-    fixed: 512 * KIB,
+    fixed: 8 * MIB,
     read,
 };

@@ -22,7 +22,9 @@ pub struct Target {
     pub seeds: fn() -> Vec<Vec<u8>>,
     /// Words of the format.
     pub words: &'static [&'static str],
-    /// Bytes that it may allocate for any file: tables that it computes, caches, regular expressions.
+    /// Bytes that it may allocate for any file: tables that it computes, caches, regular expressions, and parsed values. A value of JSON,
+    /// TOML or YAML takes about a hundred bytes, and an entry of a header even more, where the file has a few: four times the file would
+    /// be too little for small files. Readers refuse files whose values would take more.
     pub fixed: usize,
     /// Reads the file, and returns what came of it: an error's text, or what there is.
     pub read: fn(&Path) -> String,

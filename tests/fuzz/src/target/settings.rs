@@ -6,7 +6,7 @@ use burnish_models::{ModelConfig, json};
 use burnish_recipes::config::{Needs, load_with};
 use serde_json::Map;
 
-use super::{KIB, MIB, Target, files, outcome};
+use super::{MIB, Target, files, outcome};
 
 pub(super) const MODEL: Target = Target {
     name: "model-config",
@@ -36,7 +36,7 @@ pub(super) const MODEL: Target = Target {
         "1e308",
         "\"factor\":0",
     ],
-    fixed: 512 * KIB,
+    fixed: 32 * MIB,
     read: |path| {
         let text = String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
         match json::parse(&text) {
@@ -74,7 +74,7 @@ pub(super) const RUN_TOML: Target = Target {
         "= -1",
         "= 1e400",
     ],
-    fixed: 2 * MIB,
+    fixed: 8 * MIB,
     read: run,
 };
 

@@ -58,7 +58,7 @@ pub(super) const TOKENIZER: Target = Target {
         "(?=",
         "{1,65535}",
     ],
-    fixed: 16 * MIB,
+    fixed: 32 * MIB,
     read: |path| outcome(Tokenizer::from_folder(path.parent().unwrap_or(path)), |tokenizer| encode(&tokenizer)),
 };
 
@@ -181,7 +181,7 @@ pub(super) const TEMPLATE: Target = Target {
     },
     words: JINJA,
     // Templates are programs, whose instructions are limited, and with them the bytes of their texts.
-    fixed: 512 * MIB,
+    fixed: 256 * MIB,
     read: |path| {
         let source = String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
         outcome(ChatTemplate::new(source, &SpecialTokens::default()), |template| render(&template))
@@ -300,7 +300,7 @@ fn row_seeds() -> Vec<Vec<u8>> {
 }
 
 pub(super) const JSON_LINES: Target =
-    Target { name: "jsonl", file: "rows.jsonl", beside: &[], seeds: row_seeds, words: ROWS, fixed: 8 * MIB, read: rows };
+    Target { name: "jsonl", file: "rows.jsonl", beside: &[], seeds: row_seeds, words: ROWS, fixed: 64 * MIB, read: rows };
 
 pub(super) const JSON_LIST: Target = Target {
     name: "json-list",

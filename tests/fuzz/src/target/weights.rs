@@ -59,7 +59,7 @@ pub(super) const SAFETENSORS: Target = Target {
         ])
     },
     words: HEADER,
-    fixed: 64 * KIB,
+    fixed: 8 * MIB,
     read: |path| outcome(SafetensorsFolder::from_files(&[path.to_owned()]), |file| read_all(&file)),
 };
 
@@ -113,7 +113,7 @@ pub(super) const GGUF: Target = Target {
         "qwen2",
         ".weight",
     ],
-    fixed: 8 * MIB,
+    fixed: 32 * MIB,
     read: |path| {
         outcome(GgufFile::open(path), |file| {
             let config = file.config_json().and_then(|json| ModelConfig::from_json(&json));
@@ -139,7 +139,7 @@ pub(super) const INDEX: Target = Target {
         files(&[whole, one])
     },
     words: &["../", "model-00003-of-00003.safetensors", "\"weight_map\"", "/etc/passwd", "C:\\"],
-    fixed: 256 * KIB,
+    fixed: 2 * MIB,
     read: |path| outcome(open_folder(folder(path)), |checkpoint| read_all(&*checkpoint)),
 };
 
@@ -165,7 +165,7 @@ pub(super) const PACKED: Target = Target {
         ])
     },
     words: HEADER,
-    fixed: 256 * KIB,
+    fixed: 8 * MIB,
     read: |path| {
         let bitsandbytes = quantised(
             path,
@@ -186,7 +186,7 @@ pub(super) const FLOAT8: Target = Target {
         ])
     },
     words: HEADER,
-    fixed: 256 * KIB,
+    fixed: 8 * MIB,
     read: |path| {
         let fp8 = quantised(path, r#"{"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}"#);
         format!("{fp8}; {}", quantised(path, r#"{"quantization_config": {"quant_method": "fp8"}}"#))
@@ -199,6 +199,6 @@ pub(super) const IMPORTANCE: Target = Target {
     beside: &[],
     seeds: Vec::new,
     words: &[".in_sum2", ".counts", "imatrix.datasets", "imatrix.chunk_count"],
-    fixed: 64 * KIB,
+    fixed: 8 * MIB,
     read: |path| outcome(ImportanceMatrix::open(path), |matrix| format!("{matrix:?}")),
 };
