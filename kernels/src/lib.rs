@@ -37,6 +37,7 @@ pub mod linear_cross_entropy;
 pub mod lora_linear;
 #[cfg(feature = "cube")]
 mod matrix;
+mod operations;
 pub mod pack;
 pub mod packed;
 mod primitive;
@@ -54,7 +55,7 @@ pub use adamw::{AdamWStep, AdamWTensors, adamw};
 pub use adamw8bit::{AdamW8bitTensors, AdamW8bitUpdate, Moment8bit, adamw8bit};
 pub use append::{append, append_rotated, prefix};
 pub use attention::{AttentionOptions, attention};
-pub use backend::{DeviceMemory, FusedBackend, MemoryProbe, OPERATIONS, TrainBackend};
+pub use backend::{DeviceMemory, FusedBackend, MemoryProbe, TrainBackend};
 pub use backward_from::{backward_from, is_tracked};
 #[cfg(feature = "cube")]
 pub use cube::BackendOn;
@@ -72,6 +73,7 @@ pub use lora_linear::lora_linear;
 pub use lora_linear::packed::packed_lora_linear;
 #[cfg(feature = "cube")]
 pub use matrix::{Gemm, GemmStep, PackedRoute, ProductLibrary, multiply_packed};
+pub use operations::OPERATIONS;
 pub use pack::{pack, packed_elements, unpack};
 pub use products::{DEFAULT_CANDIDATE, ProductTrial};
 pub use rms_norm::{add_rms_norm, fork_rms_norm, rms_norm};

@@ -99,12 +99,11 @@ impl Sites {
     /// `_convert_peft_config_moe` in `peft/utils/transformers_weight_conversion.py` of PEFT 0.21, on transformers 5.23.
     pub(crate) fn resolved(&self, config: &LoraConfig) -> Result<LoraConfig> {
         let Some(known) = self.known_layers() else { return Ok(config.clone()) };
-        let targets: BTreeSet<String> = match config.target_modules.names() {
-            Some(names) => names.into_iter().map(str::to_owned).collect(),
-            None => {
-                let linears = self.linears.iter().filter(|layer| !layer.is_router).map(|layer| last(&layer.name));
-                linears.chain(known.keys().map(String::as_str)).map(str::to_owned).collect()
-            }
+        let targets: BTreeSet<String> = if let Some(names) = config.target_modules.names() {
+            names.into_iter().map(str::to_owned).collect()
+        } else {
+            let linears = self.linears.iter().filter(|layer| !layer.is_router).map(|layer| last(&layer.name));
+            linears.chain(known.keys().map(String::as_str)).map(str::to_owned).collect()
         };
         let mut resolved = config.clone();
         let mut remaining = Vec::new();

@@ -48,10 +48,10 @@ pub(crate) fn stored_factors(
     path: &Path,
 ) -> Result<Option<(Factors, f64)>> {
     let name = parameter.name();
-    if let Some(tensors) = file.parameter(&name) {
+    if let Some([a, b]) = file.parameter(&name) {
         let shape = |tensor: &str| <[usize; 2]>::try_from(file.stored_shape(tensor)).unwrap_or_default();
-        let shapes = [shape(&tensors[0]), shape(&tensors[1])];
-        let values = [file.read_stored(&tensors[0])?, file.read_stored(&tensors[1])?];
+        let shapes = [shape(&a), shape(&b)];
+        let values = [file.read_stored(&a)?, file.read_stored(&b)?];
         let values = values.map(|values| values.to_vec());
         return Ok(Some((Factors { values, shapes }, stored.scale_of(&name))));
     }

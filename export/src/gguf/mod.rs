@@ -94,12 +94,11 @@ pub fn export_gguf(
     let (inputs, entries) = (target::inputs_of(model, weights), writer::entries(&metadata)?);
     parts::write(&mut report, &inputs, options, &entries, &tensors, |at, file| {
         let (tensor, importance) = (&tensors[at], importance[at]);
-        match declared.get(at) {
-            Some(declared) => put(file, weights, declared, tensor, &model.config, importance),
-            None => {
-                let factors = factors.get(tensor.name.as_str()).map(Vec::as_slice).unwrap_or_default();
-                file.put(&quants::encode(tensor, factors, None)?)
-            }
+        if let Some(declared) = declared.get(at) {
+            put(file, weights, declared, tensor, &model.config, importance)
+        } else {
+            let factors = factors.get(tensor.name.as_str()).map(Vec::as_slice).unwrap_or_default();
+            file.put(&quants::encode(tensor, factors, None)?)
         }
     })?;
     Ok(report)

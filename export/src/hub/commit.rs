@@ -59,14 +59,11 @@ pub(super) fn plan<'a>(client: &Client, files: &'a [UploadFile]) -> Result<Vec<P
 pub(super) fn send(client: &Client, planned: &[Planned<'_>], message: &str) -> Result<(), HubError> {
     let mut lines = json!({ "key": "header", "value": { "summary": message, "description": "" } }).to_string();
     for Planned { file, sha256 } in planned {
-        let line = match sha256 {
-            Some(oid) => {
-                json!({ "key": "lfsFile", "value": { "path": file.name, "algo": "sha256", "oid": oid, "size": file.size } })
-            }
-            None => {
-                let content = STANDARD.encode(file.bytes()?);
-                json!({ "key": "file", "value": { "content": content, "path": file.name, "encoding": "base64" } })
-            }
+        let line = if let Some(oid) = sha256 {
+            json!({ "key": "lfsFile", "value": { "path": file.name, "algo": "sha256", "oid": oid, "size": file.size } })
+        } else {
+            let content = STANDARD.encode(file.bytes()?);
+            json!({ "key": "file", "value": { "content": content, "path": file.name, "encoding": "base64" } })
         };
         lines.push('\n');
         lines.push_str(&line.to_string());

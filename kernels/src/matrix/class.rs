@@ -39,9 +39,9 @@ impl fmt::Display for ProductClass {
         let Extents { m, n, k } = self.extents;
         write!(f, "{}{} ", form(self.transposed_a), form(self.transposed_b))?;
         if self.transposed_a {
-            write!(f, "{m}x{n}x[{k}]")?
+            write!(f, "{m}x{n}x[{k}]")?;
         } else {
-            write!(f, "[{m}]x{n}x{k}")?
+            write!(f, "[{m}]x{n}x{k}")?;
         }
         if self.more_k > 0 {
             write!(f, "+{}", self.more_k)?;

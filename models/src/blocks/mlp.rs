@@ -33,14 +33,13 @@ impl<B: FusedBackend> Mlp<B> {
 
     /// The update of the residual stream; `x` is the normalised stream, and both are `[rows, hidden_size]`.
     pub fn forward(&self, x: Tensor<B, 2>, pass: AdapterPass) -> Tensor<B, 2> {
-        let inner = match self.input.plain_weights(pass) {
-            Some(weights) => glu_linear(x, weights, self.activation),
-            None => {
-                let [gate, up] = self.input.forward(x, pass);
-                match self.activation {
-                    Activation::Silu => swiglu(gate, up),
-                    Activation::GeluTanh => geglu(gate, up),
-                }
+        let inner = if let Some(weights) = self.input.plain_weights(pass) {
+            glu_linear(x, weights, self.activation)
+        } else {
+            let [gate, up] = self.input.forward(x, pass);
+            match self.activation {
+                Activation::Silu => swiglu(gate, up),
+                Activation::GeluTanh => geglu(gate, up),
             }
         };
         self.output.forward(inner, pass)

@@ -324,7 +324,7 @@ mod tests {
         let (same, other) = (Counted(AtomicUsize::new(0), 0.0), Counted(AtomicUsize::new(0), 1.0));
         let read = |counted: &Counted| counted.0.load(Ordering::Relaxed);
         assert!(equal(&same, "a", "b").unwrap() && !equal(&other, "a", "b").unwrap());
-        assert_eq!(read(&same), 2 * 256 << 16);
+        assert_eq!(read(&same), (2 * 256) << 16);
         assert!(read(&other) <= read(&same) / 2, "{} of {}", read(&other), read(&same));
     }
 }

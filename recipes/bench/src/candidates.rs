@@ -56,18 +56,18 @@ pub fn costs(dtype: DType) -> Result<Vec<CandidateCost>> {
     let mut all = Vec::new();
     for mut trial in trials {
         for index in 0..trial.candidates().len() {
-            all.push(cost(&mut *trial, index, &device)?);
+            all.push(cost(&mut *trial, index, device)?);
         }
     }
     Ok(all)
 }
 
-fn cost(trial: &mut dyn ProductTrial, index: usize, device: &EmulatorDevice) -> Result<CandidateCost> {
+fn cost(trial: &mut dyn ProductTrial, index: usize, device: EmulatorDevice) -> Result<CandidateCost> {
     // Its operands are made at the first use.
     trial.seconds(index, 0).map_err(|reason| anyhow!(reason))?;
     take_reports();
     trial.seconds(index, 1).map_err(|reason| anyhow!(reason))?;
-    MetalCpu::sync(device).map_err(|error| anyhow!("{error:?}"))?;
+    MetalCpu::sync(&device).map_err(|error| anyhow!("{error:?}"))?;
     let counted: Vec<KernelCounters> = take_reports().into_values().map(|report| report.counters).collect();
     let sum = |of: fn(&KernelCounters) -> u64| counted.iter().map(|counters| of(counters) as f64).sum::<f64>();
     let clocks = 2.0 * trial.extents().iter().map(|extent| *extent as f64).product::<f64>() / OPERATIONS;

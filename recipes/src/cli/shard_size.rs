@@ -16,7 +16,7 @@ pub(super) fn shard_size(text: &str) -> Result<u64, String> {
     let parsed = units.into_iter().find_map(|(unit, bytes)| {
         let number: f64 = upper.strip_suffix(unit)?.trim().parse().ok()?;
         let size = number * bytes as f64;
-        (size >= 1.0 && size < 1e18).then_some(size as u64)
+        (1.0..1e18).contains(&size).then_some(size as u64)
     });
     parsed.ok_or_else(|| "expected a size such as 5GB or 500MB".to_owned())
 }

@@ -51,7 +51,7 @@ pub fn record(
     let asked = AnswerOptions { count: config.samples, max_tokens: MAX_TOKENS, context, limit: valid.max_seq_length() };
     let is_wanted = |index: usize, example: &Example| {
         // Of a pair, the first example is the chosen answer.
-        example.desirable && (!config.recipe.has_pairs() || index % 2 == 0)
+        example.desirable && (!config.recipe.has_pairs() || index.is_multiple_of(2))
     };
     let prompts = prompts(valid.examples(), is_wanted, &pretrained.tokenizer, asked)?;
     let ask = |model: &Pretrained, runner: &mut dyn Runner| {

@@ -73,13 +73,12 @@ fn on_device(
     let mut trainer = build(device, &config, storage.options, &pretrained, resume.as_ref())?;
     let done = resume.as_ref().map_or(0, |checkpoint| checkpoint.state.step);
     let plan = Plan::new(&config, train, done);
-    let note = match &resume {
-        Some(_) => tune::for_resumed(device, &config.backend, state.products.as_ref()),
-        None => {
-            let (products, note) = tune::for_run(device, &mut *trainer, of_products(&config, &plan, &shapes))?;
-            state.products = products;
-            note
-        }
+    let note = if resume.is_some() {
+        tune::for_resumed(device, &config.backend, state.products.as_ref())
+    } else {
+        let (products, note) = tune::for_run(device, &mut *trainer, of_products(&config, &plan, &shapes))?;
+        state.products = products;
+        note
     };
     if let Some(note) = note {
         events.lock().unwrap_or_else(PoisonError::into_inner).note(&note);

@@ -6,6 +6,7 @@ use burnish_models::{FloatType, LoadOptions, Pretrained, Quantization};
 
 use super::findings::Findings;
 use super::golden::one_row;
+use super::issues::whom;
 use super::model::{compare, last_logits};
 use super::target::Target;
 
@@ -76,7 +77,7 @@ pub(super) fn check(target: &Target<'_>, id: &str, findings: &mut Findings) -> R
     findings.detail(format!("loss of the same sentence as {kind}: {quantised:.3}"), passed);
     if !passed {
         let what = format!("the loss of a sentence is {loss:.3}, and {quantised:.3} as {kind}");
-        findings.fail(format!("GGUF of {id}"), what, "GGUF files written here are damaged", Target::whom());
+        findings.fail(format!("GGUF of {id}"), what, "GGUF files written here are damaged", whom());
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use burnish_models::{Checkpoint, FloatType, LoadOptions, Pretrained, Quantizatio
 
 use super::findings::Findings;
 use super::golden::{Golden, one_row};
+use super::issues::whom;
 use super::model::{compare, last_logits};
 use super::target::Target;
 
@@ -49,7 +50,7 @@ pub(super) fn check(target: &Target<'_>) -> Result<Findings> {
 
 fn damaged(findings: &mut Findings, kind: GgufType, what: String) {
     let means = "GGUF files written here are damaged: llama.cpp and Ollama would load a wrong model";
-    findings.fail(format!("GGUF writer, {kind}"), what, means, Target::whom());
+    findings.fail(format!("GGUF writer, {kind}"), what, means, whom());
 }
 
 /// What differs between the model and the file: configuration, tokens, tensors.

@@ -6,6 +6,7 @@ mod download;
 mod findings;
 mod gguf;
 mod golden;
+mod issues;
 mod kernels;
 mod model;
 mod progress;

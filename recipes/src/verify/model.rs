@@ -15,6 +15,7 @@ use burnish_models::{
 
 use super::findings::Findings;
 use super::golden::{Golden, close, of_model, one_row};
+use super::issues::whom;
 use super::target::Target;
 use crate::generation::Assistant;
 
@@ -173,7 +174,7 @@ fn round_trip(target: &Target<'_>, findings: &mut Findings) -> Result<()> {
     findings.detail("written and read again", wrong.is_empty());
     if let Some(first) = wrong.first() {
         let what = format!("{} tensors changed when they were written and read again, first `{first}`", wrong.len());
-        findings.fail("Hugging Face folder", what, "exported and merged models are damaged", Target::whom());
+        findings.fail("Hugging Face folder", what, "exported and merged models are damaged", whom());
     }
     Ok(())
 }

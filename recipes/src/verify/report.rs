@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::check::Check;
 use super::findings::{Detail, Findings, Outcome, Problem};
-use super::target::Target;
+use super::issues::whom;
 use crate::system::repairs;
 
 /// Columns of a line.
@@ -81,7 +81,7 @@ impl CheckReport {
         let findings = found.unwrap_or_else(|error| {
             let mut findings = Findings::default();
             let means = "the check ended early, so that more may be wrong";
-            findings.fail(check.name(), format!("{error:#}"), means, Target::whom());
+            findings.fail(check.name(), format!("{error:#}"), means, whom());
             findings
         });
         let Findings { summary, problems, details } = findings;

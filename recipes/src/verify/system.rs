@@ -5,7 +5,8 @@ use burnish_engine::gib;
 use burnish_models::FloatType;
 
 use super::findings::Findings;
-use super::target::{ISSUES, Target};
+use super::issues::ISSUES;
+use super::target::Target;
 use crate::system::report;
 
 /// What is known of this machine; a problem is what makes everything else wrong or slow.

@@ -2,11 +2,9 @@
 
 use burnish_models::FloatType;
 
+use super::issues::ISSUES;
 use super::progress::Progress;
 use crate::quickstart::Folders;
-
-/// Where Burnish is developed.
-pub(super) const ISSUES: &str = concat!(env!("CARGO_PKG_REPOSITORY"), "/issues");
 
 /// What is verified.
 pub(super) struct Target<'a> {
@@ -49,10 +47,5 @@ impl Target<'_> {
             ""
         };
         format!("{ISSUES}, with this report and that of `burnish env -v`{metal}; until then use --backend cpu")
-    }
-
-    /// Whom to tell that something else is wrong.
-    pub(super) fn whom() -> String {
-        format!("{ISSUES}, with this report and that of `burnish env -v`")
     }
 }

@@ -10,6 +10,7 @@ use burnish_models::checkpoint::SafetensorsFolder;
 
 use super::depth;
 use super::findings::Findings;
+use super::issues::whom;
 use super::target::Target;
 use crate::config::{LrScheduler, TrainConfig};
 use crate::train::{End, Events, PreparedRun, RunCheckpoint, StepMetrics, train};
@@ -158,7 +159,7 @@ fn resume(config: TrainConfig, losses: &[f64], adapter: &Path, findings: &mut Fi
     findings.detail(format!("resumed at step {RESUMED}: losses and adapter are equal to the bit"), problem.is_none());
     if let Some(what) = problem {
         let means = "a run that is stopped and resumed ends with another adapter than one that is not";
-        findings.fail("resume", what, means, Target::whom());
+        findings.fail("resume", what, means, whom());
     }
     Ok(())
 }

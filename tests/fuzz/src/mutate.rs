@@ -56,7 +56,7 @@ const WORDS: [&str; 24] = [
 /// The file with one to eight changes. Parts may be taken from `other`, and words from `words`.
 pub fn mutate(file: &[u8], other: &[u8], words: &[&str], random: &mut Random) -> Vec<u8> {
     let mut bytes = file.to_vec();
-    for _ in 0..1 + random.below(4) * random.below(3) {
+    for _ in 0..=(random.below(4) * random.below(3)) {
         change(&mut bytes, other, words, random);
     }
     bytes.truncate(MOST);

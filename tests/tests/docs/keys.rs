@@ -19,7 +19,7 @@ pub fn outdated() -> Vec<String> {
     for (program, keys) in programs() {
         match PAGES.iter().find(|(name, _)| *name == program) {
             Some((_, page)) => {
-                problems.extend(is_current(page, "<!-- keys -->", "<!-- end of keys -->", &table(keys)).err())
+                problems.extend(is_current(page, "<!-- keys -->", "<!-- end of keys -->", &table(keys)).err());
             }
             None => problems.push(format!("{program}: its keys are read, but no page of docs/ has them")),
         }

@@ -234,7 +234,7 @@ pub(super) fn next_keys<I: Int>(
             let mut low = 1u32;
             let mut high = (end - column).div_ceil(columns);
             while low < high {
-                let middle = (low + high) / 2;
+                let middle = low + (high - low) / 2;
                 if foreign::<I>(segments, mask, min(column + (middle + 1) * columns, end), first, sight) {
                     low = middle + 1;
                 } else {

@@ -203,7 +203,7 @@ mod tests {
         let seen = round(case.inputs[0].values.iter().zip(kept).map(|(x, factor)| x * factor).collect());
         let upstream = case.upstream(0, rows * outputs);
         let product = |count: usize, of: &dyn Fn(usize) -> (f32, f32)| -> f32 {
-            (0..count).map(|index| of(index)).map(|(a, b)| f64::from(a) * f64::from(b)).sum::<f64>() as f32
+            (0..count).map(of).map(|(a, b)| f64::from(a) * f64::from(b)).sum::<f64>() as f32
         };
         let scaled = round(
             (0..rows * rank)

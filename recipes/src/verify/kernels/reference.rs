@@ -202,12 +202,11 @@ fn grouped(groups: &[(usize, Option<Packed>)], inputs: &[Rows]) -> Rows {
     let (mut start, mut next) = (0, 1);
     let mut parts = Vec::new();
     for (count, weight) in groups {
-        let weight = match weight {
-            Some(weight) => dense(weight),
-            None => {
-                next += 1;
-                inputs[next - 1].clone()
-            }
+        let weight = if let Some(weight) = weight {
+            dense(weight)
+        } else {
+            next += 1;
+            inputs[next - 1].clone()
         };
         if *count > 0 {
             parts.push(product(inputs[0].clone().narrow(0, start, *count), weight));

@@ -40,7 +40,7 @@ pub(super) const MODEL: Target = Target {
     read: |path| {
         let text = String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
         match json::parse(&text) {
-            Ok(json) => outcome(ModelConfig::from_json(&json), |config| format!("{}", config.family.gguf.name)),
+            Ok(json) => outcome(ModelConfig::from_json(&json), |config| config.family.gguf.name.to_string()),
             Err(error) => error.to_string(),
         }
     },

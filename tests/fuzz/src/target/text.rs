@@ -258,7 +258,7 @@ fn rows(path: &Path) -> String {
     let read = read_rows(path, |_, row| {
         match row {
             Ok(row) => {
-                said = tokenizers.iter().map(|use_| outcome(use_.tokenize(&row), |_| "examples; ".to_owned())).collect()
+                said = tokenizers.iter().map(|use_| outcome(use_.tokenize(&row), |_| "examples; ".to_owned())).collect();
             }
             Err(reason) => said = reason,
         }

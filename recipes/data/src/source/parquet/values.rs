@@ -43,15 +43,12 @@ impl Dictionary {
         if index >= self.count {
             return None;
         }
-        match &self.starts {
-            Some(starts) => {
-                let start = starts[index] as usize;
-                prefixed(&self.bytes, start - 4..self.bytes.len()).map(|range| &self.bytes[range])
-            }
-            None => {
-                let size = size(kind)?;
-                self.bytes.get(index * size..(index + 1) * size)
-            }
+        if let Some(starts) = &self.starts {
+            let start = starts[index] as usize;
+            prefixed(&self.bytes, start - 4..self.bytes.len()).map(|range| &self.bytes[range])
+        } else {
+            let size = size(kind)?;
+            self.bytes.get(index * size..(index + 1) * size)
         }
     }
 }
@@ -158,14 +155,15 @@ impl Values {
             Some(std::mem::replace(&mut range.start, end)..end)
         };
         let found = match form {
-            Form::Plain => match size(*kind) {
-                Some(size) => take(size)?,
-                None => {
+            Form::Plain => {
+                if let Some(size) = size(*kind) {
+                    take(size)?
+                } else {
                     let found = prefixed(bytes, range.clone())?;
                     range.start = found.end;
                     found
                 }
-            },
+            }
             Form::Bits(bit) => {
                 let byte = *bytes[..range.end].get(*bit / 8)?;
                 let value = byte >> (*bit % 8) & 1 == 1;
