@@ -63,7 +63,8 @@ const FILES: [(&str, &str, &str); 5] = [
         "axolotl",
         "base_model: MODEL\ndatasets:\n  - {path: rows.jsonl, type: chat_template}\nadapter: lora\nlora_r: 4\nlora_alpha: 8\n\
          lora_target_linear: true\nsequence_len: 64\nmicro_batch_size: 2\nmax_steps: 3\nlearning_rate: 1e-3\noutput_dir: RUN\n",
-        "rank = 4\nalpha = 8.0\nbatch_size = 2\niters = 3\nmax_seq_length = 64\nlearning_rate = 1e-3\nweight_decay = 0\n",
+        "rank = 4\nalpha = 8.0\nbatch_size = 2\niters = 3\nmax_seq_length = 64\nlength_policy = \"drop\"\nlearning_rate = 1e-3\n\
+         weight_decay = 0\n",
     ),
     (
         "LLaMA-Factory",

@@ -211,7 +211,7 @@ mod tests {
         let repaired = repair_except(source, &["scalar_braces".to_owned()]);
         assert_eq!(repaired.applied(), ["sync_plane"]);
         assert!(repaired.source().contains("float {simd_sum(l_0)"), "{}", repaired.source());
-        assert!(unknown("sync").starts_with("BURNISH_SKIP_REPAIR names `sync`, which is no rule"));
+        assert!(unknown("sync").starts_with("BURNISH_SKIP_REPAIR names `sync`, but there is no repair of that name"));
     }
 
     #[test]

@@ -52,6 +52,7 @@ fn sample(key: &Key) -> Value {
         ("init", _) => json!("pissa"),
         ("modules_to_save", _) => json!(["lm_head"]),
         ("dtype", _) => json!("bf16"),
+        ("tune", _) => json!("never"),
         ("report_to", _) => json!("wandb"),
         (_, Kind::Bool) => json!(true),
         (_, Kind::Integer) => json!(7),
