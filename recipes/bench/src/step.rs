@@ -438,6 +438,7 @@ mod tests {
     /// parameter, and the old parameters are gone when the new ones arrive.
     #[cfg(feature = "emulator")]
     #[test]
+    #[ignore = "two minutes in the emulator; .ci/nightly runs it"]
     fn moments_in_eight_bits_lower_the_peak() {
         use burnish_metal::emulator::{EmulatorDevice, MetalCpu, take_most_bytes_in_use};
         let _alone = crate::counting::COUNTING.lock();
