@@ -1,19 +1,22 @@
 //! Adapters of experts against PEFT on the CPU, and what is read, refused and written.
 #![allow(clippy::unwrap_used)]
 
+mod golden_batch;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::backend::{Autodiff, Flex};
-use burn::tensor::{DType, Int, Tensor, TensorData};
-use burnish_kernels::tolerance::Tolerance;
-use burnish_kernels::{FusedBackend, select_rows};
+use burn::tensor::Tensor;
+use burnish_kernels::FusedBackend;
 use burnish_lora::{
     HostAdapter, LoraConfig, MergedCheckpoint, TargetModules, attach, check_model, load_adapter, read_config, save_adapter,
 };
 use burnish_models::checkpoint::SafetensorsFolder;
-use burnish_models::{AnyTensor, Checkpoint, FloatType, LanguageModel, LoadOptions, ModelInput, Pretrained};
+use burnish_models::{AnyTensor, Checkpoint, FloatType, LanguageModel, LoadOptions, Pretrained};
 use serde_json::{Value, json};
+
+use golden_batch::GoldenBatch;
 
 type Training = Autodiff<Flex>;
 
@@ -33,19 +36,14 @@ struct Golden {
     work: tempfile::TempDir,
     adapter: PathBuf,
     base: PathBuf,
-    values: SafetensorsFolder,
+    batch: GoldenBatch,
 }
 
 impl Golden {
     fn open(case: &str) -> Self {
         let base = CASES.iter().find(|(name, _)| *name == case).unwrap().1;
         let (folder, base) = (fixtures().join("experts").join(case), fixtures().join("parity").join(base));
-        Self {
-            work: tempfile::tempdir().unwrap(),
-            values: SafetensorsFolder::from_files(&[folder.join("golden.safetensors")]).unwrap(),
-            adapter: folder.join("adapter"),
-            base,
-        }
+        Self { work: tempfile::tempdir().unwrap(), batch: GoldenBatch::open(&folder), adapter: folder.join("adapter"), base }
     }
 
     /// The base, with a tokenizer of one token.
@@ -62,49 +60,10 @@ impl Golden {
     fn load<B: FusedBackend>(&self, pretrained: &Pretrained) -> LanguageModel<B> {
         pretrained.load(&Default::default(), LoadOptions::frozen(FloatType::F32)).unwrap()
     }
+}
 
-    fn ints(&self, name: &str) -> Vec<i32> {
-        let bytes = self.values.read_bytes(name).unwrap();
-        bytes.as_chunks().0.iter().map(|bytes| i32::from_le_bytes(*bytes)).collect()
-    }
-
-    fn input<B: FusedBackend>(&self) -> ModelInput<B> {
-        let unsigned = |name| self.ints(name).into_iter().map(|value| value as u32).collect::<Vec<_>>();
-        let (ids, mask) = (unsigned("input_ids"), unsigned("attention_mask"));
-        let length = ids.len() / 2;
-        let positions: Vec<u32> = (0..ids.len()).map(|index| (index % length) as u32).collect();
-        ModelInput::packed(&ids, &positions, &mask, length, &Default::default())
-    }
-
-    fn close(&self, name: &str, values: &[f32], expected: &[f32]) {
-        Tolerance::of(DType::F32).check(&format!("{} {name}", self.adapter.display()), values, expected).unwrap();
-    }
-
-    /// Compares the logits of all tokens but padding.
-    fn check_logits(&self, name: &str, model: &LanguageModel<Flex>) {
-        let logits = model.logits(model.hidden_states(&self.input(), None));
-        let vocabulary = logits.dims()[1];
-        let kept: Vec<bool> = self.ints("attention_mask").iter().map(|mask| *mask > 0).collect();
-        let pick = |values: &[f32]| -> Vec<f32> {
-            let rows = values.chunks_exact(vocabulary).zip(&kept).filter(|(_, kept)| **kept);
-            rows.flat_map(|(row, _)| row.iter().copied()).collect()
-        };
-        let values: Vec<f32> = logits.into_data().to_vec().unwrap();
-        self.close(name, &pick(&values), &pick(&self.values.read_f32(name).unwrap()));
-    }
-
-    /// The mean loss over the labels that are not -100.
-    fn loss(&self, model: &LanguageModel<Training>) -> Tensor<Training, 1> {
-        let labels = self.ints("labels");
-        let length = labels.len() / 2;
-        let learned = labels.iter().enumerate().filter(|(index, label)| **label >= 0 && index % length != 0);
-        let (positions, labels): (Vec<i32>, Vec<i32>) = learned.map(|(index, label)| (index as i32 - 1, *label)).unzip();
-        let count = positions.len();
-        let ints =
-            |values: Vec<i32>| Tensor::<Training, 1, Int>::from_data(TensorData::new(values, [count]), &Default::default());
-        let hidden = select_rows(model.hidden_states(&self.input(), None), ints(positions));
-        model.losses(hidden, ints(labels)).sum().div_scalar(count as f64)
-    }
+fn logits_of(golden: &Golden, model: &LanguageModel<Flex>) -> Tensor<Flex, 2> {
+    model.logits(model.hidden_states(&golden.batch.input(), None))
 }
 
 /// The name of a parameter's tensor in PEFT's files, where the adapters of all parameters are beside it.
@@ -131,19 +90,19 @@ fn logits_loss_and_gradients_of_all_experts_equal_peft() {
         let pretrained = golden.pretrained();
         let mut model = golden.load::<Flex>(&pretrained);
         load_adapter(&mut model, &golden.adapter, None, &Default::default()).unwrap();
-        golden.check_logits("adapter_logits", &model);
+        golden.batch.check_logits("adapter_logits", logits_of(&golden, &model));
         let mut model = golden.load::<Training>(&pretrained);
         load_adapter(&mut model, &golden.adapter, None, &Default::default()).unwrap();
-        let loss = golden.loss(&model);
-        golden.close("loss", &loss.to_data().to_vec::<f32>().unwrap(), &golden.values.read_f32("loss").unwrap());
+        let loss = golden.batch.loss(&model);
+        golden.batch.close("loss", &loss.to_data().to_vec::<f32>().unwrap(), &golden.batch.values.read_f32("loss").unwrap());
         let gradients = loss.backward();
         let parameters = model.parameters();
-        assert_eq!(parameters.len(), golden.values.names().iter().filter(|name| name.starts_with("grad.")).count());
+        assert_eq!(parameters.len(), golden.batch.values.names().iter().filter(|name| name.starts_with("grad.")).count());
         for parameter in parameters {
             let AnyTensor::Matrix(tensor) = parameter.tensor else { panic!("{} is not a matrix", parameter.name) };
             let name = format!("grad.{}", peft_name(&parameter.name));
             let gradient: Vec<f32> = tensor.grad(&gradients).unwrap().into_data().to_vec().unwrap();
-            golden.close(&name, &gradient, &golden.values.read_f32(&name).unwrap());
+            golden.batch.close(&name, &gradient, &golden.batch.values.read_f32(&name).unwrap());
         }
     }
 }
@@ -165,7 +124,7 @@ fn what_is_written_has_the_bytes_of_peft() {
         let poorer = LoraConfig { rank_pattern: Vec::new(), alpha_pattern: Vec::new(), ..config };
         save_adapter(&model, &poorer, "base", folder.path()).unwrap();
         load_adapter(&mut model, folder.path(), None, &Default::default()).unwrap();
-        golden.check_logits("adapter_logits", &model);
+        golden.batch.check_logits("adapter_logits", logits_of(&golden, &model));
     }
 }
 
@@ -212,10 +171,8 @@ fn targets_are_written_as_peft_reads_them() {
 
 /// The logits are those of the base.
 fn golden_like(golden: &Golden, pretrained: &Pretrained, model: &LanguageModel<Flex>) {
-    let logits = |model: &LanguageModel<Flex>| -> Vec<f32> {
-        model.logits(model.hidden_states(&golden.input(), None)).into_data().to_vec().unwrap()
-    };
-    golden.close("a new adapter", &logits(model), &logits(&golden.load(pretrained)));
+    let logits = |model: &LanguageModel<Flex>| -> Vec<f32> { logits_of(&golden, model).into_data().to_vec().unwrap() };
+    golden.batch.close("a new adapter", &logits(model), &logits(&golden.load(pretrained)));
 }
 
 #[test]
@@ -230,7 +187,7 @@ fn merged_experts_give_the_logits_of_peft() {
             &Default::default(),
             LoadOptions::frozen(FloatType::F32),
         );
-        golden.check_logits("merged_logits", &model.unwrap());
+        golden.batch.check_logits("merged_logits", logits_of(&golden, &model.unwrap()));
         let error = MergedCheckpoint::open(&*pretrained.checkpoint, &golden.adapter).err().unwrap().to_string();
         assert!(error.contains("MergedCheckpoint::of"), "{error}");
     }
@@ -273,9 +230,7 @@ fn adapters_of_single_experts_are_joined() {
         json!({ "peft_type": "LORA", "r": 2, "lora_alpha": 6, "target_modules": ["gate_proj", "up_proj", "down_proj"] });
     std::fs::write(folder.path().join("adapter_config.json"), json.to_string()).unwrap();
     write(&tensors);
-    let logits = |model: &LanguageModel<Flex>| -> Vec<f32> {
-        model.logits(model.hidden_states(&golden.input(), None)).into_data().to_vec().unwrap()
-    };
+    let logits = |model: &LanguageModel<Flex>| -> Vec<f32> { logits_of(&golden, model).into_data().to_vec().unwrap() };
     let mut model = golden.load::<Flex>(&pretrained);
     let config = load_adapter(&mut model, folder.path(), None, &Default::default()).unwrap();
     let rank = model.stacks()[0].adapter.as_ref().unwrap().lora_a.dims()[0] / 8;
@@ -283,13 +238,13 @@ fn adapters_of_single_experts_are_joined() {
     let merged = MergedCheckpoint::open(&*pretrained.checkpoint, folder.path()).unwrap();
     let options = LoadOptions::frozen(FloatType::F32);
     let expected = LanguageModel::<Flex>::load(&pretrained.config, &merged, &Default::default(), options).unwrap();
-    golden.close("joined", &logits(&model), &logits(&expected));
+    golden.batch.close("joined", &logits(&model), &logits(&expected));
     // Written again as PEFT writes them now.
     let again = tempfile::tempdir().unwrap();
     save_adapter(&model, &config, "base", again.path()).unwrap();
     let mut other = golden.load::<Flex>(&pretrained);
     load_adapter(&mut other, again.path(), None, &Default::default()).unwrap();
-    golden.close("written again", &logits(&other), &logits(&model));
+    golden.batch.close("written again", &logits(&other), &logits(&model));
     // One expert is missing.
     tensors.retain(|(name, ..)| !name.contains("layers.1.mlp.experts.3.up_proj"));
     write(&tensors);

@@ -1,17 +1,18 @@
 //! Every family against transformers and PEFT on the CPU, without a training loop.
 #![allow(clippy::unwrap_used)]
 
+mod golden_batch;
+
 use std::path::{Path, PathBuf};
 
 use burn::backend::{Autodiff, Flex};
-use burn::tensor::{DType, Int, Tensor, TensorData};
-use burnish_kernels::tolerance::Tolerance;
-use burnish_kernels::{FusedBackend, select_rows};
+use burnish_kernels::FusedBackend;
 use burnish_lora::load_adapter;
 use burnish_models::checkpoint::{SafetensorsFolder, experts_apart};
 use burnish_models::families::FAMILIES;
-use burnish_models::{AnyTensor, Cache, Checkpoint, LanguageModel, LoadOptions, ModelConfig, ModelInput, Stream};
-use safetensors::SafeTensors;
+use burnish_models::{AnyTensor, Cache, Checkpoint, LanguageModel, LoadOptions, ModelConfig, Stream};
+
+use golden_batch::GoldenBatch;
 
 type Training = Autodiff<Flex>;
 
@@ -27,7 +28,7 @@ struct Golden {
     folder: PathBuf,
     config: ModelConfig,
     weights: Box<dyn Checkpoint>,
-    values: SafetensorsFolder,
+    batch: GoldenBatch,
 }
 
 impl Golden {
@@ -38,54 +39,9 @@ impl Golden {
         Self {
             weights: experts_apart(Box::new(SafetensorsFolder::open(&folder).unwrap()), &config),
             config,
-            values: SafetensorsFolder::from_files(&[folder.join("golden.safetensors")]).unwrap(),
+            batch: GoldenBatch::open(&folder),
             folder,
         }
-    }
-
-    fn ints(&self, name: &str) -> Vec<i64> {
-        let bytes = std::fs::read(self.folder.join("golden.safetensors")).unwrap();
-        let view_bytes = SafeTensors::deserialize(&bytes).unwrap().tensor(name).unwrap().data().to_vec();
-        let four = view_bytes.chunks_exact(4);
-        four.map(|b| i64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect()
-    }
-
-    /// The batch of two rows, padded on the right.
-    fn input<B: FusedBackend>(&self) -> ModelInput<B> {
-        let unsigned = |values: Vec<i64>| values.into_iter().map(|value| value as u32).collect::<Vec<_>>();
-        let (ids, mask) = (unsigned(self.ints("input_ids")), unsigned(self.ints("attention_mask")));
-        let length = ids.len() / 2;
-        let positions: Vec<u32> = (0..ids.len()).map(|index| (index % length) as u32).collect();
-        ModelInput::packed(&ids, &positions, &mask, length, &Default::default())
-    }
-
-    /// Compares the logits of all tokens but padding.
-    fn check_logits(&self, name: &str, logits: Tensor<Flex, 2>) {
-        let vocabulary = self.config.vocab_size;
-        let kept: Vec<bool> = self.ints("attention_mask").iter().map(|mask| *mask > 0).collect();
-        let pick = |values: &[f32]| -> Vec<f32> {
-            let rows = values.chunks_exact(vocabulary).zip(&kept).filter(|(_, kept)| **kept);
-            rows.flat_map(|(row, _)| row.iter().copied()).collect()
-        };
-        let values: Vec<f32> = logits.into_data().to_vec().unwrap();
-        self.close(name, &pick(&values), &pick(&self.values.read_f32(name).unwrap()));
-    }
-
-    fn close(&self, name: &str, values: &[f32], expected: &[f32]) {
-        Tolerance::of(DType::F32).check(&format!("{} {name}", self.folder.display()), values, expected).unwrap();
-    }
-
-    /// The mean loss over the labels that are not -100.
-    fn loss<B: FusedBackend>(&self, model: &LanguageModel<B>) -> Tensor<B, 1> {
-        let labels = self.ints("labels");
-        let length = labels.len() / 2;
-        let learned = labels.iter().enumerate().filter(|(index, label)| **label >= 0 && index % length != 0);
-        let (positions, labels): (Vec<i32>, Vec<i32>) =
-            learned.map(|(index, label)| (index as i32 - 1, *label as i32)).unzip();
-        let count = positions.len();
-        let ints = |values: Vec<i32>| Tensor::<B, 1, Int>::from_data(TensorData::new(values, [count]), &Default::default());
-        let hidden = select_rows(model.hidden_states(&self.input(), None), ints(positions));
-        model.losses(hidden, ints(labels)).sum().div_scalar(count as f64)
     }
 }
 
@@ -106,9 +62,9 @@ fn logits_equal_transformers_and_peft() {
     for case in &cases() {
         let golden = Golden::open(case);
         let mut model = load::<Flex>(&golden, LoadOptions::default());
-        golden.check_logits("logits", model.logits(model.hidden_states(&golden.input(), None)));
+        golden.batch.check_logits("logits", model.logits(model.hidden_states(&golden.batch.input(), None)));
         load_adapter(&mut model, &golden.folder.join("adapter"), None, &Default::default()).unwrap();
-        golden.check_logits("adapter_logits", model.logits(model.hidden_states(&golden.input(), None)));
+        golden.batch.check_logits("adapter_logits", model.logits(model.hidden_states(&golden.batch.input(), None)));
     }
 }
 
@@ -119,7 +75,7 @@ fn adapters_of_llama_cpp_and_mlx_give_the_logits_of_peft() {
         let mut model = load::<Flex>(&golden, LoadOptions::default());
         let adapter = golden.folder.join("../../leave").join(name);
         load_adapter(&mut model, &adapter, None, &Default::default()).unwrap();
-        golden.check_logits("adapter_logits", model.logits(model.hidden_states(&golden.input(), None)));
+        golden.batch.check_logits("adapter_logits", model.logits(model.hidden_states(&golden.batch.input(), None)));
     }
 }
 
@@ -129,16 +85,16 @@ fn loss_and_gradients_of_adapters_equal_peft() {
         let golden = Golden::open(case);
         let mut model = load::<Training>(&golden, LoadOptions::default());
         load_adapter(&mut model, &golden.folder.join("adapter"), None, &Default::default()).unwrap();
-        let loss = golden.loss(&model);
-        golden.close("loss", &loss.to_data().to_vec::<f32>().unwrap(), &golden.values.read_f32("loss").unwrap());
+        let loss = golden.batch.loss(&model);
+        golden.batch.close("loss", &loss.to_data().to_vec::<f32>().unwrap(), &golden.batch.values.read_f32("loss").unwrap());
         let gradients = loss.backward();
         let parameters = model.parameters();
-        assert_eq!(parameters.len(), golden.values.names().iter().filter(|name| name.starts_with("grad.")).count());
+        assert_eq!(parameters.len(), golden.batch.values.names().iter().filter(|name| name.starts_with("grad.")).count());
         for parameter in parameters {
             let AnyTensor::Matrix(tensor) = parameter.tensor else { panic!("{} is not a matrix", parameter.name) };
             let name = format!("grad.base_model.model.{}", parameter.name);
             let gradient: Vec<f32> = tensor.grad(&gradients).unwrap().into_data().to_vec().unwrap();
-            golden.close(&name, &gradient, &golden.values.read_f32(&name).unwrap());
+            golden.batch.close(&name, &gradient, &golden.batch.values.read_f32(&name).unwrap());
         }
     }
 }
@@ -147,20 +103,23 @@ fn loss_and_gradients_of_adapters_equal_peft() {
 fn gradients_of_all_weights_equal_transformers() {
     for case in &cases() {
         let golden = Golden::open(case);
-        if !golden.values.names().iter().any(|name| name.starts_with("full_grad.")) {
+        if !golden.batch.values.names().iter().any(|name| name.starts_with("full_grad.")) {
             continue;
         }
         let model = load::<Training>(&golden, LoadOptions::trainable());
-        let gradients = golden.loss(&model).backward();
+        let gradients = golden.batch.loss(&model).backward();
         let parameters = model.parameters();
-        assert_eq!(parameters.len(), golden.values.names().iter().filter(|name| name.starts_with("full_grad.")).count());
+        assert_eq!(
+            parameters.len(),
+            golden.batch.values.names().iter().filter(|name| name.starts_with("full_grad.")).count()
+        );
         for parameter in parameters {
             let gradient = match parameter.tensor {
                 AnyTensor::Vector(tensor) => tensor.grad(&gradients).unwrap().into_data(),
                 AnyTensor::Matrix(tensor) => tensor.grad(&gradients).unwrap().into_data(),
             };
             let name = format!("full_grad.{}", parameter.name);
-            golden.close(&name, &gradient.to_vec::<f32>().unwrap(), &golden.values.read_f32(&name).unwrap());
+            golden.batch.close(&name, &gradient.to_vec::<f32>().unwrap(), &golden.batch.values.read_f32(&name).unwrap());
         }
     }
 }
@@ -170,7 +129,7 @@ fn decoding_with_the_cache_gives_the_logits_of_the_whole_text() {
     for case in &cases() {
         let golden = Golden::open(case);
         let model = load::<Flex>(&golden, LoadOptions::default());
-        let ids: Vec<u32> = golden.ints("input_ids").iter().map(|id| *id as u32).collect();
+        let ids: Vec<u32> = golden.batch.ints("input_ids").iter().map(|id| *id as u32).collect();
         let length = ids.len() / 2;
         let mut cache = Cache::new(model.num_layers());
         let (head, tail) = ids[..length].split_at(5);
@@ -182,8 +141,8 @@ fn decoding_with_the_cache_gives_the_logits_of_the_whole_text() {
             logits = last(&mut cache, &[*token]);
         }
         let vocabulary = golden.config.vocab_size;
-        let expected = golden.values.read_f32("logits").unwrap();
-        golden.close("cached", &logits, &expected[(length - 1) * vocabulary..length * vocabulary]);
+        let expected = golden.batch.values.read_f32("logits").unwrap();
+        golden.batch.close("cached", &logits, &expected[(length - 1) * vocabulary..length * vocabulary]);
     }
 }
 
@@ -193,13 +152,13 @@ fn separate_blocks_give_the_logits_of_the_whole_model() {
     for case in &cases() {
         let golden = Golden::open(case);
         let model = load::<Flex>(&golden, LoadOptions::default());
-        let input = golden.input();
+        let input = golden.batch.input();
         let state = model.state(&input);
         let mut x = model.embed(&input).into_tensor();
         for index in 0..model.num_layers() {
             x = model.block(index, Stream::from(x), &state, None).into_tensor();
         }
-        golden.check_logits("logits", model.logits(model.finish(Stream::from(x))));
+        golden.batch.check_logits("logits", model.logits(model.finish(Stream::from(x))));
     }
 }
 
@@ -214,7 +173,7 @@ fn a_model_returns_the_weights_of_its_checkpoint() {
             let weights = load::<Flex>(&golden, options).weights();
             assert_eq!(weights.len(), golden.weights.names().len());
             for (name, tensor) in weights {
-                golden.close(&name, &tensor.to_f32(), &golden.weights.read_f32(&name).unwrap());
+                golden.batch.close(&name, &tensor.to_f32(), &golden.weights.read_f32(&name).unwrap());
             }
         }
     }
