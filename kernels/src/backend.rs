@@ -15,6 +15,7 @@ use crate::grouped_linear::{self, RawGroup};
 use crate::lora_linear::{self, LoraGradients, LoraSaved};
 use crate::packed::PackedTensor;
 use crate::products::ProductTrial;
+use crate::sample_tokens::{self, TokenDraw};
 use crate::sink_attention::{self, SinkInputs};
 use crate::stacked_linear::{self, GroupRows};
 use crate::{append, layer_norm, linear, linear_cross_entropy, pack, rms_norm, rotary, select_rows, squared_norm};
@@ -36,6 +37,9 @@ pub trait FusedBackend: Backend {
 
     /// Whether products with packed weights have kernels of their own, so that no matrix is unpacked on the host.
     const PACKED_KERNELS: bool = false;
+
+    /// Whether operations are queued on a device, so that the host can be ahead of it.
+    const QUEUES: bool = false;
 
     /// See [`crate::rms_norm()`].
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
@@ -412,6 +416,11 @@ pub trait FusedBackend: Backend {
     /// See [`crate::squared_norm()`].
     fn squared_norm(tensors: Vec<FloatTensor<Self>>, device: &Self::Device) -> FloatTensor<Self> {
         squared_norm::reference::<Self>(tensors, device)
+    }
+
+    /// See [`crate::sample_tokens()`].
+    fn sample_tokens(logits: FloatTensor<Self>, draw: TokenDraw) -> IntTensor<Self> {
+        sample_tokens::reference::<Self>(logits, draw)
     }
 
     /// The device memory that the backend uses, where it knows.

@@ -45,6 +45,7 @@ pub mod products;
 pub mod rms_norm;
 pub mod rotary;
 pub mod runtime;
+pub mod sample_tokens;
 pub mod select_rows;
 pub mod sink_attention;
 pub mod squared_norm;
@@ -80,6 +81,7 @@ pub use rms_norm::{add_rms_norm, fork_rms_norm, rms_norm};
 pub use rotary::{RotaryTable, rotary};
 #[cfg(feature = "cube")]
 pub use runtime::KernelRuntime;
+pub use sample_tokens::{TokenDraw, sample_tokens};
 pub use select_rows::select_rows;
 pub use sink_attention::sink_attention;
 pub use squared_norm::squared_norm;

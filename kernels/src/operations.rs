@@ -1,7 +1,7 @@
 //! The names of the fused operations.
 
 /// The operations of [`FusedBackend`](crate::FusedBackend), by the names of its methods.
-pub const OPERATIONS: [&str; 50] = [
+pub const OPERATIONS: [&str; 51] = [
     "rms_norm",
     "add_rms_norm",
     "fork_rms_norm",
@@ -52,6 +52,7 @@ pub const OPERATIONS: [&str; 50] = [
     "pack",
     "unpack",
     "squared_norm",
+    "sample_tokens",
 ];
 
 #[cfg(test)]

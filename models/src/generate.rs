@@ -1,10 +1,15 @@
 //! Generates text, token by token.
 
+mod burst;
+mod text;
+
 use std::time::{Duration, Instant};
 
-use burn::tensor::DType;
-use burnish_kernels::FusedBackend;
+use burn::tensor::{DType, Int, Tensor, Transaction};
+use burnish_kernels::{FusedBackend, TokenDraw, sample_tokens};
 
+use self::burst::Bursts;
+use self::text::StreamedText;
 use crate::cache::Cache;
 use crate::error::{ModelError, Result};
 use crate::input::ModelInput;
@@ -82,41 +87,91 @@ pub fn generate<B: FusedBackend>(
     mut on_text: impl FnMut(&str),
 ) -> Result<Generated> {
     assert!(cache.len() < prompt.len(), "expected a prompt that is longer than the cache");
+    generate_in(model, tokenizer, cache, prompt, options, device, &mut Bursts::of::<B>(), &mut on_text)
+}
+
+/// [`generate`], with so many steps queued at a time.
+fn generate_in<B: FusedBackend>(
+    model: &LanguageModel<B>,
+    tokenizer: &Tokenizer,
+    cache: &mut Cache<B>,
+    prompt: &[u32],
+    options: &GenerateOptions,
+    device: &B::Device,
+    bursts: &mut Bursts,
+    on_text: &mut dyn FnMut(&str),
+) -> Result<Generated> {
     let mut sampler = Sampler::new(options.sampling.clone());
     let mut text = StreamedText::new(tokenizer, &options.stop);
     let (mut seen, mut tokens) = (prompt.to_vec(), Vec::new());
     let mut next = prompt[cache.len()..].to_vec();
     let (prompt_tokens, started, mut prompt_time) = (next.len(), Instant::now(), Duration::ZERO);
-    let finish = loop {
-        if tokens.len() >= options.max_tokens {
+    let finish = 'text: loop {
+        let left = options.max_tokens - tokens.len();
+        if left == 0 {
             break Finish::Length;
         }
         if model.must_forget(cache, seen.len()) {
             cache.truncate(0);
             next.clone_from(&seen);
         }
-        let logits = last_logits(model, cache, &next, device);
-        if logits.iter().any(|logit| !logit.is_finite()) {
-            return Err(ModelError::NonFinite);
+        let chosen = match options.sampling.draw(tokens.len()) {
+            Some(draw) => bursts.queue(left, |count| queued(model, cache, &next, draw, count, device)),
+            None => {
+                let logits = last_logits(model, cache, &next, device);
+                let is_finite = logits.iter().all(|logit| logit.is_finite());
+                vec![is_finite.then(|| sampler.next(&logits, &seen))]
+            }
+        };
+        for token in chosen {
+            let Some(token) = token else {
+                cache.truncate(seen.len());
+                return Err(ModelError::NonFinite);
+            };
+            if tokens.is_empty() {
+                prompt_time = started.elapsed();
+            }
+            tokens.push(token);
+            seen.push(token);
+            if options.end_tokens.contains(&token) {
+                break 'text Finish::EndToken;
+            }
+            if text.push(token, on_text)? {
+                break 'text Finish::Stop;
+            }
+            next = vec![token];
         }
-        let token = sampler.next(&logits, &seen);
-        if tokens.is_empty() {
-            prompt_time = started.elapsed();
-        }
-        tokens.push(token);
-        seen.push(token);
-        if options.end_tokens.contains(&token) {
-            break Finish::EndToken;
-        }
-        let stopped = text.push(token, &mut on_text)?;
-        if stopped {
-            break Finish::Stop;
-        }
-        next = vec![token];
     };
+    // Steps after the last token may have been queued.
+    cache.truncate(seen.len() - 1);
     let decode_time = started.elapsed().saturating_sub(prompt_time);
-    let text = text.finish(&mut on_text);
+    let text = text.finish(on_text);
     Ok(Generated { text, tokens, finish, prompt_tokens, prompt_time, decode_time })
+}
+
+/// Appends `tokens` to the cache, and chooses up to `count` tokens one after the other, without waiting for the device in between. `None`
+/// stands for a token whose logits are not finite.
+fn queued<B: FusedBackend>(
+    model: &LanguageModel<B>,
+    cache: &mut Cache<B>,
+    tokens: &[u32],
+    draw: TokenDraw,
+    count: usize,
+    device: &B::Device,
+) -> Vec<Option<u32>> {
+    let mut input = ModelInput::texts(tokens, 1, cache.len(), device);
+    let mut chosen: Vec<Tensor<B, 1, Int>> = Vec::new();
+    loop {
+        let number = draw.number + chosen.len() as u32;
+        let token = sample_tokens(last_row(model, cache, &input), TokenDraw { number, ..draw });
+        chosen.push(token.clone());
+        if chosen.len() == count || model.must_forget(cache, cache.len() + 1) {
+            break;
+        }
+        input = ModelInput::following(token.unsqueeze(), cache.len());
+    }
+    let chosen = chosen.into_iter().fold(Transaction::<B>::default(), |all, token| all.register(token)).execute();
+    chosen.into_iter().map(|token| token.iter::<i64>().next().and_then(|token| u32::try_from(token).ok())).collect()
 }
 
 /// Appends `tokens` to the cache and returns the logits after the last of them, `vocab_size` values.
@@ -127,95 +182,15 @@ pub fn last_logits<B: FusedBackend>(
     device: &B::Device,
 ) -> Vec<f32> {
     let input = ModelInput::texts(tokens, 1, cache.len(), device);
-    let hidden = model.hidden_states(&input, Some(cache));
-    let last = hidden.narrow(0, tokens.len() - 1, 1);
-    let logits = model.logits(last).cast(DType::F32).into_data();
+    let logits = last_row(model, cache, &input).cast(DType::F32).into_data();
     logits.into_vec().unwrap_or_else(|error| unreachable!("logits in f32: {error}"))
 }
 
-/// Decodes tokens into text. A piece is passed on only when it is final: a character can need several tokens, and the end of
-/// the text can be the beginning of a stop string.
-struct StreamedText<'a> {
-    tokenizer: &'a Tokenizer,
-    stop: &'a [String],
-    tokens: Vec<u32>,
-    /// The beginning that is not decoded again, so that decoding takes linear time.
-    settled: Settled,
-    /// The number of bytes of `text` that were passed on.
-    passed_on: usize,
-    text: String,
-}
-
-/// A number of tokens and their text.
-#[derive(Default)]
-struct Settled {
-    tokens: usize,
-    text: String,
-}
-
-impl<'a> StreamedText<'a> {
-    fn new(tokenizer: &'a Tokenizer, stop: &'a [String]) -> Self {
-        Self { tokenizer, stop, tokens: Vec::new(), settled: Settled::default(), passed_on: 0, text: String::new() }
-    }
-
-    /// Adds a token. Returns true if the text now has a stop string.
-    fn push(&mut self, token: u32, on_text: &mut impl FnMut(&str)) -> Result<bool> {
-        self.tokens.push(token);
-        self.decode()?;
-        let stop = self.stop.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| self.text.find(stop.as_str())).min();
-        if let Some(at) = stop {
-            self.text.truncate(at);
-            return Ok(true);
-        }
-        if !self.text.ends_with('\u{fffd}') {
-            let held = self.held_back();
-            self.pass_on(self.text.len() - held, on_text);
-        }
-        Ok(false)
-    }
-
-    fn finish(mut self, on_text: &mut impl FnMut(&str)) -> String {
-        self.pass_on(self.text.len(), on_text);
-        self.text
-    }
-
-    fn pass_on(&mut self, until: usize, on_text: &mut impl FnMut(&str)) {
-        if until > self.passed_on
-            && let Some(piece) = self.text.get(self.passed_on..until)
-        {
-            on_text(piece);
-            self.passed_on = until;
-        }
-    }
-
-    /// The number of bytes at the end that may be the beginning of a stop string.
-    fn held_back(&self) -> usize {
-        let longest = self.stop.iter().map(String::len).max().unwrap_or(0);
-        (1..longest.min(self.text.len() + 1))
-            .rev()
-            .find(|length| {
-                let start = self.text.len() - length;
-                self.text.is_char_boundary(start) && self.stop.iter().any(|stop| stop.starts_with(&self.text[start..]))
-            })
-            .unwrap_or(0)
-    }
-
-    /// Decodes the tokens after the settled ones. Some tokens before the end stay unsettled, because decoders treat the spaces at
-    /// the beginning of a text differently.
-    fn decode(&mut self) -> Result<()> {
-        const WINDOW: usize = 32;
-        let start = self.settled.tokens;
-        let tail = self.tokenizer.decode(&self.tokens[start..], true)?;
-        let text = format!("{}{tail}", self.settled.text);
-        if self.tokens.len() - start >= 2 * WINDOW && !tail.ends_with('\u{fffd}') {
-            let kept = self.tokenizer.decode(&self.tokens[self.tokens.len() - WINDOW..], true)?;
-            if let Some(head) = text.strip_suffix(kept.as_str()) {
-                self.settled = Settled { tokens: self.tokens.len() - WINDOW, text: head.to_owned() };
-            }
-        }
-        self.text = text;
-        Ok(())
-    }
+/// Appends an input of one text to the cache and returns the logits after its last token, `[1, vocab_size]`.
+fn last_row<B: FusedBackend>(model: &LanguageModel<B>, cache: &mut Cache<B>, input: &ModelInput<B>) -> Tensor<B, 2> {
+    let hidden = model.hidden_states(input, Some(cache));
+    let rows = hidden.dims()[0];
+    model.logits(hidden.narrow(0, rows - 1, 1))
 }
 
 #[cfg(test)]
@@ -296,6 +271,39 @@ mod tests {
         run(&mut cache, &prompt, 1);
         cache.truncate(4);
         check(&mut cache, &prompt);
+    }
+
+    #[test]
+    fn steps_that_are_queued_together_give_the_same_text() {
+        let (config, tokenizer, device) = (config(), tokenizer(), Default::default());
+        let prompt: Vec<u32> = (0..7).collect();
+        for seed in 0..6 {
+            let model = LanguageModel::<Flex>::random(&config, seed, &device).unwrap();
+            let run = |count: usize, options: &GenerateOptions| {
+                let (mut cache, mut pieces) = (model.new_cache(), String::new());
+                let mut bursts = Bursts::fixed(count);
+                let on_text = &mut |piece: &str| pieces.push_str(piece);
+                let run = generate_in(&model, &tokenizer, &mut cache, &prompt, options, &device, &mut bursts, on_text);
+                let generated = run.unwrap();
+                assert_eq!(generated.text, pieces);
+                assert_eq!(cache.len(), prompt.len() + generated.tokens.len() - 1);
+                // What comes next does not depend on steps that were queued and not used.
+                let more = [&prompt[..], &generated.tokens].concat();
+                let logits = last_logits(&model, &mut cache, &more[cache.len()..], &device);
+                (generated.tokens, generated.finish, generated.text, logits)
+            };
+            let sampling = SamplingOptions { temperature: 0.9 * (seed % 2) as f32, seed, ..SamplingOptions::default() };
+            let plain = GenerateOptions { max_tokens: 11, sampling, ..GenerateOptions::default() };
+            let (tokens, ..) = run(1, &plain);
+            let ends = GenerateOptions { end_tokens: vec![tokens[4]], ..plain.clone() };
+            let stops = GenerateOptions { stop: vec![format!("t{}", tokens[6])], ..plain.clone() };
+            for options in [plain, ends, stops] {
+                let expected = run(1, &options);
+                for count in [2, 3, 8, 100] {
+                    assert_eq!(run(count, &options), expected, "{count} at a time, {options:?}");
+                }
+            }
+        }
     }
 
     #[test]

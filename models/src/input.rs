@@ -30,6 +30,11 @@ impl<B: Backend> ModelInput<B> {
         Self { tokens: int_matrix(tokens, length, device), positions, segments: None, adapters: AdapterPass::default() }
     }
 
+    /// One more token of one text, `[1, 1]`, at position `position`.
+    pub fn following(token: Tensor<B, 2, Int>, position: usize) -> Self {
+        Self { tokens: token, positions: vec![position as u32], segments: None, adapters: AdapterPass::default() }
+    }
+
     /// Rows of `length` tokens with explicit positions and segment ids, all in row-major order.
     ///
     /// # Panics

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
+use burnish_kernels::TokenDraw;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -27,6 +28,16 @@ impl Default for SamplingOptions {
     /// Always the most likely token.
     fn default() -> Self {
         Self { repetition_penalty: 1.0, temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 }
+    }
+}
+
+impl SamplingOptions {
+    /// How token `number` of a text is chosen on the device; `None` where only a sampler with all logits can.
+    pub fn draw(&self, number: usize) -> Option<TokenDraw> {
+        let Self { repetition_penalty, temperature, top_k, top_p, min_p, seed } = *self;
+        let is_plain = (repetition_penalty - 1.0).abs() < f32::EPSILON;
+        let takes_all = temperature <= 0.0 || top_k == 0 && top_p >= 1.0 && min_p <= 0.0;
+        (is_plain && takes_all).then(|| TokenDraw { temperature: temperature.max(0.0), seed, number: number as u32 })
     }
 }
 

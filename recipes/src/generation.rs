@@ -75,6 +75,8 @@ impl Assistant {
         let mut options = options.clone();
         options.max_tokens = options.max_tokens.min(context - tokens.len());
         options.end_tokens.extend(&self.pretrained.config.eos_token_id);
+        // What follows is overwritten, also where generating fails.
+        self.cached.truncate(same);
         let generated = self.runner.generate(&self.pretrained.tokenizer, same, &tokens, &options, on_text)?;
         self.cached = tokens;
         self.cached.extend(&generated.tokens);

@@ -196,6 +196,32 @@ pub fn select_rows<B: FusedBackend>(dtype: DType) {
     }
 }
 
+pub fn sample_tokens<B: FusedBackend>(dtype: DType) {
+    // Rows of one part and of several, odd ones, and rows of one token.
+    for (rows, tokens) in [(1, 1), (3, 77), (2, 4096), (1, 20_001), (2, 6400)] {
+        for temperature in [0.0, 0.7] {
+            for seed in 0..4 {
+                let logits = random::<B, 2>([rows, tokens], seed, dtype);
+                let draw = ops::TokenDraw { temperature, seed: u64::from(seed), number: seed };
+                let found = Tensor::<B, 1, Int>::from_primitive(B::sample_tokens(logits.raw(), draw));
+                let expected = Tensor::<Flex, 1, Int>::from_primitive(Flex::sample_tokens(logits.cpu(), draw));
+                let [found, expected] =
+                    [found.into_data(), expected.into_data()].map(|ids| ids.iter().collect::<Vec<i32>>());
+                assert_eq!(found, expected, "{rows} × {tokens} at {temperature}");
+            }
+        }
+    }
+    // A row with a logit that is not finite has no token.
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut values = numbers(3 * 5000, 1, 1.0);
+        values[5000 + 4321] = bad;
+        let logits = Pair::<B, 2>::from(values, [3, 5000], dtype);
+        let found = B::sample_tokens(logits.raw(), ops::TokenDraw::default());
+        let found: Vec<i32> = Tensor::<B, 1, Int>::from_primitive(found).into_data().iter().collect();
+        assert_eq!(found.iter().map(|id| *id == -1).collect::<Vec<_>>(), [false, true, false], "{found:?}");
+    }
+}
+
 pub fn cross_entropy<B: FusedBackend>(dtype: DType) {
     for (tokens, features, vocabulary) in [(1, 3, 5), (23, 16, 77), (50, 32, 1024)] {
         let h = random::<B, 2>([tokens, features], 1, dtype);

@@ -21,7 +21,7 @@ macro_rules! on {
         mod $name {
             use super::*;
 
-            on!(@tests $backend; $(#[$ignored])?; elements: rms_norm, add_rms_norm, layer_norm, rotary, glu, dropout, adamw, pack, squared_norm, select_rows, cross_entropy);
+            on!(@tests $backend; $(#[$ignored])?; elements: rms_norm, add_rms_norm, layer_norm, rotary, glu, dropout, adamw, pack, squared_norm, select_rows, sample_tokens, cross_entropy);
             on!(@tests $backend; $(#[$ignored])?; moments: adamw8bit);
             on!(@tests $backend; $(#[$ignored])?; products: linear, few_rows, lora_linear);
             on!(@tests $backend; $(#[$ignored])?; packed: packed_rows, packed_linear, packed_lora_linear, packed_cross_entropy);

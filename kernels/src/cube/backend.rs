@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::DType;
 use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::{DType, Int, Tensor};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
 use cubecl::client::ComputeClient;
@@ -22,6 +22,7 @@ use crate::matrix;
 use crate::packed::PackedTensor;
 use crate::primitive::{raw, typed};
 use crate::products::ProductTrial;
+use crate::sample_tokens::TokenDraw;
 use crate::sink_attention::{self, SinkInputs};
 
 /// Methods that call those of the runtime of the same name.
@@ -35,6 +36,10 @@ macro_rules! of_runtime {
 
 impl<R: KernelRuntime> Breakable for CubeTensor<R> {
     fn broken(self) -> Self {
+        if matches!(self.dtype, DType::I32 | DType::I64) {
+            let ids = Tensor::<CubeBackend<R, f32, i32, u8>, 1, Int>::from_primitive(self);
+            return ids.add_scalar(1).into_primitive();
+        }
         raw(typed::<CubeBackend<R, f32, i32, u8>, 1>(self).mul_scalar(1.25))
     }
 }
@@ -48,6 +53,7 @@ where
 {
     const OWN_GRADIENTS: bool = R::OWN_GRADIENTS;
     const PACKED_KERNELS: bool = R::FUSED;
+    const QUEUES: bool = true;
 
     fn sink_attention(inputs: SinkInputs<Self>, options: AttentionOptions) -> FloatTensor<Self> {
         let attended = if R::FUSED {
@@ -229,6 +235,8 @@ where
         fn pack(tensors: Vec<FloatTensor<Self>>) -> FloatTensor<Self>;
 
         fn squared_norm(tensors: Vec<FloatTensor<Self>>, device: &Self::Device) -> FloatTensor<Self>;
+
+        fn sample_tokens(logits: FloatTensor<Self>, draw: TokenDraw) -> IntTensor<Self>;
     }
 
     fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {

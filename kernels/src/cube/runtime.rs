@@ -14,6 +14,7 @@ use crate::glu::Activation;
 use crate::lora_linear::{LoraGradients, LoraSaved};
 use crate::matrix::ProductLibrary;
 use crate::packed::PackedTensor;
+use crate::sample_tokens::{self, TokenDraw};
 use crate::{
     adamw, adamw8bit, append, attention, dropout, glu, layer_norm, linear, linear_cross_entropy, lora_linear, pack,
     rms_norm, rotary, select_rows, squared_norm,
@@ -282,5 +283,8 @@ pub trait KernelRuntime: CubeRuntime {
 
         squared_norm::cube::sum::<Self, B> | squared_norm::reference::<B>:
         fn squared_norm(tensors: Vec<FloatTensor<B>>, device: &B::Device) -> FloatTensor<B>;
+
+        sample_tokens::cube::sample::<Self, B> | sample_tokens::reference::<B>:
+        fn sample_tokens(logits: FloatTensor<B>, draw: TokenDraw) -> IntTensor<B>;
     }
 }

@@ -8,7 +8,8 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::Dropout;
-use super::philox::{KEY_STEPS, MULTIPLIERS, ROUNDS, WORDS};
+use super::philox::WORDS;
+use super::words::{Counter, CounterLaunch, draw_block};
 use crate::cube::BackendOn;
 use crate::cube::launch::{contiguous, cubes, empty_like, same_float, vector_size};
 
@@ -17,44 +18,10 @@ const THREADS: usize = 256;
 /// The parameters of a mask, as the kernel takes them.
 #[derive(CubeLaunch, CubeType, Clone, Copy)]
 struct Draw {
-    key_low: u32,
-    key_high: u32,
-    step: u32,
-    micro_batch: u32,
+    counter: Counter,
     first_block: u32,
     threshold: u32,
     factor: f32,
-}
-
-/// Writes the random words of a block at `start`.
-#[cube]
-fn draw_block(words: &mut Array<u32>, #[comptime] start: usize, block: u32, draw: &Draw) {
-    let first_multiplier = comptime!(MULTIPLIERS[0]).runtime();
-    let second_multiplier = comptime!(MULTIPLIERS[1]).runtime();
-    let mut word0 = block;
-    // A mask has fewer than 2³² blocks.
-    let mut word1 = 0u32;
-    let mut word2 = draw.step;
-    let mut word3 = draw.micro_batch;
-    let mut key0 = draw.key_low;
-    let mut key1 = draw.key_high;
-    #[unroll]
-    for _round in 0..comptime!(ROUNDS) {
-        let first_high = u32::mul_hi(word0, first_multiplier);
-        let first_low = word0 * first_multiplier;
-        let second_high = u32::mul_hi(word2, second_multiplier);
-        let second_low = word2 * second_multiplier;
-        word0 = second_high ^ word1 ^ key0;
-        word1 = second_low;
-        word2 = first_high ^ word3 ^ key1;
-        word3 = first_low;
-        key0 += comptime!(KEY_STEPS[0]);
-        key1 += comptime!(KEY_STEPS[1]);
-    }
-    words[start] = word0;
-    words[comptime!(start + 1)] = word1;
-    words[comptime!(start + 2)] = word2;
-    words[comptime!(start + 3)] = word3;
 }
 
 #[cube(launch_unchecked)]
@@ -77,7 +44,7 @@ fn dropout_kernel<F: Float, N: Size>(
         #[unroll]
         for block in 0..blocks {
             let number = draw.first_block + ABSOLUTE_POS as u32 * comptime!(blocks as u32) + comptime!(block as u32);
-            draw_block(&mut words, comptime!(block * WORDS), number, draw);
+            draw_block(&mut words, comptime!(block * WORDS), number, &draw.counter);
         }
         #[unroll]
         for i in 0..vectors {
@@ -122,16 +89,8 @@ fn launch<R: CubeRuntime>(x: CubeTensor<R>, added: Option<CubeTensor<R>>, dropou
     let (client, dtype, count, adds) = (x.client.clone(), x.dtype, elements / size, added.is_some());
     // A kernel always has the same bindings, so another tensor replaces an absent one.
     let added = added.unwrap_or_else(|| x.clone());
-    let [key_low, key_high] = dropout.key.words();
-    let draw = DrawLaunch::new(
-        key_low,
-        key_high,
-        dropout.key.step,
-        dropout.key.micro_batch,
-        dropout.first_block() as u32,
-        dropout.threshold(),
-        dropout.factor(),
-    );
+    let counter = CounterLaunch::of(dropout.key);
+    let draw = DrawLaunch::new(counter, dropout.first_block() as u32, dropout.threshold(), dropout.factor());
     // SAFETY: all three hold `count` vectors, and no thread goes beyond.
     unsafe {
         dropout_kernel::launch_unchecked::<R>(

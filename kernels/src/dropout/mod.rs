@@ -5,6 +5,8 @@ pub(crate) mod autodiff;
 pub(crate) mod cube;
 pub(crate) mod flex;
 pub(crate) mod philox;
+#[cfg(feature = "cube")]
+pub(crate) mod words;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;

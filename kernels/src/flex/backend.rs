@@ -1,7 +1,7 @@
 //! `FusedBackend` for Flex: each operation by its CPU kernel, or composed. A test can break each.
 
 use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn::tensor::{DType, Shape};
+use burn::tensor::{DType, Int, Shape, Tensor, TensorMetadata};
 use burn_flex::{Flex, FlexTensor};
 
 use crate::adamw::{AdamWStep, AdamWTensors};
@@ -14,6 +14,7 @@ use crate::grouped_linear::{self, RawGroup};
 use crate::lora_linear::{LoraGradients, LoraSaved};
 use crate::packed::PackedTensor;
 use crate::primitive::{raw, typed};
+use crate::sample_tokens::{self, TokenDraw};
 use crate::sink_attention::{self, SinkInputs};
 use crate::stacked_linear::{self, GroupRows};
 use crate::{
@@ -32,6 +33,9 @@ macro_rules! operations {
 
 impl Breakable for FlexTensor {
     fn broken(self) -> Self {
+        if matches!(self.dtype(), DType::I32 | DType::I64) {
+            return Tensor::<Flex, 1, Int>::from_primitive(self).add_scalar(1).into_primitive();
+        }
         raw(typed::<Flex, 1>(self).mul_scalar(1.25))
     }
 }
@@ -293,5 +297,8 @@ impl FusedBackend for Flex {
 
         squared_norm::reference::<Self>:
         fn squared_norm(tensors: Vec<FloatTensor<Self>>, device: &Self::Device) -> FloatTensor<Self>;
+
+        sample_tokens::reference::<Self>:
+        fn sample_tokens(logits: FloatTensor<Self>, draw: TokenDraw) -> IntTensor<Self>;
     }
 }

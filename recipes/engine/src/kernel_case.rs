@@ -2,7 +2,7 @@
 
 use burnish_kernels::glu::Activation;
 use burnish_kernels::packed::Packed;
-use burnish_kernels::{AdamWStep, AttentionOptions, Dropout};
+use burnish_kernels::{AdamWStep, AttentionOptions, Dropout, TokenDraw};
 
 /// A fused operation with its inputs.
 #[derive(Debug, Clone)]
@@ -137,6 +137,8 @@ pub enum Layer {
     },
     /// A buffer, of which so many rows are taken.
     Prefix(usize),
+    /// Logits; the result is a column of the tokens.
+    SampleTokens(TokenDraw),
 }
 
 /// An operation of the optimizer.

@@ -197,6 +197,7 @@ fn layer_on<B: FusedBackend>(
             let width = inputs[0].dims()[1];
             vec![ops::append::prefix(text(x(0), 1), *length).reshape([*length, width])]
         }
+        Layer::SampleTokens(draw) => vec![ops::sample_tokens(x(0), *draw).float().cast(DType::F32).unsqueeze()],
     })
 }
 

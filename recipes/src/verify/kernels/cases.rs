@@ -3,7 +3,7 @@
 use burnish_engine::{KernelCase, Layer, Matrix, Operation, Update, numbers};
 use burnish_kernels::glu::Activation;
 use burnish_kernels::packed::{Affine, GgmlType, GgufBlocks, Nf4, PackError, Packed};
-use burnish_kernels::{AdamWStep, AttentionOptions, Dropout, DropoutKey};
+use burnish_kernels::{AdamWStep, AttentionOptions, Dropout, DropoutKey, TokenDraw};
 
 /// The sizes that operations are computed at.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +34,8 @@ const STEP: AdamWStep = AdamWStep {
     gradient_factor: 1.0,
     max_norm: 3.0,
 };
+
+const DRAW: TokenDraw = TokenDraw { temperature: 0.8, seed: 11, number: 5 };
 
 /// A source of inputs, each with numbers of its own.
 struct Inputs(u32);
@@ -195,6 +197,7 @@ fn of_generation(from: &mut Inputs, Sizes { rows, features, outputs }: Sizes) ->
     }
     rotated.extend(matrices(from, &[("keys", buffer), ("values", buffer)]));
     let prefix = matrices(from, &[("buffer", buffer)]);
+    let [likely, sampled] = [(); 2].map(|()| vec![from.frozen("logits", [2, outputs], 3.0)]);
     vec![
         from.case("linears", Layer::Linears, linears),
         from.case("swiglu_linear", Layer::GluLinear(Activation::Silu), silu),
@@ -202,6 +205,8 @@ fn of_generation(from: &mut Inputs, Sizes { rows, features, outputs }: Sizes) ->
         from.case("append", Layer::Append { heads: heads[1], start }, append),
         from.case("append_rotated", Layer::AppendRotated { heads, start }, rotated),
         from.case("prefix", Layer::Prefix(rows), prefix),
+        from.case("most_likely_tokens", Layer::SampleTokens(TokenDraw::default()), likely),
+        from.case("sampled_tokens", Layer::SampleTokens(DRAW), sampled),
     ]
 }
 

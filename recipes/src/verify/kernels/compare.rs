@@ -21,6 +21,10 @@ impl Rows {
         let Operation::Layer(layer) = &case.operation else {
             return Self { results: DType::F32, gradients: DType::F32, is_rounded_between: false };
         };
+        if matches!(layer, Layer::SampleTokens(_)) {
+            // Whole numbers.
+            return Self { results: DType::F32, gradients: DType::F32, is_rounded_between: false };
+        }
         let multiplies = !matches!(
             layer,
             Layer::RmsNorm

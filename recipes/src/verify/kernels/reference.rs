@@ -175,6 +175,10 @@ fn computed(case: &KernelCase, layer: &Layer, inputs: &[Rows]) -> Vec<Rows> {
             vec![rotate(0, *queries), key, written(x(6), x(2), *start)]
         }
         Layer::Prefix(length) => vec![x(0).narrow(0, 0, *length)],
+        Layer::SampleTokens(draw) => {
+            let ids = ops::sample_tokens::reference::<Plain>(raw(x(0)), *draw);
+            vec![Tensor::<Plain, 1, Int>::from_primitive(ids).float().unsqueeze()]
+        }
     }
 }
 
