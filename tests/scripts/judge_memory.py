@@ -4,12 +4,13 @@
 
 The checkpoint is one safetensors file of a Llama in bf16 with rows of a large vocabulary, all zeros, which take no space on the disk; the
 adapter is one of rank 8 on every linear layer. What is written takes its full size: of 20 GB, `merge` writes 20 GB and `export` in Q8_0 11.
-Each command may have 2 GiB resident beyond the largest tensor; one whose file would not fit on the disk is left out, and said. Needs GNU
-time. Versions: requirements.txt.
+Each command may have 2 GiB resident beyond the largest tensor; one whose file would not fit on the disk is left out, and said. judge_rows.py
+measures `train` and `data` with large files of rows. Needs only the standard library.
 """
 
 import argparse
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -72,11 +73,14 @@ def make(folder, gigabytes):
 
 
 def resident(program, *arguments):
-    command = ["/usr/bin/time", "-f", "%M", program, "-q", *map(str, arguments)]
-    run = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    if run.returncode:
-        sys.exit(f"{' '.join(command)}: {run.stderr}")
-    return int(run.stderr.split()[-1]) << 10
+    command = [program, "-q", *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    said = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"{' '.join(command)}: {said}")
+    # Bytes on macOS.
+    return usage.ru_maxrss if sys.platform == "darwin" else usage.ru_maxrss << 10
 
 
 def main():
