@@ -10,7 +10,7 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 use burnish_kernels::packed::{Affine, GgmlType, GgufBlocks, Nf4, PackError, Packed, PackedKind};
 use burnish_kernels::tolerance::Tolerance;
 use burnish_kernels::{FusedBackend, select_rows};
-use burnish_lora::{Init, LoraConfig, WeightChange, attach, attach_to};
+use burnish_lora::{Init, LoraConfig, TargetModules, WeightChange, attach, attach_to};
 use burnish_models::{
     AdapterPass, AnyTensor, BaseTensor, Checkpoint, FloatType, LanguageModel, LoadOptions, ModelConfig, ModelInput,
     Quantization, Result,
@@ -367,5 +367,85 @@ fn gradients_of_dora_are_those_through_the_dequantised_weights() {
     assert_eq!(found.len(), 3 * 14);
     for (name, values) in &found {
         Tolerance::of(DType::F32).check(name, values, &expected[name]).unwrap();
+    }
+}
+
+/// Experts, with a router that no quantisation touches.
+fn of_experts(model_type: &str) -> ModelConfig {
+    let json = json!({
+        "model_type": model_type, "hidden_size": 64, "intermediate_size": 64, "moe_intermediate_size": 64,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 64,
+        "num_local_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": true, "tie_word_embeddings": true,
+        "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "sliding_window": 6,
+        "rope_parameters": { "rope_type": "default", "rope_theta": 500.0 },
+    });
+    ModelConfig::from_json(&json).unwrap()
+}
+
+/// A matrix of factors that are not zero.
+fn factor(param: &Param<Tensor<Training, 2>>) -> Param<Tensor<Training, 2>> {
+    let dims = param.val().dims();
+    let values: Vec<f32> = (0..dims[0] * dims[1]).map(|at| ((at * 29 % 17) as f32 - 8.0) / 50.0).collect();
+    let values = Tensor::from_data(TensorData::new(values, dims), (&Default::default(), DType::F32));
+    Param::initialized(param.id, values.require_grad())
+}
+
+/// With adapters on attention, routers and experts.
+#[test]
+fn gradients_through_packed_experts_are_those_through_the_dequantised_ones() {
+    for model_type in ["qwen3_moe", "gpt_oss"] {
+        let config = of_experts(model_type);
+        let mut state = 7u32;
+        let mut random = |name: &str| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let value = (state >> 8) as f32 / (1u32 << 24) as f32 - 0.5;
+            if name.contains("norm") { 1.0 + value } else { 0.5 * value }
+        };
+        let floats = LanguageModel::<Flex>::tensor_shapes(&config).into_iter().map(|(name, shape)| {
+            let values = (0..shape.iter().product::<usize>()).map(|_| random(&name)).collect();
+            (name, (shape, values))
+        });
+        let plain = Memory { floats: floats.collect(), packed: BTreeMap::new() };
+        let load = |checkpoint: &Memory, options: LoadOptions| {
+            let device = Default::default();
+            let mut model = LanguageModel::<Training>::load(&config, checkpoint, &device, options).unwrap();
+            let router = if model_type == "gpt_oss" { "mlp.router.weight" } else { "mlp.gate.weight" };
+            let target_parameters = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj", router].map(str::to_owned).into();
+            let modules = ["q_proj", "k_proj", "v_proj", "o_proj"].map(str::to_owned).into();
+            let target_modules = TargetModules::Named(modules);
+            let lora = LoraConfig { rank: 4, target_modules, target_parameters, ..LoraConfig::default() };
+            attach(&mut model, &lora, 3, &device).unwrap();
+            for adapter in model.adaptable_mut().into_iter().filter_map(|(_, linear)| linear.adapter.as_mut()) {
+                adapter.lora_b = factor(&adapter.lora_b);
+            }
+            for adapter in model.stacks_mut().into_iter().filter_map(|stack| stack.adapter.as_mut()) {
+                adapter.lora_b = factor(&adapter.lora_b);
+            }
+            model
+        };
+        let options = LoadOptions::frozen(FloatType::F32);
+        for double in [false, true] {
+            let quantization = Quantization::Nf4 { double };
+            let found = load(&plain, options.quantized(quantization));
+            // Embedding and routers stay as they are; 4 matrices of attention and 4 experts of 3 in each layer don't.
+            let what = format!("{model_type}, {quantization:?}");
+            assert_eq!(
+                kinds(&found).0,
+                [("f32".to_owned(), 3), (quantization.to_string(), 2 * (4 + 4 * 3))].into(),
+                "{what}"
+            );
+            let nf4 = |name: &str, values: &[f32], dims| Packed::Nf4(Nf4::quantize(name, values, dims, double).unwrap());
+            let mut dequantised = packed(&plain, false, nf4);
+            dequantised.packed.retain(|name, _| name.contains(".experts.") || name.contains(".self_attn."));
+            let (found, expected) = (results(&found), results(&load(&dequantised, options)));
+            // Four linear layers, a router and two parameters of experts.
+            assert_eq!(found.len(), 2 + 2 * 2 * (4 + 1 + 2), "{what}");
+            for (name, values) in &found {
+                assert!(values.iter().any(|value| *value != 0.0), "{what} {name}: all are zero");
+                Tolerance::of(DType::F32).check(&format!("{what} {name}"), values, &expected[name]).unwrap();
+            }
+            let base = results(&load(&plain, options));
+            assert_ne!(base["logits"], found["logits"], "{what}: nothing was quantised");
+        }
     }
 }
