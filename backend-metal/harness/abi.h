@@ -19,6 +19,7 @@ enum FaultCode : uint32_t {
   PARTIAL_SIMDGROUP = 7,
   FRAGMENT_INDEX = 8,
   THREADGROUP_MEMORY = 9,
+  TENSOR_OPERATION = 10,
 };
 
 enum Space : uint32_t { ELSEWHERE = 0, DEVICE = 1, THREADGROUP = 2 };

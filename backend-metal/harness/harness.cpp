@@ -19,9 +19,12 @@ struct ThreadInputs {
   uint32_t thread_index_in_threadgroup, thread_index_in_simdgroup, threads_per_simdgroup, simdgroup_index_in_threadgroup;
 };
 
+extern "C" int msl_element(int threads, int e);
+
 namespace {
 constexpr size_t STACK_BYTES = 256 << 10, THREADGROUP_BYTES = 32 << 10;
 constexpr uint32_t LANES = 32, MEM_DEVICE = 1, MEM_THREADGROUP = 2;
+constexpr uint32_t MEETING = 1u << 31;  // flag of a wait that is no barrier: it is not counted, and orders no memory
 constexpr size_t MAX_VALUE_BYTES = 16;  // bytes of a lane's argument to a SIMD-group function
 
 enum class State { Ready, AtBarrier, AtSimd, Done };
@@ -49,6 +52,7 @@ struct Machine {
   alignas(16) char threadgroup[THREADGROUP_BYTES];
   uint32_t threadgroup_used = 0;
   std::vector<std::array<char, LANES * MAX_VALUE_BYTES>> brought;  // each lane's argument to the SIMD-group function at which it waits
+  std::vector<float> tiles[2];  // both operands of the tensor operation that runs
   Touched touched;
   // Races.
   Shadow device;
@@ -290,7 +294,7 @@ bool pass_barrier() {
   for (auto& fiber : fibers) fiber.state = State::Ready;
   if (first->flags & MEM_DEVICE) machine.epoch[0]++;
   if (first->flags & MEM_THREADGROUP) machine.epoch[1]++;
-  machine.launch->counters.barriers++;
+  if (!(first->flags & MEETING)) machine.launch->counters.barriers++;
   return waiting > 0;
 }
 
@@ -329,6 +333,7 @@ void prepare(const uint32_t* dim, const uint32_t* count, Uint3 group) {
     fiber.stack_pointer = fresh_stack(machine.stacks + (i + 1) * STACK_BYTES, start_fiber);
   }
 }
+#include "tensor.h"
 }  // namespace
 
 extern "C" {
@@ -360,6 +365,17 @@ __attribute__((noinline)) uint32_t msl_multiply(const float* left, const float* 
   for (uint32_t j = 0; j < 2; j++)
     for (uint32_t k = 0; k < 8; k++) sums[j] += brought[msl_lane(row, k)][k % 2] * brought[msl_lane(k, column)][2 + j];
   return machine.current->active;
+}
+
+/// The element of a matrix, in row-major order, that is number `e` of a thread in a cooperative tensor. No GPU has this layout.
+int msl_element(int threads, int e) {
+  const int thread = static_cast<int>(machine.current->inputs.thread_index_in_threadgroup) % threads;
+  return (e - 1) * threads + (7 * thread + 5 * e) % threads;
+}
+
+/// Adds the product of two tiles to a thread's sums of a cooperative tensor, or replaces them. All threads of the threadgroup must call it.
+__attribute__((noinline)) void msl_matmul(const Product* product, float* sums, int capacity, int accumulate) {
+  multiply(*product, sums, capacity, accumulate != 0, reinterpret_cast<uintptr_t>(__builtin_return_address(0)));
 }
 
 __attribute__((noinline)) void* msl_threadgroup(uint32_t bytes) {

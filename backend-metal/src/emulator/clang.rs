@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::error::EmulatorError;
 
 /// The shim's files, embedded in the program.
-const SHIM: [(&str, &str); 7] = [
+const SHIM: [(&str, &str); 10] = [
     ("metal_stdlib", include_str!("../../shim/metal_stdlib")),
     ("metal_bfloat", include_str!("../../shim/metal_bfloat")),
     ("metal_math", include_str!("../../shim/metal_math")),
@@ -18,13 +18,20 @@ const SHIM: [(&str, &str); 7] = [
     ("metal_atomic", include_str!("../../shim/metal_atomic")),
     ("metal_simdgroup_layout", include_str!("../../shim/metal_simdgroup_layout")),
     ("metal_simdgroup_matrix", include_str!("../../shim/metal_simdgroup_matrix")),
+    ("metal_tensor", include_str!("../../shim/metal_tensor")),
+    (
+        "MetalPerformancePrimitives/MetalPerformancePrimitives.h",
+        include_str!("../../shim/MetalPerformancePrimitives/MetalPerformancePrimitives.h"),
+    ),
+    ("MetalPerformancePrimitives/wrong.h", include_str!("../../shim/MetalPerformancePrimitives/wrong.h")),
 ];
 /// The harness's files; the last is the one that is compiled.
-const HARNESS: [(&str, &str); 5] = [
+const HARNESS: [(&str, &str); 6] = [
     ("abi.h", include_str!("../../harness/abi.h")),
     ("pages.h", include_str!("../../harness/pages.h")),
     ("shadow.h", include_str!("../../harness/shadow.h")),
     ("fiber.h", include_str!("../../harness/fiber.h")),
+    ("tensor.h", include_str!("../../harness/tensor.h")),
     ("harness.cpp", include_str!("../../harness/harness.cpp")),
 ];
 
@@ -100,9 +107,10 @@ impl Clang {
         for (folder, files) in [(&shim, &SHIM[..]), (&self.folder.join("harness"), &HARNESS[..])] {
             fs::create_dir_all(folder).map_err(|error| EmulatorError::io(folder, &error))?;
             for (name, text) in files {
-                write_once(&folder.join(name), |path| {
-                    fs::write(path, text).map_err(|error| EmulatorError::io(path, &error))
-                })?;
+                let path = folder.join(name);
+                let parent = path.parent().unwrap_or(folder);
+                fs::create_dir_all(parent).map_err(|error| EmulatorError::io(parent, &error))?;
+                write_once(&path, |path| fs::write(path, text).map_err(|error| EmulatorError::io(path, &error)))?;
             }
         }
         write_once(&self.harness, |path| {

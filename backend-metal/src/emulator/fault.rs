@@ -63,6 +63,11 @@ pub enum FaultKind {
         /// Bytes that the kernel uses.
         bytes: u32,
     },
+    /// A tensor operation for another number of threads than the threadgroup has, or of operands of different depths.
+    TensorOperation {
+        /// Threads that the operation is for, or the depth of its right operand.
+        detail: u32,
+    },
 }
 
 /// A fault of a kernel.
@@ -121,6 +126,9 @@ impl fmt::Display for FaultKind {
             Self::PartialSimdgroup { lanes } => write!(f, "a matrix operation with {lanes} of 32 lanes"),
             Self::FragmentIndex { index } => write!(f, "element {index} of thread_elements(), which has 2"),
             Self::ThreadgroupMemory { bytes } => write!(f, "{bytes} bytes of threadgroup memory, a GPU has 32768"),
+            Self::TensorOperation { detail } => {
+                write!(f, "a tensor operation whose threads, or the depths of whose operands, do not agree ({detail})")
+            }
         }
     }
 }

@@ -192,6 +192,7 @@ impl CompiledKernel {
             6 => FaultKind::InactiveLane { lane: raw.detail },
             7 => FaultKind::PartialSimdgroup { lanes: raw.detail },
             8 => FaultKind::FragmentIndex { index: raw.detail },
+            10 => FaultKind::TensorOperation { detail: raw.detail },
             _ => FaultKind::ThreadgroupMemory { bytes: raw.size },
         };
         let line = lines.line(raw.site);
