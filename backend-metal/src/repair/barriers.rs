@@ -1,6 +1,7 @@
 //! Barriers that order too little memory.
 
 use super::by_line;
+use super::units::is_write;
 use crate::msl::{Parameter, Signature};
 
 /// The memory that a barrier must order in this kernel: that of the threadgroup, and that of the device where the kernel reads what
@@ -34,7 +35,8 @@ fn reads_what_it_writes(source: &str) -> bool {
 fn begins_assignment(body: &str, at: usize) -> bool {
     let start = body[..at].rfind('\n').map_or(0, |newline| newline + 1);
     let line = body[start..].lines().next().unwrap_or_default();
-    body[start..at].trim().is_empty() && line.contains("] = ") && line.matches("buffer_").count() == 1
+    let assigns = body[start..at].trim().is_empty() && line.contains("] = ");
+    (assigns || is_write(line)) && line.matches("buffer_").count() == 1
 }
 
 /// The barrier of a SIMD-group.
@@ -65,6 +67,7 @@ pub(super) fn cube(source: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::units::marks;
     use super::*;
 
     fn kernel(kind: &str, body: &str) -> String {
@@ -85,6 +88,16 @@ mod tests {
         assert_eq!(cube(&kernel("const device", body)), None);
         // Declared writable, but only read.
         assert!(cube(&kernel("device", body)).is_some());
+    }
+
+    #[test]
+    fn results_of_tensor_operations_are_only_written() {
+        let body = "threadgroup_barrier(mem_flags::mem_threadgroup);\n\
+                    os_log_default.log(\"units write\", buffer_1,l_1,l_2,l_3,l_4,l_5);";
+        let source = format!("\n#include <metal_stdlib>\nusing namespace metal;\n{}", kernel("const device", body));
+        assert!(cube(&source).is_some());
+        let text = marks(&source).unwrap();
+        assert_eq!(cube(&text), None, "{text}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod met;
 mod order;
 mod pointers;
 mod scalars;
+mod units;
 
 pub use met::{SKIP, asked_to_skip, met, note};
 
@@ -52,6 +53,12 @@ pub const RULES: &[Rule] = &[
         fault: "the elected lane is found by CUDA's names",
         upstream: "cubecl-cpp 0.10 shared/warp.rs `WarpInstruction::ElectFallback`",
         apply: scalars::elect,
+    },
+    Rule {
+        name: "tensor_operations",
+        fault: "Metal 4's tensor operations can't be expressed: kernels have marks instead",
+        upstream: "cubecl-cpp 0.10 metal/dialect.rs has `simdgroup_matrix` only",
+        apply: units::marks,
     },
     Rule {
         name: "printf",

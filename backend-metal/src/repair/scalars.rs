@@ -1,6 +1,7 @@
 //! Faults in single instructions.
 
 use super::by_line;
+use super::units::is_mark;
 
 /// The width of a vector type such as `float_4`; `None` for a scalar.
 fn width(kind: &str) -> Option<usize> {
@@ -66,7 +67,8 @@ pub(super) fn elect(source: &str) -> Option<String> {
 pub(super) fn print(source: &str) -> Option<String> {
     by_line(source, |line| {
         let trimmed = line.trim_start();
-        trimmed.starts_with("os_log_default.log(").then(|| format!("// {trimmed}"))
+        let is_print = trimmed.starts_with("os_log_default.log(") && !is_mark(trimmed);
+        is_print.then(|| format!("// {trimmed}"))
     })
 }
 
