@@ -34,4 +34,8 @@ pub type Metal = burn_cubecl::CubeBackend<MetalRuntime, f32, i32, u8>;
 
 impl burnish_kernels::KernelRuntime for MetalRuntime {
     const FUSED: bool = true;
+
+    fn has_tensor_operations(_: &WgpuDevice) -> bool {
+        crate::chip::has_tensor_operations()
+    }
 }

@@ -5,5 +5,5 @@ mod probe;
 mod table;
 
 pub use memory::{MemoryBudget, working_set};
-pub use probe::{Machine, machine};
+pub use probe::{Machine, has_tensor_operations, machine};
 pub use table::{CHIPS, Chip, Generation, chip};

@@ -1,6 +1,7 @@
 //! Detects the chip of this machine.
 
 use std::process::Command;
+use std::sync::LazyLock;
 
 use serde::Serialize;
 
@@ -27,10 +28,6 @@ pub fn machine() -> Option<Machine> {
     if !cfg!(target_os = "macos") {
         return None;
     }
-    let answer = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).output().ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
-    };
     let sysctl = |key: &str| answer("/usr/sbin/sysctl", &["-n", key]);
     let cores = answer("/usr/sbin/ioreg", &["-rc", "AGXAccelerator", "-d", "1"]);
     of(
@@ -39,6 +36,34 @@ pub fn machine() -> Option<Machine> {
         sysctl("iogpu.wired_limit_mb").as_deref(),
         cores.as_deref(),
     )
+}
+
+/// What a program prints; `None` if it fails.
+fn answer(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Whether this machine may have matrix units that Metal's tensor operations use: an M5 or later, with macOS 26.2 or later, as MLX asks
+/// for. Whether its compiler knows them, and whether they compute what they should, only trying tells.
+pub fn has_tensor_operations() -> bool {
+    static FOUND: LazyLock<bool> = LazyLock::new(|| {
+        cfg!(target_os = "macos")
+            && may_have_tensor_operations(
+                &answer("/usr/sbin/sysctl", &["-n", "machdep.cpu.brand_string"]).unwrap_or_default(),
+                &answer("/usr/bin/sw_vers", &["-productVersion"]).unwrap_or_default(),
+            )
+    });
+    *FOUND
+}
+
+/// From the processor's name and the version of macOS.
+fn may_have_tensor_operations(name: &str, version: &str) -> bool {
+    let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u32>().ok();
+    let generation = name.trim().strip_prefix("Apple M").and_then(digits);
+    let mut version = version.trim().split('.').map(|part| digits(part).unwrap_or(0));
+    let version = (version.next().unwrap_or(0), version.next().unwrap_or(0));
+    generation.is_some_and(|generation| generation >= 5) && version >= (26, 2)
 }
 
 fn of(name: &str, memory: &str, wired_limit: Option<&str>, accelerator: Option<&str>) -> Option<Machine> {
@@ -62,6 +87,17 @@ fn gpu_cores(accelerator: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tensor_operations_need_an_m5_and_a_new_system() {
+        for (name, version) in [("Apple M5\n", "26.2\n"), ("Apple M5 Max", "26.10.1"), ("Apple M10 Pro", "27.0")] {
+            assert!(may_have_tensor_operations(name, version), "{name} {version}");
+        }
+        for (name, version) in [("Apple M4 Max", "26.4"), ("Apple M5", "26.1"), ("Apple M5", "15.6"), ("Apple M5", "")] {
+            assert!(!may_have_tensor_operations(name, version), "{name} {version}");
+        }
+        assert!(!may_have_tensor_operations("Intel(R) Core(TM) i9", "26.2") && !may_have_tensor_operations("", "26.2"));
+    }
 
     #[test]
     fn answers_of_macos_are_read() {

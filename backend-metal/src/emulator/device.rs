@@ -17,6 +17,12 @@ pub enum EmulatorDevice {
     Quick,
     /// As [`Self::Checked`], but runs the text as cubecl emits it.
     Unrepaired,
+    /// As [`Self::Checked`], with Metal 4's tensor operations, as an M5 has them.
+    Units,
+    /// As [`Self::Units`], but its operations leave a term out of some sums: for tests.
+    WrongUnits,
+    /// As [`Self::Units`], but its compiler does not know the operations: for tests.
+    UnknownUnits,
 }
 
 /// The order in which threads of a threadgroup run.
@@ -38,7 +44,31 @@ impl ThreadOrder {
 }
 
 impl EmulatorDevice {
-    const ALL: [Self; 5] = [Self::Checked, Self::Reversed, Self::Shuffled, Self::Quick, Self::Unrepaired];
+    const ALL: [Self; 8] = [
+        Self::Checked,
+        Self::Reversed,
+        Self::Shuffled,
+        Self::Quick,
+        Self::Unrepaired,
+        Self::Units,
+        Self::WrongUnits,
+        Self::UnknownUnits,
+    ];
+
+    /// Whether it says that it has tensor operations.
+    pub(super) fn has_tensor_operations(self) -> bool {
+        matches!(self, Self::Units | Self::WrongUnits | Self::UnknownUnits)
+    }
+
+    /// The text as this device's compiler finds it: with the header of its tensor operations.
+    pub(super) fn text(self, source: String) -> String {
+        const HEADER: &str = "<MetalPerformancePrimitives/MetalPerformancePrimitives.h>";
+        match self {
+            Self::WrongUnits => source.replacen(HEADER, "<MetalPerformancePrimitives/wrong.h>", 1),
+            Self::UnknownUnits => source.replacen(HEADER, "<MetalPerformancePrimitives/unknown.h>", 1),
+            _ => source,
+        }
+    }
 
     pub(super) fn order(self) -> ThreadOrder {
         match self {
@@ -57,6 +87,7 @@ impl Default for EmulatorDevice {
             Ok("shuffled") => Self::Shuffled,
             Ok("quick") => Self::Quick,
             Ok("unrepaired") => Self::Unrepaired,
+            Ok("units") => Self::Units,
             _ => Self::Checked,
         })
     }

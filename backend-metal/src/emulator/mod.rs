@@ -76,6 +76,10 @@ impl Runtime for EmulatorRuntime {
 
 impl burnish_kernels::KernelRuntime for EmulatorRuntime {
     const FUSED: bool = true;
+
+    fn has_tensor_operations(device: &EmulatorDevice) -> bool {
+        device.has_tensor_operations()
+    }
 }
 
 /// The emulator with burn's own kernels only, as a training step would launch without those of Burnish.

@@ -87,8 +87,8 @@ impl EmulatorServer {
     fn kernel(&mut self, task: &dyn CubeTask<Compiler>, mode: ExecutionMode) -> Result<Arc<CompiledKernel>, EmulatorError> {
         let mut id = task.id();
         id.mode(mode);
-        let repaired = self.device != EmulatorDevice::Unrepaired;
-        self.kernels.entry(id).or_insert_with(|| compile(task, mode, repaired).map(Arc::new)).clone()
+        let device = self.device;
+        self.kernels.entry(id).or_insert_with(|| compile(task, mode, device).map(Arc::new)).clone()
     }
 
     fn run(
@@ -127,8 +127,12 @@ impl EmulatorServer {
 }
 
 /// Emits, repairs, lints and compiles a kernel. The dialect panics at what it does not support; that becomes an error.
-fn compile(task: &dyn CubeTask<Compiler>, mode: ExecutionMode, repaired: bool) -> Result<CompiledKernel, EmulatorError> {
-    let name = task.name();
+fn compile(
+    task: &dyn CubeTask<Compiler>,
+    mode: ExecutionMode,
+    device: EmulatorDevice,
+) -> Result<CompiledKernel, EmulatorError> {
+    let (name, repaired) = (task.name(), device != EmulatorDevice::Unrepaired);
     let emit = || task.compile(&mut Compiler::default(), &Default::default(), mode, task.address_type());
     let emitted = std::panic::catch_unwind(AssertUnwindSafe(emit))
         .map_err(|payload| EmulatorError::Emit { kernel: name.to_owned(), reason: message_of(&*payload) })?
@@ -141,7 +145,7 @@ fn compile(task: &dyn CubeTask<Compiler>, mode: ExecutionMode, repaired: bool) -
     if repaired && asked_to_skip().is_empty() {
         check(&source)?;
     }
-    CompiledKernel::new(source, dim, applied)
+    CompiledKernel::new(device.text(source), dim, applied)
 }
 
 impl ServerCommunication for EmulatorServer {

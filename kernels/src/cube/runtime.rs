@@ -96,6 +96,13 @@ pub trait KernelRuntime: CubeRuntime {
         None
     }
 
+    /// Whether the runtime replaces marks in kernels by Metal's tensor operations, and the device may have matrix units for them. What
+    /// they compute is checked before it is used.
+    fn has_tensor_operations(device: &Self::Device) -> bool {
+        let _ = device;
+        false
+    }
+
     /// See [`FusedBackend::attention_backward`](crate::FusedBackend::attention_backward).
     fn attention_backward<B: BackendOn<Self>>(
         query: FloatTensor<B>,

@@ -1,6 +1,6 @@
 //! A product that is ready to be computed, and which candidates take it.
 
-use burn::tensor::TensorMetadata;
+use burn::tensor::{DType, TensorMetadata};
 
 use super::candidate::{BAND, Candidate, Method, Tiled};
 use super::class::ProductClass;
@@ -85,6 +85,12 @@ impl<R: KernelRuntime> Call<R> {
                     fragment == Some(tiles.fragment)
                         && in_registers == self.in_registers(tiles.fragment)
                         && (!lanes || (unscaled && whole))
+                }
+                Method::Units(tiles) => {
+                    self.product.a.dtype == DType::F16
+                        && !(*transposed_a && (more.is_some() || planes.is_some()))
+                        && tiles.cubes(m, n) <= MAX_CUBES
+                        && R::has_tensor_operations(&self.product.a.device)
                 }
                 Method::Direct(tiles) => {
                     let whole = k.is_multiple_of(tiles.fragment.k) && self.more_k.is_multiple_of(tiles.fragment.k);

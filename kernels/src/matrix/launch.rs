@@ -14,6 +14,7 @@ use super::plan::{Extents, Fragment, PackedRoute, Route};
 use super::product::{More, Product};
 use super::threads::{self, ThreadsPlan};
 use super::tile::{Ragged, SizesLaunch, TilePlan, Writes};
+use super::units::trusted;
 use super::{chosen, fragments, library, mma, registers};
 use crate::cube::launch::{contiguous, empty, greatest_common_divisor, vector_size};
 use crate::packed::Planes;
@@ -66,8 +67,9 @@ impl<R: KernelRuntime> Call<R> {
             (Method::Scratch, _) => self.through_scratch(),
             (Method::Tiled(tiled), Route::MatrixUnits(fragment)) => self.on_matrix_units(fragment, Some(tiled), parts),
             (Method::Direct(tiles), _) => self.on_operands(tiles, parts),
+            (Method::Units(tiles), _) if trusted::<R>(&self.product.a.device, tiles) => self.on_units(tiles, parts),
             (Method::Threads, _) => self.on_threads(parts),
-            (Method::Default | Method::Tiled(_), _) => self.by_plan(),
+            (Method::Default | Method::Tiled(_) | Method::Units(_), _) => self.by_plan(),
         }
     }
 
@@ -83,7 +85,7 @@ impl<R: KernelRuntime> Call<R> {
     }
 
     /// An uninitialised result, or its parts `[parts, m, n]` in f32.
-    fn target(&self, parts: Parts) -> CubeTensor<R> {
+    pub(super) fn target(&self, parts: Parts) -> CubeTensor<R> {
         let Extents { m, n, .. } = self.extents;
         match parts.count {
             1 => empty(&self.product.a, [m, n], self.product.out),
@@ -92,7 +94,7 @@ impl<R: KernelRuntime> Call<R> {
     }
 
     /// The extents as the kernels take them.
-    fn sizes(&self, parts: Parts) -> SizesLaunch<R> {
+    pub(super) fn sizes(&self, parts: Parts) -> SizesLaunch<R> {
         let Extents { m, n, k } = self.extents;
         SizesLaunch::new(m as u32, n as u32, k as u32, self.more_k as u32, parts.depth as u32)
     }

@@ -26,6 +26,7 @@ mod step;
 mod threads;
 mod tile;
 mod trial;
+mod units;
 
 pub(crate) use chosen::{choose, note};
 pub use launch::multiply_packed;

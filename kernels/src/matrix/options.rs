@@ -5,6 +5,7 @@ use super::candidate::{BAND, Candidate, Method, Tiled};
 use super::direct::DirectTiles;
 use super::packed::TABLE_BYTES;
 use super::plan::{Extents, Fragment, Route, shapes};
+use super::units::{UNIT_STEP, UNIT_TILES, UnitTiles, trusted};
 use crate::runtime::KernelRuntime;
 
 /// Fewest terms of a part that are worth a launch more.
@@ -21,6 +22,7 @@ impl<R: KernelRuntime> Call<R> {
         if let Route::MatrixUnits(fragment) = self.route {
             all.extend(self.on_tiles(fragment));
             all.extend(direct(fragment));
+            all.extend(self.on_tensor_operations());
         } else {
             // The plan's own method, where no library takes the product.
             all.push(Candidate::new(Method::Threads));
@@ -67,6 +69,20 @@ impl<R: KernelRuntime> Call<R> {
         let cubes = m.div_ceil(planned.tiles.m) * n.div_ceil(planned.tiles.n);
         let split = self.splits(cubes, planned.tiles.k).map(|parts| Candidate { method: Method::Tiled(planned), parts });
         all.into_iter().map(|tiled| Candidate::new(Method::Tiled(tiled))).chain(split).collect()
+    }
+
+    /// Tensor operations: every shape of tiles that the result fills, and of the first other parts.
+    fn on_tensor_operations(&self) -> Vec<Candidate> {
+        let Extents { m, n, .. } = self.extents;
+        let fits = |tiles: &UnitTiles| tiles.m < 2 * m.max(64) && tiles.n < 2 * n.max(64);
+        let takes = |tiles: &UnitTiles| self.takes(Candidate::new(Method::Units(*tiles)));
+        let works = |tiles: &UnitTiles| trusted::<R>(&self.product.a.device, *tiles);
+        let all: Vec<UnitTiles> = UNIT_TILES.into_iter().filter(fits).filter(takes).filter(works).collect();
+        let split = all.first().filter(|_| self.product.planes.is_none()).into_iter().flat_map(|tiles| {
+            let method = Method::Units(*tiles);
+            self.splits(tiles.cubes(m, n), UNIT_STEP).map(move |parts| Candidate { method, parts })
+        });
+        all.iter().map(|tiles| Candidate::new(Method::Units(*tiles))).chain(split).collect()
     }
 
     /// Other numbers of parts than the plan's, for results that are small enough.
