@@ -2,7 +2,9 @@
 //!
 //! Sources: cores and bandwidth from Apple's technical specifications and press releases (M5 Pro and Max: March 2026). Clocks:
 //! philipturner/metal-benchmarks (M1 1.296, M2 1.398 GHz); 18 cores of M3 Pro at 1.398 GHz are its 6.44 TFLOP/s; M4 from the
-//! 4.26 TFLOP/s of its 10 cores in arXiv 2502.05317. None is published for M5, which is assumed to be as fast as M4.
+//! 4.26 TFLOP/s of its 10 cores in arXiv 2502.05317. None is published for M5, which is assumed to be as fast as M4. Matrix units of M5:
+//! those of A19, whose 5 cores reach 7.5 TFLOP/s in f16 (tzakharko), do about 1024 operations a core and clock; others measured 26.6 to 29.0
+//! TFLOP/s in bf16 on an M5 Pro (tessl 0.2), where 20 such cores would have 34.
 //! Nothing here was measured by this project.
 
 use serde::Serialize;
@@ -20,6 +22,8 @@ pub enum Generation {
 
 /// Lanes of a GPU core, each with one fused multiply-add a clock, in f32 and in f16.
 const LANES: f64 = 128.0;
+/// Operations of a core's matrix units in a clock, in f16, where it has some.
+const MATRIX_OPERATIONS: f64 = 1024.0;
 
 impl Generation {
     /// Clock of the GPU in GHz.
@@ -61,6 +65,12 @@ impl Chip {
     /// Peak rate of the lanes in TFLOP/s, in f32 and in f16, matrices included.
     pub fn tflops(&self) -> f64 {
         f64::from(self.gpu_cores) * LANES * 2.0 * self.generation.clock_ghz() / 1e3
+    }
+
+    /// Peak rate of the matrix units in TFLOP/s, in f16, where the chip has some. An assumption: Apple publishes none.
+    pub fn matrix_tflops(&self) -> Option<f64> {
+        let rate = f64::from(self.gpu_cores) * MATRIX_OPERATIONS * self.generation.clock_ghz() / 1e3;
+        self.generation.has_matrix_units().then_some(rate)
     }
 }
 
@@ -120,6 +130,8 @@ mod tests {
         assert!((tflops("Apple M1 Pro", 16) - 5.308).abs() < 0.01);
         assert!((tflops("Apple M3 Pro", 18) - 6.44).abs() < 0.01);
         assert!((tflops("Apple M4", 10) - 4.26).abs() < 0.01);
+        let units = |name, cores| chip(name, Some(cores)).unwrap().matrix_tflops();
+        assert!(units("Apple M4", 10).is_none() && (units("Apple M5 Pro", 20).unwrap() - 34.08).abs() < 0.01);
         assert!(!Generation::M2.has_bfloat() && Generation::M3.has_bfloat() && !Generation::M4.has_matrix_units());
     }
 }

@@ -15,10 +15,12 @@ use serde::Serialize;
 const LAYER: [usize; 3] = [256, 128, 128];
 /// Float operations of a core's lanes in a clock: 128 fused multiply-adds.
 const OPERATIONS: f64 = 256.0;
+/// Those of M5's matrix units, as `burnish_metal::chip` assumes.
+const UNIT_OPERATIONS: f64 = 1024.0;
 
 /// What they are.
 pub const CANDIDATES: &str = "ways to compute a product, one core at its full rate of 256 operations a clock, on the lanes of every chip \
-                              alike; bytes as issued, of which most of the device's hit a cache; `burnish tune` measures them on a Mac";
+                              alike, or of an assumed 1024 on M5's matrix units (`units`); bytes as issued, of which most of the device's hit a cache; `burnish tune` measures them on a Mac";
 
 /// What a candidate moves.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -40,7 +42,10 @@ pub struct CandidateCost {
 /// # Errors
 /// When the emulator fails.
 pub fn costs(dtype: DType) -> Result<Vec<CandidateCost>> {
-    let device = EmulatorDevice::default();
+    let device = match EmulatorDevice::default() {
+        EmulatorDevice::Checked => EmulatorDevice::Units,
+        other => other,
+    };
     let of = |rows: usize, columns: usize| {
         let data = TensorData::new(vec![0.5f32; rows * columns], [rows, columns]);
         Tensor::<MetalCpu, 2>::from_data(data, (&device, dtype)).into_primitive().tensor()
@@ -70,10 +75,12 @@ fn cost(trial: &mut dyn ProductTrial, index: usize, device: EmulatorDevice) -> R
     MetalCpu::sync(&device).map_err(|error| anyhow!("{error:?}"))?;
     let counted: Vec<KernelCounters> = take_reports().into_values().map(|report| report.counters).collect();
     let sum = |of: fn(&KernelCounters) -> u64| counted.iter().map(|counters| of(counters) as f64).sum::<f64>();
-    let clocks = 2.0 * trial.extents().iter().map(|extent| *extent as f64).product::<f64>() / OPERATIONS;
+    let candidate = trial.candidates()[index].clone();
+    let rate = if candidate.starts_with("units ") { UNIT_OPERATIONS } else { OPERATIONS };
+    let clocks = 2.0 * trial.extents().iter().map(|extent| *extent as f64).product::<f64>() / rate;
     Ok(CandidateCost {
         class: trial.class().to_owned(),
-        candidate: trial.candidates()[index].clone(),
+        candidate,
         device_bytes: sum(|counters| counters.bytes_read + counters.bytes_written) / clocks,
         threadgroup_bytes: sum(|counters| counters.threadgroup_bytes_read + counters.threadgroup_bytes_written) / clocks,
         barriers: sum(|counters| counters.barriers) / clocks * 1e3,
@@ -101,6 +108,11 @@ mod tests {
             let least = 256.0 * (128.0 / 2048.0 + 2.0 / 256.0);
             assert!((least..1.4 * least).contains(&direct.device_bytes), "{direct:?}");
             assert!(direct.threadgroup_bytes + direct.barriers < 1e-9 && planned.barriers > 0.0, "{planned:?}");
+            // 192 elements for 128 · 64 multiply-adds at four times the rate, and nothing else.
+            let units = of("units 128x64 planes 4");
+            let least = 1024.0 * (384.0 / 16384.0 + 2.0 / 256.0);
+            assert!((least..1.5 * least).contains(&units.device_bytes), "{units:?}");
+            assert!(units.threadgroup_bytes + units.barriers < 1e-9, "{units:?}");
             assert!(of("tiles 64x64x16 planes 1x2").threadgroup_bytes < planned.threadgroup_bytes);
         }
     }

@@ -15,8 +15,10 @@ use super::sizes::Sizes;
 pub const LABEL: &str = "a prediction; nothing was measured on these chips";
 
 /// What it assumes.
-const ASSUMES: &str = "it assumes every kernel at the chip's full bandwidth or the full rate of its lanes (no kernel uses the matrix \
-                       units of M5), and no time between launches";
+const ASSUMES: &str = "it assumes every kernel at the chip's full bandwidth or the full rate of its lanes, and no time between launches; rows \
+                       `on matrix units` assume that M5's do 1024 operations a core and clock in f16, which Apple does not publish, that \
+                       they take all products of linear layers, and that these cost nothing else; they take those that `burnish tune` \
+                       chooses on the machine";
 
 /// What an operation of the step does.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -29,12 +31,21 @@ pub struct Demand {
     pub bytes: f64,
     /// Float operations per run, those of matrices included: `simdgroup_matrix` runs on the same lanes.
     pub flops: f64,
+    /// Those of them that matrix units could do: products of linear layers in f16.
+    pub unit_flops: f64,
 }
 
 impl Demand {
     /// Milliseconds of one run: the longer of moving and computing.
     fn ms(&self, chip: &Chip) -> f64 {
         self.moving_ms(chip).max(self.flops / (chip.tflops() * 1e9))
+    }
+
+    /// The same, with what matrix units can do done by them; `None` for a chip without.
+    fn ms_on_units(&self, chip: &Chip) -> Option<f64> {
+        let units = chip.matrix_tflops()?;
+        let computing = (self.flops - self.unit_flops) / (chip.tflops() * 1e9) + self.unit_flops / (units * 1e9);
+        Some(self.moving_ms(chip).max(computing))
     }
 
     fn moving_ms(&self, chip: &Chip) -> f64 {
@@ -58,6 +69,19 @@ pub struct ChipForecast {
     pub tokens_per_second: f64,
     /// Share of the time that memory bounds.
     pub memory_share: f64,
+    /// The same on matrix units, where the chip has some.
+    pub on_units: Option<UnitForecast>,
+}
+
+/// The predicted step with products on matrix units.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct UnitForecast {
+    /// Their assumed rate.
+    pub tflops: f64,
+    /// Time of a step.
+    pub step_ms: f64,
+    /// Tokens per second at that time.
+    pub tokens_per_second: f64,
 }
 
 /// A prediction.
@@ -95,6 +119,7 @@ pub fn predict(counters: &Counters, full: &Sizes, element: usize) -> Prediction 
                     runs: entry.runs(full.layers),
                     bytes: scaled.unique_bytes,
                     flops: scaled.flops(),
+                    unit_flops: if element == 2 && has_products(kernel) { scaled.matrix_flops } else { 0.0 },
                 }
             })
         })
@@ -103,6 +128,11 @@ pub fn predict(counters: &Counters, full: &Sizes, element: usize) -> Prediction 
     demands.extend(others(counters, full));
     let chips = CHIPS.iter().map(|chip| forecast(chip, &demands, full.tokens())).collect();
     Prediction { label: LABEL, assumes: ASSUMES, dtype: counters.dtype, demands, chips, candidates: Vec::new() }
+}
+
+/// Whether an operation's matrix products are those of linear layers; attention has its own.
+fn has_products(kernel: Kernel) -> bool {
+    matches!(kernel, Kernel::Linear | Kernel::LoraLinear | Kernel::PackedLinear | Kernel::LinearCrossEntropy)
 }
 
 /// The counts at other sizes: bytes grow as the fewest bytes do, operations as those of the matrix products, or as the bytes where
@@ -176,6 +206,7 @@ fn others(counters: &Counters, full: &Sizes) -> Option<Demand> {
         bytes: rest.unique_bytes * ratio,
         // Products are the operations'; what is left of them by rounding is no work.
         flops: rest.arithmetic.min(rest.unique_bytes) * ratio,
+        unit_flops: 0.0,
     })
 }
 
@@ -184,11 +215,18 @@ fn forecast(chip: &Chip, demands: &[Demand], tokens: usize) -> ChipForecast {
         demands.iter().filter(|demand| counts(demand)).map(|demand| demand.runs as f64 * demand.ms(chip)).sum()
     };
     let step_ms = sum(&|_| true);
+    let per_second = |step_ms: f64| tokens as f64 / (step_ms / 1e3).max(1e-12);
+    let on_units = chip.matrix_tflops().map(|tflops| {
+        let ms = |demand: &Demand| demand.ms_on_units(chip).unwrap_or_else(|| demand.ms(chip));
+        let step_ms = demands.iter().map(|demand| demand.runs as f64 * ms(demand)).sum();
+        UnitForecast { tflops, step_ms, tokens_per_second: per_second(step_ms) }
+    });
     ChipForecast {
         chip: *chip,
         step_ms,
-        tokens_per_second: tokens as f64 / (step_ms / 1e3).max(1e-12),
+        tokens_per_second: per_second(step_ms),
         memory_share: sum(&|demand| demand.is_bound_by_memory(chip)) / step_ms.max(1e-12),
+        on_units,
     }
 }
 
@@ -250,9 +288,36 @@ mod tests {
     }
 
     #[test]
+    fn matrix_units_take_the_products_of_linear_layers() {
+        let m5 = chip("Apple M5 Pro", Some(20)).unwrap();
+        let units = m5.matrix_tflops().unwrap();
+        assert!((units / m5.tflops() - 4.0).abs() < 1e-9);
+        let demand = |unit_flops| Demand { operation: String::new(), runs: 3, bytes: 1.0, flops: units * 1e12, unit_flops };
+        let found = |demand| forecast(m5, &[demand], 6).on_units.unwrap();
+        // A second of the units' work, and four of the lanes'.
+        let (all, none) = (found(demand(units * 1e12)), found(demand(0.0)));
+        assert!((all.step_ms - 3e3).abs() < 1e-6 && (none.step_ms - 12e3).abs() < 1e-6, "{all:?} {none:?}");
+        assert!((all.tokens_per_second - 2.0).abs() < 1e-9 && (all.tflops - units).abs() < 1e-9);
+        // Bandwidth bounds them as well, and other chips have none.
+        let moving = Demand { bytes: m5.bandwidth * 1e9, ..demand(units * 1e9) };
+        assert!((found(Demand { flops: units * 1e9, ..moving }).step_ms - 3e3).abs() < 1e-6);
+        assert!(forecast(chip("Apple M4 Pro", Some(20)).unwrap(), &[demand(0.0)], 6).on_units.is_none());
+
+        let shape = Shape::open("llama-3.2-1b").unwrap();
+        let full = Sizes::new(&shape.config, 4, 2048, 16);
+        for (element, faster) in [(2, true), (4, false)] {
+            let prediction = predict(&ideal(&full, &shape), &full, element);
+            assert!(prediction.assumes.contains("1024 operations a core"));
+            for found in prediction.chips.iter().filter(|found| found.chip.generation.has_matrix_units()) {
+                assert_eq!(found.on_units.unwrap().step_ms < 0.9 * found.step_ms, faster, "{found:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_run_takes_the_longer_of_moving_and_computing() {
         let chip = chip("Apple M4", Some(10)).unwrap();
-        let demand = |bytes, flops| Demand { operation: String::new(), runs: 2, bytes, flops };
+        let demand = |bytes, flops| Demand { operation: String::new(), runs: 2, bytes, flops, unit_flops: 0.0 };
         let moving = demand(chip.bandwidth * 1e9, 1.0);
         assert!((moving.ms(chip) - 1e3).abs() < 1e-6 && moving.is_bound_by_memory(chip));
         let computing = demand(1.0, chip.tflops() * 1e12);

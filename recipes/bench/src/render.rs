@@ -219,7 +219,7 @@ mod counted {
     use super::{Table, digits, maybe, percent};
     use crate::candidates::{CANDIDATES, CandidateCost};
     use crate::counters::{BlockCount, Counters};
-    use crate::predict::Prediction;
+    use crate::predict::{Prediction, UnitForecast};
 
     pub(super) fn counters(counters: &Counters) -> String {
         let sizes = &counters.sizes;
@@ -288,6 +288,11 @@ mod counted {
                 digits(found.tokens_per_second),
                 percent(Some(found.memory_share)),
             ]);
+            if let Some(UnitForecast { tflops, step_ms, tokens_per_second }) = found.on_units {
+                let (cores, bandwidth) = (chip.gpu_cores.to_string(), digits(chip.bandwidth));
+                let [rate, step, tokens] = [tflops, step_ms, tokens_per_second].map(digits);
+                table.push([format!("{} on matrix units", chip.name), cores, bandwidth, rate, step, tokens, String::new()]);
+            }
         }
         let step = format!("a training step in {}: {}; {}\n{table}", prediction.dtype, prediction.label, prediction.assumes);
         if prediction.candidates.is_empty() {
