@@ -4,7 +4,9 @@
 
 use std::collections::HashMap;
 
-use burnish_models::gguf::{DEFAULT_PATTERNS, LLAMA3_PATTERN, Metadata, QWEN2_PATTERN, Value};
+use burnish_models::gguf::{
+    DEFAULT_PATTERNS, GPT4O_PATTERN, LLAMA3_PATTERN, Metadata, QWEN2_PATTERN, TEKKEN_PATTERN, Value,
+};
 use burnish_models::{ChatTemplate, Pretrained};
 use serde_json::Value as Json;
 
@@ -72,7 +74,7 @@ pub(super) fn add(metadata: &mut Metadata, model: &Pretrained, report: &mut Expo
         metadata.insert("tokenizer.ggml.add_space_prefix", has_prefix(&json));
     } else {
         metadata.insert("tokenizer.ggml.model", "gpt2");
-        metadata.insert("tokenizer.ggml.pre", pre_tokenizer(&json["pre_tokenizer"])?);
+        metadata.insert("tokenizer.ggml.pre", pre_tokenizer(&json, report)?);
         let joined: Value = merges.iter().map(|(left, right)| format!("{left} {right}")).collect();
         metadata.insert("tokenizer.ggml.merges", joined);
     }
@@ -176,8 +178,28 @@ fn has_prefix(json: &Json) -> bool {
         || steps(&json["pre_tokenizer"], "pretokenizers").iter().any(prepends)
 }
 
-/// llama.cpp's name of a byte-level pre-tokenizer. The patterns must be equal: similar ones split differently.
-fn pre_tokenizer(json: &Json) -> Result<&'static str> {
+/// llama.cpp's name of the byte-level pre-tokenizer of a tokenizer. The patterns must be equal: similar ones split differently.
+fn pre_tokenizer(tokenizer: &Json, report: &mut ExportReport) -> Result<&'static str> {
+    let json = &tokenizer["pre_tokenizer"];
+    let ignores_merges = tokenizer["model"]["ignore_merges"].as_bool() == Some(true);
+    let name = pre_tokenizer_name(json, ignores_merges)?;
+    if ["gpt-4o", "tekken"].contains(&name) {
+        report.notes.push(format!(
+            "llama.cpp splits words with combining marks, and words of mixed case in other scripts than Latin, differently from the \
+             model's tokenizer ({name})"
+        ));
+    }
+    if ignores_merges != ["llama-bpe", "tekken"].contains(&name) {
+        let (takes, others) = if ignores_merges { ("takes", "does not") } else { ("does not take", "does") };
+        report.notes.push(format!(
+            "the model's tokenizer {takes} words of the vocabulary as they are (`ignore_merges`), and llama.cpp {others} ({name}): the \
+             ids of words that no merge leads to may differ"
+        ));
+    }
+    Ok(name)
+}
+
+fn pre_tokenizer_name(json: &Json, ignores_merges: bool) -> Result<&'static str> {
     let steps = steps(json, "pretokenizers");
     let patterns: Vec<&str> = steps.iter().filter_map(|step| step["pattern"]["Regex"].as_str()).collect();
     if patterns == DEFAULT_PATTERNS {
@@ -188,8 +210,11 @@ fn pre_tokenizer(json: &Json) -> Result<&'static str> {
             Some("Digits") if step["individual_digits"].as_bool() == Some(true) => return Ok("smollm"),
             Some("Split") => {
                 return match step["pattern"]["Regex"].as_str() {
-                    Some(LLAMA3_PATTERN) => Ok("llama-bpe"),
+                    // The same pattern, as OLMo 2 has it.
+                    Some(LLAMA3_PATTERN) => Ok(if ignores_merges { "llama-bpe" } else { "dbrx" }),
                     Some(QWEN2_PATTERN) => Ok("qwen2"),
+                    Some(GPT4O_PATTERN) => Ok("gpt-4o"),
+                    Some(TEKKEN_PATTERN) => Ok("tekken"),
                     pattern => Err(ExportError::unsupported(format!(
                         "llama.cpp has no pre-tokenizer with the pattern {}",
                         pattern.unwrap_or_default()
@@ -220,14 +245,29 @@ mod tests {
 
     #[test]
     fn a_pre_tokenizer_is_recognised_by_its_whole_pattern() {
-        assert_eq!(pre_tokenizer(&split(LLAMA3_PATTERN)).unwrap(), "llama-bpe");
-        assert_eq!(pre_tokenizer(&split(QWEN2_PATTERN)).unwrap(), "qwen2");
-        assert_eq!(pre_tokenizer(&json!({ "type": "ByteLevel", "use_regex": true })).unwrap(), "gpt-2");
+        let named = |steps: Json, ignores: bool| {
+            let mut report = ExportReport::default();
+            let json = json!({ "pre_tokenizer": steps, "model": { "ignore_merges": ignores } });
+            pre_tokenizer(&json, &mut report).map(|name| (name, report.notes.len()))
+        };
+        // What llama.cpp does differently is noted.
+        for (pattern, ignores, expected) in [
+            (LLAMA3_PATTERN, true, ("llama-bpe", 0)),
+            (LLAMA3_PATTERN, false, ("dbrx", 0)),
+            (QWEN2_PATTERN, false, ("qwen2", 0)),
+            (QWEN2_PATTERN, true, ("qwen2", 1)),
+            (GPT4O_PATTERN, false, ("gpt-4o", 1)),
+            (TEKKEN_PATTERN, true, ("tekken", 1)),
+            (TEKKEN_PATTERN, false, ("tekken", 2)),
+        ] {
+            assert_eq!(named(split(pattern), ignores).unwrap(), expected, "{pattern}");
+        }
+        assert_eq!(named(json!({ "type": "ByteLevel", "use_regex": true }), false).unwrap(), ("gpt-2", 0));
         let default = DEFAULT_PATTERNS.map(|pattern| json!({ "type": "Split", "pattern": { "Regex": pattern } }));
-        assert_eq!(pre_tokenizer(&json!({ "type": "Sequence", "pretokenizers": default })).unwrap(), "default");
-        // As in o200k: the same for digits, but letters are split by case.
+        assert_eq!(named(json!({ "type": "Sequence", "pretokenizers": default }), false).unwrap(), ("default", 0));
+        // Almost that of GPT-4o.
         let other = "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}]*[\\p{Ll}]+|\\p{N}{1,3}|\\s+";
-        assert!(pre_tokenizer(&split(other)).unwrap_err().to_string().contains(other));
+        assert!(named(split(other), false).unwrap_err().to_string().contains(other));
     }
 
     #[test]

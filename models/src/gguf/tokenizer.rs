@@ -9,9 +9,9 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-pub use llama_cpp::{DEFAULT_PATTERNS, LLAMA3_PATTERN, QWEN2_PATTERN};
+pub use llama_cpp::{DEFAULT_PATTERNS, GPT4O_PATTERN, LLAMA3_PATTERN, QWEN2_PATTERN, TEKKEN_PATTERN};
 
-use self::llama_cpp::{END_TEXTS, Split, end_tokens, is_llama3, split_of};
+use self::llama_cpp::{END_TEXTS, Split, adds_bos, end_tokens, ignores_merges, split_of};
 use crate::error::{ModelError, Result};
 use crate::gguf::metadata::Metadata;
 use crate::tokenizer::sentencepiece::merges::Room;
@@ -37,7 +37,7 @@ pub(super) fn special_tokens(metadata: &Metadata) -> Result<SpecialTokens> {
     // The ids that llama.cpp assumes for SentencePiece.
     let token_or = |key: &str, id: usize| token(key).or_else(|| named(id).filter(|_| sentence_piece));
     let flag = |key: &str| metadata.flag(&format!("tokenizer.ggml.{key}"));
-    let adds_bos = sentence_piece || metadata.text("tokenizer.ggml.pre").is_some_and(is_llama3);
+    let adds_bos = sentence_piece || metadata.text("tokenizer.ggml.pre").is_some_and(adds_bos);
     let bos = token_or("bos", 1);
     let eos = token_or("eos", 2);
     Ok(SpecialTokens {
@@ -117,6 +117,8 @@ fn byte_level(metadata: &Metadata, tokens: &[&str]) -> Result<Value> {
         }
         Some(Split::Llama3) => split(&[LLAMA3_PATTERN]),
         Some(Split::Qwen2) => split(&[QWEN2_PATTERN]),
+        Some(Split::Gpt4o) => split(&[GPT4O_PATTERN]),
+        Some(Split::Tekken) => split(&[TEKKEN_PATTERN]),
         Some(Split::Gpt2) => plain,
         Some(Split::Default) => split(&DEFAULT_PATTERNS),
         None => return Err(refuse(format!("the pre-tokenizer `{kind}` (`tokenizer.ggml.pre`) is not supported"))),
@@ -127,7 +129,7 @@ fn byte_level(metadata: &Metadata, tokens: &[&str]) -> Result<Value> {
         "decoder": { "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true },
         "model": {
             "type": "BPE", "vocab": vocabulary(tokens), "merges": merges,
-            "ignore_merges": is_llama3(kind) || kind == "glm4",
+            "ignore_merges": ignores_merges(kind),
         },
     }))
 }

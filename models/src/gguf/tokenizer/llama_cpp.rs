@@ -8,6 +8,11 @@ use crate::gguf::metadata::Metadata;
 pub const LLAMA3_PATTERN: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 /// The pattern of Qwen 2.
 pub const QWEN2_PATTERN: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+/// The pattern of GPT-4o, which gpt-oss and Phi-4-mini have. llama.cpp writes upper case as "not a to z" and knows no combining marks, so it
+/// splits some words of other scripts than Latin differently.
+pub const GPT4O_PATTERN: &str = "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+/// The pattern of Mistral's newer tokenizers, since Mistral Nemo. What is said of [`GPT4O_PATTERN`] is true of it too.
+pub const TEKKEN_PATTERN: &str = "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
 /// The patterns, applied one after the other, that llama.cpp uses if a file names no pre-tokenizer or `default`.
 pub const DEFAULT_PATTERNS: [&str; 4] = [
@@ -54,6 +59,8 @@ const FILL_ENDS: [(&str, &[&str]); 3] = [
 pub(super) enum Split {
     Llama3,
     Qwen2,
+    Gpt4o,
+    Tekken,
     /// Into single digits, then as in GPT-2.
     Digits,
     Gpt2,
@@ -68,6 +75,8 @@ pub(super) fn split_of(pre: &str) -> Option<Split> {
         "qwen2" | "deepseek-r1-qwen" | "kormo" | "f2llmv2" | "megrez" | "stablelm2" | "hunyuan" | "solar-open" => {
             Split::Qwen2
         }
+        "gpt-4o" | "llama4" | "kanana2" => Split::Gpt4o,
+        "tekken" => Split::Tekken,
         "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b" | "mellum2" => Split::Digits,
         "gpt-2" | "phi-2" | "mpt" | "olmo" | "jais" | "trillion" | "granite-docling" | "exaone4" | "gigachat" | "mellum"
         | "a.x-4.0" => Split::Gpt2,
@@ -76,9 +85,17 @@ pub(super) fn split_of(pre: &str) -> Option<Split> {
     })
 }
 
-/// Whether llama.cpp does not split words that are in the vocabulary, and adds a start token by default.
-pub(super) fn is_llama3(pre: &str) -> bool {
-    ["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"].contains(&pre)
+const LLAMA3: [&str; 9] =
+    ["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"];
+
+/// Whether llama.cpp takes a word that is in the vocabulary whole, whatever its merges.
+pub(super) fn ignores_merges(pre: &str) -> bool {
+    LLAMA3.contains(&pre) || pre == "glm4" || pre == "tekken"
+}
+
+/// Whether llama.cpp adds a start token by default.
+pub(super) fn adds_bos(pre: &str) -> bool {
+    LLAMA3.contains(&pre) || pre == "tekken"
 }
 
 /// The ids of the tokens that end a text besides `eos`, as in llama.cpp.

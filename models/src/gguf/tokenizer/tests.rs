@@ -20,8 +20,9 @@ fn metadata(pre: Option<&str>, tokens: &[&str], merges: &[&str]) -> Metadata {
 }
 
 #[test]
-fn llama3_files_add_a_start_token_by_default() {
-    for (pre, adds) in [("llama-bpe", true), ("llama3", true), ("llama-v3", true), ("qwen2", false), ("smaug-bpe", false)] {
+fn files_of_some_pre_tokenizers_add_a_start_token_by_default() {
+    let adding = ["llama-bpe", "llama3", "llama-v3", "tekken"].map(|pre| (pre, true));
+    for (pre, adds) in adding.into_iter().chain(["qwen2", "smaug-bpe", "gpt-4o"].map(|pre| (pre, false))) {
         let mut metadata = metadata(Some(pre), &["a", "<|begin_of_text|>", "<|eot_id|>"], &["a a"]);
         metadata.insert("tokenizer.ggml.bos_token_id", Entry::Unsigned(1));
         assert_eq!(special_tokens(&metadata).unwrap().add_bos, adds, "{pre}");
@@ -71,7 +72,27 @@ fn the_default_patterns_are_used_without_a_pre_tokenizer() {
     assert_eq!(ids(Some("gpt-2"), "12345"), [11, 4]);
     assert_eq!(ids(Some("smollm"), "12345"), [0, 1, 2, 3, 4]);
     assert_eq!(ids(Some("llama-bpe"), "12345"), [8, 9]);
-    assert!(build(&metadata(Some("tekken"), &tokens, &merges)).unwrap_err().to_string().contains("tekken"));
+    assert!(build(&metadata(Some("bloom"), &tokens, &merges)).unwrap_err().to_string().contains("bloom"));
+}
+
+#[test]
+fn words_are_split_by_case_as_in_gpt_4o_and_tekken() {
+    let tokens = ["a", "b", "B", "1", "2", "'", "s", "aB", "bB", "12", "'s", "b's", "ab", "\u{cc}", "\u{12a}", "a\u{cc}"];
+    let merges = ["a B", "b B", "1 2", "' s", "b 's", "a \u{cc}"];
+    let ids = |pre: &str, text: &str| build(&metadata(Some(pre), &tokens, &merges)).unwrap().encode(text, false).unwrap();
+    for pre in ["gpt-4o", "llama4", "tekken"] {
+        // An upper-case letter begins a word, so that `aB` is never one.
+        assert_eq!(ids(pre, "aBb"), [0, 2, 1], "{pre}");
+        // A combining mark, here of two bytes, belongs to its word.
+        assert_eq!(ids(pre, "a\u{308}"), [15, 14], "{pre}");
+    }
+    assert_eq!(ids("qwen2", "aBb"), [7, 1]);
+    assert_eq!(ids("gpt-4o", "b's"), [11]);
+    assert_eq!(ids("tekken", "b's"), [1, 10]);
+    assert_eq!(ids("gpt-4o", "12"), [9]);
+    assert_eq!(ids("tekken", "12"), [3, 4]);
+    // No merge leads to `ab`, which only tekken takes whole.
+    assert_eq!((ids("tekken", "ab"), ids("gpt-4o", "ab")), (vec![12], vec![0, 1]));
 }
 
 #[test]
