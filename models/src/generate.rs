@@ -289,7 +289,8 @@ mod tests {
                 assert_eq!(cache.len(), prompt.len() + generated.tokens.len() - 1);
                 // What comes next does not depend on steps that were queued and not used.
                 let more = [&prompt[..], &generated.tokens].concat();
-                let logits = last_logits(&model, &mut cache, &more[cache.len()..], &device);
+                let begun = cache.len();
+                let logits = last_logits(&model, &mut cache, &more[begun..], &device);
                 (generated.tokens, generated.finish, generated.text, logits)
             };
             let sampling = SamplingOptions { temperature: 0.9 * (seed % 2) as f32, seed, ..SamplingOptions::default() };
