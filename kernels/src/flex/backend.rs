@@ -1,7 +1,7 @@
 //! `FusedBackend` for Flex: each operation by its CPU kernel, or composed. A test can break each.
 
 use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn::tensor::{DType, Int, Shape, Tensor, TensorMetadata};
+use burn::tensor::{DType, Int, Shape, Tensor};
 use burn_flex::{Flex, FlexTensor};
 
 use crate::adamw::{AdamWStep, AdamWTensors};

@@ -24,6 +24,9 @@ const THREADS_TOGETHER: usize = 64;
 /// Most sums of a lane.
 const MOST_SUMS: usize = 8;
 
+/// Vectors of weights that a lane requests before it uses them: memory answers late, and a device has few planes for a small weight.
+const AHEAD: usize = 8;
+
 /// The extents of `x`, its columns in vectors.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 struct Extents {
@@ -40,6 +43,8 @@ struct FewRowsPlan {
     rows: usize,
     /// Outputs of a plane.
     outputs: usize,
+    /// Vectors of each output's weights that a lane requests at a time.
+    ahead: usize,
     /// Threads that sum an output together.
     lanes: usize,
     threads: usize,
@@ -59,7 +64,8 @@ impl FewRowsPlan {
             Some(lanes) => (lanes as usize, THREADS.max(lanes as usize)),
             None => (THREADS_TOGETHER, THREADS_TOGETHER),
         };
-        Self { weights, rows, outputs: of_plane.min(MOST_SUMS / rows).max(1), lanes, threads, planes }
+        let outputs = of_plane.min(MOST_SUMS / rows).max(1);
+        Self { weights, rows, outputs, ahead: (AHEAD / outputs).max(1), lanes, threads, planes }
     }
 
     /// Outputs of a cube.
@@ -84,20 +90,63 @@ fn add_products<F: Float, N: Size>(
     for i in 0..comptime!(plan.outputs * plan.rows) {
         sums[i] = Vector::<f32, N>::new(0.0f32);
     }
-    let mut at = UNIT_POS % lanes;
-    while at < extents.vectors {
+    let mut own = Share { first, outputs, at: UNIT_POS % lanes };
+    if comptime!(plan.ahead > 1) {
+        while own.at + comptime!((plan.ahead as u32 - 1) * plan.lanes as u32) < extents.vectors {
+            add_vectors::<F, N>(x, weight, sums, &own, extents, plan);
+            own.at += comptime!(plan.ahead as u32 * plan.lanes as u32);
+        }
+    }
+    while own.at < extents.vectors {
+        add_vectors::<F, N>(x, weight, sums, &own, extents, comptime!(FewRowsPlan { ahead: 1, ..plan }));
+        own.at += lanes;
+    }
+}
+
+/// What a lane reads of a weight.
+#[derive(CubeType, Clone, Copy)]
+struct Share {
+    /// The first output.
+    first: u32,
+    /// The outputs of the weight.
+    outputs: u32,
+    /// The first vector.
+    at: u32,
+}
+
+/// [`add_products`] of `plan.ahead` vectors of each row. All weights are requested before the first is used.
+#[cube]
+fn add_vectors<F: Float, N: Size>(
+    x: &Array<Vector<F, N>>,
+    weight: &Array<Vector<F, N>>,
+    sums: &mut Array<Vector<f32, N>>,
+    own: &Share,
+    extents: &Extents,
+    #[comptime] plan: FewRowsPlan,
+) {
+    let count = comptime!(plan.ahead);
+    let mut weights = Array::<Vector<F, N>>::new(comptime!(count * plan.outputs));
+    #[unroll]
+    for output in 0..plan.outputs {
+        // Rows and outputs that do not exist are the last ones again, and are not written.
+        let from = min(own.first + output as u32, own.outputs - 1) * extents.vectors + own.at;
         #[unroll]
-        for output in 0..plan.outputs {
-            // Rows and outputs that do not exist are the last ones again, and are not written.
-            let from = min(first + output as u32, outputs - 1) * extents.vectors + at;
-            let weights = Vector::<f32, N>::cast_from(weight[from as usize]);
+        for i in 0..count {
+            weights[comptime!(output * count + i)] = weight[(from + comptime!((i * plan.lanes) as u32)) as usize];
+        }
+    }
+    #[unroll]
+    for row in 0..plan.rows {
+        let from = min(row as u32, extents.rows - 1) * extents.vectors + own.at;
+        #[unroll]
+        for i in 0..count {
+            let value = Vector::<f32, N>::cast_from(x[(from + comptime!((i * plan.lanes) as u32)) as usize]);
             #[unroll]
-            for row in 0..plan.rows {
-                let from = min(row as u32, extents.rows - 1) * extents.vectors + at;
-                sums[comptime!(output * plan.rows + row)] += weights * Vector::<f32, N>::cast_from(x[from as usize]);
+            for output in 0..plan.outputs {
+                sums[comptime!(output * plan.rows + row)] +=
+                    value * Vector::<f32, N>::cast_from(weights[comptime!(output * count + i)]);
             }
         }
-        at += lanes;
     }
 }
 

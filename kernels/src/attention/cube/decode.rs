@@ -17,6 +17,10 @@ const MAX_QUERIES: usize = 4;
 const BLOCK: usize = 128;
 /// Heads whose sums a thread holds at a time.
 const HEADS: usize = 4;
+/// Most vectors of a head whose loads are all in one text.
+const MOST_UNROLLED: usize = 32;
+/// Values that a thread requests before it uses them.
+const AHEAD: usize = 4;
 
 /// What the kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,6 +29,8 @@ struct DecodePlan {
     vectors: usize,
     /// Heads that share keys.
     group: usize,
+    /// Heads whose sums the threads add up at a time.
+    together: usize,
     /// Whether there is only one block.
     alone: bool,
     /// How planes reduce.
@@ -59,7 +65,7 @@ fn block_kernel<F: Float, N: Size>(
     let mut queries = SharedMemory::<Vector<f32, N>>::new(comptime!(plan.group * plan.vectors));
     let mut weights = SharedMemory::<f32>::new(comptime!(plan.group * BLOCK));
     let mut totals = SharedMemory::<f32>::new(comptime!(plan.group));
-    let mut scratch = SharedMemory::<Vector<f32, N>>::new(BLOCK);
+    let mut scratch = SharedMemory::<Vector<f32, N>>::new(comptime!(plan.together * BLOCK));
     let (split, splits, key_value_head, row) = (CUBE_POS_X, CUBE_COUNT_X, CUBE_POS_Y, CUBE_POS_Z);
     let batch = row / sizes.queries;
     let index = row % sizes.queries;
@@ -84,11 +90,12 @@ fn block_kernel<F: Float, N: Size>(
     }
     if seen {
         let start = batch * strides.key_batch + column * strides.key_token + key_value_head * vectors;
-        for v in 0..vectors {
-            let own = Vector::<f32, N>::cast_from(key[(start + v) as usize]);
+        #[unroll(plan.vectors <= MOST_UNROLLED)]
+        for v in 0..plan.vectors {
+            let own = Vector::<f32, N>::cast_from(key[start as usize + v]);
             #[unroll]
             for g in 0..plan.group {
-                products[g] += vector_sum::<N>(own * queries[comptime!(g * plan.vectors) + v as usize]);
+                products[g] += vector_sum::<N>(own * queries[comptime!(g * plan.vectors) + v]);
             }
         }
     }
@@ -97,23 +104,7 @@ fn block_kernel<F: Float, N: Size>(
         let (scored, _slope) = score(products[g], &sizes, sight);
         weights[comptime!(g * BLOCK) + UNIT_POS as usize] = select(seen, scored, f32::new(HIDDEN));
     }
-    // A thread reads back what it wrote itself.
-    for g in 0..group {
-        let own = (g * comptime!(BLOCK as u32) + UNIT_POS) as usize;
-        let scored = weights[own];
-        let largest = cube_max(scored, BLOCK, plan.planes);
-        let weight = select(seen, f32::exp(scored - largest), 0.0f32);
-        let total = cube_sum(weight, BLOCK, plan.planes);
-        weights[own] = weight;
-        if UNIT_POS == 0 {
-            totals[g as usize] = total;
-            if comptime!(!plan.alone) {
-                let to = (((head + g) * splits + split) * 2) as usize;
-                statistics[to] = largest;
-                statistics[to + 1] = total;
-            }
-        }
-    }
+    softmax(&mut weights, &mut totals, statistics, head, plan);
     sync_cube();
 
     // Adjacent threads read the vectors of one value; the cube reads as many values at once as it has threads for.
@@ -134,32 +125,134 @@ fn block_kernel<F: Float, N: Size>(
         }
         let mut c = own_value;
         while c < last {
-            let own = Vector::<f32, N>::cast_from(value[(start + (first + c) * strides.value_token) as usize]);
+            let mut values = Array::<Vector<F, N>>::new(AHEAD);
             #[unroll]
-            for h in 0..heads {
-                sums[h] += own * Vector::<f32, N>::new(weights[comptime!((pass * HEADS + h) * BLOCK) + c as usize]);
+            for i in 0..AHEAD {
+                // The last value again, whose weight is then 0, instead of one that does not exist.
+                let own = min(c + comptime!(i as u32) * values_at_once, last - 1);
+                values[i] = value[(start + (first + own) * strides.value_token) as usize];
             }
-            c += values_at_once;
+            #[unroll]
+            for i in 0..AHEAD {
+                let own = c + comptime!(i as u32) * values_at_once;
+                #[unroll]
+                for h in 0..heads {
+                    let at = comptime!((pass * HEADS + h) * BLOCK) + min(own, last - 1) as usize;
+                    let weight = select(own < last, weights[at], 0.0f32);
+                    sums[h] += Vector::<f32, N>::cast_from(values[i]) * Vector::<f32, N>::new(weight);
+                }
+            }
+            c += comptime!(AHEAD as u32) * values_at_once;
         }
         #[unroll]
-        for h in 0..heads {
-            scratch[UNIT_POS as usize] = sums[h];
+        for part in 0..comptime!(heads.div_ceil(plan.together)) {
+            let count = comptime!((heads - part * plan.together).min(plan.together));
+            #[unroll]
+            for h in 0..count {
+                scratch[comptime!(h * BLOCK) + UNIT_POS as usize] = sums[comptime!(part * plan.together + h)];
+            }
             sync_cube();
-            if UNIT_POS < vectors {
-                let mut sum = scratch[UNIT_POS as usize];
+            let mut at = UNIT_POS;
+            while at < comptime!(count as u32) * vectors {
+                let (own, own_vector) = (at / vectors, at % vectors);
+                let from = own * comptime!(BLOCK as u32) + own_vector;
+                let mut sum = scratch[from as usize];
                 for other in 1..values_at_once {
-                    sum += scratch[(other * vectors + UNIT_POS) as usize];
+                    sum += scratch[(from + other * vectors) as usize];
                 }
-                let to = head + comptime!((pass * HEADS + h) as u32);
+                let member = comptime!((pass * HEADS + part * plan.together) as u32) + own;
+                let to = head + member;
                 if comptime!(plan.alone) {
-                    let share = Vector::<f32, N>::new(1.0f32 / totals[comptime!(pass * HEADS + h)]);
-                    out[(to * vectors + UNIT_POS) as usize] = Vector::<F, N>::cast_from(sum * share);
+                    let share = Vector::<f32, N>::new(1.0f32 / totals[member as usize]);
+                    out[(to * vectors + own_vector) as usize] = Vector::<F, N>::cast_from(sum * share);
                 } else {
-                    partial[((to * splits + split) * vectors + UNIT_POS) as usize] = sum;
+                    partial[((to * splits + split) * vectors + own_vector) as usize] = sum;
                 }
+                at += comptime!(BLOCK as u32);
             }
             sync_cube();
         }
+    }
+}
+
+/// Replaces the scores of each head by their exponentials, relative to the largest, and sums them. All threads of the cube must call it.
+#[cube]
+fn softmax(
+    weights: &mut SharedMemory<f32>,
+    totals: &mut SharedMemory<f32>,
+    statistics: &mut Array<f32>,
+    head: u32,
+    #[comptime] plan: DecodePlan,
+) {
+    let block = comptime!(BLOCK as u32);
+    match comptime!(plan.planes.size()) {
+        // A plane for each head, and no barrier.
+        Some(size) => {
+            let (number, lane) = (comptime!(block / size), UNIT_POS % size);
+            sync_cube();
+            let mut g = UNIT_POS / size;
+            while g < comptime!(plan.group as u32) {
+                let own = g * block + lane;
+                let mut largest = f32::new(HIDDEN);
+                #[unroll]
+                for i in 0..number {
+                    largest = max(largest, weights[(own + comptime!(i * size)) as usize]);
+                }
+                let largest = plane_max(largest);
+                let mut total = 0.0f32;
+                #[unroll]
+                for i in 0..number {
+                    let at = (own + comptime!(i * size)) as usize;
+                    let weight = weight_of(weights[at], largest);
+                    weights[at] = weight;
+                    total += weight;
+                }
+                let total = plane_sum(total);
+                if lane == 0 {
+                    keep(totals, statistics, head, g, largest, total, plan);
+                }
+                g += number;
+            }
+        }
+        // A thread reads back what it wrote itself.
+        None => {
+            for g in 0..comptime!(plan.group as u32) {
+                let own = (g * block + UNIT_POS) as usize;
+                let scored = weights[own];
+                let largest = cube_max(scored, BLOCK, plan.planes);
+                let weight = weight_of(scored, largest);
+                let total = cube_sum(weight, BLOCK, plan.planes);
+                weights[own] = weight;
+                if UNIT_POS == 0 {
+                    keep(totals, statistics, head, g, largest, total, plan);
+                }
+            }
+        }
+    }
+}
+
+/// The weight of a score, 0 where the key is hidden.
+#[cube]
+fn weight_of(scored: f32, largest: f32) -> f32 {
+    select(scored <= f32::new(HIDDEN), 0.0f32, f32::exp(scored - largest))
+}
+
+/// Keeps the largest score and the sum of a head, for this cube or for the launch that combines blocks.
+#[cube]
+fn keep(
+    totals: &mut SharedMemory<f32>,
+    statistics: &mut Array<f32>,
+    head: u32,
+    member: u32,
+    largest: f32,
+    total: f32,
+    #[comptime] plan: DecodePlan,
+) {
+    totals[member as usize] = total;
+    if comptime!(!plan.alone) {
+        let to = (((head + member) * CUBE_COUNT_X + CUBE_POS_X) * 2) as usize;
+        statistics[to] = largest;
+        statistics[to + 1] = total;
     }
 }
 
@@ -217,8 +310,10 @@ pub(super) fn decode<R: CubeRuntime>(
     let size = vector_size(&[&query, &key, &value], length);
     let (vectors, group) = (head_dim / size, heads / key_value_heads);
     let client = query.client.clone();
-    let bytes = size_of::<f32>() * (group * (head_dim + BLOCK + 1) + BLOCK * (size + 2));
-    if vectors > BLOCK || bytes > client.properties().hardware.max_shared_memory_size {
+    let bytes = |together: usize| size_of::<f32>() * (group * (head_dim + BLOCK + 1) + BLOCK * (together * size + 2));
+    let most = client.properties().hardware.max_shared_memory_size;
+    let together = [HEADS.min(group), 1].into_iter().find(|together| bytes(*together) <= most)?;
+    if vectors > BLOCK {
         return None;
     }
     let window = options.sliding_window.unwrap_or(keys).min(keys);
@@ -233,7 +328,7 @@ pub(super) fn decode<R: CubeRuntime>(
     let out = empty_like(&query);
     let partial = empty(&query, [parts.max(1), head_dim], DType::F32);
     let statistics = empty(&query, [parts.max(1), 2], DType::F32);
-    let plan = DecodePlan { vectors, group, alone, planes: Planes::of(&client) };
+    let plan = DecodePlan { vectors, group, together, alone, planes: Planes::of(&client) };
     let dtype = query.dtype;
     // SAFETY: threads check a key against the number of keys before they read it, and each cube writes the heads of its own block.
     unsafe {

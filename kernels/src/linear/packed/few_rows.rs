@@ -11,7 +11,7 @@ use cubecl::prelude::*;
 use crate::cube::launch::{contiguous, cubes, empty, vector_size};
 use crate::cube::reduce::{self, cube_sum};
 use crate::packed::Planes;
-use crate::packed::cube::{Code, MOST, Starts, integers, level, scaling, table};
+use crate::packed::cube::{Code, Integers, MOST, Scaling, Starts, integers, level, scaling, table};
 
 /// Most rows: with more, tiles read the weights less often.
 pub(super) const MOST_ROWS: usize = 8;
@@ -23,6 +23,9 @@ const THREADS_TOGETHER: usize = 64;
 /// Most sums of a lane.
 const MOST_SUMS: usize = 8;
 
+/// Vectors of weights that a lane requests before it uses them.
+const AHEAD: usize = 8;
+
 /// What the kernel is compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct FewRowsPlan {
@@ -31,6 +34,8 @@ struct FewRowsPlan {
     rows: usize,
     /// Outputs of a plane.
     outputs: usize,
+    /// Vectors of each output's weights that a lane requests at a time.
+    ahead: usize,
     /// Threads that sum an output together.
     lanes: usize,
     threads: usize,
@@ -51,7 +56,7 @@ impl FewRowsPlan {
             Some(lanes) => (lanes as usize, THREADS.max(lanes as usize)),
             None => (THREADS_TOGETHER, THREADS_TOGETHER),
         };
-        Self { code: planes.code(), rows, outputs, lanes, threads, planes: device }
+        Self { code: planes.code(), rows, outputs, ahead: (AHEAD / outputs).max(1), lanes, threads, planes: device }
     }
 
     /// Outputs of a cube.
@@ -66,6 +71,92 @@ struct Extents {
     rows: u32,
     inputs: u32,
     outputs: u32,
+}
+
+/// What a lane reads.
+#[derive(CubeType)]
+struct Share {
+    /// Where the rows of `x` begin, in vectors of [`MOST`] elements.
+    rows: Array<u32>,
+    /// Where the rows of weights begin, in elements.
+    weights: Array<u32>,
+    table: SharedMemory<f32>,
+    starts: Starts,
+    /// The first vector.
+    at: u32,
+}
+
+/// Adds the products of `plan.ahead` vectors of each row of weights. All words are requested before the first is used: memory answers
+/// late, and a device has few planes for a small weight.
+#[cube]
+fn add_vectors<F: Float, N: Size>(
+    x: &Array<Vector<F, N>>,
+    words: &Array<u32>,
+    sums: &mut Array<f32>,
+    share: &Share,
+    #[comptime] plan: FewRowsPlan,
+) {
+    let size = x.vector_size().comptime();
+    let parts = comptime!(MOST / size);
+    let mut scalings = Sequence::<Scaling>::new();
+    let mut levels = Sequence::<Integers>::new();
+    #[unroll]
+    for i in 0..plan.ahead {
+        #[unroll]
+        for output in 0..plan.outputs {
+            let at = share.at + comptime!((i * plan.lanes) as u32);
+            let element = share.weights[output] + at * comptime!(MOST as u32);
+            scalings.push(scaling(words, element / comptime!(plan.code.group as u32), &share.starts, plan.code));
+            levels.push(integers(words, element, &share.starts, plan.code, MOST));
+        }
+    }
+    let mut own = Array::<f32>::new(comptime!(plan.rows * MOST));
+    let mut own_sums = Array::<f32>::new(plan.rows);
+    let mut products = Array::<f32>::new(plan.rows);
+    #[unroll]
+    for i in 0..plan.ahead {
+        #[unroll]
+        for row in 0..plan.rows {
+            let from = (share.rows[row] + share.at + comptime!((i * plan.lanes) as u32)) * comptime!(parts as u32);
+            own_sums[row] = 0.0f32;
+            #[unroll]
+            for part in 0..parts {
+                let vector = Vector::<f32, N>::cast_from(x[(from + part as u32) as usize]);
+                #[unroll]
+                for i in 0..size {
+                    own[comptime!(row * MOST + part * size + i)] = vector[i];
+                    if comptime!(plan.code.has_bias()) {
+                        own_sums[row] += vector[i];
+                    }
+                }
+            }
+        }
+        #[unroll]
+        for output in 0..plan.outputs {
+            let (scaling, integers) =
+                (scalings.index(comptime!(i * plan.outputs + output)), levels.index(comptime!(i * plan.outputs + output)));
+            #[unroll]
+            for row in 0..plan.rows {
+                products[row] = 0.0f32;
+            }
+            #[unroll]
+            for number in 0..MOST {
+                let level = level(integers, &share.table, number, plan.code);
+                #[unroll]
+                for row in 0..plan.rows {
+                    products[row] += level * own[comptime!(row * MOST + number)];
+                }
+            }
+            #[unroll]
+            for row in 0..plan.rows {
+                let to = comptime!(output * plan.rows + row);
+                sums[to] += products[row] * scaling.scale;
+                if comptime!(plan.code.has_bias()) {
+                    sums[to] += own_sums[row] * scaling.bias;
+                }
+            }
+        }
+    }
 }
 
 #[cube(launch_unchecked)]
@@ -83,17 +174,12 @@ fn few_rows_kernel<F: Float, N: Size>(
     let lane = UNIT_POS % lanes;
     let plane = CUBE_POS as u32 * comptime!((plan.threads / plan.lanes) as u32) + UNIT_POS / lanes;
     let first = plane * comptime!(plan.outputs as u32);
-    let size = x.vector_size().comptime();
-    let parts = comptime!(MOST / size);
 
     let mut sums = Array::<f32>::new(comptime!(plan.outputs * plan.rows));
     #[unroll]
     for i in 0..comptime!(plan.outputs * plan.rows) {
         sums[i] = 0.0f32;
     }
-    let mut own = Array::<f32>::new(comptime!(plan.rows * MOST));
-    let mut own_sums = Array::<f32>::new(plan.rows);
-    let mut products = Array::<f32>::new(plan.rows);
     let vectors = extents.inputs / comptime!(MOST as u32);
     // Rows and outputs that do not exist are the last ones again, and are not written.
     let mut rows = Array::<u32>::new(plan.rows);
@@ -106,51 +192,16 @@ fn few_rows_kernel<F: Float, N: Size>(
     for output in 0..plan.outputs {
         weights[output] = min(first + output as u32, extents.outputs - 1) * extents.inputs;
     }
-    let mut at = lane;
-    while at < vectors {
-        #[unroll]
-        for row in 0..plan.rows {
-            let from = (rows[row] + at) * comptime!(parts as u32);
-            own_sums[row] = 0.0f32;
-            #[unroll]
-            for part in 0..parts {
-                let vector = Vector::<f32, N>::cast_from(x[(from + part as u32) as usize]);
-                #[unroll]
-                for i in 0..size {
-                    own[comptime!(row * MOST + part * size + i)] = vector[i];
-                    if comptime!(plan.code.has_bias()) {
-                        own_sums[row] += vector[i];
-                    }
-                }
-            }
+    let mut own = Share { rows, weights, table, starts, at: lane };
+    if comptime!(plan.ahead > 1) {
+        while own.at + comptime!((plan.ahead as u32 - 1) * plan.lanes as u32) < vectors {
+            add_vectors::<F, N>(x, words, &mut sums, &own, plan);
+            own.at += comptime!(plan.ahead as u32 * plan.lanes as u32);
         }
-        #[unroll]
-        for output in 0..plan.outputs {
-            let element = weights[output] + at * comptime!(MOST as u32);
-            let scaling = scaling(words, element / comptime!(plan.code.group as u32), &starts, plan.code);
-            let integers = integers(words, element, &starts, plan.code, MOST);
-            #[unroll]
-            for row in 0..plan.rows {
-                products[row] = 0.0f32;
-            }
-            #[unroll]
-            for i in 0..MOST {
-                let level = level(&integers, &table, i, plan.code);
-                #[unroll]
-                for row in 0..plan.rows {
-                    products[row] += level * own[comptime!(row * MOST + i)];
-                }
-            }
-            #[unroll]
-            for row in 0..plan.rows {
-                let to = comptime!(output * plan.rows + row);
-                sums[to] += products[row] * scaling.scale;
-                if comptime!(plan.code.has_bias()) {
-                    sums[to] += own_sums[row] * scaling.bias;
-                }
-            }
-        }
-        at += lanes;
+    }
+    while own.at < vectors {
+        add_vectors::<F, N>(x, words, &mut sums, &own, comptime!(FewRowsPlan { ahead: 1, ..plan }));
+        own.at += lanes;
     }
     #[unroll]
     for output in 0..plan.outputs {
