@@ -17,6 +17,7 @@ mod leave;
 mod man;
 mod merge;
 mod model;
+mod panics;
 mod plan;
 mod push;
 mod quantization;
@@ -36,11 +37,9 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use burnish_engine::guard::{message, panics_are_guarded};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::ConfigError;
-use crate::dashboard;
 use crate::data::RowCache;
 use crate::hint::{hint, hint_of_run};
 use crate::report::{OutputStyle, complain, failure};
@@ -128,7 +127,7 @@ pub fn bench_main() -> ExitCode {
 }
 
 fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    quiet_panics();
+    panics::print_briefly();
     relax_watchdog();
     let (arguments, notes) = environment::arguments(arguments.collect(), &Cli::command(), environment::variable);
     let parsed =
@@ -184,10 +183,8 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             }
             ExitCode::FAILURE
         }
-        Err(payload) => {
-            if !is_about_memory(message(&*payload)) {
-                complain("hint: this is a bug in burnish; please report it with the message above");
-            }
+        Err(_) => {
+            complain(format!("hint: {}", panics::hint(is_run)));
             ExitCode::FAILURE
         }
     }
@@ -196,11 +193,6 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 /// Where prepared rows are kept, if the user has a cache folder.
 fn row_cache() -> Option<RowCache> {
     Some(RowCache::new(dirs::cache_dir()?.join("burnish").join("rows")))
-}
-
-/// Whether a panic means that a device can't hold a tensor. That is not a bug: operations can't return errors.
-fn is_about_memory(message: &str) -> bool {
-    message.starts_with("out of memory")
 }
 
 /// Parses a count of at least `LEAST`.
@@ -305,34 +297,6 @@ fn log(verbose: u8, quiet: bool) -> Result<(), String> {
         subscriber.without_time().with_target(false).try_init().ok();
     }
     Ok(())
-}
-
-/// Prints a panic as one line, unless RUST_BACKTRACE is set or the panic becomes an error. A dashboard gives the terminal back first.
-fn quiet_panics() {
-    if std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0") {
-        let print = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if !panics_are_guarded() {
-                dashboard::restore();
-            }
-            print(info);
-        }));
-        return;
-    }
-    std::panic::set_hook(Box::new(|info| {
-        if panics_are_guarded() {
-            tracing::debug!("{info}");
-            return;
-        }
-        dashboard::restore();
-        let message = message(info.payload());
-        if is_about_memory(message) {
-            complain(format!("error: {message}"));
-            return;
-        }
-        let location = info.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
-        complain(format!("error: internal: {message}{location}"));
-    }));
 }
 
 #[cfg(test)]
