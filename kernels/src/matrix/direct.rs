@@ -5,7 +5,7 @@
 
 use cubecl::prelude::*;
 
-use super::lanes::write_fragment;
+use super::lanes::{write_fragment, zeros};
 use super::packed::kept;
 use super::plan::{Fragment, FragmentGrid, PLANE};
 use super::tile::{Sizes, tile_of_cube};
@@ -131,18 +131,7 @@ pub(super) fn product_kernel<F: Float, O: Float, V: Size>(
     let row = min(row, sizes.m - tile_m);
     let column = min(column, sizes.n - tile_n);
 
-    let mut sums = Sequence::<cmma::Matrix<f32>>::new();
-    #[unroll]
-    for _ in 0..comptime!(count_m * count_n) {
-        sums.push(cmma::Matrix::<f32>::from_value(
-            cmma::MatrixIdent::Accumulator,
-            fragment.m,
-            fragment.n,
-            fragment.k,
-            cmma::MatrixLayout::Undefined,
-            0.0f32,
-        ));
-    }
+    let sums = zeros(fragment, comptime!(count_m * count_n));
     let stride_a = if comptime!(plan.transposed_a) { sizes.m } else { sizes.k };
     let stride_b = if comptime!(plan.transposed_b) { sizes.k } else { sizes.n };
     let place = Place { row, column, stride_a: kept(stride_a), stride_b: kept(stride_b) };

@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::lanes::write_fragment;
+use super::lanes::{write_fragment, zeros};
 use super::packed::{Operand, kept, open};
 use super::plan::PLANE;
 use super::step::{fetch_step, hold, put_b};
@@ -40,18 +40,7 @@ pub(super) fn product_kernel<F: Float, G: Float, X: Float, O: Float, N: Size, V:
 
     let fragment = comptime!(tiles.fragment);
     let (count_m, count_n) = comptime!((tiles.fragments().m, tiles.fragments().n));
-    let mut sums = Sequence::<cmma::Matrix<f32>>::new();
-    #[unroll]
-    for _ in 0..comptime!(count_m * count_n) {
-        sums.push(cmma::Matrix::<f32>::from_value(
-            cmma::MatrixIdent::Accumulator,
-            fragment.m,
-            fragment.n,
-            fragment.k,
-            cmma::MatrixLayout::Undefined,
-            0.0f32,
-        ));
-    }
+    let sums = zeros(fragment, comptime!(count_m * count_n));
     let plane_m = PLANE_POS / comptime!(tiles.planes_n as u32);
     let plane_n = PLANE_POS % comptime!(tiles.planes_n as u32);
     let first_m = plane_m * comptime!((count_m * fragment.m) as u32);

@@ -1,6 +1,26 @@
-//! Results that are written as the lanes of a plane hold them.
+//! Fragments of sums as the lanes of a plane hold them: zeros at first, and results that are written so.
 
 use cubecl::prelude::*;
+
+use super::plan::Fragment;
+
+/// So many fragments of zeros.
+#[cube]
+pub(super) fn zeros(#[comptime] fragment: Fragment, #[comptime] count: usize) -> Sequence<cmma::Matrix<f32>> {
+    let mut sums = Sequence::<cmma::Matrix<f32>>::new();
+    #[unroll]
+    for _ in 0..count {
+        sums.push(cmma::Matrix::<f32>::from_value(
+            cmma::MatrixIdent::Accumulator,
+            fragment.m,
+            fragment.n,
+            fragment.k,
+            cmma::MatrixLayout::Undefined,
+            0.0f32,
+        ));
+    }
+    sums
+}
 
 /// Writes a fragment of sums to the result, from element `to` on; `cast` where the result has another dtype.
 #[cube]
