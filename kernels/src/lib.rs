@@ -46,6 +46,8 @@ pub mod rms_norm;
 pub mod rotary;
 pub mod runtime;
 pub mod sample_tokens;
+#[cfg(test)]
+mod samples;
 pub mod select_rows;
 pub mod sink_attention;
 pub mod squared_norm;

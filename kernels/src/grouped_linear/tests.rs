@@ -1,11 +1,11 @@
 use burn::backend::{Autodiff, Flex};
-use burn::tensor::{DType, Distribution, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 
 use super::*;
 use crate::flex::matrix::counted;
 use crate::linear::linear;
 use crate::packed::PackedKind;
-use crate::tolerance::Tolerance;
+use crate::samples::{close, random, values};
 
 /// A weight as it is passed, and as floats.
 type Pair = (GroupWeight<Tensor<Flex, 2>, PackedTensor<Flex>>, Tensor<Flex, 2>);
@@ -16,18 +16,6 @@ const OUTPUTS: usize = 24;
 const EXPERTS: usize = 8;
 const CHOSEN: usize = 2;
 const TOKENS: usize = 96;
-
-fn random<B: FusedBackend>(shape: [usize; 2]) -> Tensor<B, 2> {
-    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Default::default())
-}
-
-fn values<B: FusedBackend>(tensor: Tensor<B, 2>) -> Vec<f32> {
-    tensor.into_data().to_vec().unwrap()
-}
-
-fn close(name: &str, found: &[f32], expected: &[f32]) {
-    Tolerance::of(DType::F32).check(name, found, expected).unwrap();
-}
 
 /// Groups of 0, 1, 2, 3 and more rows.
 fn rows() -> Vec<usize> {

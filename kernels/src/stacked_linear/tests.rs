@@ -1,10 +1,10 @@
 use burn::backend::{Autodiff, Flex};
-use burn::tensor::{DType, Distribution, Tensor};
+use burn::tensor::Tensor;
 
 use super::*;
 use crate::flex::matrix::counted;
 use crate::linear::linear;
-use crate::tolerance::Tolerance;
+use crate::samples::{close, random, values};
 
 type Train = Autodiff<Flex>;
 
@@ -12,18 +12,6 @@ const INPUTS: usize = 48;
 const OUTPUTS: usize = 6;
 const CHOSEN: usize = 2;
 const TOKENS: usize = 96;
-
-fn random<B: FusedBackend>(shape: [usize; 2]) -> Tensor<B, 2> {
-    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Default::default())
-}
-
-fn values<B: FusedBackend>(tensor: Tensor<B, 2>) -> Vec<f32> {
-    tensor.into_data().to_vec().unwrap()
-}
-
-fn close(name: &str, found: &[f32], expected: &[f32]) {
-    Tolerance::of(DType::F32).check(name, found, expected).unwrap();
-}
 
 /// Groups of 0, 1, 2, 3 and more rows; the last has none.
 fn rows() -> GroupRows {
