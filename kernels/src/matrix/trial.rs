@@ -68,10 +68,11 @@ impl<R: KernelRuntime> Trial<R> {
 
     /// The operands and the results, made at the first use.
     fn inputs(&mut self) -> Result<&Inputs, String> {
-        if self.inputs.is_none() {
-            self.inputs = Some(self.make_inputs()?);
-        }
-        self.inputs.as_ref().ok_or_else(|| "there are no operands".to_owned())
+        let inputs = match self.inputs.take() {
+            Some(inputs) => inputs,
+            None => self.make_inputs()?,
+        };
+        Ok(self.inputs.insert(inputs))
     }
 
     fn make_inputs(&self) -> Result<Inputs, String> {
