@@ -21,22 +21,22 @@ fn tensor(rows: usize, columns: usize) -> Tensor<MetalCpu, 2> {
     Tensor::from_data(data, (&Default::default(), DType::F16))
 }
 
-/// Any matrix in a format. Values don't matter, so a row is repeated.
-fn weights(dims: [usize; 2]) -> [(Packed, f64); 6] {
+/// Most bytes that a product reads, for each byte of its tiles.
+const MOST: f64 = 1.1;
+
+/// Any matrix in every format. Values don't matter, so a row is repeated.
+fn weights(dims: [usize; 2]) -> Vec<Packed> {
+    use GgmlType::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
     let row: Vec<f32> = (0..dims[1]).map(|at| ((at * 37 % 101) as f32 - 50.0) / 50.0).collect();
     let values = row.repeat(dims[0]);
     let f16s: Vec<f16> = values.iter().map(|value| f16::from_f32(*value)).collect();
     let affine = |bits| Packed::Affine(Affine::quantize("w", &f16s, dims, bits, 64).unwrap());
     let blocks = |kind| Packed::Gguf(GgufBlocks::quantize("w", &values, dims, kind).unwrap());
-    [
-        (Packed::Nf4(Nf4::quantize("w", &values, dims, false).unwrap()), 1.1),
-        (affine(4), 1.1),
-        (affine(8), 1.1),
-        (blocks(GgmlType::Q4_0), 1.1),
-        (blocks(GgmlType::Q8_0), 1.1),
-        // The scales of eight groups share four words, of which each group reads all.
-        (blocks(GgmlType::Q4K), 1.4),
-    ]
+    let mut all = [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4K, Q5K, Q6K].map(blocks).to_vec();
+    all.extend([false, true].map(|double| Packed::Nf4(Nf4::quantize("w", &values, dims, double).unwrap())));
+    all.extend([4, 8].map(affine));
+    all.push(Packed::Affine(Affine::quantize("w", &values, dims, 4, 64).unwrap()));
+    all
 }
 
 /// Counts of the only product that runs.
@@ -65,18 +65,21 @@ fn check(dims: [usize; 2]) {
         assert!(found.bytes_read as usize >= tiles, "{dims:?}: {} bytes of {tiles}", found.bytes_read);
         found.bytes_read as usize - outputs * inputs * ELEMENT
     });
-    for (packed, most) in weights(dims) {
+    for packed in weights(dims) {
         let weight = PackedTensor::<MetalCpu>::new("w", &packed, &Default::default()).unwrap();
         let bytes = weight.planes.words() * 4;
+        // The values of the codes of doubly quantised scales are kept beside them.
+        assert!(bytes < packed.bytes() + 8 + 4 * 256, "{bytes} bytes for {} of {:?}", packed.bytes(), packed.kind());
         for (transposed, beside) in [true, false].into_iter().zip(dense) {
             let depth = if transposed { inputs } else { outputs };
             let words = weight.words.clone();
             let product = || multiply_packed(x(depth), weight.planes, words, transposed, PackedRoute::Tiles);
             let counters = counted(|| product().unwrap());
-            let name = format!("{} of {outputs} x {inputs}, transposed {transposed}", packed.name());
+            let kind = packed.kind();
+            let name = format!("{kind:?} of {outputs} x {inputs}, transposed {transposed}");
             let ratio = counters.bytes_read as f64 / (beside + bytes) as f64;
             println!("{name}: {} bytes read, {ratio:.3} of the tiles'", counters.bytes_read);
-            assert!(ratio < most, "{name}: {ratio:.3} of the bytes of its tiles");
+            assert!(ratio < MOST, "{name}: {ratio:.3} of the bytes of its tiles");
             let unique = counters.unique_bytes_read as usize - TILE * depth * ELEMENT;
             assert!(unique.abs_diff(bytes) <= bytes / 1000 + 64, "{name}: {unique} bytes of {bytes}");
         }

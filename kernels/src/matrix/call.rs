@@ -5,7 +5,7 @@ use burn::tensor::{DType, TensorMetadata};
 use super::candidate::{BAND, Candidate, Method, Tiled};
 use super::class::ProductClass;
 use super::library;
-use super::packed::{EIGHT, TABLE_BYTES};
+use super::packed::{EIGHT, table_bytes};
 use super::parts::Parts;
 use super::plan::{Extents, Fragment, Route, has_registers, route, tiles};
 use super::product::{More, Product};
@@ -135,7 +135,7 @@ impl<R: KernelRuntime> Call<R> {
     pub fn tiles(&self, fragment: Fragment) -> Tiled {
         let Product { a, planes, .. } = &self.product;
         let in_registers = self.in_registers(fragment);
-        let reserved = planes.map_or(0, |_| TABLE_BYTES);
+        let reserved = planes.map_or(0, |planes| table_bytes(planes.code()));
         let tiles = tiles(&a.client, fragment, in_registers, a.dtype.size(), self.extents, reserved);
         Tiled { tiles, in_registers, band: BAND, lanes: false }
     }

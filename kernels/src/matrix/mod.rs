@@ -9,6 +9,7 @@ mod chosen;
 mod class;
 mod direct;
 mod fragments;
+mod gather;
 mod known;
 mod lanes;
 mod launch;

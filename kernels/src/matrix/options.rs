@@ -3,7 +3,7 @@
 use super::call::Call;
 use super::candidate::{BAND, Candidate, Method, Tiled};
 use super::direct::DirectTiles;
-use super::packed::TABLE_BYTES;
+use super::packed::table_bytes;
 use super::plan::{Extents, Fragment, Route, shapes};
 use super::units::{UNIT_STEP, UNIT_TILES, UnitTiles, trusted};
 use crate::runtime::KernelRuntime;
@@ -54,7 +54,7 @@ impl<R: KernelRuntime> Call<R> {
     /// Tiles in shared memory: every shape, and of the plan's own shape other bands, direct writes and other parts.
     fn on_tiles(&self, fragment: Fragment) -> Vec<Candidate> {
         let (a, planned) = (&self.product.a, self.tiles(fragment));
-        let reserved = self.product.planes.map_or(0, |_| TABLE_BYTES);
+        let reserved = self.product.planes.map_or(0, |planes| table_bytes(planes.code()));
         let shapes = shapes(&a.client, fragment, planned.in_registers, a.dtype.size(), self.extents, reserved);
         let Extents { m, n, .. } = self.extents;
         let fits = |tiled: &Tiled| tiled.tiles.m < 2 * m.max(16) && tiled.tiles.n < 2 * n.max(16);

@@ -9,12 +9,15 @@ use cubecl::prelude::*;
 
 use super::tile::Tile;
 use crate::packed::codebook::NF4;
-use crate::packed::cube::{Code, Scaling, Starts, float, scaling, table};
+use crate::packed::cube::{Code, MAP, ScaleWords, Scaling, Starts, float, scale_code, scale_words, scaling_from, table};
 
 /// Elements that are read together.
 pub(super) const EIGHT: usize = 8;
-/// Bytes of shared memory that a table takes.
-pub(super) const TABLE_BYTES: usize = NF4.len() * size_of::<f32>();
+
+/// Bytes of shared memory that the tables of a code take.
+pub(super) fn table_bytes(code: Code) -> usize {
+    (NF4.len() + if code.has_map() { MAP } else { 1 }) * size_of::<f32>()
+}
 
 /// Operand `B` as a launch binds it.
 #[derive(CubeType, CubeLaunch)]
@@ -42,14 +45,20 @@ pub(super) enum Source<E: CubePrimitive> {
     Packed(Weights),
 }
 
-/// A packed matrix, with the table of its codes in shared memory.
+/// A packed matrix, with its tables in shared memory.
 #[derive(CubeType)]
 pub(super) struct Weights {
-    words: Array<u32>,
-    starts: Starts,
+    pub words: Array<u32>,
+    pub starts: Starts,
+    /// The values of codes.
     table: SharedMemory<f32>,
+    /// Those of the codes of scales, where they are kept, and the offset.
+    map: SharedMemory<f32>,
     #[cube(comptime)]
     pub code: Code,
+    /// Whether they are kept.
+    #[cube(comptime)]
+    mapped: bool,
 }
 
 /// Makes an operand ready; all threads of the cube must call it.
@@ -57,13 +66,13 @@ pub(super) struct Weights {
 pub(super) fn open<E: CubePrimitive>(operand: Operand<E>) -> Source<E> {
     match operand {
         Operand::Dense(array) => Source::<E>::new_Dense(array),
-        Operand::Packed(packed) => Source::<E>::new_Packed(weights(packed)),
+        Operand::Packed(packed) => Source::<E>::new_Packed(weights(packed, true)),
     }
 }
 
-/// The same, of an operand that is packed.
+/// The same, of an operand that is packed; `mapped` where threads take the values of the codes of scales from shared memory.
 #[cube]
-pub(super) fn weights(packed: Words) -> Weights {
+pub(super) fn weights(packed: Words, #[comptime] mapped: bool) -> Weights {
     let code = comptime!(packed.code);
     let table = table(code);
     let starts = Starts {
@@ -72,7 +81,24 @@ pub(super) fn weights(packed: Words) -> Weights {
         coarse: kept(packed.starts.coarse),
         map: kept(packed.starts.map),
     };
-    Weights { words: packed.words, starts, table, code }
+    let mapped = comptime!(mapped && code.has_map());
+    let map = map(&packed.words, &starts, mapped);
+    Weights { words: packed.words, starts, table, map, code, mapped }
+}
+
+/// The values of the codes of scales, and the offset, in shared memory; else a placeholder.
+#[cube]
+fn map(words: &Array<u32>, starts: &Starts, #[comptime] mapped: bool) -> SharedMemory<f32> {
+    let mut map = SharedMemory::<f32>::new(comptime!(if mapped { MAP } else { 1 }));
+    if comptime!(mapped) {
+        let mut at = UNIT_POS;
+        while at < comptime!(MAP as u32) {
+            map[at as usize] = f32::reinterpret(words[(starts.map + at) as usize]);
+            at += CUBE_DIM;
+        }
+        sync_cube();
+    }
+    map
 }
 
 /// A value in a register: arguments of a launch would be read from memory at each use.
@@ -95,17 +121,33 @@ pub(super) struct Integers {
 #[cube]
 pub(super) fn integers(weights: &Weights, eight: u32) -> Integers {
     let code = comptime!(weights.code);
-    let (low, next) = if comptime!(code.low == 8) {
+    let mut high = 0u32;
+    if comptime!(code.high > 0) {
+        let word = weights.words[(weights.starts.high + eight / comptime!(eights_of_high(code) as u32)) as usize];
+        high = own_high(word, eight, code);
+    }
+    integers_below(weights, eight, high)
+}
+
+/// Eights whose upper bits are in a word.
+pub(super) fn eights_of_high(code: Code) -> usize {
+    4 / code.high.max(1)
+}
+
+/// The upper bits of eight elements in the word that has them.
+#[cube]
+pub(super) fn own_high(word: u32, eight: u32, #[comptime] code: Code) -> u32 {
+    word >> (eight % comptime!(eights_of_high(code) as u32) * comptime!((EIGHT * code.high) as u32))
+}
+
+/// As [`integers`], with the upper bits at hand.
+#[cube]
+pub(super) fn integers_below(weights: &Weights, eight: u32, high: u32) -> Integers {
+    let (low, next) = if comptime!(weights.code.low == 8) {
         (weights.words[(eight * 2) as usize], weights.words[(eight * 2 + 1) as usize])
     } else {
         (weights.words[eight as usize], 0u32.runtime())
     };
-    let mut high = 0u32;
-    if comptime!(code.high > 0) {
-        let each = comptime!((4 / code.high.max(1)) as u32);
-        let word = weights.words[(weights.starts.high + eight / each) as usize];
-        high = word >> (eight % each * comptime!((EIGHT * code.high) as u32));
-    }
     Integers { low, next, high }
 }
 
@@ -113,7 +155,21 @@ pub(super) fn integers(weights: &Weights, eight: u32) -> Integers {
 #[cube]
 pub(super) fn scaling_of(weights: &Weights, eight: u32) -> Scaling {
     let code = comptime!(weights.code);
-    scaling(&weights.words, eight / comptime!((code.group / EIGHT) as u32), &weights.starts, code)
+    let group = eight / comptime!((code.group / EIGHT) as u32);
+    let read = scale_words(&weights.words, group, &weights.starts, code);
+    scaling_by(weights, &read, group)
+}
+
+/// Scale and bias of a group from its words.
+#[cube]
+pub(super) fn scaling_by(weights: &Weights, read: &ScaleWords, group: u32) -> Scaling {
+    if comptime!(weights.mapped) {
+        let value = weights.map[scale_code(read.first, group) as usize];
+        let offset = weights.map[comptime!(MAP - 1)];
+        Scaling { scale: value * f32::reinterpret(read.second) + offset, bias: f32::new(0.0) }
+    } else {
+        scaling_from(&weights.words, read, group, &weights.starts, weights.code)
+    }
 }
 
 /// `N` of the eight elements from number `first` on, in f32.
@@ -155,21 +211,21 @@ pub(super) fn values<N: Size>(
 
 /// How the threads of a cube share a tile of `B`: in runs of eights that have one scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Runs {
+pub(super) struct Runs {
     /// Eights of a run.
-    length: usize,
+    pub length: usize,
     /// Runs of a row.
-    across: usize,
+    pub across: usize,
     /// Runs of the tile.
-    all: usize,
+    pub all: usize,
     /// Runs of a thread.
-    held: usize,
+    pub held: usize,
     /// Vectors of an eight.
-    parts: usize,
+    pub parts: usize,
 }
 
 /// The runs of a tile in vectors of so many elements: as long as leaves every thread one.
-fn runs(tile: Tile, vector: usize, code: Code) -> Runs {
+pub(super) fn runs(tile: Tile, vector: usize, code: Code) -> Runs {
     let parts = EIGHT / vector;
     let row = tile.vectors / parts;
     let mut length = code.group / EIGHT;
@@ -184,6 +240,34 @@ fn runs(tile: Tile, vector: usize, code: Code) -> Runs {
 pub(super) fn held(tile: Tile, vector: usize, code: Code) -> usize {
     let runs = runs(tile, vector, code);
     runs.held * runs.length * runs.parts
+}
+
+/// The first eight of a thread's run number `i`, over all rows, and whether there is such a run. The tile begins at `(row, column)`, in
+/// rows and eights.
+#[cube]
+pub(super) fn run_at(
+    row: u32,
+    column: u32,
+    rows: u32,
+    columns: u32,
+    #[comptime] i: usize,
+    #[comptime] tile: Tile,
+    #[comptime] runs: Runs,
+) -> (u32, bool) {
+    let at = UNIT_POS + comptime!((i * tile.threads) as u32);
+    let r = row + at / comptime!(runs.across as u32);
+    let c = column + at % comptime!(runs.across as u32) * comptime!(runs.length as u32);
+    let mut inside = true;
+    if comptime!(!runs.all.is_multiple_of(tile.threads)) {
+        inside = at < comptime!(runs.all as u32);
+    }
+    if comptime!(tile.ragged_rows) {
+        inside = inside && r < rows;
+    }
+    if comptime!(tile.ragged_vectors) {
+        inside = inside && c < columns;
+    }
+    (r * columns + c, inside)
 }
 
 /// As [`fetch`](super::tile::fetch): the tile begins at `(row, column)`, in rows and eights.
@@ -201,21 +285,8 @@ pub(super) fn fetch_packed<F: Float, N: Size>(
     let runs = comptime!(runs(tile, vector, weights.code));
     #[unroll]
     for i in 0..comptime!(runs.held) {
-        let at = UNIT_POS + comptime!((i * tile.threads) as u32);
-        let r = row + at / comptime!(runs.across as u32);
-        let c = column + at % comptime!(runs.across as u32) * comptime!(runs.length as u32);
-        let mut inside = true;
-        if comptime!(!runs.all.is_multiple_of(tile.threads)) {
-            inside = at < comptime!(runs.all as u32);
-        }
-        if comptime!(tile.ragged_rows) {
-            inside = inside && r < rows;
-        }
-        if comptime!(tile.ragged_vectors) {
-            inside = inside && c < columns;
-        }
+        let (first, inside) = run_at(row, column, rows, columns, i, tile, runs);
         if inside {
-            let first = r * columns + c;
             let scaling = scaling_of(weights, first);
             #[unroll]
             for e in 0..comptime!(runs.length) {

@@ -2,6 +2,7 @@
 
 use cubecl::prelude::*;
 
+use super::gather::{fetch_gathered, gathers};
 use super::packed::{EIGHT, Source, SourceExpand, fetch_packed, held, put_packed};
 use super::tile::{Span, Tile, TilePlan, fetch, put};
 
@@ -60,12 +61,15 @@ pub(super) fn fetch_step<F: Float, G: Float, X: Float, N: Size>(
             }
             Source::Packed(b) => {
                 let eight = comptime!(EIGHT as u32);
-                if comptime!(plan.transposed_b) {
-                    let (row, column) = (span.column, depth / eight);
-                    fetch_packed::<F, N>(b, &mut held.b, row, column, sizes.n, sizes.k / eight, tile_b, plan.vector);
+                let (row, column, rows, columns) = if comptime!(plan.transposed_b) {
+                    (span.column, depth / eight, sizes.n, sizes.k / eight)
                 } else {
-                    let (row, column) = (depth, span.column / eight);
-                    fetch_packed::<F, N>(b, &mut held.b, row, column, span.end, sizes.n / eight, tile_b, plan.vector);
+                    (depth, span.column / eight, span.end, sizes.n / eight)
+                };
+                if comptime!(gathers(b.code)) {
+                    fetch_gathered::<F, N>(b, &mut held.b, row, column, rows, columns, tile_b, plan.vector);
+                } else {
+                    fetch_packed::<F, N>(b, &mut held.b, row, column, rows, columns, tile_b, plan.vector);
                 }
             }
         }

@@ -12,7 +12,7 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::codebook::{NF4, SIGNED};
+use super::codebook::NF4;
 use super::planes::{Planes, Scales};
 use crate::cube::launch::{MAX_CUBES, contiguous, empty, vector_size};
 
@@ -23,6 +23,9 @@ const THREADS: usize = 256;
 
 /// Vectors that a thread dequantises, so that a table is filled for more than one.
 const VECTORS: usize = 4;
+
+/// The values of the codes of doubly quantised scales, and their offset.
+pub(crate) const MAP: usize = 257;
 
 /// What a kernel that reads a packed matrix is compiled for: widths and the shape of its scales, neither a format nor sizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,6 +49,21 @@ impl Code {
     /// Whether weights are more than multiples of their levels.
     pub fn has_bias(self) -> bool {
         matches!(self.scales, Scales::HalfPair | Scales::BrainPair | Scales::FloatPair | Scales::SixBits)
+    }
+
+    /// Whether a group's scale is in more than a word.
+    pub fn has_second(self) -> bool {
+        matches!(self.scales, Scales::FloatPair | Scales::DoubleTable | Scales::SixBits | Scales::SignedBytes)
+    }
+
+    /// Whether it may be in three.
+    pub fn has_third(self) -> bool {
+        self.scales == Scales::SixBits
+    }
+
+    /// Whether scales are quantised again.
+    pub fn has_map(self) -> bool {
+        self.scales == Scales::DoubleTable
     }
 
     /// The integer that stands for 0, of those without a bias.
@@ -76,7 +94,7 @@ impl Planes {
 
     /// Where the planes begin, as kernels take it.
     pub(crate) fn starts<R: CubeRuntime>(&self) -> StartsLaunch<R> {
-        let map = self.words().saturating_sub(SIGNED.values().len() + 1);
+        let map = self.words().saturating_sub(MAP);
         let [high, scales, coarse, map] = [self.high_at(), self.scales_at(), self.coarse_at(), map].map(|at| at as u32);
         StartsLaunch::new(high, scales, coarse, map)
     }
@@ -132,61 +150,116 @@ pub(crate) struct Scaling {
     pub bias: f32,
 }
 
-/// Scale and bias of a group, counted over all rows.
+/// The words that give a group its scale.
+#[derive(CubeType, Clone, Copy)]
+pub(crate) struct ScaleWords {
+    pub first: u32,
+    /// 0 where there is one.
+    pub second: u32,
+    /// The upper bits of what begins in the second; else 0.
+    pub third: u32,
+}
+
+/// Where the first of a group's [`ScaleWords`] lies.
 #[cube]
-pub(crate) fn scaling(words: &Array<u32>, group: u32, starts: &Starts, #[comptime] code: Code) -> Scaling {
-    let none = f32::new(0.0);
+pub(crate) fn first_at(group: u32, starts: &Starts, #[comptime] code: Code) -> u32 {
+    let groups = match comptime!(code.scales) {
+        Scales::Half { .. } => group / 2,
+        Scales::HalfPair | Scales::BrainPair | Scales::Table => group,
+        Scales::FloatPair => 2 * group,
+        Scales::DoubleTable => group / 4,
+        Scales::SixBits => group / 8,
+        Scales::SignedBytes => group / 32,
+    };
+    starts.scales + groups
+}
+
+/// Where the second lies, of a code with [`Code::has_second`].
+#[cube]
+pub(crate) fn second_at(group: u32, starts: &Starts, #[comptime] code: Code) -> u32 {
     match comptime!(code.scales) {
-        Scales::Half { .. } => {
-            let scale = half(words[(starts.scales + group / 2) as usize] >> (16 * (group % 2)));
-            Scaling { scale, bias: none }
-        }
-        Scales::HalfPair => {
-            let word = words[(starts.scales + group) as usize];
-            Scaling { scale: half(word), bias: half(word >> 16u32) }
-        }
+        Scales::FloatPair => starts.scales + 2 * group + 1,
+        Scales::DoubleTable => starts.coarse + group / 256,
+        Scales::SixBits => starts.coarse + group * 3 / 8,
+        _ => starts.coarse + group / 4,
+    }
+}
+
+/// Whether there is a third, which follows the second: where the twelve bits of a group end in the next word.
+#[cube]
+pub(crate) fn has_third(group: u32) -> bool {
+    group * 12 % 32 > 20
+}
+
+/// The code of a group's doubly quantised scale, in the first of its words.
+#[cube]
+pub(crate) fn scale_code(first: u32, group: u32) -> u32 {
+    (first >> (8 * (group % 4))) & 255u32
+}
+
+/// Scale and bias of a group from its words. Of `words`, only the values of codes are read.
+#[cube]
+pub(crate) fn scaling_from(
+    words: &Array<u32>,
+    read: &ScaleWords,
+    group: u32,
+    starts: &Starts,
+    #[comptime] code: Code,
+) -> Scaling {
+    let none = f32::new(0.0);
+    let (first, second) = (read.first, read.second);
+    match comptime!(code.scales) {
+        Scales::Half { .. } => Scaling { scale: half(first >> (16 * (group % 2))), bias: none },
+        Scales::HalfPair => Scaling { scale: half(first), bias: half(first >> 16u32) },
         Scales::BrainPair => {
-            let word = words[(starts.scales + group) as usize];
-            Scaling { scale: f32::reinterpret(word << 16u32), bias: f32::reinterpret(word & 0xFFFF_0000u32) }
+            Scaling { scale: f32::reinterpret(first << 16u32), bias: f32::reinterpret(first & 0xFFFF_0000u32) }
         }
-        Scales::FloatPair => {
-            let at = starts.scales + 2 * group;
-            Scaling { scale: f32::reinterpret(words[at as usize]), bias: f32::reinterpret(words[(at + 1) as usize]) }
-        }
-        Scales::Table => Scaling { scale: f32::reinterpret(words[(starts.scales + group) as usize]), bias: none },
+        Scales::FloatPair => Scaling { scale: f32::reinterpret(first), bias: f32::reinterpret(second) },
+        Scales::Table => Scaling { scale: f32::reinterpret(first), bias: none },
         Scales::DoubleTable => {
-            let byte = (words[(starts.scales + group / 4) as usize] >> (8 * (group % 4))) & 255u32;
-            let coarse = f32::reinterpret(words[(starts.coarse + group / 256) as usize]);
-            let value = f32::reinterpret(words[(starts.map + byte) as usize]);
-            let offset = f32::reinterpret(words[(starts.map + comptime!(SIGNED.values().len() as u32)) as usize]);
-            Scaling { scale: value * coarse + offset, bias: none }
+            let value = f32::reinterpret(words[(starts.map + scale_code(first, group)) as usize]);
+            let offset = f32::reinterpret(words[(starts.map + comptime!((MAP - 1) as u32)) as usize]);
+            Scaling { scale: value * f32::reinterpret(second) + offset, bias: none }
         }
         Scales::SixBits => {
-            let block = group / 8;
-            let pair = words[(starts.scales + block) as usize];
-            let at = starts.coarse + 3 * block;
-            let first = words[at as usize];
-            let second = words[(at + 1) as usize];
-            let shift = 8 * (group % 4);
-            let mut level = (first >> shift) & 63u32;
-            let mut least = (second >> shift) & 63u32;
-            if group % 8 >= 4 {
-                let third = words[(at + 2) as usize] >> shift;
-                level = (third & 15u32) | (((first >> (shift + 6)) & 3u32) << 4u32);
-                least = ((third >> 4u32) & 15u32) | (((second >> (shift + 6)) & 3u32) << 4u32);
-            }
-            let bias = half(pair >> 16u32) * float(least, 0.0) * -1.0f32;
-            Scaling { scale: half(pair) * float(level, 0.0), bias }
+            let shift = group * 12 % 32;
+            let bits = (second >> shift) | (read.third << ((32 - shift) % 32));
+            let bias = half(first >> 16u32) * float((bits >> 6u32) & 63u32, 0.0) * -1.0f32;
+            Scaling { scale: half(first) * float(bits & 63u32, 0.0), bias }
         }
         Scales::SignedBytes => {
-            let block = group / 16;
-            let pair = words[(starts.scales + block / 2) as usize] >> (16 * (block % 2));
-            let byte = words[(starts.coarse + group / 4) as usize] >> (8 * (group % 4));
+            let pair = first >> (16 * (group / 16 % 2));
+            let byte = second >> (8 * (group % 4));
             // The sign bit counts -128; turned around, it counts 128 from -128 on.
             let scale = half(pair) * float((byte & 255u32) ^ 128u32, 128.0);
             Scaling { scale, bias: none }
         }
     }
+}
+
+/// The words of a group's scale, counted over all rows.
+#[cube]
+pub(crate) fn scale_words(words: &Array<u32>, group: u32, starts: &Starts, #[comptime] code: Code) -> ScaleWords {
+    let first = words[first_at(group, starts, code) as usize];
+    let mut second = 0u32;
+    let mut third = 0u32;
+    if comptime!(code.has_second()) {
+        let at = second_at(group, starts, code);
+        second = words[at as usize];
+        if comptime!(code.has_third()) {
+            if has_third(group) {
+                third = words[(at + 1) as usize];
+            }
+        }
+    }
+    ScaleWords { first, second, third }
+}
+
+/// Scale and bias of a group.
+#[cube]
+pub(crate) fn scaling(words: &Array<u32>, group: u32, starts: &Starts, #[comptime] code: Code) -> Scaling {
+    let read = scale_words(words, group, starts, code);
+    scaling_from(words, &read, group, starts, code)
 }
 
 /// The words in which up to [`MOST`] integers lie, the first in the lowest bits.

@@ -31,8 +31,8 @@ pub enum Scales {
     /// The same, with a byte a group, four a word, then an f32 a 256 groups, then the 256 values of [`SIGNED`], then an f32 offset:
     /// `scale = SIGNED[byte] · coarse + offset`.
     DoubleTable,
-    /// A word a 256 elements, f16 `d` and `m`, then three words of them, eight scales `s` and minima `l` of six bits as `Q4_K` packs
-    /// them: `w = q · (d · s) - m · l`.
+    /// A word a 256 elements, f16 `d` and `m`, then twelve bits a group: a scale `s` and a minimum `l` of six bits each, from the
+    /// lowest bits on. `w = q · (d · s) - m · l`.
     SixBits,
     /// An f16 `d` a 256 elements, two a word, then four words of them, signed bytes `s`: `w = (q - 32) · (d · s)`.
     SignedBytes,
@@ -236,14 +236,8 @@ impl Planes {
                 }));
             }
             Scales::SixBits => out.extend(groups.map(|group| {
-                let (block, j) = (group / 8, group % 8);
-                let byte = |at: usize| (coarse[3 * block + at / 4] >> (8 * (at % 4))) & 255;
-                let [scale, least] = if j < 4 {
-                    [byte(j) & 63, byte(j + 4) & 63]
-                } else {
-                    [(byte(j + 4) & 15) | ((byte(j - 4) >> 6) << 4), (byte(j + 4) >> 4) | ((byte(j) >> 6) << 4)]
-                };
-                [half(2 * block) * scale as f32, -(half(2 * block + 1) * least as f32)]
+                let (block, bits) = (group / 8, twelve_bits(coarse, group));
+                [half(2 * block) * (bits & 63) as f32, -(half(2 * block + 1) * (bits >> 6) as f32)]
             })),
             Scales::SignedBytes => out.extend(groups.map(|group| {
                 let (block, j) = (group / 16, group % 16);
@@ -297,6 +291,35 @@ impl Packed {
 fn put(words: &mut [u32], from: usize, bits: usize, at: usize, value: u32) {
     let each = 32 / bits;
     words[from + at / each] |= value << (at % each * bits);
+}
+
+/// The twelve bits of a group in a plane of them: a scale, and a minimum above it.
+fn twelve_bits(plane: &[u32], group: usize) -> u32 {
+    let (word, shift) = (12 * group / 32, 12 * group % 32);
+    let next = if shift > 20 { plane[word + 1] } else { 0 };
+    ((u64::from(plane[word]) | (u64::from(next) << 32)) >> shift) as u32 & 4095
+}
+
+/// The inverse, in a plane of zeros.
+fn put_twelve_bits(plane: &mut [u32], group: usize, bits: u32) {
+    let (word, shift) = (12 * group / 32, 12 * group % 32);
+    let bits = u64::from(bits) << shift;
+    plane[word] |= bits as u32;
+    if shift > 20 {
+        plane[word + 1] |= (bits >> 32) as u32;
+    }
+}
+
+/// The twelve bits of a group of a block of `Q4_K` or `Q5_K`, which spreads those of its last four groups over three bytes.
+fn six_bits(block: &[u8], group: usize) -> u32 {
+    let byte = |at: usize| u32::from(block[4 + at]);
+    let [scale, least] = if group < 4 {
+        [byte(group) & 63, byte(group + 4) & 63]
+    } else {
+        let (lower, upper) = (byte(group + 4), [byte(group - 4) >> 6, byte(group) >> 6]);
+        [(lower & 15) | (upper[0] << 4), (lower >> 4) | (upper[1] << 4)]
+    };
+    scale | (least << 6)
 }
 
 fn of_nf4(planes: Planes, matrix: &Nf4) -> Vec<u32> {
@@ -361,9 +384,7 @@ fn of_gguf(planes: Planes, matrix: &GgufBlocks) -> Vec<u32> {
             Scales::HalfPair => words[scales + number] = half(block, 0) | (half(block, 2) << 16),
             Scales::SixBits => {
                 words[scales + number] = half(block, 0) | (half(block, 2) << 16);
-                for (at, byte) in block[4..16].iter().enumerate() {
-                    put(&mut words, coarse, 8, 12 * number + at, u32::from(*byte));
-                }
+                (0..8).for_each(|group| put_twelve_bits(&mut words[coarse..], 8 * number + group, six_bits(block, group)));
             }
             Scales::SignedBytes => {
                 put(&mut words, scales, 16, number, half(block, 208));

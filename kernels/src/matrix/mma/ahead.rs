@@ -46,7 +46,7 @@ pub(super) fn open<F: Float, S: Size>(b: Operand<Vector<F, S>>, #[comptime] plan
             let count = comptime!(plan.tile_b().held());
             let bits = Array::<u32>::new(comptime!(3 * count));
             let scales = Array::<f32>::new(comptime!(2 * count));
-            Right::<F, S>::new_Packed(Ahead { weights: weights(words), bits, scales })
+            Right::<F, S>::new_Packed(Ahead { weights: weights(words, false), bits, scales })
         }
     }
 }
