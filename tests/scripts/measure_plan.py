@@ -32,6 +32,11 @@ CPU = [
     ("gemma3", "sft", {"rank": 16, "batch-size": 1, "max-seq-length": 512}),
     ("gemma3", "sft", {"rank": 16, "batch-size": 1, "max-seq-length": 1024, "grad-checkpoint": True, "quantization": "none"}),
     ("gemma3", "sft", {"rank": 64, "batch-size": 4, "max-seq-length": 256}),
+    ("smollm2", "kto", {"rank": 16, "batch-size": 4, "max-seq-length": 256}),
+    ("smollm2", "dpo", {"rank": 16, "batch-size": 2, "max-seq-length": 256, "grad-checkpoint": True}),
+    ("smollm2", "orpo", {"rank": 16, "batch-size": 2, "max-seq-length": 256, "grad-checkpoint": True}),
+    ("smollm2", "cpo", {"rank": 16, "batch-size": 2, "max-seq-length": 256}),
+    ("smollm2", "simpo", {"rank": 16, "batch-size": 2, "max-seq-length": 256, "grad-checkpoint": True}),
 ]
 
 # Loading 8B takes most of a minute, so `--only 5` measures one of them.
@@ -66,7 +71,7 @@ def rows(recipe: str, settings: dict, file: Path) -> None:
         for index in range(count):
             if recipe == "sft":
                 row = {"input_ids": [draw.randrange(100, 40_000) for _ in range(length)]}
-            elif recipe == "dpo":
+            elif recipe != "kto":
                 half = length // 2
                 row = {"prompt": text(half), "chosen": text(half), "rejected": text(half)}
             else:

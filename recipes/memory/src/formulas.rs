@@ -140,20 +140,25 @@ pub fn slice_backward(model: &ModelConfig, element: usize, tokens: usize) -> usi
     slice_tokens(model, tokens) * ((5 * inner + 2 * hidden) * element + 3 * experts_of_token(model))
 }
 
-/// The logits of the tokens whose loss is computed together: on a GPU 64 MB of the compute type, on the CPU 4 Mi elements of f32, in
-/// multiples of 32 tokens. With a soft-cap they are 8 Mi elements everywhere, and as many buffers of f32 as the composed operations hold.
-pub fn logits(model: &ModelConfig, element: usize, tokens: usize, place: Place) -> usize {
-    let (bytes, element, buffers) = match (place, model.logits_softcap) {
-        (_, Some(_)) => ((8 << 20) * F32, F32, CAPPED),
-        (Place::Device, None) => (64_000_000, element, 1),
-        (Place::Host, None) => ((4 << 20) * F32, F32, 1),
+/// The tokens whose loss is computed together, and the bytes of an element of their logits: on a GPU 64 MB of the compute type, on the CPU
+/// 4 Mi elements of f32, in multiples of 32 tokens. With a soft-cap they are 8 Mi elements everywhere.
+fn chunk(model: &ModelConfig, element: usize, tokens: usize, place: Place) -> (usize, usize) {
+    let (bytes, element) = match (place, model.logits_softcap) {
+        (_, Some(_)) => ((8 << 20) * F32, F32),
+        (Place::Device, None) => (64_000_000, element),
+        (Place::Host, None) => ((4 << 20) * F32, F32),
     };
-    let of_token = (model.vocab_size * element).max(1);
-    let most = match (bytes / of_token, place) {
+    let most = match (bytes / (model.vocab_size * element).max(1), place) {
         (most, Place::Host) if most >= 32 && model.logits_softcap.is_none() => most / 32 * 32,
         (most, _) => most,
     };
-    most.clamp(1, tokens.max(1)) * of_token * buffers
+    (most.clamp(1, tokens.max(1)), element)
+}
+
+/// The logits of the tokens whose loss is computed together; with a soft-cap as many buffers as the composed operations hold.
+pub fn logits(model: &ModelConfig, element: usize, tokens: usize, place: Place) -> usize {
+    let (tokens, element) = chunk(model, element, tokens, place);
+    tokens * (model.vocab_size * element).max(1) * if model.logits_softcap.is_some() { CAPPED } else { 1 }
 }
 
 /// Buffers of soft-capped logits: log-probabilities, the capped logits over the cap, and their squares.
@@ -175,6 +180,13 @@ pub fn update(trained: impl Iterator<Item = usize>) -> usize {
 /// Elements of the largest pack of small parameters.
 const PACK: usize = 1 << 20;
 
+/// How often the gradient of a trained head exists while it is computed. It is a sum over chunks of tokens: on a GPU there are the sum and
+/// the next chunk's part, if there are several; the CPU adds them in place.
+pub fn copies_of_head(model: &ModelConfig, element: usize, tokens: usize, place: Place) -> usize {
+    let in_place = place == Place::Host && model.logits_softcap.is_none();
+    if in_place || chunk(model, element, tokens, place).0 >= tokens { 1 } else { 2 }
+}
+
 /// Copies of the gradient of a head that is the embedding too, beyond one: its two gradients are added, and on the CPU there are also what
 /// the embedding's is scattered into, and the sum.
 pub fn copies_of_tied(place: Place) -> usize {
@@ -189,8 +201,9 @@ pub fn process(model: &ModelConfig, place: Place) -> usize {
     }
 }
 
-/// What the allocator of a process holds unused: a sixteenth of what comes and goes, and what the last update, and passes without
-/// gradients, freed. Measured with glibc; a GPU's pools are counted by the budget's reserve.
+/// What the allocator of a process holds unused: a sixteenth of what comes and goes, and what the last update freed, which lies between
+/// what stays. What passes without gradients freed is used by the step that follows. Measured with glibc; a GPU's pools are counted by the
+/// budget's reserve.
 pub fn unused(comes_and_goes: usize, freed: usize, place: Place) -> usize {
     match place {
         Place::Device => 0,

@@ -277,7 +277,7 @@ impl<'a> Counted<'a> {
         let moment = |moment, gradients: usize, activations: usize, logits: usize, workspace: usize| {
             // Gradients of whole matrices are large enough to go back to the system.
             let freed = if trains_all { update } else { trained - head + update };
-            let freed = if moment == Moment::Update { 0 } else { freed + passing + losses };
+            let freed = if moment == Moment::Update { 0 } else { freed };
             let unused = formulas::unused(gradients + activations + logits + workspace, freed, place);
             Peak {
                 moment,
@@ -289,12 +289,17 @@ impl<'a> Counted<'a> {
             }
         };
         let held = if grad_checkpoint { 0 } else { blocks * tokens * formulas::held_of_token(model, element) };
-        let loss = moment(Moment::Loss, sums + 2 * head, activations - again + held, logits, 0);
+        let loss = moment(Moment::Loss, sums, activations - again + held, logits, 0);
+        let parts = formulas::copies_of_head(model, element, tokens, place);
+        let stream = tokens * model.hidden_size * element;
         let moments = [
-            // A trained head's gradient is a sum over chunks of tokens: the sum, and the next chunk's part.
             Peak { activations: loss.activations - held as u64, graph: held as u64, ..loss },
+            // The gradient of a trained head is the first of the backward, when the graph is gone.
+            moment(Moment::BackwardBegins, sums + parts * head, activations - again, logits, 0),
             moment(Moment::BackwardBegins, sums + head, activations, 0, backward),
-            moment(Moment::BackwardEnds, sums + trained + twice, block + again, 0, backward),
+            moment(Moment::BackwardEnds, sums + trained, block + again, 0, backward),
+            // That of the embedding is the last, when the first block has none left to compute.
+            moment(Moment::BackwardEnds, sums + trained + twice, stream, 0, 0),
             moment(Moment::Update, trained, 0, 0, update),
             moment(Moment::WithoutGradients, sums, passing, losses, 0),
         ];

@@ -89,6 +89,24 @@ fn matrices_that_are_trained_as_a_whole_take_the_place_of_frozen_ones() {
     }
 }
 
+/// The gradient of a head that is the embedding too: it exists twice while it is a sum of parts, and again when the embedding's is added.
+#[test]
+fn a_trained_head_has_its_moments() {
+    let model = ModelConfig { vocab_size: 1_000_000, ..model() };
+    let weights = 4 * model.parameter_count() as u64;
+    let head = 4 * 1_000_000 * 8;
+    let of = |tokens| Step { tokens, ..Step::new(&model, Trained::All, weights, Place::Device) }.memory();
+    // Logits of 16 tokens are computed together. Then all gradients and the second one of the head are most.
+    let few = of(4);
+    assert_eq!((few.peak.moment, few.peak.gradients), (Moment::BackwardEnds, weights + head));
+    assert_eq!(few.peak.activations, 4 * 8 * 4);
+    // In parts, the logits are there beside two of the head, and what only the graph held is not.
+    let many = of(4000);
+    assert_eq!((many.peak.moment, many.peak.gradients), (Moment::BackwardBegins, 2 * head));
+    assert_eq!((many.peak.logits, many.peak.graph), (16 * 1_000_000 * 4, 0));
+    assert_eq!(many.peak.activations, many.activations);
+}
+
 #[test]
 fn rows_beside_a_micro_batch_take_memory_before_it() {
     let (model, lora) = (model(), LoraConfig::default());
