@@ -129,6 +129,9 @@ const SEED: u64 = 42;
 
 const LEARNING_RATE: f64 = 1e-4;
 
+/// Steps whose live memory is followed: samples of one may miss the moment at which most is alive, which lasts for a launch or two.
+const FOLLOWED: usize = 4;
+
 /// What a step does, and what is measured of it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct StepParts {
@@ -203,7 +206,10 @@ pub fn measure<B: FusedBackend>(
     stepper.item.checkpointing = parts.grad_checkpoint.then(Checkpointing::default);
     let (first, taken) = stepper.run(pace, || memory.look::<B>(device))?;
     let (ms, peak) = (median_ms(&taken), memory.peak());
-    let live_bytes = live_peak::<B>(device, || stepper.step().map(|_| ()))?;
+    let mut live_bytes = None;
+    for _ in 0..pace.repeats.clamp(1, FOLLOWED) {
+        live_bytes = live_bytes.max(live_peak::<B>(device, || stepper.step().map(|_| ()))?);
+    }
     let short = if parts.attention { short_rows(sizes) } else { None };
     let attention = match short {
         Some(short) => {
