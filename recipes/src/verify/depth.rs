@@ -21,12 +21,19 @@ use super::target::Target;
 
 /// Lengths of rows.
 const LENGTHS: [usize; 2] = [1024, 2048];
+/// Those of the emulator, which is slower by orders of magnitude: several tiles of attention, with a rest.
+const EMULATED: [usize; 2] = [152, 304];
 
 /// Keeps small gradients within the range of f16.
 const LOSS_SCALE: f64 = 1024.0;
 
 /// The norms of the adapters' gradients by block, the first block first.
 type Norms = Vec<f64>;
+
+/// The lengths of rows that are compared on a backend.
+pub(super) fn lengths(backend: &str) -> [usize; 2] {
+    if backend.starts_with("emulator") { EMULATED } else { LENGTHS }
+}
 
 /// Compares the gradients of the built-in model's adapters with those of the CPU. On the CPU, rows that are packed or checkpointed are
 /// compared with those that are not.
@@ -35,13 +42,14 @@ type Norms = Vec<f64>;
 /// When the device fails.
 pub(super) fn check(target: &Target<'_>, findings: &mut Findings) -> Result<()> {
     let mut pretrained = Pretrained::open(&target.folders.model)?;
-    pretrained.config.max_position_embeddings = LENGTHS[1];
-    let ids = long_text(&pretrained, &target.folders.data, LENGTHS[1])?;
+    let lengths = lengths(target.backend);
+    pretrained.config.max_position_embeddings = lengths[1];
+    let ids = long_text(&pretrained, &target.folders.data, lengths[1])?;
     let adapter = adapter_with_gradients(&pretrained, &ids, &target.folders.run.with_file_name("verify-adapter"))?;
     let norms = |backend: &str, dtype: FloatType, item: &StepItem| {
         burnish_backends::enter(backend, |device| gradients(device, &pretrained, &adapter, dtype, item))
     };
-    for length in LENGTHS {
+    for length in lengths {
         let item = of(vec![one_row(&ids[..length])]);
         let (found, expected) = if target.backend == "cpu" {
             // Its own kernels, computed in two ways.

@@ -46,8 +46,9 @@ pub(super) fn check(target: &Target<'_>) -> Result<Findings> {
     judge(target, &mut findings, &losses, &adapter)?;
     resume(config, &losses, &adapter, &mut findings)?;
     let [first, last] = [losses.first(), losses.last()].map(|loss| loss.copied().unwrap_or(f64::NAN));
+    let [short, long] = depth::lengths(target.backend);
     findings.summary = format!(
-        "gradients by depth over 1,024 and 2,048 tokens equal the CPU's; loss {first:.2} to {last:.3} in {STEPS} steps; resumed, \
+        "gradients by depth over {short} and {long} tokens equal the CPU's; loss {first:.2} to {last:.3} in {STEPS} steps; resumed, \
          equal to the bit"
     );
     if target.backend == "cpu" {
