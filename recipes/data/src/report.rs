@@ -50,7 +50,23 @@ pub struct DataReport {
 }
 
 impl DataReport {
-    /// The report as lines for the user.
+    /// Whether most examples were truncated, which is surely a mistake.
+    pub fn is_mostly_truncated(&self) -> bool {
+        2 * self.truncated > self.examples + self.dropped
+    }
+
+    /// A warning about the rows, where they are not what one would train on.
+    pub fn warning(&self) -> Option<String> {
+        self.is_mostly_truncated().then(|| {
+            format!(
+                "{} of {} examples were truncated to max_seq_length: raise it, or split the rows",
+                self.truncated,
+                self.examples + self.dropped
+            )
+        })
+    }
+
+    /// The report as lines for the user, without the warning.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = vec![format!(
             "{} rows, {} examples, {} tokens, {} of them trained on",
@@ -59,11 +75,8 @@ impl DataReport {
         if let Some((line, reason)) = &self.first_skipped {
             lines.push(format!("bad rows skipped: {}; the first is line {line}: {reason}", self.skipped));
         }
-        if self.truncated > 0 {
-            // More than half of a file is surely a mistake.
-            let is_most = 2 * self.truncated > self.examples + self.dropped;
-            let advice = if is_most { ", most of the file: raise max_seq_length, or split the rows" } else { "" };
-            lines.push(format!("examples truncated to max_seq_length: {}{advice}", self.truncated));
+        if self.truncated > 0 && !self.is_mostly_truncated() {
+            lines.push(format!("examples truncated to max_seq_length: {}", self.truncated));
         }
         if self.parted > 0 {
             lines.push(format!("examples split, because they are longer than max_seq_length: {}", self.parted));

@@ -42,6 +42,11 @@ impl TokenizedFile {
         self.used.len()
     }
 
+    /// A warning about the rows, which names the file.
+    pub fn warning(&self) -> Option<String> {
+        self.report.warning().map(|warning| format!("{}: {warning}", self.file.display()))
+    }
+
     /// The rows that became examples: the first line of each, and the examples of each.
     pub fn rows(&self) -> impl Iterator<Item = (usize, Range<usize>)> {
         self.used.iter().scan(0, |next, row| {

@@ -31,7 +31,7 @@ use crate::train::{Evaluation, evaluate};
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// A file of rows, a hub id, or a folder, of which test.jsonl is used, else valid.jsonl
+    /// Rows to score: a file, a hub id, or a folder (its test.jsonl, or else valid.jsonl)
     #[arg(short, long, required_unless_present = "task")]
     data: Option<String>,
     /// Maximum length of an example in tokens; longer ones are truncated
@@ -49,22 +49,22 @@ pub struct Args {
     /// A JSON file of multiple-choice questions, scored by the log-likelihood of each choice
     #[arg(long, value_name = "FILE")]
     task: Option<PathBuf>,
-    /// Put the questions of --task as messages, with the model's chat template
+    /// Ask the questions of --task as chat messages, with the model's chat template
     #[arg(long, requires = "task")]
     apply_chat_template: bool,
-    /// Compare adapters of a base model, run folders, or other models with the base
+    /// Compare adapters, run folders or other models with a base model
     #[arg(long, num_args = 2.., value_names = ["BASE", "ADAPTER"], help_heading = "Comparison")]
     compare: Vec<String>,
-    /// Prompts of the rows that every model answers; 0 is off
+    /// Number of prompts that every model answers; 0 is off
     #[arg(long, value_name = "N", default_value = "8", conflicts_with = "model", help_heading = "Comparison", value_parser = at_least::<0>)]
     answers: usize,
     /// Maximum number of tokens of an answer
     #[arg(long, value_name = "N", default_value = "256", conflicts_with = "model", help_heading = "Comparison", value_parser = at_least::<1>)]
     max_tokens: usize,
-    /// How often the rows are drawn again for the intervals
+    /// How many times the rows are resampled for the intervals
     #[arg(long, value_name = "N", default_value = "10000", help_heading = "Comparison", value_parser = at_least::<100>)]
     resamples: usize,
-    /// Random seed of these draws
+    /// Random seed of the resampling
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Comparison")]
     seed: u64,
 }
@@ -85,6 +85,9 @@ impl Args {
                 let prepared = with_preparation(style, |preparation| Ok(preparation.load(&file, &row_tokenizer)?))?;
                 for line in prepared.report.lines() {
                     style.say(format!("{}: {line}", file.display()));
+                }
+                if let Some(warning) = prepared.report.warning() {
+                    style.say(format!("warning: {}: {warning}", file.display()));
                 }
                 Some(Batches::new(prepared.examples, options))
             }

@@ -30,7 +30,7 @@ pub struct Args {
     /// Maximum length of an example in tokens; longer ones are truncated, shorter ones are packed
     #[arg(long, value_name = "N", default_value = "2048", value_parser = at_least::<2>)]
     max_seq_length: usize,
-    /// Stop after about that many tokens; 0 reads all rows
+    /// Stop after about this many tokens; 0 reads all rows
     #[arg(long, value_name = "N", default_value = "200000", value_parser = at_least::<0>)]
     max_tokens: usize,
     /// Replace an existing GGUF file
@@ -82,6 +82,9 @@ impl Args {
         let prepared = data::load(&file, &row_tokenizer, BadRows::Stop)?;
         for line in prepared.report.lines() {
             style.say(format!("{}: {line}", file.display()));
+        }
+        if let Some(warning) = prepared.report.warning() {
+            style.say(format!("warning: {}: {warning}", file.display()));
         }
         let pad_token_id = pretrained.config.pad_token_id.unwrap_or(0);
         let options = BatchOptions { max_seq_length: limit, packing: true, pad_token_id, ..BatchOptions::default() };

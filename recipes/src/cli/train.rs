@@ -34,7 +34,7 @@ pub struct Args {
     /// Configuration in TOML or YAML, overridden by flags; see `burnish init`
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Choose the settings that fit into so much memory, such as 16gb, for keys that are not set
+    /// Choose settings that fit into this much memory, such as 16gb, for keys that are not set
     #[arg(long, value_name = "SIZE", value_parser = preset::amount)]
     preset: Option<u64>,
     /// Show a dashboard in the terminal: loss curve, speed, memory, time left; q stops the run after the step
@@ -78,6 +78,9 @@ impl Args {
         describe(&prepared, name, why, style);
         for note in &prepared.notes {
             report.note(note);
+        }
+        for warning in &prepared.warnings {
+            report.warning(warning);
         }
         let interrupter = Interrupter::new();
         on_interrupt(interrupter.clone(), while_it_runs);
@@ -135,9 +138,11 @@ fn on_dashboard(prepared: PreparedRun, notes: &[String], interrupter: Interrupte
     let model = if prepared.pretrained.source.is_empty() { "(from scratch)" } else { &prepared.pretrained.source };
     let title = format!("{model} · {} · {} · {}", config.recipe.name(), config.backend, config.output_dir);
     let notes: Vec<String> = notes.iter().chain(&prepared.notes).cloned().collect();
+    let warnings = prepared.warnings.clone();
     let dashboard = Arc::new(Mutex::new(Dashboard::open(title, interrupter.clone())?));
     let shown = || dashboard.lock().unwrap_or_else(PoisonError::into_inner);
     notes.iter().for_each(|note| shown().note(note));
+    warnings.iter().for_each(|warning| shown().warning(warning));
     let summary = train(prepared, dashboard.clone(), interrupter);
     for line in shown().close() {
         style.say(line);

@@ -46,7 +46,8 @@ impl HeldOut {
         let read = preparation.load(file, row_tokenizer)?;
         let tokens = |range: &Range<usize>| range.clone().map(|index| read.examples.get(index).target_tokens()).sum();
         let rows = read.rows().map(|(line, examples)| HeldOutRow { line, tokens: tokens(&examples), examples }).collect();
-        let notes = read.report.lines();
+        let warning = read.report.warning().map(|warning| format!("warning: {warning}"));
+        let notes = read.report.lines().into_iter().chain(warning).collect();
         let options = BatchOptions { packing: false, shuffle_seed: None, ..options };
         Ok(Self { file: file.to_owned(), rows, batches: Batches::new(read.examples, options), notes })
     }

@@ -57,6 +57,9 @@ pub struct RowFacts {
     pub target_tokens: usize,
     /// Examples that were truncated.
     pub truncated: usize,
+    /// Whether these are most of them.
+    #[serde(default)]
+    pub is_mostly_truncated: bool,
     /// Bad rows, and examples that are too long or without anything to learn, that were left out.
     pub left_out: usize,
 }
@@ -71,6 +74,7 @@ impl RowFacts {
             tokens: report.tokens,
             target_tokens: report.target_tokens,
             truncated: report.truncated,
+            is_mostly_truncated: report.is_mostly_truncated(),
             left_out: report.skipped + report.dropped + report.too_long,
         }
     }

@@ -51,6 +51,8 @@ pub struct PreparedRun {
     pub state: TrainerState,
     /// Notes for the user.
     pub notes: Vec<String>,
+    /// What makes the run worse than it could be.
+    pub warnings: Vec<String>,
     /// Keeps other runs out of the folder.
     pub lock: RunLock,
 }
@@ -102,7 +104,7 @@ impl PreparedRun {
             notes.push(format!("max_seq_length is lowered to {limit}, the model's max_position_embeddings"));
         }
         let sources = RunRows { config: &config, pretrained: &pretrained, limit, now: state.started, access };
-        let Rows { train, valid, notes: of_rows, facts } = sources.prepare()?;
+        let Rows { train, valid, notes: of_rows, warnings, facts } = sources.prepare()?;
         notes.extend(of_rows);
         notes.extend(recipe::note(&config, train.examples()));
         check_validation(&config, valid.is_some())?;
@@ -129,7 +131,7 @@ impl PreparedRun {
         let (lines, lock) = run_folder::prepare(&config, found, &mut state)?;
         notes.extend(lines);
         RunFacts::of(&pretrained, &storage, &plan, memory.total, facts).write(Path::new(&config.output_dir))?;
-        Ok(Self { config, dtype, storage, pretrained, train, valid, shapes, memory, resume, state, notes, lock })
+        Ok(Self { config, dtype, storage, pretrained, train, valid, shapes, memory, resume, state, notes, warnings, lock })
     }
 }
 

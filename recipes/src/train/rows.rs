@@ -42,6 +42,8 @@ pub(super) struct Rows {
     pub(super) valid: Option<Arc<Batches>>,
     /// What the user should know.
     pub(super) notes: Vec<String>,
+    /// What the user should change.
+    pub(super) warnings: Vec<String>,
     /// What was found in each file.
     pub(super) facts: Vec<RowFacts>,
 }
@@ -63,10 +65,11 @@ impl RunRows<'_> {
                 "remove val_split, or move that file away",
             ));
         }
-        let (mut notes, mut facts) = (Vec::new(), Vec::new());
+        let (mut notes, mut warnings, mut facts) = (Vec::new(), Vec::new(), Vec::new());
         let mut load = |file: &Path| -> Result<TokenizedFile> {
             let prepared = self.load(file)?;
             notes.extend(prepared.lines());
+            warnings.extend(prepared.warning());
             facts.push(RowFacts::of(file, &prepared.report));
             Ok(prepared)
         };
@@ -102,7 +105,7 @@ impl RunRows<'_> {
         }
         recipe::check_rows(config, &train)?;
         let train = self.batches(train, config.shuffle.then_some(config.seed));
-        Ok(Rows { train, valid: valid.map(|valid| self.batches(valid, None)), notes, facts })
+        Ok(Rows { train, valid: valid.map(|valid| self.batches(valid, None)), notes, warnings, facts })
     }
 
     fn load(&self, file: &Path) -> Result<TokenizedFile> {

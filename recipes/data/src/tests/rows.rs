@@ -255,12 +255,14 @@ fn long_examples_are_truncated_and_dropped_if_nothing_is_left() {
     assert_eq!((made.cut, made.dropped, made.examples[0].input_ids.len()), (1, 0, 6));
     let made = cut("qqqqqqqq");
     assert_eq!((made.cut, made.dropped, made.examples.len()), (1, 1, 0));
-    let line = |truncated| {
+    let told = |truncated| {
         let report = DataReport { examples: 10, dropped: 2, truncated, ..DataReport::default() };
-        report.lines().into_iter().find(|line| line.contains("truncated")).unwrap()
+        (report.lines().into_iter().find(|line| line.contains("truncated")), report.warning())
     };
-    assert_eq!(line(6), "examples truncated to max_seq_length: 6");
-    assert!(line(7).ends_with(": 7, most of the file: raise max_seq_length, or split the rows"));
+    assert_eq!(told(0), (None, None));
+    assert_eq!(told(6), (Some("examples truncated to max_seq_length: 6".to_owned()), None));
+    let warning = "7 of 12 examples were truncated to max_seq_length: raise it, or split the rows";
+    assert_eq!(told(7), (None, Some(warning.to_owned())));
 }
 
 #[test]
