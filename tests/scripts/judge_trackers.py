@@ -3,9 +3,9 @@
     pip install setuptools tensorboard==2.21.0 wandb==0.31.0 'trackio[tensorboard]==0.43.0'
     python tests/scripts/judge_trackers.py target/release/burnish
 
-Trains the quickstart's model twice, once to the end and once killed and resumed, with `--report-to tensorboard,wandb`. Then
-TensorBoard's own reader, `wandb sync` against a local server, and trackio's import of TensorBoard's files must give every step of
-metrics.jsonl exactly once.
+Trains the quickstart's model twice, once to the end and once killed and resumed, with `--report-to tensorboard,trackio,wandb`. Then
+TensorBoard's own reader, `wandb sync` against a local server, trackio's dashboard and command line, and its import of TensorBoard's
+files must give every step of metrics.jsonl exactly once. trackio's dashboard has seen steps of the killed run that it takes again.
 """
 
 import contextlib
@@ -18,8 +18,10 @@ import pathlib
 import signal
 import subprocess
 import sys
+import shutil
 import tempfile
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -117,6 +119,30 @@ def imported(run):
     return values
 
 
+def dashboard():
+    """Runs trackio's dashboard until it has imported what lies in its inbox."""
+    inbox = pathlib.Path(os.environ["TRACKIO_DIR"]) / "inbox"
+    program = pathlib.Path(sys.executable).parent / "trackio"
+    environment = {**os.environ, "BROWSER": "true", "HF_HUB_OFFLINE": "1"}
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen([program, "show", "--project", "judged"], env=environment, stdout=log, stderr=log)
+        until = time.monotonic() + 120
+        while list(inbox.rglob("*.jsonl")) and time.monotonic() < until and process.poll() is None:
+            time.sleep(0.5)
+        process.terminate()
+        process.wait(30)
+        log.seek(0)
+        assert not list(inbox.rglob("*.jsonl")), log.read()
+
+
+def logged(run, metric):
+    """What trackio's own command line prints of a metric: step and value of each row."""
+    program = pathlib.Path(sys.executable).parent / "trackio"
+    command = [program, "get", "metric", "--project", "judged", "--run", run, "--metric", metric, "--json"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return [(row["step"], float(row["value"])) for row in json.loads(done.stdout)["values"]]
+
+
 def close(one, other):
     return math.isclose(one, other, rel_tol=1e-6) or (math.isnan(one) and math.isnan(other))
 
@@ -124,7 +150,7 @@ def close(one, other):
 def command(program, data, run, *more):
     return [program, "--json", "train", "--model", MODEL, "--data", data, "--output-dir", run, "--backend", "cpu", "--iters",
             str(STEPS), "--batch-size", "2", "--max-seq-length", "64", "--rank", "4", "--val-split", "4", "--steps-per-eval", "10",
-            "--save-every", str(SAVE_EVERY), "--report-to", "tensorboard,wandb", "--project-name", "judged", *more]
+            "--save-every", str(SAVE_EVERY), "--report-to", "tensorboard,trackio,wandb", "--project-name", "judged", *more]
 
 
 def judge(run):
@@ -148,6 +174,17 @@ def judge(run):
     for tag, key in TAGS.items():
         assert sorted(kept[tag]) == list(range(1, STEPS + 1)), (tag, sorted(kept[tag]))
         assert all(close(kept[tag][line["step"]], line[key]) for line in lines), tag
+
+    dashboard()
+    for tag, key in TAGS.items():
+        values = logged(run.name, tag)
+        assert [step for step, _ in values] == list(range(1, STEPS + 1)), (tag, values)
+        assert all(close(value, line[key]) for (_, value), line in zip(values, lines)), tag
+    assert [step for step, _ in logged(run.name, "eval/loss")] == list(range(10, STEPS + 1, 10))
+    import trackio
+
+    runs = [one for one in trackio.Api().runs("judged") if one.name == run.name]
+    assert len(runs) == 1 and runs[0].config["rank"] == 4 and runs[0].config["backend"] == "cpu", runs
 
     rows, sent = synced(run)
     assert [row["_step"] for row in rows] == list(range(1, STEPS + 1)), [row["_step"] for row in rows]
@@ -180,7 +217,12 @@ def main():
                 process.send_signal(signal.SIGKILL)
                 break
         process.wait()
-        subprocess.run(command(program, data, broken, "--resume", "auto"), check=True, stdout=subprocess.DEVNULL)
+        dashboard()
+        # Without its newest checkpoint the run takes steps again that trackio has imported.
+        shutil.rmtree(broken / f"checkpoint-{KILLED_AFTER // SAVE_EVERY * SAVE_EVERY}")
+        again = command(program, data, broken, "--resume", "auto")
+        told = subprocess.run(again, check=True, stdout=subprocess.PIPE, text=True).stdout
+        assert f"trackio has imported steps {KILLED_AFTER // SAVE_EVERY * SAVE_EVERY - 9} to" in told, told
         assert judge(broken) == losses
         files = len(list((broken / "tensorboard").iterdir()))
         print(f"run killed after step {KILLED_AFTER} and resumed: every step once, in {files} event files, one wandb run and one of trackio")

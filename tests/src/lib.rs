@@ -107,7 +107,9 @@ pub fn burnish(path: &str) -> Command {
     let mut command = Command::new(path);
     command.env("NO_COLOR", "1").env("HF_HUB_OFFLINE", "1");
     // These would override the `HF_HOME` that a test sets.
-    for key in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"] {
+    for key in
+        ["TRACKIO_DIR", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"]
+    {
         command.env_remove(key);
     }
     command

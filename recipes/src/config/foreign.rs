@@ -103,6 +103,7 @@ fn translated(name: &str, value: &Value) -> Result<Reading, String> {
             None => Err(should_be("the name of a project", value)),
         },
         "use_wandb" | "enable_wandb" if boolean(value)? => one("report_to", "wandb".into()),
+        "use_trackio" if boolean(value)? => one("report_to", "trackio".into()),
         "use_tensorboard" | "enable_tensorboard" if boolean(value)? => one("report_to", "tensorboard".into()),
         "disable_shuffling" if boolean(value)? => one("shuffle", false.into()),
         "gradient_checkpointing" | "activation_checkpointing" | "use_gradient_checkpointing" => {
@@ -146,6 +147,7 @@ fn translated(name: &str, value: &Value) -> Result<Reading, String> {
         | "enable_wandb"
         | "use_tensorboard"
         | "enable_tensorboard"
+        | "use_trackio"
         | "bf16"
         | "pure_bf16"
         | "bfloat16"

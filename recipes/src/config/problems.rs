@@ -37,6 +37,9 @@ impl TrainConfig {
             "`length_policy = \"split\"` needs `recipe = \"sft\"`: a part of an answer can't be compared; use truncate or drop",
         );
         check(!self.output_dir.is_empty(), "`output_dir` is empty");
+        if let Some(part) = self.report_to.reserved(&self.project_name) {
+            check(false, &format!("`project_name`: trackio keeps names with `{part}` for its own files; choose another"));
+        }
         check(
             full || self.model_config.is_none(),
             "training from scratch (`model_config`) needs `fine_tune_type = \"full\"`",

@@ -10,14 +10,16 @@ use super::value::should_be;
 pub enum Tracker {
     /// Event files of TensorBoard.
     Tensorboard,
+    /// Lines in trackio's inbox, which its dashboard imports.
+    Trackio,
     /// A folder of Weights & Biases, to be uploaded by `wandb sync`.
     Wandb,
 }
 
 impl Tracker {
     /// All of them, in the order of their names.
-    pub(crate) const ALL: [Self; 2] = [Self::Tensorboard, Self::Wandb];
-    const NAMES: [&str; 2] = ["tensorboard", "wandb"];
+    pub(crate) const ALL: [Self; 3] = [Self::Tensorboard, Self::Trackio, Self::Wandb];
+    const NAMES: [&str; 3] = ["tensorboard", "trackio", "wandb"];
 
     /// Its name, which is also that of its folder in the run's.
     pub fn name(self) -> &'static str {
@@ -35,7 +37,30 @@ impl ReportTo {
     pub fn trackers(&self) -> &[Tracker] {
         &self.0
     }
+
+    /// The part of a project's name that one of the programs keeps for files of its own.
+    pub(super) fn reserved(&self, project: &str) -> Option<&'static str> {
+        if !self.0.contains(&Tracker::Trackio) {
+            return None;
+        }
+        let kept: String = project.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect();
+        let ends = RESERVED.into_iter().find(|end| kept.len() > end.len() && kept.ends_with(end));
+        if kept.starts_with(REGISTRY) { Some(REGISTRY) } else { ends }
+    }
 }
+
+/// How names of projects don't start, and don't end, for trackio (`validate_project_name` of 0.43).
+const REGISTRY: &str = "registry-";
+const RESERVED: [&str; 8] = [
+    "_system",
+    "_configs",
+    "_traces",
+    "_artifacts",
+    "_artifact_versions",
+    "_artifact_aliases",
+    "_run_artifact_links",
+    "_external_run_artifact_links",
+];
 
 impl From<ReportTo> for Value {
     fn from(report_to: ReportTo) -> Self {
@@ -74,6 +99,9 @@ const OTHERS: [&str; 12] = [
     "aim",
 ];
 
+/// What a value may be.
+const EXPECTED: &str = "none, tensorboard, trackio, wandb, or a list of them";
+
 /// The words of a string, which commas separate, or of a list; in lower case.
 fn words(value: &Value) -> Vec<String> {
     let texts: Vec<&str> = match value {
@@ -98,23 +126,16 @@ pub(super) enum Read {
 /// Reads `report_to` as transformers, mlx-lm and LLaMA-Factory write it.
 ///
 /// # Errors
-/// When it names something unknown, or trackio.
+/// When it names something unknown.
 pub(super) fn read(value: &Value) -> Result<Read, String> {
     let is_list = value.as_array().is_some_and(|list| list.iter().all(Value::is_string));
     if !(value.is_string() || is_list) {
-        return Err(should_be("none, tensorboard, wandb, or a list of them", value));
+        return Err(should_be(EXPECTED, value));
     }
     let words = words(value);
-    if words.iter().any(|word| word == "trackio") {
-        return Err(
-            "has no trackio, whose files change from version to version: set tensorboard, and import the run's folder \
-                    `tensorboard` with `trackio.import_tf_events`, which `pip install trackio[tensorboard]` has"
-                .to_owned(),
-        );
-    }
     let is_known = |word: &str| Tracker::NAMES.contains(&word) || ["none", "jsonl", "all"].contains(&word);
     if let Some(unknown) = words.iter().find(|word| !is_known(word) && !OTHERS.contains(&word.as_str())) {
-        return Err(format!("should be none, tensorboard, wandb, or a list of them, got {}", json!(unknown)));
+        return Err(format!("should be {EXPECTED}, got {}", json!(unknown)));
     }
     if words.iter().any(|word| word == "all") {
         return Ok(Read::As(json!(Tracker::NAMES)));
@@ -123,9 +144,10 @@ pub(super) fn read(value: &Value) -> Result<Read, String> {
     let own: Vec<&str> = words.iter().map(String::as_str).filter(|word| Tracker::NAMES.contains(word)).collect();
     Ok(match (others.is_empty(), own.is_empty()) {
         (true, _) => Read::Own,
-        (false, true) => {
-            Read::Nothing(format!("has no effect: {} is not supported, tensorboard and wandb are", others.join(", ")))
-        }
+        (false, true) => Read::Nothing(format!(
+            "has no effect: {} is not supported; tensorboard, trackio and wandb are",
+            others.join(", ")
+        )),
         (false, false) => Read::As(json!(own)),
     })
 }
@@ -149,19 +171,26 @@ mod tests {
             (json!("tensorboard, wandb"), Read::Own),
             (json!(["tensorboard", "jsonl"]), Read::Own),
             (json!([]), Read::Own),
-            (json!("all"), Read::As(json!(["tensorboard", "wandb"]))),
+            (json!("trackio"), Read::Own),
+            (json!("all"), Read::As(json!(["tensorboard", "trackio", "wandb"]))),
             (json!("wandb,swanlab"), Read::As(json!(["wandb"]))),
         ] {
             assert_eq!(read(&value).unwrap(), expected, "{value}");
         }
         assert!(matches!(read(&json!(["mlflow"])).unwrap(), Read::Nothing(why) if why.contains("mlflow is not supported")));
-        for (value, words) in [
-            (json!("trackio"), "import_tf_events"),
-            (json!("wandbb"), "got \"wandbb\""),
-            (json!(3), "got 3"),
-            (json!([1]), "a list"),
-        ] {
+        for (value, words) in [(json!("wandbb"), "got \"wandbb\""), (json!(3), "got 3"), (json!([1]), "a list")] {
             assert!(read(&value).unwrap_err().contains(words), "{value}");
+        }
+    }
+
+    #[test]
+    fn names_that_trackio_keeps_for_itself_are_known() {
+        let trackio = ReportTo(vec![Tracker::Trackio]);
+        for project in ["", "mine", "my.model", "configs", "_system", "registry"] {
+            assert_eq!(trackio.reserved(project), None);
+        }
+        for (project, part) in [("registry-mine", "registry-"), ("a_configs", "_configs"), ("a_traces.", "_traces")] {
+            assert_eq!((trackio.reserved(project), ReportTo::default().reserved(project)), (Some(part), None));
         }
     }
 
@@ -169,6 +198,7 @@ mod tests {
     fn a_value_is_written_as_it_was_meant() {
         for (given, written) in [
             (json!("wandb,none, TensorBoard"), json!(["tensorboard", "wandb"])),
+            (json!("trackio"), json!("trackio")),
             (json!(["wandb", "wandb"]), json!("wandb")),
             (json!(""), json!("none")),
         ] {

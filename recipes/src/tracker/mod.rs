@@ -1,4 +1,4 @@
-//! Files of other programs that show how a run goes: TensorBoard, Weights & Biases.
+//! Files of other programs that show how a run goes: TensorBoard, trackio, Weights & Biases.
 //!
 //! Each is written while the run goes on. A run that is continued continues them too, without the steps after its checkpoint.
 
@@ -6,6 +6,7 @@ mod datastore;
 mod metrics;
 mod protobuf;
 mod tensorboard;
+mod trackio;
 mod wandb;
 
 use std::path::Path;
@@ -73,6 +74,7 @@ pub fn open(config: &TrainConfig, done: usize, events: Arc<Mutex<dyn Events>>) -
         let own = folder.join(tracker.name());
         match tracker {
             Tracker::Tensorboard => tensorboard::cut_all(&own, done)?,
+            Tracker::Trackio => trackio::cut(&own, &trackio::home(), done)?,
             Tracker::Wandb => wandb::cut(&own, done)?,
         }
     }
@@ -83,6 +85,7 @@ pub fn open(config: &TrainConfig, done: usize, events: Arc<Mutex<dyn Events>>) -
                 trackers.writers.push(Box::new(tensorboard::Events::open(&own, &begun)?));
                 trackers.note(&format!("to watch the run: tensorboard --logdir {}", own.display()));
             }
+            Tracker::Trackio => trackers.add_trackio(&own, &trackio::home(), &begun)?,
             Tracker::Wandb if std::env::var("WANDB_MODE").is_ok_and(|mode| mode == "disabled") => {
                 trackers.note("wandb is off, because WANDB_MODE is disabled");
             }
@@ -100,6 +103,25 @@ pub fn open(config: &TrainConfig, done: usize, events: Arc<Mutex<dyn Events>>) -
 }
 
 impl Trackers {
+    /// Adds a run of trackio, and says how to see it.
+    fn add_trackio(&mut self, own: &Path, home: &Path, begun: &Begun<'_>) -> Result<()> {
+        let inbox = trackio::Inbox::open(own, home, begun)?;
+        self.note(&format!("to watch the run: trackio show --project '{}'", inbox.project()));
+        for name in ["TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"] {
+            if std::env::var(name).is_ok_and(|value| !value.is_empty()) {
+                self.note(&format!("{name} has no effect: the run stays in {}; `trackio sync` uploads it", home.display()));
+            }
+        }
+        if let Some((first, last)) = inbox.kept {
+            let these = if first == last { format!("step {first}") } else { format!("steps {first} to {last}") };
+            self.note(&format!(
+                "trackio has imported {these} of the run before it was stopped, and keeps what they had then"
+            ));
+        }
+        self.writers.push(Box::new(inbox));
+        Ok(())
+    }
+
     /// Writes to all files. One that fails is given up, since `metrics.jsonl` has the same values.
     fn write(&mut self, mut write: impl FnMut(&mut (dyn Writer + 'static)) -> Result<()>) {
         let mut failures = Vec::new();

@@ -221,3 +221,72 @@ fn without_trackers_nothing_is_written_and_a_file_that_fails_is_given_up_with_a_
     trackers.evaluation(2, &Evaluation { loss: 1.0, perplexity: None, tokens: 1 }, false);
     assert_eq!(kept.lock().unwrap().0, ["full is not written any further: no space"]);
 }
+
+/// A run that is written into a trackio folder, from step `done` on.
+fn trackio_run(run: &Path, home: &Path, done: usize, steps: std::ops::RangeInclusive<usize>) -> trackio::Inbox {
+    let config = [("rank".to_owned(), 4.into())];
+    let begun = Begun { done, config: &config, toml: "", project: "mine", name: "", folder_name: "one" };
+    let mut inbox = trackio::Inbox::open(&run.join("trackio"), home, &begun).unwrap();
+    for number in steps {
+        inbox.step(&step(number, 2.0)).unwrap();
+    }
+    inbox
+}
+
+/// The lines in trackio's inbox, and the files that have them.
+fn inbox_of(home: &Path) -> (Vec<serde_json::Value>, Vec<PathBuf>) {
+    let runs = fs::read_dir(home.join("inbox")).unwrap().flatten();
+    let mut files: Vec<PathBuf> = runs
+        .flat_map(|run| fs::read_dir(run.path()).unwrap().flatten().map(|file| file.path()).collect::<Vec<_>>())
+        .collect();
+    files.sort();
+    let lines = files.iter().flat_map(|file| {
+        let text = fs::read_to_string(file).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<_>>()
+    });
+    (lines.collect(), files)
+}
+
+#[test]
+fn a_trackio_run_that_is_continued_has_the_lines_of_one_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path().join("home");
+    let mut inbox = trackio_run(folder.path(), &home, 0, 1..=2);
+    assert_eq!(inbox_of(&home).1.len(), 0);
+    inbox.sync().unwrap();
+    inbox.evaluation(2, &Evaluation { loss: 1.5, perplexity: None, tokens: 8 }).unwrap();
+    inbox.step(&step(3, 2.0)).unwrap();
+    inbox.sync().unwrap();
+    inbox.step(&step(4, 2.0)).unwrap();
+    inbox.end(4, false).unwrap();
+    drop(inbox);
+    let (lines, files) = inbox_of(&home);
+    assert_eq!((lines.len(), files.len()), (5, 3));
+    let of = |key: &str| lines.iter().map(|line| line[key].clone()).collect::<Vec<_>>();
+    assert_eq!(of("step"), [1, 2, 2, 3, 4]);
+    assert!(of("project").iter().all(|name| name == "mine") && of("run").iter().all(|name| name == "one"));
+    assert!(of("v").iter().all(|version| version == 1) && of("kind").iter().all(|kind| kind == "metric"));
+    assert_eq!((&lines[0]["metrics"]["train/loss"], &lines[0]["metrics"]["train/grad_norm"]), (&2.0.into(), &"NaN".into()));
+    assert_eq!((&lines[0]["config"]["rank"], &lines[1]["config"]), (&4.into(), &serde_json::Value::Null));
+    assert_eq!(lines[2]["metrics"], serde_json::json!({ "eval/loss": 1.5 }));
+
+    // trackio has imported the second file; the run is continued after step 2, as the same run with the same ids of lines.
+    fs::remove_file(&files[1]).unwrap();
+    let mut inbox = trackio_run(folder.path(), &home, 2, 3..=5);
+    assert_eq!(inbox.kept, Some((3, 3)));
+    inbox.end(5, true).unwrap();
+    let (again, _) = inbox_of(&home);
+    assert_eq!(again.iter().map(|line| line["step"].clone()).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    assert_eq!((&again[2]["log_id"], &again[3]["log_id"]), (&lines[3]["log_id"], &lines[4]["log_id"]));
+    assert_eq!((&again[2]["run_id"], &again[2]["config"]["rank"]), (&lines[0]["run_id"], &4.into()));
+    let ids: std::collections::BTreeSet<String> = again.iter().map(|line| line["log_id"].to_string()).collect();
+    assert_eq!(ids.len(), 5);
+
+    // Without trackio, what it has not imported yet is cut.
+    trackio::cut(&folder.path().join("trackio"), &home, 3).unwrap();
+    assert_eq!(inbox_of(&home).0.iter().map(|line| line["step"].clone()).collect::<Vec<_>>(), [1, 2, 3]);
+    // A new run is another one.
+    trackio_run(folder.path(), &home, 0, 1..=1).end(1, true).unwrap();
+    let (all, _) = inbox_of(&home);
+    assert!(all.len() == 4 && all.iter().filter(|line| line["run_id"] == lines[0]["run_id"]).count() == 3);
+}

@@ -167,7 +167,8 @@ fn replaced(run: &Path, overwrite: bool) -> Result<Vec<PathBuf>> {
     let products = products(run);
     let is_something = |path: &PathBuf| path.is_dir() || fs::metadata(path).is_ok_and(|file| file.len() > 0);
     // These are written before the first step, or can be made again.
-    let is_work = |path: &PathBuf| ![CONFIG, FACTS, PAGE, "tensorboard", "wandb"].iter().any(|name| path.ends_with(name));
+    let is_work =
+        |path: &PathBuf| ![CONFIG, FACTS, PAGE, "tensorboard", "trackio", "wandb"].iter().any(|name| path.ends_with(name));
     let has_begun = products.iter().any(|path| is_work(path) && is_something(path));
     if has_begun && !overwrite {
         return Err(with_hint(
@@ -253,7 +254,9 @@ fn products(run: &Path) -> Vec<PathBuf> {
 /// Whether a run writes a file or folder of this name, or may leave it behind when killed.
 fn is_written(name: &str, is_full: bool) -> bool {
     let name = beside(name).unwrap_or(name);
-    matches!(name, CONFIG | METRICS | ValidationLine::FILE | SAMPLES | FACTS | PAGE | "adapter" | "tensorboard" | "wandb")
+    let is_file = matches!(name, CONFIG | METRICS | ValidationLine::FILE | SAMPLES | FACTS | PAGE);
+    is_file
+        || matches!(name, "adapter" | "tensorboard" | "trackio" | "wandb")
         || (is_full && name == "model")
         || checkpoint::step_of(name).is_some()
 }
@@ -296,6 +299,7 @@ mod tests {
     fn occupied(folder: &Path, config: &TrainConfig) {
         for name in [
             "tensorboard",
+            "trackio",
             "wandb",
             "checkpoint-5",
             "adapter",

@@ -53,6 +53,7 @@ const ONE_DEVICE: &str = "training runs on one device; see backend";
 const OWN_KERNELS: &str = "each backend has its own kernels";
 const OWN_EVENTS: &str = "the event files are in `tensorboard` in output_dir";
 const OWN_LOG: &str = "metrics are written to metrics.jsonl in output_dir";
+const TRACKIO_LATER: &str = "a run of trackio stays on this machine; `trackio sync` uploads it";
 const OWN_ROWS: &str = "rows are tokenised on all cores and kept for the next run";
 const OWN_TEMPLATE: &str = "the checkpoint's own chat template is used";
 const NO_EVALUATION: &str =

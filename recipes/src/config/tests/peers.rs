@@ -82,7 +82,7 @@ fn files_of_mlx_lm() {
         &values("./run3"),
         &with(&[
             ("adapter_path", "is read as `output_dir = \"./run3\"`"),
-            ("report_to", "has no effect: swanlab is not supported, tensorboard and wandb are"),
+            ("report_to", "has no effect: swanlab is not supported; tensorboard, trackio and wandb are"),
         ]),
     );
 }
@@ -247,7 +247,14 @@ fn trackers_are_turned_on_as_each_program_does() {
         ("report_to: none\n", json!("none"), "", ""),
         ("report_to: wandb\nrun_name: two\n", json!("wandb"), "", "two"),
         ("report_to: [tensorboard, wandb]\n", json!(["tensorboard", "wandb"]), "", ""),
-        ("report_to: all\n", json!(["tensorboard", "wandb"]), "", ""),
+        ("report_to: all\n", json!(["tensorboard", "trackio", "wandb"]), "", ""),
+        ("stage: sft\nreport_to: trackio\nproject: mine\n", json!("trackio"), "mine", ""),
+        (
+            "sequence_len: 64\nuse_trackio: true\ntrackio_project_name: mine\ntrackio_run_name: two\n",
+            json!("trackio"),
+            "mine",
+            "two",
+        ),
         ("adapter_path: a\nwandb: mine\n", json!("wandb"), "mine", ""),
         ("adapter_path: a\nreport_to: wandb,swanlab\nproject_name: mine\n", json!("wandb"), "mine", ""),
         ("sequence_len: 64\nwandb_project: mine\nwandb_name: two\n", json!("wandb"), "mine", "two"),
@@ -260,7 +267,6 @@ fn trackers_are_turned_on_as_each_program_does() {
         assert_eq!(value_of(&config, "report_to"), report_to, "{text}");
         assert_eq!((config.project_name.as_str(), config.run_name.as_str()), (project, run), "{text}");
     }
-    assert!(refused("report_to: trackio\n").starts_with("`report_to` has no trackio"));
     assert!(refused("report_to: tensorbord\n").contains("got \"tensorbord\""));
     // A flag overrides the file, rather than adding to it.
     let (_folder, path) = written("c.toml", "model = 'm'\ndata = 'd'\nreport_to = 'wandb'\n");

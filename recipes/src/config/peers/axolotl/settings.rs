@@ -285,10 +285,7 @@ pub(super) const SETTINGS: &[(Meaning, &[&str])] = &[
             "otel_metrics_host",
             "otel_metrics_port",
             "profiler_steps_start",
-            "trackio_project_name",
-            "trackio_run_name",
             "use_otel_metrics",
-            "use_trackio",
         ],
     ),
 ];

@@ -2,9 +2,9 @@
 
 use super::super::{
     CHECKPOINTING, NO_ADAPTER_KIND, NO_EVALUATION, NO_LOSS, NO_PRUNING, NO_UPLOAD, ONE_DEVICE, OWN_KERNELS, OWN_LOG,
-    OWN_ROWS,
+    OWN_ROWS, TRACKIO_LATER,
 };
-use crate::config::meaning::Meaning::{self, Harmless, Only, Refused};
+use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same};
 
 pub(super) const SETTINGS: &[(Meaning, &[&str])] = &[
     (Harmless(CHECKPOINTING), &["activation_checkpointing_kwargs"]),
@@ -32,19 +32,9 @@ pub(super) const SETTINGS: &[(Meaning, &[&str])] = &[
     ),
     (Harmless(OWN_KERNELS), &["liger_kernel_config", "torch_compile_backend", "torch_compile_mode"]),
     (Harmless(NO_UPLOAD), &["hub_always_push"]),
-    (
-        Harmless(OWN_LOG),
-        &[
-            "log_level_replica",
-            "log_on_each_node",
-            "logging_nan_inf_filter",
-            "project",
-            "skip_memory_metrics",
-            "trackio_bucket_id",
-            "trackio_space_id",
-            "trackio_static_space_id",
-        ],
-    ),
+    (Harmless(OWN_LOG), &["log_level_replica", "log_on_each_node", "logging_nan_inf_filter", "skip_memory_metrics"]),
+    (Same("project_name"), &["project"]),
+    (Harmless(TRACKIO_LATER), &["trackio_bucket_id", "trackio_space_id", "trackio_static_space_id"]),
     // PEFT
     (
         Refused(NO_ADAPTER_KIND),
