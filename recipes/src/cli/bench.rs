@@ -21,7 +21,7 @@ pub struct Args {
     /// Operations to measure, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = Options::kernel_names(), default_value = "all")]
     kernels: Vec<String>,
-    /// Also measure whole training steps, and the share of attention if that is measured
+    /// Also measure whole training steps, and attention's share if attention is measured
     #[arg(long)]
     step: bool,
     /// Checkpoint the blocks of these steps, as `train --grad-checkpoint` does
@@ -36,7 +36,7 @@ pub struct Args {
     /// Dropout of the adapters of these steps
     #[arg(long, requires = "step", value_name = "P", default_value_t = 0.0, value_parser = below_one)]
     dropout: f64,
-    /// Adapt only the last blocks in these steps
+    /// Number of blocks to adapt in these steps, counted from the last
     #[arg(long, requires = "step", value_name = "N", value_parser = at_least::<1>)]
     num_layers: Option<usize>,
     /// Model whose sizes are used: llama-3.2-1b, llama-3.1-8b, a config.json, Hugging Face folder, hub id or .gguf file. Weights are random
@@ -68,7 +68,7 @@ pub struct Args {
     /// Draw a bar chart into this file
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
-    /// Predict a step on Apple's chips from counts of the emulator; needs no such chip
+    /// Predict the time of a step on Apple's chips from what the emulator counts; needs no such chip
     #[arg(long)]
     predict: bool,
     /// Let the emulator count at the model's real widths, with at most 32 tokens; takes many minutes

@@ -19,7 +19,7 @@ use crate::train::data_parts;
 
 /// Arguments of `data`. Keys of `train` are flags here too.
 #[derive(Debug, clap::Args)]
-#[command(args_override_self = true, after_help = "Other keys of `train` are flags here too.")]
+#[command(args_override_self = true, after_help = "The other flags of `train` work here too.")]
 pub struct Args {
     /// A file of rows, a folder with train.jsonl, or a hub id
     #[arg(id = "data_argument", value_name = "FILE")]
@@ -33,7 +33,7 @@ pub struct Args {
     /// Rows of each file that are shown as tokens
     #[arg(long, value_name = "N", default_value_t = 3)]
     rows: usize,
-    /// Delete the prepared rows that are kept for later runs, and end
+    /// Delete the prepared rows that are kept for later runs, and exit
     #[arg(long)]
     clear_cache: bool,
     #[command(flatten)]

@@ -55,13 +55,13 @@ pub struct Args {
     /// [default: hf and mlx bf16, gguf f16, gguf-lora f32]
     #[arg(long, value_name = "TYPE")]
     quant: Option<String>,
-    /// Weights that share a scale, for mlx with int4 and int8: 32, 64 or 128 [default: 64]
+    /// Number of weights that share a scale, for mlx with int4 and int8: 32, 64 or 128 [default: 64]
     #[arg(long, value_name = "N", value_parser = group_size)]
     group_size: Option<usize>,
-    /// Importance matrix for gguf with a mixture: a file of `burnish imatrix` or llama-imatrix
+    /// Importance matrix for gguf with a mixture: a file that `burnish imatrix` or llama-imatrix wrote
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
-    /// Write files of at most that size, such as 5GB: shards of hf and mlx, parts of gguf [default: hf and mlx 5GB, gguf one file]
+    /// Write files of at most this size, such as 5GB: shards of hf and mlx, parts of gguf [default: hf and mlx 5GB, gguf one file]
     #[arg(long, value_name = "SIZE", value_parser = shard_size)]
     max_shard_size: Option<u64>,
     /// File or folder to write

@@ -105,7 +105,7 @@ fn turned_off(key: &Key) -> String {
         "mask_prompt" => "Train on the prompts too, not on the answers only".to_owned(),
         "padding_free" => "Pad the rows of a micro-batch to one length: more work for the same loss".to_owned(),
         "shuffle" => "Keep the rows in the order of the file".to_owned(),
-        "keep_rows" => "Prepare the rows anew in each run, and keep none in the user's cache folder".to_owned(),
+        "keep_rows" => "Prepare the rows again in each run, and keep none in the user's cache folder".to_owned(),
         "prevent_sleep" => "macOS: let the Mac sleep while it trains".to_owned(),
         _ => format!("Turn off: {}", explained(key, &Value::Null)),
     }

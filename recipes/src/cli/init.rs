@@ -20,7 +20,7 @@ pub struct Args {
     /// Translate a file of Unsloth, mlx-lm, axolotl, LLaMA-Factory or TRL
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
-    /// Recipe of the translated file, where that does not say: sft, dpo, orpo, kto, simpo or cpo
+    /// Recipe of the translated file, if it does not say: sft, dpo, orpo, kto, simpo or cpo
     #[arg(long, value_name = "RECIPE", value_parser = crate::config::Recipe::NAMES, hide_possible_values = true, requires = "from")]
     recipe: Option<String>,
     /// Replace an existing file

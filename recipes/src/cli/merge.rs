@@ -31,7 +31,7 @@ pub struct Args {
     /// Data type of the weights: f32, f16 or bf16
     #[arg(long, value_name = "TYPE", default_value = "bf16")]
     dtype: FloatType,
-    /// Write shards of at most that size, such as 500MB [default: 5GB]
+    /// Write shards of at most this size, such as 500MB [default: 5GB]
     #[arg(long, value_name = "SIZE", value_parser = shard_size)]
     max_shard_size: Option<u64>,
     /// Replace an earlier export

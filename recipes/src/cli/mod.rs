@@ -76,7 +76,7 @@ enum Command {
     Quickstart(quickstart::Args),
     /// Fine-tune a model, or train one from scratch
     Train(train::Args),
-    /// Say what a run would take of memory, and what would fit, without loading the model
+    /// Say how much memory a run would take, and what would fit, without loading the model
     Plan(plan::Args),
     /// Show the rows of a data set as tokens, their lengths, and what is odd about them
     Data(data::Args),
@@ -92,15 +92,15 @@ enum Command {
     Merge(merge::Args),
     /// Write a model, or an adapter alone, for other programs: transformers, PEFT, llama.cpp, Ollama, mlx-lm
     Export(export::Args),
-    /// Write a model as a GGUF file in few bits, by llama.cpp's mixtures of types
+    /// Write a model as a GGUF file in few bits, with llama.cpp's mixtures of types
     Quantize(quantize::Args),
     /// Upload a folder or a GGUF file to the Hugging Face hub
     Push(push::Args),
-    /// Measure on your rows which inputs of each matrix matter, for --imatrix of `quantize` and `export`
+    /// Measure which inputs of each matrix matter on your rows, for --imatrix of `quantize` and `export`
     Imatrix(imatrix::Args),
     /// Compare the speed and memory of backends and kernels
     Bench(bench::Args),
-    /// Measure which way to compute a model's products is the fastest on this device, and keep it for later runs
+    /// Measure which way to compute a model's matrix products is the fastest on this device, and keep it for later runs
     Tune(tune::Args),
     /// Write a commented configuration file for `train`
     Init(init::Args),

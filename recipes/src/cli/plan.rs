@@ -28,10 +28,10 @@ pub struct Args {
     /// Plan for a Mac with this chip, such as "M4 Pro", and the memory of --memory
     #[arg(long, value_name = "NAME", requires = "memory")]
     chip: Option<String>,
-    /// Plan for a machine with so many GiB instead of this one
+    /// Plan for a machine with this many GiB instead of this one
     #[arg(long, value_name = "GIB", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     memory: Option<u64>,
-    /// Choose the settings that fit into so much memory, such as 16gb, for keys that are not set
+    /// Choose settings that fit into this much memory, such as 16gb, for keys that are not set
     #[arg(long, value_name = "SIZE", value_parser = preset::amount)]
     preset: Option<u64>,
     #[command(flatten)]

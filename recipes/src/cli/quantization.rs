@@ -8,13 +8,13 @@ use crate::config::QuantizationKind;
 /// How the weights of a model are stored.
 #[derive(Debug, clap::Args)]
 pub struct QuantizationArgs {
-    /// Storage of matrices: auto (packed where the file is), none, nf4 (4.5 bits a weight), int4 or int8
+    /// Storage of matrices: auto (as in the file), none, nf4 (4.5 bits per weight), int4 or int8
     #[arg(long, value_name = "KIND", default_value = "auto", value_parser = QuantizationKind::NAMES.to_vec(), hide_possible_values = true, help_heading = "Model")]
     quantization: String,
-    /// Quantise the scales of nf4 too (4.13 bits a weight)
+    /// Quantise the scales of nf4 too (4.13 bits per weight)
     #[arg(long, help_heading = "Model")]
     double_quant: bool,
-    /// Pack embedding and head too, in 8 bits
+    /// Quantise embedding and head too, in 8 bits
     #[arg(long, help_heading = "Model")]
     pub quantize_embedding: bool,
     #[arg(long, hide = true, num_args = 0, default_missing_value = "nf4", conflicts_with = "quantization")]

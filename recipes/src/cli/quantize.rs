@@ -27,10 +27,10 @@ pub struct Args {
     /// or q4_0
     #[arg(long, value_name = "MIXTURE")]
     quant: Mixture,
-    /// Importance matrix: a file of `burnish imatrix` or llama-imatrix
+    /// Importance matrix: a file that `burnish imatrix` or llama-imatrix wrote
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
-    /// Write parts of at most that size, such as 5GB, called OUT-00001-of-00003.gguf and so on
+    /// Write parts of at most this size, such as 5GB, called OUT-00001-of-00003.gguf and so on
     #[arg(long, value_name = "SIZE", value_parser = shard_size)]
     max_shard_size: Option<u64>,
     /// Quantise quantised weights again, although that adds to their errors

@@ -18,10 +18,10 @@ use crate::run_page::{MARK, figures, html};
 /// Arguments of `report`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Folders of runs
+    /// Run folders
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// The page to write [default: report.html in the folder of the run, or here for several]
+    /// The page to write [default: report.html in the run folder, or in the current folder for several runs]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }

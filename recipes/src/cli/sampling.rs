@@ -18,7 +18,7 @@ pub struct SamplingArgs {
     /// Sample from the most likely tokens that together reach this probability; 1 is off
     #[arg(long, value_name = "X", help_heading = "Sampling", default_value_t = 1.0)]
     top_p: f32,
-    /// Drop tokens less likely than this fraction of the most likely one; 0 is off
+    /// Drop tokens whose probability is below this fraction of the highest; 0 is off
     #[arg(long, value_name = "X", help_heading = "Sampling", default_value_t = 0.0)]
     min_p: f32,
     /// Penalty on tokens that occurred before; 1 is off

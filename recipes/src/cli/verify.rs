@@ -19,7 +19,7 @@ pub struct Args {
     /// Check every size and storage format, and a model from the hub (270 MB), however long it takes
     #[arg(long)]
     full: bool,
-    /// Download nothing, also with --full
+    /// Download nothing, even with --full
     #[arg(long)]
     skip_downloads: bool,
     /// Model to check with --full: a hub id, folder or file
@@ -31,7 +31,7 @@ pub struct Args {
     /// Backend: auto, cpu, wgpu, metal (macOS), vulkan (Linux, Windows), cuda; if built in: candle, emulator
     #[arg(long, default_value = "auto", value_parser = burnish_backends::NAMES.to_vec(), hide_possible_values = true)]
     backend: String,
-    /// Data type beside f32: auto (that of training on the device), f32, f16 or bf16
+    /// Data type to check besides f32: auto (that of training on the device), f32, f16 or bf16
     #[arg(long, default_value = "auto", value_parser = dtype::NAMES.to_vec(), hide_possible_values = true)]
     dtype: String,
 }

@@ -53,7 +53,7 @@ config! {
             chat_feature: Option<String> = None,
             /// Maximum length of an example in tokens.
             max_seq_length: usize = 2048,
-            /// Longer examples are truncated (truncate), become several (split), or are left out (drop).
+            /// What happens to longer examples: truncate, split (into several), or drop.
             length_policy: LengthPolicy = LengthPolicy::Truncate,
             /// Train on the answers only, not on the prompts.
             mask_prompt: bool = true,
@@ -73,15 +73,15 @@ config! {
             backend: String = "auto".to_owned(),
             /// Data type of the frozen model: auto (fastest on the device), f32, f16 or bf16. Adapters are f32.
             dtype: String = "auto".to_owned(),
-            /// Storage of the frozen matrices: auto (packed where the file is), none, nf4 (4.5 bits a weight), int4 or int8.
+            /// Storage of the frozen matrices: auto (as in the file), none, nf4 (4.5 bits per weight), int4 or int8.
             quantization: QuantizationKind = QuantizationKind::Auto,
-            /// Quantise the scales of nf4 too (4.13 bits a weight).
+            /// Quantise the scales of nf4 too (4.13 bits per weight).
             double_quant: bool = false,
-            /// Pack embedding and head too, in 8 bits; without it they are packed only where the file has them so.
+            /// Quantise embedding and head too, in 8 bits; otherwise they are quantised only if the file has them so.
             quantize_embedding: bool = false,
-            /// Train although the plan of its memory exceeds what the backend may use.
+            /// Train even if the planned memory exceeds what the backend may use.
             allow_over_budget: bool = false,
-            /// Measure which way to compute products is the fastest on this device: auto (if the run repays it), never or always.
+            /// Measure which way to compute matrix products is the fastest on this device: auto (if the run is long enough), never or always.
             tune: Tune = Tune::Auto,
             /// Random seed of data order, adapters and dropout.
             seed: u64 = 42,
@@ -103,13 +103,13 @@ config! {
             load_best_model_at_end: bool = false,
             /// Optimizer steps between lines of the log.
             steps_per_report: usize = 10,
-            /// Where metrics go beside metrics.jsonl: none, tensorboard, wandb (offline, for `wandb sync`), or both.
+            /// Where metrics go besides metrics.jsonl: none, tensorboard, trackio, wandb (offline, for `wandb sync`), or a list of them.
             report_to: ReportTo = ReportTo::default(),
-            /// Project that wandb files the run under; empty is WANDB_PROJECT, or burnish.
+            /// Project of the run in trackio and wandb; empty is burnish, or for wandb WANDB_PROJECT.
             project_name: String = String::new(),
-            /// Name of the run in wandb; empty is WANDB_NAME, or the name of output_dir.
+            /// Name of the run in trackio and wandb; empty is the name of output_dir, or for wandb WANDB_NAME.
             run_name: String = String::new(),
-            /// Measure what data, forward, backward and optimizer take of each step; waiting for each makes steps slower.
+            /// Measure how long data, forward, backward and optimizer take in each step; waiting for each makes steps slower.
             timings: bool = false,
             /// macOS: keep the Mac awake while it trains.
             prevent_sleep: bool = true,
@@ -135,7 +135,7 @@ config! {
             undesirable_weight: f64 = 1.0,
             /// lora: train adapters. full: train every weight.
             fine_tune_type: FineTuneType = FineTuneType::Lora,
-            /// Train a new model from scratch, of the config.json and tokenizer.json in this folder; needs fine_tune_type full.
+            /// Train a new model from scratch, with the config.json and tokenizer.json in this folder; needs fine_tune_type full.
             model_config: Option<String> = None,
             /// Adapter to start from: a PEFT or MLX folder, or a .gguf file.
             adapter: Option<String> = None,
@@ -147,21 +147,21 @@ config! {
             dropout: f64 = 0.0,
             /// Scale by alpha / sqrt(rank) instead of alpha / rank (rsLoRA).
             rslora: bool = false,
-            /// Train the length of each adapted row too (DoRA).
+            /// Train the norm of each adapted row too (DoRA).
             dora: bool = false,
-            /// Start of the adapters: default (B is zero), gaussian, pissa, pissa_niter_N, olora or loftq.
+            /// Initialisation of the adapters: default (B is zero), gaussian, pissa, pissa_niter_N, olora or loftq.
             init: Init = Init::Default,
             /// Layers to adapt: all-linear, or names such as q_proj,v_proj.
             target_modules: TargetModules = TargetModules::all_linear(),
             /// Parameters of experts and routers to adapt, such as mlp.experts.gate_up_proj,mlp.experts.down_proj.
             target_parameters: TargetModules = TargetModules::Named(Vec::new()),
-            /// Matrices to train as a whole beside the adapters: embed_tokens, lm_head.
+            /// Matrices to train as a whole besides the adapters: embed_tokens, lm_head.
             modules_to_save: TargetModules = TargetModules::Named(Vec::new()),
             /// Number of blocks to adapt, counted from the last; 0 is all.
             num_layers: usize = 0,
         }
         "Steps" {
-            /// Rows in a micro-batch; of dpo, orpo, simpo and cpo pairs.
+            /// Rows in a micro-batch; for dpo, orpo, simpo and cpo, pairs.
             batch_size: usize = 4,
             /// Micro-batches in an optimizer step. The loss is the mean over all their tokens.
             grad_accumulation_steps: usize = 1,
@@ -203,7 +203,7 @@ config! {
             val_batches: usize = 0,
             /// Stop after this many validations without improvement; 0 is off.
             early_stopping: usize = 0,
-            /// Prompts of validation rows that are answered before and after training, into samples.jsonl, for `burnish report`; 0 is off.
+            /// Number of validation prompts to answer before and after training, in samples.jsonl, for `burnish report`; 0 is off.
             samples: usize = 0,
         }
     }

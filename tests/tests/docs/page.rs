@@ -76,7 +76,7 @@ pub fn all() -> Vec<Page> {
     paths.iter().map(|path| Page::read(path)).collect()
 }
 
-/// Whether pages are to be written anew.
+/// Whether pages are to be written again.
 pub fn blesses() -> bool {
     std::env::var_os("BLESS").is_some()
 }

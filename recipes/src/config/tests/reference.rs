@@ -178,7 +178,7 @@ fn page() -> String {
     page
 }
 
-/// The page is written anew with `BURNISH_WRITE_DOCS=1`.
+/// The page is written again with `BURNISH_WRITE_DOCS=1`.
 #[test]
 fn the_documents_list_every_key() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/settings.md");
