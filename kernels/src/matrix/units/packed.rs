@@ -26,7 +26,7 @@ pub(super) fn product_kernel<F: Float, X: Float, O: Float, N: Size>(
     let tile = comptime!(plan.tile_b());
     let (width, eight, tile_k) = comptime!((plan.vector as u32, EIGHT as u32, UNIT_STEP as u32));
     let mut shared = SharedMemory::<Vector<F, N>>::new_aligned(comptime!(tile.rows * tile.stride(plan.vector)), 32usize);
-    let weights = weights(b);
+    let weights = weights(b, false);
     let code = comptime!(weights.code);
     let mut own = Array::<Vector<F, N>>::new(comptime!(held(tile, plan.vector, code).max(tile.held())));
     let corner = corner(sizes, plan);
