@@ -66,7 +66,7 @@ def main():
                 "--max-seq-length", 256, "--save-every", 0, "--quantization", "auto")
         adapter = ["--model", arguments.model, "--adapter", work / "run/adapter"]
         tuned, lora = work / "tuned.gguf", work / "lora.gguf"
-        burnish("export", *adapter, "--format", "gguf", "--quant", arguments.quant, "--output", tuned)
+        burnish("export", *adapter, "--format", "gguf", "--quant", arguments.quant, "--requantize", "--output", tuned)
         burnish("export", *adapter, "--format", "gguf-lora", "--output", lora)
         before = perplexity(arguments.model, texts)
         for name, after in (("tuned", perplexity(tuned, texts)), ("with the LoRA GGUF", perplexity(arguments.model, texts, lora))):
