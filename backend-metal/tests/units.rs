@@ -251,6 +251,6 @@ fn faults_of_operations_are_found() {
     let deeper =
         text(BARRIER, 4, "64", GUARD).replace("tensor(s, dextents<int32_t, 2>(32,", "tensor(s, dextents<int32_t, 2>(31,");
     assert!(matches!(fault(&deeper), FaultKind::TensorOperation { detail: 31 }));
-    // Elements that are none would be written over others.
+    // Elements that do not exist would be written over others.
     assert!(matches!(fault(&text(BARRIER, 4, "64", "true")), FaultKind::Race { .. }));
 }

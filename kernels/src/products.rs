@@ -1,5 +1,30 @@
 //! Products that a device can compute in more than one way, to be tried there.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Known products in progress.
+static TRIED: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether a known product is being tried, on any thread: a panic then says only that the device can't compute it, and a panic hook should
+/// not print it.
+pub fn is_tried() -> bool {
+    TRIED.load(Ordering::SeqCst) > 0
+}
+
+/// Runs known products whose panics are caught.
+#[cfg(feature = "cube")]
+pub(crate) fn tried<T>(work: impl FnOnce() -> T) -> T {
+    struct Tried;
+    impl Drop for Tried {
+        fn drop(&mut self) {
+            TRIED.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+    TRIED.fetch_add(1, Ordering::SeqCst);
+    let _tried = Tried;
+    work()
+}
+
 /// The candidate that stands for the plan of this crate, and is the first of every class.
 pub const DEFAULT_CANDIDATE: &str = "default";
 

@@ -136,7 +136,8 @@ fn generate_in<B: FusedBackend>(
             if options.end_tokens.contains(&token) {
                 break 'text Finish::EndToken;
             }
-            if text.push(token, on_text)? {
+            let is_stopped = text.push(token, on_text).inspect_err(|_| cache.truncate(seen.len() - 1))?;
+            if is_stopped {
                 break 'text Finish::Stop;
             }
             next = vec![token];
@@ -168,7 +169,8 @@ fn queued<B: FusedBackend>(
         if chosen.len() == count || model.must_forget(cache, cache.len() + 1) {
             break;
         }
-        input = ModelInput::following(token.unsqueeze(), cache.len());
+        // -1 is no row of the embedding. What follows it is not used.
+        input = ModelInput::following(token.clamp_min(0).unsqueeze(), cache.len());
     }
     let chosen = chosen.into_iter().fold(Transaction::<B>::default(), |all, token| all.register(token)).execute();
     chosen.into_iter().map(|token| token.iter::<i64>().next().and_then(|token| u32::try_from(token).ok())).collect()
@@ -236,9 +238,18 @@ mod tests {
         let (_, linear) = model.linears_mut().remove(0);
         let [outputs, inputs] = linear.dims();
         linear.weight = MatrixWeight::Frozen(Operand::Dense(Tensor::full([outputs, inputs], f32::INFINITY, &device)));
-        let options = GenerateOptions { max_tokens: 4, ..GenerateOptions::default() };
-        let result = generate(&model, &tokenizer(), &mut Cache::new(2), &[1, 2], &options, &device, |_| {});
-        assert!(matches!(result, Err(ModelError::NonFinite)), "{result:?}");
+        for temperature in [0.0, 1.0] {
+            let sampling = SamplingOptions { temperature, ..SamplingOptions::default() };
+            let options = GenerateOptions { max_tokens: 4, sampling, ..GenerateOptions::default() };
+            // The steps after the first have no token to start from.
+            for count in [1, 3] {
+                let (mut cache, mut bursts) = (Cache::new(2), Bursts::fixed(count));
+                let run =
+                    generate_in(&model, &tokenizer(), &mut cache, &[1, 2], &options, &device, &mut bursts, &mut |_| {});
+                assert!(matches!(run, Err(ModelError::NonFinite)), "{run:?}");
+                assert_eq!(cache.len(), 2);
+            }
+        }
     }
 
     #[test]

@@ -6,4 +6,4 @@ mod table;
 
 pub use memory::{MemoryBudget, working_set};
 pub use probe::{Machine, has_tensor_operations, machine};
-pub use table::{CHIPS, Chip, Generation, chip};
+pub use table::{CHIPS, Chip, Generation, MATRIX_OPERATIONS, chip};

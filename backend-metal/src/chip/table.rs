@@ -23,7 +23,7 @@ pub enum Generation {
 /// Lanes of a GPU core, each with one fused multiply-add a clock, in f32 and in f16.
 const LANES: f64 = 128.0;
 /// Operations of a core's matrix units in a clock, in f16, where it has some.
-const MATRIX_OPERATIONS: f64 = 1024.0;
+pub const MATRIX_OPERATIONS: f64 = 1024.0;
 
 impl Generation {
     /// Clock of the GPU in GHz.

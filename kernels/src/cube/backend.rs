@@ -53,7 +53,7 @@ where
 {
     const OWN_GRADIENTS: bool = R::OWN_GRADIENTS;
     const PACKED_KERNELS: bool = R::FUSED;
-    const QUEUES: bool = true;
+    const QUEUES: bool = R::FUSED;
 
     fn sink_attention(inputs: SinkInputs<Self>, options: AttentionOptions) -> FloatTensor<Self> {
         let attended = if R::FUSED {

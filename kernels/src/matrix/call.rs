@@ -69,7 +69,7 @@ impl<R: KernelRuntime> Call<R> {
     /// Whether a candidate can compute this product.
     pub fn takes(&self, candidate: Candidate) -> bool {
         let Extents { m, n, k } = self.extents;
-        let Product { planes, more, alpha, transposed_a, .. } = &self.product;
+        let Product { planes, more, alpha, transposed_a, transposed_b, .. } = &self.product;
         let unscaled = (alpha - 1.0).abs() <= 0.0;
         let fragment = match self.route {
             Route::MatrixUnits(fragment) => Some(fragment),
@@ -88,7 +88,7 @@ impl<R: KernelRuntime> Call<R> {
                 }
                 Method::Units(tiles) => {
                     self.product.a.dtype == DType::F16
-                        && !(*transposed_a && (more.is_some() || planes.is_some()))
+                        && !(*transposed_a && (*transposed_b || more.is_some() || planes.is_some()))
                         && tiles.cubes(m, n) <= MAX_CUBES
                         && R::has_tensor_operations(&self.product.a.device)
                 }

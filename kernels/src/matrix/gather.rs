@@ -12,7 +12,7 @@ use super::tile::Tile;
 use crate::packed::cube::{Code, ScaleWords, first_at, has_third, second_at};
 
 /// Eights that lie in one group, or in two whose scales are in the same words.
-const UNIT: usize = 4;
+const SCALED_TOGETHER: usize = 4;
 
 /// Whether words are gathered.
 pub(super) fn gathers(code: Code) -> bool {
@@ -40,7 +40,7 @@ fn sharing(length: usize, across: usize, code: Code) -> Sharing {
         threads
     };
     let eights = eights_of_high(code);
-    Sharing { scale: threads(UNIT), high: threads(eights), high_words: length.div_ceil(eights) }
+    Sharing { scale: threads(SCALED_TOGETHER), high: threads(eights), high_words: length.div_ceil(eights) }
 }
 
 /// The word at `at`, which `threads` neighbours need: number `reader` of them reads it, if they are `inside`, of which all must agree.

@@ -17,7 +17,7 @@ const THREADS: usize = 256;
 const MOST: f32 = 3.0e38;
 /// The score of a logit that is not finite: it wins.
 const BAD: f32 = f32::MAX;
-/// The score of nothing.
+/// Below every score.
 const NONE: f32 = f32::MIN;
 
 /// The draw, as the kernel takes it.

@@ -31,7 +31,7 @@ pub struct TokenDraw {
 }
 
 impl TokenDraw {
-    /// The factor on logits, if any is random.
+    /// The factor on the logits; `None` if the most likely token is taken.
     pub(crate) fn factor(self) -> Option<f32> {
         (self.temperature > COLDEST).then(|| self.temperature.recip())
     }
@@ -100,7 +100,7 @@ fn best(logits: &[f32], drawn: Option<(f32, &[f32])>) -> i32 {
     best as i32
 }
 
-/// A number of the standard Gumbel distribution, of a random word: `-ln(-ln(1 - u))`. The large numbers, which decide, come of a small `u`,
+/// A number of the standard Gumbel distribution, of a random word: `-ln(-ln(1 - u))`. The large numbers, which decide, come from a small `u`,
 /// where f32 is fine.
 fn gumbel(word: u32) -> f32 {
     let u = (word as f32 + 0.5) * 2f32.powi(-32);

@@ -35,30 +35,37 @@ impl Bursts {
         let started = Instant::now();
         let done = steps(self.count.min(left));
         if self.most > 0 {
-            let each = started.elapsed() / done.len().max(1) as u32;
-            let fit = (LENGTH.as_nanos() / each.as_nanos().max(1)) as usize;
-            self.count = fit.clamp(1, self.most.min(2 * self.count));
+            self.count = self.next(started.elapsed(), done.len());
         }
         done
+    }
+
+    /// The number of steps to queue after so many that took so long.
+    fn next(&self, elapsed: Duration, done: usize) -> usize {
+        let each = elapsed / done.max(1) as u32;
+        let fit = (LENGTH.as_nanos() / each.as_nanos().max(1)) as usize;
+        fit.clamp(1, self.most.min(2 * self.count))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::thread::sleep;
-
     use super::*;
 
     #[test]
     fn short_steps_are_queued_together_and_long_ones_are_not() {
-        let mut bursts = Bursts { count: 1, most: MOST };
-        let fast: Vec<usize> = (0..5).map(|_| bursts.queue(100, |count| vec![(); count]).len()).collect();
-        assert_eq!(fast, [1, 2, 4, 8, 8]);
+        let after = |count: usize, milliseconds: u64| {
+            let bursts = Bursts { count, most: MOST };
+            bursts.next(Duration::from_millis(milliseconds), count)
+        };
+        // Of 2 ms each, then of 10 ms each, and of a second.
+        assert_eq!([after(1, 2), after(2, 4), after(4, 8), after(8, 16)], [2, 4, 8, 8]);
+        assert_eq!([after(8, 80), after(1, 1000), after(8, 8000)], [3, 1, 1]);
+    }
+
+    #[test]
+    fn no_more_steps_run_than_are_left() {
+        let mut bursts = Bursts { count: 8, most: MOST };
         assert_eq!(bursts.queue(3, |count| vec![(); count]).len(), 3);
-        bursts.queue(100, |_| {
-            sleep(LENGTH);
-            vec![()]
-        });
-        assert_eq!(bursts.count, 1);
     }
 }

@@ -8,6 +8,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 use burnish_engine::guard::guarded;
 use burnish_kernels::{FusedBackend, ProductTrial};
+use burnish_metal::chip::MATRIX_OPERATIONS;
 use burnish_metal::emulator::{EmulatorDevice, KernelCounters, MetalCpu, take_reports};
 use serde::Serialize;
 
@@ -15,8 +16,6 @@ use serde::Serialize;
 const LAYER: [usize; 3] = [256, 128, 128];
 /// Float operations of a core's lanes in a clock: 128 fused multiply-adds.
 const OPERATIONS: f64 = 256.0;
-/// Those of M5's matrix units, as `burnish_metal::chip` assumes.
-const UNIT_OPERATIONS: f64 = 1024.0;
 
 /// What they are.
 pub const CANDIDATES: &str = "ways to compute a product, one core at its full rate of 256 operations a clock, on the lanes of every chip \
@@ -76,7 +75,7 @@ fn cost(trial: &mut dyn ProductTrial, index: usize, device: EmulatorDevice) -> R
     let counted: Vec<KernelCounters> = take_reports().into_values().map(|report| report.counters).collect();
     let sum = |of: fn(&KernelCounters) -> u64| counted.iter().map(|counters| of(counters) as f64).sum::<f64>();
     let candidate = trial.candidates()[index].clone();
-    let rate = if candidate.starts_with("units ") { UNIT_OPERATIONS } else { OPERATIONS };
+    let rate = if candidate.starts_with("units ") { MATRIX_OPERATIONS } else { OPERATIONS };
     let clocks = 2.0 * trial.extents().iter().map(|extent| *extent as f64).product::<f64>() / rate;
     Ok(CandidateCost {
         class: trial.class().to_owned(),

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 
 use anyhow::{Result, anyhow};
+use burnish_kernels::products::is_tried;
 
 /// Number of guarded calls in progress.
 static GUARDS: AtomicUsize = AtomicUsize::new(0);
@@ -15,7 +16,7 @@ static MESSAGES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Whether panics currently become errors, those on a device's thread included. A panic hook should not print them then.
 pub fn panics_are_guarded() -> bool {
-    GUARDS.load(Ordering::SeqCst) > 0
+    GUARDS.load(Ordering::SeqCst) > 0 || is_tried()
 }
 
 /// Starts to record the messages of guarded panics for [`take_messages`]. After a panic on a device's thread, the guarded thread only

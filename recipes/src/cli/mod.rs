@@ -37,6 +37,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use burnish_engine::guard::message;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::ConfigError;
@@ -183,8 +184,8 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             }
             ExitCode::FAILURE
         }
-        Err(_) => {
-            complain(format!("hint: {}", panics::hint(is_run)));
+        Err(payload) => {
+            panics::explain(message(&*payload), is_run);
             ExitCode::FAILURE
         }
     }
@@ -284,7 +285,9 @@ fn log(verbose: u8, quiet: bool) -> Result<(), String> {
         },
         0 if quiet => return Ok(()),
         // Warnings of other crates don't help the user.
-        0 => EnvFilter::new("off,burnish_models=warn,burnish_lora=warn,burnish_export=warn,burnish_recipes=warn"),
+        0 => EnvFilter::new(
+            "off,burnish_models=warn,burnish_lora=warn,burnish_export=warn,burnish_kernels=warn,burnish_metal=warn,burnish_recipes=warn",
+        ),
         1 => EnvFilter::new("info"),
         _ => EnvFilter::new("debug"),
     };

@@ -61,22 +61,27 @@ fn about_memory(messages: &[String]) -> Option<String> {
     own.cloned().or_else(|| out_of_memory(messages, None))
 }
 
-/// What to do after a panic that ended a command, which may be a run with checkpoints.
-pub fn hint(is_run: bool) -> String {
-    hint_of(&MESSAGES.lock().unwrap_or_else(PoisonError::into_inner), is_run)
+/// Prints what to do after the panic that ended a command, which may be a run with checkpoints.
+pub fn explain(last: &str, is_run: bool) {
+    lines(&MESSAGES.lock().unwrap_or_else(PoisonError::into_inner), last, is_run).into_iter().for_each(complain);
 }
 
-fn hint_of(messages: &[String], is_run: bool) -> String {
-    match (about_memory(messages), is_run) {
-        (None, _) => "this is a bug in burnish; please report it with the message above".to_owned(),
-        (Some(reason), true) => format!(
-            "{reason}; the last checkpoint is intact: --resume auto continues from it, with grad_checkpoint, or a lower batch_size or \
-             max_seq_length"
-        ),
-        (Some(reason), false) => {
-            format!("{reason}; close other programs, load the model with --quantization nf4, or use --backend cpu")
-        }
+fn lines(messages: &[String], last: &str, is_run: bool) -> Vec<String> {
+    if about_memory(messages).is_none() {
+        let hint = "hint: this is a bug in burnish; please report it with the message above".to_owned();
+        let is_printed = messages.first().is_none_or(|first| first == last);
+        let error = (!is_printed).then(|| format!("error: internal: {last}"));
+        return error.into_iter().chain([hint]).collect();
     }
+    vec![
+        if is_run {
+            "hint: lower batch_size or max_seq_length, or use grad_checkpoint or a quantization; --resume auto continues a run from its \
+             last checkpoint, which is intact"
+        } else {
+            "hint: close other programs, load the model with --quantization nf4, or use --backend cpu"
+        }
+        .to_owned(),
+    ]
 }
 
 #[cfg(test)]
@@ -90,11 +95,18 @@ mod tests {
             "called `Result::unwrap()` on an `Err` value: can't allocate buffer of size: 4063232\nNo backtrace available";
         let caller = "called `Result::unwrap()` on an `Err` value: CallError";
         let messages = [device, caller].map(str::to_owned);
-        let of_run = hint_of(&messages, true);
-        assert!(of_run.starts_with("out of memory: a buffer of 4 MiB is needed; the last checkpoint is intact"), "{of_run}");
-        assert!(hint_of(&messages, false).contains("--quantization nf4"));
+        assert_eq!(about_memory(&messages).unwrap(), "out of memory: a buffer of 4 MiB is needed");
+        assert!(lines(&messages, caller, true)[0].starts_with("hint: lower batch_size"));
+        assert!(lines(&messages, caller, false)[0].contains("--quantization nf4"));
         let own = ["out of memory: the device takes no more".to_owned()];
-        assert!(hint_of(&own, false).starts_with(&own[0]));
-        assert!(hint_of(&messages[1..], true).starts_with("this is a bug"));
+        assert_eq!(about_memory(&own).as_ref(), Some(&own[0]));
+    }
+
+    #[test]
+    fn the_panic_that_ended_a_command_is_printed() {
+        let messages = ["one".to_owned(), "another".to_owned()];
+        let bug = "hint: this is a bug in burnish; please report it with the message above";
+        assert_eq!(lines(&messages[..1], "one", true), [bug]);
+        assert_eq!(lines(&messages, "another", true), ["error: internal: another", bug]);
     }
 }

@@ -1,8 +1,9 @@
 //! Runs of trackio, in the files that its dashboard imports.
 //!
 //! trackio keeps runs in SQLite, and also imports lines of JSON from its folder `inbox`, where it writes them itself on network file
-//! systems. A file there must never change: the dashboard may be reading it, and deletes it afterwards. A line that was imported before is
-//! ignored, by its `log_id`; here that depends on run and step, so that steps that a resumed run takes again are there once.
+//! systems. A file there is never appended to: the dashboard may be reading it, and deletes it afterwards. A line that was imported before
+//! is ignored, by its `log_id`; here that depends on run and step, so that steps that a resumed run takes again are there once, also where
+//! it replaces a file that the dashboard is reading.
 //!
 //! # Source
 //! `trackio/fragments.py` of trackio 0.43; versions since 0.28 read it.
@@ -29,10 +30,11 @@ use crate::train::{Evaluation, StepMetrics};
 const VERSION: u32 = 1;
 /// How often the dashboard looks into the inbox.
 const LEAST_APART: Duration = Duration::from_secs(15);
-/// Lines are written when this part of the run has passed since the last time: a long run has only some hundred files.
+/// Lines are kept back for this part of the run at most: a long run has only some hundred files.
 const PART: u32 = 100;
 /// The file in the run's folder that says which run of trackio it is.
 const STATE: &str = "run.json";
+
 /// Which run of trackio this is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct State {

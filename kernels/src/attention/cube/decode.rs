@@ -17,7 +17,7 @@ const MAX_QUERIES: usize = 4;
 const BLOCK: usize = 128;
 /// Heads whose sums a thread holds at a time.
 const HEADS: usize = 4;
-/// Most vectors of a head whose loads are all in one text.
+/// Most vectors of a head whose loop is unrolled.
 const MOST_UNROLLED: usize = 32;
 /// Values that a thread requests before it uses them.
 const AHEAD: usize = 4;

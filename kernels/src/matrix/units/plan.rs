@@ -77,7 +77,7 @@ impl UnitPlan {
             (false, false) => "nn",
             (false, true) => "nt",
             (true, false) => "tn",
-            (true, true) => "tt",
+            (true, true) => unreachable!("no caller transposes both, and `Call::takes` refuses it"),
         }
     }
 

@@ -15,6 +15,7 @@ use super::super::product::{More, Product};
 use super::plan::{UNIT_STEP, UnitTiles};
 use crate::flex::matrix::{Matrix, product};
 use crate::packed::{Affine, Packed};
+use crate::products::tried;
 use crate::runtime::KernelRuntime;
 use crate::tolerance::Tolerance;
 
@@ -35,7 +36,7 @@ pub(in crate::matrix) fn trusted<R: KernelRuntime>(device: &R::Device, tiles: Un
     let mut verdicts = VERDICTS.lock().unwrap_or_else(PoisonError::into_inner);
     *verdicts.entry((TypeId::of::<R>(), device.to_id(), tiles)).or_insert_with(|| {
         let own = device.clone();
-        let checked = std::thread::spawn(move || Check::<R>::new(own).all(tiles)).join();
+        let checked = tried(|| std::thread::spawn(move || Check::<R>::new(own).all(tiles)).join());
         let checked = checked.unwrap_or_else(|_| Err("the known product panicked".to_owned()));
         let UnitTiles { m, n, .. } = tiles;
         match &checked {
