@@ -1,7 +1,4 @@
 //! Bytes that a product with a packed weight reads, counted in the emulator at the widths of Llama, against those of its tiles.
-//!
-//! Alone in its process: counters are those of all kernels that run in it.
-#![allow(clippy::unwrap_used)]
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
@@ -10,6 +7,8 @@ use burnish_kernels::packed::{Affine, GgmlType, GgufBlocks, Nf4, Packed, PackedT
 use burnish_kernels::{FusedBackend, PackedRoute, multiply_packed};
 use burnish_metal::emulator::{KernelCounters, MetalCpu, take_reports};
 use half::f16;
+
+use super::alone;
 
 /// Rows of `x`, which are one row of tiles, and columns of a tile.
 const TILE: usize = 64;
@@ -88,12 +87,14 @@ fn check(dims: [usize; 2]) {
 
 #[test]
 fn reads_are_those_of_packed_tiles() {
+    let _alone = alone();
     check([512, 2048]);
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn reads_at_the_widths_of_llama() {
+    let _alone = alone();
     check([8192, 2048]);
     check([2048, 8192]);
     check([14336, 4096]);

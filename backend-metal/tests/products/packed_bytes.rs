@@ -1,11 +1,12 @@
 //! Bytes that the product of a few rows with a packed weight moves, counted in the emulator: a weight is read as it is packed.
-#![allow(clippy::unwrap_used)]
 
 use burn::tensor::{DType, Tensor, TensorData};
 use burnish_kernels::packed::planes::Scales;
 use burnish_kernels::packed::{Affine, GgmlType, GgufBlocks, Nf4, Packed, PackedTensor, Planes};
 use burnish_kernels::packed_linear;
 use burnish_metal::emulator::{KernelCounters, MetalCpu, take_reports};
+
+use super::alone;
 
 /// Widths of Llama-3.2-1B and Llama-3.1-8B, with some of their outputs.
 const DIMS: [[usize; 2]; 4] = [[512, 2048], [2048, 8192], [512, 4096], [256, 14_336]];
@@ -42,9 +43,9 @@ fn issued(planes: Planes) -> f64 {
     planes.low as f64 + 4.0 * (high + scale + high + begins)
 }
 
-/// One test, because the counters are shared by the whole process.
 #[test]
 fn a_weight_is_read_as_it_is_packed() {
+    let _alone = alone();
     let device = Default::default();
     for dims in DIMS {
         let [outputs, inputs] = dims;

@@ -1,10 +1,6 @@
 //! Every way in which a device can compute the products of a layer: right to the tolerance, and counted in the emulator.
-//!
-//! A process of its own: notes and counters are those of all products that run in it.
-#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
@@ -15,11 +11,7 @@ use burnish_kernels::{DEFAULT_CANDIDATE, FusedBackend, ProductTrial};
 use burnish_metal::emulator::{KernelCounters, MetalCpu, take_reports};
 use half::f16;
 
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use super::alone;
 
 fn raw<B: Backend>(rows: usize, columns: usize, dtype: DType) -> FloatTensor<B> {
     let data = TensorData::new(vec![0.5f32; rows * columns], [rows, columns]);

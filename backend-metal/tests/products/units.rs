@@ -1,10 +1,6 @@
 //! Products by Metal's tensor operations in the emulator: right to the tolerance, counted, and refused where they are wrong.
-//!
-//! A process of its own: notes and counters are those of all products that run in it.
-#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
@@ -15,11 +11,7 @@ use burnish_kernels::{FusedBackend, ProductTrial};
 use burnish_metal::emulator::{EmulatorDevice, EmulatorError, FaultKind, KernelCounters, MetalCpu, execute, take_reports};
 use half::f16;
 
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use super::alone;
 
 fn raw(rows: usize, columns: usize, dtype: DType, device: EmulatorDevice) -> FloatTensor<MetalCpu> {
     let data = TensorData::new(vec![0.5f32; rows * columns], [rows, columns]);
