@@ -162,7 +162,6 @@ const KEYS: &[(&str, Meaning)] = &[
     ("use_trackio", Translated),
     ("trackio_project_name", Same("project_name")),
     ("trackio_run_name", Same("run_name")),
-    ("trackio_space_id", Harmless(super::TRACKIO_LATER)),
     ("use_mlflow", Harmless(OWN_LOG)),
     ("mlflow_tracking_uri", Harmless(OWN_LOG)),
     ("mlflow_experiment_name", Harmless(OWN_LOG)),
