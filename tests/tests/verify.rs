@@ -65,7 +65,7 @@ fn passes_on_the_emulator() {
 }
 
 /// What only optimizers and generation compute.
-const WITHOUT_GRADIENTS: [&str; 12] = [
+const WITHOUT_GRADIENTS: [&str; 14] = [
     "adamw",
     "adamw8bit",
     "pack",
@@ -78,6 +78,8 @@ const WITHOUT_GRADIENTS: [&str; 12] = [
     "append",
     "append_rotated",
     "prefix",
+    "most_likely_tokens",
+    "sampled_tokens",
 ];
 
 /// Breaks every other operation, then the rest, so that each is named, and no other.
@@ -135,6 +137,7 @@ fn case_of(operation: &str) -> String {
         "dense_linears" => "linears",
         "glu" => "swiglu",
         "glu_linear" => "swiglu_linear",
+        "sample_tokens" => "sampled_tokens",
         other => other,
     }
     .to_owned()
