@@ -86,13 +86,14 @@ fn check(dims: [usize; 2]) {
 }
 
 #[test]
+#[ignore = "two minutes; .ci/nightly runs it"]
 fn reads_are_those_of_packed_tiles() {
     let _alone = alone();
     check([512, 2048]);
 }
 
 #[test]
-#[ignore = "takes minutes"]
+#[ignore = "takes minutes; .ci/nightly runs it"]
 fn reads_at_the_widths_of_llama() {
     let _alone = alone();
     check([8192, 2048]);
