@@ -169,7 +169,7 @@ fn queued<B: FusedBackend>(
         if chosen.len() == count || model.must_forget(cache, cache.len() + 1) {
             break;
         }
-        // -1 is no row of the embedding. What follows it is not used.
+        // The embedding has no row -1, so the next step takes row 0; its token is not used.
         input = ModelInput::following(token.clamp_min(0).unsqueeze(), cache.len());
     }
     let chosen = chosen.into_iter().fold(Transaction::<B>::default(), |all, token| all.register(token)).execute();

@@ -87,7 +87,7 @@ fn rows_that_are_mostly_truncated_are_a_warning_also_on_the_page() {
     let output = command.arg("report").arg(&run).arg("--output").arg(&page).output().unwrap();
     assert!(output.status.success(), "{}", text(&output).1);
     assert!(fs::read_to_string(&page).unwrap().contains("truncated: raise max_seq_length, or split the rows</span>"));
-    // Rows of the usual length are none.
+    // Rows of the usual length cause no warning.
     let (ok, log) = train(&run, &["--overwrite"]);
     assert!(ok && warning(&log).is_none(), "{log}");
 }

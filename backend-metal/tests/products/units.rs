@@ -226,7 +226,7 @@ fn an_operation_multiplies_tiles_within_their_extents() {
                 let expected = if row < rows { sum } else { 0.0 };
                 assert!((value - expected).abs() < 1e-2, "{value} at {row}, {column}, not {expected}");
             }
-            // The waits of the operation are no barriers.
+            // The operation's own waits do not count as barriers.
             assert_eq!((counters.barriers, counters.matrix_operations), (1, 64 * 64 * 32 / 512));
             assert_eq!(counters.bytes_read, ((rows + 64) * 32 * 4) as u64);
         }

@@ -112,7 +112,7 @@ fn exponential(u: f32) -> f32 {
     if u < SMALL { u * (1.0 + u * (0.5 + u * (1.0 / 3.0))) } else { -(1.0 - u.min(LARGEST)).ln() }
 }
 
-/// Below this the series is used: its error is less than the rounding of f32.
+/// Below this the series is used: its relative error is at most 2.5e-7, that of its next term.
 const SMALL: f32 = 0.01;
 
 /// The largest number below 1.
