@@ -10,6 +10,7 @@ mod links;
 mod page;
 #[cfg(unix)]
 mod shell;
+mod workflows;
 
 use std::fs;
 
@@ -59,6 +60,16 @@ fn messages_of_other_machines_are_those_of_the_library() {
 #[test]
 fn every_message_of_troubleshooting_is_produced_by_a_test() {
     none(blocks::unproduced_messages());
+}
+
+#[test]
+fn actions_are_pinned_to_commits() {
+    none(workflows::unpinned());
+}
+
+#[test]
+fn the_archives_of_a_release_are_those_of_the_page() {
+    none(workflows::other_archives());
 }
 
 #[test]
