@@ -4,7 +4,7 @@ use std::fs;
 
 use burnish_engine::out_of_memory;
 
-use super::page::{Block, Page, root};
+use super::page::{Block, Page, all, root};
 
 /// Languages of commands.
 const SHELL: [&str; 5] = ["sh", "bash", "shell", "zsh", "console"];
@@ -55,10 +55,24 @@ fn is_part(block: &Block) -> Result<(), String> {
     Ok(())
 }
 
-/// Messages of the troubleshooting page, which are its headings in code, that neither a command of the page prints nor the library makes.
+/// Whether the headings of a page that are in code are messages.
+pub fn is_about_messages(page: &Page) -> bool {
+    page.path.file_stem().is_some_and(|name| name.to_string_lossy().starts_with("troubleshooting"))
+}
+
+/// Messages of the troubleshooting pages that neither a command of the page prints nor the library makes.
 pub fn unproduced_messages() -> Vec<String> {
-    let page = Page::read("docs/troubleshooting.md".as_ref());
-    let headings = page.text.lines().filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`'));
+    let pages: Vec<Page> = all().into_iter().filter(is_about_messages).collect();
+    let messages: usize = pages.iter().map(|page| messages_of(page).count()).sum();
+    assert!(messages > 40, "only {messages} messages");
+    pages.iter().flat_map(unproduced_messages_of).collect()
+}
+
+fn messages_of(page: &Page) -> impl Iterator<Item = &str> {
+    page.text.lines().filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`'))
+}
+
+fn unproduced_messages_of(page: &Page) -> Vec<String> {
     let is_produced = |message: &str| {
         let mut blocks = page.blocks.iter().filter(|block| block.heading == message);
         blocks.any(|block| {
@@ -66,9 +80,7 @@ pub fn unproduced_messages() -> Vec<String> {
             is_tested && block.text.contains(message)
         })
     };
-    let messages: Vec<&str> = headings.collect();
-    assert!(messages.len() > 40, "only {} messages", messages.len());
-    let without = messages.into_iter().filter(|message| !is_produced(message));
+    let without = messages_of(page).filter(|message| !is_produced(message));
     without.map(|message| format!("{}: no test produces `{message}`", page.path.display())).collect()
 }
 

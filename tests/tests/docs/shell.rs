@@ -20,7 +20,7 @@ use std::process::{Command, Stdio};
 
 use burnish_tests::burnish;
 
-use super::blocks::is_run;
+use super::blocks::{is_about_messages, is_run};
 use super::page::{Block, Page, all, blesses, root};
 
 /// The page whose first command is `burnish quickstart`. The other pages begin with what that wrote.
@@ -210,8 +210,8 @@ fn run_block(place: &Place, folder: &Path, block: &Block) -> Option<(String, Opt
 
 /// A heading in code names a message, which the block below must print.
 fn names_another_message(block: &Block, page: &Page) -> bool {
-    let is_about_messages = page.path.ends_with("troubleshooting.md") && block.language == "console";
-    is_about_messages && !block.text.lines().any(|line| line.contains(&block.heading))
+    let is_about_one = is_about_messages(page) && block.language == "console";
+    is_about_one && !block.text.lines().any(|line| line.contains(&block.heading))
 }
 
 /// Blocks whose commands fail, or print something else than the page says. `PAGE` runs one page only, by a part of its name.
