@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 MIB = 1 << 20
@@ -39,16 +40,17 @@ CPU = [
     ("smollm2", "simpo", {"rank": 16, "batch-size": 2, "max-seq-length": 256, "grad-checkpoint": True}),
 ]
 
-# Loading 8B takes most of a minute, so `--only 5` measures one of them.
 GPU = [
     ("llama-3.2-1b", {"rank": 16, "batch-size": 4, "seq": 2048}),
     ("llama-3.2-1b", {"rank": 64, "batch-size": 1, "seq": 1024, "grad-checkpoint": True}),
     ("llama-3.2-1b", {"rank": 16, "batch-size": 2, "seq": 2048, "quantization": "nf4"}),
+    ("llama-3.2-1b", {"rank": 16, "batch-size": 4, "seq": 2048, "quantization": "nf4", "grad-checkpoint": True}),
     ("llama-3.2-1b", {"rank": 8, "batch-size": 8, "seq": 512, "quantization": "int8", "grad-checkpoint": True}),
+    ("llama-3.2-1b", {"full": True, "optimizer": "adamw8bit", "rank": 16, "batch-size": 1, "seq": 2048}),
+    ("llama-3.1-8b", {"rank": 16, "batch-size": 1, "seq": 2048, "quantization": "nf4", "grad-checkpoint": True}),
     ("llama-3.1-8b", {"rank": 32, "batch-size": 2, "seq": 2048, "quantization": "int4", "grad-checkpoint": True}),
-    ("llama-3.1-8b", {"rank": 16, "batch-size": 1, "seq": 4096, "quantization": "nf4"}),
     ("llama-3.1-8b", {"rank": 16, "batch-size": 1, "seq": 1024}),
-    ("llama-3.1-8b", {"rank": 16, "batch-size": 4, "seq": 1024, "quantization": "int4", "grad-checkpoint": True}),
+    ("llama-3.1-8b", {"rank": 16, "batch-size": 1, "seq": 4096, "quantization": "nf4"}),
 ]
 
 
@@ -87,7 +89,7 @@ def number(text: str) -> float:
 def on_cpu(arguments) -> list[tuple[str, float, float]]:
     found = []
     extra = [("gemma2", "sft", {"rank": 8, "batch-size": 1, "max-seq-length": 256})] if arguments.gemma2 else []
-    for model, recipe, settings in CPU[: arguments.only] + extra:
+    for model, recipe, settings in CPU[arguments.skip : arguments.only] + extra:
         with tempfile.TemporaryDirectory() as folder:
             data = Path(folder) / "rows.jsonl"
             rows(recipe, settings, data)
@@ -109,20 +111,27 @@ def on_cpu(arguments) -> list[tuple[str, float, float]]:
 
 
 def on_gpu(arguments) -> list[tuple[str, float, float]]:
-    found = []
-    for model, settings in GPU[: arguments.only]:
-        started = time.monotonic()
-        bench = ["bench", "--backends", arguments.backend, "--model", model, "--kernels", "none", "--step", "--warmup", "1", "--repeats", "3"]
-        told = json.loads(subprocess.run([arguments.program, *bench, "--json", *flags(settings)], check=True, capture_output=True, text=True).stdout)
-        step = told["backends"][0]["step"]
-        planning = {("max-seq-length" if key == "seq" else key): value for key, value in settings.items()}
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        return list(pool.map(lambda case: step_on_gpu(arguments, *case), GPU[arguments.skip : arguments.only]))
+
+
+def step_on_gpu(arguments, model: str, settings: dict) -> tuple[str, float, float]:
+    started = time.monotonic()
+    bench = ["bench", "--backends", arguments.backend, "--model", model, "--kernels", "none", "--step", "--warmup", "1", "--repeats", "3"]
+    told = json.loads(subprocess.run([arguments.program, *bench, "--json", *flags(settings)], check=True, capture_output=True, text=True).stdout)
+    step = told["backends"][0]["step"]
+    planning = {("max-seq-length" if key == "seq" else key): value for key, value in settings.items() if key != "full"}
+    if "full" in settings:
+        del planning["rank"]
+        planning["fine-tune-type"] = "full"
+    else:
         planning["alpha"] = 2 * settings["rank"]
-        plan = ["plan", "--backend", arguments.backend, "--model", model, "--json", *flags(planning)]
-        planned = json.loads(subprocess.run([arguments.program, *plan], check=True, capture_output=True, text=True).stdout)
-        name = f"{model} {' '.join(flags(settings))}"
-        found.append((name, float(planned["total"]), float(step["live_bytes"])))
-        sizes = f"planned {found[-1][1] / MIB:.0f} MiB, live {found[-1][2] / MIB:.0f} MiB, pool {step['peak']['bytes'] / MIB:.0f} MiB"
-        print(f"# {name}: {planned['dtype']}, {sizes}, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    plan = ["plan", "--backend", arguments.backend, "--model", model, "--json", *flags(planning)]
+    planned = json.loads(subprocess.run([arguments.program, *plan], check=True, capture_output=True, text=True).stdout)
+    name = f"{model} {' '.join(flags(settings))}"
+    found = (name, float(planned["total"]), float(step["live_bytes"]))
+    sizes = f"planned {found[1] / MIB:.0f} MiB, live {found[2] / MIB:.0f} MiB, pool {step['peak']['bytes'] / MIB:.0f} MiB"
+    print(f"# {name}: {planned['dtype']}, {sizes}, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     return found
 
 
@@ -133,7 +142,9 @@ def main() -> None:
     parser.add_argument("--models", type=Path)
     parser.add_argument("--gemma2", type=Path, help="a folder of a Gemma 2 with tokenizer, such as a small random one with all its tokens")
     parser.add_argument("--backend", default="cuda")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once on a GPU: each draws its weights for up to a minute")
     parser.add_argument("--only", type=int, help="the first so many")
+    parser.add_argument("--skip", type=int, default=0, help="without the first so many; those of 8B are after six of 1B")
     arguments = parser.parse_args()
     found = on_cpu(arguments) if arguments.place == "cpu" else on_gpu(arguments)
     print("| run | planned | peak | planned over peak |\n|---|---:|---:|---:|")
