@@ -68,6 +68,7 @@ fn of_io(error: &std::io::Error) -> Option<String> {
             )
         }
         ErrorKind::PermissionDenied => "check the permissions of the file or folder, or choose another".to_owned(),
+        ErrorKind::IsADirectory => "name a file, not a folder".to_owned(),
         ErrorKind::NotFound => "check the spelling; relative paths start at the current folder".to_owned(),
         ErrorKind::ReadOnlyFilesystem => format!("the disk is read-only: {ELSEWHERE}"),
         _ => return None,
@@ -94,6 +95,11 @@ fn of_model(error: &ModelError) -> Option<String> {
                 .to_owned()
         }
         ModelError::Hub { way: Some(way), .. } => way.clone(),
+        ModelError::Hub { way: None, reason, .. } if reason.starts_with("request error: ") => {
+            "what answered is not a hub: check HF_ENDPOINT, if it is set, and whether the network asks for a login in a browser \
+             first; HF_HUB_OFFLINE=1 uses only the cache"
+                .to_owned()
+        }
         ModelError::Hub { way: None, .. } => {
             "check the id and the network; set HF_TOKEN for gated models, or HF_HUB_OFFLINE=1 to use only the cache"
                 .to_owned()
@@ -184,6 +190,22 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn an_answer_that_is_not_of_a_hub_is_told() {
+        let of = |reason: &str| {
+            let error = ModelError::Hub { id: "owner/name".to_owned(), reason: reason.to_owned(), way: None };
+            hint(&error.into()).unwrap()
+        };
+        assert!(of("request error: json: expected value at line 1 column 1").contains("HF_ENDPOINT"));
+        assert!(of("not in the cache (/cache), and HF_HUB_OFFLINE is set").contains("check the id"));
+    }
+
+    #[test]
+    fn a_folder_in_place_of_a_file_is_told() {
+        let error = anyhow::Error::from(Error::from(ErrorKind::IsADirectory));
+        assert!(hint(&error).is_some_and(|hint| hint.contains("a file, not a folder")));
     }
 
     #[test]

@@ -76,6 +76,9 @@ fn what_does_not_fit_comes_with_changes_that_do() {
     };
     assert!(length > 2 && fits(length) && !fits(length + 1), "{plan}");
     fails(&["plan", "--model", &model(), "--memory", "8", "--chip", "M0"], &["chip"]);
+    let half = program().args(["plan", "--model", &model(), "--memory", "0.5"]).output().unwrap();
+    assert_eq!(half.status.code(), Some(2));
+    assert!(text(&half).1.contains("expected a whole number of GiB"), "{}", text(&half).1);
 }
 
 #[cfg(feature = "metal")]

@@ -29,13 +29,19 @@ pub struct Args {
     #[arg(long, value_name = "NAME", requires = "memory")]
     chip: Option<String>,
     /// Plan for a machine with this many GiB instead of this one
-    #[arg(long, value_name = "GIB", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    #[arg(long, value_name = "GIB", value_parser = whole_gib)]
     memory: Option<u64>,
     /// Choose settings that fit into this much memory, such as 16gb, for keys that are not set
     #[arg(long, value_name = "SIZE", value_parser = preset::amount)]
     preset: Option<u64>,
     #[command(flatten)]
     flags: ConfigFlags,
+}
+
+/// Memory in whole GiB.
+fn whole_gib(text: &str) -> std::result::Result<u64, String> {
+    let amount = text.parse().ok().filter(|amount| (1..=1 << 20).contains(amount));
+    amount.ok_or_else(|| format!("expected a whole number of GiB, from 1 to {}", 1 << 20))
 }
 
 impl Args {

@@ -10,19 +10,19 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "N", help_heading = "Sampling", default_value_t = 256)]
     max_tokens: usize,
     /// Sampling temperature; 0 always picks the most likely token
-    #[arg(long, value_name = "X", help_heading = "Sampling", default_value_t = 0.0)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = "Sampling", default_value_t = 0.0)]
     temperature: f32,
     /// Sample from this many of the most likely tokens; 0 is off
     #[arg(long, value_name = "N", help_heading = "Sampling", default_value_t = 0)]
     top_k: usize,
     /// Sample from the most likely tokens that together reach this probability; 1 is off
-    #[arg(long, value_name = "X", help_heading = "Sampling", default_value_t = 1.0)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = "Sampling", default_value_t = 1.0)]
     top_p: f32,
     /// Drop tokens whose probability is below this fraction of the highest; 0 is off
-    #[arg(long, value_name = "X", help_heading = "Sampling", default_value_t = 0.0)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = "Sampling", default_value_t = 0.0)]
     min_p: f32,
     /// Penalty on tokens that occurred before; 1 is off
-    #[arg(long, value_name = "X", help_heading = "Sampling", default_value_t = 1.0)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = "Sampling", default_value_t = 1.0)]
     repetition_penalty: f32,
     /// Stop before this text; may be given several times
     #[arg(long, value_name = "TEXT", help_heading = "Sampling", allow_hyphen_values = true, value_parser = clap::builder::NonEmptyStringValueParser::new())]

@@ -6,8 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     CHECKPOINTING, NO_EVALUATION, NO_LAYERS, NO_LOSS, NO_LOSS_PART, NO_NEW_TOKENS, NO_OPTIMIZER, NO_OTHER_MODULES,
-    NO_REFERENCE, ONE_ATTENTION, ONLY_NF4, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer, TEXT_ONLY, no_traps,
-    with_double_quant,
+    NO_REFERENCE, ONE_ATTENTION, ONLY_NF4, OWN_KERNELS, OWN_LOG, OWN_ROWS, OWN_TEMPLATE, Peer, TEXT_ONLY, with_double_quant,
 };
 use crate::config::entry::Entry;
 use crate::config::meaning::Meaning::{self, Harmless, Only, Refused, Same, Translated};
@@ -121,8 +120,19 @@ pub(in crate::config) const PEER: Peer = Peer {
     settings: settings::SETTINGS,
     signs: &["stage", "finetuning_type", "cutoff_len", "lora_target", "template", "do_train"],
     defaults,
-    traps: no_traps,
+    traps,
 };
+
+/// What `dataset` names there is looked up in `dataset_info.json`, which is not read here.
+fn traps(given: &Map<String, Value>) -> Vec<String> {
+    let name = given.get("data").and_then(Value::as_str).filter(|name| !name.contains(['/', '\\', '.']));
+    let trap = |name| {
+        format!(
+            "names of LLaMA-Factory's dataset_info.json are not looked up: `dataset: {name}` is a file, a folder or a hub id here"
+        )
+    };
+    name.map(trap).into_iter().collect()
+}
 
 /// From its `LoraArguments` and transformers' `TrainingArguments`; alpha is twice the rank.
 fn defaults(given: &Map<String, Value>) -> Value {
@@ -180,5 +190,19 @@ pub(in crate::config) fn rewrite(entries: &mut Vec<Entry>, notes: &mut Vec<Strin
             Ok(())
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_of_dataset_info_is_told() {
+        let told = |data: &str| traps(json!({ "data": data }).as_object().unwrap());
+        assert!(told("identity")[0].contains("`dataset: identity` is a file"));
+        for data in ["./rows", "rows.json", "owner/name"] {
+            assert!(told(data).is_empty(), "{data}");
+        }
     }
 }
