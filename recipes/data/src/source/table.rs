@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Cursor, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use csv::{ReaderBuilder, StringRecord};
+use csv::{ByteRecord, ReaderBuilder, StringRecord, Terminator};
 
 use super::piece::{Piece, without_mark};
 use super::unpack::plain_name;
@@ -52,22 +52,51 @@ impl Table {
         let mut first = Vec::new();
         input.read_until(b'\n', &mut first)?;
         let delimiter = self.delimiter(&first);
-        let input = Cursor::new(without_mark(&first).to_vec()).chain(input);
-        let mut reader = ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(input);
-        let names = reader.byte_headers().map_err(of_csv)?.clone();
-        let names =
-            StringRecord::from_byte_record(names).map_err(|_| "the names of the columns are not UTF-8".to_owned())?;
+        // The csv crate counts line feeds, but its terminator CRLF leaves that of `\r\n` to the next record.
+        let has_line_feeds = first.ends_with(b"\n");
+        let terminator = if has_line_feeds { Terminator::Any(b'\n') } else { Terminator::CRLF };
+        let input = Cursor::new(without_mark(&first).to_vec()).chain(input).chain(&b"\n"[..]);
+        let mut reader = ReaderBuilder::new()
+            .delimiter(delimiter)
+            .terminator(terminator)
+            .flexible(true)
+            .has_headers(false)
+            .from_reader(input);
+        let mut record = ByteRecord::new();
+        reader.read_byte_record(&mut record).map_err(of_csv)?;
+        without_return(&mut record);
+        let names = StringRecord::from_byte_record(std::mem::take(&mut record))
+            .map_err(|_| "the names of the columns are not UTF-8".to_owned())?;
         let mut known = HashSet::new();
         if let Some(name) = names.iter().find(|name| !known.insert(*name)) {
             return Err(format!("two columns are named `{name}`").into());
         }
         let names = Arc::new(names);
-        for record in reader.into_byte_records() {
-            let record = record.map_err(of_csv)?;
-            let line = record.position().map_or(0, |position| position.line() as usize);
-            take(Piece::cells(line, names.clone(), record))?;
+        let mut rows = 0;
+        while reader.read_byte_record(&mut record).map_err(of_csv)? {
+            if record.as_slice() == b"\r" {
+                continue;
+            }
+            rows += 1;
+            let line = if has_line_feeds {
+                let lines = record.as_slice().split(|byte| *byte == b'\n').count();
+                (reader.position().line() as usize).saturating_sub(lines)
+            } else {
+                1 + rows
+            };
+            without_return(&mut record);
+            take(Piece::cells(line, names.clone(), std::mem::take(&mut record)))?;
         }
         Ok(())
+    }
+}
+
+/// Removes the carriage return at the end of a line.
+fn without_return(record: &mut ByteRecord) {
+    let Some(at) = record.len().checked_sub(1) else { return };
+    if let Some(cell) = record[at].strip_suffix(b"\r").map(<[u8]>::to_vec) {
+        record.truncate(at);
+        record.push_field(&cell);
     }
 }
 

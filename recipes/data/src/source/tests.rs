@@ -167,6 +167,34 @@ fn tables_have_a_row_a_line_and_their_first_line_names_the_keys() {
         rows_of_file("rows.csv", b"text\n[1]\n7\n").unwrap(),
         [(2, Ok(Row::Text("[1]".into()))), (3, Ok(Row::Text("7".into())))]
     );
+    for answer in ["{\"people\": 2}", "[1, 2]", "[]", "[{\"name\": \"a\"}]"] {
+        let table = format!("prompt,completion\na,\"{}\"\n", answer.replace('"', "\"\""));
+        assert_eq!(rows_of_file("rows.csv", table.as_bytes()).unwrap(), [(2, Ok(completion("a", answer)))]);
+    }
+    let lists = "prompt\tcompletion\n[{'role': 'user', 'content': 'a'}]\t[{'role': 'assistant', 'content': 'b'}]\n"
+        .replace('\'', "\"");
+    assert!(
+        matches!(&rows_of_file("rows.tsv", lists.as_bytes()).unwrap()[0].1, Ok(Row::Chat { messages, .. }) if messages.len() == 2)
+    );
+}
+
+#[test]
+fn rows_of_tables_have_the_line_where_they_begin() {
+    let expected = [(2, "a"), (4, "b\nc"), (6, "d")].map(|(line, text)| (line, text.to_owned()));
+    let unix = "text\na\n\n\"b\nc\"\nd";
+    let found = |text: &str| -> Vec<_> {
+        let rows = rows_of_file("rows.csv", text.as_bytes()).unwrap().into_iter();
+        rows.map(|(line, row)| match row {
+            Ok(Row::Text(text)) => (line, text.replace('\r', "")),
+            other => panic!("{other:?}"),
+        })
+        .collect()
+    };
+    assert_eq!(found(unix), expected);
+    assert_eq!(found(&format!("{unix}\n\n")), expected);
+    assert_eq!(found(&unix.replace('\n', "\r\n")), expected);
+    assert_eq!(found("text\ra\rb"), [(2, "a".to_owned()), (3, "b".to_owned())]);
+    assert_eq!(found("text\r\n\"a\"\r\n"), [(2, "a".to_owned())]);
 }
 
 #[test]
