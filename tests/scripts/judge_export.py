@@ -88,7 +88,7 @@ def main():
         expected[prompt] = (ids, rendered, *greedy(merged, ids))
     for argument in arguments.gguf:
         path, _, folder = argument.partition("=")
-        llama = Llama(path, n_ctx=512, n_threads=2, verbose=False)
+        llama = Llama(path, n_ctx=512, n_threads=1, n_threads_batch=1, verbose=False)
         unpacked = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval() if folder else None
         for prompt, (ids, rendered, tokens, margins) in expected.items():
             if unpacked is not None:

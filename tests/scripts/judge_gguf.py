@@ -41,7 +41,7 @@ SPACE = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 GPT4O = f"{PREFIX}{UPPER}*{LOWER}+{SUFFIX}|{PREFIX}{UPPER}+{LOWER}*{SUFFIX}|" + r"\p{N}{1,3}|" + SPACE
 TEKKEN = f"{PREFIX}{UPPER}*{LOWER}+|{PREFIX}{UPPER}+{LOWER}*|" + r"\p{N}|" + SPACE
 # Of these, llama.cpp has patterns that know upper case in ASCII only, and no combining marks.
-BY_CASE = ("gpt-oss", "ministral3")
+BY_CASE = ("gpt-oss", "ministral3", "phi4-mini")
 TURNS = ("{% for m in messages %}{{ START + (MODEL if m.role == 'assistant' else m.role) + '\\n' + m.content + END + '\\n' }}{% endfor %}"
          "{% if add_generation_prompt %}{{ START + MODEL + '\\n' }}{% endif %}")
 CPU = ["--backend", "cpu", "--dtype", "f32"]
@@ -132,6 +132,8 @@ FAMILIES = {
     "phi3": lambda: llama(Phi3Config, **HEADS, original_max_position_embeddings=256, rope_parameters=dict(
         rope_type="longrope", rope_theta=1e4, partial_rotary_factor=0.75, attention_factor=1.2,
         short_factor=[1 + 0.1 * index for index in range(12)], long_factor=[9.0] * 12)),
+    "phi4-mini": lambda: llama(Phi3Config, GPT4O, **HEADS, original_max_position_embeddings=256, tie_word_embeddings=True, rope_parameters=dict(
+        rope_type="longrope", rope_theta=1e4, partial_rotary_factor=0.75, short_factor=[1.0] * 12, long_factor=[9.0] * 12)),
     "ministral3": lambda: llama(Ministral3Config, TEKKEN, True, **HEADS, head_dim=48, tie_word_embeddings=True, rope_parameters=dict(
         rope_type="yarn", rope_theta=1e6, factor=16.0, original_max_position_embeddings=16, beta_fast=32.0, beta_slow=1.0,
         mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1)),
@@ -233,7 +235,7 @@ def judge_family(judge, program, name, folder):
     path, base, adapter = folder / "model.gguf", folder / "base", folder / "adapter"
     burnish(program, "export", "--model", base, "--adapter", adapter, "--format", "gguf", "--quant", "f32", "--output", path)
     # f32 keys and values, because llama.cpp rounds them to f16 by default.
-    file = Llama(str(path), n_ctx=256, n_threads=2, logits_all=True, type_k=0, type_v=0, verbose=False)
+    file = Llama(str(path), n_ctx=256, n_threads=1, n_threads_batch=1, logits_all=True, type_k=0, type_v=0, verbose=False)
     add_bos = file.metadata.get("tokenizer.ggml.add_bos_token") == "true"
     comparable = [text for text in WRITTEN if name not in BY_CASE or not any(map(is_of_other_case, text))]
     wrong = [text for text in comparable if len(set(map(tuple, ids_of(file, tokenizer, add_bos, text)))) > 1]

@@ -78,7 +78,7 @@ def llama_quantize(source, target, file_type, means):
 
 
 def perplexity(path, rows):
-    model = llama_cpp.Llama(str(path), n_ctx=512, n_batch=512, n_threads=2, logits_all=True, verbose=False)
+    model = llama_cpp.Llama(str(path), n_ctx=512, n_batch=512, n_threads=1, n_threads_batch=1, logits_all=True, verbose=False)
     losses = []
     for row in rows:
         model.reset()

@@ -68,7 +68,7 @@ def theirs(model, ids):
 
 def open_llama(path, lora=None):
     # f32 keys and values, because llama.cpp rounds them to f16 by default.
-    return Llama(str(path), lora_path=lora and str(lora), n_ctx=256, n_threads=2, logits_all=True, type_k=0, type_v=0, verbose=False)
+    return Llama(str(path), lora_path=lora and str(lora), n_ctx=256, n_threads=1, n_threads_batch=1, logits_all=True, type_k=0, type_v=0, verbose=False)
 
 
 def distance(one, other):

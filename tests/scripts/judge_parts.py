@@ -36,7 +36,7 @@ def burnish(program, *arguments):
 
 
 def logits(path):
-    model = llama_cpp.Llama(str(path), n_ctx=64, n_threads=2, logits_all=True, verbose=False)
+    model = llama_cpp.Llama(str(path), n_ctx=64, n_threads=1, n_threads_batch=1, logits_all=True, verbose=False)
     model.eval(model.tokenize(TEXT.encode()))
     scores = model.scores[:model.n_tokens].copy()
     model.close()

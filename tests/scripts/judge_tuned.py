@@ -33,7 +33,7 @@ def check(holds, what):
 
 
 def perplexity(path, texts, lora=None):
-    model = llama_cpp.Llama(str(path), lora_path=lora and str(lora), n_ctx=512, n_threads=2, logits_all=True, verbose=False)
+    model = llama_cpp.Llama(str(path), lora_path=lora and str(lora), n_ctx=512, n_threads=1, n_threads_batch=1, logits_all=True, verbose=False)
     losses = []
     for text in texts:
         tokens = model.tokenize(text.encode())
