@@ -11,6 +11,7 @@ mod packed;
 mod products;
 mod sample;
 mod speed;
+mod thin;
 mod tiles;
 #[cfg(not(target_os = "macos"))]
 mod wgsl;
@@ -29,6 +30,7 @@ macro_rules! on {
             on!(@tests $backend; $(#[$ignored])?; tiles: packed_adapters, packed_tiles_of_a_row, packed_tiles_of_odd_sizes,
                 packed_tiles_of_some_rows, packed_tiles_that_are_whole, packed_tiles_several_deep_and_wide);
             on!(@tests $backend; $(#[$ignored])?; differences: gradients);
+            on!(@tests $backend; $(#[$ignored])?; thin: adapters);
         }
     };
     (@tests $backend:ty; #[$ignored:meta]; $module:ident: $($test:ident),*) => {
@@ -119,6 +121,20 @@ mod nvidia {
     #[ignore = "needs an NVIDIA GPU"]
     fn packed_speed() {
         speed::print_packed::<burn_cuda::Cuda>(burn::tensor::DType::BF16);
+    }
+
+    #[test]
+    #[ignore = "needs an NVIDIA GPU"]
+    fn thin_candidates() {
+        for dtype in [burn::tensor::DType::BF16, burn::tensor::DType::F16] {
+            thin::candidates::<burn_cuda::Cuda>(dtype);
+        }
+    }
+
+    #[test]
+    #[ignore = "needs an NVIDIA GPU"]
+    fn thin_speed() {
+        thin::print_speed::<burn_cuda::Cuda>(burn::tensor::DType::BF16);
     }
 
     #[test]

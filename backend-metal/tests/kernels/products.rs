@@ -80,7 +80,7 @@ pub fn lora_linear<B: FusedBackend>(dtype: DType) {
     lora_linear_of::<B>(dtype, SIZES.into_iter().zip([1, 3, 4, 16, 8, 64]));
 }
 
-fn lora_linear_of<B: FusedBackend>(dtype: DType, sizes: impl IntoIterator<Item = ([usize; 3], usize)>) {
+pub fn lora_linear_of<B: FusedBackend>(dtype: DType, sizes: impl IntoIterator<Item = ([usize; 3], usize)>) {
     let dropout = Dropout { probability: 0.3, key: DropoutKey { seed: 1, step: 2, micro_batch: 3, layer: 4 }, first: 0 };
     let sizes = sizes.into_iter().flat_map(|size| [(size, None), (size, Some(dropout))]);
     for (([rows, inputs, outputs], rank), dropout) in sizes {

@@ -57,7 +57,8 @@ fn adapted<R: KernelRuntime, B: BackendOn<R>>(
     dropout: Option<Dropout>,
 ) -> Option<(CubeTensor<R>, CubeTensor<R>)> {
     let seen = seen::<B>(base.a.clone(), dropout);
-    let hidden = Product { alpha: scale, ..Product::new(seen, lora_a).transposed_b() }.multiply()?;
+    let low_rank = Product { alpha: scale, ..Product::new(seen, lora_a).transposed_b() };
+    let (hidden, lora_b) = low_rank.multiply_beside(lora_b)?;
     let more = Some(More { a: hidden.clone(), b: lora_b });
     let y = Product { more, ..base.transposed_b() }.multiply()?;
     Some((y, hidden))
@@ -97,7 +98,8 @@ fn gradients<R: KernelRuntime, B: BackendOn<R>, W>(
     base: impl FnOnce(CubeTensor<R>, W) -> Option<Product<R>>,
 ) -> Option<LoraGradients<B>> {
     let LoraSaved { x, weight, lora_a, lora_b, hidden, scale, dropout } = saved;
-    let scaled = Product { alpha: scale, ..Product::new(grad.clone(), lora_b) }.multiply()?;
+    let scaled = Product { alpha: scale, ..Product::new(grad.clone(), lora_b) };
+    let (scaled, lora_a) = if input_gradient { scaled.multiply_beside(lora_a)? } else { (scaled.multiply()?, lora_a) };
     let over_rows = |a: CubeTensor<R>, b: CubeTensor<R>| Product::new(a, b).transposed_a().in_f32().multiply();
     let d_a = over_rows(scaled.clone(), seen::<B>(x, dropout))?;
     let d_b = over_rows(grad.clone(), hidden)?;

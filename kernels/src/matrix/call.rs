@@ -92,6 +92,7 @@ impl<R: KernelRuntime> Call<R> {
                         && tiles.cubes(m, n) <= MAX_CUBES
                         && R::has_tensor_operations(&self.product.a.device)
                 }
+                Method::Thin(tiles) => self.takes_thin(tiles),
                 Method::Direct(tiles) => {
                     let whole = k.is_multiple_of(tiles.fragment.k) && self.more_k.is_multiple_of(tiles.fragment.k);
                     fragment == Some(tiles.fragment)

@@ -6,6 +6,7 @@ use crate::products::DEFAULT_CANDIDATE;
 
 use super::direct::DirectTiles;
 use super::plan::Tiles;
+use super::thin::ThinTiles;
 use super::units::UnitTiles;
 
 /// Rows of tiles that cubes take together, where no other number was chosen.
@@ -34,6 +35,8 @@ pub(super) enum Method {
     Direct(DirectTiles),
     /// By Metal's tensor operations.
     Units(UnitTiles),
+    /// On matrix units, with a thin operand.
+    Thin(ThinTiles),
     /// By multiply-adds of the threads.
     Threads,
 }
@@ -70,6 +73,7 @@ impl fmt::Display for Candidate {
             Method::Direct(DirectTiles { m, n, planes_m, planes_n, .. }) => {
                 write!(f, "direct {m}x{n} planes {planes_m}x{planes_n}")?;
             }
+            Method::Thin(ThinTiles { fragments, planes }) => write!(f, "thin {fragments} planes {planes}")?,
             Method::Units(UnitTiles { m, n, planes }) => write!(f, "units {m}x{n} planes {planes}")?,
             Method::Tiled(Tiled { tiles, in_registers, band, lanes }) => {
                 let route = if in_registers { "registers" } else { "tiles" };
@@ -109,6 +113,8 @@ mod tests {
         assert_eq!(name(Method::Tiled(other), Some(3)), "registers 64x32x32 planes 2x2 stages 2 band 4 lanes parts 3");
         let direct = DirectTiles { m: 32, n: 32, planes_m: 1, planes_n: 1, fragment };
         assert_eq!(name(Method::Direct(direct), None), "direct 32x32 planes 1x1");
+        let thin = ThinTiles { fragments: 4, planes: 8 };
+        assert_eq!(name(Method::Thin(thin), Some(2)), "thin 4 planes 8 parts 2");
         let units = UnitTiles { m: 128, n: 64, planes: 4 };
         assert_eq!(name(Method::Units(units), None), "units 128x64 planes 4");
         assert_eq!(Candidate::DEFAULT.to_string(), DEFAULT_CANDIDATE);

@@ -28,6 +28,14 @@ impl<R: KernelRuntime> Product<R> {
         let candidate = chosen::candidate(&call);
         Some(call.by(candidate))
     }
+
+    /// The product, and `other`, an adapter's factor that the next product takes: cast to the dtype of `A`, if the same kernel can do
+    /// that, which saves a launch.
+    pub fn multiply_beside(self, other: CubeTensor<R>) -> Option<(CubeTensor<R>, CubeTensor<R>)> {
+        let call = Call::new(self)?;
+        let candidate = chosen::candidate(&call);
+        Some(call.by_beside(candidate, other))
+    }
 }
 
 /// The product of `a` and a packed matrix whose words are given, `a · Wᵀ` where `transposed`, by one of the routes
@@ -68,6 +76,7 @@ impl<R: KernelRuntime> Call<R> {
             (Method::Tiled(tiled), Route::MatrixUnits(fragment)) => self.on_matrix_units(fragment, Some(tiled), parts),
             (Method::Direct(tiles), _) => self.on_operands(tiles, parts),
             (Method::Units(tiles), _) if trusted::<R>(&self.product.a.device, tiles) => self.on_units(tiles, parts),
+            (Method::Thin(tiles), _) => self.on_thin(tiles, parts).unwrap_or_else(Self::by_plan),
             (Method::Threads, _) => self.on_threads(parts),
             (Method::Default | Method::Tiled(_) | Method::Units(_), _) => self.by_plan(),
         }
@@ -78,6 +87,14 @@ impl<R: KernelRuntime> Call<R> {
         if let Some(found) = library::multiply(&self.product, self.extents) {
             return found;
         }
+        match self.planned_thin() {
+            Some(tiles) => self.on_thin(tiles, None).unwrap_or_else(Self::on_route),
+            None => self.on_route(),
+        }
+    }
+
+    /// The product by the kernels for any operands.
+    fn on_route(self) -> CubeTensor<R> {
         match self.route {
             Route::MatrixUnits(fragment) => self.on_matrix_units(fragment, None, None),
             Route::Threads | Route::Stock => self.on_threads(None),

@@ -74,7 +74,8 @@ const LEAST_WORK: usize = 1 << 30;
 /// Alignment of a buffer in bytes that the library may rely on.
 pub(crate) const ALIGNMENT: usize = 16;
 
-fn is_aligned<R: KernelRuntime>(tensor: &CubeTensor<R>) -> bool {
+/// Whether a tensor begins where vectors may.
+pub(super) fn is_aligned<R: KernelRuntime>(tensor: &CubeTensor<R>) -> bool {
     (tensor.handle.offset_start.unwrap_or(0) as usize).is_multiple_of(ALIGNMENT)
 }
 

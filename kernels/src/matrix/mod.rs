@@ -24,6 +24,7 @@ mod product;
 pub(crate) mod registers;
 mod sketch;
 mod step;
+mod thin;
 mod threads;
 mod tile;
 mod trial;

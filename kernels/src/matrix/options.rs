@@ -22,6 +22,9 @@ impl<R: KernelRuntime> Call<R> {
         if let Route::MatrixUnits(fragment) = self.route {
             all.extend(self.on_tiles(fragment));
             all.extend(direct(fragment));
+            all.extend(
+                self.thin_candidates().into_iter().map(|(tiles, parts)| Candidate { method: Method::Thin(tiles), parts }),
+            );
             all.extend(self.on_tensor_operations());
         } else {
             // The plan's own method, where no library takes the product.
@@ -37,6 +40,9 @@ impl<R: KernelRuntime> Call<R> {
 
     /// Whether the plan does the same on our kernels.
     fn is_planned(&self, candidate: Candidate) -> bool {
+        if let Some(tiles) = self.planned_thin() {
+            return candidate == Candidate::new(Method::Thin(tiles));
+        }
         match (candidate, self.route) {
             (Candidate { method: Method::Tiled(tiled), parts: None }, Route::MatrixUnits(fragment)) => {
                 tiled == self.tiles(fragment)
