@@ -16,6 +16,8 @@ pub(super) struct Parts {
 }
 
 const SUM_THREADS: usize = 256;
+/// Parts that a thread reads before it adds them.
+const AHEAD: usize = 4;
 
 #[cube(launch_unchecked)]
 fn sum_kernel<O: Float, N: Size>(
@@ -27,9 +29,23 @@ fn sum_kernel<O: Float, N: Size>(
 ) {
     let at = ABSOLUTE_POS;
     if at < count as usize {
-        let mut sum = parts[at];
-        for part in 1..number {
-            sum += parts[at + (part * count) as usize];
+        let mut sum = Vector::<f32, N>::new(0.0f32);
+        let mut part = 0u32;
+        while part < number {
+            let mut held = Array::<Vector<f32, N>>::new(AHEAD);
+            #[unroll]
+            for i in 0..AHEAD {
+                let next = part + comptime!(i as u32);
+                held[i] = Vector::<f32, N>::new(0.0f32);
+                if next < number {
+                    held[i] = parts[at + (next * count) as usize];
+                }
+            }
+            #[unroll]
+            for i in 0..AHEAD {
+                sum += held[i];
+            }
+            part += comptime!(AHEAD as u32);
         }
         out[at] = Vector::<O, N>::cast_from(sum);
     }
