@@ -9,7 +9,7 @@ use super::{Labels, Sum, chunks, joined, of_tokens, packed};
 use crate::cube::BackendOn;
 use crate::cube::launch::{all_f32, contiguous, cubes, empty, row_threads, same_float, vector_size};
 use crate::cube::reduce::{Planes, cube_max, cube_sum, vector_sum};
-use crate::matrix::Product;
+use crate::matrix::{Product, has_registers};
 use crate::packed::PackedTensor;
 use crate::primitive::{cast, raw, typed};
 
@@ -21,6 +21,11 @@ const TILE: usize = 128;
 const WIDE: usize = 2 * TILE;
 /// Tokens of a matrix unit's fragment: smaller chunks are whole fragments.
 const FRAGMENT: usize = 16;
+
+/// Vectors of a row from which an NVIDIA GPU takes more threads: the rows of a chunk are few, and all must be read at once.
+const LONG: usize = 4096;
+/// Threads of such a row.
+const LONG_THREADS: usize = 512;
 
 /// What the logits become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -143,7 +148,8 @@ fn launch<R: KernelRuntime>(
     let (rows, vocabulary) = (shape[0], shape[1]);
     let size = vector_size(&[&logits], vocabulary);
     let vectors = vocabulary / size;
-    let threads = row_threads(vectors);
+    let has_warps = has_registers(&logits.client, logits.dtype);
+    let threads = if has_warps && vectors >= LONG { LONG_THREADS } else { row_threads(vectors) };
     let losses = empty(&logits, [rows], DType::F32);
     // A kernel's bindings are fixed: it never reads what is bound in place of absent factors.
     let factors = factors.map_or_else(|| empty(&logits, [1], DType::F32), contiguous);
