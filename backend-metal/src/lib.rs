@@ -18,6 +18,8 @@ pub mod emulator;
 mod runtime;
 #[cfg(feature = "gpu")]
 mod server;
+#[cfg(any(feature = "gpu", feature = "emulator"))]
+mod threadgroup;
 mod watchdog;
 
 #[cfg(feature = "gpu")]

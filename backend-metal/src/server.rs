@@ -24,12 +24,13 @@ use cubecl_runtime::kernel::{CompiledKernel, KernelMetadata};
 use cubecl_runtime::logging::ServerLogger;
 use cubecl_runtime::memory_management::{ManagedMemoryHandle, MemoryAllocationMode, MemoryUsage};
 use cubecl_runtime::storage::{ComputeStorage, ManagedResource};
-use cubecl_wgpu::{AutoCompiler, WgpuServer};
+use cubecl_wgpu::{AutoCompiler, AutoRepresentation, WgpuServer};
 
 use crate::broken::is_never_launched;
 use crate::errors::{Errors, message_of};
 use crate::lint::lint;
 use crate::repair::{asked_to_skip, note, repair};
+use crate::threadgroup;
 
 /// A kernel whose emitted Metal text is repaired. Its identity is that of the inner kernel, so that caches of pipelines and tuning
 /// results still work.
@@ -58,6 +59,11 @@ impl CubeTask<AutoCompiler> for RepairedTask {
         address_type: StorageType,
     ) -> Result<CompiledKernel<AutoCompiler>, CompilationError> {
         let mut kernel = self.0.compile(compiler, options, mode, address_type)?;
+        if let Some(AutoRepresentation::Msl(metal)) = &mut kernel.repr
+            && threadgroup::order(&mut metal.body.shared_memories)
+        {
+            kernel.source = metal.to_string();
+        }
         // Texts in WGSL or SPIR-V need no repair.
         if kernel.source.contains("#include <metal_stdlib>") {
             kernel.source = metal_source(&kernel.entrypoint_name, &kernel.source)?;

@@ -34,6 +34,7 @@ use super::storage::{GuardedResource, GuardedStorage};
 use crate::broken::is_never_launched;
 use crate::errors::{Errors, message_of};
 use crate::repair::{asked_to_skip, note, repair};
+use crate::threadgroup;
 
 /// Executes kernels at once, and keeps their errors for the next read or sync of their stream.
 pub struct EmulatorServer {
@@ -134,9 +135,14 @@ fn compile(
 ) -> Result<CompiledKernel, EmulatorError> {
     let (name, repaired) = (task.name(), device != EmulatorDevice::Unrepaired);
     let emit = || task.compile(&mut Compiler::default(), &Default::default(), mode, task.address_type());
-    let emitted = std::panic::catch_unwind(AssertUnwindSafe(emit))
+    let mut emitted = std::panic::catch_unwind(AssertUnwindSafe(emit))
         .map_err(|payload| EmulatorError::Emit { kernel: name.to_owned(), reason: message_of(&*payload) })?
         .map_err(|error| EmulatorError::emit(name, &error))?;
+    if let Some(metal) = emitted.repr.as_mut().filter(|_| repaired)
+        && threadgroup::order(&mut metal.body.shared_memories)
+    {
+        emitted.source = metal.to_string();
+    }
     let dim = [emitted.cube_dim.x, emitted.cube_dim.y, emitted.cube_dim.z];
     let (source, applied) =
         if repaired { repair(&emitted.source).into_parts() } else { (emitted.source.clone(), Vec::new()) };

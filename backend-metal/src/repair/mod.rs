@@ -120,6 +120,12 @@ pub const RULES: &[Rule] = &[
         upstream: "cubecl-cpp 0.10 metal/dialect.rs `compile_type_definitions` iterates over a HashSet",
         apply: order::structs,
     },
+    Rule {
+        name: "local_order",
+        fault: "local variables are declared in an order that changes from run to run, so that a cache misses the text",
+        upstream: "cubecl-cpp 0.10 shared/base.rs takes them from a HashSet",
+        apply: order::locals,
+    },
 ];
 
 /// A repaired text, with the names of the rules that changed it.
