@@ -1,4 +1,5 @@
-//! Compares every family with transformers and PEFT, on every backend that is built in.
+//! Compares every family with transformers and PEFT: all on `cpu`, one of each kind of block in the emulator, one on each other
+//! backend, and in `.ci/nightly` all of them on every backend that is built in.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -184,9 +185,8 @@ fn cached(device: &dyn Device, case: &str) {
     close(&format!("{case} cached"), &last, &expected[(batch.length - 1) * vocabulary..batch.length * vocabulary]);
 }
 
-/// One family of each kind of block: without a GPU, some backends take minutes for all families.
-#[cfg(any(feature = "wgpu", feature = "metal"))]
-const KINDS: [&str; 6] = ["biased", "gemma2", "gemma3", "llama3", "phi3-long", "smollm3"];
+/// The family that every backend is tested with: without a GPU, some take minutes for all.
+const ONE: &str = "llama3";
 
 fn everything(backend: &str, cases: &[impl AsRef<str>]) {
     let device = burnish_backends::open(backend).unwrap();
@@ -243,13 +243,20 @@ fn adapters_of_experts_equal_peft_on_our_runtime() {
 #[cfg(feature = "candle")]
 #[test]
 fn candle_equals_transformers_and_peft() {
+    everything("candle", &[ONE]);
+}
+
+#[cfg(feature = "candle")]
+#[test]
+#[ignore = "takes a minute"]
+fn candle_equals_transformers_and_peft_in_every_family() {
     everything("candle", &cases());
 }
 
 #[cfg(feature = "wgpu")]
 #[test]
 fn wgpu_equals_transformers_and_peft() {
-    everything("wgpu", &KINDS);
+    everything("wgpu", &[ONE]);
 }
 
 #[cfg(feature = "wgpu")]
@@ -264,10 +271,18 @@ fn wgpu_equals_transformers_and_peft_in_every_family() {
 #[test]
 fn burn_alone_equals_transformers_and_peft() {
     let device = burnish_backends::open(burnish_backends::WGPU_STOCK).unwrap();
+    gradients(&*device, ONE);
+    ten_steps(&*device, ONE, "clipped", 0.1);
+}
+
+#[cfg(feature = "wgpu-stock")]
+#[test]
+#[ignore = "takes a minute"]
+fn burn_alone_equals_transformers_and_peft_in_every_family() {
+    let device = burnish_backends::open(burnish_backends::WGPU_STOCK).unwrap();
     for case in &cases() {
         gradients(&*device, case);
     }
-    ten_steps(&*device, "llama", "clipped", 0.1);
 }
 
 #[cfg(feature = "metal")]
@@ -276,7 +291,7 @@ const OURS: &str = if cfg!(target_os = "macos") { "metal" } else { "vulkan" };
 #[cfg(feature = "metal")]
 #[test]
 fn our_runtime_equals_transformers_and_peft() {
-    everything(OURS, &KINDS);
+    everything(OURS, &[ONE]);
 }
 
 #[cfg(feature = "metal")]
@@ -330,11 +345,17 @@ mod emulated_metal {
         experts("emulator", &["qwen3moe-all"]);
     }
 
+    /// Soft-caps, norms after the blocks, fused projections with longrope, layers without positions, attention sinks.
+    const KINDS: [&str; 5] = ["gemma2", "olmo2", "phi3-long", "smollm3", "gpt-oss"];
+
     #[test]
-    fn of_later_families_equals_transformers_and_peft() {
-        let others = ["llama", "llama3", "mistral", "biased", "qwen2", "qwen3", "gemma3"];
-        for case in cases().iter().filter(|case| !others.contains(&case.as_str())) {
-            logits_and_steps(case);
-        }
+    fn of_every_kind_of_block_equals_transformers_and_peft() {
+        KINDS.into_iter().for_each(logits_and_steps);
+    }
+
+    #[test]
+    #[ignore = "takes minutes"]
+    fn of_every_family_equals_transformers_and_peft() {
+        cases().iter().for_each(|case| logits_and_steps(case));
     }
 }

@@ -399,7 +399,7 @@ mod tests {
             "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 128, "tie_word_embeddings": true,
         });
         let config = ModelConfig::from_json(&json).unwrap();
-        let sizes = Sizes::new(&config, 2, 64, 4);
+        let sizes = Sizes::new(&config, 1, 64, 4);
         let pace = Pace { repeats: 1, warmup: 1, budget: Duration::ZERO, settle: Duration::ZERO };
         let measure = |grad_checkpoint| {
             let parts = StepParts { grad_checkpoint, ..StepParts::default() };
