@@ -8,7 +8,7 @@ use burnish_kernels::packed::{Affine, GgmlType, GgufBlocks, Nf4, Packed, PackedT
 use burnish_kernels::{self as ops, Dropout, DropoutKey, FusedBackend};
 use half::{bf16, f16};
 
-use crate::sample::{Pair, close, numbers, product_row, random, raw, typed};
+use crate::sample::{Pair, close, in_turn, numbers, product_row, random, raw, typed};
 
 /// Odd outputs, so that scales end within a word; rows of several blocks.
 const DIMS: [usize; 2] = [37, 512];
@@ -45,6 +45,12 @@ pub fn every_format(dims: [usize; 2]) -> Vec<Packed> {
     all
 }
 
+/// The formats to test in a dtype.
+fn formats<B: FusedBackend>(dtype: DType) -> impl Iterator<Item = Packed> {
+    let all = every_format(DIMS).into_iter().enumerate();
+    all.filter(move |(number, _)| in_turn::<B>(*number, dtype)).map(|(_, packed)| packed)
+}
+
 /// The weight on the device, and dense on the CPU, rounded to the dtype that products compute in.
 fn on_device<B: FusedBackend>(packed: &Packed, dtype: DType) -> (PackedTensor<B>, Tensor<Flex, 2>) {
     let dense = TensorData::new(packed.dequantize(), packed.dims()).convert_dtype(dtype).convert_dtype(DType::F32);
@@ -53,7 +59,7 @@ fn on_device<B: FusedBackend>(packed: &Packed, dtype: DType) -> (PackedTensor<B>
 
 /// Weights that are products are those of the host to the bit.
 pub fn packed_rows<B: FusedBackend>(dtype: DType) {
-    for packed in every_format(DIMS) {
+    for packed in formats::<B>(dtype) {
         let (weight, dense) = on_device::<B>(&packed, dtype);
         let numbers = [3, 36, 0, 3, 17];
         let rows = Tensor::<B, 1, Int>::from_data(numbers, &Default::default()).into_primitive();
@@ -83,7 +89,7 @@ pub fn packed_rows<B: FusedBackend>(dtype: DType) {
 }
 
 pub fn packed_linear<B: FusedBackend>(dtype: DType) {
-    for packed in every_format(DIMS) {
+    for packed in formats::<B>(dtype) {
         packed_linear_of::<B>(&packed, dtype, &ROWS);
     }
 }
@@ -112,7 +118,7 @@ pub fn packed_lora_linear<B: FusedBackend>(dtype: DType) {
     let dropout = Dropout { probability: 0.3, first: 0, key: DropoutKey { seed: 1, step: 2, micro_batch: 3, layer: 4 } };
     let [outputs, inputs] = DIMS;
     let (rank, row) = (4, product_row::<B>(dtype));
-    for packed in every_format(DIMS) {
+    for packed in formats::<B>(dtype) {
         let (weight, dense) = on_device::<B>(&packed, dtype);
         for (rows, dropout) in [(2, None), (2, Some(dropout)), (23, None), (23, Some(dropout))] {
             let name =
@@ -156,7 +162,7 @@ pub fn packed_lora_linear<B: FusedBackend>(dtype: DType) {
 pub fn packed_cross_entropy<B: FusedBackend>(dtype: DType) {
     let [vocabulary, features] = DIMS;
     let row = product_row::<B>(dtype);
-    for packed in every_format(DIMS) {
+    for packed in formats::<B>(dtype) {
         let (weight, dense) = on_device::<B>(&packed, dtype);
         for tokens in [3, 19] {
             let name = |part: &str| format!("{part} of {tokens} tokens, {} {:?}", packed.name(), weight.planes.scales);

@@ -29,6 +29,13 @@ fn known(name: &str) -> &'static [DType] {
     }
 }
 
+/// Whether a format is tested in this dtype. Its kernels take long to compile: each format is tested in one dtype of the device, in
+/// turn, and with `BURNISH_TESTS=all`, which `.ci/nightly` sets, in every one.
+pub fn in_turn<B: Backend>(format: usize, dtype: DType) -> bool {
+    let dtypes = dtypes::<B>();
+    std::env::var("BURNISH_TESTS").is_ok_and(|tests| tests == "all") || dtypes[format % dtypes.len()] == dtype
+}
+
 /// Rows and features: odd ones, and more than a block.
 pub const ROWS: [(usize, usize); 5] = [(1, 1), (3, 23), (23, 77), (130, 64), (50, 777)];
 

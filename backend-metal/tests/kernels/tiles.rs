@@ -10,7 +10,7 @@ use burnish_kernels::{
 };
 
 use crate::packed::every_format;
-use crate::sample::{Pair, close, numbers, product_row, random, raw};
+use crate::sample::{Pair, close, in_turn, numbers, product_row, random, raw};
 
 /// A backend, and the runtime that its tensors are on.
 pub trait OnRuntime: BackendOn<Self::Runtime> {
@@ -56,7 +56,7 @@ fn two_of_five(number: usize) -> impl Fn(usize) -> bool {
 /// Rows, inputs and outputs, in the formats whose numbers are chosen.
 pub fn packed_tiles_of<B: OnRuntime>(dtype: DType, [rows, inputs, outputs]: [usize; 3], chosen: impl Fn(usize) -> bool) {
     let formats = every_format([outputs, inputs]).into_iter().enumerate();
-    for (_, packed) in formats.filter(|(number, _)| chosen(*number)) {
+    for (_, packed) in formats.filter(|(number, _)| chosen(*number) && in_turn::<B>(*number, dtype)) {
         let (weight, dense) = both::<B>(&packed, dtype);
         let (planes, words) = (weight.planes, &weight.words);
         let name = |part: &str| format!("{part} of {rows} x {inputs} x {outputs}, {} {:?}", packed.name(), planes.scales);
@@ -77,7 +77,7 @@ pub fn packed_tiles_of<B: OnRuntime>(dtype: DType, [rows, inputs, outputs]: [usi
 /// One format of each kind of scale and width that an adapter's last step may follow.
 pub fn packed_adapters<B: OnRuntime>(dtype: DType) {
     let dropout = Dropout { probability: 0.3, first: 0, key: DropoutKey { seed: 1, step: 2, micro_batch: 3, layer: 4 } };
-    for (number, packed) in every_format([131, 512]).into_iter().enumerate() {
+    for (number, packed) in every_format([131, 512]).into_iter().enumerate().filter(|(number, _)| in_turn::<B>(*number, dtype)) {
         let ([outputs, inputs], rank) = (packed.dims(), [8, 4, 16, 3][number % 4]);
         let dropout = (number % 3 == 1).then_some(dropout);
         for rows in [3, 70] {
