@@ -240,6 +240,20 @@ pub trait FusedBackend: Backend {
         linear::packed::reference::<Self>(x, weight)
     }
 
+    /// See [`crate::packed_linears()`].
+    fn packed_linears(x: FloatTensor<Self>, weights: Vec<PackedTensor<Self>>) -> Vec<FloatTensor<Self>> {
+        linear::packed::references::<Self>(x, weights)
+    }
+
+    /// See [`crate::packed_glu_linear()`].
+    fn packed_glu_linear(
+        x: FloatTensor<Self>,
+        weights: [PackedTensor<Self>; 2],
+        activation: Activation,
+    ) -> FloatTensor<Self> {
+        linear::packed::reference_glu::<Self>(x, weights, activation)
+    }
+
     /// Gradient of [`FusedBackend::packed_linear`] for `x`: `dy · W`.
     fn packed_linear_backward_input(grad: FloatTensor<Self>, weight: PackedTensor<Self>) -> FloatTensor<Self> {
         linear::packed::reference_backward_input::<Self>(grad, weight)

@@ -67,7 +67,7 @@ pub use exact_buffers::exact_buffers;
 pub use glu::{geglu, swiglu};
 pub use grouped_linear::{Group, GroupWeight, TensorGroup, grouped_linear};
 pub use layer_norm::layer_norm;
-pub use linear::packed::{packed_linear, packed_rows};
+pub use linear::packed::{packed_glu_linear, packed_linear, packed_linears, packed_rows};
 pub use linear::{glu_linear, linear, linears};
 pub use linear_cross_entropy::capped::{capped_linear_cross_entropy, packed_capped_linear_cross_entropy, soft_cap};
 pub use linear_cross_entropy::linear_cross_entropy;

@@ -1,7 +1,7 @@
 //! The names of the fused operations.
 
 /// The operations of [`FusedBackend`](crate::FusedBackend), by the names of its methods.
-pub const OPERATIONS: [&str; 51] = [
+pub const OPERATIONS: [&str; 53] = [
     "rms_norm",
     "add_rms_norm",
     "fork_rms_norm",
@@ -27,6 +27,8 @@ pub const OPERATIONS: [&str; 51] = [
     "linear_backward_input",
     "linear_backward_weight",
     "packed_linear",
+    "packed_linears",
+    "packed_glu_linear",
     "packed_linear_backward_input",
     "packed_rows",
     "grouped_linear",

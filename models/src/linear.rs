@@ -133,15 +133,12 @@ impl<B: FusedBackend> Linear<B> {
         }
     }
 
-    /// The weight, if it is of floats, and the layer has neither a bias nor an adapter in this pass.
-    pub(crate) fn plain_weight(&self, pass: AdapterPass) -> Option<Tensor<B, 2>> {
+    /// The weight, if the layer has neither a bias nor an adapter in this pass.
+    pub(crate) fn plain_weight(&self, pass: AdapterPass) -> Option<Operand<B>> {
         // What is observed passes through `forward`.
         let is_unseen = self.observer.is_none() && self.bias.is_none();
         let is_plain = is_unseen && self.adapter.as_ref().and_then(|adapter| adapter.factors(pass)).is_none();
-        match self.weight.operand() {
-            Operand::Dense(weight) if is_plain => Some(weight),
-            _ => None,
-        }
+        is_plain.then(|| self.weight.operand())
     }
 
     /// `x Wᵀ` plus the update.

@@ -3,11 +3,12 @@
 use burn::module::Module;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor, TensorData};
+use burnish_kernels::glu::Activation;
 use burnish_kernels::packed::{PackError, Packed, PackedTensor, Planes};
 use burnish_kernels::{
-    Dropout, FusedBackend, GroupWeight, capped_linear_cross_entropy, exact_buffers, linear, linear_cross_entropy,
-    lora_linear, packed_capped_linear_cross_entropy, packed_linear, packed_linear_cross_entropy, packed_lora_linear,
-    packed_rows,
+    Dropout, FusedBackend, GroupWeight, capped_linear_cross_entropy, exact_buffers, geglu, glu_linear, linear,
+    linear_cross_entropy, linears, lora_linear, packed_capped_linear_cross_entropy, packed_glu_linear, packed_linear,
+    packed_linear_cross_entropy, packed_linears, packed_lora_linear, packed_rows, swiglu,
 };
 
 /// A matrix `[out, in]` of a model. This is the one place that chooses between operations on dense and on packed weights.
@@ -96,12 +97,61 @@ impl<B: Backend> Operand<B> {
     }
 }
 
+/// Matrices of one kind of operation.
+enum Alike<B: Backend> {
+    Dense(Vec<Tensor<B, 2>>),
+    Packed(Vec<PackedTensor<B>>),
+    Neither,
+}
+
+impl<B: Backend> Alike<B> {
+    fn of(operands: &[Operand<B>]) -> Self {
+        let (mut dense, mut packed) = (Vec::new(), Vec::new());
+        for operand in operands {
+            match operand {
+                Operand::Dense(weight) => dense.push(weight.clone()),
+                Operand::Packed(weight) => packed.push(weight.tensor()),
+            }
+        }
+        match (dense.is_empty(), packed.is_empty()) {
+            (_, true) => Self::Dense(dense),
+            (true, _) => Self::Packed(packed),
+            _ => Self::Neither,
+        }
+    }
+}
+
 impl<B: FusedBackend> Operand<B> {
     /// `x · Wᵀ`: `[rows, out]` of `[rows, in]`.
     pub fn linear(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         match self {
             Self::Dense(weight) => linear(x, weight.clone()),
             Self::Packed(weight) => packed_linear(x, &weight.tensor()),
+        }
+    }
+
+    /// `x · Wᵀ` of each of the matrices, in one launch where they are stored alike and a few rows are multiplied.
+    pub fn linears<const N: usize>(x: Tensor<B, 2>, operands: [Self; N]) -> [Tensor<B, 2>; N] {
+        let products = match Alike::of(&operands) {
+            Alike::Dense(weights) => linears(x, weights),
+            Alike::Packed(weights) => packed_linears(x, weights),
+            Alike::Neither => operands.iter().map(|operand| operand.linear(x.clone())).collect(),
+        };
+        <[_; N]>::try_from(products).unwrap_or_else(|_| unreachable!("a product for each matrix"))
+    }
+
+    /// `f(x · Gᵀ) · (x · Uᵀ)` of the matrices `[G, U]`, see [`glu_linear()`].
+    pub fn glu_linear(x: Tensor<B, 2>, operands: [Self; 2], activation: Activation) -> Tensor<B, 2> {
+        match operands {
+            [Self::Dense(gate), Self::Dense(up)] => glu_linear(x, [gate, up], activation),
+            [Self::Packed(gate), Self::Packed(up)] => packed_glu_linear(x, [gate.tensor(), up.tensor()], activation),
+            [gate, up] => {
+                let (gate, up) = (gate.linear(x.clone()), up.linear(x));
+                match activation {
+                    Activation::Silu => swiglu(gate, up),
+                    Activation::GeluTanh => geglu(gate, up),
+                }
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use burn::backend::Flex;
 use burn::tensor::{DType, Int, Tensor, TensorData};
+use burnish_kernels::glu::Activation;
 use burnish_kernels::lora_linear::LoraSaved;
 use burnish_kernels::packed::planes::Scales;
 use burnish_kernels::packed::{Affine, GgmlType, GgufBlocks, Nf4, Packed, PackedTensor};
@@ -91,6 +92,45 @@ pub fn packed_rows<B: FusedBackend>(dtype: DType) {
 pub fn packed_linear<B: FusedBackend>(dtype: DType) {
     for packed in formats::<B>(dtype) {
         packed_linear_of::<B>(&packed, dtype, &ROWS);
+    }
+}
+
+/// Up to three weights of one input, of different heights and formats, and more rows than a launch takes.
+pub fn packed_few_rows<B: FusedBackend>(dtype: DType) {
+    // Long rows, which all planes of a cube may share.
+    for packed in [nf4(false, [13, 4608]), nf4(true, [13, 7168]), blocks(GgmlType::Q4K, [13, 4608])] {
+        packed_linear_of::<B>(&packed, dtype, &[1, 3]);
+    }
+    let inputs = DIMS[1];
+    let formats = every_format([40, inputs]).into_iter().zip(every_format([8, inputs])).collect::<Vec<_>>();
+    for (at, (first, second)) in formats.iter().enumerate().filter(|(at, _)| in_turn::<B>(*at, dtype)) {
+        let next = &formats[(at + 1) % formats.len()].0;
+        let all = [(1, vec![first, second, next]), (2, vec![second, first]), (8, vec![first]), (9, vec![first, second])];
+        for (rows, packed) in all {
+            let x = random::<B, 2>([rows, inputs], 1, dtype);
+            let (weights, dense): (Vec<_>, Vec<_>) = packed.iter().map(|packed| on_device::<B>(packed, dtype)).unzip();
+            let name = |part: &str| {
+                let scales: Vec<_> = weights.iter().map(|weight| weight.planes.scales).collect();
+                format!("{part} of {rows} rows, {} {scales:?}", packed[0].name())
+            };
+            let found = B::packed_linears(x.raw(), weights.clone());
+            assert_eq!(found.len(), weights.len());
+            for (found, dense) in found.into_iter().zip(&dense) {
+                let expected = ops::linear::reference::<Flex>(x.cpu(), raw(dense.clone()));
+                close::<B, 2>(&name("y"), found, expected, product_row::<B>(dtype));
+            }
+        }
+        for (rows, up) in [(1, next), (3, first), (9, first)] {
+            let x = random::<B, 2>([rows, inputs], 1, dtype);
+            let [gate, up] = [first, up].map(|packed| on_device::<B>(packed, dtype));
+            for activation in [Activation::Silu, Activation::GeluTanh] {
+                let cpu = [&gate, &up].map(|(_, dense)| raw(dense.clone()));
+                let expected = ops::linear::reference_glu::<Flex>(x.cpu(), cpu, activation);
+                let found = B::packed_glu_linear(x.raw(), [gate.0.clone(), up.0.clone()], activation);
+                let name = format!("{activation:?} of {rows} rows, {} {:?}", first.name(), gate.0.planes.scales);
+                close::<B, 2>(&name, found, expected, product_row::<B>(dtype));
+            }
+        }
     }
 }
 

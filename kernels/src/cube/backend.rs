@@ -172,6 +172,11 @@ where
 
         fn packed_linear(x: FloatTensor<Self>, weight: PackedTensor<Self>) -> FloatTensor<Self>;
 
+        fn packed_linears(x: FloatTensor<Self>, weights: Vec<PackedTensor<Self>>) -> Vec<FloatTensor<Self>>;
+
+        fn packed_glu_linear(x: FloatTensor<Self>, weights: [PackedTensor<Self>; 2], activation: Activation)
+            -> FloatTensor<Self>;
+
         fn packed_linear_backward_input(grad: FloatTensor<Self>, weight: PackedTensor<Self>) -> FloatTensor<Self>;
 
         fn packed_rows(weight: PackedTensor<Self>, rows: IntTensor<Self>, dtype: DType) -> FloatTensor<Self>;

@@ -216,6 +216,12 @@ pub trait KernelRuntime: CubeRuntime {
         linear::packed::cube::forward::<Self, B> | linear::packed::reference::<B>:
         fn packed_linear(x: FloatTensor<B>, weight: PackedTensor<B>) -> FloatTensor<B>;
 
+        linear::packed::cube::forwards::<Self, B> | linear::packed::references::<B>:
+        fn packed_linears(x: FloatTensor<B>, weights: Vec<PackedTensor<B>>) -> Vec<FloatTensor<B>>;
+
+        linear::packed::cube::glu::<Self, B> | linear::packed::reference_glu::<B>:
+        fn packed_glu_linear(x: FloatTensor<B>, weights: [PackedTensor<B>; 2], activation: Activation) -> FloatTensor<B>;
+
         linear::packed::cube::backward_input::<Self, B> | linear::packed::reference_backward_input::<B>:
         fn packed_linear_backward_input(grad: FloatTensor<B>, weight: PackedTensor<B>) -> FloatTensor<B>;
 

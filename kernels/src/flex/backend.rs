@@ -182,6 +182,13 @@ impl FusedBackend for Flex {
         linear::packed::flex::forward:
         fn packed_linear(x: FloatTensor<Self>, weight: PackedTensor<Self>) -> FloatTensor<Self>;
 
+        linear::packed::references::<Self>:
+        fn packed_linears(x: FloatTensor<Self>, weights: Vec<PackedTensor<Self>>) -> Vec<FloatTensor<Self>>;
+
+        linear::packed::reference_glu::<Self>:
+        fn packed_glu_linear(x: FloatTensor<Self>, weights: [PackedTensor<Self>; 2], activation: Activation)
+            -> FloatTensor<Self>;
+
         linear::packed::flex::backward_input:
         fn packed_linear_backward_input(grad: FloatTensor<Self>, weight: PackedTensor<Self>) -> FloatTensor<Self>;
 

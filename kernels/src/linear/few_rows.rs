@@ -6,6 +6,7 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
+use super::results;
 use crate::cube::launch::{MAX_CUBES, contiguous, empty, same_float, vector_size};
 use crate::cube::reduce::{Planes, cube_sum, vector_sum};
 use crate::glu::Activation;
@@ -307,13 +308,7 @@ pub(crate) fn product<R: CubeRuntime>(x: &CubeTensor<R>, weights: &[CubeTensor<R
     let (client, dtype) = (x.client.clone(), x.dtype);
     let size = vector_size(&weights.iter().chain([&x]).collect::<Vec<_>>(), inputs);
     let outputs: Vec<usize> = weights.iter().map(|weight| weight.meta.shape()[0]).collect();
-    // Each result begins where the device can begin a tensor.
-    let aligned = (client.properties().memory.alignment as usize / dtype.size()).max(1);
-    let mut starts = vec![0];
-    for count in &outputs {
-        starts.push(starts[starts.len() - 1] + (rows * count).next_multiple_of(aligned));
-    }
-    let y = empty(&x, [starts[weights.len()]], dtype);
+    let (y, starts) = results::empty(&x, rows, &outputs);
     let (most, total) = (outputs.iter().copied().max().unwrap_or(0), outputs.iter().sum());
     let plan = FewRowsPlan::new(weights.len(), rows, total, Planes::of(&client));
     let number = weights.len() as u32;
@@ -334,11 +329,5 @@ pub(crate) fn product<R: CubeRuntime>(x: &CubeTensor<R>, weights: &[CubeTensor<R
             dtype.into(),
         );
     }
-    let (whole, bytes) = (starts[outputs.len()], dtype.size());
-    let result = |(start, count): (usize, usize)| {
-        let end = whole - start - rows * count;
-        let handle = y.handle.clone().offset_start((start * bytes) as u64).offset_end((end * bytes) as u64);
-        CubeTensor::new_contiguous(y.client.clone(), y.device.clone(), [rows, count].into(), handle, dtype)
-    };
-    Some(starts.iter().copied().zip(outputs).map(result).collect())
+    Some(results::split(&y, rows, &outputs, &starts))
 }

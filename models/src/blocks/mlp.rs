@@ -4,11 +4,12 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use burnish_kernels::glu::Activation;
-use burnish_kernels::{FusedBackend, geglu, glu_linear, swiglu};
+use burnish_kernels::{FusedBackend, geglu, swiglu};
 
 use super::Projections;
 use crate::error::Result;
 use crate::linear::{AdapterPass, Linear};
+use crate::operand::Operand;
 use crate::part::{PartLoader, Role};
 
 /// The gated feed-forward: `down(activation(gate(x)) · up(x))`.
@@ -34,7 +35,7 @@ impl<B: FusedBackend> Mlp<B> {
     /// The update of the residual stream; `x` is the normalised stream, and both are `[rows, hidden_size]`.
     pub fn forward(&self, x: Tensor<B, 2>, pass: AdapterPass) -> Tensor<B, 2> {
         let inner = if let Some(weights) = self.input.plain_weights(pass) {
-            glu_linear(x, weights, self.activation)
+            Operand::glu_linear(x, weights, self.activation)
         } else {
             let [gate, up] = self.input.forward(x, pass);
             match self.activation {

@@ -3,10 +3,11 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burnish_kernels::{FusedBackend, linears};
+use burnish_kernels::FusedBackend;
 
 use crate::error::Result;
 use crate::linear::{AdapterPass, Linear};
+use crate::operand::Operand;
 use crate::part::{PartLoader, Role};
 
 /// Several projections of the same input: one linear layer each, or one layer for all of them, whose outputs are concatenated.
@@ -30,8 +31,8 @@ impl<B: FusedBackend> Projections<B> {
         Ok(Self { linears, widths })
     }
 
-    /// The weights, if there are `N` layers, of floats, without a bias, and without an adapter in this pass.
-    pub(super) fn plain_weights<const N: usize>(&self, pass: AdapterPass) -> Option<[Tensor<B, 2>; N]> {
+    /// The weights, if there are `N` layers, without a bias, and without an adapter in this pass.
+    pub(super) fn plain_weights<const N: usize>(&self, pass: AdapterPass) -> Option<[Operand<B>; N]> {
         self.linears.iter().map(|linear| linear.plain_weight(pass)).collect::<Option<Vec<_>>>()?.try_into().ok()
     }
 
@@ -49,10 +50,7 @@ impl<B: FusedBackend> Projections<B> {
             });
         }
         match self.plain_weights::<N>(pass) {
-            Some(weights) => {
-                let products = <[_; N]>::try_from(linears(x, weights.into()));
-                products.unwrap_or_else(|_| unreachable!("a product for each weight"))
-            }
+            Some(weights) => Operand::linears(x, weights),
             None => std::array::from_fn(|output| self.linears[output].forward(x.clone(), pass)),
         }
     }

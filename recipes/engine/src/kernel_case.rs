@@ -117,6 +117,15 @@ pub enum Layer {
     Linears,
     /// `x`, `gate`, `up`.
     GluLinear(Activation),
+    /// `x`.
+    PackedLinears(Vec<Packed>),
+    /// `x`.
+    PackedGluLinear {
+        /// Gate and up.
+        weights: [Packed; 2],
+        /// Of the gate.
+        activation: Activation,
+    },
     /// `x`, and the weights of groups that have no packed one, in their order.
     GroupedLinear(Vec<(usize, Option<Packed>)>),
     /// `x`, and a `weight` of the matrices of all groups, which have so many rows of `x`.

@@ -169,6 +169,10 @@ fn layer_on<B: FusedBackend>(
         }
         Layer::Linears => ops::linears(x(0), inputs[1..].to_vec()),
         Layer::GluLinear(activation) => vec![ops::glu_linear(x(0), [x(1), x(2)], *activation)],
+        Layer::PackedLinears(weights) => ops::packed_linears(x(0), weights.iter().map(packed).collect::<Result<_, _>>()?),
+        Layer::PackedGluLinear { weights: [gate, up], activation } => {
+            vec![ops::packed_glu_linear(x(0), [packed(gate)?, packed(up)?], *activation)]
+        }
         Layer::GroupedLinear(groups) => {
             let mut dense = inputs[1..].iter().cloned();
             let group = |(rows, weight): &(usize, Option<Packed>)| {

@@ -10,9 +10,10 @@ use crate::runtime::KernelRuntime;
 use burn::tensor::{DType, Tensor, TensorMetadata};
 use burn_cubecl::tensor::CubeTensor;
 
-use super::{few_rows, reference, reference_backward_input, reference_rows};
+use super::{few_rows, reference, reference_backward_input, reference_glu, reference_rows, references};
 use crate::cube::BackendOn;
 use crate::cube::launch::same_float;
+use crate::glu::Activation;
 use crate::matrix::{PackedRoute, Product, packed_route};
 use crate::packed::{PackedTensor, Planes, cube};
 use crate::primitive::{cast, raw, typed};
@@ -54,8 +55,9 @@ pub(crate) fn forward<R: KernelRuntime, B: BackendOn<R>>(x: CubeTensor<R>, weigh
         return reference::<B>(x, weight);
     }
     let (rows, dtype) = (x.shape()[0], x.dtype);
-    if few(rows) {
-        return few_rows::product(x, planes, words.clone());
+    let few = few_rows::products_of(&x, vec![(*planes, words.clone())]);
+    if let Some(y) = few.and_then(|mut results| results.pop()) {
+        return y;
     }
     if let Some(y) = tiled::<R, B>(&x, &weight).and_then(|product| product.transposed_b().multiply()) {
         return y;
@@ -66,6 +68,25 @@ pub(crate) fn forward<R: KernelRuntime, B: BackendOn<R>>(x: CubeTensor<R>, weigh
     let part = |at| B::dense_linear(x.clone(), cube::dequantize(planes, words.clone(), at, dtype));
     let y = Tensor::<B, 2>::empty([rows, planes.dims[0]], (&x.device, dtype));
     raw(slices(planes, dtype).fold(y, |y, at| y.slice_assign([0..rows, at.clone()], typed(part(at)))))
+}
+
+/// `x · Wᵀ` of each weight.
+pub(crate) fn forwards<R: KernelRuntime, B: BackendOn<R>>(
+    x: CubeTensor<R>,
+    weights: Vec<PackedTensor<B>>,
+) -> Vec<CubeTensor<R>> {
+    let operands: Vec<_> = weights.iter().map(|weight| (weight.planes, weight.words.clone())).collect();
+    few_rows::products_of(&x, operands).unwrap_or_else(|| references::<B>(x, weights))
+}
+
+/// `f(x · Gᵀ) · (x · Uᵀ)` of the weights `[G, U]`.
+pub(crate) fn glu<R: KernelRuntime, B: BackendOn<R>>(
+    x: CubeTensor<R>,
+    weights: [PackedTensor<B>; 2],
+    activation: Activation,
+) -> CubeTensor<R> {
+    let operands = weights.each_ref().map(|weight| (weight.planes, weight.words.clone()));
+    few_rows::glu(&x, operands, activation).unwrap_or_else(|| reference_glu::<B>(x, weights, activation))
 }
 
 /// `dy · W`.

@@ -14,6 +14,7 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, Int, Tensor, TensorData, TensorMetadata};
 
 use crate::FusedBackend;
+use crate::glu::Activation;
 use crate::packed::{PackedTensor, Planes};
 use crate::primitive::{raw, typed};
 
@@ -32,6 +33,35 @@ pub fn packed_linear<B: FusedBackend>(x: Tensor<B, 2>, weight: &PackedTensor<B>)
     typed(B::packed_linear(raw(x), weight.clone()))
 }
 
+/// [`packed_linear()`] with each of the weights. Few rows, as in decoding, take one launch for up to three weights. There is no gradient
+/// but that of the products.
+///
+/// # Panics
+/// When an `in` differs.
+pub fn packed_linears<B: FusedBackend>(x: Tensor<B, 2>, weights: Vec<PackedTensor<B>>) -> Vec<Tensor<B, 2>> {
+    for dims in weights.iter().map(PackedTensor::dims) {
+        assert_eq!(x.dims()[1], dims[1], "packed_linears: x {:?} against weight {dims:?}", x.dims());
+    }
+    B::packed_linears(raw(x), weights).into_iter().map(typed).collect()
+}
+
+/// `f(x · Gᵀ) · (x · Uᵀ)` of the packed weights `[G, U]`, see [`crate::swiglu()`] and [`crate::geglu()`]. Few rows take one launch.
+///
+/// # Shapes
+/// `x` `[rows, in]`, the weights `[out, in]`; the result is `[rows, out]`.
+///
+/// # Panics
+/// When the shapes do not fit.
+pub fn packed_glu_linear<B: FusedBackend>(
+    x: Tensor<B, 2>,
+    weights: [PackedTensor<B>; 2],
+    activation: Activation,
+) -> Tensor<B, 2> {
+    let [gate, up] = weights.each_ref().map(PackedTensor::dims);
+    assert!(gate == up && x.dims()[1] == up[1], "packed_glu_linear: x {:?}, weights {gate:?} and {up:?}", x.dims());
+    typed(B::packed_glu_linear(raw(x), weights, activation))
+}
+
 /// Rows of a packed weight, as an embedding reads them. They have no gradient.
 ///
 /// # Shapes
@@ -47,6 +77,20 @@ pub fn packed_rows<B: FusedBackend>(weight: &PackedTensor<B>, rows: Tensor<B, 1,
 pub fn reference<B: FusedBackend>(x: FloatTensor<B>, weight: PackedTensor<B>) -> FloatTensor<B> {
     let dense = weight.to_dense(x.dtype());
     B::dense_linear(x, dense)
+}
+
+/// The product with each weight, as the backend computes it.
+pub fn references<B: FusedBackend>(x: FloatTensor<B>, weights: Vec<PackedTensor<B>>) -> Vec<FloatTensor<B>> {
+    weights.into_iter().map(|weight| B::packed_linear(x.clone(), weight)).collect()
+}
+
+/// The products with both weights, then the activation, each as the backend computes it.
+pub fn reference_glu<B: FusedBackend>(
+    x: FloatTensor<B>,
+    [gate, up]: [PackedTensor<B>; 2],
+    activation: Activation,
+) -> FloatTensor<B> {
+    B::glu(B::packed_linear(x.clone(), gate), B::packed_linear(x, up), activation)
 }
 
 /// The gradient for the input by way of a dense matrix.

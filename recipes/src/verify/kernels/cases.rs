@@ -225,9 +225,9 @@ fn of_experts(from: &mut Inputs, Sizes { rows, features, outputs }: Sizes) -> Ve
 }
 
 /// A matrix in each format that devices compute with.
-fn formats(dims: [usize; 2]) -> Result<Vec<(String, Packed)>, PackError> {
+fn formats(dims: [usize; 2], seed: u32) -> Result<Vec<(String, Packed)>, PackError> {
     use GgmlType::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
-    let values = numbers(dims[0] * dims[1], 77, inverse_root(dims[1]));
+    let values = numbers(dims[0] * dims[1], seed, inverse_root(dims[1]));
     let mut all = vec![
         ("nf4".to_owned(), Packed::Nf4(Nf4::quantize("weight", &values, dims, false)?)),
         ("nf4_double".to_owned(), Packed::Nf4(Nf4::quantize("weight", &values, dims, true)?)),
@@ -252,7 +252,8 @@ pub(super) fn packed(all: bool) -> Result<Vec<KernelCase>, PackError> {
     let (rows, outputs, columns) = (23, 40, PACKED_COLUMNS);
     let mut from = Inputs(500_000);
     let mut cases = Vec::new();
-    for (name, weight) in formats([outputs, columns])? {
+    let others = formats([outputs, columns], 78)?;
+    for ((name, weight), (_, other)) in formats([outputs, columns], 77)?.into_iter().zip(others) {
         for (rows, few) in [(rows, ""), (2, "_few_rows")] {
             let x = vec![from.of("x", [rows, columns], 1.0)];
             cases.push(from.case(format!("packed_linear{few}/{name}"), Layer::PackedLinear(weight.clone()), x));
@@ -265,6 +266,13 @@ pub(super) fn packed(all: bool) -> Result<Vec<KernelCase>, PackError> {
         if !all && !FEW.contains(&name.as_str()) {
             continue;
         }
+        let generated = |from: &mut Inputs| vec![from.frozen("x", [2, columns], 1.0)];
+        let (linears, glu) = (generated(&mut from), generated(&mut from));
+        let weights = [weight.clone(), other];
+        let layer = Layer::PackedLinears(weights.clone().into());
+        cases.push(from.case(format!("packed_linears/{name}"), layer, linears));
+        let layer = Layer::PackedGluLinear { weights, activation: Activation::Silu };
+        cases.push(from.case(format!("packed_swiglu_linear/{name}"), layer, glu));
         for (dropout, suffix) in [(None, ""), (Some(DROPOUT), "_dropout")] {
             let inputs = vec![
                 from.of("x", [rows, columns], 1.0),

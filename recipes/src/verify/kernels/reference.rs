@@ -157,6 +157,11 @@ fn computed(case: &KernelCase, layer: &Layer, inputs: &[Rows]) -> Vec<Rows> {
             let [gate, up] = [1, 2].map(|index| raw(product(x(0), x(index))));
             vec![typed(ops::glu::reference::<Plain>(gate, up, *activation))]
         }
+        Layer::PackedLinears(weights) => weights.iter().map(|weight| product(x(0), dense(weight))).collect(),
+        Layer::PackedGluLinear { weights, activation } => {
+            let [gate, up] = weights.each_ref().map(|weight| raw(product(x(0), dense(weight))));
+            vec![typed(ops::glu::reference::<Plain>(gate, up, *activation))]
+        }
         Layer::GroupedLinear(groups) => vec![grouped(groups, inputs)],
         Layer::StackedLinear(groups) => {
             let outputs = inputs[1].dims()[0] / groups.len();
