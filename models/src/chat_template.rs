@@ -22,6 +22,7 @@ use serde_json::Value;
 
 pub use conversation::Conversation;
 pub use folder::ADDITIONAL_TEMPLATES;
+pub(crate) use folder::TEMPLATE_FOLDERS;
 pub use message::{Message, REASONING};
 
 use crate::error::{ModelError, Result};

@@ -16,7 +16,7 @@ use problem::{Asked, is_unreachable};
 
 pub use environment::HubEnvironment;
 
-use crate::chat_template::ADDITIONAL_TEMPLATES;
+use crate::chat_template::TEMPLATE_FOLDERS;
 use crate::checkpoint::index::{shard_paths, tensor_names};
 use crate::checkpoint::names;
 use crate::error::{ModelError, Result};
@@ -176,7 +176,9 @@ pub fn fetch_model(id: &str) -> Result<PathBuf> {
 pub fn fetch_model_in(environment: &HubEnvironment, id: &str) -> Result<PathBuf> {
     let repository = HubRepository::model_in(environment, id)?;
     let is_small = |file: &str| {
-        SMALL_FILES.contains(&file) || (has_extension(file, "jinja") && file.split('/').next() == Some(ADDITIONAL_TEMPLATES))
+        SMALL_FILES.contains(&file)
+            || (has_extension(file, "jinja")
+                && file.split('/').next().is_some_and(|folder| TEMPLATE_FOLDERS.contains(&folder)))
     };
     let mut folder = None;
     for file in repository.files.iter().filter(|file| is_small(file)) {

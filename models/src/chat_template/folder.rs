@@ -12,14 +12,17 @@ use crate::tokenizer::{SpecialTokens, token_text};
 /// The folder of templates other than the default.
 pub const ADDITIONAL_TEMPLATES: &str = "additional_chat_templates";
 
+/// The folders of such templates that are read; where both have a name, the latter counts.
+pub(crate) const TEMPLATE_FOLDERS: [&str; 2] = ["chat_templates", ADDITIONAL_TEMPLATES];
+
 /// The file of the tokenizer that may have `chat_template`.
 const CONFIG: &str = "tokenizer_config.json";
 /// The files of a processor that may have it, the one that transformers prefers first.
 const OF_PROCESSORS: [&str; 2] = ["processor_config.json", "chat_template.json"];
 
 impl ChatTemplate {
-    /// Reads `chat_template.jinja` and `additional_chat_templates/*.jinja`, or, without these, `chat_template` in
-    /// `tokenizer_config.json`. Without that either, it reads `chat_template` in a file of the model's processor:
+    /// Reads `chat_template.jinja`, `additional_chat_templates/*.jinja` and `chat_templates/*.jinja`, or, without these,
+    /// `chat_template` in `tokenizer_config.json`. Without that either, it reads `chat_template` in a file of the model's processor:
     /// `processor_config.json` or `chat_template.json`, which multimodal models have. `None` if the folder has no template.
     ///
     /// # Errors
@@ -75,8 +78,7 @@ fn files(folder: &Path) -> Result<Vec<(String, String)>> {
     if path.exists() {
         templates.push((DEFAULT.to_owned(), read(&path)?));
     }
-    let more = folder.join(ADDITIONAL_TEMPLATES);
-    if more.is_dir() {
+    for more in TEMPLATE_FOLDERS.map(|name| folder.join(name)).into_iter().filter(|more| more.is_dir()) {
         let entries = std::fs::read_dir(&more).map_err(|error| ModelError::io(&more, error))?;
         let paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<std::io::Result<Vec<_>>>();
         let mut paths = paths.map_err(|error| ModelError::io(&more, error))?;

@@ -222,6 +222,12 @@ fn a_conversation_with_tools_uses_the_template_for_tools() {
     // Files replace all templates of the configuration.
     write("chat_template.jinja", "file");
     assert_eq!(open().render(&[], Some(&tools), false).unwrap(), "file");
+    std::fs::create_dir(folder.path().join("chat_templates")).unwrap();
+    write("chat_templates/tool_use.jinja", "tools of a file");
+    write("chat_templates/rag.jinja", "documents of a file");
+    assert_eq!(open().sources().map(|(name, _)| name).collect::<Vec<_>>(), ["default", "rag", "tool_use"]);
+    assert_eq!(open().render(&[], Some(&tools), false).unwrap(), "tools of a file");
+    write("chat_templates/tool_use.jinja", "former");
     std::fs::create_dir(folder.path().join("additional_chat_templates")).unwrap();
     write("additional_chat_templates/tool_use.jinja", "tools of a file");
     assert_eq!(open().render(&[], Some(&tools), false).unwrap(), "tools of a file");
