@@ -127,7 +127,9 @@ fn open(path: &Path) -> Result<(GgufFile, &'static [Part])> {
         (keys::ADAPTER, other) => {
             return refuse(&format!("`{}`: expected {}, got {other}", keys::ADAPTER_TYPE, keys::LORA));
         }
-        _ => return refuse("this is a model, not an adapter; pass it as --model"),
+        (kind, _) => {
+            return refuse(keys::other_content(kind).unwrap_or("this is a model, not an adapter; pass it as --model"));
+        }
     }
     if file.metadata().get(keys::ALORA_TOKENS).is_some() {
         return refuse(&format!(

@@ -135,6 +135,9 @@ impl Pretrained {
         if file.metadata().text(keys::TYPE) == Some(keys::ADAPTER) {
             return Err(ModelError::IsAdapter { path: path.to_owned(), base: None, format: "GGUF" });
         }
+        if let Some(reason) = file.metadata().text(keys::TYPE).and_then(keys::other_content) {
+            return Err(ModelError::format(path, reason));
+        }
         let config_json = file.config_json()?;
         let tokenizer = file.tokenizer()?;
         let mut config = ModelConfig::from_json(&config_json)?;

@@ -84,7 +84,7 @@ impl MeasuredInputs {
             })
             .collect();
         let mut metadata = Metadata::default();
-        metadata.insert(keys::TYPE, "imatrix");
+        metadata.insert(keys::TYPE, keys::IMPORTANCE_MATRIX);
         metadata.insert(DATASETS, Value::from_iter([dataset]));
         metadata.insert(CHUNKS, self.chunks);
         metadata.insert("imatrix.chunk_size", chunk);

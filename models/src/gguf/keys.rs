@@ -22,6 +22,8 @@ pub const TYPE: &str = "general.type";
 pub const ARCHITECTURE: &str = "general.architecture";
 /// The value of [`TYPE`] in the file of an adapter.
 pub const ADAPTER: &str = "adapter";
+/// The value of [`TYPE`] in the file of an importance matrix.
+pub const IMPORTANCE_MATRIX: &str = "imatrix";
 /// The kind of an adapter.
 pub const ADAPTER_TYPE: &str = "adapter.type";
 /// The value of [`ADAPTER_TYPE`] for LoRA.
@@ -32,6 +34,14 @@ pub const LORA_ALPHA: &str = "adapter.lora.alpha";
 pub const ALORA_TOKENS: &str = "adapter.alora.invocation_tokens";
 /// The ends of the names of the factors of an adapter.
 pub const LORA_FACTORS: [&str; 2] = [".lora_a", ".lora_b"];
+/// What a file has that is neither a model nor an adapter, by its [`TYPE`], and what to do with it.
+pub fn other_content(kind: &str) -> Option<&'static str> {
+    match kind {
+        IMPORTANCE_MATRIX => Some("this is an importance matrix; pass it as --imatrix to `quantize` or `export`"),
+        "mmproj" => Some("it has only what reads images or audio; open the file of the language model beside it"),
+        _ => None,
+    }
+}
 /// The context length.
 pub const CONTEXT_LENGTH: &str = "context_length";
 /// The number of elements of a head.

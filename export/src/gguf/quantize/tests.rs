@@ -320,6 +320,9 @@ fn a_measured_importance_matrix_is_read_again() {
     assert_eq!(read.of("blk.0.ffn_down.weight", columns).unwrap().unwrap(), expected);
     assert!(!read.has("blk.0.ffn_up.weight"));
     assert!(matches!(measured.write(&model, "rows.jsonl", 64, &path, false), Err(ExportError::Exists { .. })));
+    let errors =
+        [Pretrained::open(&path).err().unwrap().to_string(), burnish_lora::read_config(&path).unwrap_err().to_string()];
+    assert!(errors.iter().all(|error| error.contains("i.gguf: this is an importance matrix")), "{errors:?}");
     measured.add(1, vec![(layer, vec![f32::INFINITY; columns])]);
     let error = measured.write(&model, "rows.jsonl", 64, &path, true).unwrap_err().to_string();
     assert!(error.contains("not finite in column 0"), "{error}");
