@@ -212,19 +212,30 @@ fn parts(tokenizer: &Tokenizer, example: &Example, roles: &[(String, usize)]) ->
     parts
 }
 
-/// Tokens before one that decide whether its text begins with a space.
+/// Tokens before one that decide whether its text begins with a space; and the most of which only the last completes a character.
 const CONTEXT: usize = 8;
 
-/// The text of each token.
+/// The text of each token; of several tokens that are parts of one character, the last one has it.
 fn texts(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
     let decode = |ids: &[u32]| tokenizer.decode(ids, false).unwrap_or_default();
-    let complete = |text: String| text.trim_end_matches('\u{fffd}').to_owned();
-    let text = |at: usize| {
-        let start = at.saturating_sub(CONTEXT);
-        let (before, with) = (complete(decode(&ids[start..at])), complete(decode(&ids[start..=at])));
-        with.strip_prefix(before.as_str()).unwrap_or_default().to_owned()
-    };
-    (0..ids.len()).map(text).collect()
+    // Decoding may begin and end at these tokens. From within a character, a decoder of bytes may replace all bytes that follow.
+    let mut whole = vec![0];
+    let (mut done, mut shown) = (0, String::new());
+    let mut texts = Vec::with_capacity(ids.len());
+    for at in 0..ids.len() {
+        let context = whole.iter().rev().take_while(|start| at - **start <= CONTEXT).last().copied().unwrap_or(done);
+        let (before, with) = (decode(&ids[context..done]) + &shown, decode(&ids[context..=at]));
+        let complete = with.trim_end_matches('\u{fffd}');
+        let text = complete.strip_prefix(before.as_str()).unwrap_or_default().to_owned();
+        shown.push_str(&text);
+        if complete.len() == with.len() || at - done >= CONTEXT {
+            done = at + 1;
+            whole.push(done);
+            shown.clear();
+        }
+        texts.push(text);
+    }
+    texts
 }
 
 #[cfg(test)]
@@ -263,6 +274,41 @@ mod tests {
         let learned: String =
             shown[0].iter().filter(|part| part.learned).flat_map(|part| part.tokens.iter().map(String::as_str)).collect();
         assert!(learned.starts_with("Yes.") && learned.len() < text.len(), "{learned}");
+    }
+
+    #[test]
+    fn tokens_of_single_bytes_are_shown_as_characters() {
+        let mut vocab: serde_json::Map<String, serde_json::Value> =
+            (0..256).map(|byte| (format!("<0x{byte:02X}>"), byte.into())).collect();
+        vocab.extend([("\u{2581}", 256), ("a", 257)].map(|(piece, id)| (piece.to_owned(), id.into())));
+        let decoders = serde_json::json!([
+            {"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0}]);
+        let json = serde_json::json!({
+            "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null, "post_processor": null,
+            "decoder": {"type": "Sequence", "decoders": decoders},
+            "model": {"type": "BPE", "vocab": vocab, "merges": [], "byte_fallback": true}});
+        let none = serde_json::Value::Null;
+        let tokenizer = Tokenizer::from_json(json.to_string().as_bytes(), &none, &none, &none).unwrap();
+        let (spaced, many) = ("a 你好 é a", "你好".repeat(9));
+        for text in [spaced, many.as_str()] {
+            let ids: Vec<u32> = text
+                .bytes()
+                .map(|byte| match byte {
+                    b' ' => 256,
+                    b'a' => 257,
+                    byte => u32::from(byte),
+                })
+                .collect();
+            let found = texts(&tokenizer, &ids);
+            assert_eq!(found.concat(), text);
+            for (at, character) in text.char_indices() {
+                assert_eq!(found[at + character.len_utf8() - 1], character.to_string(), "{found:?}");
+            }
+        }
+        // A character that is not complete does not hide those that follow.
+        let broken = [0xe4_u32, 257, 256, 257, 257, 257, 257, 257, 257, 257, 257, 257];
+        assert!(texts(&tokenizer, &broken).concat().ends_with("aaaa"), "{:?}", texts(&tokenizer, &broken));
     }
 
     #[test]
