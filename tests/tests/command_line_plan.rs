@@ -67,6 +67,17 @@ fn what_does_not_fit_comes_with_changes_that_do() {
         assert!(saves > 0 && change["fits"].as_bool() == Some(total - saves <= available), "{change}");
     }
     assert!(changes.iter().any(|change| change["change"] == "grad_checkpoint = true"), "{plan}");
+    // A smaller micro-batch leaves the step as many rows.
+    for rows in [5u64, 7, 9, 16] {
+        let told = succeeds(program().args(shape).args(["--memory", "12", "--batch-size", &rows.to_string()]));
+        let told: Value = serde_json::from_str(&told).unwrap();
+        let change = told["changes"].as_array().unwrap().iter().find_map(|change| {
+            let text = change["change"].as_str().unwrap().strip_prefix("batch_size = ")?;
+            text.split_once(" with grad_accumulation_steps = ")
+        });
+        let (batch, steps) = change.unwrap_or_else(|| panic!("{told}"));
+        assert_eq!(batch.parse::<u64>().unwrap() * steps.parse::<u64>().unwrap(), rows, "{told}");
+    }
     // The largest sizes fit, and one more does not.
     let length = plan["largest_max_seq_length"].as_u64().unwrap();
     let fits = |length: u64| {

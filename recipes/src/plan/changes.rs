@@ -52,7 +52,10 @@ fn candidates(planned: &Planned<'_>, available: u64) -> Result<Vec<(String, Trai
     // Smaller micro-batches with more accumulation learn the same.
     if config.batch_size > 1 {
         let fitting = largest::batch_size(planned, available)?.clamp(1, config.batch_size - 1);
-        let accumulation = (config.batch_size * config.grad_accumulation_steps).div_ceil(fitting);
+        let of_step = config.batch_size * config.grad_accumulation_steps;
+        // A step has as many rows as before, so only their divisors count.
+        let fitting = (1..=fitting).rev().find(|rows| of_step % rows == 0).unwrap_or(1);
+        let accumulation = of_step / fitting;
         let change = format!("batch_size = {fitting} with grad_accumulation_steps = {accumulation}");
         add(change, TrainConfig { batch_size: fitting, grad_accumulation_steps: accumulation, ..config.clone() });
     }
