@@ -100,7 +100,11 @@ fn f16_with_dropout_and_accumulation_equals_f32() {
 #[cfg(feature = "metal")]
 #[test]
 fn f16_on_our_runtime_equals_f32() {
-    equals_f32(if cfg!(target_os = "macos") { "metal" } else { "vulkan" }, FloatType::F16, |config| TrainConfig { iters: 4, batch_size: 2, ..config });
+    equals_f32(if cfg!(target_os = "macos") { "metal" } else { "vulkan" }, FloatType::F16, |config| TrainConfig {
+        iters: 4,
+        batch_size: 2,
+        ..config
+    });
 }
 
 /// Two hundred steps lie within a hundredth of those in f32, though gradients overflow after the second one.

@@ -77,7 +77,9 @@ pub fn packed_tiles_of<B: OnRuntime>(dtype: DType, [rows, inputs, outputs]: [usi
 /// One format of each kind of scale and width that an adapter's last step may follow.
 pub fn packed_adapters<B: OnRuntime>(dtype: DType) {
     let dropout = Dropout { probability: 0.3, first: 0, key: DropoutKey { seed: 1, step: 2, micro_batch: 3, layer: 4 } };
-    for (number, packed) in every_format([131, 512]).into_iter().enumerate().filter(|(number, _)| in_turn::<B>(*number, dtype)) {
+    for (number, packed) in
+        every_format([131, 512]).into_iter().enumerate().filter(|(number, _)| in_turn::<B>(*number, dtype))
+    {
         let ([outputs, inputs], rank) = (packed.dims(), [8, 4, 16, 3][number % 4]);
         let dropout = (number % 3 == 1).then_some(dropout);
         for rows in [3, 70] {
