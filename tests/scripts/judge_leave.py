@@ -35,7 +35,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, Phi3Config
 
-from judge_gguf import FAMILIES, GELU_TOLERANCES, HEADS, PROMPTS, TOLERANCES, Judge, burnish, llama, logits, make
+from judge_gguf import FAMILIES, GELU_TOLERANCES, GPT4O, HEADS, PROMPTS, TOLERANCES, Judge, burnish, llama, logits, make
 
 CPU = ["--backend", "cpu", "--dtype", "f32"]
 HERE = Path(__file__).parent
@@ -43,8 +43,10 @@ HERE = Path(__file__).parent
 MLX_TOLERANCE, GEMMA3_TOLERANCE = 1e-4, 2e-3
 # mlx-lm takes the divisors for long texts for all texts, so both are the same here.
 DIVISORS = [1 + 0.1 * index for index in range(12)]
-MODELS = {**FAMILIES, "phi3": lambda: llama(Phi3Config, **HEADS, original_max_position_embeddings=256, rope_parameters=dict(
-    rope_type="longrope", rope_theta=1e4, partial_rotary_factor=0.75, short_factor=DIVISORS, long_factor=DIVISORS))}
+LONGROPE = dict(original_max_position_embeddings=256, rope_parameters=dict(
+    rope_type="longrope", rope_theta=1e4, partial_rotary_factor=0.75, short_factor=DIVISORS, long_factor=DIVISORS))
+MODELS = {**FAMILIES, "phi3": lambda: llama(Phi3Config, **HEADS, **LONGROPE),
+          "phi4-mini": lambda: llama(Phi3Config, GPT4O, **HEADS, tie_word_embeddings=True, **LONGROPE)}
 # mlx-lm has no windows for gemma2, so its texts are no longer than the window.
 SHORT = {"gemma2": 12}
 # What is refused, with words of the error. gpt-oss can't be opened by mlx-lm, so its adapters are only carried around the circle.
