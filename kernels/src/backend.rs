@@ -246,12 +246,8 @@ pub trait FusedBackend: Backend {
     }
 
     /// See [`crate::packed_glu_linear()`].
-    fn packed_glu_linear(
-        x: FloatTensor<Self>,
-        weights: [PackedTensor<Self>; 2],
-        activation: Activation,
-    ) -> FloatTensor<Self> {
-        linear::packed::reference_glu::<Self>(x, weights, activation)
+    fn packed_glu_linear(x: FloatTensor<Self>, weights: [PackedTensor<Self>; 2], kind: Activation) -> FloatTensor<Self> {
+        linear::packed::reference_glu::<Self>(x, weights, kind)
     }
 
     /// Gradient of [`FusedBackend::packed_linear`] for `x`: `dy · W`.

@@ -262,20 +262,27 @@ fn lane_sum(sum: f32, #[comptime] plan: FewRowsPlan) -> f32 {
     if comptime!(plan.is_by_plane()) { plane_sum(sum) } else { cube_sum(sum, plan.threads, plan.planes) }
 }
 
-/// Outputs of the weights from number `of` on, `[rows, outputs]` in `y` from `start` on, for as many cubes as there are along x: the
-/// products with one, or with a `glu` those with two, of which one activates the other.
+/// Where results lie in a buffer: `[rows, outputs]` from `start` on.
+#[derive(CubeType, Clone, Copy)]
+struct Results {
+    start: u32,
+    outputs: u32,
+}
+
+/// Outputs of the weights from number `of` on, as `results` in `y`, for as many cubes as there are along x: the products with one, or
+/// with a `glu` those with two, of which one activates the other.
 #[cube]
 fn products<F: Float, N: Size>(
     x: &Array<Vector<F, N>>,
     weights: &Weights,
     y: &mut Array<F>,
-    start: u32,
-    outputs: u32,
+    results: Results,
     extents: &Extents,
     #[comptime] of: usize,
     #[comptime] glu: Option<Activation>,
     #[comptime] plan: FewRowsPlan,
 ) {
+    let (start, outputs) = (results.start, results.outputs);
     let lanes = comptime!(plan.lanes as u32);
     let cube_outputs = comptime!(plan.cube_outputs() as u32);
     let vectors = extents.inputs / comptime!(MOST as u32);
@@ -350,7 +357,7 @@ fn few_rows_kernel<F: Float, N: Size>(
     for index in 0..plan.weights {
         if CUBE_POS_Y == index as u32 {
             let (outputs, begin) = (*outputs.index(index), *begins.index(index));
-            products::<F, N>(x, &weights, y, begin, outputs, &extents, index, comptime!(None), plan);
+            products::<F, N>(x, &weights, y, Results { start: begin, outputs }, &extents, index, comptime!(None), plan);
         }
     }
 }
@@ -368,7 +375,16 @@ fn few_rows_glu_kernel<F: Float, N: Size>(
     #[define(F)] _dtype: StorageType,
 ) {
     let weights = Weights { words, starts, table: table(comptime!(plan.table())) };
-    products::<F, N>(x, &weights, y, 0u32, outputs, &extents, 0usize, comptime!(Some(kind)), plan);
+    products::<F, N>(
+        x,
+        &weights,
+        y,
+        Results { start: 0u32.runtime(), outputs },
+        &extents,
+        0usize,
+        comptime!(Some(kind)),
+        plan,
+    );
 }
 
 /// Whether a launch takes these.
