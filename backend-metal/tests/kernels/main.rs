@@ -14,8 +14,6 @@ mod packed;
 mod products;
 mod sample;
 mod speed;
-#[allow(dead_code)] // other_runtimes.rs uses all of it
-mod thin;
 mod tiles;
 
 on!(gpu: burnish_metal::Metal);

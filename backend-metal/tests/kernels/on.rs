@@ -14,7 +14,6 @@ macro_rules! on {
             on!(@tests $backend; $(#[$ignored])?; tiles: packed_adapters, packed_tiles_of_a_row, packed_tiles_of_odd_sizes,
                 packed_tiles_of_some_rows, packed_tiles_that_are_whole, packed_tiles_several_deep_and_wide);
             on!(@tests $backend; $(#[$ignored])?; differences: gradients);
-            on!(@tests $backend; $(#[$ignored])?; thin: adapters);
         }
     };
     (@tests $backend:ty; #[$ignored:meta]; $module:ident: $($test:ident),*) => {

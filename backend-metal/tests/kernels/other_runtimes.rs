@@ -73,6 +73,14 @@ mod nvidia {
 
     #[test]
     #[ignore = "needs an NVIDIA GPU"]
+    fn adapters() {
+        for dtype in sample::dtypes::<burn_cuda::Cuda>() {
+            thin::adapters::<burn_cuda::Cuda>(dtype);
+        }
+    }
+
+    #[test]
+    #[ignore = "needs an NVIDIA GPU"]
     fn thin_candidates() {
         for dtype in [burn::tensor::DType::BF16, burn::tensor::DType::F16] {
             thin::candidates::<burn_cuda::Cuda>(dtype);

@@ -6,7 +6,7 @@ use burnish_kernels::glu::Activation;
 use burnish_kernels::lora_linear::LoraSaved;
 use burnish_kernels::{self as ops, Dropout, DropoutKey, FusedBackend};
 
-use crate::sample::{Pair, close, numbers, product_row, random};
+use crate::sample::{Pair, close, in_turn, numbers, product_row, random};
 
 /// Rows, inputs and outputs: one row, odd ones, whole tiles, and more than a tile.
 const SIZES: [[usize; 3]; 6] = [[1, 3, 5], [2, 77, 131], [23, 77, 31], [64, 64, 64], [130, 72, 200], [70, 1032, 24]];
@@ -30,7 +30,7 @@ pub fn few_rows<B: FusedBackend>(dtype: DType) {
         (8, 72, &[1, 2, 33]),
         (9, 64, &[24, 24]),
     ];
-    for (rows, inputs, outputs) in cases {
+    for (_, (rows, inputs, outputs)) in cases.into_iter().enumerate().filter(|(case, _)| in_turn::<B>(*case, dtype)) {
         let x = random::<B, 2>([rows, inputs], 1, dtype);
         let weights: Vec<_> =
             outputs.iter().zip(2..).map(|(outputs, seed)| scaled::<B>([*outputs, inputs], seed, dtype, inputs)).collect();

@@ -29,11 +29,11 @@ fn known(name: &str) -> &'static [DType] {
     }
 }
 
-/// Whether a format is tested in this dtype. Its kernels take long to compile: each format is tested in one dtype of the device, in
-/// turn, and with `BURNISH_TESTS=all`, which `.ci/nightly` sets, in every one.
-pub fn in_turn<B: Backend>(format: usize, dtype: DType) -> bool {
+/// Whether a case is tested in this dtype. Kernels take long to compile: where there are many, each case, such as a format, is tested in
+/// one dtype of the device, in turn, and with `BURNISH_TESTS=all`, which `.ci/nightly` sets, in every one.
+pub fn in_turn<B: Backend>(case: usize, dtype: DType) -> bool {
     let dtypes = dtypes::<B>();
-    std::env::var("BURNISH_TESTS").is_ok_and(|tests| tests == "all") || dtypes[format % dtypes.len()] == dtype
+    std::env::var("BURNISH_TESTS").is_ok_and(|tests| tests == "all") || dtypes[case % dtypes.len()] == dtype
 }
 
 /// Rows and features: odd ones, and more than a block.
