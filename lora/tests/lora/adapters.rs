@@ -1,7 +1,4 @@
 //! Adapters beyond plain LoRA against PEFT: DoRA, those that change their base, and layers trained beside them.
-#![allow(clippy::unwrap_used)]
-
-mod golden;
 
 use std::path::Path;
 
@@ -13,7 +10,7 @@ use burnish_lora::{Init, LoraConfig, MergedCheckpoint, attach, load_adapter, rea
 use burnish_models::checkpoint::SafetensorsFolder;
 use burnish_models::{AdapterPass, AnyTensor, Checkpoint, LanguageModel, LoadOptions, ModelInput};
 
-use golden::Golden;
+use crate::golden::Golden;
 
 type Training = Autodiff<Flex>;
 

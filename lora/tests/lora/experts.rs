@@ -1,7 +1,4 @@
 //! Adapters of experts against PEFT on the CPU, and what is read, refused and written.
-#![allow(clippy::unwrap_used)]
-
-mod golden_batch;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,7 +13,7 @@ use burnish_models::checkpoint::SafetensorsFolder;
 use burnish_models::{AnyTensor, Checkpoint, FloatType, LanguageModel, LoadOptions, Pretrained};
 use serde_json::{Value, json};
 
-use golden_batch::GoldenBatch;
+use crate::golden_batch::GoldenBatch;
 
 type Training = Autodiff<Flex>;
 

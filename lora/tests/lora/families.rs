@@ -1,7 +1,4 @@
 //! Every family against transformers and PEFT on the CPU, without a training loop.
-#![allow(clippy::unwrap_used)]
-
-mod golden_batch;
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +9,7 @@ use burnish_models::checkpoint::{SafetensorsFolder, experts_apart};
 use burnish_models::families::FAMILIES;
 use burnish_models::{AnyTensor, Cache, Checkpoint, LanguageModel, LoadOptions, ModelConfig, Stream};
 
-use golden_batch::GoldenBatch;
+use crate::golden_batch::GoldenBatch;
 
 type Training = Autodiff<Flex>;
 

@@ -1,5 +1,4 @@
 //! Adapters against PEFT: merged into the base or attached to it, they give the same logits.
-#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,4 @@
 //! Adapters on packed weights: losses and gradients are those through the dequantised dense weights.
-#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

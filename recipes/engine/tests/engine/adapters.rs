@@ -1,8 +1,4 @@
 //! Ten steps of adapters beyond plain LoRA against PEFT, from what `make_adapters.py` wrote.
-#![allow(clippy::unwrap_used)]
-
-#[path = "../../../lora/tests/golden/mod.rs"]
-mod golden;
 
 use burn::backend::Flex;
 use burn::tensor::DType;
@@ -11,7 +7,7 @@ use burnish_kernels::tolerance::Tolerance;
 use burnish_lora::{Init, LoraConfig};
 use burnish_models::{Checkpoint, LoadOptions};
 
-use golden::Golden;
+use crate::golden::Golden;
 
 impl Golden {
     fn batch(&self) -> Batch {

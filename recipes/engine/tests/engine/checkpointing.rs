@@ -1,5 +1,4 @@
 //! Gradients with checkpointed blocks are those without, to the bit, whatever is trained and however.
-#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

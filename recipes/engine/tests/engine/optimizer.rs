@@ -1,5 +1,4 @@
 //! Moments in eight bits and the learning rates of LoRA+ in a trainer.
-#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -225,7 +224,7 @@ fn training_with_moments_in_eight_bits_is_that_of_f32() {
 }
 
 /// Two hundred steps of adapters on bookings, a row each:
-/// `BURNISH_MODELS=FOLDER cargo test --release -p burnish-engine --test optimizer -- --ignored --nocapture`.
+/// `BURNISH_MODELS=FOLDER cargo test --release -p burnish-engine --test engine -- --ignored --nocapture`.
 #[test]
 #[ignore = "needs BURNISH_MODELS, the folder of fetch_models.sh"]
 fn smollm2_with_moments_in_eight_bits_learns_as_with_f32() {
