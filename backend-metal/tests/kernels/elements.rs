@@ -5,7 +5,7 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 use burnish_kernels::glu::Activation;
 use burnish_kernels::{self as ops, AdamWStep, AdamWTensors, Dropout, DropoutKey, FusedBackend};
 
-use crate::sample::{Pair, ROWS, close, numbers, product_row, random, raw, typed};
+use crate::sample::{Pair, ROWS, close, in_turn, numbers, product_row, random, raw, typed};
 
 pub fn rms_norm<B: FusedBackend>(dtype: DType) {
     for (rows, features) in ROWS.into_iter().chain([(3, 2048)]) {
@@ -41,7 +41,8 @@ pub fn add_rms_norm<B: FusedBackend>(dtype: DType) {
 }
 
 pub fn layer_norm<B: FusedBackend>(dtype: DType) {
-    for (rows, features) in ROWS.into_iter().chain([(300, 8)]) {
+    let cases = ROWS.into_iter().chain([(300, 8)]).enumerate().filter(|(case, _)| in_turn::<B>(*case, dtype));
+    for (_, (rows, features)) in cases {
         let [x, g] = [1, 2].map(|seed| random::<B, 2>([rows, features], seed, dtype));
         let [w, b] = [3, 4].map(|seed| random::<B, 1>([features], seed, dtype));
         let expected = ops::layer_norm::reference::<Flex>(x.cpu(), w.cpu(), b.cpu(), 1e-5);
