@@ -9,7 +9,7 @@ use burnish_kernels::packed::{Affine, GgmlType, GgufBlocks, Nf4, Packed, PackedT
 use burnish_kernels::{self as ops, Dropout, DropoutKey, FusedBackend};
 use half::{bf16, f16};
 
-use crate::sample::{Pair, close, in_turn, numbers, product_row, random, raw, typed};
+use crate::sample::{Pair, all_cases, close, in_turn, numbers, product_row, random, raw, typed};
 
 /// Odd outputs, so that scales end within a word; rows of several blocks.
 const DIMS: [usize; 2] = [37, 512];
@@ -103,7 +103,9 @@ pub fn packed_few_rows<B: FusedBackend>(dtype: DType) {
     }
     let inputs = DIMS[1];
     let formats = every_format([40, inputs]).into_iter().zip(every_format([8, inputs])).collect::<Vec<_>>();
-    for (at, (first, second)) in formats.iter().enumerate().filter(|(at, _)| in_turn::<B>(*at, dtype)) {
+    // How each format is read is tested above: a third of them suffices here.
+    let some = formats.iter().enumerate().filter(|(at, _)| all_cases() || at % 3 == 0 && in_turn::<B>(at / 3, dtype));
+    for (at, (first, second)) in some {
         let next = &formats[(at + 1) % formats.len()].0;
         let all = [(1, vec![first, second, next]), (2, vec![second, first]), (8, vec![first]), (9, vec![first, second])];
         for (rows, packed) in all {

@@ -33,7 +33,12 @@ fn known(name: &str) -> &'static [DType] {
 /// one dtype of the device, in turn, and with `BURNISH_TESTS=all`, which `.ci/nightly` sets, in every one.
 pub fn in_turn<B: Backend>(case: usize, dtype: DType) -> bool {
     let dtypes = dtypes::<B>();
-    std::env::var("BURNISH_TESTS").is_ok_and(|tests| tests == "all") || dtypes[case % dtypes.len()] == dtype
+    all_cases() || dtypes[case % dtypes.len()] == dtype
+}
+
+/// Whether no case is left out.
+pub fn all_cases() -> bool {
+    std::env::var("BURNISH_TESTS").is_ok_and(|tests| tests == "all")
 }
 
 /// Rows and features: odd ones, and more than a block.
