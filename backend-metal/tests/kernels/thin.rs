@@ -7,7 +7,7 @@ use burnish_kernels::{FusedBackend, ProductTrial};
 use crate::products::lora_linear_of;
 use crate::sample::raw;
 
-/// Rows that are no whole tiles, and ranks from a fragment's half to several.
+/// Numbers of rows that tiles do not divide, and ranks from half a fragment to several fragments.
 pub fn adapters<B: FusedBackend>(dtype: DType) {
     for (sizes, rank) in [([1100, 128, 192], 16), ([1029, 192, 64], 8), ([2110, 64, 128], 32), ([1024, 128, 64], 64)] {
         lora_linear_of::<B>(dtype, [(sizes, rank)]);

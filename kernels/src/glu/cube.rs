@@ -13,6 +13,15 @@ const THREADS: usize = 256;
 /// Bytes of each operand that a thread reads: with narrow vectors, it loads several at once. Measured on an H200.
 const BYTES: usize = 16;
 
+/// `f(gate) · up` of two sums, which are rounded as the products of a launch of their own.
+#[cube]
+pub(crate) fn of_sums<F: Float>(gate: f32, up: f32, #[comptime] kind: Activation) -> F {
+    let gate = Vector::<f32, Const<1>>::cast_from(Vector::<F, Const<1>>::cast_from(gate));
+    let (active, _slope) = activation::<Const<1>>(gate, kind);
+    let value = active * Vector::<f32, Const<1>>::cast_from(Vector::<F, Const<1>>::cast_from(up));
+    F::cast_from(value[0])
+}
+
 /// `f(z)` and `f'(z)` of the gate's activation.
 #[cube]
 pub(crate) fn activation<N: Size>(z: Vector<f32, N>, #[comptime] kind: Activation) -> (Vector<f32, N>, Vector<f32, N>) {

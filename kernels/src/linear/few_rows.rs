@@ -10,7 +10,7 @@ use super::results;
 use crate::cube::launch::{MAX_CUBES, contiguous, empty, same_float, vector_size};
 use crate::cube::reduce::{Planes, cube_sum, vector_sum};
 use crate::glu::Activation;
-use crate::glu::cube::activation;
+use crate::glu::cube::of_sums;
 
 /// Most rows: with more, tiles read the weights less often.
 pub(crate) const MOST_ROWS: usize = 8;
@@ -241,11 +241,7 @@ fn glu_kernel<F: Float, N: Size>(
                 let (gate, up) = (lane_sum::<N>(gates[at], plan), lane_sum::<N>(ups[at], plan));
                 let to = first + output as u32;
                 if UNIT_POS % lanes == 0 && to < outputs && (row as u32) < extents.rows {
-                    // Rounded as the products of a launch of their own.
-                    let gate = Vector::<f32, Const<1>>::cast_from(Vector::<F, Const<1>>::cast_from(gate));
-                    let (value, _slope) = activation::<Const<1>>(gate, kind);
-                    let value = value * Vector::<f32, Const<1>>::cast_from(Vector::<F, Const<1>>::cast_from(up));
-                    y[(row as u32 * outputs + to) as usize] = F::cast_from(value[0]);
+                    y[(row as u32 * outputs + to) as usize] = of_sums::<F>(gate, up, kind);
                 }
             }
         }

@@ -13,7 +13,7 @@ use cubecl::prelude::*;
 use crate::cube::launch::{MAX_CUBES, contiguous, empty, same_float, vector_size};
 use crate::cube::reduce::{self, cube_sum};
 use crate::glu::Activation;
-use crate::glu::cube::activation;
+use crate::glu::cube::of_sums;
 use crate::linear::results;
 use crate::packed::Planes;
 use crate::packed::cube::{Code, Integers, MOST, ScaleWords, Starts, integers, level, scale_words, scaling_from, table};
@@ -324,11 +324,7 @@ fn products<F: Float, N: Size>(
                 let mut value = F::cast_from(total);
                 if comptime!(glu.is_some()) {
                     let up = lane_sum(sums[comptime!(plan.sum(plan.together - 1, output, row))], plan);
-                    // Rounded as the products of a launch of their own.
-                    let gate = Vector::<f32, Const<1>>::cast_from(Vector::<F, Const<1>>::cast_from(total));
-                    let (active, _slope) = activation::<Const<1>>(gate, comptime!(glu.unwrap_or(Activation::Silu)));
-                    let both = active * Vector::<f32, Const<1>>::cast_from(Vector::<F, Const<1>>::cast_from(up));
-                    value = F::cast_from(both[0]);
+                    value = of_sums::<F>(total, up, comptime!(glu.unwrap_or(Activation::Silu)));
                 }
                 let to = first + output as u32;
                 if UNIT_POS % lanes == 0 && to < outputs && (row as u32) < extents.rows {

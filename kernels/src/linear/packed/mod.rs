@@ -33,8 +33,7 @@ pub fn packed_linear<B: FusedBackend>(x: Tensor<B, 2>, weight: &PackedTensor<B>)
     typed(B::packed_linear(raw(x), weight.clone()))
 }
 
-/// [`packed_linear()`] with each of the weights. Few rows, as in decoding, take one launch for up to three weights. There is no gradient
-/// but that of the products.
+/// [`packed_linear()`] with each of the weights. Of a few rows, as in decoding, up to three products are one launch.
 ///
 /// # Panics
 /// When an `in` differs.
@@ -45,7 +44,8 @@ pub fn packed_linears<B: FusedBackend>(x: Tensor<B, 2>, weights: Vec<PackedTenso
     B::packed_linears(raw(x), weights).into_iter().map(typed).collect()
 }
 
-/// `f(x · Gᵀ) · (x · Uᵀ)` of the packed weights `[G, U]`, see [`crate::swiglu()`] and [`crate::geglu()`]. Few rows take one launch.
+/// `f(x · Gᵀ) · (x · Uᵀ)` of the packed weights `[G, U]`, see [`crate::swiglu()`] and [`crate::geglu()`]. A few rows
+/// take one launch.
 ///
 /// # Shapes
 /// `x` `[rows, in]`, the weights `[out, in]`; the result is `[rows, out]`.

@@ -4,6 +4,7 @@ use cubecl::prelude::*;
 
 use super::super::plan::PLANE;
 use super::super::registers::{K, M, N, ROW, zeros};
+use super::fragments::{pair, sum_of_planes};
 use super::plan::{BLOCK, ThinTiles};
 
 /// What the kernel is compiled for.
@@ -14,14 +15,6 @@ pub(super) struct ColumnsPlan {
     /// The result has a row for each of them, else for each of the wide operand's.
     pub across: bool,
     pub tiles: ThinTiles,
-}
-
-/// Two elements of a fragment.
-#[cube]
-fn pair<F: Float, V: Size>(one: F, other: F) -> Vector<F, V> {
-    let mut pair = Vector::<F, V>::new(one);
-    pair[1] = other;
-    pair
 }
 
 #[cube(launch_unchecked)]
@@ -143,11 +136,7 @@ pub(super) fn column_kernel<F: Float, O: Float, S: Size, P: Size>(
             }
             if at < comptime!((M * BLOCK) as u32) && of_thin < comptime!(plan.thin as u32) {
                 let from = row * comptime!(stride as u32) + column;
-                let mut sum = 0.0f32;
-                #[unroll]
-                for plane in 0..planes {
-                    sum += shared[(from + comptime!((plane * all) as u32)) as usize];
-                }
+                let sum = sum_of_planes(&shared, from, planes, all);
                 out[(written + to) as usize] = O::cast_from(sum * alpha);
             }
         }

@@ -5,6 +5,7 @@
 //! them: no shared memory, and no barrier but that of the last sum over the planes of a cube.
 
 mod columns;
+mod fragments;
 mod launch;
 mod plan;
 mod rows;

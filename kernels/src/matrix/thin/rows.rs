@@ -4,6 +4,7 @@ use cubecl::prelude::*;
 
 use super::super::plan::PLANE;
 use super::super::registers::{K, M, N, ROW, zeros};
+use super::fragments::{pair, sum_of_planes};
 use super::plan::{BLOCK, STEPS, ThinTiles};
 
 /// What the kernel is compiled for.
@@ -132,10 +133,8 @@ pub(super) fn row_kernel<F: Float, G: Float, O: Float, S: Size, W: Size, C: Size
                     let mut two = Array::<Vector<F, NB>>::new(2usize);
                     #[unroll]
                     for e in 0..2usize {
-                        let mut pair = Vector::<F, NB>::new(F::new(0.0));
-                        pair[0] = terms[comptime!(j * ROW + step * 4 + e * 2)];
-                        pair[1] = terms[comptime!(j * ROW + step * 4 + e * 2 + 1)];
-                        two[e] = pair;
+                        let at = comptime!(j * ROW + step * 4 + e * 2);
+                        two[e] = pair::<F, NB>(terms[at], terms[comptime!(at + 1)]);
                     }
                     right.push(two);
                 }
@@ -146,10 +145,8 @@ pub(super) fn row_kernel<F: Float, G: Float, O: Float, S: Size, W: Size, C: Size
                     for e in 0..4usize {
                         // Rows `g` and `g + 8`, then the same of the upper terms.
                         let vector = held[comptime!((i * 2 + e % 2) * 2 + part)];
-                        let mut pair = Vector::<F, NA>::new(F::new(0.0));
-                        pair[0] = vector[comptime!(step * 4 + e / 2 * 2)];
-                        pair[1] = vector[comptime!(step * 4 + e / 2 * 2 + 1)];
-                        left[e] = pair;
+                        let at = comptime!(step * 4 + e / 2 * 2);
+                        left[e] = pair::<F, NA>(vector[at], vector[comptime!(at + 1)]);
                     }
                     #[unroll]
                     for j in 0..columns {
@@ -199,11 +196,7 @@ pub(super) fn row_kernel<F: Float, G: Float, O: Float, S: Size, W: Size, C: Size
         let (row, column) = (at / comptime!(plan.thin as u32), at % comptime!(plan.thin as u32));
         if at < comptime!(count as u32) && first_row + row < m {
             let from = row * comptime!(stride as u32) + column;
-            let mut sum = 0.0f32;
-            #[unroll]
-            for plane in 0..comptime!(plan.tiles.planes) {
-                sum += shared[(from + comptime!((plane * all) as u32)) as usize];
-            }
+            let sum = sum_of_planes(&shared, from, plan.tiles.planes, all);
             out[((first_row + row) * comptime!(plan.thin as u32) + column) as usize] = O::cast_from(sum * alpha);
         }
     }
