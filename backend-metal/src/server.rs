@@ -30,7 +30,7 @@ use crate::broken::is_never_launched;
 use crate::errors::{Errors, message_of};
 use crate::lint::lint;
 use crate::repair::{asked_to_skip, note, repair};
-use crate::threadgroup;
+use crate::threadgroup::ordered;
 
 /// A kernel whose emitted Metal text is repaired. Its identity is that of the inner kernel, so that caches of pipelines and tuning
 /// results still work.
@@ -60,9 +60,9 @@ impl CubeTask<AutoCompiler> for RepairedTask {
     ) -> Result<CompiledKernel<AutoCompiler>, CompilationError> {
         let mut kernel = self.0.compile(compiler, options, mode, address_type)?;
         if let Some(AutoRepresentation::Msl(metal)) = &mut kernel.repr
-            && threadgroup::order(&mut metal.body.shared_memories)
+            && let Some(text) = ordered(metal)
         {
-            kernel.source = metal.to_string();
+            kernel.source = text;
         }
         // Texts in WGSL or SPIR-V need no repair.
         if kernel.source.contains("#include <metal_stdlib>") {

@@ -1,14 +1,20 @@
 //! The order of threadgroup memory.
 
+use cubecl_cpp::ComputeKernel;
 use cubecl_cpp::metal::MslDialect;
 use cubecl_cpp::shared::SharedMemory;
 
-/// Lays out a kernel's threadgroup memory in the order of its names, and says whether that changed anything.
+/// The text of a kernel whose threadgroup memory is laid out in the order of its names; `None` if it was before.
 ///
 /// cubecl 0.10 takes it from a `HashMap` and a `HashSet` (`cubecl_opt::SharedLiveness`): names and offsets change from process to
 /// process, so that a cache of compiled kernels, such as macOS's own, misses the text. Memories that share bytes, because one is
 /// freed before the other is used, keep their offsets.
-pub(crate) fn order(memories: &mut [SharedMemory<MslDialect>]) -> bool {
+pub(crate) fn ordered(kernel: &mut ComputeKernel<MslDialect>) -> Option<String> {
+    order(&mut kernel.body.shared_memories).then(|| kernel.to_string())
+}
+
+/// Whether the layout changed.
+fn order(memories: &mut [SharedMemory<MslDialect>]) -> bool {
     let before = memories.to_vec();
     memories.sort_by_key(SharedMemory::offset);
     let apart = memories.windows(2).all(|pair| pair[0].offset() + pair[0].size() <= pair[1].offset());

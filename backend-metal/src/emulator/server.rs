@@ -34,7 +34,7 @@ use super::storage::{GuardedResource, GuardedStorage};
 use crate::broken::is_never_launched;
 use crate::errors::{Errors, message_of};
 use crate::repair::{asked_to_skip, note, repair};
-use crate::threadgroup;
+use crate::threadgroup::ordered;
 
 /// Executes kernels at once, and keeps their errors for the next read or sync of their stream.
 pub struct EmulatorServer {
@@ -138,10 +138,8 @@ fn compile(
     let mut emitted = std::panic::catch_unwind(AssertUnwindSafe(emit))
         .map_err(|payload| EmulatorError::Emit { kernel: name.to_owned(), reason: message_of(&*payload) })?
         .map_err(|error| EmulatorError::emit(name, &error))?;
-    if let Some(metal) = emitted.repr.as_mut().filter(|_| repaired)
-        && threadgroup::order(&mut metal.body.shared_memories)
-    {
-        emitted.source = metal.to_string();
+    if let Some(text) = emitted.repr.as_mut().filter(|_| repaired).and_then(ordered) {
+        emitted.source = text;
     }
     let dim = [emitted.cube_dim.x, emitted.cube_dim.y, emitted.cube_dim.z];
     let (source, applied) =

@@ -123,7 +123,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "local_order",
         fault: "local variables are declared in an order that changes from run to run, so that a cache misses the text",
-        upstream: "cubecl-cpp 0.10 shared/base.rs takes them from a HashSet",
+        upstream: "cubecl-ir 0.10 allocator.rs `take_variables` drains a HashMap",
         apply: order::locals,
     },
 ];
