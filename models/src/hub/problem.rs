@@ -16,6 +16,10 @@ pub(super) struct Asked {
     pub has_token: bool,
 }
 
+/// What to do about an answer that can't be read.
+const NOT_A_HUB: &str = "what answered is not a hub: check HF_ENDPOINT, if it is set, and whether the network asks for a login in a \
+                         browser first; HF_HUB_OFFLINE=1 uses only the cache";
+
 /// The status of an answer that is an error, or `None` if there was no answer.
 pub(super) fn status(error: &ApiError) -> Option<u16> {
     match error {
@@ -72,7 +76,10 @@ impl Asked {
                        stopped; HF_HUB_OFFLINE=1 uses only the cache";
             return (format!("can't reach {endpoint}: {}", cause(error)), Some(way.to_owned()));
         }
-        let Some(status) = status(error) else { return (error.to_string(), None) };
+        let Some(status) = status(error) else {
+            let is_other = matches!(error, ApiError::RequestError(_)) && !is_listed;
+            return (error.to_string(), is_other.then(|| NOT_A_HUB.to_owned()));
+        };
         let (reason, way) = match (status, is_listed, has_token) {
             (401 | 403, true, false) => (
                 "only for accounts that accepted the terms of this repository".to_owned(),
@@ -109,5 +116,21 @@ impl Asked {
             _ => return (format!("{endpoint} answered with status {status}"), None),
         };
         (format!("{reason} (status {status})"), Some(way))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_not_of_a_hub_is_told() {
+        let asked =
+            Asked { id: "owner/name".into(), endpoint: "https://h".into(), page: "https://h/p".into(), has_token: false };
+        let page = serde_json::from_str::<serde_json::Value>("<html>").unwrap_err();
+        let error = ApiError::RequestError(Box::new(ureq::Error::Json(page)));
+        let ModelError::Hub { reason, way: Some(way), .. } = asked.refused(&error, None) else { panic!("no way") };
+        assert!(reason.starts_with("request error: json: expected value"), "{reason}");
+        assert!(way.contains("HF_ENDPOINT"), "{way}");
     }
 }
