@@ -97,27 +97,11 @@ impl<B: Backend> Operand<B> {
     }
 }
 
-/// Matrices of one kind of operation.
-enum Alike<B: Backend> {
-    Dense(Vec<Tensor<B, 2>>),
-    Packed(Vec<PackedTensor<B>>),
-    Neither,
-}
-
-impl<B: Backend> Alike<B> {
-    fn of(operands: &[Operand<B>]) -> Self {
-        let (mut dense, mut packed) = (Vec::new(), Vec::new());
-        for operand in operands {
-            match operand {
-                Operand::Dense(weight) => dense.push(weight.clone()),
-                Operand::Packed(weight) => packed.push(weight.tensor()),
-            }
-        }
-        match (dense.is_empty(), packed.is_empty()) {
-            (_, true) => Self::Dense(dense),
-            (true, _) => Self::Packed(packed),
-            _ => Self::Neither,
-        }
+/// `f(gate) · up`.
+pub(crate) fn gated<B: FusedBackend>(gate: Tensor<B, 2>, up: Tensor<B, 2>, activation: Activation) -> Tensor<B, 2> {
+    match activation {
+        Activation::Silu => swiglu(gate, up),
+        Activation::GeluTanh => geglu(gate, up),
     }
 }
 
@@ -132,10 +116,20 @@ impl<B: FusedBackend> Operand<B> {
 
     /// `x · Wᵀ` of each of the matrices, in one launch where they are stored alike and a few rows are multiplied.
     pub fn linears<const N: usize>(x: Tensor<B, 2>, operands: [Self; N]) -> [Tensor<B, 2>; N] {
-        let products = match Alike::of(&operands) {
-            Alike::Dense(weights) => linears(x, weights),
-            Alike::Packed(weights) => packed_linears(x, weights),
-            Alike::Neither => operands.iter().map(|operand| operand.linear(x.clone())).collect(),
+        let dense = operands.iter().map(|operand| match operand {
+            Self::Dense(weight) => Some(weight.clone()),
+            Self::Packed(_) => None,
+        });
+        let packed = operands.iter().map(|operand| match operand {
+            Self::Packed(weight) => Some(weight.tensor()),
+            Self::Dense(_) => None,
+        });
+        let products = if let Some(weights) = dense.collect() {
+            linears(x, weights)
+        } else if let Some(weights) = packed.collect() {
+            packed_linears(x, weights)
+        } else {
+            operands.iter().map(|operand| operand.linear(x.clone())).collect()
         };
         <[_; N]>::try_from(products).unwrap_or_else(|_| unreachable!("a product for each matrix"))
     }
@@ -145,13 +139,7 @@ impl<B: FusedBackend> Operand<B> {
         match operands {
             [Self::Dense(gate), Self::Dense(up)] => glu_linear(x, [gate, up], activation),
             [Self::Packed(gate), Self::Packed(up)] => packed_glu_linear(x, [gate.tensor(), up.tensor()], activation),
-            [gate, up] => {
-                let (gate, up) = (gate.linear(x.clone()), up.linear(x));
-                match activation {
-                    Activation::Silu => swiglu(gate, up),
-                    Activation::GeluTanh => geglu(gate, up),
-                }
-            }
+            [gate, up] => gated(gate.linear(x.clone()), up.linear(x), activation),
         }
     }
 

@@ -3,13 +3,13 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use burnish_kernels::FusedBackend;
 use burnish_kernels::glu::Activation;
-use burnish_kernels::{FusedBackend, geglu, swiglu};
 
 use super::Projections;
 use crate::error::Result;
 use crate::linear::{AdapterPass, Linear};
-use crate::operand::Operand;
+use crate::operand::{Operand, gated};
 use crate::part::{PartLoader, Role};
 
 /// The gated feed-forward: `down(activation(gate(x)) · up(x))`.
@@ -38,10 +38,7 @@ impl<B: FusedBackend> Mlp<B> {
             Operand::glu_linear(x, weights, self.activation)
         } else {
             let [gate, up] = self.input.forward(x, pass);
-            match self.activation {
-                Activation::Silu => swiglu(gate, up),
-                Activation::GeluTanh => geglu(gate, up),
-            }
+            gated(gate, up, self.activation)
         };
         self.output.forward(inner, pass)
     }
