@@ -12,7 +12,7 @@ use crate::tokenizer::{SpecialTokens, token_text};
 /// The folder of templates other than the default.
 pub const ADDITIONAL_TEMPLATES: &str = "additional_chat_templates";
 
-/// The folders of such templates that are read; where both have a name, the latter counts.
+/// The folders of such templates that are read. Where both have a template of one name, that in the second is used.
 pub(crate) const TEMPLATE_FOLDERS: [&str; 2] = ["chat_templates", ADDITIONAL_TEMPLATES];
 
 /// The file of the tokenizer that may have `chat_template`.
