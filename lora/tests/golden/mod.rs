@@ -31,10 +31,10 @@ impl Golden {
             folder,
         }
     }
+}
 
-    /// Integers, `i32` in the file.
-    pub fn ints(&self, name: &str) -> Vec<i32> {
-        let bytes = self.values.read_bytes(name).unwrap();
-        bytes.chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap())).collect()
-    }
+/// Integers, `i32` in the file.
+pub fn ints(values: &SafetensorsFolder, name: &str) -> Vec<i32> {
+    let bytes = values.read_bytes(name).unwrap();
+    bytes.as_chunks().0.iter().map(|bytes| i32::from_le_bytes(*bytes)).collect()
 }

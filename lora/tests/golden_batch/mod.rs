@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
-use burn::backend::Flex;
+use burn::backend::{Autodiff, Flex};
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use burnish_kernels::tolerance::Tolerance;
 use burnish_kernels::{FusedBackend, select_rows};
 use burnish_models::checkpoint::SafetensorsFolder;
-use burnish_models::{Checkpoint, LanguageModel, ModelInput};
+use burnish_models::{AnyTensor, Checkpoint, LanguageModel, ModelInput};
+
+use crate::golden::ints;
 
 pub struct GoldenBatch {
     /// Of the folder, for messages.
@@ -22,8 +24,7 @@ impl GoldenBatch {
     }
 
     pub fn ints(&self, name: &str) -> Vec<i32> {
-        let bytes = self.values.read_bytes(name).unwrap();
-        bytes.as_chunks().0.iter().map(|bytes| i32::from_le_bytes(*bytes)).collect()
+        ints(&self.values, name)
     }
 
     pub fn input<B: FusedBackend>(&self) -> ModelInput<B> {
@@ -38,16 +39,42 @@ impl GoldenBatch {
         Tolerance::of(DType::F32).check(&format!("{} {name}", self.name), values, expected).unwrap();
     }
 
+    /// The values of all tokens but padding.
+    pub fn unpadded(&self, values: &[f32]) -> Vec<f32> {
+        let mask = self.ints("attention_mask");
+        let rows = values.chunks_exact(values.len() / mask.len()).zip(&mask).filter(|(_, mask)| **mask > 0);
+        rows.flat_map(|(row, _)| row.iter().copied()).collect()
+    }
+
+    /// The recorded values of all tokens but padding.
+    pub fn expected(&self, name: &str) -> Vec<f32> {
+        self.unpadded(&self.values.read_f32(name).unwrap())
+    }
+
     /// Compares the logits of all tokens but padding.
     pub fn check_logits(&self, name: &str, logits: Tensor<Flex, 2>) {
-        let vocabulary = logits.dims()[1];
-        let kept: Vec<bool> = self.ints("attention_mask").iter().map(|mask| *mask > 0).collect();
-        let pick = |values: &[f32]| -> Vec<f32> {
-            let rows = values.chunks_exact(vocabulary).zip(&kept).filter(|(_, kept)| **kept);
-            rows.flat_map(|(row, _)| row.iter().copied()).collect()
-        };
         let values: Vec<f32> = logits.into_data().to_vec().unwrap();
-        self.close(name, &pick(&values), &pick(&self.values.read_f32(name).unwrap()));
+        self.close(name, &self.unpadded(&values), &self.expected(name));
+    }
+
+    /// Compares the gradients of all parameters, which are recorded behind a prefix and the name that PEFT gives them.
+    pub fn check_gradients(
+        &self,
+        loss: &Tensor<Autodiff<Flex>, 1>,
+        model: &LanguageModel<Autodiff<Flex>>,
+        prefix: &str,
+        name_of: impl Fn(&str) -> String,
+    ) {
+        let (gradients, parameters) = (loss.backward(), model.parameters());
+        assert_eq!(parameters.len(), self.values.names().iter().filter(|name| name.starts_with(prefix)).count());
+        for parameter in parameters {
+            let gradient = match parameter.tensor {
+                AnyTensor::Vector(tensor) => tensor.grad(&gradients).unwrap().into_data(),
+                AnyTensor::Matrix(tensor) => tensor.grad(&gradients).unwrap().into_data(),
+            };
+            let name = format!("{prefix}{}", name_of(&parameter.name));
+            self.close(&name, &gradient.to_vec::<f32>().unwrap(), &self.values.read_f32(&name).unwrap());
+        }
     }
 
     /// The mean loss over the labels that are not -100.

@@ -3,14 +3,15 @@
 use std::path::Path;
 
 use burn::backend::{Autodiff, Flex};
-use burn::tensor::{DType, Int, Tensor, TensorData};
+use burn::tensor::DType;
+use burnish_kernels::FusedBackend;
 use burnish_kernels::tolerance::Tolerance;
-use burnish_kernels::{FusedBackend, select_rows};
 use burnish_lora::{Init, LoraConfig, MergedCheckpoint, attach, load_adapter, read_config, resume_adapter, save_adapter};
 use burnish_models::checkpoint::SafetensorsFolder;
 use burnish_models::{AdapterPass, AnyTensor, Checkpoint, LanguageModel, LoadOptions, ModelInput};
 
 use crate::golden::Golden;
+use crate::golden_batch::GoldenBatch;
 
 type Training = Autodiff<Flex>;
 
@@ -19,40 +20,16 @@ impl Golden {
         LanguageModel::load(&self.config, checkpoint, &Default::default(), LoadOptions::default()).unwrap()
     }
 
-    fn input<B: FusedBackend>(&self) -> ModelInput<B> {
-        let unsigned = |name| self.ints(name).into_iter().map(|value| value as u32).collect::<Vec<_>>();
-        let (ids, mask) = (unsigned("input_ids"), unsigned("attention_mask"));
-        let length = ids.len() / 2;
-        let positions: Vec<u32> = (0..ids.len()).map(|index| (index % length) as u32).collect();
-        ModelInput::packed(&ids, &positions, &mask, length, &Default::default())
+    fn batch(&self) -> GoldenBatch {
+        GoldenBatch::open(&self.folder)
     }
 
     /// The logits of all tokens but padding.
     fn logits<B: FusedBackend>(&self, model: &LanguageModel<B>, adapters: AdapterPass) -> Vec<f32> {
-        let input = ModelInput { adapters, ..self.input() };
-        self.unpadded(model.logits(model.hidden_states(&input, None)).into_data().iter::<f32>().collect())
-    }
-
-    fn expected(&self, name: &str) -> Vec<f32> {
-        self.unpadded(self.values.read_f32(name).unwrap())
-    }
-
-    fn unpadded(&self, values: Vec<f32>) -> Vec<f32> {
-        let mask = self.ints("attention_mask");
-        let rows = values.chunks_exact(values.len() / mask.len()).zip(&mask).filter(|(_, mask)| **mask > 0);
-        rows.flat_map(|(row, _)| row.iter().copied()).collect()
-    }
-
-    /// The mean loss over the labels that are not -100.
-    fn loss<B: FusedBackend>(&self, model: &LanguageModel<B>) -> Tensor<B, 1> {
-        let labels = self.ints("labels");
-        let length = labels.len() / 2;
-        let learned = labels.iter().enumerate().filter(|(index, label)| **label >= 0 && index % length != 0);
-        let (positions, labels): (Vec<i32>, Vec<i32>) = learned.map(|(index, label)| (index as i32 - 1, *label)).unzip();
-        let count = positions.len();
-        let ints = |values: Vec<i32>| Tensor::<B, 1, Int>::from_data(TensorData::new(values, [count]), &Default::default());
-        let hidden = select_rows(model.hidden_states(&self.input(), None), ints(positions));
-        model.losses(hidden, ints(labels)).sum().div_scalar(count as f64)
+        let batch = self.batch();
+        let input = ModelInput { adapters, ..batch.input() };
+        let logits = model.logits(model.hidden_states(&input, None)).into_data();
+        batch.unpadded(&logits.iter::<f32>().collect::<Vec<_>>())
     }
 }
 
@@ -78,7 +55,7 @@ const ADAPTERS: [(&str, &str, &str, &str); 6] = [
 fn attached_and_merged_adapters_give_the_logits_of_peft() {
     for (base, case, folder, logits) in ADAPTERS {
         let golden = Golden::open(base, case);
-        let (folder, expected) = (golden.folder.join(folder), golden.expected(logits));
+        let (folder, expected) = (golden.folder.join(folder), golden.batch().expected(logits));
         let mut model = golden.load::<Flex>(&golden.weights);
         assert!(differs(&golden.logits(&model, AdapterPass::Current), &expected), "{case}");
         load_adapter(&mut model, &folder, None, &Default::default()).unwrap();
@@ -97,19 +74,9 @@ fn loss_and_gradients_equal_peft() {
         let golden = Golden::open(base, case);
         let mut model = golden.load::<Training>(&golden.weights);
         load_adapter(&mut model, &golden.folder.join(folder), None, &Default::default()).unwrap();
-        let loss = golden.loss(&model);
+        let loss = golden.batch().loss(&model);
         close("loss", &loss.to_data().to_vec::<f32>().unwrap(), &golden.values.read_f32("loss").unwrap());
-        let gradients = loss.backward();
-        let parameters = model.parameters();
-        assert_eq!(parameters.len(), golden.values.names().iter().filter(|name| name.starts_with("grad.")).count());
-        for parameter in parameters {
-            let gradient = match parameter.tensor {
-                AnyTensor::Vector(tensor) => tensor.grad(&gradients).unwrap().into_data(),
-                AnyTensor::Matrix(tensor) => tensor.grad(&gradients).unwrap().into_data(),
-            };
-            let name = format!("grad.base_model.model.{}", parameter.name);
-            close(&name, &gradient.to_vec::<f32>().unwrap(), &golden.values.read_f32(&name).unwrap());
-        }
+        golden.batch().check_gradients(&loss, &model, "grad.", |name| format!("base_model.model.{name}"));
     }
 }
 
@@ -199,7 +166,7 @@ fn trained_matrices_are_rounded_to_the_type_that_the_model_computes_in() {
     let options = LoadOptions::frozen(burnish_models::FloatType::BF16);
     let mut model = LanguageModel::<Training>::load(&golden.config, &golden.weights, &Default::default(), options).unwrap();
     load_adapter(&mut model, &golden.folder.join("start"), None, &Default::default()).unwrap();
-    let gradients = golden.loss(&model).backward();
+    let gradients = golden.batch().loss(&model).backward();
     for parameter in model.parameters() {
         let AnyTensor::Matrix(tensor) = parameter.tensor else { panic!("{} is not a matrix", parameter.name) };
         assert_eq!((tensor.dtype(), tensor.grad(&gradients).unwrap().dtype()), (DType::F32, DType::F32));
@@ -295,8 +262,8 @@ fn the_starts_are_those_of_peft() {
         let config = LoraConfig { rank: 4, alpha: 8.0, init, rslora, ..LoraConfig::default() };
         let mut model = golden.load::<Training>(&golden.weights);
         attach(&mut model, &config, 7, &Default::default()).unwrap();
-        close(case, &golden.logits(&model, AdapterPass::Current), &golden.expected("logits"));
-        let loss = golden.loss(&model).to_data().to_vec::<f32>().unwrap();
+        close(case, &golden.logits(&model, AdapterPass::Current), &golden.batch().expected("logits"));
+        let loss = golden.batch().loss(&model).to_data().to_vec::<f32>().unwrap();
         close(case, &loss, &golden.values.read_f32("losses").unwrap()[..1]);
     }
 }

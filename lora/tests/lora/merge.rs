@@ -8,8 +8,10 @@ use burn::tensor::DType;
 use burnish_kernels::tolerance::Tolerance;
 use burnish_lora::{LoraError, MergedCheckpoint, load_adapter, read_config};
 use burnish_models::checkpoint::SafetensorsFolder;
-use burnish_models::{Checkpoint, FloatType, LanguageModel, LoadOptions, ModelConfig, ModelInput};
+use burnish_models::{Checkpoint, FloatType, LanguageModel, LoadOptions, ModelConfig};
 use serde_json::{Value, json};
+
+use crate::golden_batch::GoldenBatch;
 
 const CASES: [&str; 4] = ["llama", "llama3", "mistral", "biased"];
 
@@ -18,7 +20,7 @@ struct Golden {
     folder: PathBuf,
     config: ModelConfig,
     weights: SafetensorsFolder,
-    values: SafetensorsFolder,
+    batch: GoldenBatch,
 }
 
 impl Golden {
@@ -28,14 +30,9 @@ impl Golden {
         Self {
             config: ModelConfig::from_json(&config).unwrap(),
             weights: SafetensorsFolder::open(&folder).unwrap(),
-            values: SafetensorsFolder::from_files(&[folder.join("golden.safetensors")]).unwrap(),
+            batch: GoldenBatch::open(&folder),
             folder,
         }
-    }
-
-    fn ints(&self, name: &str) -> Vec<u32> {
-        let bytes = self.values.read_bytes(name).unwrap();
-        bytes.chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap()) as u32).collect()
     }
 
     fn load(&self, checkpoint: &dyn Checkpoint) -> LanguageModel<Flex> {
@@ -44,21 +41,8 @@ impl Golden {
 
     /// The logits of the golden batch, without those of padding.
     fn logits(&self, model: &LanguageModel<Flex>) -> Vec<f32> {
-        let (ids, mask) = (self.ints("input_ids"), self.ints("attention_mask"));
-        let length = ids.len() / 2;
-        let positions: Vec<u32> = (0..ids.len()).map(|index| (index % length) as u32).collect();
-        let input = ModelInput::packed(&ids, &positions, &mask, length, &FlexDevice);
-        self.unpadded(model.logits(model.hidden_states(&input, None)).into_data().iter::<f32>().collect())
-    }
-
-    fn expected(&self, name: &str) -> Vec<f32> {
-        self.unpadded(self.values.read_f32(name).unwrap())
-    }
-
-    fn unpadded(&self, values: Vec<f32>) -> Vec<f32> {
-        let mask = self.ints("attention_mask");
-        let rows = values.chunks_exact(values.len() / mask.len()).zip(&mask).filter(|(_, mask)| **mask > 0);
-        rows.flat_map(|(row, _)| row.iter().copied()).collect()
+        let logits = model.logits(model.hidden_states(&self.batch.input(), None)).into_data();
+        self.batch.unpadded(&logits.iter::<f32>().collect::<Vec<_>>())
     }
 }
 
@@ -70,11 +54,11 @@ fn check(name: &str, values: &[f32], expected: &[f32]) {
 fn merged_weights_give_the_logits_of_base_and_adapter() {
     for case in CASES {
         let golden = Golden::open(case);
-        let expected = golden.expected("adapter_logits");
+        let expected = golden.batch.expected("adapter_logits");
         let merged = MergedCheckpoint::open(&golden.weights, &golden.folder.join("adapter")).unwrap();
         check(case, &golden.logits(&golden.load(&merged)), &expected);
         // The adapter changes the logits by more than the tolerance.
-        assert!(Tolerance::of(DType::F32).check(case, &golden.expected("logits"), &expected).is_err());
+        assert!(Tolerance::of(DType::F32).check(case, &golden.batch.expected("logits"), &expected).is_err());
     }
 }
 
@@ -154,7 +138,7 @@ fn patterns_of_ranks_and_alphas_apply_to_merged_and_attached_adapters() {
         config["rank_pattern"] = json!({ r".*_proj": own.rank });
         config["alpha_pattern"] = json!({ r"model\.layers\.\d+\.[a-z_]+\.[a-z]+_proj": own.alpha });
     });
-    let expected = golden.expected("adapter_logits");
+    let expected = golden.batch.expected("adapter_logits");
     let merged = MergedCheckpoint::open(&golden.weights, folder.path()).unwrap();
     check("merged", &golden.logits(&golden.load(&merged)), &expected);
     let mut model = golden.load(&golden.weights);
@@ -222,7 +206,7 @@ fn renamed(golden: &Golden, pattern: Option<&str>, rename: impl Fn(&str) -> Stri
 #[test]
 fn the_adapter_of_a_multimodal_model_is_read_as_that_of_its_text_part() {
     let golden = Golden::open("gemma3");
-    let expected = golden.expected("adapter_logits");
+    let expected = golden.batch.expected("adapter_logits");
     for prefix in ["model.language_model.", "language_model.model."] {
         let rename = |name: &str| name.replacen("base_model.model.model.", &format!("base_model.model.{prefix}"), 1);
         let folder = renamed(&golden, None, rename);

@@ -100,19 +100,24 @@ fn loss<B: FusedBackend>(model: &LanguageModel<B>, adapters: AdapterPass) -> Ten
     model.losses(hidden, labels).mean()
 }
 
+/// Sets the factors B of all adapters, which begin as zero.
+fn set_factors(model: &mut LanguageModel<Training>) {
+    for (_, linear) in model.linears_mut() {
+        let adapter = linear.adapter.as_mut().unwrap();
+        let [outputs, rank] = adapter.lora_b.val().dims();
+        let values: Vec<f32> = (0..outputs * rank).map(|at| ((at * 29 % 17) as f32 - 8.0) / 100.0).collect();
+        let lora_b = Tensor::from_data(TensorData::new(values, [outputs, rank]), (&Default::default(), DType::F32));
+        adapter.lora_b = Param::initialized(adapter.lora_b.id, lora_b.require_grad());
+    }
+}
+
 /// A model with adapters whose factors are not zero.
 fn adapted(config: &ModelConfig, checkpoint: &Memory, options: LoadOptions) -> LanguageModel<Training> {
     let device = Default::default();
     let mut model = LanguageModel::load(config, checkpoint, &device, options).unwrap();
     let lora = LoraConfig { rank: 4, dropout: 0.3, ..LoraConfig::default() };
     attach(&mut model, &lora, 3, &device).unwrap();
-    for (_, linear) in model.linears_mut() {
-        let adapter = linear.adapter.as_mut().unwrap();
-        let [outputs, rank] = adapter.lora_b.val().dims();
-        let values: Vec<f32> = (0..outputs * rank).map(|at| ((at * 29 % 17) as f32 - 8.0) / 100.0).collect();
-        let lora_b = Tensor::from_data(TensorData::new(values, [outputs, rank]), (&device, DType::F32));
-        adapter.lora_b = Param::initialized(adapter.lora_b.id, lora_b.require_grad());
-    }
+    set_factors(&mut model);
     model
 }
 
@@ -346,13 +351,7 @@ fn gradients_of_dora_are_those_through_the_dequantised_weights() {
         let mut model = LanguageModel::<Training>::load(&config, checkpoint, &device, options).unwrap();
         let lora = LoraConfig { rank: 4, dropout: 0.3, dora: true, ..LoraConfig::default() };
         attach(&mut model, &lora, 3, &device).unwrap();
-        for (_, linear) in model.linears_mut() {
-            let adapter = linear.adapter.as_mut().unwrap();
-            let [outputs, rank] = adapter.lora_b.val().dims();
-            let values: Vec<f32> = (0..outputs * rank).map(|at| ((at * 29 % 17) as f32 - 8.0) / 100.0).collect();
-            let lora_b = Tensor::from_data(TensorData::new(values, [outputs, rank]), (&device, DType::F32));
-            adapter.lora_b = Param::initialized(adapter.lora_b.id, lora_b.require_grad());
-        }
+        set_factors(&mut model);
         let gradients = loss(&model, AdapterPass::Dropout(7.into())).backward();
         let of = |tensor: AnyTensor<Training>| match tensor {
             AnyTensor::Vector(tensor) => tensor.grad(&gradients).unwrap().into_data().iter::<f32>().collect::<Vec<_>>(),

@@ -7,11 +7,11 @@ use burnish_kernels::tolerance::Tolerance;
 use burnish_lora::{Init, LoraConfig};
 use burnish_models::{Checkpoint, LoadOptions};
 
-use crate::golden::Golden;
+use crate::golden::{Golden, ints};
 
 impl Golden {
     fn batch(&self) -> Batch {
-        let ints = |name: &str| -> Vec<i64> { self.ints(name).into_iter().map(i64::from).collect() };
+        let ints = |name: &str| -> Vec<i64> { ints(&self.values, name).into_iter().map(i64::from).collect() };
         let (ids, mask, labels) = (ints("input_ids"), ints("attention_mask"), ints("labels"));
         let (rows, length) = (2, ids.len() / 2);
         Batch {
