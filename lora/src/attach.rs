@@ -194,10 +194,22 @@ fn checked(config: &LoraConfig, sites: &Sites) -> Result<LoraConfig> {
     config.check()?;
     let config = sites.resolved(config)?;
     config.check()?;
+    check_layers(&config, sites)?;
     check_targets(&config, sites)?;
     check_rank(&config, sites)?;
     check_init(&config, sites)?;
     Ok(config)
+}
+
+/// There can't be adapters in more blocks than the model has. mlx-lm refuses that too.
+fn check_layers(config: &LoraConfig, sites: &Sites) -> Result<()> {
+    match config.num_layers.filter(|layers| *layers > sites.blocks()) {
+        Some(layers) => {
+            let reason = format!("num_layers: expected at most {}, the number of blocks, got {layers}", sites.blocks());
+            Err(LoraError::Config { reason })
+        }
+        None => Ok(()),
+    }
 }
 
 /// A decomposition of a weight has no more parts than its smaller side.
@@ -309,5 +321,8 @@ mod tests {
         let sites = sites();
         assert!(sites.targeted(&config).all(|layer| layer.name.contains(".1.")));
         assert_eq!(sites.targeted(&config).count(), 3);
+        let more = LoraConfig { num_layers: Some(3), ..LoraConfig::default() };
+        let error = checked(&more, &sites).unwrap_err().to_string();
+        assert!(error.contains("num_layers: expected at most 2, the number of blocks, got 3"), "{error}");
     }
 }

@@ -84,8 +84,12 @@ impl Sites {
 
     /// The first block that gets adapters.
     fn first_block(&self, config: &LoraConfig) -> usize {
-        let blocks = self.linears.iter().filter_map(|layer| block_index(&layer.name)).max().map_or(0, |last| last + 1);
-        config.num_layers.map_or(0, |last| blocks.saturating_sub(last))
+        config.num_layers.map_or(0, |last| self.blocks().saturating_sub(last))
+    }
+
+    /// The number of blocks of the model.
+    pub(crate) fn blocks(&self) -> usize {
+        self.linears.iter().filter_map(|layer| block_index(&layer.name)).max().map_or(0, |last| last + 1)
     }
 
     /// The configuration as PEFT reads it for this model: where experts were linear layers before transformers 5, names of those in
