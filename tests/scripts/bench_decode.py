@@ -1,9 +1,10 @@
-"""Decoding on a GPU: one stream, 300 tokens after a short prompt, the best of three runs of each backend and storage.
+"""Decoding on a GPU: one stream, 300 tokens after a short prompt, the best of five runs of each backend and storage.
 
     python3 tests/scripts/bench_decode.py target/release/burnish --output recipes/results
 
-It prints a line of JSON per line of `--runs`: `tokens_per_second` does not count the prompt, nor the compilation of kernels. The model is
-`--model`, by default random weights in the shape of Llama-3.2-1B (see bench_train.py, which needs torch).
+It prints a line of JSON per line of `--runs`: `tokens_per_second` does not count the prompt, nor the compilation of kernels. All take
+turns, because the speed of a host changes from minute to minute. The model is `--model`, by default random weights in the shape of
+Llama-3.2-1B (see bench_train.py, which needs torch).
 """
 
 import argparse
@@ -17,7 +18,7 @@ RUNS = {
     "cuda, NF4": ["--backend", "cuda", "--quantization", "nf4"],
     "vulkan, f16": ["--backend", "vulkan", "--dtype", "f16"],
 }
-TURNS, TOKENS = 3, 300
+TURNS, TOKENS = 5, 300
 
 
 def decode(arguments, flags):
@@ -40,9 +41,11 @@ def main():
         import bench_train
         bench_train.make_model()
         arguments.model = str(bench_train.FOLDER)
+    names = arguments.runs.split(";")
+    turns = [{name: decode(arguments, RUNS[name]) for name in names} for _ in range(TURNS)]
     found = []
-    for name in arguments.runs.split(";"):
-        rates = [decode(arguments, RUNS[name]) for _ in range(TURNS)]
+    for name in names:
+        rates = [turn[name] for turn in turns]
         found.append(dict(run=name, tokens=TOKENS, tokens_per_second=round(max(rates), 1), all=[round(rate, 1) for rate in rates]))
         print(json.dumps(found[-1]), flush=True)
     if arguments.output:
