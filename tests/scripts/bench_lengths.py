@@ -2,8 +2,8 @@
 
     python3 tests/scripts/bench_lengths.py target/release/burnish cuda --steps 500 --output recipes/results
 
-It prints a line of JSON per run. `tokens_per_second` counts real tokens, from step 50 on and with every pause; `growth` is the largest
-pool of all steps by that of the first 50 steps; `of_padded` compares with the padded run. The model is `--model`, by default random
+It prints a line of JSON per run. `tokens_per_second` counts real tokens, from step 50 on (`--first`) and with every pause; `growth` is
+the largest pool of all steps by that of the first 50 steps; `of_padded` compares with the padded run. The model is `--model`, by default random
 weights in the shape of Llama-3.2-1B, or `--shape llama-3.1-8b` (see bench_train.py, which needs torch).
 """
 
@@ -15,7 +15,6 @@ from pathlib import Path
 
 import bench_row
 
-FIRST = 50
 RUNS = {"padded": ["--no-padding-free"], "padding-free": [], "packed": ["--packing"]}
 
 
@@ -35,13 +34,14 @@ def train(arguments, rows, folder, name, flags):
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert len(steps) == arguments.steps
-    later = steps[FIRST:]
+    first = arguments.first
+    later = steps[first:]
     pool = lambda some: max(step["pool_bytes"] or step["peak_bytes"] for step in some)
     return dict(run=name, batch_size=size, tokens=sum(step["tokens"] for step in later), loss=steps[-1]["loss"],
                 tokens_per_second=round(sum(step["tokens"] for step in later) / sum(step["step_ms"] for step in later) * 1e3),
-                longest_ms=round(max(step["step_ms"] for step in later)), longest_of_first_ms=round(max(step["step_ms"] for step in steps[:FIRST])),
-                live_mib=max(step["live_bytes"] or 0 for step in steps) >> 20, pool_mib=pool(steps) >> 20, pool_mib_of_first=pool(steps[:FIRST]) >> 20,
-                growth=round(pool(steps) / pool(steps[:FIRST]), 4))
+                longest_ms=round(max(step["step_ms"] for step in later)), longest_of_first_ms=round(max(step["step_ms"] for step in steps[:first])),
+                live_mib=max(step["live_bytes"] or 0 for step in steps) >> 20, pool_mib=pool(steps) >> 20, pool_mib_of_first=pool(steps[:first]) >> 20,
+                growth=round(pool(steps) / pool(steps[:first]), 4))
 
 
 def main():
@@ -51,6 +51,7 @@ def main():
     parser.add_argument("--model", help="folder of a model")
     parser.add_argument("--shape", default="llama-3.2-1b", help="of the random weights, without --model")
     parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--first", type=int, default=50, help="steps that are not timed, and after which memory must not grow")
     parser.add_argument("--batch-size", type=int, default=16, help="rows of a padded or padding-free micro-batch")
     parser.add_argument("--folder", default="/tmp/burnish-lengths", help="for rows and runs")
     parser.add_argument("--runs", default=",".join(RUNS))
