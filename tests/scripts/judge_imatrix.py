@@ -2,9 +2,9 @@
 
     python tests/scripts/judge_imatrix.py target/release/burnish MODEL.gguf ROWS.jsonl
 
-ROWS are tokens, `{"input_ids": […]}`. The values must be within 1e-3 of the mean squares that transformers has on the same tokens with the
-weights of MODEL in f32, relative to the mean of a matrix. `llama_model_quantize` must take the file, and with it have a lower perplexity
-on ROWS than without, and `burnish quantize --imatrix` too. Versions: requirements.txt.
+ROWS are tokens, `{"input_ids": […]}`. The values must be within 1e-4 of the mean squares that transformers has on the same tokens with the
+weights of MODEL in f32, relative to the value and the mean of its matrix. `llama_model_quantize` must take the file, and with it have a
+lower perplexity on ROWS than without, and `burnish quantize --imatrix` too. Versions: requirements.txt.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ import torch
 from gguf import GGUFReader
 from transformers import AutoModelForCausalLM
 
-TOLERANCE = 1e-3
+TOLERANCE = 1e-4
 MIXTURES = {"q3_k_s": 11, "iq4_xs": 30}
 NAMES = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
          "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
@@ -101,8 +101,10 @@ def main(program, model, data):
         burnish(program, "imatrix", "--model", source, "--data", data, "--output", matrix, "--backend", "cpu", "--max-tokens", 0)
         found, expected = read(matrix), hooks(work / "hf", rows)
         check(set(found) == set(expected), f"{len(found)} matrices")
-        worst = max(float(np.abs(found[name] - values).max() / values.mean()) for name, values in expected.items())
-        check(worst <= TOLERANCE, f"values within {worst:.2e} of the mean of a matrix")
+        # A column of a few matrices has a thousand times the mean.
+        differences = [np.abs(found[name] - values) / (values + values.mean()) for name, values in expected.items()]
+        worst = max(float(values.max()) for values in differences)
+        check(worst <= TOLERANCE, f"values within {worst:.2e} of themselves and the mean of their matrix")
         for mixture, file_type in MIXTURES.items():
             figures = {}
             for label, means in (("without", {}), ("with", found)):
