@@ -69,6 +69,7 @@ const DROPOUTS: &[&str] = &[
     "hidden_dropout",
     "hidden_dropout_prob",
     "resid_pdrop",
+    "residual_dropout",
 ];
 
 /// The dropouts in `config.json` that are not 0, by key. None is applied: adapters have a dropout of their own.

@@ -107,8 +107,8 @@ fn rotated_elements_are_an_even_number_of_those_of_a_head() {
 
 #[test]
 fn dropouts_other_than_0_are_listed() {
-    let json = json!({"attention_dropout": 0.1, "hidden_dropout": 0, "resid_pdrop": 0.0, "embd_pdrop": null});
-    assert_eq!(ignored_dropouts(&json), [("attention_dropout", 0.1)]);
+    let json = json!({"attention_dropout": 0.1, "hidden_dropout": 0, "resid_pdrop": 0.0, "embd_pdrop": null, "residual_dropout": 0.2});
+    assert_eq!(ignored_dropouts(&json), [("attention_dropout", 0.1), ("residual_dropout", 0.2)]);
 }
 
 #[test]
