@@ -4,9 +4,7 @@
 
 use std::collections::HashMap;
 
-use burnish_models::gguf::{
-    DEFAULT_PATTERNS, GPT4O_PATTERN, LLAMA3_PATTERN, Metadata, QWEN2_PATTERN, TEKKEN_PATTERN, Value,
-};
+use burnish_models::gguf::{DEFAULT_PATTERNS, LLAMA3_PATTERN, Metadata, PATTERNS, Value};
 use burnish_models::{ChatTemplate, Pretrained};
 use serde_json::Value as Json;
 
@@ -209,17 +207,15 @@ fn pre_tokenizer_name(json: &Json, ignores_merges: bool) -> Result<&'static str>
         match step["type"].as_str() {
             Some("Digits") if step["individual_digits"].as_bool() == Some(true) => return Ok("smollm"),
             Some("Split") => {
-                return match step["pattern"]["Regex"].as_str() {
-                    // The same pattern, as OLMo 2 has it.
-                    Some(LLAMA3_PATTERN) => Ok(if ignores_merges { "llama-bpe" } else { "dbrx" }),
-                    Some(QWEN2_PATTERN) => Ok("qwen2"),
-                    Some(GPT4O_PATTERN) => Ok("gpt-4o"),
-                    Some(TEKKEN_PATTERN) => Ok("tekken"),
-                    pattern => Err(ExportError::unsupported(format!(
-                        "llama.cpp has no pre-tokenizer with the pattern {}",
-                        pattern.unwrap_or_default()
-                    ))),
+                // Some files have the characters, not their escapes.
+                let pattern = step["pattern"]["Regex"].as_str().unwrap_or_default();
+                let pattern = pattern.replace('\r', "\\r").replace('\n', "\\n");
+                let Some((known, names)) = PATTERNS.iter().find(|(known, _)| *known == pattern) else {
+                    let reason = format!("llama.cpp has no pre-tokenizer with the pattern {pattern}");
+                    return Err(ExportError::unsupported(reason));
                 };
+                // OLMo 2 has the same pattern.
+                return Ok(if *known == LLAMA3_PATTERN && !ignores_merges { "dbrx" } else { names[0] });
             }
             _ => {}
         }
@@ -233,6 +229,7 @@ fn pre_tokenizer_name(json: &Json, ignores_merges: bool) -> Result<&'static str>
 #[cfg(test)]
 mod tests {
     use burnish_models::SpecialTokens;
+    use burnish_models::gguf::{GPT4O_PATTERN, QWEN2_PATTERN, TEKKEN_PATTERN};
     use serde_json::json;
 
     use super::*;
@@ -265,6 +262,8 @@ mod tests {
         assert_eq!(named(json!({ "type": "ByteLevel", "use_regex": true }), false).unwrap(), ("gpt-2", 0));
         let default = DEFAULT_PATTERNS.map(|pattern| json!({ "type": "Split", "pattern": { "Regex": pattern } }));
         assert_eq!(named(json!({ "type": "Sequence", "pretokenizers": default }), false).unwrap(), ("default", 0));
+        let unescaped = QWEN2_PATTERN.replace("\\r", "\r").replace("\\n", "\n");
+        assert_eq!(named(split(&unescaped), false).unwrap(), ("qwen2", 0));
         // Almost that of GPT-4o.
         let other = "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}]*[\\p{Ll}]+|\\p{N}{1,3}|\\s+";
         assert!(named(split(other), false).unwrap_err().to_string().contains(other));

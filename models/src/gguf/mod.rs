@@ -22,7 +22,7 @@ pub use header::TensorInfo;
 pub use metadata::{Metadata, Value};
 pub use rows::{halves_apart, halves_interleaved};
 pub use shards::{SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, shard_path};
-pub use tokenizer::{DEFAULT_PATTERNS, GPT4O_PATTERN, LLAMA3_PATTERN, QWEN2_PATTERN, TEKKEN_PATTERN};
+pub use tokenizer::{DEFAULT_PATTERNS, GPT4O_PATTERN, LLAMA3_PATTERN, PATTERNS, QWEN2_PATTERN, TEKKEN_PATTERN};
 
 use crate::chat_template::ChatTemplate;
 use crate::checkpoint::Checkpoint;

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-pub use llama_cpp::{DEFAULT_PATTERNS, GPT4O_PATTERN, LLAMA3_PATTERN, QWEN2_PATTERN, TEKKEN_PATTERN};
+pub use llama_cpp::{DEFAULT_PATTERNS, GPT4O_PATTERN, LLAMA3_PATTERN, PATTERNS, QWEN2_PATTERN, TEKKEN_PATTERN};
 
 use self::llama_cpp::{END_TEXTS, Split, adds_bos, end_tokens, ignores_merges, split_of};
 use crate::error::{ModelError, Result};
@@ -115,10 +115,7 @@ fn byte_level(metadata: &Metadata, tokens: &[&str]) -> Result<Value> {
         Some(Split::Digits) => {
             json!({ "type": "Sequence", "pretokenizers": [{ "type": "Digits", "individual_digits": true }, plain] })
         }
-        Some(Split::Llama3) => split(&[LLAMA3_PATTERN]),
-        Some(Split::Qwen2) => split(&[QWEN2_PATTERN]),
-        Some(Split::Gpt4o) => split(&[GPT4O_PATTERN]),
-        Some(Split::Tekken) => split(&[TEKKEN_PATTERN]),
+        Some(Split::Pattern(pattern)) => split(&[pattern]),
         Some(Split::Gpt2) => plain,
         Some(Split::Default) => split(&DEFAULT_PATTERNS),
         None => return Err(refuse(format!("the pre-tokenizer `{kind}` (`tokenizer.ggml.pre`) is not supported"))),

@@ -14,6 +14,31 @@ pub const GPT4O_PATTERN: &str = "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p
 /// The pattern of Mistral's newer tokenizers, since Mistral Nemo. What is said of [`GPT4O_PATTERN`] is true of it too.
 pub const TEKKEN_PATTERN: &str = "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
+/// Each pattern with the values of `tokenizer.ggml.pre` that mean it, of which the first is written.
+pub const PATTERNS: &[(&str, &[&str])] = &[
+    (
+        LLAMA3_PATTERN,
+        &[
+            "llama-bpe",
+            "llama3",
+            "llama-v3",
+            "falcon3",
+            "falcon-h1",
+            "pixtral",
+            "midm-2.0",
+            "lfm2",
+            "jina-v5-nano",
+            "smaug-bpe",
+            "dbrx",
+            "chatglm-bpe",
+            "glm4",
+        ],
+    ),
+    (QWEN2_PATTERN, &["qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "stablelm2", "hunyuan", "solar-open"]),
+    (GPT4O_PATTERN, &["gpt-4o", "llama4", "kanana2"]),
+    (TEKKEN_PATTERN, &["tekken"]),
+];
+
 /// The patterns, applied one after the other, that llama.cpp uses if a file names no pre-tokenizer or `default`.
 pub const DEFAULT_PATTERNS: [&str; 4] = [
     "[\\p{P}\\$\\+<=>\\^~\\|]+",
@@ -57,10 +82,8 @@ const FILL_ENDS: [(&str, &[&str]); 3] = [
 /// How text is split into words in a file of the kind `gpt2`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Split {
-    Llama3,
-    Qwen2,
-    Gpt4o,
-    Tekken,
+    /// By a pattern.
+    Pattern(&'static str),
     /// Into single digits, then as in GPT-2.
     Digits,
     Gpt2,
@@ -69,14 +92,10 @@ pub(super) enum Split {
 
 /// The split for a value of `tokenizer.ggml.pre`; `None` if it is not supported.
 pub(super) fn split_of(pre: &str) -> Option<Split> {
+    if let Some((pattern, _)) = PATTERNS.iter().find(|(_, names)| names.contains(&pre)) {
+        return Some(Split::Pattern(pattern));
+    }
     Some(match pre {
-        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0" | "lfm2" | "jina-v5-nano"
-        | "smaug-bpe" | "dbrx" | "chatglm-bpe" | "glm4" => Split::Llama3,
-        "qwen2" | "deepseek-r1-qwen" | "kormo" | "f2llmv2" | "megrez" | "stablelm2" | "hunyuan" | "solar-open" => {
-            Split::Qwen2
-        }
-        "gpt-4o" | "llama4" | "kanana2" => Split::Gpt4o,
-        "tekken" => Split::Tekken,
         "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b" | "mellum2" => Split::Digits,
         "gpt-2" | "phi-2" | "mpt" | "olmo" | "jais" | "trillion" | "granite-docling" | "exaone4" | "gigachat" | "mellum"
         | "a.x-4.0" => Split::Gpt2,
