@@ -2,39 +2,31 @@
 //!
 //! Source: `mlx_lm/models` of mlx-lm 0.32.2.
 
+use burnish_models::config::insert_absent;
 use burnish_models::{ModelConfig, RopeScaling};
 use serde_json::{Map, Value, json};
 
-/// Adds what mlx-lm reads under other names than transformers 5 writes: most of its models know only the keys of transformers 4, and
-/// would take their defaults. The keys that are there already stay.
-pub(super) fn adapt(json: &mut Value, config: &ModelConfig) {
-    let Value::Object(map) = json else { return };
-    if config.model_type == "granitemoehybrid" {
-        // What files say since transformers 5 is unknown to it.
-        map.insert("layer_types".to_owned(), json!(vec!["attention"; config.num_hidden_layers]));
-    }
+/// Adds what mlx-lm reads under other names than transformers 5 writes, and returns what it computes differently: most of its models
+/// know only the keys of transformers 4, and would take their defaults. The keys that are there already stay.
+pub(super) fn adapt(json: &mut Value, config: &ModelConfig) -> Vec<String> {
+    let Value::Object(map) = json else { return Vec::new() };
+    let mut notes = (config.family.mlx)(config, map);
     let parameters = map.get("rope_parameters").and_then(Value::as_object).cloned().unwrap_or_default();
     // One for each kind of layer, or one for all.
-    let part = |kind: &str| parameters.get(kind).and_then(Value::as_object);
-    let full = part("full_attention").unwrap_or(&parameters);
-    let mut add = |key: &str, value: Option<Value>| {
-        let is_absent = map.get(key).is_none_or(Value::is_null);
-        if let Some(value) = value.filter(|value| is_absent && !value.is_null()) {
-            map.insert(key.to_owned(), value);
-        }
-    };
+    let full = parameters.get("full_attention").and_then(Value::as_object).unwrap_or(&parameters);
     for key in ["rope_theta", "partial_rotary_factor"] {
-        add(key, full.get(key).cloned());
+        insert_absent(map, key, full.get(key).cloned());
     }
-    add("rope_scaling", scaling(full));
-    add("num_experts", config.experts.as_ref().map(|experts| json!(experts.count)));
-    if config.model_type.starts_with("gemma3") {
-        add("rope_local_base_freq", part("sliding_attention").and_then(|part| part.get("rope_theta")).cloned());
-        add("sliding_window_pattern", pattern(config).map(|pattern| json!(pattern)));
+    insert_absent(map, "rope_scaling", scaling(full));
+    insert_absent(map, "num_experts", config.experts.as_ref().map(|experts| json!(experts.count)));
+    let is_long_only = |scaling: &RopeScaling| matches!(scaling, RopeScaling::LongRope { short, long, .. } if short != long);
+    if config.rotary.iter().filter_map(|rotary| rotary.scaling.as_ref()).any(is_long_only) {
+        notes.push(
+            "mlx-lm takes LongRoPE's divisors for long texts for short ones too, so the results differ on short texts"
+                .to_owned(),
+        );
     }
-    if config.model_type == "mistral" && config.window(0).is_some() {
-        add("layer_types", Some(json!(vec!["sliding_attention"; config.num_hidden_layers])));
-    }
+    notes
 }
 
 /// `rope_scaling` of transformers 4; `None` if frequencies are not scaled.
@@ -49,34 +41,6 @@ fn scaling(parameters: &Map<String, Value>) -> Option<Value> {
     Some(Value::Object(scaling))
 }
 
-/// Every how many layers one has no window; `None` if the layers have another order.
-fn pattern(config: &ModelConfig) -> Option<usize> {
-    let is_full = |layer: &usize| config.window(*layer).is_none();
-    let pattern = (0..config.num_hidden_layers).find(is_full).map_or(config.num_hidden_layers + 1, |first| first + 1);
-    (0..config.num_hidden_layers).all(|layer| is_full(&layer) == (layer % pattern == pattern - 1)).then_some(pattern)
-}
-
-/// What mlx-lm computes differently.
-pub(super) fn notes(config: &ModelConfig) -> Vec<String> {
-    let mut notes = Vec::new();
-    if config.model_type.starts_with("gemma3") && pattern(config).is_none() {
-        notes.push(
-            "mlx-lm reads windows as one in every so many layers, and those of this model have another order".to_owned(),
-        );
-    }
-    if let Some(window) = config.window(0).filter(|_| config.model_type == "gemma2") {
-        notes.push(format!("mlx-lm has no sliding window for gemma2: the results are the same up to {window} tokens"));
-    }
-    let is_long_only = |scaling: &RopeScaling| matches!(scaling, RopeScaling::LongRope { short, long, .. } if short != long);
-    if config.rotary.iter().filter_map(|rotary| rotary.scaling.as_ref()).any(is_long_only) {
-        notes.push(
-            "mlx-lm takes LongRoPE's divisors for long texts for short ones too, so the results differ on short texts"
-                .to_owned(),
-        );
-    }
-    notes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,8 +52,7 @@ mod tests {
             json[key] = value.clone();
         }
         let config = ModelConfig::from_json(&json).unwrap();
-        adapt(&mut json, &config);
-        assert_eq!(notes(&config).len(), 0);
+        assert_eq!(adapt(&mut json, &config), [""; 0]);
         json
     }
 

@@ -3,7 +3,7 @@
 use burnish_kernels::glu::Activation;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::Family;
 use crate::error::{ModelError, Result};
@@ -22,6 +22,13 @@ pub(crate) fn require_activation(key: &str, name: Option<&str>, own: Activation)
     match name.filter(|name| !names.contains(name)) {
         Some(other) => Err(ModelError::Config { reason: format!("`{key}`: expected {own}, got `{other}`") }),
         None => Ok(()),
+    }
+}
+
+/// Inserts a value, unless that is null, for a key that is absent or null.
+pub fn insert_absent(json: &mut Map<String, Value>, key: &str, value: Option<Value>) {
+    if let Some(value) = value.filter(|value| !value.is_null() && json.get(key).is_none_or(Value::is_null)) {
+        json.insert(key.to_owned(), value);
     }
 }
 

@@ -13,7 +13,7 @@ use burnish_kernels::glu::Activation;
 use serde_json::{Map, Value};
 
 pub use experts::{ClampedGate, ExpertsConfig, Shares, Stacking};
-pub use json::{TokenIds, ignored_dropouts};
+pub use json::{TokenIds, ignored_dropouts, insert_absent};
 pub(crate) use json::{parse, refuse_unread, require_activation};
 pub use layers::{Biases, LayerConfig, QueryScaling};
 pub(crate) use rotary::theta_of;
@@ -38,6 +38,8 @@ pub struct Family {
     pub norm_offset: f64,
     /// The architecture of its GGUF files.
     pub gguf: GgufArchitecture,
+    /// Puts into a `config.json` what only mlx-lm's model of it reads, and returns what that computes differently, a sentence each.
+    pub mlx: fn(&ModelConfig, &mut Map<String, Value>) -> Vec<String>,
 }
 
 /// A `model_type` and the class of transformers that runs it.

@@ -30,6 +30,7 @@ pub static FAMILY: Family = Family {
         write,
         read,
     },
+    mlx,
 };
 
 const PARTS: &[Part] = &[
@@ -213,6 +214,12 @@ fn read(metadata: &Metadata, config: &mut Map<String, Value>) -> std::result::Re
         config.insert(key.to_owned(), json!(cap));
     }
     Ok(())
+}
+
+fn mlx(config: &ModelConfig, _: &mut Map<String, Value>) -> Vec<String> {
+    let of_window =
+        |window| format!("mlx-lm has no sliding window for gemma2: the results are the same up to {window} tokens");
+    config.window(0).map(of_window).into_iter().collect()
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Biases, Family, GgufArchitecture, LayerConfig, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds, parse,
-    require_activation, theta_of,
+    Biases, Family, GgufArchitecture, LayerConfig, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds, insert_absent,
+    parse, require_activation, theta_of,
 };
 use crate::error::{ModelError, Result};
 use crate::gguf::metadata::{Metadata, Value as GgufValue};
@@ -23,6 +23,7 @@ pub static FAMILY: Family = Family {
     parts: PARTS,
     norm_offset: 1.0,
     gguf: GgufArchitecture { name: "gemma3", reads: &[], has_windows: true, write, read },
+    mlx,
 };
 
 const PARTS: &[Part] = &[
@@ -226,4 +227,21 @@ fn read(metadata: &Metadata, config: &mut Map<String, Value>) -> std::result::Re
     let theta = metadata.optional_float("gemma3.rope.freq_base_swa")?.unwrap_or(SLIDING_THETA);
     config.insert("rope_local_base_freq".to_owned(), json!(theta));
     Ok(())
+}
+
+/// mlx-lm knows only the keys of transformers 4.
+fn mlx(config: &ModelConfig, json: &mut Map<String, Value>) -> Vec<String> {
+    let layers = 0..config.num_hidden_layers;
+    let is_full = |layer: &usize| config.window(*layer).is_none();
+    let pattern = layers.clone().find(is_full).map_or(config.num_hidden_layers + 1, |first| first + 1);
+    let pattern =
+        Some(pattern).filter(|pattern| layers.clone().all(|layer| is_full(&layer) == (layer % pattern == pattern - 1)));
+    let sliding = json.get("rope_parameters").and_then(|parameters| parameters.get("sliding_attention"));
+    let theta = sliding.and_then(|sliding| sliding.get("rope_theta")).cloned();
+    insert_absent(json, "rope_local_base_freq", theta);
+    insert_absent(json, "sliding_window_pattern", pattern.map(Value::from));
+    if pattern.is_some() {
+        return Vec::new();
+    }
+    vec!["mlx-lm reads windows as one in every so many layers, and those of this model have another order".to_owned()]
 }

@@ -22,6 +22,7 @@ pub static FAMILY: Family = Family {
     parts: PARTS,
     norm_offset: 0.0,
     gguf: GgufArchitecture { name: "gpt-oss", reads: &["expert_count"], has_windows: true, write, read },
+    mlx: |_, _| Vec::new(),
 };
 
 const PARTS: &[Part] = &[

@@ -5,7 +5,7 @@
 
 use burnish_kernels::glu::Activation;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::granite::{self, Factors};
 use crate::config::{
@@ -22,6 +22,7 @@ pub static FAMILY: Family = Family {
     parts: PARTS,
     norm_offset: 0.0,
     gguf: GgufArchitecture { write: granite::write, ..granite::FAMILY.gguf },
+    mlx,
 };
 
 const PARTS: &[Part] = &[
@@ -109,6 +110,12 @@ fn configure(json: &Value) -> Result<ModelConfig> {
     })
 }
 
+/// What files say since transformers 5 is unknown to mlx-lm.
+fn mlx(config: &ModelConfig, json: &mut Map<String, Value>) -> Vec<String> {
+    json.insert("layer_types".to_owned(), json!(vec!["attention"; config.num_hidden_layers]));
+    Vec::new()
+}
+
 /// Refuses what dense models don't have.
 fn check_dense(config: &Granite4Config) -> Result<()> {
     let refuse = |reason: String| Err(ModelError::Config { reason });
@@ -143,8 +150,6 @@ fn check_dense(config: &Granite4Config) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

@@ -5,11 +5,11 @@
 
 use burnish_kernels::glu::Activation;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Biases, Family, GgufArchitecture, LayerConfig, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds, parse,
-    require_activation,
+    Biases, Family, GgufArchitecture, LayerConfig, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds, insert_absent,
+    parse, require_activation,
 };
 use crate::error::Result;
 use crate::part::{Part, Role};
@@ -25,6 +25,7 @@ pub static FAMILY: Family = Family {
     parts: PARTS,
     norm_offset: 0.0,
     gguf: GgufArchitecture { name: "llama", reads: &[], has_windows: false, write: |_, _| Ok(()), read: |_, _| Ok(()) },
+    mlx,
 };
 
 const PARTS: &[Part] = &[
@@ -101,4 +102,12 @@ fn configure(json: &Value) -> Result<ModelConfig> {
         rotary: vec![RotaryConfig::read(json, 10_000.0, plain.max_position_embeddings)?],
         ..plain
     })
+}
+
+/// mlx-lm computes windows in the layers that are listed.
+fn mlx(config: &ModelConfig, json: &mut Map<String, Value>) -> Vec<String> {
+    if config.window(0).is_some() {
+        insert_absent(json, "layer_types", Some(json!(vec!["sliding_attention"; config.num_hidden_layers])));
+    }
+    Vec::new()
 }

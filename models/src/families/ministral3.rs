@@ -30,6 +30,7 @@ pub static FAMILY: Family = Family {
         write,
         read,
     },
+    mlx: |_, _| Vec::new(),
 };
 
 const PARTS: &[Part] = &[

@@ -24,6 +24,7 @@ pub static FAMILY: Family = Family {
     parts: PARTS,
     norm_offset: 0.0,
     gguf: GgufArchitecture { name: "olmo2", reads: &[], has_windows: true, write, read },
+    mlx: |_, _| Vec::new(),
 };
 
 const OLMO3: ModelType = ModelType { name: "olmo3", class: "Olmo3ForCausalLM" };

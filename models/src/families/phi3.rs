@@ -24,6 +24,7 @@ pub static FAMILY: Family = Family {
     parts: PARTS,
     norm_offset: 0.0,
     gguf: GgufArchitecture { name: "phi3", reads: &[keys::ROPE_SCALING_ATTENTION], has_windows: false, write, read },
+    mlx: |_, _| Vec::new(),
 };
 
 const PARTS: &[Part] = &[

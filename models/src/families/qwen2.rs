@@ -22,6 +22,7 @@ pub static FAMILY: Family = Family {
     parts: PARTS,
     norm_offset: 0.0,
     gguf: GgufArchitecture { name: "qwen2", reads: &[], has_windows: false, write: |_, _| Ok(()), read: |_, _| Ok(()) },
+    mlx: |_, _| Vec::new(),
 };
 
 const PARTS: &[Part] = &[

@@ -23,6 +23,7 @@ pub static FAMILY: Family = Family {
     parts: PARTS,
     norm_offset: 0.0,
     gguf: GgufArchitecture { name: "qwen3", reads: &[], has_windows: false, write, read: |_, _| Ok(()) },
+    mlx: |_, _| Vec::new(),
 };
 
 /// llama.cpp does not read biases of Qwen3.

@@ -23,6 +23,7 @@ pub static FAMILY: Family = Family {
     parts: PARTS,
     norm_offset: 0.0,
     gguf: GgufArchitecture { name: "qwen3moe", reads: &["expert_count"], has_windows: false, write, read },
+    mlx: |_, _| Vec::new(),
 };
 
 const PARTS: &[Part] = &[
