@@ -22,7 +22,7 @@ import torch
 from llama_cpp import Llama
 from peft import LoraConfig, get_peft_model
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GptOssConfig, GraniteConfig, GraniteMoeHybridConfig, LlamaConfig,
+from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GemmaConfig, GptOssConfig, GraniteConfig, GraniteMoeHybridConfig, LlamaConfig,
                           Ministral3Config, MistralConfig, Olmo2Config, Olmo3Config, Phi3Config, PreTrainedTokenizerFast, Qwen2Config,
                           Qwen3Config, Qwen3MoeConfig, SmolLM3Config)
 
@@ -99,8 +99,7 @@ def gemma(kind, **more):
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>",
                                    unk_token="<unk>")
     fast.chat_template = template("<start_of_turn>", "model", "<end_of_turn>", "{{ bos_token }}")
-    return fast, kind(**BASE, vocab_size=1280, num_hidden_layers=7, **HEADS, head_dim=32, query_pre_attn_scalar=32,
-                      sliding_window=16, bos_token_id=2, eos_token_id=1, **more)
+    return fast, kind(**BASE, vocab_size=1280, num_hidden_layers=7, head_dim=32, bos_token_id=2, eos_token_id=1, **more)
 
 
 def llama(kind, pattern=LLAMA3, ignore_merges=False, **more):
@@ -112,6 +111,7 @@ def llama(kind, pattern=LLAMA3, ignore_merges=False, **more):
 
 ROPE = dict(rope_type="default", rope_theta=1e6)
 HEADS = dict(num_attention_heads=4, num_key_value_heads=2)
+SLIDING = dict(**HEADS, query_pre_attn_scalar=32, sliding_window=16)
 LLAMA3_ROPE = dict(rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
                    original_max_position_embeddings=64)
 FAMILIES = {
@@ -146,10 +146,11 @@ FAMILIES = {
                              sliding_window=16, rope_parameters=dict(
                                  rope_type="yarn", rope_theta=1e6, factor=4.0, beta_fast=32.0, beta_slow=1.0, truncate=True,
                                  original_max_position_embeddings=64)),
-    "gemma2": lambda: gemma(Gemma2Config, attn_logit_softcapping=5.0, final_logit_softcapping=8.0),
-    "gemma3": lambda: gemma(Gemma3TextConfig),
+    "gemma": lambda: gemma(GemmaConfig, num_attention_heads=4, num_key_value_heads=1),
+    "gemma2": lambda: gemma(Gemma2Config, **SLIDING, attn_logit_softcapping=5.0, final_logit_softcapping=8.0),
+    "gemma3": lambda: gemma(Gemma3TextConfig, **SLIDING),
     # As in the sizes from 4B: rotary scaling only in the full layers.
-    "gemma3-scaled": lambda: gemma(Gemma3TextConfig, rope_parameters=dict(
+    "gemma3-scaled": lambda: gemma(Gemma3TextConfig, **SLIDING, rope_parameters=dict(
         full_attention=dict(rope_type="linear", factor=8.0, rope_theta=1e6),
         sliding_attention=dict(rope_type="default", rope_theta=1e4))),
 }

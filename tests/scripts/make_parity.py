@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import (Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GptOssConfig, GptOssForCausalLM,
-                          GraniteConfig,
+from transformers import (Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GemmaConfig, GemmaForCausalLM,
+                          GptOssConfig, GptOssForCausalLM, GraniteConfig,
                           GraniteForCausalLM, GraniteMoeHybridConfig, GraniteMoeHybridForCausalLM, LlamaConfig,
                           LlamaForCausalLM, Ministral3Config, Ministral3ForCausalLM, MistralConfig, MistralForCausalLM,
                           Olmo2Config, Olmo2ForCausalLM, Olmo3Config, Olmo3ForCausalLM, Phi3Config, Phi3ForCausalLM,
@@ -99,6 +99,8 @@ CASES = {
     "gpt-oss-mxfp4": (GptOssForCausalLM, GptOssConfig(**BASE | dict(hidden_size=64, intermediate_size=32), **OSS,
                       rope_parameters=OSS_YARN | dict(truncate=False)),
                       dict(dtype=torch.bfloat16, mxfp4=True), dict(target_modules=ATTENTION)),
+    "gemma": (GemmaForCausalLM, GemmaConfig(**BASE, num_attention_heads=4, num_key_value_heads=1, head_dim=12),
+              dict(dtype=torch.bfloat16, norm=0), dict()),
 }
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

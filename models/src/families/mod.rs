@@ -1,5 +1,6 @@
 //! The families, one file each, and their registry.
 
+mod gemma;
 mod gemma2;
 mod gemma3;
 mod gpt_oss;
@@ -32,6 +33,7 @@ pub static FAMILIES: &[&Family] = &[
     &granite4::FAMILY,
     &qwen3_moe::FAMILY,
     &gpt_oss::FAMILY,
+    &gemma::FAMILY,
 ];
 
 /// The family of a `model_type` of `config.json`.
