@@ -24,7 +24,7 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GemmaConfig, GptOssConfig, GraniteConfig, GraniteMoeHybridConfig, LlamaConfig,
                           Ministral3Config, MistralConfig, Olmo2Config, Olmo3Config, Phi3Config, PreTrainedTokenizerFast, Qwen2Config,
-                          Qwen3Config, Qwen3MoeConfig, SmolLM3Config)
+                          Qwen3Config, Qwen3MoeConfig, SeedOssConfig, SmolLM3Config)
 
 from tokenizer_ids import WRITTEN
 
@@ -40,6 +40,8 @@ SUFFIX, PREFIX = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?", r"[^\r\n\p{L}\p{N}]?"
 SPACE = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 GPT4O = f"{PREFIX}{UPPER}*{LOWER}+{SUFFIX}|{PREFIX}{UPPER}+{LOWER}*{SUFFIX}|" + r"\p{N}{1,3}|" + SPACE
 TEKKEN = f"{PREFIX}{UPPER}*{LOWER}+|{PREFIX}{UPPER}+{LOWER}*|" + r"\p{N}|" + SPACE
+# The file has the characters, not their escapes.
+SEED = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1}| ?[^\\s\\p{L}\\p{N}\r\n]+|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
 # Of these, llama.cpp has patterns that know upper case in ASCII only, and no combining marks.
 BY_CASE = ("gpt-oss", "ministral3", "phi4-mini")
 TURNS = ("{% for m in messages %}{{ START + (MODEL if m.role == 'assistant' else m.role) + '\\n' + m.content + END + '\\n' }}{% endfor %}"
@@ -146,6 +148,7 @@ FAMILIES = {
                              sliding_window=16, rope_parameters=dict(
                                  rope_type="yarn", rope_theta=1e6, factor=4.0, beta_fast=32.0, beta_slow=1.0, truncate=True,
                                  original_max_position_embeddings=64)),
+    "seed-oss": lambda: llama(SeedOssConfig, SEED, **HEADS, head_dim=48, rope_parameters=ROPE),
     "gemma": lambda: gemma(GemmaConfig, num_attention_heads=4, num_key_value_heads=1),
     "gemma2": lambda: gemma(Gemma2Config, **SLIDING, attn_logit_softcapping=5.0, final_logit_softcapping=8.0),
     "gemma3": lambda: gemma(Gemma3TextConfig, **SLIDING),

@@ -20,7 +20,7 @@ from transformers import (Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Ge
                           LlamaForCausalLM, Ministral3Config, Ministral3ForCausalLM, MistralConfig, MistralForCausalLM,
                           Olmo2Config, Olmo2ForCausalLM, Olmo3Config, Olmo3ForCausalLM, Phi3Config, Phi3ForCausalLM,
                           Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM,
-                          SmolLM3Config, SmolLM3ForCausalLM)
+                          SeedOssConfig, SeedOssForCausalLM, SmolLM3Config, SmolLM3ForCausalLM)
 
 BASE = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, max_position_embeddings=64,
             bos_token_id=1, eos_token_id=2, pad_token_id=0, attn_implementation="eager")
@@ -101,6 +101,8 @@ CASES = {
                       dict(dtype=torch.bfloat16, mxfp4=True), dict(target_modules=ATTENTION)),
     "gemma": (GemmaForCausalLM, GemmaConfig(**BASE, num_attention_heads=4, num_key_value_heads=1, head_dim=12),
               dict(dtype=torch.bfloat16, norm=0), dict()),
+    "seed-oss": (SeedOssForCausalLM, SeedOssConfig(**BASE, num_attention_heads=4, num_key_value_heads=2, head_dim=12,
+                 rope_parameters=dict(rope_type="default", rope_theta=1e7)), dict(dtype=torch.bfloat16), dict()),
 }
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

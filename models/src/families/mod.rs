@@ -13,6 +13,7 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 mod qwen3_moe;
+mod seed_oss;
 mod smollm3;
 
 use crate::config::Family;
@@ -34,6 +35,7 @@ pub static FAMILIES: &[&Family] = &[
     &qwen3_moe::FAMILY,
     &gpt_oss::FAMILY,
     &gemma::FAMILY,
+    &seed_oss::FAMILY,
 ];
 
 /// The family of a `model_type` of `config.json`.

@@ -14,6 +14,9 @@ pub const GPT4O_PATTERN: &str = "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p
 /// The pattern of Mistral's newer tokenizers, since Mistral Nemo. What is said of [`GPT4O_PATTERN`] is true of it too.
 pub const TEKKEN_PATTERN: &str = "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
+/// The pattern of Seed-Coder and Seed-OSS.
+const SEED_PATTERN: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1}| ?[^\\s\\p{L}\\p{N}\\r\\n]+|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+
 /// Each pattern with the values of `tokenizer.ggml.pre` that mean it, of which the first is written.
 pub const PATTERNS: &[(&str, &[&str])] = &[
     (
@@ -37,6 +40,7 @@ pub const PATTERNS: &[(&str, &[&str])] = &[
     (QWEN2_PATTERN, &["qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "stablelm2", "hunyuan", "solar-open"]),
     (GPT4O_PATTERN, &["gpt-4o", "llama4", "kanana2"]),
     (TEKKEN_PATTERN, &["tekken"]),
+    (SEED_PATTERN, &["seed-coder"]),
 ];
 
 /// The patterns, applied one after the other, that llama.cpp uses if a file names no pre-tokenizer or `default`.
