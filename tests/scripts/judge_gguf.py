@@ -22,7 +22,7 @@ import torch
 from llama_cpp import Llama
 from peft import LoraConfig, get_peft_model
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GemmaConfig, GptOssConfig, GraniteConfig, GraniteMoeHybridConfig, LlamaConfig,
+from transformers import (AutoModelForCausalLM, Exaone4Config, Gemma2Config, Gemma3TextConfig, GemmaConfig, GptOssConfig, GraniteConfig, GraniteMoeHybridConfig, LlamaConfig,
                           Ministral3Config, MistralConfig, Olmo2Config, Olmo3Config, Phi3Config, PreTrainedTokenizerFast, Qwen2Config,
                           Qwen3Config, Qwen3MoeConfig, SeedOssConfig, SmolLM3Config)
 
@@ -149,6 +149,10 @@ FAMILIES = {
                                  rope_type="yarn", rope_theta=1e6, factor=4.0, beta_fast=32.0, beta_slow=1.0, truncate=True,
                                  original_max_position_embeddings=64)),
     "seed-oss": lambda: llama(SeedOssConfig, SEED, **HEADS, head_dim=48, rope_parameters=ROPE),
+    # llama.cpp has windows only in 64 layers.
+    "exaone4": lambda: llama(Exaone4Config, **HEADS, num_hidden_layers=64, sliding_window=16, rope_parameters=LLAMA3_ROPE),
+    "exaone4-full": lambda: llama(Exaone4Config, **HEADS, sliding_window=None, layer_types=["full_attention"] * 3,
+                                  tie_word_embeddings=True, rope_parameters=LLAMA3_ROPE),
     "gemma": lambda: gemma(GemmaConfig, num_attention_heads=4, num_key_value_heads=1),
     "gemma2": lambda: gemma(Gemma2Config, **SLIDING, attn_logit_softcapping=5.0, final_logit_softcapping=8.0),
     "gemma3": lambda: gemma(Gemma3TextConfig, **SLIDING),

@@ -1,5 +1,6 @@
 //! The families, one file each, and their registry.
 
+mod exaone4;
 mod gemma;
 mod gemma2;
 mod gemma3;
@@ -36,6 +37,7 @@ pub static FAMILIES: &[&Family] = &[
     &gpt_oss::FAMILY,
     &gemma::FAMILY,
     &seed_oss::FAMILY,
+    &exaone4::FAMILY,
 ];
 
 /// The family of a `model_type` of `config.json`.
