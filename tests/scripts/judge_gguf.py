@@ -22,7 +22,9 @@ import torch
 from llama_cpp import Llama
 from peft import LoraConfig, get_peft_model
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import (AutoModelForCausalLM, Exaone4Config, Gemma2Config, Gemma3TextConfig, GemmaConfig, GptOssConfig, GraniteConfig, GraniteMoeHybridConfig, LlamaConfig,
+from transformers import (AutoModelForCausalLM, Exaone4Config,
+                          Gemma2Config, Gemma3TextConfig, GemmaConfig, GptOssConfig, GraniteConfig,
+                          GraniteMoeHybridConfig, LlamaConfig,
                           Ministral3Config, MistralConfig, Olmo2Config, Olmo3Config, Phi3Config, PreTrainedTokenizerFast, Qwen2Config,
                           Qwen3Config, Qwen3MoeConfig, SeedOssConfig, SmolLM3Config)
 
