@@ -27,7 +27,14 @@ pub(crate) fn all_f32<R: CubeRuntime>(tensors: &[&CubeTensor<R>]) -> bool {
 /// The tensor without gaps between its rows, copied only where it has some: burn pads rows on CUDA that are no multiple of its
 /// alignment.
 pub(crate) fn contiguous<R: CubeRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
-    if tensor.is_contiguous() {
+    let mut expected = 1;
+    // Compared one by one: `CubeTensor::is_contiguous` makes all strides first, for each operand of each launch.
+    let is_contiguous = tensor.meta.shape().iter().zip(tensor.meta.strides().iter()).rev().all(|(extent, stride)| {
+        let same = *stride == expected;
+        expected *= extent;
+        same
+    });
+    if is_contiguous {
         return tensor;
     }
     let packed = empty(&tensor, tensor.meta.shape().clone(), tensor.dtype);

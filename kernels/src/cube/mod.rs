@@ -7,6 +7,7 @@ mod backend;
 pub(crate) mod launch;
 mod on;
 pub(crate) mod reduce;
+pub(crate) mod results;
 pub(crate) mod rows;
 pub(crate) mod runtime;
 

@@ -11,8 +11,8 @@ use crate::matrix::Product;
 
 /// `x · Wᵀ`.
 pub(crate) fn forward<R: KernelRuntime, B: BackendOn<R>>(x: CubeTensor<R>, weight: CubeTensor<R>) -> CubeTensor<R> {
-    if let Some(y) = few_rows::product(&x, std::slice::from_ref(&weight)).and_then(|mut results| results.pop()) {
-        return y;
+    if few_rows::fits(&x, std::slice::from_ref(&weight)) {
+        return few_rows::product(x, vec![weight]).remove(0);
     }
     let ours = same_float(&[&x, &weight]).then(|| Product::new(x.clone(), weight.clone()).transposed_b());
     ours.and_then(Product::multiply).unwrap_or_else(|| super::reference::<B>(x, weight))
@@ -23,8 +23,10 @@ pub(crate) fn forwards<R: KernelRuntime, B: BackendOn<R>>(
     x: CubeTensor<R>,
     weights: Vec<CubeTensor<R>>,
 ) -> Vec<CubeTensor<R>> {
-    few_rows::product(&x, &weights)
-        .unwrap_or_else(|| weights.into_iter().map(|weight| forward::<R, B>(x.clone(), weight)).collect())
+    if few_rows::fits(&x, &weights) {
+        return few_rows::product(x, weights);
+    }
+    weights.into_iter().map(|weight| forward::<R, B>(x.clone(), weight)).collect()
 }
 
 /// `f(x · Gᵀ) · (x · Uᵀ)` of the weights `[G, U]`.
@@ -33,7 +35,10 @@ pub(crate) fn glu<R: KernelRuntime, B: BackendOn<R>>(
     weights: [CubeTensor<R>; 2],
     activation: Activation,
 ) -> CubeTensor<R> {
-    few_rows::glu(&x, &weights, activation).unwrap_or_else(|| super::reference_glu::<B>(x, weights, activation))
+    if few_rows::fits(&x, &weights) {
+        return few_rows::glu(x, weights, activation);
+    }
+    super::reference_glu::<B>(x, weights, activation)
 }
 
 /// `dy · W`.

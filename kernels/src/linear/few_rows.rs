@@ -6,9 +6,9 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::results;
 use crate::cube::launch::{MAX_CUBES, contiguous, empty, same_float, vector_size};
 use crate::cube::reduce::{Planes, cube_sum, vector_sum};
+use crate::cube::results;
 use crate::glu::Activation;
 use crate::glu::cube::of_sums;
 
@@ -249,8 +249,8 @@ fn glu_kernel<F: Float, N: Size>(
     }
 }
 
-/// Whether a launch takes these, which must have one float dtype.
-fn fits<R: CubeRuntime>(x: &CubeTensor<R>, weights: &[CubeTensor<R>]) -> bool {
+/// Whether a launch takes these, which must have one float dtype; otherwise, other products are faster.
+pub(crate) fn fits<R: CubeRuntime>(x: &CubeTensor<R>, weights: &[CubeTensor<R>]) -> bool {
     let tensors: Vec<&CubeTensor<R>> = weights.iter().chain([x]).collect();
     (1..=MOST_ROWS).contains(&x.meta.shape()[0])
         && (1..=MOST_WEIGHTS).contains(&weights.len())
@@ -258,17 +258,10 @@ fn fits<R: CubeRuntime>(x: &CubeTensor<R>, weights: &[CubeTensor<R>]) -> bool {
         && same_float(&tensors)
 }
 
-/// `f(x · Gᵀ) · (x · Uᵀ)` of the weights `[G, U]`; `None` where other products are faster, or the dtypes differ.
-pub(crate) fn glu<R: CubeRuntime>(
-    x: &CubeTensor<R>,
-    weights: &[CubeTensor<R>; 2],
-    kind: Activation,
-) -> Option<CubeTensor<R>> {
+/// `f(x · Gᵀ) · (x · Uᵀ)` of the weights `[G, U]`, which must fit.
+pub(crate) fn glu<R: CubeRuntime>(x: CubeTensor<R>, weights: [CubeTensor<R>; 2], kind: Activation) -> CubeTensor<R> {
     let [rows, inputs, outputs] = [x.meta.shape()[0], x.meta.shape()[1], weights[0].meta.shape()[0]];
-    if !fits(x, weights) {
-        return None;
-    }
-    let (x, [gate, up]) = (contiguous(x.clone()), weights.clone().map(contiguous));
+    let (x, [gate, up]) = (contiguous(x), weights.map(contiguous));
     let (client, dtype) = (x.client.clone(), x.dtype);
     let size = vector_size(&[&x, &gate, &up], inputs);
     let y = empty(&x, [rows, outputs], dtype);
@@ -291,16 +284,13 @@ pub(crate) fn glu<R: CubeRuntime>(
             dtype.into(),
         );
     }
-    Some(y)
+    y
 }
 
-/// `x · Wᵀ` of each weight; `None` where other products are faster, or the dtypes differ. The results share a buffer.
-pub(crate) fn product<R: CubeRuntime>(x: &CubeTensor<R>, weights: &[CubeTensor<R>]) -> Option<Vec<CubeTensor<R>>> {
+/// `x · Wᵀ` of each weight, which must fit. The results share a buffer.
+pub(crate) fn product<R: CubeRuntime>(x: CubeTensor<R>, weights: Vec<CubeTensor<R>>) -> Vec<CubeTensor<R>> {
     let (rows, inputs) = (x.meta.shape()[0], x.meta.shape()[1]);
-    if !fits(x, weights) {
-        return None;
-    }
-    let (x, weights) = (contiguous(x.clone()), weights.iter().cloned().map(contiguous).collect::<Vec<_>>());
+    let (x, weights) = (contiguous(x), weights.into_iter().map(contiguous).collect::<Vec<_>>());
     let (client, dtype) = (x.client.clone(), x.dtype);
     let size = vector_size(&weights.iter().chain([&x]).collect::<Vec<_>>(), inputs);
     let outputs: Vec<usize> = weights.iter().map(|weight| weight.meta.shape()[0]).collect();
@@ -325,5 +315,5 @@ pub(crate) fn product<R: CubeRuntime>(x: &CubeTensor<R>, weights: &[CubeTensor<R
             dtype.into(),
         );
     }
-    Some(results::split(&y, rows, &outputs, &starts))
+    results::split(&y, rows, &outputs, &starts)
 }

@@ -7,8 +7,6 @@ pub(crate) mod cube;
 mod few_rows;
 pub(crate) mod flex;
 pub mod packed;
-#[cfg(feature = "cube")]
-mod results;
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;

@@ -8,8 +8,12 @@ use cubecl::prelude::*;
 use crate::cube::BackendOn;
 use crate::cube::launch::{contiguous, cubes, empty, empty_like, same_float, vector_size};
 use crate::cube::reduce::{cube_sum, cube_sums, vector_sum};
+use crate::cube::results;
 use crate::cube::rows::{self, RowPlan, WEIGHT_CUBES, exists, index_of, read_row, row_of};
 use crate::primitive::{raw, typed};
+
+/// Most rows whose sum and norm share a buffer.
+const SHARED_ROWS: usize = 8;
 
 #[cube(launch_unchecked)]
 fn forward_kernel<F: Float, N: Size>(
@@ -193,12 +197,21 @@ fn launch_forward<R: CubeRuntime>(
     tensors.extend(residual.as_ref());
     let size = vector_size(&tensors, features);
     let plan = RowPlan::new(&x, features, size);
-    let y = empty_like(&x);
     let (client, dtype) = (x.client.clone(), x.dtype);
     let adds = residual.is_some();
+    // Of decoding, which waits for the host, both results are in a buffer. Larger ones would not be freed one by one.
+    let (sum, y) = match adds {
+        true if rows <= SHARED_ROWS => {
+            let (both, begins) = results::empty(&x, rows, &[features; 2]);
+            let mut results = results::split(&both, rows, &[features; 2], &begins);
+            let y = results.remove(1);
+            (results.remove(0), y)
+        }
+        true => (empty_like(&x), empty_like(&x)),
+        false => (empty(&x, [size], dtype), empty_like(&x)),
+    };
     // A kernel always has the same bindings, so another tensor replaces an absent one.
     let residual_argument = residual.unwrap_or_else(|| x.clone());
-    let sum = if adds { empty_like(&x) } else { empty(&x, [size], dtype) };
     // SAFETY: every index is below the rows and vectors that the tensors were made with.
     unsafe {
         forward_kernel::launch_unchecked::<R>(

@@ -50,15 +50,15 @@ pub(crate) fn scratch<R: KernelRuntime, B: BackendOn<R>>(weight: &PackedTensor<B
 
 /// `x · Wᵀ`.
 pub(crate) fn forward<R: KernelRuntime, B: BackendOn<R>>(x: CubeTensor<R>, weight: PackedTensor<B>) -> CubeTensor<R> {
+    let operands = vec![(weight.planes, weight.words.clone())];
+    if few_rows::fits(&x, &operands) {
+        return few_rows::products_of(x, operands).remove(0);
+    }
     let PackedTensor { planes, words } = &weight;
     if !same_float(&[&x]) || !planes.on_device(words) {
         return reference::<B>(x, weight);
     }
     let (rows, dtype) = (x.shape()[0], x.dtype);
-    let few = few_rows::products_of(&x, vec![(*planes, words.clone())]);
-    if let Some(y) = few.and_then(|mut results| results.pop()) {
-        return y;
-    }
     if let Some(y) = tiled::<R, B>(&x, &weight).and_then(|product| product.transposed_b().multiply()) {
         return y;
     }
@@ -76,7 +76,7 @@ pub(crate) fn forwards<R: KernelRuntime, B: BackendOn<R>>(
     weights: Vec<PackedTensor<B>>,
 ) -> Vec<CubeTensor<R>> {
     let operands: Vec<_> = weights.iter().map(|weight| (weight.planes, weight.words.clone())).collect();
-    few_rows::products_of(&x, operands).unwrap_or_else(|| references::<B>(x, weights))
+    if few_rows::fits(&x, &operands) { few_rows::products_of(x, operands) } else { references::<B>(x, weights) }
 }
 
 /// `f(x · Gᵀ) · (x · Uᵀ)` of the weights `[G, U]`.
@@ -86,7 +86,10 @@ pub(crate) fn glu<R: KernelRuntime, B: BackendOn<R>>(
     activation: Activation,
 ) -> CubeTensor<R> {
     let operands = weights.each_ref().map(|weight| (weight.planes, weight.words.clone()));
-    few_rows::glu(&x, operands, activation).unwrap_or_else(|| reference_glu::<B>(x, weights, activation))
+    if few_rows::fits(&x, &operands) {
+        return few_rows::glu(x, operands, activation);
+    }
+    reference_glu::<B>(x, weights, activation)
 }
 
 /// `dy · W`.

@@ -4,7 +4,6 @@
 //! Some lanes compute some outputs. They read the words of a row of weights side by side, eight elements each, and sum
 //! `scale · Σ level x + bias · Σ x` in f32.
 
-use burn::tensor::TensorMetadata;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::client::ComputeClient;
@@ -12,9 +11,9 @@ use cubecl::prelude::*;
 
 use crate::cube::launch::{MAX_CUBES, contiguous, empty, same_float, vector_size};
 use crate::cube::reduce::{self, cube_sum};
+use crate::cube::results;
 use crate::glu::Activation;
 use crate::glu::cube::of_sums;
-use crate::linear::results;
 use crate::packed::Planes;
 use crate::packed::cube::{Code, Integers, MOST, ScaleWords, Starts, integers, level, scale_words, scaling_from, table};
 
@@ -384,7 +383,7 @@ fn few_rows_glu_kernel<F: Float, N: Size>(
 }
 
 /// Whether a launch takes these.
-fn fits<R: CubeRuntime>(x: &CubeTensor<R>, weights: &[Operand<R>]) -> bool {
+pub(super) fn fits<R: CubeRuntime>(x: &CubeTensor<R>, weights: &[Operand<R>]) -> bool {
     (1..=MOST_ROWS).contains(&x.meta.shape()[0])
         && (1..=MOST_WEIGHTS).contains(&weights.len())
         && same_float(&[x])
@@ -397,13 +396,10 @@ fn count(outputs: usize, plan: &FewRowsPlan) -> CubeCount {
     CubeCount::Static(outputs.div_ceil(plan.cube_outputs()).clamp(1, MAX_CUBES) as u32, along_y as u32, 1)
 }
 
-/// `f(x · Gᵀ) · (x · Uᵀ)` of the weights `[G, U]`, of one shape; `None` where the launch does not take them.
-pub(super) fn glu<R: CubeRuntime>(x: &CubeTensor<R>, weights: [Operand<R>; 2], kind: Activation) -> Option<CubeTensor<R>> {
-    if !fits(x, &weights) {
-        return None;
-    }
-    let x = contiguous(x.clone());
-    let (rows, [outputs, inputs]) = (x.shape()[0], weights[0].0.dims);
+/// `f(x · Gᵀ) · (x · Uᵀ)` of the weights `[G, U]`, of one shape, which must fit.
+pub(super) fn glu<R: CubeRuntime>(x: CubeTensor<R>, weights: [Operand<R>; 2], kind: Activation) -> CubeTensor<R> {
+    let x = contiguous(x);
+    let (rows, [outputs, inputs]) = (x.meta.shape()[0], weights[0].0.dims);
     let y = empty(&x, [rows, outputs], x.dtype);
     let size = vector_size(&[&x], MOST);
     let (client, dtype) = (x.client.clone(), x.dtype);
@@ -427,16 +423,13 @@ pub(super) fn glu<R: CubeRuntime>(x: &CubeTensor<R>, weights: [Operand<R>; 2], k
             dtype.into(),
         );
     }
-    Some(y)
+    y
 }
 
-/// `x · Wᵀ` of each weight; `None` where the launch does not take them. The results share a buffer.
-pub(super) fn products_of<R: CubeRuntime>(x: &CubeTensor<R>, weights: Vec<Operand<R>>) -> Option<Vec<CubeTensor<R>>> {
-    if !fits(x, &weights) {
-        return None;
-    }
-    let x = contiguous(x.clone());
-    let rows = x.shape()[0];
+/// `x · Wᵀ` of each weight, which must fit. The results share a buffer.
+pub(super) fn products_of<R: CubeRuntime>(x: CubeTensor<R>, weights: Vec<Operand<R>>) -> Vec<CubeTensor<R>> {
+    let x = contiguous(x);
+    let rows = x.meta.shape()[0];
     let planes: Vec<Planes> = weights.iter().map(|weight| weight.0).collect();
     let outputs: Vec<usize> = planes.iter().map(|planes| planes.dims[0]).collect();
     let size = vector_size(&[&x], MOST);
@@ -461,5 +454,5 @@ pub(super) fn products_of<R: CubeRuntime>(x: &CubeTensor<R>, weights: Vec<Operan
             dtype.into(),
         );
     }
-    Some(results::split(&y, rows, &outputs, &begins))
+    results::split(&y, rows, &outputs, &begins)
 }

@@ -1,12 +1,12 @@
-//! The results of several products, which share a buffer.
+//! Results of one launch that share a buffer, which saves the host the other allocations.
 
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::cube::launch;
+use super::launch;
 
 /// An uninitialised buffer for results of the dtype of `x`, each of `rows` rows, and where each begins, then where the last one ends.
-pub(super) fn empty<R: CubeRuntime>(x: &CubeTensor<R>, rows: usize, outputs: &[usize]) -> (CubeTensor<R>, Vec<usize>) {
+pub(crate) fn empty<R: CubeRuntime>(x: &CubeTensor<R>, rows: usize, outputs: &[usize]) -> (CubeTensor<R>, Vec<usize>) {
     // Each result begins where the device can begin a tensor.
     let aligned = (x.client.properties().memory.alignment as usize / x.dtype.size()).max(1);
     let mut begins = vec![0];
@@ -17,7 +17,7 @@ pub(super) fn empty<R: CubeRuntime>(x: &CubeTensor<R>, rows: usize, outputs: &[u
 }
 
 /// The results in a buffer of [`empty`].
-pub(super) fn split<R: CubeRuntime>(
+pub(crate) fn split<R: CubeRuntime>(
     y: &CubeTensor<R>,
     rows: usize,
     outputs: &[usize],
