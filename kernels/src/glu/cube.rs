@@ -13,9 +13,9 @@ const THREADS: usize = 256;
 /// Bytes of each operand that a thread reads: with narrow vectors, it loads several at once. Measured on an H200.
 const BYTES: usize = 16;
 
-/// `f(gate) · up` of two sums, which are rounded as the products of a launch of their own.
+/// `f(gate) · up` of two sums, both rounded to `F` first, as separate launches would.
 #[cube]
-pub(crate) fn of_sums<F: Float>(gate: f32, up: f32, #[comptime] kind: Activation) -> F {
+pub(crate) fn gated_sums<F: Float>(gate: f32, up: f32, #[comptime] kind: Activation) -> F {
     let gate = Vector::<f32, Const<1>>::cast_from(Vector::<F, Const<1>>::cast_from(gate));
     let (active, _slope) = activation::<Const<1>>(gate, kind);
     let value = active * Vector::<f32, Const<1>>::cast_from(Vector::<F, Const<1>>::cast_from(up));

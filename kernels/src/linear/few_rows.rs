@@ -10,7 +10,7 @@ use crate::cube::launch::{MAX_CUBES, contiguous, empty, same_float, vector_size}
 use crate::cube::reduce::{Planes, cube_sum, vector_sum};
 use crate::cube::results;
 use crate::glu::Activation;
-use crate::glu::cube::of_sums;
+use crate::glu::cube::gated_sums;
 
 /// Most rows: with more, tiles read the weights less often.
 pub(crate) const MOST_ROWS: usize = 8;
@@ -241,7 +241,7 @@ fn glu_kernel<F: Float, N: Size>(
                 let (gate, up) = (lane_sum::<N>(gates[at], plan), lane_sum::<N>(ups[at], plan));
                 let to = first + output as u32;
                 if UNIT_POS % lanes == 0 && to < outputs && (row as u32) < extents.rows {
-                    y[(row as u32 * outputs + to) as usize] = of_sums::<F>(gate, up, kind);
+                    y[(row as u32 * outputs + to) as usize] = gated_sums::<F>(gate, up, kind);
                 }
             }
         }

@@ -12,7 +12,7 @@ use crate::cube::results;
 use crate::cube::rows::{self, RowPlan, WEIGHT_CUBES, exists, index_of, read_row, row_of};
 use crate::primitive::{raw, typed};
 
-/// Most rows whose sum and norm share a buffer.
+/// Most rows, as in decoding, whose sum and norm share a buffer: one allocation less on the host.
 const SHARED_ROWS: usize = 8;
 
 #[cube(launch_unchecked)]
@@ -199,16 +199,15 @@ fn launch_forward<R: CubeRuntime>(
     let plan = RowPlan::new(&x, features, size);
     let (client, dtype) = (x.client.clone(), x.dtype);
     let adds = residual.is_some();
-    // Of decoding, which waits for the host, both results are in a buffer. Larger ones would not be freed one by one.
-    let (sum, y) = match adds {
-        true if rows <= SHARED_ROWS => {
-            let (both, begins) = results::empty(&x, rows, &[features; 2]);
-            let mut results = results::split(&both, rows, &[features; 2], &begins);
-            let y = results.remove(1);
-            (results.remove(0), y)
-        }
-        true => (empty_like(&x), empty_like(&x)),
-        false => (empty(&x, [size], dtype), empty_like(&x)),
+    let (sum, y) = if adds && rows <= SHARED_ROWS {
+        let (both, begins) = results::empty(&x, rows, &[features; 2]);
+        let mut results = results::split(&both, rows, &[features; 2], &begins).into_iter();
+        results.next().zip(results.next()).unwrap_or_else(|| (empty_like(&x), empty_like(&x)))
+    } else if adds {
+        // Of more rows, each result can be freed alone.
+        (empty_like(&x), empty_like(&x))
+    } else {
+        (empty(&x, [size], dtype), empty_like(&x))
     };
     // A kernel always has the same bindings, so another tensor replaces an absent one.
     let residual_argument = residual.unwrap_or_else(|| x.clone());

@@ -13,7 +13,7 @@ use crate::cube::launch::{MAX_CUBES, contiguous, empty, same_float, vector_size}
 use crate::cube::reduce::{self, cube_sum};
 use crate::cube::results;
 use crate::glu::Activation;
-use crate::glu::cube::of_sums;
+use crate::glu::cube::gated_sums;
 use crate::packed::Planes;
 use crate::packed::cube::{Code, Integers, MOST, ScaleWords, Starts, integers, level, scale_words, scaling_from, table};
 
@@ -323,7 +323,7 @@ fn products<F: Float, N: Size>(
                 let mut value = F::cast_from(total);
                 if comptime!(glu.is_some()) {
                     let up = lane_sum(sums[comptime!(plan.sum(plan.together - 1, output, row))], plan);
-                    value = of_sums::<F>(total, up, comptime!(glu.unwrap_or(Activation::Silu)));
+                    value = gated_sums::<F>(total, up, comptime!(glu.unwrap_or(Activation::Silu)));
                 }
                 let to = first + output as u32;
                 if UNIT_POS % lanes == 0 && to < outputs && (row as u32) < extents.rows {
