@@ -4,7 +4,7 @@ use cubecl_cpp::ComputeKernel;
 use cubecl_cpp::metal::MslDialect;
 use cubecl_cpp::shared::SharedMemory;
 
-/// The text of a kernel whose threadgroup memory is laid out in the order of its names; `None` if it was before.
+/// Lays the threadgroup memory of a kernel out in the order of its names, and returns the new text; `None` if it already was.
 ///
 /// cubecl 0.10 takes it from a `HashMap` and a `HashSet` (`cubecl_opt::SharedLiveness`): names and offsets change from process to
 /// process, so that a cache of compiled kernels, such as macOS's own, misses the text. Memories that share bytes, because one is
