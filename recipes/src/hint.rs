@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_hub_without_a_way_is_to_be_checked() {
+    fn an_error_of_the_hub_without_a_hint_of_its_own_says_what_to_check() {
         let reason = "not in the cache (/cache), and HF_HUB_OFFLINE is set".to_owned();
         let error = ModelError::Hub { id: "owner/name".to_owned(), reason, way: None };
         assert!(hint(&error.into()).unwrap().contains("check the id"));

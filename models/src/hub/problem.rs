@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_that_is_not_of_a_hub_is_told() {
+    fn an_answer_that_no_hub_gives_says_that_the_address_is_not_a_hub() {
         let asked =
             Asked { id: "owner/name".into(), endpoint: "https://h".into(), page: "https://h/p".into(), has_token: false };
         let page = serde_json::from_str::<serde_json::Value>("<html>").unwrap_err();
