@@ -128,6 +128,26 @@ fn configurations_that_llama_cpp_can_not_run_are_refused() {
     }
 }
 
+#[test]
+fn divisors_of_frequencies_are_written_only_where_llama_cpp_loads_them() {
+    let work = tempfile::tempdir().unwrap();
+    let llama3 = json!({ "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 64 });
+    let loaded = ["llama", "granite", "granite4", "exaone4-full"];
+    for case in loaded.iter().chain(&["gemma", "gemma2", "olmo2", "qwen2", "qwen3", "qwen3moe", "seed-oss", "smollm3"]) {
+        let (folder, target) = (work.path().join(case), work.path().join(format!("{case}.gguf")));
+        model_folder(case, &folder, |config| config["rope_parameters"] = llama3.clone());
+        let written = gguf(&open(&folder), &target);
+        if loaded.contains(case) {
+            written.unwrap();
+            assert!(open(&target).config.rotary[0].scaling.is_some(), "{case}");
+        } else {
+            let error = written.unwrap_err().to_string();
+            assert!(error.contains("`rope_scaling`: llama.cpp has only linear scaling and YaRN"), "{case}: {error}");
+        }
+    }
+}
+
 /// No program could open a file whose weights do not fit the configuration.
 #[test]
 fn weights_of_another_size_are_refused_by_name() {

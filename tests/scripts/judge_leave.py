@@ -39,8 +39,8 @@ from judge_gguf import FAMILIES, GELU_TOLERANCES, GPT4O, HEADS, PROMPTS, TOLERAN
 
 CPU = ["--backend", "cpu", "--dtype", "f32"]
 HERE = Path(__file__).parent
-# Of mlx-lm's logits in f32. It rounds the factor on Gemma 3's embedding to bf16.
-MLX_TOLERANCE, GEMMA3_TOLERANCE = 1e-4, 2e-3
+# Of mlx-lm's logits in f32. It rounds the factor on Gemma 3's embedding to bf16, and has another GELU for Gemma 1.
+MLX_TOLERANCE, MLX_TOLERANCES = 1e-4, {"gemma": 1e-2, "gemma3": 2e-3, "gemma3-scaled": 2e-3}
 # mlx-lm takes the divisors for long texts for all texts, so both are the same here.
 DIVISORS = [1 + 0.1 * index for index in range(12)]
 LONGROPE = dict(original_max_position_embeddings=256, rope_parameters=dict(
@@ -155,7 +155,7 @@ def judge_patterns(judge, program, folder, tokenizer):
 
 
 def mlx_tolerance(name):
-    return GEMMA3_TOLERANCE if name.startswith("gemma3") else MLX_TOLERANCE
+    return MLX_TOLERANCES.get(name, MLX_TOLERANCE)
 
 
 def mlx_logits(folder, ids, adapter=None):

@@ -83,6 +83,13 @@ pub(super) fn of_model(model: &Pretrained, file_type: u64, report: &mut ExportRe
                 put(keys::ROPE_SCALING_ATTENTION, attention_factor.into());
                 put(keys::ROPE_SCALING_ORIGINAL, original_max_position_embeddings.into());
             }
+            Some(RopeScaling::Factors { .. }) if architecture.reads.contains(&keys::ROPE_SCALING_ATTENTION) => {}
+            Some(RopeScaling::Llama3 { .. } | RopeScaling::Factors { .. }) if !architecture.has_rope_freqs => {
+                return Err(ExportError::unsupported(format!(
+                    "`rope_scaling`: llama.cpp has only linear scaling and YaRN for `{}`",
+                    architecture.name
+                )));
+            }
             Some(RopeScaling::Llama3 { .. } | RopeScaling::Factors { .. }) | None => {}
         }
     }

@@ -214,7 +214,7 @@ fn pre_tokenizer_name(json: &Json, ignores_merges: bool) -> Result<&'static str>
                     let reason = format!("llama.cpp has no pre-tokenizer with the pattern {pattern}");
                     return Err(ExportError::unsupported(reason));
                 };
-                // OLMo 2 has the same pattern.
+                // `llama-bpe` ignores merges in llama.cpp; `dbrx` has the same pattern and does not.
                 return Ok(if *known == LLAMA3_PATTERN && !ignores_merges { "dbrx" } else { names[0] });
             }
             _ => {}

@@ -8,9 +8,9 @@ use serde_json::{Map, Value, json};
 
 /// Adds what mlx-lm reads under other names than transformers 5 writes, and returns what it computes differently: most of its models
 /// know only the keys of transformers 4, and would take their defaults. The keys that are there already stay.
-pub(super) fn adapt(json: &mut Value, config: &ModelConfig) -> Vec<String> {
-    let Value::Object(map) = json else { return Vec::new() };
-    let mut notes = (config.family.mlx)(config, map);
+pub(super) fn adapt(json: &mut Value, config: &ModelConfig) -> std::result::Result<Vec<String>, String> {
+    let Value::Object(map) = json else { return Ok(Vec::new()) };
+    let mut notes = (config.family.mlx.adapt)(config, map)?;
     let parameters = map.get("rope_parameters").and_then(Value::as_object).cloned().unwrap_or_default();
     // One for each kind of layer, or one for all.
     let full = parameters.get("full_attention").and_then(Value::as_object).unwrap_or(&parameters);
@@ -26,7 +26,7 @@ pub(super) fn adapt(json: &mut Value, config: &ModelConfig) -> Vec<String> {
                 .to_owned(),
         );
     }
-    notes
+    Ok(notes)
 }
 
 /// `rope_scaling` of transformers 4; `None` if frequencies are not scaled.
@@ -52,7 +52,7 @@ mod tests {
             json[key] = value.clone();
         }
         let config = ModelConfig::from_json(&json).unwrap();
-        assert_eq!(adapt(&mut json, &config), [""; 0]);
+        assert_eq!(adapt(&mut json, &config), Ok(Vec::new()));
         json
     }
 

@@ -141,7 +141,7 @@ pub fn export_mlx(
     fit::check(&model.config, weights)?;
     MlxFit::of(&model.config).check(&model.config.model_type, options.quantisation.is_some())?;
     let mut json = config_json(model, options.float);
-    report.notes = config::adapt(&mut json, &model.config);
+    report.notes = config::adapt(&mut json, &model.config).map_err(ExportError::unsupported)?;
     let quantised = options.quantisation.map(|setting| Quantised::new(&model.config, weights, options.float, setting));
     if let Some(quantised) = quantised.as_ref().filter(|_| !options.requantize) {
         quantised.check_packed(&model.source)?;

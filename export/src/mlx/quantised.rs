@@ -145,9 +145,7 @@ impl<'a> Quantised<'a> {
 
 /// The setting that a layer has whatever the user asks for, as in `quant_predicate` of mlx-lm's models.
 fn own_setting(config: &ModelConfig, role: Role) -> Option<MlxQuantisation> {
-    let is_granite = config.family.gguf.name == "granite";
-    let is_small = matches!(role, Role::AttentionOutput | Role::Down | Role::Head);
-    (is_granite && is_small).then_some(MlxQuantisation { bits: 8, group: 64 })
+    config.family.mlx.in_eight_bits.contains(&role).then_some(MlxQuantisation { bits: 8, group: 64 })
 }
 
 impl Checkpoint for Quantised<'_> {

@@ -38,8 +38,23 @@ pub struct Family {
     pub norm_offset: f64,
     /// The architecture of its GGUF files.
     pub gguf: GgufArchitecture,
-    /// Puts into a `config.json` what only mlx-lm's model of it reads, and returns what that computes differently, a sentence each.
-    pub mlx: fn(&ModelConfig, &mut Map<String, Value>) -> Vec<String>,
+    /// Its model in mlx-lm.
+    pub mlx: MlxModel,
+}
+
+/// How a model of mlx-lm differs from what its `config.json` says in transformers.
+#[derive(Clone, Copy)]
+pub struct MlxModel {
+    /// Adds the keys that only mlx-lm reads to a `config.json`, and returns a sentence for each thing that mlx-lm computes differently.
+    /// Returns an error if it can't open such a model.
+    pub adapt: fn(&ModelConfig, &mut Map<String, Value>) -> std::result::Result<Vec<String>, String>,
+    /// The roles of layers that have 8 bits in quantised folders, whatever the user asks for.
+    pub in_eight_bits: &'static [Role],
+}
+
+impl MlxModel {
+    /// One that differs in nothing.
+    pub const PLAIN: Self = Self { adapt: |_, _| Ok(Vec::new()), in_eight_bits: &[] };
 }
 
 /// A `model_type` and the class of transformers that runs it.
@@ -60,6 +75,8 @@ pub struct GgufArchitecture {
     pub reads: &'static [&'static str],
     /// Whether llama.cpp computes sliding windows for it.
     pub has_windows: bool,
+    /// Whether llama.cpp reads divisors of its rotary frequencies, `rope_freqs.weight`.
+    pub has_rope_freqs: bool,
     /// Writes those keys. Returns an error if llama.cpp would not compute what the configuration says.
     pub write: fn(&ModelConfig, &mut Metadata) -> std::result::Result<(), String>,
     /// Reads those keys into a `config.json`. Returns an error for a key that has another type than expected.

@@ -9,11 +9,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Family, GgufArchitecture, LayerConfig, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds, insert_absent, parse,
-    require_activation,
+    Family, GgufArchitecture, LayerConfig, MlxModel, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds, insert_absent,
+    parse, require_activation,
 };
 use crate::error::{ModelError, Result};
-use crate::gguf::metadata::{Metadata, Value as GgufValue, shortest};
+use crate::gguf::architecture::{check_head_dim, layer_types};
+use crate::gguf::metadata::{Metadata, Value as GgufValue};
 use crate::part::{Part, Role};
 
 /// The entry in the registry.
@@ -23,8 +24,8 @@ pub static FAMILY: Family = Family {
     reads: &[],
     parts: PARTS,
     norm_offset: 0.0,
-    gguf: GgufArchitecture { name: "exaone4", reads: &[], has_windows: true, write, read },
-    mlx,
+    gguf: GgufArchitecture { name: "exaone4", reads: &[], has_windows: true, has_rope_freqs: true, write, read },
+    mlx: MlxModel { adapt, ..MlxModel::PLAIN },
 };
 
 const PARTS: &[Part] = &[
@@ -139,12 +140,10 @@ fn layers(config: &Exaone4Config) -> Result<Vec<LayerConfig>> {
     Ok(layers)
 }
 
-/// llama.cpp's EXAONE 4 has heads as wide together as the stream, and windows only in 64 layers, which always have them.
+/// In llama.cpp's EXAONE 4, `head_dim` is `hidden_size / num_attention_heads`, and there are windows only in 64 layers, which always have
+/// them.
 fn write(config: &ModelConfig, metadata: &mut Metadata) -> std::result::Result<(), String> {
-    let (heads, width, hidden) = (config.num_attention_heads, config.head_dim, config.hidden_size);
-    if heads * width != hidden {
-        return Err(format!("`head_dim`: llama.cpp expects {hidden} / {heads} for EXAONE 4, got {width}"));
-    }
+    check_head_dim(config, "EXAONE 4")?;
     let layers = config.num_hidden_layers;
     match config.sliding_window {
         Some(window) if layers == LAYERS_32B => {
@@ -166,42 +165,37 @@ fn read(metadata: &Metadata, config: &mut Map<String, Value>) -> std::result::Re
     if let Some(count) = metadata.optional_number(&key("nextn_predict_layers"))?.filter(|count| *count > 0) {
         return Err(format!("`exaone4.nextn_predict_layers` is {count}, which is not supported"));
     }
-    if config.get("num_hidden_layers").and_then(Value::as_u64) != Some(LAYERS_32B as u64) {
-        config.insert("sliding_window".to_owned(), Value::Null);
-        return Ok(());
-    }
-    let theta = config.get("rope_theta").and_then(Value::as_f64);
-    let sliding = metadata.optional_float(&key("rope.freq_base_swa"))?.map(shortest);
-    if let Some(sliding) = sliding.filter(|sliding| Some(*sliding) != theta) {
-        return Err(format!(
-            "`exaone4.rope.freq_base_swa` is {sliding}, other than `rope.freq_base`, which is not supported"
-        ));
-    }
-    let window = metadata.optional_number(&key("attention.sliding_window"))?.unwrap_or(WINDOW);
-    let pattern = key("attention.sliding_window_pattern");
-    let slides: Vec<bool> = match metadata.get(&pattern) {
-        Some(GgufValue::List(list)) => list.iter().map(|value| *value == GgufValue::Bool(true)).collect(),
-        _ => {
-            // To llama.cpp, 0 means that all layers slide.
-            let period = metadata.optional_number(&pattern)?.unwrap_or(PERIOD);
-            (0..LAYERS_32B).map(|layer| period == 0 || !(layer + 1).is_multiple_of(period)).collect()
-        }
+    let layers = config.get("num_hidden_layers").and_then(Value::as_u64).unwrap_or(0) as usize;
+    // Without `layer_types`, transformers would divide by `sliding_window_pattern`, which it sets to 0 where there is no window.
+    let (window, kinds) = if layers == LAYERS_32B {
+        let theta = config.get("rope_theta").and_then(Value::as_f64);
+        let window = metadata.optional_number(&key("attention.sliding_window"))?.unwrap_or(WINDOW);
+        (json!(window), layer_types(metadata, "exaone4", layers, PERIOD, theta)?)
+    } else {
+        (Value::Null, vec!["full_attention"; layers])
     };
-    let kinds = slides.into_iter().map(|slides| if slides { "sliding_attention" } else { "full_attention" });
-    config.insert("sliding_window".to_owned(), json!(window));
-    config.insert("layer_types".to_owned(), kinds.collect());
+    config.insert("sliding_window".to_owned(), window);
+    config.insert("layer_types".to_owned(), json!(kinds));
     Ok(())
 }
 
-/// mlx-lm has no defaults for these keys, and reads windows as a letter a layer.
-fn mlx(config: &ModelConfig, json: &mut Map<String, Value>) -> Vec<String> {
+/// mlx-lm has no defaults for these keys, and reads windows as a letter for each layer, both of which it looks for.
+fn adapt(config: &ModelConfig, json: &mut Map<String, Value>) -> std::result::Result<Vec<String>, String> {
     let letter = |layer| if config.layer(layer).is_sliding { 'L' } else { 'G' };
     let pattern: Option<String> = config.sliding_window.map(|_| (0..config.num_hidden_layers).map(letter).collect());
+    if pattern.as_ref().is_some_and(|pattern| !pattern.contains('L') || !pattern.contains('G')) {
+        return Err("`layer_types`: mlx-lm expects both kinds of layers of an EXAONE 4 with a window".to_owned());
+    }
+    let kind = |layer| if config.layer(layer).is_sliding { "sliding_attention" } else { "full_attention" };
+    let kinds: Vec<_> = (0..config.num_hidden_layers).map(kind).collect();
     json.insert("sliding_window_pattern".to_owned(), json!(pattern));
+    insert_absent(json, "layer_types", Some(json!(kinds)));
+    insert_absent(json, "rope_theta", config.rotary.first().map(|rotary| json!(rotary.theta)));
+    insert_absent(json, "tie_word_embeddings", Some(json!(config.tie_word_embeddings)));
     json.insert("sliding_window".to_owned(), json!(config.sliding_window));
     json.entry("rope_scaling").or_insert(Value::Null);
     insert_absent(json, "head_dim", Some(json!(config.head_dim)));
-    Vec::new()
+    Ok(Vec::new())
 }
 
 #[cfg(test)]
@@ -308,7 +302,13 @@ mod tests {
         let read = |metadata: &Metadata, json: Value| {
             let mut json = json.as_object().unwrap().clone();
             json.retain(|key, _| !["layer_types", "sliding_window", "sliding_window_pattern"].contains(&key.as_str()));
-            read(metadata, &mut json).map(|()| configure(&Value::Object(json)).unwrap())
+            read(metadata, &mut json).map(|()| {
+                assert_eq!(
+                    json["layer_types"].as_array().map(Vec::len),
+                    json["num_hidden_layers"].as_u64().map(|n| n as usize)
+                );
+                configure(&Value::Object(json)).unwrap()
+            })
         };
         let pattern = "exaone4.attention.sliding_window_pattern";
         for json in
@@ -336,8 +336,16 @@ mod tests {
     fn mlx_has_every_key_that_it_needs() {
         let mut json = json!({ "sliding_window": 4096, "sliding_window_pattern": 4, "num_hidden_layers": 4 });
         let config = configure(&json).unwrap();
-        assert!(mlx(&config, json.as_object_mut().unwrap()).is_empty());
+        assert_eq!(adapt(&config, json.as_object_mut().unwrap()), Ok(Vec::new()));
         assert_eq!((&json["sliding_window_pattern"], &json["head_dim"]), (&json!("LLLG"), &json!(128)));
         assert_eq!(json.get("rope_scaling"), Some(&Value::Null));
+        assert_eq!((&json["rope_theta"], &json["tie_word_embeddings"]), (&json!(1e4), &json!(false)));
+        // What is written is read again.
+        assert_eq!(configure(&json).unwrap(), config);
+        for kind in ["full_attention", "sliding_attention"] {
+            let one = with(json.clone(), &json!({ "layer_types": vec![kind; 4] }));
+            let refused = adapt(&configure(&one).unwrap(), &mut one.as_object().unwrap().clone());
+            assert!(refused.unwrap_err().contains("`layer_types`"));
+        }
     }
 }

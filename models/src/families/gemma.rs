@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Biases, Family, GgufArchitecture, ModelConfig, ModelType, RopeScaling, RotaryConfig, Sizes, TokenIds, parse,
+    Biases, Family, GgufArchitecture, MlxModel, ModelConfig, ModelType, RopeScaling, RotaryConfig, Sizes, TokenIds, parse,
     require_activation,
 };
 use crate::error::Result;
@@ -22,8 +22,8 @@ pub static FAMILY: Family = Family {
     reads: &[],
     parts: PARTS,
     norm_offset: 1.0,
-    gguf: GgufArchitecture { name: "gemma", reads: &[], has_windows: false, write, read },
-    mlx,
+    gguf: GgufArchitecture { name: "gemma", reads: &[], has_windows: false, has_rope_freqs: false, write, read },
+    mlx: MlxModel { adapt, ..MlxModel::PLAIN },
 };
 
 const PARTS: &[Part] = &[
@@ -110,16 +110,13 @@ fn configure(json: &Value) -> Result<ModelConfig> {
     })
 }
 
-/// llama.cpp's Gemma has no biases, no divisors of frequencies, and the embedding as its head.
+/// llama.cpp's Gemma has no biases, and the embedding as its head.
 fn write(config: &ModelConfig, _: &mut Metadata) -> std::result::Result<(), String> {
     if config.biases != Biases::default() {
         return Err("llama.cpp does not support `attention_bias` for Gemma".to_owned());
     }
     if !config.tie_word_embeddings {
         return Err("`tie_word_embeddings`: llama.cpp expects that the head of Gemma is its embedding".to_owned());
-    }
-    if matches!(scaling(config), Some(RopeScaling::Llama3 { .. } | RopeScaling::Factors { .. })) {
-        return Err("`rope_scaling`: llama.cpp has only linear scaling and YaRN for Gemma".to_owned());
     }
     Ok(())
 }
@@ -134,9 +131,16 @@ fn read(_: &Metadata, config: &mut Map<String, Value>) -> std::result::Result<()
     Ok(())
 }
 
-fn mlx(config: &ModelConfig, _: &mut Map<String, Value>) -> Vec<String> {
-    let note = |_| "mlx-lm does not scale the rotary frequencies of gemma (`rope_scaling`): the results differ".to_owned();
-    scaling(config).map(note).into_iter().collect()
+fn adapt(config: &ModelConfig, _: &mut Map<String, Value>) -> std::result::Result<Vec<String>, String> {
+    let gelu = "mlx-lm computes the GELU of gemma itself, not its approximation by tanh: the results differ slightly";
+    let rotary = "mlx-lm does not scale the rotary frequencies of gemma (`rope_scaling`): the results differ";
+    if !config.tie_word_embeddings {
+        return Err("`tie_word_embeddings`: mlx-lm expects that the head of Gemma is its embedding".to_owned());
+    }
+    if config.biases != Biases::default() {
+        return Err("mlx-lm does not support `attention_bias` for Gemma".to_owned());
+    }
+    Ok([Some(gelu), scaling(config).map(|_| rotary)].into_iter().flatten().map(str::to_owned).collect())
 }
 
 #[cfg(test)]
@@ -160,7 +164,7 @@ mod tests {
         assert_eq!(config.rotary, [RotaryConfig { theta: 10_000.0, scaling: None }]);
         assert_eq!((config.bos_token_id, config.eos_token_id.as_slice(), config.pad_token_id), (Some(2), &[1][..], Some(0)));
         assert_eq!(config.parameter_count(), 2_506_172_416);
-        // google/gemma-7b has the defaults. Its heads are wider together than the stream.
+        // google/gemma-7b has the defaults. There, `num_attention_heads · head_dim` exceeds `hidden_size`.
         let config = configure(&json!({ "model_type": "gemma", "hidden_act": "gelu" })).unwrap();
         assert_eq!((config.num_attention_heads * config.head_dim, config.hidden_size), (4096, 3072));
         assert_eq!(config.parameter_count(), 8_537_680_896);
@@ -179,14 +183,15 @@ mod tests {
         let written = |json: Value| write(&configure(&json).unwrap(), &mut Metadata::default());
         let linear = json!({ "rope_type": "linear", "factor": 2.0 });
         assert!(written(json!({ "rope_scaling": linear })).is_ok());
-        let llama3 = json!({ "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0 });
-        for (key, value) in
-            [("attention_bias", json!(true)), ("tie_word_embeddings", json!(false)), ("rope_scaling", llama3)]
-        {
+        for (key, value) in [("attention_bias", json!(true)), ("tie_word_embeddings", json!(false))] {
             let error = written(json!({ key: value })).unwrap_err();
             assert!(error.contains(key), "{key}: {error}");
         }
-        let notes = |json: Value| mlx(&configure(&json).unwrap(), &mut Map::new());
-        assert_eq!((notes(json!({})).len(), notes(json!({ "rope_scaling": linear })).len()), (0, 1));
+        let notes = |json: Value| adapt(&configure(&json).unwrap(), &mut Map::new());
+        assert_eq!(notes(json!({})).unwrap().len(), 1);
+        assert_eq!(notes(json!({ "rope_scaling": linear })).unwrap().len(), 2);
+        for (key, value) in [("attention_bias", true), ("tie_word_embeddings", false)] {
+            assert!(notes(json!({ key: value })).unwrap_err().contains(key));
+        }
     }
 }

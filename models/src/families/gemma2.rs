@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Biases, Family, GgufArchitecture, LayerConfig, ModelConfig, ModelType, RopeScaling, RotaryConfig, Sizes, TokenIds,
-    parse, require_activation,
+    Biases, Family, GgufArchitecture, LayerConfig, MlxModel, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds, parse,
+    require_activation,
 };
 use crate::error::{ModelError, Result};
 use crate::gguf::metadata::{Metadata, shortest};
@@ -27,10 +27,11 @@ pub static FAMILY: Family = Family {
         name: "gemma2",
         reads: &["attn_logit_softcapping", "final_logit_softcapping"],
         has_windows: true,
+        has_rope_freqs: false,
         write,
         read,
     },
-    mlx,
+    mlx: MlxModel { adapt, ..MlxModel::PLAIN },
 };
 
 const PARTS: &[Part] = &[
@@ -175,10 +176,6 @@ fn write(config: &ModelConfig, metadata: &mut Metadata) -> std::result::Result<(
             "`layer_types`: llama.cpp expects that every second layer of Gemma 2 is full, and the others slide".into()
         );
     };
-    let scaling = config.rotary.first().and_then(|rotary| rotary.scaling.as_ref());
-    if matches!(scaling, Some(RopeScaling::Llama3 { .. } | RopeScaling::Factors { .. })) {
-        return Err("`rope_scaling`: llama.cpp has only linear scaling and YaRN for Gemma 2".to_owned());
-    }
     metadata.insert("gemma2.attention.sliding_window", window);
     for (key, cap) in
         [("attn_logit_softcapping", config.attention_softcap), ("final_logit_softcapping", config.logits_softcap)]
@@ -216,10 +213,10 @@ fn read(metadata: &Metadata, config: &mut Map<String, Value>) -> std::result::Re
     Ok(())
 }
 
-fn mlx(config: &ModelConfig, _: &mut Map<String, Value>) -> Vec<String> {
+fn adapt(config: &ModelConfig, _: &mut Map<String, Value>) -> std::result::Result<Vec<String>, String> {
     let of_window =
         |window| format!("mlx-lm has no sliding window for gemma2: the results are the same up to {window} tokens");
-    config.window(0).map(of_window).into_iter().collect()
+    Ok(config.window(0).map(of_window).into_iter().collect())
 }
 
 #[cfg(test)]
@@ -260,13 +257,11 @@ mod tests {
         ] {
             assert!(written(&published).is_ok(), "{published}");
         }
-        let llama3 = json!({ "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0 });
         for (key, value) in [
             ("query_pre_attn_scalar", json!(224)),
             ("attention_bias", json!(true)),
             ("tie_word_embeddings", json!(false)),
             ("layer_types", json!(vec!["full_attention"; 26])),
-            ("rope_scaling", llama3),
             ("attn_logit_softcapping", Value::Null),
             ("final_logit_softcapping", Value::Null),
         ] {

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Biases, Family, GgufArchitecture, LayerConfig, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds, insert_absent,
-    parse, require_activation, theta_of,
+    Biases, Family, GgufArchitecture, LayerConfig, MlxModel, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds,
+    insert_absent, parse, require_activation, theta_of,
 };
 use crate::error::{ModelError, Result};
 use crate::gguf::metadata::{Metadata, Value as GgufValue};
@@ -22,8 +22,8 @@ pub static FAMILY: Family = Family {
     reads: &[],
     parts: PARTS,
     norm_offset: 1.0,
-    gguf: GgufArchitecture { name: "gemma3", reads: &[], has_windows: true, write, read },
-    mlx,
+    gguf: GgufArchitecture { name: "gemma3", reads: &[], has_windows: true, has_rope_freqs: false, write, read },
+    mlx: MlxModel { adapt, ..MlxModel::PLAIN },
 };
 
 const PARTS: &[Part] = &[
@@ -230,7 +230,7 @@ fn read(metadata: &Metadata, config: &mut Map<String, Value>) -> std::result::Re
 }
 
 /// mlx-lm knows only the keys of transformers 4.
-fn mlx(config: &ModelConfig, json: &mut Map<String, Value>) -> Vec<String> {
+fn adapt(config: &ModelConfig, json: &mut Map<String, Value>) -> std::result::Result<Vec<String>, String> {
     let layers = 0..config.num_hidden_layers;
     let is_full = |layer: &usize| config.window(*layer).is_none();
     let pattern = layers.clone().find(is_full).map_or(config.num_hidden_layers + 1, |first| first + 1);
@@ -241,7 +241,7 @@ fn mlx(config: &ModelConfig, json: &mut Map<String, Value>) -> Vec<String> {
     insert_absent(json, "rope_local_base_freq", theta);
     insert_absent(json, "sliding_window_pattern", pattern.map(Value::from));
     if pattern.is_some() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
-    vec!["mlx-lm reads windows as one in every so many layers, and those of this model have another order".to_owned()]
+    Ok(vec!["mlx-lm reads windows as one in every so many layers, and those of this model have another order".to_owned()])
 }

@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Biases, ClampedGate, ExpertsConfig, Family, GgufArchitecture, LayerConfig, ModelConfig, ModelType, RotaryConfig, Shares,
-    Sizes, Stacking, TokenIds, parse, theta_of,
+    Biases, ClampedGate, ExpertsConfig, Family, GgufArchitecture, LayerConfig, MlxModel, ModelConfig, ModelType,
+    RotaryConfig, Shares, Sizes, Stacking, TokenIds, parse, theta_of,
 };
 use crate::error::{ModelError, Result};
 use crate::gguf::metadata::{Metadata, shortest};
@@ -21,8 +21,15 @@ pub static FAMILY: Family = Family {
     reads: &[],
     parts: PARTS,
     norm_offset: 0.0,
-    gguf: GgufArchitecture { name: "gpt-oss", reads: &["expert_count"], has_windows: true, write, read },
-    mlx: |_, _| Vec::new(),
+    gguf: GgufArchitecture {
+        name: "gpt-oss",
+        reads: &["expert_count"],
+        has_windows: true,
+        has_rope_freqs: false,
+        write,
+        read,
+    },
+    mlx: MlxModel::PLAIN,
 };
 
 const PARTS: &[Part] = &[

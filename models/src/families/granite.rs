@@ -8,7 +8,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Biases, Family, GgufArchitecture, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds, parse, require_activation,
+    Biases, Family, GgufArchitecture, MlxModel, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds, parse,
+    require_activation,
 };
 use crate::error::{ModelError, Result};
 use crate::gguf::metadata::{Metadata, shortest};
@@ -25,11 +26,15 @@ pub static FAMILY: Family = Family {
         name: "granite",
         reads: &["attention.scale", "embedding_scale", "logit_scale", "residual_scale"],
         has_windows: false,
+        has_rope_freqs: true,
         write,
         read,
     },
-    mlx: |_, _| Vec::new(),
+    mlx: MlxModel { in_eight_bits: IN_EIGHT_BITS, ..MlxModel::PLAIN },
 };
+
+/// Of `quant_predicate` in mlx-lm.
+pub(super) const IN_EIGHT_BITS: &[Role] = &[Role::AttentionOutput, Role::Down, Role::Head];
 
 const PARTS: &[Part] = &[
     Part::new(Role::Embedding, "model.embed_tokens", "token_embd"),

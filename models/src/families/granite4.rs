@@ -9,7 +9,8 @@ use serde_json::{Map, Value, json};
 
 use super::granite::{self, Factors};
 use crate::config::{
-    Biases, Family, GgufArchitecture, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds, parse, require_activation,
+    Biases, Family, GgufArchitecture, MlxModel, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds, parse,
+    require_activation,
 };
 use crate::error::{ModelError, Result};
 use crate::part::{Part, Role};
@@ -22,7 +23,7 @@ pub static FAMILY: Family = Family {
     parts: PARTS,
     norm_offset: 0.0,
     gguf: GgufArchitecture { write: granite::write, ..granite::FAMILY.gguf },
-    mlx,
+    mlx: MlxModel { adapt, in_eight_bits: granite::IN_EIGHT_BITS },
 };
 
 const PARTS: &[Part] = &[
@@ -111,9 +112,9 @@ fn configure(json: &Value) -> Result<ModelConfig> {
 }
 
 /// What files say since transformers 5 is unknown to mlx-lm.
-fn mlx(config: &ModelConfig, json: &mut Map<String, Value>) -> Vec<String> {
+fn adapt(config: &ModelConfig, json: &mut Map<String, Value>) -> std::result::Result<Vec<String>, String> {
     json.insert("layer_types".to_owned(), json!(vec!["attention"; config.num_hidden_layers]));
-    Vec::new()
+    Ok(Vec::new())
 }
 
 /// Refuses what dense models don't have.

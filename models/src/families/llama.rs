@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Biases, Family, GgufArchitecture, LayerConfig, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds, insert_absent,
-    parse, require_activation,
+    Biases, Family, GgufArchitecture, LayerConfig, MlxModel, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds,
+    insert_absent, parse, require_activation,
 };
 use crate::error::Result;
 use crate::part::{Part, Role};
@@ -24,8 +24,15 @@ pub static FAMILY: Family = Family {
     reads: &[],
     parts: PARTS,
     norm_offset: 0.0,
-    gguf: GgufArchitecture { name: "llama", reads: &[], has_windows: false, write: |_, _| Ok(()), read: |_, _| Ok(()) },
-    mlx,
+    gguf: GgufArchitecture {
+        name: "llama",
+        reads: &[],
+        has_windows: false,
+        has_rope_freqs: true,
+        write: |_, _| Ok(()),
+        read: |_, _| Ok(()),
+    },
+    mlx: MlxModel { adapt, ..MlxModel::PLAIN },
 };
 
 const PARTS: &[Part] = &[
@@ -105,9 +112,9 @@ fn configure(json: &Value) -> Result<ModelConfig> {
 }
 
 /// mlx-lm computes windows in the layers that are listed.
-fn mlx(config: &ModelConfig, json: &mut Map<String, Value>) -> Vec<String> {
+fn adapt(config: &ModelConfig, json: &mut Map<String, Value>) -> std::result::Result<Vec<String>, String> {
     if config.window(0).is_some() {
         insert_absent(json, "layer_types", Some(json!(vec!["sliding_attention"; config.num_hidden_layers])));
     }
-    Vec::new()
+    Ok(Vec::new())
 }

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Family, GgufArchitecture, LayerConfig, ModelConfig, ModelType, QueryScaling, RopeScaling, RotaryConfig, Sizes, TokenIds,
-    parse, require_activation,
+    Family, GgufArchitecture, LayerConfig, MlxModel, ModelConfig, ModelType, QueryScaling, RopeScaling, RotaryConfig, Sizes,
+    TokenIds, parse, require_activation,
 };
 use crate::error::{ModelError, Result};
 use crate::gguf::keys;
@@ -27,10 +27,11 @@ pub static FAMILY: Family = Family {
         name: "mistral3",
         reads: &["attention.temperature_scale", keys::ROPE_YARN_LOG_MULTIPLIER],
         has_windows: false,
+        has_rope_freqs: true,
         write,
         read,
     },
-    mlx: |_, _| Vec::new(),
+    mlx: MlxModel::PLAIN,
 };
 
 const PARTS: &[Part] = &[

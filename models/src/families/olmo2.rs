@@ -9,11 +9,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Biases, Family, GgufArchitecture, LayerConfig, ModelConfig, ModelType, RopeScaling, RotaryConfig, Sizes, TokenIds,
-    parse, require_activation, theta_of,
+    Biases, Family, GgufArchitecture, LayerConfig, MlxModel, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds, parse,
+    require_activation, theta_of,
 };
 use crate::error::{ModelError, Result};
-use crate::gguf::metadata::{Metadata, Value as GgufValue, shortest};
+use crate::gguf::architecture::{check_head_dim, layer_types};
+use crate::gguf::metadata::{Metadata, Value as GgufValue};
 use crate::part::{Part, Role};
 
 /// The entry in the registry.
@@ -23,8 +24,8 @@ pub static FAMILY: Family = Family {
     reads: &[],
     parts: PARTS,
     norm_offset: 0.0,
-    gguf: GgufArchitecture { name: "olmo2", reads: &[], has_windows: true, write, read },
-    mlx: |_, _| Vec::new(),
+    gguf: GgufArchitecture { name: "olmo2", reads: &[], has_windows: true, has_rope_freqs: false, write, read },
+    mlx: MlxModel::PLAIN,
 };
 
 const OLMO3: ModelType = ModelType { name: "olmo3", class: "Olmo3ForCausalLM" };
@@ -152,7 +153,7 @@ fn rotary_of_olmo3(json: &Value, positions: usize) -> Result<Vec<RotaryConfig>> 
     ])
 }
 
-/// llama.cpp's OLMo has a head of its own, no biases, no divisors of frequencies, and heads as wide together as the stream.
+/// llama.cpp's OLMo has a head of its own and no biases, and `head_dim` is `hidden_size / num_attention_heads`.
 fn write(config: &ModelConfig, metadata: &mut Metadata) -> std::result::Result<(), String> {
     if config.tie_word_embeddings {
         return Err("`tie_word_embeddings`: llama.cpp expects that OLMo has a head of its own".to_owned());
@@ -160,14 +161,7 @@ fn write(config: &ModelConfig, metadata: &mut Metadata) -> std::result::Result<(
     if config.biases != Biases::default() {
         return Err("llama.cpp does not support `attention_bias` for OLMo".to_owned());
     }
-    let (heads, width, hidden) = (config.num_attention_heads, config.head_dim, config.hidden_size);
-    if heads * width != hidden {
-        return Err(format!("`head_dim`: llama.cpp expects {hidden} / {heads} for OLMo, got {width}"));
-    }
-    let scaling = config.rotary.first().and_then(|rotary| rotary.scaling.as_ref());
-    if matches!(scaling, Some(RopeScaling::Llama3 { .. } | RopeScaling::Factors { .. })) {
-        return Err("`rope_scaling`: llama.cpp has only linear scaling and YaRN for OLMo".to_owned());
-    }
+    check_head_dim(config, "OLMo")?;
     let sliding: Vec<bool> = (0..config.num_hidden_layers).map(|layer| config.layer(layer).is_sliding).collect();
     let Some(window) = config.sliding_window.filter(|_| sliding.contains(&true)) else { return Ok(()) };
     let [full, of_sliding] = config.rotary.as_slice() else { return Ok(()) };
@@ -189,25 +183,12 @@ fn read(metadata: &Metadata, config: &mut Map<String, Value>) -> std::result::Re
         return Ok(());
     };
     let layers = config.get("num_hidden_layers").and_then(Value::as_u64).unwrap_or(0) as usize;
-    let sliding: Vec<bool> = match metadata.get("olmo2.attention.sliding_window_pattern") {
-        Some(GgufValue::List(list)) => list.iter().map(|value| *value == GgufValue::Bool(true)).collect(),
-        Some(_) => {
-            let period = metadata.optional_number("olmo2.attention.sliding_window_pattern")?.unwrap_or(PERIOD);
-            (0..layers).map(|layer| period == 0 || !(layer + 1).is_multiple_of(period)).collect()
-        }
-        None => (0..layers).map(slides).collect(),
-    };
     let theta = config.get("rope_theta").cloned().unwrap_or_default();
-    if let Some(other) = metadata.optional_float("olmo2.rope.freq_base_swa")?.map(shortest)
-        && theta.as_f64() != Some(other)
-    {
-        return Err(format!("`olmo2.rope.freq_base_swa` is {other}, other than `rope.freq_base`, which is not supported"));
-    }
-    let kinds = sliding.iter().map(|slides| if *slides { "sliding_attention" } else { "full_attention" });
+    let kinds = layer_types(metadata, "olmo2", layers, PERIOD, theta.as_f64())?;
     config.insert("model_type".to_owned(), json!(OLMO3.name));
     config.insert("architectures".to_owned(), json!([OLMO3.class]));
     config.insert("sliding_window".to_owned(), json!(window));
-    config.insert("layer_types".to_owned(), kinds.collect());
+    config.insert("layer_types".to_owned(), json!(kinds));
     config.insert(
         "rope_parameters".to_owned(),
         json!({
@@ -228,13 +209,8 @@ mod tests {
     fn what_llama_cpp_computes_differently_is_refused_by_name() {
         let written = |json: Value| write(&configure(&json).unwrap(), &mut Metadata::default());
         assert!(written(json!({ "head_dim": 128, "rope_scaling": { "rope_type": "linear", "factor": 2.0 } })).is_ok());
-        let llama3 = json!({ "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0 });
-        for (key, value) in [
-            ("tie_word_embeddings", json!(true)),
-            ("attention_bias", json!(true)),
-            ("head_dim", json!(64)),
-            ("rope_scaling", llama3),
-        ] {
+        for (key, value) in [("tie_word_embeddings", json!(true)), ("attention_bias", json!(true)), ("head_dim", json!(64))]
+        {
             let error = written(json!({ key: value })).unwrap_err();
             assert!(error.contains(key), "{key}: {error}");
         }

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Family, GgufArchitecture, LayerConfig, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds, parse, require_activation,
-    theta_of,
+    Family, GgufArchitecture, LayerConfig, MlxModel, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds, parse,
+    require_activation, theta_of,
 };
 use crate::error::{ModelError, Result};
 use crate::gguf::keys;
@@ -23,8 +23,15 @@ pub static FAMILY: Family = Family {
     reads: &["partial_rotary_factor"],
     parts: PARTS,
     norm_offset: 0.0,
-    gguf: GgufArchitecture { name: "phi3", reads: &[keys::ROPE_SCALING_ATTENTION], has_windows: false, write, read },
-    mlx: |_, _| Vec::new(),
+    gguf: GgufArchitecture {
+        name: "phi3",
+        reads: &[keys::ROPE_SCALING_ATTENTION],
+        has_windows: false,
+        has_rope_freqs: false,
+        write,
+        read,
+    },
+    mlx: MlxModel::PLAIN,
 };
 
 const PARTS: &[Part] = &[

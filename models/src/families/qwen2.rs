@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::config::{
-    Biases, Family, GgufArchitecture, LayerConfig, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds, parse,
+    Biases, Family, GgufArchitecture, LayerConfig, MlxModel, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds, parse,
     require_activation,
 };
 use crate::error::Result;
@@ -21,8 +21,15 @@ pub static FAMILY: Family = Family {
     reads: &[],
     parts: PARTS,
     norm_offset: 0.0,
-    gguf: GgufArchitecture { name: "qwen2", reads: &[], has_windows: false, write: |_, _| Ok(()), read: |_, _| Ok(()) },
-    mlx: |_, _| Vec::new(),
+    gguf: GgufArchitecture {
+        name: "qwen2",
+        reads: &[],
+        has_windows: false,
+        has_rope_freqs: false,
+        write: |_, _| Ok(()),
+        read: |_, _| Ok(()),
+    },
+    mlx: MlxModel::PLAIN,
 };
 
 const PARTS: &[Part] = &[

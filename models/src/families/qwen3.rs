@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::config::{
-    Biases, Family, GgufArchitecture, LayerConfig, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds, parse,
+    Biases, Family, GgufArchitecture, LayerConfig, MlxModel, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds, parse,
     require_activation,
 };
 use crate::error::Result;
@@ -22,8 +22,15 @@ pub static FAMILY: Family = Family {
     reads: &[],
     parts: PARTS,
     norm_offset: 0.0,
-    gguf: GgufArchitecture { name: "qwen3", reads: &[], has_windows: false, write, read: |_, _| Ok(()) },
-    mlx: |_, _| Vec::new(),
+    gguf: GgufArchitecture {
+        name: "qwen3",
+        reads: &[],
+        has_windows: false,
+        has_rope_freqs: false,
+        write,
+        read: |_, _| Ok(()),
+    },
+    mlx: MlxModel::PLAIN,
 };
 
 /// llama.cpp does not read biases of Qwen3.

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Biases, ExpertsConfig, Family, GgufArchitecture, LayerConfig, ModelConfig, ModelType, RotaryConfig, Shares, Sizes,
-    Stacking, TokenIds, parse, require_activation,
+    Biases, ExpertsConfig, Family, GgufArchitecture, LayerConfig, MlxModel, ModelConfig, ModelType, RotaryConfig, Shares,
+    Sizes, Stacking, TokenIds, parse, require_activation,
 };
 use crate::error::{ModelError, Result};
 use crate::gguf::metadata::Metadata;
@@ -22,8 +22,15 @@ pub static FAMILY: Family = Family {
     reads: &[],
     parts: PARTS,
     norm_offset: 0.0,
-    gguf: GgufArchitecture { name: "qwen3moe", reads: &["expert_count"], has_windows: false, write, read },
-    mlx: |_, _| Vec::new(),
+    gguf: GgufArchitecture {
+        name: "qwen3moe",
+        reads: &["expert_count"],
+        has_windows: false,
+        has_rope_freqs: false,
+        write,
+        read,
+    },
+    mlx: MlxModel::PLAIN,
 };
 
 const PARTS: &[Part] = &[

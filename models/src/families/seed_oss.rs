@@ -1,14 +1,14 @@
-//! Seed-OSS: a Llama whose queries, keys and values have biases, and whose heads are wider together than the stream.
+//! Seed-OSS: a Llama whose queries, keys and values have biases, and and `num_attention_heads · head_dim` need not be `hidden_size`.
 //!
 //! Source: `configuration_seed_oss.py` and `modeling_seed_oss.py` of transformers 5; `conversion/olmo.py` and
 //! `src/models/seed-oss.cpp` of llama.cpp.
 
 use burnish_kernels::glu::Activation;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Biases, Family, GgufArchitecture, ModelConfig, ModelType, RopeScaling, RotaryConfig, Sizes, TokenIds, parse,
+    Biases, Family, GgufArchitecture, MlxModel, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds, insert_absent, parse,
     require_activation,
 };
 use crate::error::Result;
@@ -22,8 +22,15 @@ pub static FAMILY: Family = Family {
     reads: &[],
     parts: PARTS,
     norm_offset: 0.0,
-    gguf: GgufArchitecture { name: "seed_oss", reads: &[], has_windows: false, write, read: |_, _| Ok(()) },
-    mlx: |_, _| Vec::new(),
+    gguf: GgufArchitecture {
+        name: "seed_oss",
+        reads: &[],
+        has_windows: false,
+        has_rope_freqs: false,
+        write,
+        read: |_, _| Ok(()),
+    },
+    mlx: MlxModel { adapt, ..MlxModel::PLAIN },
 };
 
 const PARTS: &[Part] = &[
@@ -110,24 +117,27 @@ fn configure(json: &Value) -> Result<ModelConfig> {
     })
 }
 
-/// llama.cpp's Seed-OSS has biases only of queries, keys and values, and no divisors of frequencies.
+/// llama.cpp's Seed-OSS has biases only of queries, keys and values.
 fn write(config: &ModelConfig, _: &mut Metadata) -> std::result::Result<(), String> {
     for (key, is_set) in [("attention_out_bias", config.biases.attention_output), ("mlp_bias", config.biases.mlp)] {
         if is_set {
             return Err(format!("llama.cpp does not support `{key}` for Seed-OSS"));
         }
     }
-    let scaling = config.rotary.first().and_then(|rotary| rotary.scaling.as_ref());
-    if matches!(scaling, Some(RopeScaling::Llama3 { .. } | RopeScaling::Factors { .. })) {
-        return Err("`rope_scaling`: llama.cpp has only linear scaling and YaRN for Seed-OSS".to_owned());
-    }
     Ok(())
+}
+
+/// mlx-lm has other defaults for these keys, and none for `head_dim`.
+#[allow(clippy::unnecessary_wraps, reason = "the type of every family's `adapt`")]
+fn adapt(config: &ModelConfig, json: &mut Map<String, Value>) -> std::result::Result<Vec<String>, String> {
+    insert_absent(json, "attention_bias", Some(json!(config.biases.query_key_value)));
+    insert_absent(json, "tie_word_embeddings", Some(json!(config.tie_word_embeddings)));
+    insert_absent(json, "head_dim", Some(json!(config.head_dim)));
+    Ok(Vec::new())
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     /// ByteDance-Seed/Seed-OSS-36B-Instruct.
@@ -163,6 +173,14 @@ mod tests {
     }
 
     #[test]
+    fn mlx_reads_the_defaults_of_transformers() {
+        let mut json = Map::new();
+        assert_eq!(adapt(&configure(&json!({})).unwrap(), &mut json), Ok(Vec::new()));
+        let expected = json!({ "attention_bias": true, "tie_word_embeddings": false, "head_dim": 128 });
+        assert_eq!(Value::Object(json), expected);
+    }
+
+    #[test]
     fn what_llama_cpp_computes_differently_is_refused_by_name() {
         let written = |key: &str, value: Value| {
             let mut json = published();
@@ -171,8 +189,7 @@ mod tests {
         };
         assert!(written("rope_scaling", json!({ "rope_type": "linear", "factor": 2.0 })).is_ok());
         assert!(written("attention_bias", json!(false)).is_ok() && written("tie_word_embeddings", json!(true)).is_ok());
-        let llama3 = json!({ "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0 });
-        for (key, value) in [("attention_out_bias", json!(true)), ("mlp_bias", json!(true)), ("rope_scaling", llama3)] {
+        for (key, value) in [("attention_out_bias", json!(true)), ("mlp_bias", json!(true))] {
             let error = written(key, value).unwrap_err();
             assert!(error.contains(key), "{key}: {error}");
         }

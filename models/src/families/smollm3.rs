@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::config::{
-    Biases, Family, GgufArchitecture, LayerConfig, ModelConfig, ModelType, RopeScaling, RotaryConfig, Sizes, TokenIds,
-    parse, require_activation,
+    Biases, Family, GgufArchitecture, LayerConfig, MlxModel, ModelConfig, ModelType, RotaryConfig, Sizes, TokenIds, parse,
+    require_activation,
 };
 use crate::error::{ModelError, Result};
 use crate::gguf::metadata::Metadata;
@@ -22,8 +22,15 @@ pub static FAMILY: Family = Family {
     reads: &["no_rope_layers"],
     parts: PARTS,
     norm_offset: 0.0,
-    gguf: GgufArchitecture { name: "smollm3", reads: &[], has_windows: false, write, read: |_, _| Ok(()) },
-    mlx: |_, _| Vec::new(),
+    gguf: GgufArchitecture {
+        name: "smollm3",
+        reads: &[],
+        has_windows: false,
+        has_rope_freqs: false,
+        write,
+        read: |_, _| Ok(()),
+    },
+    mlx: MlxModel::PLAIN,
 };
 
 const PARTS: &[Part] = &[
@@ -152,7 +159,7 @@ fn layers(config: &SmolLm3Config) -> Result<Vec<LayerConfig>> {
     Ok(layers)
 }
 
-/// llama.cpp's SmolLM3 has no biases, no divisors of frequencies, and always the same layers without rotation.
+/// llama.cpp's SmolLM3 has no biases, and always the same layers without rotation.
 fn write(config: &ModelConfig, _: &mut Metadata) -> std::result::Result<(), String> {
     if config.biases.attention_output {
         return Err("llama.cpp does not support `attention_bias` for SmolLM3".to_owned());
@@ -168,10 +175,6 @@ fn write(config: &ModelConfig, _: &mut Metadata) -> std::result::Result<(), Stri
              for layer {layer}",
             i32::from(!rotates(layer))
         ));
-    }
-    let scaling = config.rotary.first().and_then(|rotary| rotary.scaling.as_ref());
-    if matches!(scaling, Some(RopeScaling::Llama3 { .. } | RopeScaling::Factors { .. })) {
-        return Err("`rope_scaling`: llama.cpp has only linear scaling and YaRN for SmolLM3".to_owned());
     }
     Ok(())
 }
@@ -221,12 +224,10 @@ mod tests {
     fn what_llama_cpp_computes_differently_is_refused_by_name() {
         let written = |json: Value| write(&configure(&json).unwrap(), &mut Metadata::default());
         assert!(written(json!({ "rope_scaling": { "rope_type": "linear", "factor": 2.0 } })).is_ok());
-        let llama3 = json!({ "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0 });
         for (key, value, name) in [
             ("attention_bias", json!(true), "attention_bias"),
             ("mlp_bias", json!(true), "mlp_bias"),
             ("no_rope_layer_interval", json!(3), "`no_rope_layers`"),
-            ("rope_scaling", llama3, "rope_scaling"),
         ] {
             let error = written(json!({ key: value })).unwrap_err();
             assert!(error.contains(name), "{key}: {error}");

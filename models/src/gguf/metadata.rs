@@ -21,7 +21,7 @@ pub enum Value {
 
 impl Value {
     /// The value for an error message.
-    fn describe(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         match self {
             Self::Unsigned(number) => number.to_string(),
             Self::Signed(number) => number.to_string(),

@@ -2,6 +2,7 @@
 //!
 //! Source: `ggml/docs/gguf.md` and `gguf.cpp` of llama.cpp.
 
+pub(crate) mod architecture;
 mod config;
 mod header;
 pub mod keys;

@@ -17,7 +17,8 @@ pub const TEKKEN_PATTERN: &str = "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\
 /// The pattern of Seed-Coder and Seed-OSS.
 const SEED_PATTERN: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1}| ?[^\\s\\p{L}\\p{N}\\r\\n]+|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
-/// Each pattern with the values of `tokenizer.ggml.pre` that mean it, of which the first is written.
+/// Each pattern with the values of `tokenizer.ggml.pre` that mean it, of which the first is written, except for tokenizers with the
+/// pattern of Llama 3 that use merges.
 pub const PATTERNS: &[(&str, &[&str])] = &[
     (
         LLAMA3_PATTERN,
