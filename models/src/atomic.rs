@@ -72,7 +72,10 @@ pub fn write_folder<E: From<WriteError>>(
         // If the old folder can't be deleted now, the next write deletes it.
         remove(&paths.old).ok();
     } else {
+        // What is renamed is not being deleted by `abandon`.
+        let renaming = unfinished();
         rename(&paths.new, &paths.target)?;
+        drop(renaming);
         beside.kept = true;
     }
     Ok(sync(&paths.parent)?)
@@ -131,6 +134,7 @@ pub fn write_files<E: From<WriteError>>(
         all.push(beside);
     }
     let Some(first) = all.first() else { return Ok(()) };
+    let renaming = unfinished();
     if first.paths.target.symlink_metadata().is_ok() {
         remove(&first.paths.target)?;
         sync(&first.paths.parent)?;
@@ -139,6 +143,7 @@ pub fn write_files<E: From<WriteError>>(
         rename(&beside.paths.new, &beside.paths.target)?;
         beside.kept = true;
     }
+    drop(renaming);
     Ok(sync(&all[0].paths.parent)?)
 }
 
@@ -271,6 +276,8 @@ impl Beside {
             Kind::Folder => fs::create_dir(&paths.new).map(|()| File::open(&paths.new).ok()),
             Kind::File => OpenOptions::new().read(true).write(true).create_new(true).open(&paths.new).map(Some),
         };
+        // A new version is in the list from its first moment on, so that `abandon` deletes it.
+        let mut all = unfinished();
         let handle = match create() {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 clear(paths)?;
@@ -283,7 +290,8 @@ impl Beside {
             lock(handle, paths)?;
         }
         let beside = Self { paths: paths.clone(), handle, kept: false };
-        unfinished().push(paths.clone());
+        all.push(paths.clone());
+        drop(all);
         paths.restore()?;
         Ok(beside)
     }

@@ -148,6 +148,42 @@ fn abandoned_writes_leave_the_old_target() {
     assert_eq!((names(root.path()), names(&target)), (vec!["out".to_owned()], vec!["a".to_owned()]));
 }
 
+/// Ctrl-C may come at any moment, also while a new version is made or renamed.
+#[test]
+fn abandoned_writes_leave_all_or_nothing_whenever_they_are_abandoned() {
+    let root = tempfile::tempdir().unwrap();
+    let place = fs::canonicalize(root.path()).unwrap();
+    let expected: Vec<String> = (0..20).map(|index| index.to_string()).collect();
+    let writes = |round: usize| {
+        let folder = place.join(format!("folder-{round}"));
+        let whole = |folder: &Path| -> Result<()> {
+            // The folder may be gone.
+            expected.iter().for_each(|name| drop(fs::write(folder.join(name), name)));
+            Ok(())
+        };
+        write_folder(&folder, whole).ok();
+        let parts: Vec<PathBuf> = (0..20).map(|index| place.join(format!("part-{round}-{index}"))).collect();
+        write_files(&parts, |index, file| file.write_all(b"x").map_err(|error| WriteError::io(&parts[index], error))).ok();
+    };
+    for round in 0..60 {
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| writes(round));
+            std::thread::sleep(std::time::Duration::from_micros(round as u64 * 150));
+            // As the process that ends: nothing goes on until all has been looked at.
+            let ended = abandon_where(|target| target.starts_with(&place));
+            let left = names(&place);
+            let folder = place.join(format!("folder-{round}"));
+            assert!(!folder.exists() || names(&folder).len() == expected.len(), "round {round}: {:?}", names(&folder));
+            assert!(!left.iter().any(|name| name.starts_with('.')), "round {round}: {left:?}");
+            let parts = left.iter().filter(|name| name.starts_with(&format!("part-{round}-"))).count();
+            assert!(parts == 0 || parts == 20, "round {round}: {parts} parts");
+            drop(ended);
+            writer.join().unwrap();
+        });
+        fs::read_dir(&place).unwrap().for_each(|entry| drop(remove(&entry.unwrap().path())));
+    }
+}
+
 #[test]
 fn files_that_belong_together_are_replaced_together() {
     let work = tempfile::tempdir().unwrap();
