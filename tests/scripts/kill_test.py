@@ -102,7 +102,7 @@ def contending_runs(program, root, expected, rounds):
         results = [(process.communicate()[1], process.returncode) for process in both]
         codes = sorted(code for _, code in results)
         refused = [errors for errors, code in results if code == 1]
-        said = bool(refused) and ("in use by process" in refused[0] or "already has a run" in refused[0])
+        said = bool(refused) and ("is in use by" in refused[0] or "already has a run" in refused[0])
         check(codes == [0, 1] and said and outcome(run) == expected, f"contention {index}: {results}")
         shutil.rmtree(run)
     print(f"{rounds} pairs of runs in one folder: one went on, the other was refused")
