@@ -127,8 +127,7 @@ fn layers(config: &Exaone4Config) -> Result<Vec<LayerConfig>> {
     let pattern = &config.sliding_window_pattern;
     let period = pattern.as_u64().filter(|period| *period > 0);
     if has_window && config.layer_types.is_none() && period.is_none() {
-        let reason =
-            format!("`sliding_window_pattern`: expected at least 1, because there are no `layer_types`, got {pattern}");
+        let reason = format!("`sliding_window_pattern`: expected at least 1 without `layer_types`, got {pattern}");
         return Err(ModelError::Config { reason });
     }
     let period = period.map_or(PERIOD, |period| period as usize);
@@ -166,7 +165,7 @@ fn read(metadata: &Metadata, config: &mut Map<String, Value>) -> std::result::Re
         return Err(format!("`exaone4.nextn_predict_layers` is {count}, which is not supported"));
     }
     let layers = config.get("num_hidden_layers").and_then(Value::as_u64).unwrap_or(0) as usize;
-    // Without `layer_types`, transformers would divide by `sliding_window_pattern`, which it sets to 0 where there is no window.
+    // Without `layer_types`, transformers divides by `sliding_window_pattern`, and sets that to 0 if there is no window.
     let (window, kinds) = if layers == LAYERS_32B {
         let theta = config.get("rope_theta").and_then(Value::as_f64);
         let window = metadata.optional_number(&key("attention.sliding_window"))?.unwrap_or(WINDOW);
