@@ -80,3 +80,13 @@ fn one_operation_is_replaced() {
     let launched = |name: &str| kernels.iter().filter(|kernel| kernel.contains(name)).count();
     assert_eq!((launched("forward_kernel"), launched("backward_kernel")), (1, 1), "{kernels:?}");
 }
+
+#[test]
+fn a_launch_sees_no_features_and_a_kernel_that_it_compiles_all() {
+    let client = OwnRuntime::client(&Default::default());
+    let launched = burnish_cubecl::launching(&client);
+    assert_ne!(launched.properties().features, client.properties().features);
+    assert_eq!(launched.properties().features, Default::default());
+    assert_eq!(launched.properties().hardware, client.properties().hardware);
+    assert_eq!(launched.clone().properties(), client.properties());
+}

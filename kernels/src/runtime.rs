@@ -17,7 +17,7 @@ impl FusedBackend for burn_tch::LibTorch {}
 /// cubecl, for [`crate::runtime_from`].
 #[cfg(feature = "cube")]
 #[doc(hidden)]
-pub use cubecl;
+pub use cubecl::original as cubecl;
 
 /// Functions of cubecl's `Runtime`, to be used within its `impl` for a runtime on the devices of another one, `$inner`.
 #[cfg(feature = "cube")]

@@ -22,6 +22,7 @@ CRATES = {
     "burnish-models": ("models", "families, checkpoints, tokenizer", 490, 560),
     "burnish-metal": ("backend-metal", "Metal and Vulkan, emulator", 40, 560),
     "burnish-kernels": ("kernels", "fused operations", 265, 650),
+    "burnish-cubecl": ("kernels/cubecl", "cubecl, with cheaper launches", 265, 740),
 }
 # Each crate uses those below it; what follows from other arrows is left out.
 ARROWS = [
@@ -43,6 +44,7 @@ ARROWS = [
     ("burnish-lora", "burnish-models"),
     ("burnish-models", "burnish-kernels"),
     ("burnish-metal", "burnish-kernels"),
+    ("burnish-kernels", "burnish-cubecl"),
 ]
 WIDTH, HEIGHT = 200, 50
 GENERIC = {"burnish-kernels", "burnish-models", "burnish-lora", "burnish-engine"}
@@ -72,10 +74,10 @@ def arrow(user, used):
 
 def main(target):
     lines = [
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 720" font-family="system-ui, sans-serif" font-size="14">',
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 810" font-family="system-ui, sans-serif" font-size="14">',
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">',
         '<path d="M0 0 L8 4 L0 8 z" fill="#57606a"/></marker></defs>',
-        '<rect width="960" height="720" fill="#ffffff"/>',
+        '<rect width="960" height="810" fill="#ffffff"/>',
         '<g fill="none" stroke="#57606a" stroke-width="1.3">',
         *(arrow(*pair) for pair in ARROWS),
         "</g>",

@@ -3,6 +3,7 @@
 use burn::tensor::TensorMetadata;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::launching;
 use cubecl::prelude::*;
 
 use super::{AdamWStep, AdamWTensors, CLIP_EPSILON};
@@ -133,7 +134,7 @@ pub(crate) fn update<R: CubeRuntime, B: BackendOn<R>>(tensors: AdamWTensors<B>, 
     // SAFETY: the tensors hold `count` vectors, and a thread accesses only its own.
     unsafe {
         update_kernel::launch_unchecked::<R>(
-            &client,
+            &launching(&client),
             CubeCount::Static((count as usize).div_ceil(THREADS).clamp(1, MAX_CUBES) as u32, 1, 1),
             CubeDim::new_1d(THREADS as u32),
             size,

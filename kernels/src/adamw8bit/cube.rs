@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use burn::tensor::{DType, TensorMetadata};
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::launching;
 use cubecl::prelude::*;
 
 use super::{AdamW8bitTensors, AdamW8bitUpdate, CODES, Moment8bit};
@@ -222,7 +223,7 @@ fn launch<R: CubeRuntime, B: BackendOn<R>>(
     // block's absolute maximum.
     unsafe {
         update_kernel::launch_unchecked::<R>(
-            &client,
+            &launching(&client),
             CubeCount::Static(cubes as u32, 1, 1),
             CubeDim::new_1d(THREADS as u32),
             CODES,

@@ -3,6 +3,7 @@
 use burn::tensor::TensorMetadata;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::launching;
 use cubecl::prelude::*;
 use cubecl::zspace::metadata::Metadata;
 
@@ -124,7 +125,7 @@ pub(crate) fn append_rotated<R: CubeRuntime, B: BackendOn<R>>(
     // SAFETY: a thread reads its own vectors of query, key or value, and the caller has checked that they fit in the buffers.
     unsafe {
         append_rotated_kernel::launch_unchecked::<R>(
-            &client,
+            &launching(&client),
             cubes((tokens * heads).div_ceil(THREADS)),
             CubeDim::new_1d(THREADS as u32),
             size,
@@ -171,7 +172,7 @@ pub(crate) fn append<R: CubeRuntime, B: BackendOn<R>>(
     // SAFETY: a thread copies one vector of the new rows, which the caller has checked to fit in the buffer.
     unsafe {
         append_kernel::launch_unchecked::<R>(
-            &client,
+            &launching(&client),
             cubes((2 * batch * vectors(rows) as usize).div_ceil(THREADS)),
             CubeDim::new_1d(THREADS as u32),
             size,

@@ -5,6 +5,7 @@
 use burn::tensor::TensorMetadata;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::launching;
 use cubecl::prelude::*;
 
 use super::Dropout;
@@ -94,7 +95,7 @@ fn launch<R: CubeRuntime>(x: CubeTensor<R>, added: Option<CubeTensor<R>>, dropou
     // SAFETY: all three hold `count` vectors, and no thread goes beyond.
     unsafe {
         dropout_kernel::launch_unchecked::<R>(
-            &client,
+            &launching(&client),
             cubes(elements.div_ceil(size.max(WORDS)).div_ceil(THREADS)),
             CubeDim::new_1d(THREADS as u32),
             size,

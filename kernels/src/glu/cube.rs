@@ -3,6 +3,7 @@
 use burn::tensor::TensorMetadata;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::launching;
 use cubecl::prelude::*;
 
 use super::Activation;
@@ -139,7 +140,7 @@ pub(crate) fn forward<R: CubeRuntime, B: BackendOn<R>>(
     // SAFETY: all three hold `count` vectors, and no thread goes beyond.
     unsafe {
         forward_kernel::launch_unchecked::<R>(
-            &client,
+            &launching(&client),
             cubes(count.div_ceil(THREADS * held)),
             CubeDim::new_1d(THREADS as u32),
             size,
@@ -173,7 +174,7 @@ pub(crate) fn backward<R: CubeRuntime, B: BackendOn<R>>(
     // SAFETY: all five hold `count` vectors, and no thread goes beyond.
     unsafe {
         backward_kernel::launch_unchecked::<R>(
-            &client,
+            &launching(&client),
             cubes(count.div_ceil(THREADS * held)),
             CubeDim::new_1d(THREADS as u32),
             size,

@@ -3,6 +3,7 @@
 use burn::tensor::{DType, TensorMetadata};
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::launching;
 use cubecl::prelude::*;
 
 use crate::cube::BackendOn;
@@ -158,7 +159,7 @@ pub(crate) fn forward<R: CubeRuntime, B: BackendOn<R>>(
     // SAFETY: every index is below the rows and vectors that the tensors were made with.
     unsafe {
         forward_kernel::launch_unchecked::<R>(
-            &client,
+            &launching(&client),
             cubes(rows),
             CubeDim::new_1d(plan.threads as u32),
             size,
@@ -216,7 +217,7 @@ fn launch_backward<R: CubeRuntime>(
     // SAFETY: every index is below the rows, cubes and vectors that the tensors were made with.
     unsafe {
         backward_kernel::launch_unchecked::<R>(
-            &client,
+            &launching(&client),
             cubes(count),
             CubeDim::new_1d(plan.threads as u32),
             size,

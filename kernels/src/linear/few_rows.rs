@@ -4,6 +4,7 @@
 
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::launching;
 use cubecl::prelude::*;
 
 use crate::cube::launch::{MAX_CUBES, contiguous, empty, same_float, vector_size};
@@ -269,7 +270,7 @@ pub(crate) fn glu<R: CubeRuntime>(x: CubeTensor<R>, weights: [CubeTensor<R>; 2],
     // SAFETY: rows and outputs that are read exist, and no others are written.
     unsafe {
         glu_kernel::launch_unchecked::<R>(
-            &client,
+            &launching(&client),
             CubeCount::Static(outputs.div_ceil(plan.cube_outputs()).clamp(1, MAX_CUBES) as u32, 1, 1),
             CubeDim::new_1d(plan.threads as u32),
             size,
@@ -301,7 +302,7 @@ pub(crate) fn product<R: CubeRuntime>(x: CubeTensor<R>, weights: Vec<CubeTensor<
     // SAFETY: rows and outputs that are read exist, and each result is written within its part of `y`.
     unsafe {
         few_rows_kernel::launch_unchecked::<R>(
-            &client,
+            &launching(&client),
             CubeCount::Static(most.div_ceil(plan.cube_outputs()).clamp(1, MAX_CUBES) as u32, number, 1),
             CubeDim::new_1d(plan.threads as u32),
             size,

@@ -3,6 +3,7 @@
 use crate::runtime::KernelRuntime;
 use burn::tensor::{DType, TensorMetadata};
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::launching;
 use cubecl::prelude::*;
 
 use super::{Labels, Sum, chunks, joined, of_tokens, packed};
@@ -158,7 +159,7 @@ fn launch<R: KernelRuntime>(
     // SAFETY: a cube stays within its row, and labels are below the vocabulary.
     unsafe {
         loss_kernel::launch_unchecked::<R>(
-            &client,
+            &launching(&client),
             cubes(rows),
             CubeDim::new_1d(threads as u32),
             size,

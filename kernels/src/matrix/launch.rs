@@ -3,6 +3,7 @@
 use burn::tensor::DType;
 use burn_cubecl::kernel::cast;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::launching;
 use cubecl::prelude::*;
 
 use super::call::Call;
@@ -164,7 +165,7 @@ impl<R: KernelRuntime> Call<R> {
         macro_rules! launch {
             ($kernel:ident, [$($vector:expr),*], [$($dtype:expr),*]) => {
                 $kernel::product_kernel::launch_unchecked::<R>(
-                    &client,
+                    &launching(&client),
                     CubeCount::Static(cubes as u32, parts.count as u32, 1),
                     CubeDim::new_1d(tiles.threads() as u32),
                     $($vector,)*
@@ -211,7 +212,7 @@ impl<R: KernelRuntime> Call<R> {
         // SAFETY: tiles lie within the result, and depths are whole fragments.
         unsafe {
             direct::product_kernel::launch_unchecked::<R>(
-                &client,
+                &launching(&client),
                 CubeCount::Static(cubes as u32, parts.count as u32, 1),
                 CubeDim::new_1d(tiles.threads() as u32),
                 1,
@@ -242,7 +243,7 @@ impl<R: KernelRuntime> Call<R> {
         // SAFETY: threads check their bounds before they read or write.
         unsafe {
             threads::product_kernel::launch_unchecked::<R>(
-                &client,
+                &launching(&client),
                 CubeCount::Static(cubes as u32, parts.count as u32, 1),
                 CubeDim::new_1d(threads::THREADS as u32),
                 operands.a.into_array_arg(),

@@ -2,6 +2,7 @@
 
 use burn::tensor::{DType, TensorMetadata};
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::launching;
 use cubecl::prelude::*;
 
 use crate::cube::launch::{cubes, empty, vector_size};
@@ -64,7 +65,7 @@ pub(super) fn sum_of_parts<R: KernelRuntime>(out: CubeTensor<R>, parts: Parts, d
     // SAFETY: each part holds `count` vectors.
     unsafe {
         sum_kernel::launch_unchecked::<R>(
-            &client,
+            &launching(&client),
             cubes(count.div_ceil(SUM_THREADS)),
             CubeDim::new_1d(SUM_THREADS as u32),
             size,

@@ -2,6 +2,7 @@
 
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::launching;
 use cubecl::prelude::*;
 
 use super::packed_elements;
@@ -57,7 +58,7 @@ pub(crate) fn pack<R: CubeRuntime, B: BackendOn<R>>(tensors: Vec<CubeTensor<R>>)
         // SAFETY: a tensor holds as many vectors as its count says, and `packed` has room for each.
         unsafe {
             pack_kernel::launch_unchecked::<R>(
-                &client,
+                &launching(&client),
                 CubeCount::Static(most.div_ceil(THREADS).clamp(1, MAX_CUBES) as u32, number as u32, 1),
                 CubeDim::new_1d(THREADS as u32),
                 size,

@@ -10,6 +10,7 @@ use std::ops::Range;
 use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::launching;
 use cubecl::prelude::*;
 
 use super::codebook::NF4;
@@ -381,7 +382,7 @@ pub(crate) fn dequantize<R: CubeRuntime>(
     // SAFETY: the rows are those of the matrix, and `out` holds `count` vectors.
     unsafe {
         dequantize_kernel::launch_unchecked::<R>(
-            &client,
+            &launching(&client),
             CubeCount::Static(count.div_ceil(THREADS * VECTORS).clamp(1, MAX_CUBES) as u32, 1, 1),
             CubeDim::new_1d(THREADS as u32),
             size,
@@ -444,7 +445,7 @@ pub(crate) fn rows<R: CubeRuntime>(
     // SAFETY: `out` holds `count` vectors, and a row beyond the last one is not read.
     unsafe {
         rows_kernel::launch_unchecked::<R>(
-            &client,
+            &launching(&client),
             CubeCount::Static(count.div_ceil(THREADS).clamp(1, MAX_CUBES) as u32, 1, 1),
             CubeDim::new_1d(THREADS as u32),
             size,

@@ -4,6 +4,7 @@
 use burn::tensor::TensorMetadata;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::launching;
 use cubecl::prelude::*;
 
 use crate::cube::BackendOn;
@@ -128,7 +129,7 @@ pub(crate) fn rotate<R: CubeRuntime, B: BackendOn<R>>(
     // SAFETY: a thread reads and writes the vectors of its own pair, all of them within its tensor.
     unsafe {
         rotary_kernel::launch_unchecked::<R>(
-            &client,
+            &launching(&client),
             cubes(count.div_ceil(THREADS)),
             CubeDim::new_1d(THREADS as u32),
             size,

@@ -3,6 +3,7 @@
 use burn::tensor::{DType, Shape, TensorMetadata};
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::launching;
 use cubecl::prelude::*;
 
 use super::{LARGEST, SMALL, TokenDraw};
@@ -171,7 +172,7 @@ pub(crate) fn sample<R: CubeRuntime, B: BackendOn<R>>(logits: CubeTensor<R>, dra
     // SAFETY: `logits` has `vectors` vectors for each row, and every cube writes one element of its own.
     unsafe {
         parts_kernel::launch_unchecked::<R>(
-            &client,
+            &launching(&client),
             CubeCount::Static(parts as u32, rows as u32, 1),
             CubeDim::new_1d(THREADS as u32),
             size,
@@ -185,7 +186,7 @@ pub(crate) fn sample<R: CubeRuntime, B: BackendOn<R>>(logits: CubeTensor<R>, dra
             dtype.into(),
         );
         rows_kernel::launch_unchecked::<R>(
-            &client,
+            &launching(&client),
             CubeCount::Static(rows as u32, 1, 1),
             CubeDim::new_1d(THREADS as u32),
             scores.into_array_arg(),

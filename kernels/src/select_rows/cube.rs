@@ -3,6 +3,7 @@
 use burn::tensor::TensorMetadata;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::launching;
 use cubecl::prelude::*;
 
 use crate::cube::BackendOn;
@@ -46,7 +47,7 @@ pub(crate) fn backward<R: CubeRuntime, B: BackendOn<R>>(
     // SAFETY: positions are below the rows of `out`, each occurs once, and a thread stays within `count`.
     unsafe {
         scatter_kernel::launch_unchecked::<R>(
-            &client,
+            &launching(&client),
             cubes(count.div_ceil(THREADS)),
             CubeDim::new_1d(THREADS as u32),
             size,

@@ -3,6 +3,7 @@
 use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::launching;
 use cubecl::prelude::*;
 
 use crate::cube::BackendOn;
@@ -77,7 +78,7 @@ pub(crate) fn sum<R: CubeRuntime, B: BackendOn<R>>(tensors: Vec<CubeTensor<R>>, 
         // SAFETY: a tensor holds as many vectors as its count says, and every cube writes an element of its own.
         unsafe {
             squares_kernel::launch_unchecked::<R>(
-                &client,
+                &launching(&client),
                 CubeCount::Static(each as u32, number as u32, 1),
                 CubeDim::new_1d(THREADS as u32),
                 group.size,
@@ -94,7 +95,7 @@ pub(crate) fn sum<R: CubeRuntime, B: BackendOn<R>>(tensors: Vec<CubeTensor<R>>, 
     // SAFETY: `partial` holds one sum for each cube.
     unsafe {
         total_kernel::launch_unchecked::<R>(
-            &client,
+            &launching(&client),
             CubeCount::Static(1, 1, 1),
             CubeDim::new_1d(THREADS as u32),
             partial.into_array_arg(),

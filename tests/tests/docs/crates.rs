@@ -16,8 +16,11 @@ fn workspace() -> BTreeMap<String, BTreeSet<String>> {
         let manifest = fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap();
         let name = manifest.lines().find_map(|line| line.strip_prefix("name = ")).unwrap().trim_matches('"').to_owned();
         let own = manifest.split("\n[").find_map(|part| part.strip_prefix("dependencies]\n")).unwrap_or_default();
-        let used = own.lines().filter(|line| line.starts_with("burnish-"));
-        (name, used.map(|line| line.split(['.', ' ']).next().unwrap().to_owned()).collect())
+        let used = own.lines().map(|line| match line.split_once("package = \"") {
+            Some((_, renamed)) => renamed.split('"').next().unwrap(),
+            None => line.split(['.', ' ']).next().unwrap(),
+        });
+        (name, used.filter(|name| name.starts_with("burnish-")).map(str::to_owned).collect())
     });
     packages.collect()
 }

@@ -4,6 +4,7 @@
 use burn::tensor::{DType, TensorMetadata};
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::launching;
 use cubecl::prelude::*;
 
 use super::scores::{Extents, HIDDEN, Sight, Sizes, key_range, score};
@@ -333,7 +334,7 @@ pub(super) fn decode<R: CubeRuntime>(
     // SAFETY: threads check a key against the number of keys before they read it, and each cube writes the heads of its own block.
     unsafe {
         block_kernel::launch_unchecked::<R>(
-            &client,
+            &launching(&client),
             CubeCount::Static(splits as u32, key_value_heads as u32, rows as u32),
             CubeDim::new_1d(BLOCK as u32),
             size,
@@ -352,7 +353,7 @@ pub(super) fn decode<R: CubeRuntime>(
         );
         if !alone {
             combine_kernel::launch_unchecked::<R>(
-                &client,
+                &launching(&client),
                 CubeCount::Static((rows * heads) as u32, 1, 1),
                 CubeDim::new_1d(vectors.next_multiple_of(32) as u32),
                 size,

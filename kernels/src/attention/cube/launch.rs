@@ -3,6 +3,7 @@
 use burn::tensor::{DType, TensorMetadata};
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::launching;
 use cubecl::prelude::*;
 
 use super::fragments::{self, AttentionTiles};
@@ -108,7 +109,7 @@ pub(super) fn forward<R: CubeRuntime>(
         macro_rules! launch {
             ($module:ident, $rows:expr, $threads:expr, [$($vector:expr),*], $shape:expr) => {
                 $module::forward_kernel::launch_unchecked::<R>(
-                    &client,
+                    &launching(&client),
                     CubeCount::Static(queries.div_ceil($rows) as u32, heads as u32, batch as u32),
                     CubeDim::new_1d($threads as u32),
                     $($vector,)*
@@ -147,7 +148,7 @@ fn deltas<R: CubeRuntime>(out: CubeTensor<R>, grad: &CubeTensor<R>) -> CubeTenso
     // SAFETY: a thread reads one of `count` rows and writes one of `count` sums.
     unsafe {
         threads::delta_kernel::launch_unchecked::<R>(
-            &client,
+            &launching(&client),
             cubes(count.div_ceil(DELTA_THREADS)),
             CubeDim::new_1d(DELTA_THREADS as u32),
             size,
@@ -185,7 +186,7 @@ pub(super) fn backward<R: CubeRuntime>(
         macro_rules! launch {
             ($module:ident::$kernel:ident, $length:expr, $heads:expr, $rows:expr, $threads:expr, [$($vector:expr),*], $shape:expr, [$($out:expr),*]) => {
                 $module::$kernel::launch_unchecked::<R>(
-                    &client,
+                    &launching(&client),
                     CubeCount::Static($length.div_ceil($rows) as u32, $heads as u32, batch as u32),
                     CubeDim::new_1d($threads as u32),
                     $($vector,)*

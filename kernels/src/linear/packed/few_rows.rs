@@ -7,6 +7,7 @@
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::client::ComputeClient;
+use cubecl::launching;
 use cubecl::prelude::*;
 
 use crate::cube::launch::{MAX_CUBES, contiguous, empty, same_float, vector_size};
@@ -408,7 +409,7 @@ pub(super) fn glu<R: CubeRuntime>(x: CubeTensor<R>, weights: [Operand<R>; 2], ki
     // SAFETY: rows and outputs that are read exist, and no others are written.
     unsafe {
         few_rows_glu_kernel::launch_unchecked::<R>(
-            &client,
+            &launching(&client),
             count(outputs, &plan),
             CubeDim::new_1d(plan.threads as u32),
             size,
@@ -439,7 +440,7 @@ pub(super) fn products_of<R: CubeRuntime>(x: CubeTensor<R>, weights: Vec<Operand
     // SAFETY: rows and outputs that are read exist, and each result is written within its part of `y`.
     unsafe {
         few_rows_kernel::launch_unchecked::<R>(
-            &client,
+            &launching(&client),
             count(outputs.iter().copied().max().unwrap_or(0), &plan),
             CubeDim::new_1d(plan.threads as u32),
             size,

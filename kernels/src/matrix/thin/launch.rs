@@ -2,6 +2,7 @@
 
 use burn::tensor::{DType, TensorMetadata};
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::launching;
 use cubecl::prelude::*;
 
 use super::super::call::Call;
@@ -157,7 +158,7 @@ impl<R: KernelRuntime> Call<R> {
         // SAFETY: rows beyond the operand are replaced by its last, and not written; `k` is in whole blocks.
         unsafe {
             row_kernel::launch_unchecked::<R>(
-                &client,
+                &launching(&client),
                 CubeCount::Static(m.div_ceil(tiles.fragments * M) as u32, 1, 1),
                 CubeDim::new_1d(tiles.threads() as u32),
                 ROW,
@@ -191,7 +192,7 @@ impl<R: KernelRuntime> Call<R> {
         // SAFETY: rows beyond the operands are replaced by the last, times zero; the width is in whole blocks.
         unsafe {
             column_kernel::launch_unchecked::<R>(
-                &client,
+                &launching(&client),
                 CubeCount::Static((width / BLOCK) as u32, parts.count as u32, 1),
                 CubeDim::new_1d(tiles.threads() as u32),
                 ROW,

@@ -2,6 +2,7 @@
 
 use burn_cubecl::kernel::cast;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::launching;
 use cubecl::prelude::*;
 
 use super::super::call::Call;
@@ -46,7 +47,7 @@ impl<R: KernelRuntime> Call<R> {
         unsafe {
             match planes {
                 None => dense::product_kernel::launch_unchecked::<R>(
-                    &client,
+                    &launching(&client),
                     count,
                     dim,
                     operands.a.into_array_arg(),
@@ -61,7 +62,7 @@ impl<R: KernelRuntime> Call<R> {
                     out.dtype.into(),
                 ),
                 Some(planes) => packed::product_kernel::launch_unchecked::<R>(
-                    &client,
+                    &launching(&client),
                     count,
                     dim,
                     vector,
