@@ -2,9 +2,9 @@
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
-use burn::tensor::DType;
 use burn::tensor::backend::AutodiffBackend;
-use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
+use burn::tensor::{DType, Shape};
 
 use crate::attention::AttentionOptions;
 use crate::dropout::Dropout;
@@ -15,7 +15,7 @@ use crate::sink_attention::{self, SinkInputs};
 use crate::stacked_linear::GroupRows;
 use crate::{
     DeviceMemory, FusedBackend, attention, dropout, layer_norm, linear, linear_cross_entropy, lora_linear, rms_norm, rotary,
-    select_rows, stacked_linear,
+    select_rows, stacked_linear, unsaved,
 };
 
 /// A method that follows the operation's own rule, or records the operations of its reference, as the backend asks.
@@ -98,6 +98,14 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
 
     ruled!(select_rows::autodiff::forward::<B, C> | select_rows::reference::<Self>:
         fn select_rows(x: FloatTensor<Self>, positions: IntTensor<Self>) -> FloatTensor<Self>);
+
+    ruled!(unsaved::autodiff::view::<B, C> | Self::float_reshape: fn view(x: FloatTensor<Self>, shape: Shape) -> FloatTensor<Self>);
+
+    ruled!(unsaved::autodiff::scale::<B, C> | unsaved::reference_scale::<Self>:
+        fn scale(x: FloatTensor<Self>, factor: f64) -> FloatTensor<Self>);
+
+    ruled!(unsaved::autodiff::add_bias::<B, C> | unsaved::reference_add_bias::<Self>:
+        fn add_bias(x: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>);
 
     // Of a packed weight there is nothing to record: it never trains.
     fn packed_linear(x: FloatTensor<Self>, weight: PackedTensor<Self>) -> FloatTensor<Self> {

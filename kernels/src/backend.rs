@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, Shape};
 
 use crate::adamw::{self, AdamWStep, AdamWTensors};
 use crate::adamw8bit::{self, AdamW8bitTensors, AdamW8bitUpdate};
 use crate::attention::{self, AttentionOptions, Statistics};
+use crate::device_memory::{DeviceMemory, MemoryProbe};
 use crate::dropout::{self, Dropout};
 use crate::glu::{self, Activation};
 use crate::grouped_linear::{self, RawGroup};
@@ -18,7 +19,7 @@ use crate::products::ProductTrial;
 use crate::sample_tokens::{self, TokenDraw};
 use crate::sink_attention::{self, SinkInputs};
 use crate::stacked_linear::{self, GroupRows};
-use crate::{append, layer_norm, linear, linear_cross_entropy, pack, rms_norm, rotary, select_rows, squared_norm};
+use crate::{append, layer_norm, linear, linear_cross_entropy, pack, rms_norm, rotary, select_rows, squared_norm, unsaved};
 
 /// A burn backend with the fused operations of Burnish.
 ///
@@ -433,6 +434,21 @@ pub trait FusedBackend: Backend {
         sample_tokens::reference::<Self>(logits, draw)
     }
 
+    /// See [`crate::view()`].
+    fn view(x: FloatTensor<Self>, shape: Shape) -> FloatTensor<Self> {
+        Self::float_reshape(x, shape)
+    }
+
+    /// See [`crate::scale()`].
+    fn scale(x: FloatTensor<Self>, factor: f64) -> FloatTensor<Self> {
+        unsaved::reference_scale::<Self>(x, factor)
+    }
+
+    /// See [`crate::add_bias()`].
+    fn add_bias(x: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        unsaved::reference_add_bias::<Self>(x, bias)
+    }
+
     /// The device memory that the backend uses, where it knows.
     fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {
         let _ = device;
@@ -473,27 +489,4 @@ pub trait FusedBackend: Backend {
         let _ = device;
         None
     }
-}
-
-/// Memory of a device, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DeviceMemory {
-    /// Of live tensors.
-    pub in_use: u64,
-    /// Allocated from the device, including what is kept for later tensors.
-    pub reserved: u64,
-    /// Of the whole device, where the backend knows.
-    pub total: Option<u64>,
-}
-
-/// Reads the memory of a device, while another thread queues work on it.
-pub type MemoryProbe = Box<dyn Fn() -> Option<DeviceMemory> + Send>;
-
-/// A backend for training: fused operations with gradients, and fused operations on its inner backend.
-pub trait TrainBackend: FusedBackend + AutodiffBackend<InnerBackend: FusedBackend> {
-    /// Whether anything that the tensor was computed from has a gradient.
-    fn is_tracked(tensor: &FloatTensor<Self>) -> bool;
-
-    /// See [`crate::backward_from()`].
-    fn backward_from(output: FloatTensor<Self>, gradient: FloatTensor<Self::InnerBackend>) -> Self::Gradients;
 }

@@ -8,8 +8,17 @@ use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Shape, Tensor, TensorMetadata};
 
+use crate::FusedBackend;
 use crate::primitive::raw;
-use crate::{FusedBackend, TrainBackend};
+
+/// A backend for training: fused operations with gradients, and fused operations on its inner backend.
+pub trait TrainBackend: FusedBackend + AutodiffBackend<InnerBackend: FusedBackend> {
+    /// Whether anything that the tensor was computed from has a gradient.
+    fn is_tracked(tensor: &FloatTensor<Self>) -> bool;
+
+    /// See [`crate::backward_from()`].
+    fn backward_from(output: FloatTensor<Self>, gradient: FloatTensor<Self::InnerBackend>) -> Self::Gradients;
+}
 
 /// Gradients of everything that `output` was computed from, given the gradient of `output`: the vector-Jacobian product.
 ///

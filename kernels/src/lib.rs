@@ -26,6 +26,7 @@ mod backward_from;
 mod broken;
 #[cfg(feature = "cube")]
 mod cube;
+mod device_memory;
 pub mod dropout;
 mod exact_buffers;
 mod flex;
@@ -53,15 +54,17 @@ pub mod sink_attention;
 pub mod squared_norm;
 pub mod stacked_linear;
 pub mod tolerance;
+pub mod unsaved;
 
 pub use adamw::{AdamWStep, AdamWTensors, adamw};
 pub use adamw8bit::{AdamW8bitTensors, AdamW8bitUpdate, Moment8bit, adamw8bit};
 pub use append::{append, append_rotated, prefix};
 pub use attention::{AttentionOptions, attention};
-pub use backend::{DeviceMemory, FusedBackend, MemoryProbe, TrainBackend};
-pub use backward_from::{backward_from, is_tracked};
+pub use backend::FusedBackend;
+pub use backward_from::{TrainBackend, backward_from, is_tracked};
 #[cfg(feature = "cube")]
 pub use cube::BackendOn;
+pub use device_memory::{DeviceMemory, MemoryProbe};
 pub use dropout::{Dropout, DropoutKey, dropout, dropout_from};
 pub use exact_buffers::exact_buffers;
 pub use glu::{geglu, swiglu};
@@ -88,3 +91,4 @@ pub use select_rows::select_rows;
 pub use sink_attention::sink_attention;
 pub use squared_norm::squared_norm;
 pub use stacked_linear::{GroupRows, stacked_linear};
+pub use unsaved::{add_bias, scale, view};

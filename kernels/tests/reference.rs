@@ -10,8 +10,8 @@ use burnish_kernels::lora_linear::LoraSaved;
 use burnish_kernels::tolerance::Tolerance;
 use burnish_kernels::{AttentionOptions, Dropout, DropoutKey, FusedBackend, RotaryTable};
 use burnish_kernels::{
-    add_rms_norm, attention, capped_linear_cross_entropy, dropout, fork_rms_norm, geglu, layer_norm, linear,
-    linear_cross_entropy, lora_linear, rms_norm, rotary, soft_cap, swiglu,
+    add_bias, add_rms_norm, attention, capped_linear_cross_entropy, dropout, fork_rms_norm, geglu, layer_norm, linear,
+    linear_cross_entropy, lora_linear, rms_norm, rotary, scale, soft_cap, swiglu, view,
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -175,6 +175,23 @@ fn the_gradient_of_dropout_is_its_mask() {
     let mask = dropout(ones, probability, KEY).into_data().iter::<f32>().collect::<Vec<_>>();
     assert_eq!(gradient, mask);
     assert!(mask.iter().all(|value| [0.0, (1.0 / 0.75) as f32].contains(value)));
+}
+
+#[test]
+fn operations_that_save_nothing_have_the_gradients_of_burn() {
+    let (x, bias, g) = (random([5, 12], 1), random([12], 2), random([5, 3, 4], 3));
+    let found = |own: bool| {
+        let x = Tensor::<Train, 2>::from_inner(x.clone()).require_grad();
+        let bias = Tensor::<Train, 1>::from_inner(bias.clone()).require_grad();
+        let y: Tensor<Train, 3> = if own {
+            view(add_bias(scale(x.clone(), 0.3), bias.clone()), [5, 3, 4])
+        } else {
+            (x.clone() * 0.3 + bias.clone().unsqueeze()).reshape([5, 3, 4])
+        };
+        let gradients = (y.clone() * Tensor::from_inner(g.clone())).sum().backward();
+        [y.inner().into_data(), x.grad(&gradients).unwrap().into_data(), bias.grad(&gradients).unwrap().into_data()]
+    };
+    assert_eq!(found(true), found(false));
 }
 
 #[test]

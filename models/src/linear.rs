@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
-use burnish_kernels::{Dropout, DropoutKey, FusedBackend, dropout_from, linear};
+use burnish_kernels::{Dropout, DropoutKey, FusedBackend, add_bias, dropout_from, linear};
 
 use crate::dora::Magnitude;
 use crate::input_squares::InputSquares;
@@ -128,7 +128,7 @@ impl<B: FusedBackend> Linear<B> {
             }
         };
         match &self.bias {
-            Some(bias) => y + bias.val().unsqueeze(),
+            Some(bias) => add_bias(y, bias.val()),
             None => y,
         }
     }

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burnish_kernels::{AttentionOptions, FusedBackend, attention, rotary, sink_attention};
+use burnish_kernels::{AttentionOptions, FusedBackend, attention, rotary, sink_attention, view};
 
 use super::{BlockState, Norm, Projections};
 use crate::cache::LayerCache;
@@ -79,12 +79,13 @@ impl<B: FusedBackend> Attention<B> {
             Some(norm) => norm.forward_parts(x),
             None => x,
         };
-        let query = normed(query, self.query_norm.as_ref()).reshape([batch * length, self.heads, self.head_dim]);
-        let key = normed(key, self.key_norm.as_ref()).reshape([batch * length, self.key_value_heads, self.head_dim]);
-        let value = value.reshape([batch * length, self.key_value_heads, self.head_dim]);
+        let by_head = |x: Tensor<B, 2>, heads: usize| view(x, [batch * length, heads, self.head_dim]);
+        let query = by_head(normed(query, self.query_norm.as_ref()), self.heads);
+        let key = by_head(normed(key, self.key_norm.as_ref()), self.key_value_heads);
+        let value = by_head(value, self.key_value_heads);
         let by_text = |x: Tensor<B, 3>| {
             let [_, heads, head_dim] = x.dims();
-            x.reshape([batch, length, heads, head_dim])
+            view(x, [batch, length, heads, head_dim])
         };
         let table = self.rotary.map(|table| &state.rotary[table]);
         let (mut query, [key, value]) = match (table, cache) {
@@ -108,6 +109,6 @@ impl<B: FusedBackend> Attention<B> {
             Some(sinks) => sink_attention(query, [key, value], segments, sinks.weight.clone(), self.options),
             None => attention(query, key, value, segments, self.options),
         };
-        self.output.forward(output.reshape([batch * length, self.heads * self.head_dim]), state.adapters)
+        self.output.forward(view(output, [batch * length, self.heads * self.head_dim]), state.adapters)
     }
 }

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{Int, Tensor};
-use burnish_kernels::{FusedBackend, RotaryTable};
+use burnish_kernels::{FusedBackend, RotaryTable, scale};
 
 use super::{Attention, Experts, FeedForward, Norm, Stream};
 use crate::cache::LayerCache;
@@ -107,7 +107,7 @@ impl<B: FusedBackend> Block<B> {
             None => update,
         };
         match self.residual_multiplier {
-            Some(factor) => update.mul_scalar(factor),
+            Some(factor) => scale(update, factor),
             None => update,
         }
     }

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
-use burnish_kernels::{FusedBackend, rms_norm};
+use burnish_kernels::{FusedBackend, rms_norm, view};
 
 use crate::weight::VectorWeight;
 
@@ -63,7 +63,7 @@ impl<B: FusedBackend> Norm<B> {
     /// Normalises each part of the rows of `[rows, parts · features]`.
     pub fn forward_parts(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         let ([rows, width], [features]) = (x.dims(), self.weight.val().dims());
-        self.forward(x.reshape([rows * width / features, features])).reshape([rows, width])
+        view(self.forward(view(x, [rows * width / features, features])), [rows, width])
     }
 
     fn has_offset(&self) -> bool {

@@ -82,6 +82,9 @@ fn a_checkpointed_step_keeps_little_more_than_the_inputs_of_its_blocks() {
     assert!(sliced > inputs && sliced < inputs + 2 * factors + of_block, "{sliced} of {inputs} + {of_block}");
     // What the others keep: q, k, v, attention's output, sum and norms of all blocks but one, gate, up and their product.
     assert!(all - sliced > (LAYERS - 1) * (5 * HIDDEN + 2 * INNER) * TOKENS, "{all} - {sliced}");
+    // Of each block two sums, rotated q and k, v, attention's output, gate and up; neither norms nor q and k before their rotation.
+    let kept = LAYERS * (6 * HIDDEN + 2 * INNER) * TOKENS;
+    assert!(all < kept + of_block + 3 * INNER * TOKENS, "{all} of {kept}");
     // Inner activations of all tokens: gate and up at least.
     assert!(whole - sliced > 2 * INNER * TOKENS * 3 / 4, "{whole} - {sliced}");
 }

@@ -82,21 +82,6 @@ pub fn feed_forward_of_token(model: &ModelConfig, element: usize, trains_all: bo
     (2 * inner + norm + normed) * element + experts_of_token(model)
 }
 
-/// What a block holds of a token until the backward begins, although that does not read it: burn keeps what an operation that may be
-/// computed again was computed from, until it knows which are. These are query and key before their rotation, the projections before
-/// their bias, and updates of the stream before their factor.
-pub fn held_of_token(model: &ModelConfig, element: usize) -> usize {
-    let Widths { hidden, query, key_value, .. } = Widths::of(model);
-    let has_norms = model.family.part(Role::QueryNorm).is_some();
-    let projections = match (model.biases.query_key_value, has_norms) {
-        (true, _) => query + 2 * key_value,
-        (false, true) => 0,
-        (false, false) => query + key_value,
-    };
-    let updates = if model.residual_multiplier.is_some() { 2 * hidden } else { 0 };
-    (projections + updates) * element
-}
-
 /// What adapters keep of a token, of the compute type: `x·Aᵀ`, and of experts `x` too.
 pub fn adapters_of_token(elements: usize, element: usize) -> usize {
     elements * element
@@ -127,10 +112,10 @@ pub fn backward_of_token(model: &ModelConfig, element: usize) -> usize {
 }
 
 /// What a checkpointed block takes of a token while its own backward runs, besides its input: its attention half, which is computed
-/// again, and what that holds.
+/// again.
 pub fn again_of_token(model: &ModelConfig, element: usize, ranks: usize) -> usize {
     let attention = attention_of_token(model, element, false) - input_of_token(model, element);
-    attention + adapters_of_token(ranks, element) + held_of_token(model, element)
+    attention + adapters_of_token(ranks, element)
 }
 
 /// What the backward of a checkpointed block takes besides: of a slice of its feed-forward gate, up, and the gradients of both and of

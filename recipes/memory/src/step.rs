@@ -87,8 +87,6 @@ pub struct Memory {
     pub optimizer: u64,
     /// What is kept of the forward for the backward.
     pub activations: u64,
-    /// What burn's graph holds besides until the backward begins.
-    pub graph: u64,
     /// Logits of the tokens whose loss is computed together.
     pub logits: u64,
     /// What the backward of a block, or an update, takes besides.
@@ -108,8 +106,6 @@ pub struct Peak {
     pub gradients: u64,
     /// Activations.
     pub activations: u64,
-    /// What the graph holds.
-    pub graph: u64,
     /// Logits.
     pub logits: u64,
     /// Scratch.
@@ -118,7 +114,7 @@ pub struct Peak {
 
 impl Peak {
     fn total(&self) -> u64 {
-        self.gradients + self.activations + self.graph + self.logits + self.workspace
+        self.gradients + self.activations + self.logits + self.workspace
     }
 }
 
@@ -283,18 +279,15 @@ impl<'a> Counted<'a> {
                 moment,
                 gradients: gradients as u64,
                 activations: activations as u64,
-                graph: 0,
                 logits: logits as u64,
                 workspace: (workspace + unused) as u64,
             }
         };
-        let held = if grad_checkpoint { 0 } else { blocks * tokens * formulas::held_of_token(model, element) };
-        let loss = moment(Moment::Loss, sums, activations - again + held, logits, 0);
         let parts = formulas::copies_of_head(model, element, tokens, place);
         let stream = tokens * model.hidden_size * element;
         let moments = [
-            Peak { activations: loss.activations - held as u64, graph: held as u64, ..loss },
-            // The gradient of a trained head is the first of the backward, when the graph is gone.
+            moment(Moment::Loss, sums, activations - again, logits, 0),
+            // The gradient of a trained head is the first of the backward.
             moment(Moment::BackwardBegins, sums + parts * head, activations - again, logits, 0),
             moment(Moment::BackwardBegins, sums + head, activations, 0, backward),
             moment(Moment::BackwardEnds, sums + trained, block + again, 0, backward),
@@ -313,7 +306,6 @@ impl<'a> Counted<'a> {
             gradients: (sums + trained) as u64,
             optimizer: optimizer.sum::<usize>() as u64,
             activations: activations as u64,
-            graph: held as u64,
             logits: logits as u64,
             workspace: peak.workspace.max(backward.max(update) as u64),
             process: match (self.step.process, place) {

@@ -22,7 +22,6 @@ impl fmt::Display for MemoryPlan {
             ("gradients", memory.gradients, peak.gradients, ""),
             ("optimizer", memory.optimizer, memory.optimizer, ""),
             ("activations", memory.activations, peak.activations, &checkpointed),
-            ("graph", memory.graph, peak.graph, "held until the backward begins"),
             ("logits", memory.logits, peak.logits, "of the tokens whose loss is computed together"),
             ("workspace", memory.workspace, peak.workspace, ""),
             ("process", memory.process, memory.process, "the program itself"),
