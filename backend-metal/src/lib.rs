@@ -25,7 +25,7 @@ mod watchdog;
 #[cfg(feature = "gpu")]
 pub use adapters::{Adapter, adapters, has_gpu};
 #[cfg(feature = "gpu")]
-pub use runtime::{Metal, MetalRuntime};
+pub use runtime::{Metal, MetalRuntime, compile};
 #[cfg(feature = "gpu")]
 pub use server::MetalServer;
 pub use watchdog::relax_watchdog;

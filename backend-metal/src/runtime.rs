@@ -39,3 +39,10 @@ impl burnish_kernels::KernelRuntime for MetalRuntime {
         crate::chip::has_tensor_operations()
     }
 }
+
+/// Has kernels compiled into this crate: what does not depend on the runtime is half of their code, and each crate would compile it
+/// again, such as a test of kernels.
+#[doc(hidden)]
+pub fn compile() {
+    <MetalRuntime as burnish_kernels::KernelRuntime>::compile::<Metal>();
+}

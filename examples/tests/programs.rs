@@ -52,7 +52,7 @@ fn a_model_is_fine_tuned_merged_and_exported() {
 }
 
 #[test]
-#[cfg(feature = "wgpu")]
+#[cfg(feature = "metal")]
 fn an_operation_is_replaced_by_a_kernel() {
     let said = run(env!("CARGO_BIN_EXE_own_kernel"), &std::env::temp_dir());
     let base = Pretrained::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/assets/quickstart/model")).unwrap();

@@ -30,6 +30,7 @@ ARROWS = [
     ("burnish-fuzz", "burnish-recipes"),
     ("burnish-examples", "burnish-data"),
     ("burnish-examples", "burnish-export"),
+    ("burnish-examples", "burnish-metal"),
     ("burnish-recipes", "burnish-bench"),
     ("burnish-recipes", "burnish-data"),
     ("burnish-recipes", "burnish-export"),

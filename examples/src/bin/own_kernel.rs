@@ -15,21 +15,21 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use burnish_kernels::glu::{self, Activation};
 use burnish_kernels::{BackendOn, FusedBackend, KernelRuntime};
+use burnish_metal::MetalRuntime;
 use burnish_models::{LoadOptions, Message, ModelInput, Pretrained};
 use cubecl::prelude::*;
-use cubecl::wgpu::WgpuRuntime;
 
-/// The GPUs of wgpu, under another name.
+/// The runtime of `metal` and `vulkan`, under another name.
 #[derive(Debug, Clone)]
 pub struct OwnRuntime;
 
 /// A backend for everything in Burnish.
-pub type Own = CubeBackend<OwnRuntime, f32, i32, u32>;
+pub type Own = CubeBackend<OwnRuntime, f32, i32, u8>;
 
 impl Runtime for OwnRuntime {
-    type Compiler = <WgpuRuntime as Runtime>::Compiler;
-    type Server = <WgpuRuntime as Runtime>::Server;
-    type Device = <WgpuRuntime as Runtime>::Device;
+    type Compiler = <MetalRuntime as Runtime>::Compiler;
+    type Server = <MetalRuntime as Runtime>::Server;
+    type Device = <MetalRuntime as Runtime>::Device;
 
     fn client(device: &Self::Device) -> ComputeClient<Self> {
         ComputeClient::load(device)
@@ -39,7 +39,7 @@ impl Runtime for OwnRuntime {
         "own"
     }
 
-    burnish_kernels::runtime_from!(WgpuRuntime);
+    burnish_kernels::runtime_from!(MetalRuntime);
 }
 
 impl KernelRuntime for OwnRuntime {

@@ -27,7 +27,15 @@ macro_rules! operations {
         fn $name<B: BackendOn<Self>>($($input: $kind),*) -> $out {
             if Self::FUSED { $kernel($($input),*) } else { $reference($($input),*) }
         }
-    )*};
+    )*
+
+        /// Compiles the operations on this runtime in the crate that calls it, whose dependents then don't compile them again.
+        #[doc(hidden)]
+        fn compile<B: BackendOn<Self>>() {
+            let operations = [Self::attention_backward::<B> as *const (), $(Self::$name::<B> as *const ()),*];
+            std::hint::black_box(operations);
+        }
+    };
 }
 
 /// A cubecl runtime, and the operations of this crate on it.

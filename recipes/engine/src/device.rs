@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use burn::backend::Flex;
 use burn::tensor::backend::Backend;
 use burnish_kernels::{DeviceMemory, FusedBackend, ProductTrial};
 use burnish_lora::{LoraConfig, attach_to, load_adapter, resume_adapter};
@@ -178,6 +179,11 @@ impl<B: FusedBackend> Device for BackendDevice<B> {
     fn choose_products(&self, chosen: &BTreeMap<String, String>) {
         B::choose_products(&self.0, chosen);
     }
+}
+
+/// burn's own backend for the CPU, compiled into this crate once for all programs that train on it.
+pub fn cpu() -> Box<dyn Device> {
+    Box::new(BackendDevice::<Flex>::default())
 }
 
 fn build<B: FusedBackend>(

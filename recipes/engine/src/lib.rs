@@ -27,7 +27,7 @@ pub use batch::{Batch, IGNORE, Targets, bucket};
 pub use broken::is_broken;
 pub use bytes::gib;
 pub use checkpointing::Checkpointing;
-pub use device::{Adapter, BackendDevice, Device, TrainedPart, Weights};
+pub use device::{Adapter, BackendDevice, Device, TrainedPart, Weights, cpu};
 pub use failure::{failure, out_of_memory};
 pub use hint::{Hinted, with_hint};
 pub use kernel_cache::KernelCache;
