@@ -71,6 +71,15 @@ mod nvidia {
         speed::print_packed::<burn_cuda::Cuda>(burn::tensor::DType::BF16);
     }
 
+    /// By the kernels for the device, of which Hopper has its own.
+    #[test]
+    #[ignore = "needs an NVIDIA GPU"]
+    fn attention_in_many_tiles() {
+        for dtype in sample::dtypes::<burn_cuda::Cuda>() {
+            attention::many_tiles::<burn_cuda::Cuda>(dtype);
+        }
+    }
+
     #[test]
     #[ignore = "needs an NVIDIA GPU"]
     fn adapters() {

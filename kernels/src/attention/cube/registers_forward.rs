@@ -11,6 +11,9 @@ use crate::matrix::registers::{K, M, N, commit, zeros};
 
 /// How far a row's maximum may grow before the sums are rescaled: weights stay below e⁸, well within the range of f16.
 const SLACK: f32 = 8.0;
+/// Less than any score. Scores of a row that has seen no key yet are compared with it and not with themselves: where a product and a
+/// difference are fused, `HIDDEN * factor` is not rounded once and rounded the other time, and the difference is not 0.
+const LEAST: f32 = -1.0e20;
 
 /// Replaces products by capped scores.
 #[cube]
@@ -141,13 +144,14 @@ pub(super) fn forward_kernel<F: Float, I: Int, S: Size, V: Size>(
         }
         #[unroll]
         for i in 0..comptime!(tiles.fragments * 2) {
+            let own_largest = max(largest[i], f32::new(LEAST));
             #[unroll]
             for j in 0..comptime!(tiles.columns / N) {
                 let fragment = scores.index_mut(comptime!(i / 2 * (tiles.columns / N) + j));
                 let mut two = fragment[comptime!(i % 2)];
                 #[unroll]
                 for e in 0..2usize {
-                    two[e] = quick_exp(two[e] * factor - largest[i]);
+                    two[e] = quick_exp(two[e] * factor - own_largest);
                     total[i] += two[e];
                 }
                 fragment[comptime!(i % 2)] = two;
