@@ -84,6 +84,15 @@ pub type StockWgpu = burn_cubecl::CubeBackend<StockWgpuRuntime, f32, i32, u32>;
 
 #[cfg(all(feature = "cuda", not(target_os = "macos")))]
 mod cublaslt;
+#[cfg(all(feature = "cuda", not(target_os = "macos")))]
+mod hopper;
+
+#[cfg(all(feature = "cuda", not(target_os = "macos")))]
+use {
+    crate::attention::{self, AttentionOptions, Statistics},
+    crate::cube::BackendOn,
+    burn::tensor::ops::{FloatTensor, IntTensor},
+};
 
 #[cfg(feature = "wgpu")]
 mod stock {
@@ -121,6 +130,52 @@ impl KernelRuntime for cubecl_cuda::CudaRuntime {
 
     fn product_library(device: &Self::Device) -> Option<&'static dyn crate::ProductLibrary> {
         cublaslt::of(device)
+    }
+
+    fn segment_attention<B: BackendOn<Self>>(
+        query: FloatTensor<B>,
+        key: FloatTensor<B>,
+        value: FloatTensor<B>,
+        segments: Option<IntTensor<B>>,
+        options: AttentionOptions,
+    ) -> FloatTensor<B> {
+        if !hopper::takes(&[&query, &key, &value], segments.as_ref(), options) {
+            return attention::cube::forward::<Self, B>(query, key, value, segments, options);
+        }
+        hopper::forward([query, key, value], segments, options).0
+    }
+
+    fn attention_for_backward<B: BackendOn<Self>>(
+        query: FloatTensor<B>,
+        key: FloatTensor<B>,
+        value: FloatTensor<B>,
+        segments: Option<IntTensor<B>>,
+        options: AttentionOptions,
+    ) -> (FloatTensor<B>, Option<Statistics<B>>) {
+        if !hopper::takes(&[&query, &key, &value], segments.as_ref(), options) {
+            return attention::cube::forward_for_backward::<Self, B>(query, key, value, segments, options);
+        }
+        let (output, log_sum_exp) = hopper::forward([query, key, value], segments, options);
+        (output.clone(), Some(Statistics { output, log_sum_exp }))
+    }
+
+    fn attention_backward<B: BackendOn<Self>>(
+        query: FloatTensor<B>,
+        key: FloatTensor<B>,
+        value: FloatTensor<B>,
+        segments: Option<IntTensor<B>>,
+        statistics: Option<Statistics<B>>,
+        grad: FloatTensor<B>,
+        options: AttentionOptions,
+    ) -> [FloatTensor<B>; 3] {
+        match statistics {
+            Some(Statistics { output, log_sum_exp })
+                if hopper::takes(&[&query, &key, &value, &grad], segments.as_ref(), options) =>
+            {
+                hopper::backward([query, key, value], segments, [output, log_sum_exp, grad], options)
+            }
+            statistics => attention::cube::backward::<Self, B>(query, key, value, segments, statistics, grad, options),
+        }
     }
 
     /// cubecl-cuda 0.10 allows pages of a quarter of the device's memory, and does not report the memory itself.

@@ -139,7 +139,7 @@ pub(super) fn forward<R: CubeRuntime>(
 }
 
 /// `Σ dO O` of each query, `[batch, heads, queries]`, f32.
-fn deltas<R: CubeRuntime>(out: CubeTensor<R>, grad: &CubeTensor<R>) -> CubeTensor<R> {
+pub(crate) fn deltas<R: CubeRuntime>(out: CubeTensor<R>, grad: &CubeTensor<R>) -> CubeTensor<R> {
     let shape = out.shape();
     let (batch, queries, heads, head_dim) = (shape[0], shape[1], shape[2], shape[3]);
     let deltas = empty(&out, [batch, heads, queries], DType::F32);

@@ -20,6 +20,9 @@ use super::{AttentionOptions, Statistics};
 use crate::cube::BackendOn;
 use crate::cube::launch::same_float;
 
+#[cfg(all(feature = "cuda", not(target_os = "macos")))]
+pub(crate) use launch::deltas;
+
 /// Whether the kernels support these inputs.
 fn fits<R: CubeRuntime>(query: &CubeTensor<R>, key: &CubeTensor<R>, value: &CubeTensor<R>) -> bool {
     same_float(&[query, key, value]) && launch::fits(query.meta.shape()[3])
