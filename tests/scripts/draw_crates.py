@@ -47,6 +47,8 @@ ARROWS = [
     ("burnish-metal", "burnish-kernels"),
     ("burnish-kernels", "burnish-cubecl"),
 ]
+# Those that would cross boxes lead along the margin.
+AROUND = {("burnish-examples", "burnish-metal")}
 WIDTH, HEIGHT = 200, 50
 GENERIC = {"burnish-kernels", "burnish-models", "burnish-lora", "burnish-engine"}
 
@@ -65,6 +67,9 @@ def box(package):
 def arrow(user, used):
     left, top = CRATES[user][2:]
     to_left, to_top = CRATES[used][2:]
+    if (user, used) in AROUND:
+        curve = f"M{left + 20} {top} V8 H20 V{to_top + HEIGHT / 2:g} H{to_left - 3}"
+        return f'<path data-user="{user}" data-used="{used}" d="{curve}" marker-end="url(#tip)"/>'
     # From the side that faces the other, so that lines do not cross boxes.
     shift = max(-70, min(70, (to_left - left) / 4))
     x1, y1 = left + WIDTH / 2 + shift, top + HEIGHT
