@@ -65,10 +65,14 @@ impl Call {
         let segments = self.segments.as_ref().unwrap_or(&self.query);
         let arguments = KernelArguments::new()
             .with_tensor_maps(inputs.iter().map(|tensor| tiles(tensor)).collect())
-            .with_buffers([&[segments], others].concat().into_iter().map(|tensor| tensor.handle.clone().binding()).collect())
+            // Inputs are among them too: cubecl waits for other streams' work on buffers only, and keeps only buffers from them.
+            .with_buffers(
+                [&[segments], others, inputs].concat().into_iter().map(|tensor| tensor.handle.clone().binding()).collect(),
+            )
             .with_info(MetadataBindingInfo::new(sizes, dynamic));
         let count = CubeCount::Static((batch * across) as u32, length.div_ceil(plan.rows()) as u32, 1);
-        // SAFETY: copies of tiles end where tensors do, and threads check rows against the sizes before they read or write others.
+        // SAFETY: copies of tiles end where tensors do, and threads check rows against the sizes before they read or write others. Loops
+        // end: each query sees a key at least, because `takes` asks for a window and for as many keys as queries.
         unsafe { self.query.client.launch_unchecked(Box::new(Task(plan)), count, arguments) };
     }
 }

@@ -1,4 +1,4 @@
-//! Attention on NVIDIA's Hopper GPUs, in CUDA C++: the products of whole warpgroups, which CubeCL has no words for, multiply about twice
+//! Attention on NVIDIA's Hopper GPUs, in CUDA C++: the products of whole warpgroups, which CubeCL cannot express, multiply about twice
 //! as fast there as those of single warps. Sums are in a fixed order and without atomics, so that they are the same each time.
 
 mod launch;
@@ -56,6 +56,7 @@ pub(super) fn takes(
 ) -> bool {
     let query = inputs[0];
     let [batch, queries, heads, head_dim] = query.meta.shape()[..] else { return false };
+    let keys = inputs[1].meta.shape()[1];
     let aligned = |tensor: &&CubeTensor<CudaRuntime>| tensor.handle.offset_start.unwrap_or(0).is_multiple_of(ALIGNMENT);
     matches!(query.dtype, DType::F16 | DType::BF16)
         && inputs.iter().all(|tensor| tensor.dtype == query.dtype)
@@ -63,7 +64,8 @@ pub(super) fn takes(
         && segments.is_none_or(|segments| segments.dtype == DType::I32)
         && matches!(head_dim, 64 | 128)
         && options.softcap.is_none()
-        && queries >= LEAST_QUERIES
+        && options.sliding_window != Some(0)
+        && (LEAST_QUERIES..=keys).contains(&queries)
         && batch * heads > 0
         && (batch * queries * heads) as u64 <= u64::from(u32::MAX)
         && is_hopper(&query.device)

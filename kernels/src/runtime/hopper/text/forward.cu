@@ -2,7 +2,8 @@
 #define FORWARD_STAGE (2 * HALVES * PARTS * TILE)
 extern "C" __global__ void __launch_bounds__(GROUPS * 128, 1) forward(
     const __grid_constant__ Map query, const __grid_constant__ Map key, const __grid_constant__ Map value,
-    const void *, const void *, const void *, const int *__restrict__ segments, u32 *__restrict__ out, float *__restrict__ log_sums, const __grid_constant__ Info info) {
+    const void *, const void *, const void *, const int *__restrict__ segments, u32 *__restrict__ out, float *__restrict__ log_sums,
+    const void *, const void *, const void *, const __grid_constant__ Info info) {
     START
     const u32 own_query = base, stages = base + OWN, full = stages + STAGES * FORWARD_STAGE, empty = full + 8 * STAGES, own = empty + 8 * STAGES;
     QUERY_BLOCK(HALVES * 64)
@@ -71,10 +72,10 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128, 1) forward(
                 if (seen[h] != 2) {
 #pragma unroll
                     for (int i = 0; i < 32; i++) {
-                        const u32 place = (tile * HALVES + h) * 64 + (i / 4) * 8 + (lane & 3) * 2 + (i & 1);
-                        bool hidden = !near(info, row + past + (i & 2) * 4, place);
+                        const u32 key_position = (tile * HALVES + h) * 64 + (i / 4) * 8 + (lane & 3) * 2 + (i & 1);
+                        bool hidden = !near(info, row + past + (i & 2) * 4, key_position);
 #if SEGMENTS
-                        hidden = hidden || place < ((i & 2) ? begin_other : begin_one);
+                        hidden = hidden || key_position < ((i & 2) ? begin_other : begin_one);
 #endif
                         if (hidden) s[h][i] = HIDDEN;
                     }

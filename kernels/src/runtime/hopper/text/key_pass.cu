@@ -3,7 +3,8 @@
 extern "C" __global__ void __launch_bounds__(GROUPS * 128, 1) key_pass(
     const __grid_constant__ Map query, const __grid_constant__ Map key, const __grid_constant__ Map value, const __grid_constant__ Map grad,
     const void *, const void *, const void *, const void *, const int *__restrict__ segments, const float *__restrict__ log_sums,
-    const float *__restrict__ deltas, u32 *__restrict__ d_key, u32 *__restrict__ d_value, const __grid_constant__ Info info) {
+    const float *__restrict__ deltas, u32 *__restrict__ d_key, u32 *__restrict__ d_value,
+    const void *, const void *, const void *, const void *, const __grid_constant__ Info info) {
     START
     const u32 own_key = base, own_value = base + OWN, stages = base + 2 * OWN, full = stages + STAGES * KEY_STAGE, empty = full + 8 * STAGES, own = empty + 8 * STAGES;
     const u32 batch = blockIdx.x / info.key_value_heads, key_value_head = blockIdx.x % info.key_value_heads;
@@ -56,6 +57,7 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128, 1) key_pass(
     }
     if (group == 0)
         for (u32 i = 0; i < min(total, STAGES - 2); i++) COPY_NEXT(i)
+    __syncwarp();
     float key_sums[PARTS][32], value_sums[PARTS][32];
     zero(key_sums);
     zero(value_sums);
@@ -71,6 +73,7 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128, 1) key_pass(
     const u32 key_tile = own_key + group * PARTS * TILE, value_tile = own_value + group * PARTS * TILE;
     if (total > 0) do {
         if (group == 0 && i + STAGES - 2 < total) COPY_NEXT(i + STAGES - 2)
+        __syncwarp();
         const u32 at = stages + i % STAGES * KEY_STAGE, previous = empty + 8 * ((i - 1) % STAGES);
         const u32 position = tile * 64 + past;
 #if SEGMENTS
@@ -108,10 +111,10 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128, 1) key_pass(
                 const u32 key_one = key_first + own_row;
 #pragma unroll
                 for (int e = 0; e < 32; e++) {
-                    const u32 place = position + (e / 4) * 8 + (lane & 3) * 2 + (e & 1);
-                    bool hidden = !near(info, place, key_one + (e & 2) * 4);
+                    const u32 query_position = position + (e / 4) * 8 + (lane & 3) * 2 + (e & 1);
+                    bool hidden = !near(info, query_position, key_one + (e & 2) * 4);
 #if SEGMENTS
-                    hidden = hidden || place > ((e & 2) ? end_other : end_one);
+                    hidden = hidden || query_position > ((e & 2) ? end_other : end_one);
 #endif
                     if (hidden) s[e] = 0.0f;
                 }

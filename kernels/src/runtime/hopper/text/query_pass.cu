@@ -3,7 +3,8 @@
 extern "C" __global__ void __launch_bounds__(GROUPS * 128, 1) query_pass(
     const __grid_constant__ Map query, const __grid_constant__ Map key, const __grid_constant__ Map value, const __grid_constant__ Map grad,
     const void *, const void *, const void *, const void *, const int *__restrict__ segments, const float *__restrict__ log_sums,
-    const float *__restrict__ deltas, u32 *__restrict__ d_query, const __grid_constant__ Info info) {
+    const float *__restrict__ deltas, u32 *__restrict__ d_query,
+    const void *, const void *, const void *, const void *, const __grid_constant__ Info info) {
     START
     const u32 own_query = base, own_grad = base + OWN, stages = base + 2 * OWN, full = stages + STAGES * QUERY_STAGE, empty = full + 8 * STAGES, own = empty + 8 * STAGES;
     QUERY_BLOCK(64)
@@ -78,10 +79,10 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128, 1) query_pass(
             if (seen == 1) {
 #pragma unroll
                 for (int i = 0; i < 32; i++) {
-                    const u32 place = tile * 64 + (i / 4) * 8 + (lane & 3) * 2 + (i & 1);
-                    bool hidden = !near(info, row + past + (i & 2) * 4, place);
+                    const u32 key_position = tile * 64 + (i / 4) * 8 + (lane & 3) * 2 + (i & 1);
+                    bool hidden = !near(info, row + past + (i & 2) * 4, key_position);
 #if SEGMENTS
-                    hidden = hidden || place < ((i & 2) ? begin_other : begin_one);
+                    hidden = hidden || key_position < ((i & 2) ? begin_other : begin_one);
 #endif
                     if (hidden) s[i] = 0.0f;
                 }

@@ -36,7 +36,7 @@ __device__ __forceinline__ void write(const float (&d)[PARTS][32], float factor,
         }
     }
 }
-// Whether a query at a position sees a key, but for its segment.
+// Whether a query at a position sees a key, ignoring segments.
 __device__ __forceinline__ bool near(const Info &info, u32 position, u32 key) {
     bool seen = key <= position && position < info.keys;
 #if WINDOW
