@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
-use burnish_kernels::{Dropout, DropoutKey, FusedBackend, add_bias, dropout_from, linear};
+use burnish_kernels::{Dropout, DropoutKey, FusedBackend, add_bias, dropout_from, linear, scale};
 
 use crate::dora::Magnitude;
 use crate::input_squares::InputSquares;
@@ -238,7 +238,7 @@ impl<B: FusedBackend> Update<B> {
             Some(mask) => dropout_from(x, mask),
             None => x,
         };
-        linear(linear(x, lora_a), lora_b).mul_scalar(self.scale)
+        scale(linear(linear(x, lora_a), lora_b), self.scale)
     }
 }
 

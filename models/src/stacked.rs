@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burnish_kernels::{FusedBackend, GroupRows, stacked_linear};
+use burnish_kernels::{FusedBackend, GroupRows, scale, stacked_linear};
 
 use crate::config::Stacking;
 use crate::linear::AdapterPass;
@@ -52,7 +52,7 @@ impl<B: FusedBackend> ExpertStack<B> {
     pub(crate) fn update(&self, x: &Tensor<B, 2>, rows: &GroupRows, pass: AdapterPass) -> Option<Tensor<B, 2>> {
         let adapter = self.adapter.as_ref()?;
         let [lora_a, lora_b] = adapter.factors(pass)?.map(|factor| factor.cast(x.dtype()));
-        let hidden = stacked_linear(x.clone(), lora_a, rows.clone()).mul_scalar(adapter.scale);
+        let hidden = scale(stacked_linear(x.clone(), lora_a, rows.clone()), adapter.scale);
         Some(stacked_linear(hidden, self.by_expert(lora_b), rows.clone()))
     }
 
