@@ -40,8 +40,8 @@ impl burnish_kernels::KernelRuntime for MetalRuntime {
     }
 }
 
-/// Has kernels compiled into this crate: what does not depend on the runtime is half of their code, and each crate would compile it
-/// again, such as a test of kernels.
+/// Compiles the kernels into this crate. Half of their code does not depend on the runtime; without this, each crate that launches them,
+/// such as a test, would compile that half again.
 #[doc(hidden)]
 pub fn compile() {
     <MetalRuntime as burnish_kernels::KernelRuntime>::compile::<Metal>();

@@ -1,4 +1,4 @@
-//! cubecl 0.10 with launches that do not copy the device's properties.
+//! cubecl 0.10 with launches that do not copy the device's features.
 //!
 //! What `#[cube]` makes of a kernel names its types by `cubecl::prelude`. Each launch hands a clone of all that the device can do, with
 //! every shape of its matrix units, to a scope that only resolves the types of the arguments; the kernel itself keeps the client, and

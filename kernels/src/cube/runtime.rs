@@ -29,7 +29,7 @@ macro_rules! operations {
         }
     )*
 
-        /// Compiles the operations on this runtime in the crate that calls it, whose dependents then don't compile them again.
+        /// Compiles these operations on this runtime in the crate that calls it, whose dependents then don't compile them again.
         #[doc(hidden)]
         fn compile<B: BackendOn<Self>>() {
             let operations = [Self::attention_backward::<B> as *const (), $(Self::$name::<B> as *const ()),*];

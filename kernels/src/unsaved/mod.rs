@@ -10,7 +10,7 @@ use burn::tensor::ops::FloatTensor;
 use crate::FusedBackend;
 use crate::primitive::{raw, typed};
 
-/// The elements of `x` in another shape.
+/// The elements of `x` in another shape, in the same order.
 ///
 /// # Panics
 /// When the shapes have different numbers of elements.
@@ -18,18 +18,21 @@ pub fn view<B: FusedBackend, const D: usize, const E: usize>(x: Tensor<B, D>, sh
     typed(B::view(raw(x), shape.into()))
 }
 
-/// `factor · x`.
+/// `factor · x`, of any shape, computed in the type of `x`.
 pub fn scale<B: FusedBackend, const D: usize>(x: Tensor<B, D>, factor: f64) -> Tensor<B, D> {
     typed(B::scale(raw(x), factor))
 }
 
-/// `x + bias` in each row of `x`, `[rows, features]`, with a `bias` of `[features]`.
+/// `x + bias` in each row, computed in the type of both.
+///
+/// # Shapes
+/// `x` `[rows, features]`, `bias` `[features]`; the result has the shape of `x`.
 ///
 /// # Panics
 /// When the bias has another length than the rows.
 pub fn add_bias<B: FusedBackend>(x: Tensor<B, 2>, bias: Tensor<B, 1>) -> Tensor<B, 2> {
     let ([_, features], [length]) = (x.dims(), bias.dims());
-    assert_eq!(length, features, "add_bias: a bias for rows of another length");
+    assert_eq!(length, features, "add_bias: a bias of {length} elements for rows of {features}");
     typed(B::add_bias(raw(x), raw(bias)))
 }
 

@@ -11,8 +11,8 @@ use crate::matrix::registers::{K, M, N, commit, zeros};
 
 /// How far a row's maximum may grow before the sums are rescaled: weights stay below e⁸, well within the range of f16.
 const SLACK: f32 = 8.0;
-/// Less than any score. Scores of a row that has seen no key yet are compared with it and not with themselves: where a product and a
-/// difference are fused, `HIDDEN * factor` is not rounded once and rounded the other time, and the difference is not 0.
+/// Less than any score. Scores of a row that has seen no key yet are compared with it and not with themselves: a fused multiply-add does
+/// not round `HIDDEN * factor`, but the stored maximum was rounded, so their difference is not 0.
 const LEAST: f32 = -1.0e20;
 
 /// Replaces products by capped scores.
