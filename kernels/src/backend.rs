@@ -434,21 +434,6 @@ pub trait FusedBackend: Backend {
         sample_tokens::reference::<Self>(logits, draw)
     }
 
-    /// See [`crate::view()`].
-    fn view(x: FloatTensor<Self>, shape: Shape) -> FloatTensor<Self> {
-        Self::float_reshape(x, shape)
-    }
-
-    /// See [`crate::scale()`].
-    fn scale(x: FloatTensor<Self>, factor: f64) -> FloatTensor<Self> {
-        unsaved::reference_scale::<Self>(x, factor)
-    }
-
-    /// See [`crate::add_bias()`].
-    fn add_bias(x: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
-        unsaved::reference_add_bias::<Self>(x, bias)
-    }
-
     /// The device memory that the backend uses, where it knows.
     fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {
         let _ = device;
@@ -488,5 +473,20 @@ pub trait FusedBackend: Backend {
     fn largest_allocation(device: &Self::Device) -> Option<u64> {
         let _ = device;
         None
+    }
+
+    /// See [`crate::view()`].
+    fn view(x: FloatTensor<Self>, shape: Shape) -> FloatTensor<Self> {
+        Self::float_reshape(x, shape)
+    }
+
+    /// See [`crate::scale()`].
+    fn scale(x: FloatTensor<Self>, factor: f64) -> FloatTensor<Self> {
+        unsaved::reference_scale::<Self>(x, factor)
+    }
+
+    /// See [`crate::add_bias()`].
+    fn add_bias(x: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        unsaved::reference_add_bias::<Self>(x, bias)
     }
 }

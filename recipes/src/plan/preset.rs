@@ -155,7 +155,7 @@ mod tests {
         let small = of(16);
         assert!(small.quantization == QuantizationKind::Nf4 && small.max_seq_length == 2048, "{small:?}");
         assert_eq!(small.batch_size * small.grad_accumulation_steps, 4);
-        let middle = of(24);
+        let middle = of(20);
         assert!(middle.grad_checkpoint && middle.quantization == QuantizationKind::Auto, "{middle:?}");
         // A key that was given stays.
         let kept =
