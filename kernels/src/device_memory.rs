@@ -1,4 +1,4 @@
-//! What a backend says of its device's memory.
+//! The memory of a device, as a backend reports it.
 
 /// Memory of a device, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -61,7 +61,7 @@ impl Call {
         let sizes =
             vec![two(words[0], words[1]), two(words[2], words[3]), two(words[4], (self.options.scale as f32).to_bits())];
         let dynamic = sizes.len();
-        // Where there are no segments, the kernel does not read them.
+        // A kernel that is compiled without segments does not read this argument.
         let segments = self.segments.as_ref().unwrap_or(&self.query);
         let arguments = KernelArguments::new()
             .with_tensor_maps(inputs.iter().map(|tensor| tiles(tensor)).collect())

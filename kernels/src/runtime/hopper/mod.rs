@@ -1,5 +1,5 @@
 //! Attention on NVIDIA's Hopper GPUs, in CUDA C++: the products of whole warpgroups, which CubeCL cannot express, multiply about twice
-//! as fast there as those of single warps. Sums are in a fixed order and without atomics, so that they are the same each time.
+//! as fast there as those of single warps. The kernels sum in a fixed order, without atomics, so two runs give the same bits.
 
 mod launch;
 mod task;
