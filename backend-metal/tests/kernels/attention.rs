@@ -75,6 +75,8 @@ fn check<B: FusedBackend>(case: Case, dtype: DType) {
     let name = |part: &str| {
         format!("{part} of {batch} x {queries} x {keys}, {heads} heads of {dim} on {key_value_heads}, window {window:?}")
     };
+    // An error of the device does not say which case it was.
+    println!("{}, packed {packed}, {dtype:?}", name("attention"));
     let expected = ops::attention::reference::<Flex>(q.cpu(), k.cpu(), v.cpu(), on_cpu.clone(), options);
     let (y, statistics) = B::attention_for_backward(q.raw(), k.raw(), v.raw(), on_device.clone(), options);
     close::<B, 4>(&name("attention"), y, expected, dtype);

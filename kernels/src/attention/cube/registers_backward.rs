@@ -220,8 +220,10 @@ pub(super) fn key_kernel<F: Float, I: Int, S: Size, V: Size>(
     let (begin, end) = query_range(first, last_key, &sizes, sight);
     let begin = next_queries::<I>(segments, &mask, begin / columns * columns, end, last_key, sight);
     let group = sizes.heads / sizes.key_value_heads;
+    // Where no query sees the keys there is nothing to copy: the device fails if a cube ends before its copies do.
+    let members = select(begin < end, group, 0u32);
     let mut parity = 0u32;
-    for member in 0..group {
+    for member in 0..members {
         let head = key_value_head * group + member;
         let queries = Head {
             offset: batch * sizes.queries * query_stride + head * vectors,
