@@ -94,8 +94,15 @@ pub fn glu<B: FusedBackend>(dtype: DType) {
             close::<B, 2>("glu", B::glu(gate.raw(), up.raw(), kind), expected, dtype);
             let found = B::glu_backward(gate.raw(), up.raw(), g.raw(), kind);
             let expected = ops::glu::reference_backward::<Flex>(gate.cpu(), up.cpu(), g.cpu(), kind);
-            close::<B, 2>("dgate", found.0, expected.0, dtype);
-            close::<B, 2>("dup", found.1, expected.1, dtype);
+            close::<B, 2>("dgate", found.0.clone(), expected.0, dtype);
+            close::<B, 2>("dup", found.1.clone(), expected.1, dtype);
+            // Written over tensors that nothing else holds.
+            let own =
+                |pair: &Pair<B, 2>| raw(Tensor::<B, 2>::from_data(pair.device.to_data(), (&Default::default(), dtype)));
+            let in_place = B::glu_backward(own(&gate), own(&up), g.raw(), kind);
+            for (found, in_place) in [(found.0, in_place.0), (found.1, in_place.1)] {
+                assert_eq!(typed::<B, 2>(found).to_data(), typed::<B, 2>(in_place).to_data(), "glu backward in place");
+            }
         }
     }
 }

@@ -86,13 +86,19 @@ fn launch<R: CubeRuntime>(x: CubeTensor<R>, added: Option<CubeTensor<R>>, dropou
     let mut tensors = vec![&x];
     tensors.extend(added.as_ref());
     let size = vector_size(&tensors, elements);
-    let y = empty_like(&x);
+    // A sum is written over its first term if nothing else holds that.
+    let in_place = added.is_some() && x.can_mut();
+    let y = if in_place { x.clone() } else { empty_like(&x) };
+    let target = match in_place {
+        true => ArrayArg::Alias { input_pos: 0, length: [elements] },
+        false => y.clone().into_array_arg(),
+    };
     let (client, dtype, count, adds) = (x.client.clone(), x.dtype, elements / size, added.is_some());
     // A kernel always has the same bindings, so another tensor replaces an absent one.
     let added = added.unwrap_or_else(|| x.clone());
     let counter = CounterLaunch::of(dropout.key);
     let draw = DrawLaunch::new(counter, dropout.first_block() as u32, dropout.threshold(), dropout.factor());
-    // SAFETY: all three hold `count` vectors, and no thread goes beyond.
+    // SAFETY: all three hold `count` vectors, no thread goes beyond, and each reads its own before it writes them.
     unsafe {
         dropout_kernel::launch_unchecked::<R>(
             &launching(&client),
@@ -101,7 +107,7 @@ fn launch<R: CubeRuntime>(x: CubeTensor<R>, added: Option<CubeTensor<R>>, dropou
             size,
             x.into_array_arg(),
             added.into_array_arg(),
-            y.clone().into_array_arg(),
+            target,
             count as u32,
             draw,
             adds,

@@ -169,9 +169,16 @@ pub(crate) fn backward<R: CubeRuntime, B: BackendOn<R>>(
     let (gate, up, grad) = (contiguous(gate), contiguous(up), contiguous(grad));
     let elements = gate.shape().num_elements();
     let size = vector_size(&[&gate, &up, &grad], elements);
-    let (d_gate, d_up) = (empty_like(&gate), empty_like(&gate));
+    // In place where nothing else needs gate and up: they are the widest tensors of a block.
+    let in_place = gate.can_mut() && up.can_mut();
+    let gradients = [&gate, &up].map(|x| if in_place { x.clone() } else { empty_like(x) });
+    let target = |index: usize| match in_place {
+        true => ArrayArg::Alias { input_pos: index, length: [elements] },
+        false => gradients[index].clone().into_array_arg(),
+    };
     let (client, dtype, count, held) = (gate.client.clone(), gate.dtype, elements / size, vectors_in(BYTES, &gate, size));
-    // SAFETY: all five hold `count` vectors, and no thread goes beyond.
+    let [d_gate, d_up] = [0, 1].map(target);
+    // SAFETY: all five hold `count` vectors, no thread goes beyond, and each reads its own before it writes them.
     unsafe {
         backward_kernel::launch_unchecked::<R>(
             &launching(&client),
@@ -181,13 +188,13 @@ pub(crate) fn backward<R: CubeRuntime, B: BackendOn<R>>(
             gate.into_array_arg(),
             up.into_array_arg(),
             grad.into_array_arg(),
-            d_gate.clone().into_array_arg(),
-            d_up.clone().into_array_arg(),
+            d_gate,
+            d_up,
             count as u32,
             held,
             kind,
             dtype.into(),
         );
     }
-    (d_gate, d_up)
+    gradients.into()
 }

@@ -33,14 +33,11 @@ pub(crate) fn backward(
     if activation != Activation::Silu || !all_f32(&[&gate, &up, &grad]) {
         return reference_backward::<Flex>(gate, up, grad, activation);
     }
-    let [rows, features] = dims2(&gate);
-    let (gate, up, grad) = (gate.to_contiguous(), up.to_contiguous(), grad.to_contiguous());
-    let (gate, up, grad) = (gate.storage::<f32>(), up.storage::<f32>(), grad.storage::<f32>());
-    let (mut d_gate, mut d_up) = (vec![0.0; gate.len()], vec![0.0; gate.len()]);
-    let inputs = gate.par_chunks(BLOCK).zip(up.par_chunks(BLOCK)).zip(grad.par_chunks(BLOCK));
-    let outputs = d_gate.par_chunks_mut(BLOCK).zip(d_up.par_chunks_mut(BLOCK));
-    outputs.zip(inputs).for_each(|((d_gate, d_up), ((gate, up), grad))| {
-        vector::swiglu_gradient(d_gate, d_up, gate, up, grad);
-    });
-    (tensor(d_gate, [rows, features]), tensor(d_up, [rows, features]))
+    // Written over gate and up, which are copied first if anything else holds them.
+    let [mut gate, mut up] = [gate, up].map(|x| x.to_contiguous());
+    let grad = grad.to_contiguous();
+    let both = gate.storage_mut::<f32>().par_chunks_mut(BLOCK).zip(up.storage_mut::<f32>().par_chunks_mut(BLOCK));
+    let grad = grad.storage::<f32>().par_chunks(BLOCK);
+    both.zip(grad).for_each(|((gate, up), grad)| vector::swiglu_gradient(gate, up, grad));
+    (gate, up)
 }
