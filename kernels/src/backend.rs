@@ -302,6 +302,16 @@ pub trait FusedBackend: Backend {
         lora_linear::reference::<Self>(x, weight, lora_a, lora_b, scale, dropout)
     }
 
+    /// `scale · dropout(x) Aᵀ`, the second result of [`FusedBackend::lora_linear`] by itself.
+    fn lora_hidden(
+        x: FloatTensor<Self>,
+        lora_a: FloatTensor<Self>,
+        scale: f64,
+        dropout: Option<Dropout>,
+    ) -> FloatTensor<Self> {
+        lora_linear::reference_hidden::<Self>(x, lora_a, scale, dropout)
+    }
+
     /// Gradients of [`FusedBackend::lora_linear`], for `saved.x` where asked for.
     fn lora_linear_backward(saved: LoraSaved<Self>, grad: FloatTensor<Self>, input_gradient: bool) -> LoraGradients<Self> {
         lora_linear::reference_backward::<Self>(saved, grad, input_gradient)
@@ -435,20 +445,17 @@ pub trait FusedBackend: Backend {
     }
 
     /// The device memory that the backend uses, where it knows.
-    fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {
-        let _ = device;
+    fn device_memory(_device: &Self::Device) -> Option<DeviceMemory> {
         None
     }
 
     /// Reads [`FusedBackend::device_memory`] of the calling thread's work from other threads, where the backend knows.
-    fn memory_probe(device: &Self::Device) -> Option<MemoryProbe> {
-        let _ = device;
+    fn memory_probe(_device: &Self::Device) -> Option<MemoryProbe> {
         None
     }
 
     /// The vendor's library that computes large matrix products on a device, with its version, where there is one.
-    fn product_library(device: &Self::Device) -> Option<String> {
-        let _ = device;
+    fn product_library(_device: &Self::Device) -> Option<String> {
         None
     }
 
@@ -470,8 +477,7 @@ pub trait FusedBackend: Backend {
     }
 
     /// The largest tensor that the device can allocate, in bytes, where the backend knows.
-    fn largest_allocation(device: &Self::Device) -> Option<u64> {
-        let _ = device;
+    fn largest_allocation(_device: &Self::Device) -> Option<u64> {
         None
     }
 

@@ -9,12 +9,17 @@ use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Shape, Tensor, TensorMetadata};
 
 use crate::FusedBackend;
+use crate::lora_linear::{self, Unread};
+use crate::packed::PackedTensor;
 use crate::primitive::raw;
 
 /// A backend for training: fused operations with gradients, and fused operations on its inner backend.
 pub trait TrainBackend: FusedBackend + AutodiffBackend<InnerBackend: FusedBackend> {
     /// Whether anything that the tensor was computed from has a gradient.
     fn is_tracked(tensor: &FloatTensor<Self>) -> bool;
+
+    /// See [`crate::unread_lora_linear()`].
+    fn unread_lora_linear(layer: Unread<FloatTensor<Self>, PackedTensor<Self>>) -> FloatTensor<Self>;
 
     /// See [`crate::backward_from()`].
     fn backward_from(output: FloatTensor<Self>, gradient: FloatTensor<Self::InnerBackend>) -> Self::Gradients;
@@ -65,6 +70,10 @@ impl<B: FusedBackend> Backward<B, 1> for Seed {
 impl<B: FusedBackend, C: CheckpointStrategy> TrainBackend for Autodiff<B, C> {
     fn is_tracked(tensor: &FloatTensor<Self>) -> bool {
         tensor.is_tracked()
+    }
+
+    fn unread_lora_linear(layer: Unread<FloatTensor<Self>, PackedTensor<Self>>) -> FloatTensor<Self> {
+        lora_linear::autodiff::unread::<B, C>(layer)
     }
 
     fn backward_from(output: FloatTensor<Self>, gradient: FloatTensor<B>) -> Self::Gradients {

@@ -75,8 +75,8 @@ pub use linear::{glu_linear, linear, linears};
 pub use linear_cross_entropy::capped::{capped_linear_cross_entropy, packed_capped_linear_cross_entropy, soft_cap};
 pub use linear_cross_entropy::linear_cross_entropy;
 pub use linear_cross_entropy::packed::packed_linear_cross_entropy;
-pub use lora_linear::lora_linear;
 pub use lora_linear::packed::packed_lora_linear;
+pub use lora_linear::{Unread, lora_linear, unread_lora_linear};
 #[cfg(feature = "cube")]
 pub use matrix::{Gemm, GemmStep, PackedRoute, ProductLibrary, multiply_packed};
 pub use operations::OPERATIONS;

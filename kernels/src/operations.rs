@@ -1,7 +1,7 @@
 //! The names of the fused operations.
 
 /// The operations of [`FusedBackend`](crate::FusedBackend), by the names of its methods.
-pub const OPERATIONS: [&str; 53] = [
+pub const OPERATIONS: [&str; 54] = [
     "rms_norm",
     "add_rms_norm",
     "fork_rms_norm",
@@ -37,6 +37,7 @@ pub const OPERATIONS: [&str; 53] = [
     "stacked_linear_backward_input",
     "stacked_linear_backward_weight",
     "lora_linear",
+    "lora_hidden",
     "lora_linear_backward",
     "packed_lora_linear",
     "packed_lora_linear_backward",

@@ -6,8 +6,9 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 use burnish_kernels::packed::{Affine, GgmlType, GgufBlocks, Nf4, Packed, PackedTensor};
 use burnish_kernels::tolerance::Tolerance;
 use burnish_kernels::{
-    Dropout, DropoutKey, FusedBackend, capped_linear_cross_entropy, linear_cross_entropy, lora_linear,
-    packed_capped_linear_cross_entropy, packed_linear, packed_linear_cross_entropy, packed_lora_linear, packed_rows,
+    Dropout, DropoutKey, FusedBackend, GroupWeight, Unread, backward_from, capped_linear_cross_entropy,
+    linear_cross_entropy, lora_linear, packed_capped_linear_cross_entropy, packed_linear, packed_linear_cross_entropy,
+    packed_lora_linear, packed_rows, unread_lora_linear,
 };
 use half::{bf16, f16};
 
@@ -51,6 +52,30 @@ fn on_device<B: FusedBackend>(packed: &Packed) -> (PackedTensor<B>, Tensor<B, 2>
 fn close<const D: usize>(name: &str, found: Tensor<Flex, D>, expected: Tensor<Flex, D>) {
     let [found, expected] = [found, expected].map(|tensor| tensor.into_data().to_vec::<f32>().unwrap());
     Tolerance::of(DType::F32).check(name, &found, &expected).unwrap();
+}
+
+#[test]
+fn an_unread_layer_has_the_gradients_of_the_layer_to_the_bit() {
+    let packed = Packed::Nf4(Nf4::quantize("w", &numbers(9, DIMS[0] * DIMS[1]), DIMS, false).unwrap());
+    let (packed, dense) = on_device::<Train>(&packed);
+    let [x, a, b] =
+        [(1, [70, DIMS[1]]), (2, [4, DIMS[1]]), (3, [DIMS[0], 4])].map(|(seed, dims)| matrix(seed, dims).require_grad());
+    let gradient = matrix(4, [70, DIMS[0]]).inner();
+    let of = |y: Tensor<Train, 2>| {
+        assert_eq!(y.dims(), [70, DIMS[0]]);
+        let gradients = backward_from(y, gradient.clone());
+        [&x, &a, &b].map(|leaf| leaf.grad(&gradients).unwrap().into_data())
+    };
+    for dropout in [None, Some(DROPOUT)] {
+        let unread = |weight| {
+            let [x, lora_a, lora_b] = [&x, &a, &b].map(Clone::clone);
+            unread_lora_linear(Unread { x, weight, lora_a, lora_b, scale: 0.3, dropout })
+        };
+        let layer = lora_linear(x.clone(), dense.clone(), a.clone(), b.clone(), 0.3, dropout);
+        assert_eq!(of(layer), of(unread(GroupWeight::Dense(dense.clone()))));
+        let layer = packed_lora_linear(x.clone(), &packed, a.clone(), b.clone(), 0.3, dropout);
+        assert_eq!(of(layer), of(unread(GroupWeight::Packed(packed.clone()))));
+    }
 }
 
 #[test]

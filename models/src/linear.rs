@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
-use burnish_kernels::{Dropout, DropoutKey, FusedBackend, add_bias, dropout_from, linear, scale};
+use burnish_kernels::{Dropout, DropoutKey, FusedBackend, TrainBackend, add_bias, dropout_from, linear, scale};
 
 use crate::dora::Magnitude;
 use crate::input_squares::InputSquares;
@@ -127,9 +127,28 @@ impl<B: FusedBackend> Linear<B> {
                 self.scaled(x, low_rank, gain)
             }
         };
+        self.with_bias(y)
+    }
+
+    fn with_bias(&self, y: Tensor<B, 2>) -> Tensor<B, 2> {
         match &self.bias {
             Some(bias) => add_bias(y, bias.val()),
             None => y,
+        }
+    }
+
+    /// The layer for its gradients only: the result has no meaning, where they need not be computed.
+    pub fn unread(&self, x: Tensor<B, 2>, pass: AdapterPass) -> Tensor<B, 2>
+    where
+        B: TrainBackend,
+    {
+        let factors = self.adapter.as_ref().and_then(|adapter| adapter.factors(pass));
+        match (&self.weight, factors, &self.observer) {
+            (MatrixWeight::Frozen(weight), Some(Factors { low_rank, magnitude: None }), None) => {
+                let Update { lora_a, lora_b, scale, dropout } = low_rank;
+                self.with_bias(weight.unread_lora_linear(x, lora_a, lora_b, scale, dropout))
+            }
+            _ => self.forward(x, pass),
         }
     }
 

@@ -65,7 +65,8 @@ fn passes_on_the_emulator() {
 }
 
 /// What only optimizers and generation compute.
-const WITHOUT_GRADIENTS: [&str; 14] = [
+const WITHOUT_GRADIENTS: [&str; 15] = [
+    "lora_hidden",
     "adamw",
     "adamw8bit",
     "pack",

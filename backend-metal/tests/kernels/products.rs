@@ -6,7 +6,7 @@ use burnish_kernels::glu::Activation;
 use burnish_kernels::lora_linear::LoraSaved;
 use burnish_kernels::{self as ops, Dropout, DropoutKey, FusedBackend};
 
-use crate::sample::{Pair, close, in_turn, numbers, product_row, random};
+use crate::sample::{Pair, close, in_turn, numbers, product_row, random, typed};
 
 /// Rows, inputs and outputs: one row, odd ones, whole tiles, and more than a tile.
 const SIZES: [[usize; 3]; 6] = [[1, 3, 5], [2, 77, 131], [23, 77, 31], [64, 64, 64], [130, 72, 200], [70, 1032, 24]];
@@ -97,6 +97,8 @@ pub fn lora_linear_of<B: FusedBackend>(dtype: DType, sizes: impl IntoIterator<It
             ops::lora_linear::reference::<Flex>(x.cpu(), w.cpu(), a.cpu(), b.cpu(), 0.5, dropout);
         close::<B, 2>(&name("lora y"), y, expected, product_row::<B>(dtype));
         close::<B, 2>(&name("lora hidden"), hidden.clone(), expected_hidden.clone(), product_row::<B>(dtype));
+        let alone = typed::<B, 2>(B::lora_hidden(x.raw(), a.raw(), 0.5, dropout));
+        assert_eq!(alone.to_data(), typed::<B, 2>(hidden.clone()).to_data(), "{}", name("lora hidden alone"));
         let (weight, lora_a, lora_b) = (w.raw(), a.raw(), b.raw());
         let saved = LoraSaved::<B> { x: x.raw(), weight, lora_a, lora_b, hidden, scale: 0.5, dropout };
         let found = B::lora_linear_backward(saved, g.raw(), true);

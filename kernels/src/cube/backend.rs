@@ -191,6 +191,8 @@ where
             dropout: Option<Dropout>,
         ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
+        fn lora_hidden(x: FloatTensor<Self>, lora_a: FloatTensor<Self>, scale: f64, dropout: Option<Dropout>) -> FloatTensor<Self>;
+
         fn lora_linear_backward(saved: LoraSaved<Self>, grad: FloatTensor<Self>, input_gradient: bool) -> LoraGradients<Self>;
 
         fn packed_lora_linear(

@@ -246,6 +246,9 @@ pub trait KernelRuntime: CubeRuntime {
             dropout: Option<Dropout>,
         ) -> (FloatTensor<B>, FloatTensor<B>);
 
+        lora_linear::cube::hidden::<Self, B> | lora_linear::reference_hidden::<B>:
+        fn lora_hidden(x: FloatTensor<B>, lora_a: FloatTensor<B>, scale: f64, dropout: Option<Dropout>) -> FloatTensor<B>;
+
         lora_linear::cube::backward::<Self, B> | lora_linear::reference_backward::<B>:
         fn lora_linear_backward(saved: LoraSaved<B>, grad: FloatTensor<B>, input_gradient: bool) -> LoraGradients<B>;
 

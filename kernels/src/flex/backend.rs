@@ -221,10 +221,13 @@ impl FusedBackend for Flex {
             dropout: Option<Dropout>,
         ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
+        lora_linear::flex::hidden:
+        fn lora_hidden(x: FloatTensor<Self>, lora_a: FloatTensor<Self>, scale: f64, dropout: Option<Dropout>) -> FloatTensor<Self>;
+
         lora_linear::flex::backward:
         fn lora_linear_backward(saved: LoraSaved<Self>, grad: FloatTensor<Self>, input_gradient: bool) -> LoraGradients<Self>;
 
-        lora_linear::packed::reference::<Self>:
+        lora_linear::flex::packed_forward:
         fn packed_lora_linear(
             x: FloatTensor<Self>,
             weight: PackedTensor<Self>,

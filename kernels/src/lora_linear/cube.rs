@@ -41,6 +41,23 @@ pub(crate) fn packed_forward<R: KernelRuntime, B: BackendOn<R>>(
     found.unwrap_or_else(|| packed::reference::<B>(x, weight, lora_a, lora_b, scale, dropout))
 }
 
+/// `scale · dropout(x) Aᵀ`.
+pub(crate) fn hidden<R: KernelRuntime, B: BackendOn<R>>(
+    x: CubeTensor<R>,
+    lora_a: CubeTensor<R>,
+    scale: f64,
+    dropout: Option<Dropout>,
+) -> CubeTensor<R> {
+    let ours = same_float(&[&x]) && all_f32(&[&lora_a]);
+    let found = if ours {
+        let seen = seen::<B>(x.clone(), dropout);
+        Product { alpha: scale, ..Product::new(seen, lora_a.clone()).transposed_b() }.multiply()
+    } else {
+        None
+    };
+    found.unwrap_or_else(|| super::reference_hidden::<B>(x, lora_a, scale, dropout))
+}
+
 /// The product of `a` and a packed weight, whose tiles it dequantises, or of which it takes a dense copy, where one fits the scratch.
 fn packed_base<R: KernelRuntime, B: BackendOn<R>>(a: CubeTensor<R>, weight: &PackedTensor<B>) -> Option<Product<R>> {
     match packed_route(&a) {
@@ -72,9 +89,12 @@ pub(crate) fn backward<R: KernelRuntime, B: BackendOn<R>>(
 ) -> LoraGradients<B> {
     let LoraSaved { x, weight, lora_a, lora_b, hidden, .. } = &saved;
     let ours = same_float(&[x, weight, hidden, &grad]) && all_f32(&[lora_a, lora_b]);
-    let base = |grad, weight| Some(Product::new(grad, weight));
-    let found = if ours { gradients::<R, B, _>(saved.clone(), grad.clone(), input_gradient, base) } else { None };
-    found.unwrap_or_else(|| super::reference_backward::<B>(saved, grad, input_gradient))
+    let base = Product::new(grad.clone(), weight.clone());
+    if ours && base.has_route() {
+        gradients::<R, B, _>(saved, grad, input_gradient.then_some(base))
+    } else {
+        super::reference_backward::<B>(saved, grad, input_gradient)
+    }
 }
 
 /// The same on a packed weight.
@@ -85,31 +105,36 @@ pub(crate) fn packed_backward<R: KernelRuntime, B: BackendOn<R>>(
 ) -> LoraGradients<B> {
     let LoraSaved { x, lora_a, lora_b, hidden, .. } = &saved;
     let ours = same_float(&[x, hidden, &grad]) && all_f32(&[lora_a, lora_b]);
-    let base = |grad, weight| packed_base::<R, B>(grad, &weight);
-    let found = if ours { gradients::<R, B, _>(saved.clone(), grad.clone(), input_gradient, base) } else { None };
-    found.unwrap_or_else(|| packed::reference_backward::<B>(saved, grad, input_gradient))
+    let base = if ours { packed_base::<R, B>(grad.clone(), &saved.weight) } else { None };
+    match base.filter(Product::has_route) {
+        Some(base) => gradients::<R, B, _>(saved, grad, input_gradient.then_some(base)),
+        None => packed::reference_backward::<B>(saved, grad, input_gradient),
+    }
 }
 
-/// The gradients; `None` where products are not ours. `base` is the product of `dy` and the weight.
+/// The gradients; `base` is the product of `dy` and the weight, if the input's gradient is asked for. The input is often the widest tensor
+/// of a block, so nothing holds it any more when its gradient is computed.
 fn gradients<R: KernelRuntime, B: BackendOn<R>, W>(
     saved: LoraSaved<B, W>,
     grad: CubeTensor<R>,
-    input_gradient: bool,
-    base: impl FnOnce(CubeTensor<R>, W) -> Option<Product<R>>,
-) -> Option<LoraGradients<B>> {
-    let LoraSaved { x, weight, lora_a, lora_b, hidden, scale, dropout } = saved;
+    base: Option<Product<R>>,
+) -> LoraGradients<B> {
+    let LoraSaved { x, lora_a, lora_b, hidden, scale, dropout, .. } = saved;
+    let routed = "products with the dtype of a product that has a route have one";
     let scaled = Product { alpha: scale, ..Product::new(grad.clone(), lora_b) };
-    let (scaled, lora_a) = if input_gradient { scaled.multiply_beside(lora_a)? } else { (scaled.multiply()?, lora_a) };
-    let over_rows = |a: CubeTensor<R>, b: CubeTensor<R>| Product::new(a, b).transposed_a().in_f32().multiply();
-    let d_a = over_rows(scaled.clone(), seen::<B>(x, dropout))?;
-    let d_b = over_rows(grad.clone(), hidden)?;
-    let dx = match dropout {
-        _ if !input_gradient => None,
-        Some(dropout) => {
-            let low_rank = Product::new(scaled, lora_a).multiply()?;
-            Some(dropout::cube::add(low_rank, base(grad, weight)?.multiply()?, dropout))
-        }
-        None => Some(Product { more: Some(More { a: scaled, b: lora_a }), ..base(grad, weight)? }.multiply()?),
+    let (scaled, lora_a) = match &base {
+        Some(_) => scaled.multiply_beside(lora_a).expect(routed),
+        None => (scaled.multiply().expect(routed), lora_a),
     };
-    Some(LoraGradients { x: dx, lora_a: d_a, lora_b: d_b })
+    let over_rows = |a, b| Product::new(a, b).transposed_a().in_f32().multiply().expect(routed);
+    let d_a = over_rows(scaled.clone(), seen::<B>(x, dropout));
+    let d_b = over_rows(grad, hidden);
+    let dx = base.map(|base| match dropout {
+        Some(dropout) => {
+            let low_rank = Product::new(scaled, lora_a).multiply().expect(routed);
+            dropout::cube::add(low_rank, base.multiply().expect(routed), dropout)
+        }
+        None => Product { more: Some(More { a: scaled, b: lora_a }), ..base }.multiply().expect(routed),
+    });
+    LoraGradients { x: dx, lora_a: d_a, lora_b: d_b }
 }

@@ -2,11 +2,13 @@
 
 use burn_flex::{Flex, FlexTensor};
 
-use super::{LoraGradients, LoraSaved, reference, reference_backward};
+use super::{LoraGradients, LoraSaved, reference, reference_backward, reference_hidden, reference_on};
+use crate::FusedBackend;
 use crate::dropout::{self, Dropout};
 use crate::flex::matrix::{Matrix, MatrixMut, multiply, product};
 use crate::flex::{all_f32, dims2, tensor};
 use crate::linear;
+use crate::packed::PackedTensor;
 
 /// The result, and `scale · dropout(x) Aᵀ`.
 pub(crate) fn forward(
@@ -30,6 +32,33 @@ pub(crate) fn forward(
     let outputs = weight.rows;
     multiply(MatrixMut { data: &mut y, row_stride: outputs }, true, 1.0, narrow, lora_b.transposed(), true);
     (tensor(y, [x.rows, outputs]), tensor(hidden, [x.rows, lora_a.rows]))
+}
+
+/// [`forward`] on a packed weight.
+pub(crate) fn packed_forward(
+    x: FlexTensor,
+    weight: PackedTensor<Flex>,
+    lora_a: FlexTensor,
+    lora_b: FlexTensor,
+    scale: f64,
+    dropout: Option<Dropout>,
+) -> (FlexTensor, FlexTensor) {
+    let hidden = hidden(x.clone(), lora_a, scale, dropout);
+    reference_on::<Flex>(x, hidden, lora_b, |x| Flex::packed_linear(x, weight))
+}
+
+/// `scale · dropout(x) Aᵀ`.
+pub(crate) fn hidden(x: FlexTensor, lora_a: FlexTensor, scale: f64, dropout: Option<Dropout>) -> FlexTensor {
+    if dims2(&x)[0] <= linear::flex::FEW_ROWS || !all_f32(&[&x, &lora_a]) {
+        return reference_hidden::<Flex>(x, lora_a, scale, dropout);
+    }
+    let seen = match dropout {
+        Some(dropout) => dropout::flex::forward(x, dropout),
+        None => x,
+    };
+    let owned = [&seen, &lora_a].map(FlexTensor::to_contiguous);
+    let [seen, lora_a] = owned.each_ref().map(rows_of);
+    tensor(product(seen, lora_a.transposed(), scale as f32), [seen.rows, lora_a.rows])
 }
 
 /// Gradients for `x` (where asked for), `A` and `B`.

@@ -5,6 +5,7 @@ pub(crate) mod autodiff;
 pub(crate) mod cube;
 pub(crate) mod flex;
 pub mod packed;
+mod unread;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
@@ -13,6 +14,7 @@ use burn::tensor::{DType, Tensor, TensorMetadata};
 use crate::dropout::Dropout;
 use crate::primitive::{cast, raw, typed};
 use crate::{FusedBackend, dropout};
+pub use unread::{Unread, unread_lora_linear};
 
 /// What a forward keeps for its backward; `W` is how the weight is stored.
 #[derive(Debug, Clone)]
@@ -89,6 +91,18 @@ pub(crate) fn seen<B: FusedBackend>(x: FloatTensor<B>, dropout: Option<Dropout>)
     }
 }
 
+/// The composed `scale · dropout(x) Aᵀ`.
+pub fn reference_hidden<B: FusedBackend>(
+    x: FloatTensor<B>,
+    lora_a: FloatTensor<B>,
+    scale: f64,
+    dropout: Option<Dropout>,
+) -> FloatTensor<B> {
+    let dtype = x.dtype();
+    let seen = seen::<B>(x, dropout);
+    raw(typed::<B, 2>(B::dense_linear(seen, cast::<B>(lora_a, dtype))).mul_scalar(scale))
+}
+
 /// The composed forward, with `scale · dropout(x) Aᵀ` beside the result.
 pub fn reference<B: FusedBackend>(
     x: FloatTensor<B>,
@@ -98,22 +112,19 @@ pub fn reference<B: FusedBackend>(
     scale: f64,
     dropout: Option<Dropout>,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
-    reference_on::<B>(x, [lora_a, lora_b], scale, dropout, |x| B::dense_linear(x, weight))
+    let hidden = reference_hidden::<B>(x.clone(), lora_a, scale, dropout);
+    reference_on::<B>(x, hidden, lora_b, |x| B::dense_linear(x, weight))
 }
 
-/// The same, given the base product.
+/// The same, given `scale · dropout(x) Aᵀ` and the base product.
 fn reference_on<B: FusedBackend>(
     x: FloatTensor<B>,
-    [lora_a, lora_b]: [FloatTensor<B>; 2],
-    scale: f64,
-    dropout: Option<Dropout>,
+    hidden: FloatTensor<B>,
+    lora_b: FloatTensor<B>,
     base: impl FnOnce(FloatTensor<B>) -> FloatTensor<B>,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
-    let dtype = x.dtype();
-    let seen = seen::<B>(x.clone(), dropout);
-    let hidden = typed::<B, 2>(B::dense_linear(seen, cast::<B>(lora_a, dtype))).mul_scalar(scale);
-    let low_rank = typed::<B, 2>(B::dense_linear(raw(hidden.clone()), cast::<B>(lora_b, dtype)));
-    (raw(typed::<B, 2>(base(x)) + low_rank), raw(hidden))
+    let low_rank = typed::<B, 2>(B::dense_linear(hidden.clone(), cast::<B>(lora_b, x.dtype())));
+    (raw(typed::<B, 2>(base(x)) + low_rank), hidden)
 }
 
 /// The composed backward: with `g = scale · dy B` and `h = scale · dropout(x) Aᵀ`, `dx = dy W + dropout(g A)`,

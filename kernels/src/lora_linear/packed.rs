@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use burn::tensor::ops::FloatTensor;
 
-use super::{LoraGradients, LoraSaved, reference_backward_on, reference_on};
+use super::{LoraGradients, LoraSaved, reference_backward_on, reference_hidden, reference_on};
 use crate::FusedBackend;
 use crate::dropout::{self, Dropout};
 use crate::packed::PackedTensor;
@@ -44,7 +44,8 @@ pub fn reference<B: FusedBackend>(
     scale: f64,
     dropout: Option<Dropout>,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
-    reference_on::<B>(x, [lora_a, lora_b], scale, dropout, |x| B::packed_linear(x, weight))
+    let hidden = reference_hidden::<B>(x.clone(), lora_a, scale, dropout);
+    reference_on::<B>(x, hidden, lora_b, |x| B::packed_linear(x, weight))
 }
 
 /// The composed backward.

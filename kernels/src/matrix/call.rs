@@ -7,7 +7,7 @@ use super::class::ProductClass;
 use super::library;
 use super::packed::{EIGHT, table_bytes};
 use super::parts::Parts;
-use super::plan::{Extents, Fragment, Route, has_registers, route, tiles};
+use super::plan::{Extents, Fragment, Route, has_registers, tiles};
 use super::product::{More, Product};
 use super::registers::ROW;
 use crate::cube::launch::{MAX_CUBES, contiguous, greatest_common_divisor, vector_size};
@@ -35,11 +35,7 @@ pub(super) struct Call<R: KernelRuntime> {
 impl<R: KernelRuntime> Call<R> {
     /// A product that is ready to be computed; `None` where our kernels have no route for it.
     pub fn new(product: Product<R>) -> Option<Self> {
-        let route = route(&product.a.client, product.a.dtype);
-        let readable = product.planes.is_none_or(|planes| planes.on_device(&product.b));
-        if route == Route::Stock || !readable {
-            return None;
-        }
+        let route = product.route()?;
         let a = contiguous(product.a);
         let b = contiguous(product.b);
         let more = product.more.map(|more| More { a: contiguous(more.a), b: contiguous(more.b) });

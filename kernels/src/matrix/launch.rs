@@ -11,7 +11,7 @@ use super::candidate::{BAND, Candidate, Method, Tiled};
 use super::direct::{self, DirectPlan, DirectTiles};
 use super::operands::{Operands, operand};
 use super::parts::{Parts, sum_of_parts};
-use super::plan::{Extents, Fragment, PackedRoute, Route};
+use super::plan::{Extents, Fragment, PackedRoute, Route, route};
 use super::product::{More, Product};
 use super::threads::{self, ThreadsPlan};
 use super::tile::{Ragged, SizesLaunch, TilePlan, Writes};
@@ -23,6 +23,18 @@ use crate::packed::cube::dequantize;
 use crate::runtime::KernelRuntime;
 
 impl<R: KernelRuntime> Product<R> {
+    /// The route of the product; `None` where [`Product::multiply`] returns that.
+    pub(super) fn route(&self) -> Option<Route> {
+        let route = route(&self.a.client, self.a.dtype);
+        let is_readable = self.planes.is_none_or(|planes| planes.on_device(&self.b));
+        (route != Route::Stock && is_readable).then_some(route)
+    }
+
+    /// Whether [`Product::multiply`] computes the product, which depends on the dtype of `A` and on packed words only.
+    pub fn has_route(&self) -> bool {
+        self.route().is_some()
+    }
+
     /// The product; `None` where our kernels have no route for the dtype of `A` on this device, or none for packed words.
     pub fn multiply(self) -> Option<CubeTensor<R>> {
         let call = Call::new(self)?;

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{Int, Tensor};
-use burnish_kernels::{FusedBackend, RotaryTable, scale};
+use burnish_kernels::{FusedBackend, RotaryTable, TrainBackend, scale};
 
 use super::{Attention, Experts, FeedForward, Norm, Stream};
 use crate::cache::LayerCache;
@@ -99,6 +99,21 @@ impl<B: FusedBackend> Block<B> {
         let (x, normed) = stream.normed(self.feed_forward_norm.as_ref());
         let update = self.mlp.forward(normed, pass);
         Stream::with_update(x, self.scaled(update, self.post_feed_forward_norm.as_ref()))
+    }
+
+    /// [`Block::feed_forward`] for its gradients only: the result has no meaning.
+    pub fn unread_feed_forward(&self, stream: Stream<B>, pass: AdapterPass) -> Stream<B>
+    where
+        B: TrainBackend,
+    {
+        match &self.mlp {
+            // The norm's backward reads the values.
+            FeedForward::Dense(mlp) if self.post_feed_forward_norm.is_none() => {
+                let (x, normed) = stream.normed(self.feed_forward_norm.as_ref());
+                Stream::with_update(x, self.scaled(mlp.unread(normed, pass), None))
+            }
+            FeedForward::Dense(_) | FeedForward::Experts(_) => self.feed_forward(stream, pass),
+        }
     }
 
     fn scaled(&self, update: Tensor<B, 2>, norm: Option<&Norm<B>>) -> Tensor<B, 2> {

@@ -3,8 +3,8 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burnish_kernels::FusedBackend;
 use burnish_kernels::glu::Activation;
+use burnish_kernels::{FusedBackend, TrainBackend};
 
 use super::Projections;
 use crate::error::Result;
@@ -34,12 +34,24 @@ impl<B: FusedBackend> Mlp<B> {
 
     /// The update of the residual stream; `x` is the normalised stream, and both are `[rows, hidden_size]`.
     pub fn forward(&self, x: Tensor<B, 2>, pass: AdapterPass) -> Tensor<B, 2> {
-        let inner = if let Some(weights) = self.input.plain_weights(pass) {
+        self.output.forward(self.inner(x, pass), pass)
+    }
+
+    /// [`Mlp::forward`] for its gradients only, see [`Linear::unread`].
+    pub fn unread(&self, x: Tensor<B, 2>, pass: AdapterPass) -> Tensor<B, 2>
+    where
+        B: TrainBackend,
+    {
+        self.output.unread(self.inner(x, pass), pass)
+    }
+
+    /// `activation(gate(x)) · up(x)`.
+    fn inner(&self, x: Tensor<B, 2>, pass: AdapterPass) -> Tensor<B, 2> {
+        if let Some(weights) = self.input.plain_weights(pass) {
             Operand::glu_linear(x, weights, self.activation)
         } else {
             let [gate, up] = self.input.forward(x, pass);
             gated(gate, up, self.activation)
-        };
-        self.output.forward(inner, pass)
+        }
     }
 }

@@ -83,6 +83,13 @@ pub enum Layer {
         /// Dropout of the adapter's input.
         dropout: Option<Dropout>,
     },
+    /// `x`, `lora_a`: `scale · dropout(x) Aᵀ`.
+    LoraHidden {
+        /// Factor on the update.
+        scale: f64,
+        /// Dropout of the adapter's input.
+        dropout: Option<Dropout>,
+    },
     /// `x`, `lora_a`, `lora_b`.
     PackedLoraLinear {
         /// The frozen weight.

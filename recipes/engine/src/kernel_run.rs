@@ -151,6 +151,9 @@ fn layer_on<B: FusedBackend>(
         Layer::PackedLinear(weight) => vec![ops::packed_linear(x(0), &packed(weight)?)],
         Layer::PackedRows(weight) => vec![ops::packed_rows(&packed(weight)?, indices(), dtype)],
         Layer::LoraLinear { scale, dropout } => vec![ops::lora_linear(x(0), x(1), x(2), x(3), *scale, *dropout)],
+        Layer::LoraHidden { scale, dropout } => {
+            vec![matrix(B::lora_hidden(raw(x(0)), raw(x(1)), *scale, *dropout), inputs[1].dims()[0])]
+        }
         Layer::PackedLoraLinear { weight, scale, dropout } => packed_lora(&packed(weight)?, inputs, *scale, *dropout),
         Layer::CrossEntropy { cap: None } => losses(ops::linear_cross_entropy(x(0), x(1), indices())),
         Layer::CrossEntropy { cap: Some(cap) } => losses(ops::capped_linear_cross_entropy(x(0), x(1), indices(), *cap)),

@@ -54,7 +54,7 @@ pub(super) fn check(target: &Target<'_>, findings: &mut Findings) -> Result<()> 
         let (found, expected) = if target.backend == "cpu" {
             // Its own kernels, computed in two ways.
             let parts = [&ids[..length / 2], &ids[length / 2..length]];
-            let packed = StepItem { checkpointing: Some(Checkpointing::default()), ..of(vec![packed(&parts)]) };
+            let packed = StepItem { checkpointing: Some(Checkpointing::of("cpu")), ..of(vec![packed(&parts)]) };
             let apart = of(parts.into_iter().map(one_row).collect());
             (norms("cpu", FloatType::F32, &packed)?, norms("cpu", FloatType::F32, &apart)?)
         } else {

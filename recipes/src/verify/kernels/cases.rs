@@ -197,6 +197,7 @@ fn of_generation(from: &mut Inputs, Sizes { rows, features, outputs }: Sizes) ->
     }
     rotated.extend(matrices(from, &[("keys", buffer), ("values", buffer)]));
     let prefix = matrices(from, &[("buffer", buffer)]);
+    let hidden = vec![from.frozen("x", [rows, features], 1.0), from.state("lora_a", [RANK, features], small)];
     let [likely, sampled] = [(); 2].map(|()| vec![from.frozen("logits", [2, outputs], 3.0)]);
     vec![
         from.case("linears", Layer::Linears, linears),
@@ -205,6 +206,8 @@ fn of_generation(from: &mut Inputs, Sizes { rows, features, outputs }: Sizes) ->
         from.case("append", Layer::Append { heads: heads[1], start }, append),
         from.case("append_rotated", Layer::AppendRotated { heads, start }, rotated),
         from.case("prefix", Layer::Prefix(rows), prefix),
+        // Of generation it is not, but of a checkpointed block, without gradients too.
+        from.case("lora_hidden", Layer::LoraHidden { scale: 0.5, dropout: Some(DROPOUT) }, hidden),
         from.case("most_likely_tokens", Layer::SampleTokens(TokenDraw::default()), likely),
         from.case("sampled_tokens", Layer::SampleTokens(DRAW), sampled),
     ]

@@ -139,6 +139,7 @@ fn computed(case: &KernelCase, layer: &Layer, inputs: &[Rows]) -> Vec<Rows> {
         Layer::PackedLinear(weight) => vec![product(x(0), dense(weight))],
         Layer::PackedRows(weight) => vec![dense(weight).select(0, indices())],
         Layer::LoraLinear { scale, dropout } => vec![adapted(x(0), x(1), [x(2), x(3)], *scale, *dropout)],
+        Layer::LoraHidden { scale, dropout } => vec![product(dropped(x(0), *dropout), x(1)).mul_scalar(*scale)],
         Layer::PackedLoraLinear { weight, scale, dropout } => {
             vec![adapted(x(0), dense(weight), [x(1), x(2)], *scale, *dropout)]
         }
