@@ -40,8 +40,8 @@ use anyhow::{Context, Result};
 #[cfg(feature = "emulator")]
 use burn::tensor::DType;
 use burnish_backends::{BackendJob, dtype};
-use burnish_engine::MomentType;
 use burnish_engine::guard::guarded;
+use burnish_engine::{Checkpointing, MomentType};
 use burnish_kernels::FusedBackend;
 use burnish_models::{FloatType, Quantization};
 use serde_json::{Value, json};
@@ -262,7 +262,7 @@ impl BackendJob for BenchJob<'_> {
                 *options;
             let parts = StepParts {
                 attention,
-                grad_checkpoint,
+                checkpointing: grad_checkpoint.then(|| Checkpointing::of(name)),
                 quantization,
                 quantize_embedding,
                 full,

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use burnish_bench::shape::Shape;
-use burnish_engine::MomentType;
+use burnish_engine::{Checkpointing, MomentType};
 use burnish_lora::LoraConfig;
 use burnish_memory::{Memory, Place, Step, Trained};
 use serde_json::Value;
@@ -33,7 +33,7 @@ fn planned(row: &Value, backend: &Value) -> Memory {
     Step {
         element,
         tokens: number(&sizes["batch"]) * number(&sizes["length"]),
-        grad_checkpoint: step["grad_checkpoint"] == true,
+        checkpointing: (step["grad_checkpoint"] == true).then(|| Checkpointing::of(backend["backend"].as_str().unwrap())),
         moments: if step["adamw8bit"] == true { MomentType::EightBit } else { MomentType::F32 },
         has_dropout: step["dropout"].is_number(),
         ..Step::new(&model, trained, weights, Place::Device)

@@ -100,15 +100,24 @@ pub fn ends_of_token(model: &ModelConfig, element: usize, trains_all: bool) -> u
 }
 
 /// Tokens of a slice of a checkpointed feed-forward.
-pub fn slice_tokens(model: &ModelConfig, tokens: usize) -> usize {
-    Checkpointing::default().slice(inner(model)).min(tokens)
+pub fn slice_tokens(model: &ModelConfig, checkpointing: Checkpointing, tokens: usize) -> usize {
+    checkpointing.slice(inner(model), tokens)
 }
 
-/// What the backward of a block without checkpointing takes besides what is kept: the gradients of gate, of up and of their product,
+/// Tensors of a feed-forward's inner width that its backward takes beside gate and up. On a device it is one, their product and then its
+/// gradient, because the gradients of gate and up are written over them. The CPU does so for SiLU only, so there they count too.
+fn inner_gradients(place: Place) -> usize {
+    match place {
+        Place::Device => 1,
+        Place::Host => 3,
+    }
+}
+
+/// What the backward of a block without checkpointing takes besides what is kept: the gradients of the feed-forward's inner tensors,
 /// the input of a norm, and the gradients of the stream.
-pub fn backward_of_token(model: &ModelConfig, element: usize) -> usize {
+pub fn backward_of_token(model: &ModelConfig, element: usize, place: Place) -> usize {
     let Widths { hidden, inner, .. } = Widths::of(model);
-    (3 * inner + 3 * hidden) * element + 2 * experts_of_token(model)
+    (inner_gradients(place) * inner + 3 * hidden) * element + 2 * experts_of_token(model)
 }
 
 /// What a checkpointed block takes of a token while its own backward runs, besides its input: its attention half, which is computed
@@ -118,11 +127,11 @@ pub fn again_of_token(model: &ModelConfig, element: usize, ranks: usize) -> usiz
     attention + adapters_of_token(ranks, element)
 }
 
-/// What the backward of a checkpointed block takes besides: of a slice of its feed-forward gate, up, and the gradients of both and of
-/// their product.
-pub fn slice_backward(model: &ModelConfig, element: usize, tokens: usize) -> usize {
+/// What the backward of a checkpointed block takes besides for each token of a slice of its feed-forward: gate, up, and the gradients of
+/// the inner tensors.
+pub fn slice_of_token(model: &ModelConfig, element: usize, place: Place) -> usize {
     let Widths { hidden, inner, .. } = Widths::of(model);
-    slice_tokens(model, tokens) * ((5 * inner + 2 * hidden) * element + 3 * experts_of_token(model))
+    ((2 + inner_gradients(place)) * inner + 2 * hidden) * element + 3 * experts_of_token(model)
 }
 
 /// The tokens whose loss is computed together, and the bytes of an element of their logits: on a GPU 64 MB of the compute type, on the CPU

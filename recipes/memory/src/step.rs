@@ -1,6 +1,6 @@
 //! The memory of a step, by what it is for and over time.
 
-use burnish_engine::MomentType;
+use burnish_engine::{Checkpointing, MomentType};
 use burnish_lora::LoraConfig;
 use burnish_lora::attach::{AdaptedLayer, adapted_layers};
 use burnish_models::ModelConfig;
@@ -34,8 +34,8 @@ pub struct Step<'a> {
     /// Tokens of the largest pass without gradients before that, such as that of the reference model, or of the rows beside a
     /// micro-batch.
     pub without_gradients: usize,
-    /// Whether only the inputs of blocks are kept.
-    pub grad_checkpoint: bool,
+    /// How blocks are checkpointed; only their inputs are kept then.
+    pub checkpointing: Option<Checkpointing>,
     /// How the optimizer stores moments.
     pub moments: MomentType,
     /// Whether a step has several micro-batches.
@@ -59,7 +59,7 @@ impl<'a> Step<'a> {
             element: if is_f32 { F32 } else { 2 },
             tokens: 1,
             without_gradients: 0,
-            grad_checkpoint: false,
+            checkpointing: None,
             moments: MomentType::F32,
             accumulates: false,
             has_dropout: false,
@@ -232,12 +232,12 @@ impl<'a> Counted<'a> {
     }
 
     fn memory(&self) -> Memory {
-        let Step { model, element, tokens, grad_checkpoint, place, .. } = self.step;
+        let Step { model, element, tokens, checkpointing, place, .. } = self.step;
         let trains_all = matches!(self.step.trained, Trained::All);
         let trained = self.trained_elements() * F32;
         let adapters = if trains_all { 0 } else { trained + self.factors * F32 };
         let blocks = self.kept_blocks();
-        let of_block = if grad_checkpoint {
+        let of_block = if checkpointing.is_some() {
             formulas::input_of_token(model, element)
         } else {
             formulas::attention_of_token(model, element, trains_all)
@@ -245,21 +245,21 @@ impl<'a> Counted<'a> {
                 + formulas::adapters_of_token(self.kept_of_token(), element)
         };
         let of_factors = self.factors_of_block(element);
-        let block = tokens * of_block + if grad_checkpoint { 0 } else { of_factors };
-        let again = if grad_checkpoint {
+        let block = tokens * of_block + if checkpointing.is_some() { 0 } else { of_factors };
+        let again = if checkpointing.is_some() {
             tokens * formulas::again_of_token(model, element, self.kept_of_token()) + of_factors
         } else {
             0
         };
         let activations = blocks * block + again + tokens * formulas::ends_of_token(model, element, trains_all);
         let logits = formulas::logits(model, element, tokens, place);
-        let mut backward = if grad_checkpoint {
-            formulas::slice_backward(model, element, tokens)
-        } else {
-            tokens * formulas::backward_of_token(model, element)
+        // Tokens of a feed-forward: all, or those of a slice.
+        let rows = checkpointing.map_or(tokens, |checkpointing| formulas::slice_tokens(model, checkpointing, tokens));
+        let mut backward = match checkpointing {
+            Some(_) => rows * formulas::slice_of_token(model, element, place),
+            None => rows * formulas::backward_of_token(model, element, place),
         };
         if self.step.has_dropout {
-            let rows = if grad_checkpoint { formulas::slice_tokens(model, tokens) } else { tokens };
             backward += rows * model.intermediate_size * element;
         }
         let head = self.head * F32;

@@ -11,7 +11,7 @@ mod text;
 mod time;
 
 use anyhow::Result;
-use burnish_engine::MomentType;
+use burnish_engine::{Checkpointing, MomentType};
 use burnish_lora::{LoraConfig, read_config};
 use burnish_memory::{Memory, Place, Step, Trained};
 use burnish_models::{Checkpoint, FloatType, ModelConfig, Storage};
@@ -180,7 +180,7 @@ impl Planned<'_> {
             tokens: self.tokens(),
             without_gradients: self.without_gradients(),
             process: self.process,
-            grad_checkpoint: config.grad_checkpoint,
+            checkpointing: config.grad_checkpoint.then(|| Checkpointing::of(self.backend)),
             moments: match config.optimizer {
                 OptimizerKind::Adamw => MomentType::F32,
                 OptimizerKind::Adamw8bit => MomentType::EightBit,

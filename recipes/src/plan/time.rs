@@ -65,12 +65,13 @@ impl Pass<'_> {
         let linear = 2.0 * tokens * sizes.block_weights() as f64;
         let attention = sizes.attention().forward_flops();
         let head = 2.0 * tokens * sizes.vocabulary as f64 * sizes.hidden as f64;
-        let adapters: usize = if full {
-            0
-        } else {
-            adapted_layers(&lora, self.model).iter().map(|layer| layer.used * layer.elements() / layer.copies).sum()
-        };
-        let again = if self.config.grad_checkpoint { linear + attention } else { 0.0 };
+        let adapted = if full { Vec::new() } else { adapted_layers(&lora, self.model) };
+        let adapters: usize = adapted.iter().map(|layer| layer.used * layer.elements() / layer.copies).sum();
+        // Of a block that is computed again, the last product is left out where it has an adapter.
+        let last = [self.model.hidden_size, self.model.intermediate_size];
+        let is_unread = adapted.iter().any(|layer| layer.copies == 1 && [layer.outputs, layer.inputs] == last);
+        let unread = if is_unread { 2.0 * tokens * last.iter().product::<usize>() as f64 } else { 0.0 };
+        let again = if self.config.grad_checkpoint { linear + attention - unread } else { 0.0 };
         let of_weights = if full { linear } else { 0.0 };
         let forward = layers * (linear + attention) + head;
         let backward = kept * (linear + 2.0 * attention + of_weights + again) + if full { 2.0 * head } else { head };
@@ -140,7 +141,8 @@ mod tests {
         let twice = time(&TrainConfig { grad_accumulation_steps: 2, ..config.clone() }, 2048);
         assert!((twice.flops / one.flops - 2.0).abs() < 1e-9 && twice.seconds > one.seconds);
         let again = time(&TrainConfig { grad_checkpoint: true, ..config.clone() }, 2048);
-        assert!((1.3..1.5).contains(&(again.flops / one.flops)), "{}", again.flops / one.flops);
+        // All products of the blocks again but for the last one of each, which has 268 M weights in all.
+        assert!((1.25..1.35).contains(&(again.flops / one.flops)), "{}", again.flops / one.flops);
         let last = time(&TrainConfig { num_layers: 4, ..config.clone() }, 2048);
         assert!(last.flops < one.flops);
         // One token moves the weights, and computes little.

@@ -36,7 +36,7 @@ impl Plan {
     pub fn new(config: &TrainConfig, batches: Arc<Batches>, done: usize) -> Self {
         let accumulation = config.grad_accumulation_steps;
         let total = if config.iters > 0 { config.iters } else { config.epochs * batches.steps_per_epoch(accumulation) };
-        let checkpointing = config.grad_checkpoint.then(Checkpointing::default);
+        let checkpointing = config.grad_checkpoint.then(|| Checkpointing::of(&config.backend));
         let objective = recipe::objective(config, &batches);
         let (seed, timed) = (config.seed, config.timings);
         Self { batches, accumulation, total, done, seed, objective, checkpointing, timed }

@@ -30,7 +30,7 @@ pub fn synthetic_step(config: &TrainConfig, vocabulary: usize, longest: usize) -
         batches: vec![batch],
         seed: config.seed,
         objective: Objective::Tokens,
-        checkpointing: config.grad_checkpoint.then(Checkpointing::default),
+        checkpointing: config.grad_checkpoint.then(|| Checkpointing::of(&config.backend)),
         ..StepItem::default()
     }
 }

@@ -47,7 +47,7 @@ fn blocks_keep_what_their_backward_reads() {
     assert_eq!(Step { trained: Trained::Adapters(&last), ..step }.memory().activations, 3 * (block + ends));
     // Two inputs, and the attention half of one block.
     let again = 2 * (8 + 2 * 8 + 2 * 4 + 7 * 2) + 2 * 4;
-    let checkpointed = Step { grad_checkpoint: true, ..step };
+    let checkpointed = Step { checkpointing: Some(Checkpointing::default()), ..step };
     assert_eq!(checkpointed.memory().activations, 3 * (2 * 2 * 8 + again + ends));
     // Norms of queries and keys keep their inputs.
     let json = json!({
@@ -134,15 +134,15 @@ fn soft_capped_logits_take_three_buffers_of_f32() {
 fn the_total_is_that_of_the_largest_moment() {
     let (model, lora) = (model(), LoraConfig::default());
     for tokens in [1, 64, 4096] {
-        for grad_checkpoint in [false, true] {
+        for checkpointing in [None, Some(Checkpointing::default())] {
             let step = Step::new(&model, Trained::Adapters(&lora), 1000, Place::Device);
-            let memory = Step { tokens, grad_checkpoint, ..step }.memory();
+            let memory = Step { tokens, checkpointing, ..step }.memory();
             let all = memory.least() + memory.logits + memory.workspace;
             assert!(memory.total() <= all && memory.total() > memory.weights, "{memory:?}");
             // A process has the program and a second copy of the adapters besides.
-            let process = Step { tokens, grad_checkpoint, place: Place::Host, ..step }.memory();
+            let process = Step { tokens, checkpointing, place: Place::Host, ..step }.memory();
             assert!(process.total() > memory.total() + process.process, "{process:?}");
-            let more = Step { tokens: tokens + 1, grad_checkpoint, ..step }.memory();
+            let more = Step { tokens: tokens + 1, checkpointing, ..step }.memory();
             assert!(more.total() >= memory.total());
         }
     }
