@@ -4,6 +4,8 @@
 //! block has a graph of its own, whose backward starts from the gradient of its output. The feed-forward has one for each slice of
 //! tokens, because its inner activation is the widest tensor of a block.
 
+use std::ops::Range;
+
 use burn::module::{AutodiffModule, Module};
 use burn::tensor::Tensor;
 use burnish_kernels::{FusedBackend, TrainBackend, backward_from, is_tracked};
@@ -82,8 +84,9 @@ impl<B: TrainBackend> Checkpoints<B> {
                 inputs.push(x.clone());
             }
             let middle = block.attend(x.into(), &state, None).into_tensor();
-            x = by_slices(checkpointing, block, middle, |x, first_row| {
-                block.feed_forward(x.into(), state.adapters.from_row(first_row)).into_tensor()
+            x = by_slices(checkpointing, block, middle, |middle, rows| {
+                let pass = state.adapters.from_row(rows.start);
+                block.feed_forward(rows_of(middle, rows).into(), pass).into_tensor()
             });
         }
         let output = Tensor::from_inner(x);
@@ -137,12 +140,13 @@ fn feed_forward_backward<B: TrainBackend>(
     sums: &mut GradientSums,
 ) -> Option<Tensor<B::InnerBackend, 2>> {
     let needs_gradient = is_tracked(middle);
-    let of_middle = by_slices(checkpointing, block, middle.clone().inner(), |x, first_row| {
-        let gradient = rows(&gradient, first_row, x.dims()[0]);
-        let x = Tensor::<B, 2>::from_inner(x);
+    let middle = middle.clone().inner();
+    let of_middle = by_slices(checkpointing, block, gradient, |gradient, rows| {
+        let pass = pass.from_row(rows.start);
+        let x = Tensor::<B, 2>::from_inner(rows_of(middle.clone(), rows.clone()));
         let x = if needs_gradient { x.require_grad() } else { x };
-        let y = block.unread_feed_forward(x.clone().into(), pass.from_row(first_row)).into_tensor();
-        let mut gradients = backward_from(y, gradient);
+        let y = block.unread_feed_forward(x.clone().into(), pass).into_tensor();
+        let mut gradients = backward_from(y, rows_of(gradient, rows));
         let of_x = x.grad_remove(&mut gradients);
         sums.add(block, gradients);
         of_x.unwrap_or_else(|| x.inner())
@@ -150,32 +154,30 @@ fn feed_forward_backward<B: TrainBackend>(
     needs_gradient.then_some(of_middle)
 }
 
-/// Applies a function of the feed-forward's width to slices of rows, with the number of their first row, and joins the results, which
-/// have the shapes of the slices.
+/// Replaces the rows of a tensor slice by slice, each by a function of the tensor and of the slice's rows, which has their shape. The
+/// function may read those rows only, because others may have been replaced: so only one tensor of that size is held.
 fn by_slices<I: FusedBackend, B: FusedBackend>(
     checkpointing: Checkpointing,
     block: &Block<B>,
-    x: Tensor<I, 2>,
-    mut each: impl FnMut(Tensor<I, 2>, usize) -> Tensor<I, 2>,
+    mut x: Tensor<I, 2>,
+    mut each: impl FnMut(Tensor<I, 2>, Range<usize>) -> Tensor<I, 2>,
 ) -> Tensor<I, 2> {
     let [count, features] = x.dims();
     let slice = checkpointing.slice(block.mlp.width(), count);
     if count <= slice {
-        return each(x, 0);
+        return each(x, 0..count);
     }
-    // Written in place: joining the results at the end would hold all of them twice.
-    let mut joined = Tensor::<I, 2>::empty([count, features], (&x.device(), x.dtype()));
     for start in (0..count).step_by(slice) {
-        let end = count.min(start + slice);
-        let y = each(rows(&x, start, end - start), start);
-        joined = joined.slice_assign([start..end, 0..features], y);
+        let rows = start..count.min(start + slice);
+        let y = each(x.clone(), rows.clone());
+        x = x.slice_assign([rows, 0..features], y);
     }
-    joined
+    x
 }
 
 /// Some rows of a tensor, or the tensor itself if those are all.
-fn rows<I: FusedBackend>(x: &Tensor<I, 2>, start: usize, count: usize) -> Tensor<I, 2> {
-    if count == x.dims()[0] { x.clone() } else { x.clone().narrow(0, start, count) }
+fn rows_of<I: FusedBackend>(x: Tensor<I, 2>, rows: Range<usize>) -> Tensor<I, 2> {
+    if rows.len() == x.dims()[0] { x } else { x.narrow(0, rows.start, rows.len()) }
 }
 
 #[cfg(test)]
