@@ -25,8 +25,9 @@ pub struct Unread<F, P> {
     pub dropout: Option<Dropout>,
 }
 
-/// [`lora_linear()`](crate::lora_linear()) for its gradients only: the values of the result, `[rows, out]`, may be zero instead. The backward
-/// of a layer does not need them, so a checkpointed block that is computed again can do without its last product.
+/// [`lora_linear()`](crate::lora_linear()) for its gradients only: the values of the result, `[rows, out]`, may be zero instead.
+///
+/// The backward of a layer does not need its result, so a checkpointed block that is computed again can do without its last product.
 ///
 /// # Panics
 /// When shapes do not fit, or the probability of the dropout is not within `[0, 1)`.

@@ -43,8 +43,8 @@ const TILE: usize = 128;
 const ALIGNMENT: usize = 4;
 
 impl Checkpointing {
-    /// Tokens of a slice of `count`, for a feed-forward of that inner width. Slices longer than the default are halves at most, which take half
-    /// of the memory and hardly more time.
+    /// Tokens of a slice of `count`, for a feed-forward of that inner width. Slices longer than the default are halves at most: they take
+    /// half of the memory and hardly more time.
     pub fn slice(self, width: usize, count: usize) -> usize {
         let tokens = |elements: usize| {
             let tokens = (elements / width.max(1)).max(ALIGNMENT);
