@@ -3,7 +3,9 @@
 use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
-use burnish_kernels::{Dropout, DropoutKey, FusedBackend, TrainBackend, add_bias, dropout_from, linear, scale};
+use burnish_kernels::{
+    Dropout, DropoutKey, FusedBackend, TrainBackend, Unread, add_bias, dropout_from, linear, scale, unread_lora_linear,
+};
 
 use crate::dora::Magnitude;
 use crate::input_squares::InputSquares;
@@ -146,7 +148,8 @@ impl<B: FusedBackend> Linear<B> {
         match (&self.weight, factors, &self.observer) {
             (MatrixWeight::Frozen(weight), Some(Factors { low_rank, magnitude: None }), None) => {
                 let Update { lora_a, lora_b, scale, dropout } = low_rank;
-                self.with_bias(weight.unread_lora_linear(x, lora_a, lora_b, scale, dropout))
+                let weight = weight.clone().into_group_weight();
+                self.with_bias(unread_lora_linear(Unread { x, weight, lora_a, lora_b, scale, dropout }))
             }
             _ => self.forward(x, pass),
         }

@@ -6,9 +6,9 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 use burnish_kernels::glu::Activation;
 use burnish_kernels::packed::{PackError, Packed, PackedTensor, Planes};
 use burnish_kernels::{
-    Dropout, FusedBackend, GroupWeight, TrainBackend, Unread, capped_linear_cross_entropy, exact_buffers, geglu, glu_linear,
-    linear, linear_cross_entropy, linears, lora_linear, packed_capped_linear_cross_entropy, packed_glu_linear,
-    packed_linear, packed_linear_cross_entropy, packed_linears, packed_lora_linear, packed_rows, swiglu, unread_lora_linear,
+    Dropout, FusedBackend, GroupWeight, capped_linear_cross_entropy, exact_buffers, geglu, glu_linear, linear,
+    linear_cross_entropy, linears, lora_linear, packed_capped_linear_cross_entropy, packed_glu_linear, packed_linear,
+    packed_linear_cross_entropy, packed_linears, packed_lora_linear, packed_rows, swiglu,
 };
 
 /// A matrix `[out, in]` of a model. This is the one place that chooses between operations on dense and on packed weights.
@@ -156,21 +156,6 @@ impl<B: FusedBackend> Operand<B> {
             Self::Dense(weight) => lora_linear(x, weight.clone(), lora_a, lora_b, scale, dropout),
             Self::Packed(weight) => packed_lora_linear(x, &weight.tensor(), lora_a, lora_b, scale, dropout),
         }
-    }
-
-    /// [`Operand::lora_linear`] for its gradients only, see [`unread_lora_linear()`].
-    pub fn unread_lora_linear(
-        &self,
-        x: Tensor<B, 2>,
-        lora_a: Tensor<B, 2>,
-        lora_b: Tensor<B, 2>,
-        scale: f64,
-        dropout: Option<Dropout>,
-    ) -> Tensor<B, 2>
-    where
-        B: TrainBackend,
-    {
-        unread_lora_linear(Unread { x, weight: self.clone().into_group_weight(), lora_a, lora_b, scale, dropout })
     }
 
     /// The loss of each row of hidden states with this matrix as the head, see [`linear_cross_entropy()`]; `cap` is the soft-cap of

@@ -100,16 +100,13 @@ pub(crate) fn unread<B: FusedBackend, C: CheckpointStrategy>(
 ) -> FloatTensor<Autodiff<B, C>> {
     let Unread { x, weight, lora_a, lora_b, scale, dropout } = layer;
     let is_read = !B::OWN_GRADIENTS || x.shape()[0] <= FEW_ROWS;
-    let weight = match weight {
+    let (weight, outputs) = match weight {
         GroupWeight::Dense(weight) if is_read => {
             return <Autodiff<B, C> as FusedBackend>::lora_linear(x, weight, lora_a, lora_b, scale, dropout).0;
         }
         GroupWeight::Packed(weight) if is_read => {
             return packed_forward::<B, C>(x, weight, lora_a, lora_b, scale, dropout).0;
         }
-        weight => weight,
-    };
-    let (weight, outputs) = match weight {
         GroupWeight::Dense(weight) => {
             assert!(!weight.is_tracked(), "unread_lora_linear: the base weight is frozen");
             let outputs = weight.shape()[0];
