@@ -55,6 +55,21 @@ pub(crate) fn empty_like<R: CubeRuntime>(tensor: &CubeTensor<R>) -> CubeTensor<R
     empty(tensor, tensor.meta.shape().clone(), tensor.dtype)
 }
 
+/// A result like `x`, the kernel's input of that number, and how the kernel takes it: over `x` itself where `in_place`, which nothing else
+/// may hold then and each thread must have read before it writes.
+pub(crate) fn result_like<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    input_pos: usize,
+    in_place: bool,
+) -> (CubeTensor<R>, ArrayArg<R>) {
+    if in_place {
+        let length = [x.meta.shape().num_elements()];
+        return (x.clone(), ArrayArg::Alias { input_pos, length });
+    }
+    let result = empty_like(x);
+    (result.clone(), result.into_array_arg())
+}
+
 /// The widest vector in which the device loads elements of the widest dtype, such that rows of `length` are whole vectors and
 /// every tensor is aligned to one.
 pub(crate) fn vector_size<R: CubeRuntime>(tensors: &[&CubeTensor<R>], length: usize) -> usize {

@@ -12,7 +12,7 @@ use super::Dropout;
 use super::philox::WORDS;
 use super::words::{Counter, CounterLaunch, draw_block};
 use crate::cube::BackendOn;
-use crate::cube::launch::{contiguous, cubes, empty_like, same_float, vector_size};
+use crate::cube::launch::{contiguous, cubes, result_like, same_float, vector_size};
 
 const THREADS: usize = 256;
 
@@ -87,12 +87,7 @@ fn launch<R: CubeRuntime>(x: CubeTensor<R>, added: Option<CubeTensor<R>>, dropou
     tensors.extend(added.as_ref());
     let size = vector_size(&tensors, elements);
     // A sum is written over its first term if nothing else holds that.
-    let in_place = added.is_some() && x.can_mut();
-    let y = if in_place { x.clone() } else { empty_like(&x) };
-    let target = match in_place {
-        true => ArrayArg::Alias { input_pos: 0, length: [elements] },
-        false => y.clone().into_array_arg(),
-    };
+    let (y, target) = result_like(&x, 0, added.is_some() && x.can_mut());
     let (client, dtype, count, adds) = (x.client.clone(), x.dtype, elements / size, added.is_some());
     // A kernel always has the same bindings, so another tensor replaces an absent one.
     let added = added.unwrap_or_else(|| x.clone());

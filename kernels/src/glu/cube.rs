@@ -8,7 +8,7 @@ use cubecl::prelude::*;
 
 use super::Activation;
 use crate::cube::BackendOn;
-use crate::cube::launch::{contiguous, cubes, empty_like, same_float, vector_size, vectors_in};
+use crate::cube::launch::{contiguous, cubes, empty_like, result_like, same_float, vector_size, vectors_in};
 
 const THREADS: usize = 256;
 /// Bytes of each operand that a thread reads: with narrow vectors, it loads several at once. Measured on an H200.
@@ -171,13 +171,8 @@ pub(crate) fn backward<R: CubeRuntime, B: BackendOn<R>>(
     let size = vector_size(&[&gate, &up, &grad], elements);
     // In place where nothing else needs gate and up: they are the widest tensors of a block.
     let in_place = gate.can_mut() && up.can_mut();
-    let gradients = [&gate, &up].map(|x| if in_place { x.clone() } else { empty_like(x) });
-    let target = |index: usize| match in_place {
-        true => ArrayArg::Alias { input_pos: index, length: [elements] },
-        false => gradients[index].clone().into_array_arg(),
-    };
+    let ((d_gate, gate_target), (d_up, up_target)) = (result_like(&gate, 0, in_place), result_like(&up, 1, in_place));
     let (client, dtype, count, held) = (gate.client.clone(), gate.dtype, elements / size, vectors_in(BYTES, &gate, size));
-    let [d_gate, d_up] = [0, 1].map(target);
     // SAFETY: all five hold `count` vectors, no thread goes beyond, and each reads its own before it writes them.
     unsafe {
         backward_kernel::launch_unchecked::<R>(
@@ -188,13 +183,13 @@ pub(crate) fn backward<R: CubeRuntime, B: BackendOn<R>>(
             gate.into_array_arg(),
             up.into_array_arg(),
             grad.into_array_arg(),
-            d_gate,
-            d_up,
+            gate_target,
+            up_target,
             count as u32,
             held,
             kind,
             dtype.into(),
         );
     }
-    gradients.into()
+    (d_gate, d_up)
 }

@@ -8,7 +8,7 @@ use cubecl::launching;
 use cubecl::prelude::*;
 
 use crate::cube::BackendOn;
-use crate::cube::launch::{all_f32, contiguous, cubes, empty_like, greatest_common_divisor, same_float, vector_size};
+use crate::cube::launch::{all_f32, contiguous, cubes, greatest_common_divisor, result_like, same_float, vector_size};
 
 const THREADS: usize = 128;
 
@@ -118,13 +118,9 @@ pub(crate) fn rotate<R: CubeRuntime, B: BackendOn<R>>(
     let copied = if in_place { 0 } else { rest / size };
     let plan = HeadPlan { vectors: dim / size, pairs: half / size, threads: half / size + copied };
     let count = tokens * (query_shape[1] + key_shape[1]) * plan.threads;
-    let rotated = heads.each_ref().map(|x| if in_place { x.clone() } else { empty_like(x) });
-    let target = |index: usize| match in_place {
-        true => ArrayArg::Alias { input_pos: index, length: [heads[index].shape().num_elements()] },
-        false => rotated[index].clone().into_array_arg(),
-    };
     let (client, dtype) = (query.client.clone(), query.dtype);
-    let [rotated_query, rotated_key] = [0, 1].map(target);
+    let [(query_result, rotated_query), (key_result, rotated_key)] =
+        [0, 1].map(|index| result_like(&heads[index], index, in_place));
     let [query, key] = heads.map(CubeTensor::into_array_arg);
     // SAFETY: a thread reads and writes the vectors of its own pair, all of them within its tensor.
     unsafe {
@@ -147,5 +143,5 @@ pub(crate) fn rotate<R: CubeRuntime, B: BackendOn<R>>(
             dtype.into(),
         );
     }
-    rotated
+    [query_result, key_result]
 }
