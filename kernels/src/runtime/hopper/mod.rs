@@ -1,5 +1,5 @@
 //! Attention on NVIDIA's Hopper GPUs, in CUDA C++: the products of whole warpgroups, which CubeCL cannot express, multiply about twice
-//! as fast there as those of single warps. The kernels sum in a fixed order, without atomics, so two runs give the same bits.
+//! as fast there as those of single warps. Each sum has a fixed order and no atomics, so that results are equal in every run.
 
 mod launch;
 mod task;
